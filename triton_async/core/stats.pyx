@@ -97,10 +97,10 @@ cdef class ModelStatistics:
         return (
             self.success.count,
             {
-                "REJECTED": self.failures[FAIL_REJECTED],
-                "CANCELED": self.failures[FAIL_CANCELED],
-                "BACKEND": self.failures[FAIL_BACKEND],
-                "OTHER": self.failures[FAIL_OTHER],
+                "REJECTED": self.failures[<int>FAIL_REJECTED],
+                "CANCELED": self.failures[<int>FAIL_CANCELED],
+                "BACKEND": self.failures[<int>FAIL_BACKEND],
+                "OTHER": self.failures[<int>FAIL_OTHER],
             },
             {
                 "request": self.success.ns // 1000,
