@@ -99,7 +99,7 @@ cdef class RequestQueue:
         self.size -= 1
         self.rows -= request.rows
         self.dead += 1
-        if self.dead > 64 and self.dead > self.size:
+        if self.size == 0 or (self.dead > 64 and self.dead > self.size):
             self._sweep()
         return 0
 
