@@ -42,7 +42,7 @@ def read(model_dir: Path, filename: str) -> Any:
 
 
 def parse(text: str, filename: str = FILENAME) -> Any:
-    """New `inference.ModelConfig` of `text`. InvalidArg: `<file>: line N, column M, at "<text>": <reason>`."""
+    """New `inference.ModelConfig` of `text`. InvalidArg: `<file>: line N, column M, at "<text>": ...`."""
     proto = ModelConfig()
     try:
         text_format.Parse(text, proto, descriptor_pool=POOL)
