@@ -40,8 +40,8 @@ def load(
     """The complete, valid, frozen config of the model in `model_dir`, whose directory name is `name`.
 
     `version`: whose files to inspect; the highest that the version policy selects by default.
-    `auto_complete` False is --disable-auto-complete-config, `config_name` is --model-config-name. `gpus`: those
-    that its backend may use. Blocks on file I/O and on `inspect`: call it on a loading thread. Raises
+    `auto_complete` False is --disable-auto-complete-config, `config_name` is --model-config-name. `gpus`:
+    those its backend may use. Blocks on file I/O and on `inspect`: call it on a loading thread. Raises
     InvalidArg or Unsupported, whose message names the config file, and whatever ServerError `inspect` raises.
     """
     proto, filename = _read(model_dir, name, auto_complete, config_name)
