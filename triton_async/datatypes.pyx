@@ -4,6 +4,7 @@ import numpy as np
 
 cdef tuple _NAMES = ("<invalid>", "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32",
                      "INT64", "FP16", "FP32", "FP64", "BYTES", "BF16")
+cdef int64_t LARGEST = 0x7FFFFFFFFFFFFFFF
 cdef dict _BY_NAME = {name: number for number, name in enumerate(_NAMES) if number}
 
 cdef int[15] _SIZES
@@ -34,7 +35,6 @@ cpdef str to_name(int datatype):
 
 cdef int64_t elements(const int64_t *dims, int rank) noexcept nogil:
     cdef int64_t count = 1
-    cdef int64_t largest = 0x7FFFFFFFFFFFFFFF
     cdef bint empty = False
     cdef int i
     for i in range(rank):
@@ -45,7 +45,7 @@ cdef int64_t elements(const int64_t *dims, int rank) noexcept nogil:
     if empty:
         return 0
     for i in range(rank):
-        if count > largest // dims[i]:
+        if count > LARGEST // dims[i]:
             return -1
         count *= dims[i]
     return count
@@ -55,7 +55,7 @@ cdef int64_t nbytes(int64_t element_count, int datatype) noexcept nogil:
     cdef int size = itemsize(datatype)
     if element_count < 0:
         return -1
-    if size > 1 and element_count > 0x7FFFFFFFFFFFFFFF // size:
+    if size > 1 and element_count > LARGEST // size:
         return -1
     return element_count * size
 

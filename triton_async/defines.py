@@ -56,11 +56,6 @@ GRPC_MAX_STREAM_REQUESTS = 256
 # around; more only takes away from batching.
 INSTANCE_RUN_AHEAD = 1
 
-# Completions the ring between instance threads and the loop can hold. An instance has at most
-# 1 + INSTANCE_RUN_AHEAD batches out, so this is room for thousands of instances; a full ring makes the
-# instance thread wait, nothing is lost.
-COMPLETION_RING_SLOTS = 8192
-
 # Instances of one model; each is an OS thread with its own engine state.
 MAX_INSTANCES_PER_MODEL = 1024
 

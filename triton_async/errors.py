@@ -75,3 +75,16 @@ class AlreadyExists(ServerError):
 
 class Cancelled(ServerError):
     code = Code.CANCELLED
+
+
+_BY_CODE: dict[int, type[ServerError]] = {
+    error.code: error
+    for error in (
+        UnknownError, InternalError, NotFound, InvalidArg, Unavailable, Unsupported, AlreadyExists, Cancelled
+    )
+}  # fmt: skip
+
+
+def from_code(code: int, message: str) -> ServerError:
+    """The error of a code that crossed a C boundary; InternalError for a code that is none of Triton's."""
+    return _BY_CODE.get(code, InternalError)(message)
