@@ -45,7 +45,9 @@ def make_model(root: Path, config: str | None, name: str = "m", filename: str = 
     return model
 
 
-def load_text(root: Path, config: str | None, model_io: ModelIO | None = BATCHED, **settings: Any) -> ModelConfig:
+def load_text(
+    root: Path, config: str | None, model_io: ModelIO | None = BATCHED, **settings: Any
+) -> ModelConfig:
     """Loads a model `m` with this config, which `model_io` describes."""
     model = make_model(root, config)
     return load(model, "m", inspect=lambda backend, path, proto: model_io, **settings)
