@@ -12,7 +12,13 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-PROTOS = ["model_config.proto", "grpc_service.proto", "health.proto"]
+PROTOS = [
+    "model_config.proto",
+    "grpc_service.proto",
+    "health.proto",
+    "reflection_v1.proto",
+    "reflection_v1alpha.proto",
+]
 
 # C sources linked into one extension module each; everything else in csrc is headers.
 C_SOURCES = {

@@ -8,7 +8,10 @@ from libc.stdint cimport uint64_t
 
 from triton_async.infer.request cimport REQUEST_QUEUED, InferRequest
 
+from triton_async.config.model_config import TimeoutAction
 from triton_async.errors import Unavailable
+
+TIMEOUT_DELAY = TimeoutAction.DELAY
 
 
 @cython.final
@@ -120,7 +123,7 @@ cdef class RequestQueue:
                     continue
                 if request.deadline_ns > now_ns:
                     self._note_deadline(request)
-                elif self.policies[level].timeout_action_delay:
+                elif self.policies[level].timeout_action == TIMEOUT_DELAY:
                     request.deadline_ns = 0
                     self.delayed[level].append(request)
                     moved = True
