@@ -81,9 +81,7 @@ def _yolo_head(graph: GraphBuilder, features: str, channels: int, stride: int) -
     raw = graph.convolution(features, (channels, 4 + YOLO_CLASSES), kernel=1, bias=-3.0)
     plane = _slice_channels(graph, features, 0, 1)
     unit = graph.add("Sigmoid", [raw])
-    sizes = graph.add(
-        "Mul", [_slice_channels(graph, unit, 2, 4), graph.constant(16.0 * stride, np.float32)]
-    )
+    sizes = graph.add("Mul", [_slice_channels(graph, unit, 2, 4), graph.constant(16.0 * stride, np.float32)])
     parts = [
         _cell_centres(graph, plane, 3, stride),
         _cell_centres(graph, plane, 2, stride),
