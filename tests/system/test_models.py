@@ -21,7 +21,7 @@ FILES = {
     b"    main()\n",
     "json": b'{"name": "triton", "extensions": ["classification", "sequence"], "live": true, "n": 3}\n',
     "html": b"<!DOCTYPE html>\n<html><head><title>Models</title></head><body><h1>Models</h1></body></html>\n",
-    "shell": b'#!/bin/sh\nset -eu\nfor name in *.onnx; do\n    echo "$name"\n    cp "$name" /srv/models/\ndone\n',
+    "shell": b'#!/bin/sh\nset -eu\nfor name in *.onnx; do\n    cp "$name" /srv/models/\n    sync\ndone\n',
     "elf": Path(sys.executable).resolve().read_bytes(),
 }
 
