@@ -162,6 +162,15 @@ def test_chunked_request(server: ServerProcess, tmp_path: Path) -> None:
 
 
 def test_error_is_json(server: ServerProcess) -> None:
-    body, notes = curl(f"http://{server.http_url}/v2/models/simple/infer", "-d", "{}")
+    tensors = [
+        {"name": "INPUT0", "shape": [1, 16], "datatype": "INT32", "data": [0] * 16},
+        {"name": "INPUT1", "shape": [1, 2], "datatype": "INT32", "data": [1, 2]},
+    ]
+    body, notes = curl(
+        f"http://{server.http_url}/v2/models/simple/infer", "-d", json.dumps({"inputs": tensors})
+    )
     assert "< HTTP/1.1 400 Bad Request" in notes
-    assert list(json.loads(body)) == ["error"]
+    assert response_headers(notes)["content-type"] == "application/json"
+    answer = json.loads(body)
+    assert list(answer) == ["error"]
+    assert "unexpected shape for input 'INPUT1' for model 'simple'" in answer["error"]
