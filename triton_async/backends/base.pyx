@@ -25,11 +25,12 @@ class Backend:
     name = ""
 
     def inspect(self, path, proto):
-        """Inputs and outputs of the model file or folder at `path`, for auto-complete: a config ModelIO.
+        """Inputs and outputs of the model file or folder at `path`, for auto-complete: a config ModelIO, or None
+        when the backend cannot tell.
 
         `proto`: the config so far. Raises ServerError when the file is no model of this backend. Load thread.
         """
-        raise Unsupported(f"backend '{self.name}' can not complete a model configuration from the model file")
+        return None
 
     def load(self, context):
         """LoadedModel of one version. Blocking; load thread. Raises ServerError with the reason."""

@@ -20,6 +20,9 @@ cdef extern from "gather.h":
 
 cdef int64_t _live = 0
 
+# Where an output without bytes points: a filled output never has a NULL address.
+cdef char _EMPTY = 0
+
 
 @cython.final
 cdef class Batch:
@@ -160,7 +163,7 @@ cdef class Batch:
         for i in range(tensor.rank):
             c.dims[i] = tensor.dims[i]
         c.nbytes = tensor.nbytes
-        c.data = tensor.data
+        c.data = tensor.data if tensor.nbytes else <char *>&_EMPTY
         c.memory_type = MEMORY_CPU if tensor.buffer is None else tensor.buffer.memory_type
         Py_INCREF(tensor)
         c.owner = <void *>tensor
@@ -246,6 +249,11 @@ cdef int _split_output(Batch batch, TensorSpec spec, ta_tensor *c, list outputs)
             end = c.nbytes
         elif c.datatype == DT_BYTES:
             end = ta_bytes_skip(c.data, c.nbytes, offset, request.rows * row_elements)
+            if end < 0:
+                raise InternalError(f"output '{spec.name}' of model '{batch.signature.model_name}' has broken "
+                                    "string elements")
+        elif batch.rows == 0:
+            end = offset
         else:
             end = offset + c.nbytes // batch.rows * request.rows
         if (request.wanted >> (spec.index if spec.index < 63 else 63)) & 1:
