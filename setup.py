@@ -12,12 +12,22 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-PROTOS = ["model_config.proto", "grpc_service.proto", "health.proto"]
+PROTOS = [
+    "model_config.proto",
+    "grpc_service.proto",
+    "health.proto",
+    "reflection_v1.proto",
+    "reflection_v1alpha.proto",
+]
 
 # C sources linked into one extension module each; everything else in csrc is headers.
 C_SOURCES = {
     "triton_async.backends.base": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.backends.identity": ["csrc/gather.c", "csrc/slab.c"],
+    "triton_async.backends.onnxruntime.instance": ["csrc/gather.c", "csrc/slab.c"],
+    "triton_async.backends.onnxruntime.values": ["csrc/gather.c", "csrc/slab.c"],
+    "triton_async.core.completion": ["csrc/wakeup.c"],
+    "triton_async.core.instances": ["csrc/wakeup.c", "csrc/gather.c", "csrc/slab.c"],
     "triton_async.infer.batch": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.infer.signature": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.memory.slab": ["csrc/slab.c"],

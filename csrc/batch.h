@@ -31,7 +31,7 @@ typedef struct ta_segment {
  * Input: `data` is set when one request alone is the batch, else it is NULL and `segments` say what to gather
  * (ta_gather leases the memory and sets `owner`).
  * Output: the instance sets datatype, rank, dims, nbytes, data, memory_type, device_id and, when `data` was
- * leased from elsewhere, owner + release; release(owner) is called once, on any thread, without the GIL.
+ * leased from elsewhere (never NULL, also for zero bytes), owner + release; release(owner) is called once, on any thread, without the GIL.
  */
 typedef struct ta_tensor {
     int32_t datatype;

@@ -1,5 +1,7 @@
 #include "gather.h"
 
+#include "clock.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -43,6 +45,23 @@ void ta_batch_fail(ta_batch *batch, int32_t code, const char *format, ...) {
     va_end(arguments);
     batch->error_code = code;
     batch->failed = 1;
+}
+
+void ta_batch_finish_checks(ta_batch *batch) {
+    for (int32_t i = 0; i < batch->n_outputs && !batch->failed; i++) {
+        if (batch->outputs[i].wanted && batch->outputs[i].data == NULL) {
+            ta_batch_fail(batch, 1, "the model did not produce output %d, which is in its configuration", i);
+        }
+    }
+    if (batch->compute_end_ns == 0) {
+        batch->compute_end_ns = ta_now_ns();
+    }
+    if (batch->compute_input_end_ns == 0) {
+        batch->compute_input_end_ns = batch->compute_end_ns;
+    }
+    if (batch->compute_output_start_ns == 0) {
+        batch->compute_output_start_ns = batch->compute_end_ns;
+    }
 }
 
 int64_t ta_bytes_skip(const char *data, int64_t nbytes, int64_t offset, int64_t count) {

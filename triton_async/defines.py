@@ -56,11 +56,6 @@ GRPC_MAX_STREAM_REQUESTS = 256
 # around; more only takes away from batching.
 INSTANCE_RUN_AHEAD = 1
 
-# Completions the ring between instance threads and the loop can hold. An instance has at most
-# 1 + INSTANCE_RUN_AHEAD batches out, so this is room for thousands of instances; a full ring makes the
-# instance thread wait, nothing is lost.
-COMPLETION_RING_SLOTS = 8192
-
 # Instances of one model; each is an OS thread with its own engine state.
 MAX_INSTANCES_PER_MODEL = 1024
 
@@ -80,3 +75,9 @@ LABELS_MAX_NBYTES = 64 << 20
 
 # Parallel loads at start-up and through the API (default of --model-load-thread-count).
 MODEL_LOAD_THREADS = 4
+
+# Priority levels of one model's queue; each is a queue of its own, looked at in order for every batch.
+MAX_PRIORITY_LEVELS = 256
+
+# Microseconds of a queue delay or timeout (31 years): as nanoseconds added to a clock it still fits in int64.
+MAX_DELAY_US = 10**15

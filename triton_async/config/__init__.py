@@ -1,1 +1,1 @@
-"""Settings from flags, model configs: parsed, completed, validated, frozen. No I/O but reading configs."""
+"""Settings of the server and configs of models: parsed, completed, validated, frozen. Files are only read."""

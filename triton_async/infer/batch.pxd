@@ -43,6 +43,11 @@ cdef extern from "batch.h":
         void *owner
         ta_batch *next
 
+cdef extern from "gather.h":
+    # What core checks of every batch that an instance has run: each wanted output was filled, the times are in
+    # order. Instance thread, no GIL.
+    void ta_batch_finish_checks(ta_batch *batch) noexcept nogil
+
 #   OPEN --close--> CLOSED --handed to an instance--> (instance thread) --completion ring--> finish --> DONE
 cdef enum BatchState:
     BATCH_OPEN = 0      # may take requests; loop thread
@@ -57,6 +62,8 @@ cdef class Batch:
     cdef readonly ModelSignature signature
     cdef readonly int64_t rows
     cdef int state
+    cdef public object runner            # core's own: the model that takes the batch back
+    cdef public object instance          # core's own: the instance that holds it
     cdef void *memory                    # one block: inputs, outputs, segments
 
     # Adds a validated request. Loop thread, while OPEN.

@@ -6,7 +6,7 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 
 from triton_async.datatypes cimport DT_BYTES, elements
-from triton_async.infer.request cimport REQUEST_DONE, InferRequest
+from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
 from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor, view_dims
@@ -19,6 +19,9 @@ cdef extern from "gather.h":
     int64_t ta_bytes_skip(const char *data, int64_t nbytes, int64_t offset, int64_t count) noexcept nogil
 
 cdef int64_t _live = 0
+
+# Where an output without bytes points: a filled output never has a NULL address.
+cdef char _EMPTY = 0
 
 
 @cython.final
@@ -93,7 +96,6 @@ cdef class Batch:
 
     cdef list finish(self):
         cdef InferRequest request
-        cdef InferResponse response
         cdef list responses
         cdef int i
         assert self.state == BATCH_CLOSED
@@ -160,7 +162,7 @@ cdef class Batch:
         for i in range(tensor.rank):
             c.dims[i] = tensor.dims[i]
         c.nbytes = tensor.nbytes
-        c.data = tensor.data
+        c.data = tensor.data if tensor.nbytes else <char *>&_EMPTY
         c.memory_type = MEMORY_CPU if tensor.buffer is None else tensor.buffer.memory_type
         Py_INCREF(tensor)
         c.owner = <void *>tensor
@@ -246,6 +248,11 @@ cdef int _split_output(Batch batch, TensorSpec spec, ta_tensor *c, list outputs)
             end = c.nbytes
         elif c.datatype == DT_BYTES:
             end = ta_bytes_skip(c.data, c.nbytes, offset, request.rows * row_elements)
+            if end < 0:
+                raise InternalError(f"output '{spec.name}' of model '{batch.signature.model_name}' has broken "
+                                    "string elements")
+        elif batch.rows == 0:
+            end = offset
         else:
             end = offset + c.nbytes // batch.rows * request.rows
         if (request.wanted >> (spec.index if spec.index < 63 else 63)) & 1:
