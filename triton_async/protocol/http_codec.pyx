@@ -158,8 +158,9 @@ cdef class Decoder:
 cdef object _parameter(str key, object value):
     if type(value) is str or type(value) is bool or type(value) is float:
         return value
-    if type(value) is int and -0x8000000000000000 <= value <= 0x7FFFFFFFFFFFFFFF:
-        return value
+    if type(value) is int:
+        # Parameters are 64-bit signed; a larger number is a double, as for Triton.
+        return value if value <= 0x7FFFFFFFFFFFFFFF else float(value)
     raise InvalidArg(f"parameter '{key}' has invalid type. It should be either 'int', 'bool', or 'string'.")
 
 
@@ -236,8 +237,8 @@ cdef RequestedOutput _output(object entry):
 # The whole body is the one input of the model; outputs come in binary form.
 cdef int _raw(InferRequest request, ModelSignature signature, Buffer body, int64_t max_nbytes) except -1:
     cdef int64_t size = body.nbytes
-    cdef int64_t known = 1
-    cdef int64_t width
+    cdef object known = 1
+    cdef object width
     cdef TensorSpec spec
     cdef list shape
     if size > max_nbytes:
@@ -258,12 +259,17 @@ cdef int _raw(InferRequest request, ModelSignature signature, Buffer body, int64
     elif shape.count(-1) > 1:
         raise InvalidArg(f"{request.log_prefix()}The shape of the raw input '{spec.name}' can not be deduced because "
                          "there are more than one variable-sized dimension")
-    elif -1 in shape:
+    else:
         for dim in shape:
-            if dim != -1:
-                known *= dim
+            known *= dim if dim != -1 else 1
         width = known * itemsize(spec.datatype)
-        shape[shape.index(-1)] = size // width if width else 0
+        if -1 in shape:
+            known = size // width if width else 0
+            shape[shape.index(-1)] = known
+            width *= known
+        if width != size:
+            raise InvalidArg(f"{request.log_prefix()}input byte size mismatch for input 'raw_input' for model "
+                             f"'{request.model_name}'. Expected {width}, got {size}")
     if signature.max_batch_size > 0:
         shape.insert(0, 1)
     request.inputs.append(view(spec.name, spec.datatype, shape, body, 0, size))

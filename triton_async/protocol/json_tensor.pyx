@@ -112,7 +112,9 @@ cdef class Filler:
         cdef long long small = 0
         if type(item) is int:
             small = PyLong_AsLongLongAndOverflow(item, &over)
-        if over < 0 or small < 0 or (over > 0 and (type(item) is not int or item > 0xFFFFFFFFFFFFFFFF)):
+        if over < 0 or (over == 0 and small < 0) or (
+            over > 0 and (type(item) is not int or item > 0xFFFFFFFFFFFFFFFF)
+        ):
             raise InternalError(f"{PARSE}: attempt to access JSON non-unsigned-integer as unsigned-integer")
         value = <uint64_t>small if over == 0 else item
         if value > HIGHEST[self.datatype]:

@@ -133,7 +133,7 @@ cdef class Reader:
             elif self.take(0x7D):
                 return found
             else:
-                self.fail("Missing a comma or } after an object member.", self.at)
+                self.fail("Missing a comma or '}' after an object member.", self.at)
 
     cdef list array(self):
         cdef list found = []
@@ -149,7 +149,7 @@ cdef class Reader:
             elif self.take(0x5D):
                 return found
             else:
-                self.fail("Missing a comma or ] after an array element.", self.at)
+                self.fail("Missing a comma or ']' after an array element.", self.at)
 
     cdef object string(self):
         cdef Py_ssize_t start = self.at
