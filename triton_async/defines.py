@@ -74,9 +74,6 @@ GRPC_MAX_STATUS_MESSAGE_NBYTES = 1 << 12
 # Messages from here on are compressed and decompressed off the loop.
 GRPC_COMPRESS_INLINE_NBYTES = 1 << 16
 
-# Seconds between two looks at the readiness while clients watch it: backends' readiness hooks cannot notify.
-GRPC_HEALTH_WATCH_S = 0.25
-
 # -- scheduling ------------------------------------------------------------------------------------
 
 # Batches handed to an instance ahead of the one it runs. One keeps a CPU instance busy while the loop turns

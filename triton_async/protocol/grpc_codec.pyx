@@ -59,6 +59,32 @@ def decode_request(message, int64_t received_ns=0):
     return decode(message if isinstance(message, Buffer) else wrap(message), received_ns)
 
 
+def request_names(message):
+    """(id, model name, model version) of a ModelInferRequest, for errors about it; "" where it cannot be read."""
+    cdef Buffer buffer = wrap(message)
+    cdef list found = ["", "", ""]
+    cdef ta_wire wire
+    cdef ta_wire value
+    cdef uint32_t field
+    cdef int type
+    wire.at = <const uint8_t *>buffer.data
+    wire.end = wire.at + buffer.nbytes
+    try:
+        type = next_field(&wire, &field)
+        while type >= 0:
+            if type == TA_WIRE_BYTES:
+                check(ta_wire_bytes(&wire, &value))
+                if REQUEST_MODEL_NAME <= field <= REQUEST_ID:
+                    found[field % 3] = text(value)
+            else:
+                check(ta_wire_skip(&wire, type))
+            type = next_field(&wire, &field)
+    except InvalidArg:
+        # What comes after the broken place stays unknown.
+        pass
+    return tuple(found)
+
+
 cdef InferRequest decode(Buffer message, int64_t received_ns):
     cdef InferRequest request = InferRequest.__new__(InferRequest)
     cdef int64_t n_inputs = 0
