@@ -45,6 +45,7 @@ class RawClient:
     def __init__(self, url: str) -> None:
         host, port = url.split(":")
         self.socket = socket.create_connection((host, int(port)), 10)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.h2 = H2Connection(
             H2Configuration(
                 header_encoding="latin-1", validate_outbound_headers=False, normalize_outbound_headers=False
