@@ -27,6 +27,8 @@ class HttpCase:
     mask: str = ""
     # For HTTP/1.0, broken framing and the like: these bytes go out as they are.
     raw: bytes | None = None
+    # Seconds to wait before sending, where the case before has an effect that comes later.
+    pause: float = 0.0
 
     def wire(self) -> bytes:
         """The bytes of the request."""
@@ -58,6 +60,7 @@ class GrpcCase:
     mask: str = ""
     timeout: float = 10.0
     compression: str = ""
+    pause: float = 0.0
 
 
 Case = HttpCase | GrpcCase

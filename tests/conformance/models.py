@@ -84,6 +84,8 @@ MAIN_MODELS: tuple[Model, ...] = (
     _copy("classify_2d", "FP32", (2, 2), 0),
     _copy("versions", "INT32", (2,), 0, versions=(1, 3), extra="version_policy { all {} }"),
     _copy("latest", "INT32", (2,), 0, versions=(1, 2)),
+    _copy("counted", "INT32", (2,), 4),
+    _copy("counted_grpc", "INT32", (2,), 4),
     _copy("batching", "FP32", (4,), 8, extra="dynamic_batching { max_queue_delay_microseconds: 500 }"),
     _copy("decoupled", "INT32", (1,), 0, extra="model_transaction_policy { decoupled: true }"),
     _two_by_two("add_sub", "INT32", (16,), 8),

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import venv
 import zipfile
 from pathlib import Path
 
 SERVER_WHEEL = "nvidia-pytriton==0.7.0"
 CLIENT_WHEEL = "tritonclient==2.51.0"
+# The stub reads numpy's C structures as numpy 1 lays them out: with numpy 2 every array has size 0.
+NUMPY_WHEEL = "numpy==1.26.4"
 CACHE_ENV = "TRITON_ASYNC_ORACLE"
 DEFAULT_CACHE = Path(__file__).resolve().parents[2] / ".cache" / "oracle"
 # Raised when the layout below changes, so that an older cache is rebuilt.
-LAYOUT = "1"
+LAYOUT = "3"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +36,15 @@ class Oracle:
     perf_analyzer: Path
     backends: Path
     libraries: Path
+    python: Path
 
     def server_env(self) -> dict[str, str]:
-        """Environment of tritonserver: its stub process imports numpy from the running Python."""
-        numpy_home = importlib.util.find_spec("numpy")
-        assert numpy_home is not None
-        assert numpy_home.origin is not None
+        """Environment of tritonserver and of the stub processes that it starts for Python models.
+
+        A stub runs isolated: the only thing that steers where it imports from is the first python3 of PATH.
+        """
         env = dict(os.environ)
-        env["PYTHONPATH"] = str(Path(numpy_home.origin).parents[1])
+        env["PATH"] = os.pathsep.join([str(self.python / "bin"), env.get("PATH", "")])
         env["LD_LIBRARY_PATH"] = os.pathsep.join([str(self.libraries), str(sysconfig.get_config_var("LIBDIR"))])
         return env
 
@@ -88,12 +91,15 @@ def _plain_names(libraries: Path) -> None:
 
 
 def _build(cache: Path, target: Path) -> None:
-    """Unpacks both wheels into `target` and makes the programs runnable."""
+    """Unpacks the wheels into `target` and makes the programs runnable."""
     _unpack(
         _download(SERVER_WHEEL, cache / "wheels"), ("pytriton/tritonserver/", "nvidia_pytriton.libs/"), target
     )
     client_bin = "tritonclient-2.51.0.data/data/bin/perf_analyzer"
     _unpack(_download(CLIENT_WHEEL, cache / "wheels"), (client_bin,), target)
+    venv.create(target / "python", symlinks=True)
+    packages = next((target / "python" / "lib").glob("python*/site-packages"))
+    _unpack(_download(NUMPY_WHEEL, cache / "wheels"), ("numpy/", "numpy.libs/"), packages)
     _plain_names(target / "nvidia_pytriton.libs")
     home = target / "pytriton" / "tritonserver"
     stub = home / "python_backend_stubs" / f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -126,6 +132,7 @@ def prepare(cache: Path | None = None) -> Oracle:
         perf_analyzer=target / "perf_analyzer",
         backends=home / "backends",
         libraries=target / "nvidia_pytriton.libs",
+        python=target / "python",
     )
 
 
