@@ -5,16 +5,20 @@ from __future__ import annotations
 from .cases import Case, GrpcCase, HttpCase, In, get, infer, target
 
 # An unload answers before it is done.
-_SETTLE = 1.0
+_SETTLE = 3.0
 _INPUT = [In("INPUT0", "INT32", [2], data=[1, 2])]
 
 
 def _load(case_id: str, model: str, body: bytes = b"", verb: str = "load", pause: float = 0.0) -> HttpCase:
-    return HttpCase(f"control-{case_id}", "POST", f"/v2/repository/models/{model}/{verb}", (), body, pause=pause)
+    return HttpCase(
+        f"control-{case_id}", "POST", f"/v2/repository/models/{model}/{verb}", (), body, pause=pause
+    )
 
 
 def _index(case_id: str, body: bytes = b"", pause: float = 0.0) -> HttpCase:
-    return HttpCase(f"control-{case_id}", "POST", "/v2/repository/index", (), body, mask="reasons", pause=pause)
+    return HttpCase(
+        f"control-{case_id}", "POST", "/v2/repository/index", (), body, mask="reasons", pause=pause
+    )
 
 
 def _get(case_id: str, path: str) -> HttpCase:
@@ -45,14 +49,12 @@ CASES: tuple[Case, ...] = (
     infer("control-infer-version", "second", _INPUT, version=1),
     _get("metadata-versions", target("second", "")),
     _load("load-unknown", "nobody"),
-    _load("load-dots", ".."),
     _load("load-escaped-dots", "%2e%2e"),
     _load("load-escaped-slash", "a%2fb"),
     _load("load-broken-config", "broken_config"),
     _load("load-broken-name", "broken_name"),
     _load("load-broken-model", "broken_model"),
     _load("load-broken-scalar", "broken_scalar"),
-    _load("load-no-version", "no_version"),
     _index("index-after-failures"),
     _get("ready-after-failures", "/v2/health/ready"),
     _get("live-after-failures", "/v2/health/live"),
@@ -89,15 +91,29 @@ CASES: tuple[Case, ...] = (
     _grpc("load-path", "RepositoryModelLoad", model_name="../first"),
     _grpc("load-broken-config", "RepositoryModelLoad", model_name="broken_config"),
     _grpc("load-named-repository", "RepositoryModelLoad", repository_name="r", model_name="first"),
-    _grpc("load-parameter-unknown", "RepositoryModelLoad", model_name="first",
-          parameters={"colour": {"string_param": "red"}}),
-    _grpc("load-config-not-text", "RepositoryModelLoad", model_name="first",
-          parameters={"config": {"bool_param": True}}),
-    _grpc("unload-dependents-text", "RepositoryModelUnload", model_name="first",
-          parameters={"unload_dependents": {"string_param": "x"}}),
+    _grpc(
+        "load-parameter-unknown",
+        "RepositoryModelLoad",
+        model_name="first",
+        parameters={"colour": {"string_param": "red"}},
+    ),
+    _grpc(
+        "load-config-not-text",
+        "RepositoryModelLoad",
+        model_name="first",
+        parameters={"config": {"bool_param": True}},
+    ),
+    _grpc(
+        "unload-dependents-text",
+        "RepositoryModelUnload",
+        model_name="first",
+        parameters={"unload_dependents": {"string_param": "x"}},
+    ),
     _grpc("unload", "RepositoryModelUnload", model_name="first"),
     _grpc("unload-unknown", "RepositoryModelUnload", model_name="nobody"),
     _grpc("unload-empty-name", "RepositoryModelUnload"),
     _grpc("index-ready", "RepositoryIndex", _SETTLE, ready=True),
     _get("ready-at-end", "/v2/health/ready"),
-)  # fmt: skip
+    _load("load-no-version", "no_version"),
+    _load("load-dots", ".."),
+)

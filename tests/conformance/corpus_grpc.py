@@ -19,7 +19,9 @@ def _b64(raw: bytes) -> str:
     return base64.b64encode(raw).decode()
 
 
-def tensor(name: str, dtype: str, shape: Sequence[int], contents: Message | None = None, **more: Any) -> Message:
+def tensor(
+    name: str, dtype: str, shape: Sequence[int], contents: Message | None = None, **more: Any
+) -> Message:
     """An InferInputTensor."""
     entry: Message = {"name": name, "datatype": dtype, "shape": list(shape), **more}
     return entry if contents is None else {**entry, "contents": contents}
@@ -31,7 +33,9 @@ def message(model: str, inputs: Sequence[Message], raw: Sequence[bytes] = (), **
     return {**entry, "raw_input_contents": [_b64(item) for item in raw]} if raw else entry
 
 
-def _infer(case_id: str, model: str, inputs: Sequence[Message], raw: Sequence[bytes] = (), **more: Any) -> GrpcCase:
+def _infer(
+    case_id: str, model: str, inputs: Sequence[Message], raw: Sequence[bytes] = (), **more: Any
+) -> GrpcCase:
     return GrpcCase(f"grpc-{case_id}", "ModelInfer", (message(model, inputs, raw, **more),))
 
 
@@ -72,7 +76,12 @@ CONTROL = (
     _call("config-unknown", "ModelConfig", {"name": "nobody"}),
     _call("config-unknown-version", "ModelConfig", {"name": "add_sub", "version": "2"}),
     _infer("counted", "counted_grpc", [tensor(I0, "INT32", [3, 2])], [np.arange(6, dtype="<i4").tobytes()]),
-    _infer("counted-refused", "counted_grpc", [tensor(I0, "INT32", [5, 2])], [np.arange(10, dtype="<i4").tobytes()]),
+    _infer(
+        "counted-refused",
+        "counted_grpc",
+        [tensor(I0, "INT32", [5, 2])],
+        [np.arange(10, dtype="<i4").tobytes()],
+    ),
     _call("stats", "ModelStatistics", {"name": "counted_grpc"}, "stats"),
     _call("stats-version", "ModelStatistics", {"name": "counted_grpc", "version": "1"}, "stats"),
     _call("stats-all", "ModelStatistics", {}, "stats-names"),
@@ -84,10 +93,12 @@ CONTROL = (
     _call("load-in-mode-none", "RepositoryModelLoad", {"model_name": "add_sub"}),
     _call("unload-in-mode-none", "RepositoryModelUnload", {"model_name": "add_sub"}),
     _call("load-named-repository", "RepositoryModelLoad", {"repository_name": "r", "model_name": "add_sub"}),
-    _call("unload-named-repository", "RepositoryModelUnload", {"repository_name": "r", "model_name": "add_sub"}),
+    _call(
+        "unload-named-repository", "RepositoryModelUnload", {"repository_name": "r", "model_name": "add_sub"}
+    ),
     _call("unknown-method", "ModelGuess", b""),
     _call("metadata-garbage", "ModelMetadata", b"\xff\xff\xff"),
-)  # fmt: skip
+)
 
 # Per datatype: the field of InferTensorContents, edge values, numpy code.
 _TYPED: dict[str, tuple[str, list[Any], str]] = {
@@ -124,14 +135,22 @@ INFER = (
     *(case for dtype in _TYPED for case in _dtype_cases(dtype)),
     _infer("fp16-raw", "identity_fp16", [tensor(I0, "FP16", [1, 2])], [b"\x00\x3e\x00\xc0"]),
     _infer("bf16-raw", "identity_bf16", [tensor(I0, "BF16", [1, 2])], [b"\xc0\x3f\x00\xc0"]),
-    _infer("bytes-typed", "identity_bytes", [
-        tensor(I0, "BYTES", [1, 3], {"bytes_contents": [_b64(b"abc"), "", _b64(b"\xff\x00")]})]),
+    _infer(
+        "bytes-typed",
+        "identity_bytes",
+        [tensor(I0, "BYTES", [1, 3], {"bytes_contents": [_b64(b"abc"), "", _b64(b"\xff\x00")]})],
+    ),
     _infer("bytes-raw", "identity_bytes", [tensor(I0, "BYTES", [1, 2])], [byte_strings(b"abc", b"")]),
     _infer("two-raw", "add_sub", _TWO, [_RAW16, _RAW16], id="42"),
     _infer("two-reversed", "add_sub", _TWO[::-1], [_RAW16, _RAW16]),
-    _infer("two-typed", "add_sub", [
-        tensor(I0, "INT32", [1, 16], {"int_contents": list(range(16))}),
-        tensor(I1, "INT32", [1, 16], {"int_contents": [1] * 16})]),
+    _infer(
+        "two-typed",
+        "add_sub",
+        [
+            tensor(I0, "INT32", [1, 16], {"int_contents": list(range(16))}),
+            tensor(I1, "INT32", [1, 16], {"int_contents": [1] * 16}),
+        ],
+    ),
     _infer("one-output", "add_sub", _TWO, [_RAW16, _RAW16], outputs=[{"name": O1}]),
     _infer("outputs-reversed", "add_sub", _TWO, [_RAW16, _RAW16], outputs=[{"name": O1}, {"name": O0}]),
     _infer("version", "versions", [_ONE], model_version="1"),
@@ -141,16 +160,29 @@ INFER = (
     _infer("zero-size-bytes", "identity_bytes", [tensor(I0, "BYTES", [1, 0])], [b""]),
     _infer("optional-absent", "optional", [tensor(I0, "FP32", [4])], [np.ones(4, "<f4").tobytes()]),
     _infer("reshape-batch", "reshape_batch", [tensor(I0, "INT32", [2, 1])], [_RAW2]),
-    _infer("parameters", "versions", [_ONE], parameters={
-        "s": {"string_param": "x"}, "i": {"int64_param": 3}, "b": {"bool_param": True}}),
-    _infer("sequence", "versions", [_ONE], parameters={
-        "sequence_id": {"int64_param": 5}, "sequence_start": {"bool_param": True}}),
+    _infer(
+        "parameters",
+        "versions",
+        [_ONE],
+        parameters={"s": {"string_param": "x"}, "i": {"int64_param": 3}, "b": {"bool_param": True}},
+    ),
+    _infer(
+        "sequence",
+        "versions",
+        [_ONE],
+        parameters={"sequence_id": {"int64_param": 5}, "sequence_start": {"bool_param": True}},
+    ),
     _infer("priority", "versions", [_ONE], parameters={"priority": {"uint64_param": 2}}),
-    _infer("class", "classify", [tensor(I0, "FP32", [1, 5])], [np.arange(5, dtype="<f4").tobytes()],
-           outputs=[{"name": O0, "parameters": {"classification": {"int64_param": 2}}}]),
+    _infer(
+        "class",
+        "classify",
+        [tensor(I0, "FP32", [1, 5])],
+        [np.arange(5, dtype="<f4").tobytes()],
+        outputs=[{"name": O0, "parameters": {"classification": {"int64_param": 2}}}],
+    ),
     GrpcCase("grpc-gzip", "ModelInfer", (message("versions", [_PLAIN], [_RAW2]),), compression="gzip"),
     GrpcCase("grpc-deflate", "ModelInfer", (message("versions", [_PLAIN], [_RAW2]),), compression="deflate"),
-)  # fmt: skip
+)
 
 
 def _parameter(name: str, **value: Any) -> Message:
@@ -190,28 +222,69 @@ BAD = (
     _infer("raw-and-typed", "versions", [_ONE], [_RAW2]),
     _infer("raw-for-one-of-two", "add_sub", _TWO, [_RAW16]),
     _infer("raw-too-many", "versions", [_PLAIN], [_RAW2, _RAW2]),
-    _infer("raw-and-typed-mixed", "add_sub", [
-        _TWO[0], tensor(I1, "INT32", [1, 16], {"int_contents": [1] * 16})], [_RAW16]),
+    _infer(
+        "raw-and-typed-mixed",
+        "add_sub",
+        [_TWO[0], tensor(I1, "INT32", [1, 16], {"int_contents": [1] * 16})],
+        [_RAW16],
+    ),
     _infer("typed-wrong-field", "versions", [tensor(I0, "INT32", [2], {"fp32_contents": [1.0, 2.0]})]),
-    _infer("typed-two-fields", "versions", [
-        tensor(I0, "INT32", [2], {"int_contents": [1, 2], "fp32_contents": [1.0, 2.0]})]),
+    _infer(
+        "typed-two-fields",
+        "versions",
+        [tensor(I0, "INT32", [2], {"int_contents": [1, 2], "fp32_contents": [1.0, 2.0]})],
+    ),
     _infer("typed-short", "versions", [tensor(I0, "INT32", [2], {"int_contents": [1]})]),
     _infer("typed-long", "versions", [tensor(I0, "INT32", [2], {"int_contents": [1, 2, 3]})]),
     _infer("typed-int8-over", "identity_int8", [tensor(I0, "INT8", [1, 1], {"int_contents": [300]})]),
     _infer("typed-uint8-over", "identity_uint8", [tensor(I0, "UINT8", [1, 1], {"uint_contents": [256]})]),
     _infer("typed-fp16", "identity_fp16", [tensor(I0, "FP16", [1, 2], {"fp32_contents": [1.0, 2.0]})]),
     _infer("typed-bf16", "identity_bf16", [tensor(I0, "BF16", [1, 2], {"fp32_contents": [1.0, 2.0]})]),
-    _infer("typed-bytes-short", "identity_bytes", [tensor(I0, "BYTES", [1, 2], {"bytes_contents": [_b64(b"a")]})]),
+    _infer(
+        "typed-bytes-short", "identity_bytes", [tensor(I0, "BYTES", [1, 2], {"bytes_contents": [_b64(b"a")]})]
+    ),
     _infer("strings-short", "identity_bytes", [tensor(I0, "BYTES", [1, 2])], [byte_strings(b"one")]),
     _infer("strings-many", "identity_bytes", [tensor(I0, "BYTES", [1, 1])], [byte_strings(b"a", b"b")]),
     _infer("strings-cut", "identity_bytes", [tensor(I0, "BYTES", [1, 1])], [b"\x09\x00\x00\x00abc"]),
-    _infer("strings-cut-length", "identity_bytes", [tensor(I0, "BYTES", [1, 2])], [byte_strings(b"a") + b"\x01"]),
-    _infer("shm-unknown", "versions", [tensor(I0, "INT32", [2], parameters={
-        "shared_memory_region": {"string_param": "r"}, "shared_memory_byte_size": {"int64_param": 8}})]),
-    _infer("shm-no-size", "versions", [tensor(I0, "INT32", [2], parameters={
-        "shared_memory_region": {"string_param": "r"}})]),
-    _infer("shm-and-contents", "versions", [tensor(I0, "INT32", [2], {"int_contents": [1, 2]}, parameters={
-        "shared_memory_region": {"string_param": "r"}, "shared_memory_byte_size": {"int64_param": 8}})]),
+    _infer(
+        "strings-cut-length", "identity_bytes", [tensor(I0, "BYTES", [1, 2])], [byte_strings(b"a") + b"\x01"]
+    ),
+    _infer(
+        "shm-unknown",
+        "versions",
+        [
+            tensor(
+                I0,
+                "INT32",
+                [2],
+                parameters={
+                    "shared_memory_region": {"string_param": "r"},
+                    "shared_memory_byte_size": {"int64_param": 8},
+                },
+            )
+        ],
+    ),
+    _infer(
+        "shm-no-size",
+        "versions",
+        [tensor(I0, "INT32", [2], parameters={"shared_memory_region": {"string_param": "r"}})],
+    ),
+    _infer(
+        "shm-and-contents",
+        "versions",
+        [
+            tensor(
+                I0,
+                "INT32",
+                [2],
+                {"int_contents": [1, 2]},
+                parameters={
+                    "shared_memory_region": {"string_param": "r"},
+                    "shared_memory_byte_size": {"int64_param": 8},
+                },
+            )
+        ],
+    ),
     _infer("sequence-id-bool", "versions", [_ONE], **_parameter("sequence_id", bool_param=True)),
     _infer("sequence-start-int", "versions", [_ONE], **_parameter("sequence_start", int64_param=1)),
     _infer("sequence-end-text", "versions", [_ONE], **_parameter("sequence_end", string_param="x")),
@@ -223,18 +296,37 @@ BAD = (
     _infer("parameter-uint64", "versions", [_ONE], **_parameter("p", uint64_param=1)),
     _infer("parameter-unset", "versions", [_ONE], **_parameter("p")),
     _infer("parameter-reserved", "versions", [_ONE], **_parameter("triton_x", bool_param=True)),
-    _infer("parameter-empty-final", "versions", [_ONE],
-           **_parameter("triton_enable_empty_final_response", bool_param=True)),
-    _infer("class-text", "classify", [tensor(I0, "FP32", [1, 5])], [np.arange(5, dtype="<f4").tobytes()],
-           outputs=[{"name": O0, "parameters": {"classification": {"string_param": "2"}}}]),
-    _infer("class-negative", "classify", [tensor(I0, "FP32", [1, 5])], [np.arange(5, dtype="<f4").tobytes()],
-           outputs=[{"name": O0, "parameters": {"classification": {"int64_param": -2}}}]),
+    _infer(
+        "parameter-empty-final",
+        "versions",
+        [_ONE],
+        **_parameter("triton_enable_empty_final_response", bool_param=True),
+    ),
+    _infer(
+        "class-text",
+        "classify",
+        [tensor(I0, "FP32", [1, 5])],
+        [np.arange(5, dtype="<f4").tobytes()],
+        outputs=[{"name": O0, "parameters": {"classification": {"string_param": "2"}}}],
+    ),
+    _infer(
+        "class-negative",
+        "classify",
+        [tensor(I0, "FP32", [1, 5])],
+        [np.arange(5, dtype="<f4").tobytes()],
+        outputs=[{"name": O0, "parameters": {"classification": {"int64_param": -2}}}],
+    ),
     _infer("error-with-id", "versions", [tensor(I0, "INT64", [2])], [_RAW16], id="55"),
     _call("infer-garbage", "ModelInfer", b"\xff\xff\xff"),
     _call("infer-cut", "ModelInfer", b"\x0a\x08versi"),
     _call("infer-empty", "ModelInfer", b""),
-    GrpcCase("grpc-deadline", "ModelInfer", (message("slow", [tensor(I0, "INT32", [1])], [_RAW16[:4]]),), timeout=0.1),
-)  # fmt: skip
+    GrpcCase(
+        "grpc-deadline",
+        "ModelInfer",
+        (message("slow", [tensor(I0, "INT32", [1])], [_RAW16[:4]]),),
+        timeout=0.1,
+    ),
+)
 
 
 def _stream(case_id: str, *messages: Message | bytes, **more: Any) -> GrpcCase:
@@ -269,8 +361,15 @@ STREAM = (
     _stream("strict-unknown-model", _UNKNOWN, _OK, metadata=_STRICT),
     _stream("strict-validation", _WRONG, _OK, metadata=_STRICT),
     _stream("garbage", b"\xff\xff\xff"),
-    _stream("class", message("classify", [tensor(I0, "FP32", [1, 5])], [np.arange(5, dtype="<f4").tobytes()],
-            outputs=[{"name": O0, "parameters": {"classification": {"int64_param": 1}}}])),
-)  # fmt: skip
+    _stream(
+        "class",
+        message(
+            "classify",
+            [tensor(I0, "FP32", [1, 5])],
+            [np.arange(5, dtype="<f4").tobytes()],
+            outputs=[{"name": O0, "parameters": {"classification": {"int64_param": 1}}}],
+        ),
+    ),
+)
 
 CASES: tuple[GrpcCase, ...] = (*CONTROL, *INFER, *BAD, *STREAM)

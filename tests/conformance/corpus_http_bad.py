@@ -20,6 +20,8 @@ def _entry(**members: Any) -> str:
     return json.dumps({"inputs": [{key: value for key, value in entry.items() if value is not None}]})
 
 
+_INPUTS = '"inputs":[{"name":"INPUT0","shape":[2],"datatype":"INT32","data":[7,8]}]}'
+
 JSON_TEXT = tuple(
     post(f"json-{name}", "versions", text)
     for name, text in {
@@ -59,14 +61,14 @@ JSON_TEXT = tuple(
         "inputs-of-null": '{"inputs":[null]}',
         "id-number": '{"id":7,"inputs":[]}',
         "parameters-array": '{"parameters":[1],"inputs":[]}',
-        "outputs-object": '{"outputs":{},"inputs":[{"name":"INPUT0","shape":[2],"datatype":"INT32","data":[7,8]}]}',
-        "outputs-null": '{"outputs":null,"inputs":[{"name":"INPUT0","shape":[2],"datatype":"INT32","data":[7,8]}]}',
-        "outputs-of-text": '{"outputs":["OUTPUT0"],"inputs":[{"name":"INPUT0","shape":[2],"datatype":"INT32","data":[7,8]}]}',
-        "not-utf8": "",
-        "duplicate-inputs": '{"inputs":[],"inputs":[{"name":"INPUT0","shape":[2],"datatype":"INT32","data":[7,8]}]}',
+        "outputs-object": '{"outputs":{},' + _INPUTS,
+        "outputs-null": '{"outputs":null,' + _INPUTS,
+        "outputs-of-text": '{"outputs":["OUTPUT0"],' + _INPUTS,
+        "duplicate-inputs": '{"inputs":[],' + _INPUTS,
+        "not-utf8": b'{"id":"\xff","inputs":[]}',
+        "bom": b"\xef\xbb\xbf{}",
     }.items()
-    if name != "not-utf8"
-) + (post("json-not-utf8", "versions", b'{"id":"\xff","inputs":[]}'), post("json-bom", "versions", b"\xef\xbb\xbf{}"))  # fmt: skip
+)
 
 MEMBERS = tuple(
     post(f"input-{name}", "versions", _entry(**members))
@@ -123,10 +125,13 @@ MEMBERS = tuple(
         "parameters-binary-float": {"parameters": {"binary_data_size": 8.5}, "data": None},
         "data-and-binary": {"parameters": {"binary_data_size": 8}},
         "data-and-shm": {"parameters": {"shared_memory_region": "r", "shared_memory_byte_size": 8}},
-        "shm-unknown": {"parameters": {"shared_memory_region": "r", "shared_memory_byte_size": 8}, "data": None},
+        "shm-unknown": {
+            "parameters": {"shared_memory_region": "r", "shared_memory_byte_size": 8},
+            "data": None,
+        },
         "shm-no-size": {"parameters": {"shared_memory_region": "r"}, "data": None},
     }.items()
-)  # fmt: skip
+)
 
 VALUES = (
     infer("uint8-over", "identity_uint8", [In(I0, "UINT8", [1, 1], data=[256])]),
@@ -162,10 +167,15 @@ TENSORS = (
     infer("unknown-input-instead", "add_sub", [_FULL, In("INPUT9", "INT32", [1, 16], data=list(range(16)))]),
     infer("duplicate-input", "add_sub", [_FULL, _FULL, _SECOND]),
     infer("missing-required-of-optional", "optional", [In(I1, "FP32", [4], data=[1, 2, 3, 4])]),
-    infer("optional-too-many", "optional", [
-        In(I0, "FP32", [4], data=[1, 2, 3, 4]), In(I1, "FP32", [4], data=[1, 2, 3, 4]),
-        In("INPUT2", "FP32", [4], data=[1, 2, 3, 4]),
-    ]),
+    infer(
+        "optional-too-many",
+        "optional",
+        [
+            In(I0, "FP32", [4], data=[1, 2, 3, 4]),
+            In(I1, "FP32", [4], data=[1, 2, 3, 4]),
+            In("INPUT2", "FP32", [4], data=[1, 2, 3, 4]),
+        ],
+    ),
     infer("optional-none", "optional", []),
     infer("unknown-output", "add_sub", _TWO, [out("OUTPUT9")]),
     infer("unknown-output-id", "add_sub", _TWO, [out("OUTPUT9")], id="12"),
@@ -173,11 +183,21 @@ TENSORS = (
     infer("output-name-number", "add_sub", _TWO, [{"name": 3}]),
     infer("output-no-name", "add_sub", _TWO, [{}]),
     infer("output-binary-text", "add_sub", _TWO, [out(O0, binary_data="yes")]),
-    infer("output-shm-unknown", "add_sub", _TWO, [out(O0, shared_memory_region="r", shared_memory_byte_size=64)]),
-    infer("output-shm-and-class", "add_sub", _TWO,
-          [out(O0, shared_memory_region="r", shared_memory_byte_size=64, classification=2)]),
-    infer("output-shm-and-binary", "add_sub", _TWO,
-          [out(O0, shared_memory_region="r", shared_memory_byte_size=64, binary_data=True)]),
+    infer(
+        "output-shm-unknown", "add_sub", _TWO, [out(O0, shared_memory_region="r", shared_memory_byte_size=64)]
+    ),
+    infer(
+        "output-shm-and-class",
+        "add_sub",
+        _TWO,
+        [out(O0, shared_memory_region="r", shared_memory_byte_size=64, classification=2)],
+    ),
+    infer(
+        "output-shm-and-binary",
+        "add_sub",
+        _TWO,
+        [out(O0, shared_memory_region="r", shared_memory_byte_size=64, binary_data=True)],
+    ),
     infer("datatype-with-id", "versions", [In(I0, "INT64", [2], data=[7, 8])], id="55"),
     infer("batch-over", "identity_fp32", [In(I0, "FP32", [9, 1], data=[0.5] * 9)]),
     infer("batch-absent", "batch16", [In(I0, "FP32", [16], data=[0.5] * 16)]),
@@ -189,39 +209,45 @@ TENSORS = (
     infer("dynamic-rank", "dyn2", [In(I0, "FP32", [4], data=[0.5] * 4)]),
     infer("reshape-internal-shape", "reshape22", [In(I0, "FP32", [2, 2], data=[0.5] * 4)]),
     infer("reshape-batch-squeezed", "reshape_batch", [In(I0, "INT32", [2], data=[1, 2])]),
-)  # fmt: skip
+)
 
 
-def _binary(case_id: str, model: str, dtype: str, shape: list[int], raw: bytes, size: int | None = None,
-            tail: bytes = b"", **more: Any) -> HttpCase:
-    """One binary input whose announced size may differ from what follows."""
+def _binary(
+    case_id: str, shape: list[int], raw: bytes, size: int | None = None, tail: bytes = b""
+) -> HttpCase:
+    """One binary input whose announced size may differ from what follows; the id chooses the model."""
+    model, dtype = ("identity_bytes", "BYTES") if case_id.startswith("strings") else ("versions", "INT32")
     parameters = None if size is None else {"binary_data_size": size}
-    case = infer(case_id, model, [In(I0, dtype, shape, raw=raw, parameters=parameters)], **more)
-    return HttpCase(case.id, case.method, case.target, case.headers, (case.body or b"") + tail)  # fmt: skip
+    case = infer(case_id, model, [In(I0, dtype, shape, raw=raw, parameters=parameters)])
+    return HttpCase(case.id, case.method, case.target, case.headers, (case.body or b"") + tail)
 
 
 BINARY = (
-    _binary("binary-short", "versions", "INT32", [2], b"1234"),
-    _binary("binary-long", "versions", "INT32", [2], b"123456789012"),
-    _binary("binary-empty", "versions", "INT32", [2], b""),
-    _binary("binary-body-short", "versions", "INT32", [2], b"1234", 8),
-    _binary("binary-body-missing", "versions", "INT32", [2], b"", 8),
-    _binary("binary-body-long", "versions", "INT32", [2], b"12345678", tail=b"!"),
-    _binary("binary-announced-more", "versions", "INT32", [2], b"12345678", 12),
-    _binary("binary-announced-less", "versions", "INT32", [2], b"12345678", 4),
-    _binary("binary-announced-huge", "versions", "INT32", [2], b"12345678", 2**62),
-    _binary("binary-announced-over", "versions", "INT32", [2], b"12345678", 2**64),
-    _binary("binary-announced-zero", "versions", "INT32", [2], b"12345678", 0),
-    _binary("binary-bool-two", "identity_bool", "BOOL", [1, 2], b"\x02\xff"),
-    _binary("strings-short", "identity_bytes", "BYTES", [1, 2], byte_strings(b"one")),
-    _binary("strings-many", "identity_bytes", "BYTES", [1, 1], byte_strings(b"one", b"two")),
-    _binary("strings-cut-length", "identity_bytes", "BYTES", [1, 2], byte_strings(b"one") + b"\x01\x00"),
-    _binary("strings-cut-text", "identity_bytes", "BYTES", [1, 1], struct.pack("<I", 9) + b"abc"),
-    _binary("strings-huge-length", "identity_bytes", "BYTES", [1, 1], b"\xff\xff\xff\xffabc"),
-    _binary("strings-empty", "identity_bytes", "BYTES", [1, 1], b""),
-    _binary("strings-zero-with-bytes", "identity_bytes", "BYTES", [1, 0], byte_strings(b"one")),
-    _binary("strings-huge-shape", "identity_bytes", "BYTES", [1, 2**40], byte_strings(b"one")),
-    post("binary-without-header", "versions", _entry(data=None, parameters={"binary_data_size": 8}) + "12345678"),
+    _binary("binary-short", [2], b"1234"),
+    _binary("binary-long", [2], b"123456789012"),
+    _binary("binary-empty", [2], b""),
+    _binary("binary-body-short", [2], b"1234", 8),
+    _binary("binary-body-missing", [2], b"", 8),
+    _binary("binary-body-long", [2], b"12345678", tail=b"!"),
+    _binary("binary-announced-more", [2], b"12345678", 12),
+    _binary("binary-announced-less", [2], b"12345678", 4),
+    _binary("binary-announced-huge", [2], b"12345678", 2**62),
+    _binary("binary-announced-over", [2], b"12345678", 2**64),
+    _binary("binary-announced-zero", [2], b"12345678", 0),
+    infer("binary-bool-two", "identity_bool", [In(I0, "BOOL", [1, 2], raw=b"\x02\xff")]),
+    _binary("strings-short", [1, 2], byte_strings(b"one")),
+    _binary("strings-many", [1, 1], byte_strings(b"one", b"two")),
+    _binary("strings-cut-length", [1, 2], byte_strings(b"one") + b"\x01\x00"),
+    _binary("strings-cut-text", [1, 1], struct.pack("<I", 9) + b"abc"),
+    _binary("strings-huge-length", [1, 1], b"\xff\xff\xff\xffabc"),
+    _binary("strings-empty", [1, 1], b""),
+    _binary("strings-zero-with-bytes", [1, 0], byte_strings(b"one")),
+    _binary("strings-huge-shape", [1, 2**40], byte_strings(b"one")),
+    post(
+        "binary-without-header",
+        "versions",
+        _entry(data=None, parameters={"binary_data_size": 8}) + "12345678",
+    ),
     post("binary-without-header-or-body", "versions", _entry(data=None, parameters={"binary_data_size": 8})),
 )
 
@@ -249,12 +275,26 @@ LENGTHS = (
     HttpCase("infer-no-body", "POST", target("versions")),
     HttpCase("content-length-text", "POST", target("versions"), (("Content-Length", "abc"),), b"{}"),
     HttpCase("content-length-negative", "POST", target("versions"), (("Content-Length", "-5"),), b"{}"),
-    HttpCase("content-length-over", "POST", target("versions"), (("Content-Length", "99999999999999999999"),), b"{}"),
-    HttpCase("transfer-encoding-unknown", "POST", target("versions"), (("Transfer-Encoding", "gzip"),), b"{}"),
-    HttpCase("chunk-size-bad", "POST", target("versions"), raw=(
-        f"POST {target('versions')} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
-        "zz\r\nhello\r\n0\r\n\r\n").encode()),
-)  # fmt: skip
+    HttpCase(
+        "content-length-over",
+        "POST",
+        target("versions"),
+        (("Content-Length", "99999999999999999999"),),
+        b"{}",
+    ),
+    HttpCase(
+        "transfer-encoding-unknown", "POST", target("versions"), (("Transfer-Encoding", "gzip"),), b"{}"
+    ),
+    HttpCase(
+        "chunk-size-bad",
+        "POST",
+        target("versions"),
+        raw=(
+            f"POST {target('versions')} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            "Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n"
+        ).encode(),
+    ),
+)
 
 PARAMETERS = tuple(
     infer(f"parameter-{name}", "versions", [_ONE], parameters=parameters)

@@ -62,11 +62,20 @@ DTYPES = (
     infer("bf16-binary-json", "identity_bf16", [In(I0, "BF16", [1, 3], raw=_BRAIN)]),
     infer("bytes-json-json", "identity_bytes", [In(I0, "BYTES", [1, 3], data=["abc", "", "grüß"])]),
     infer(
-        "bytes-json-binary", "identity_bytes", [In(I0, "BYTES", [1, 2], data=["x", 'q"\\'])], [out(O0, **BINARY)]
+        "bytes-json-binary",
+        "identity_bytes",
+        [In(I0, "BYTES", [1, 2], data=["x", 'q"\\'])],
+        [out(O0, **BINARY)],
     ),
     infer("bytes-binary-json", "identity_bytes", [In(I0, "BYTES", [1, 3], raw=_STRINGS)]),
-    infer("bytes-binary-binary", "identity_bytes", [In(I0, "BYTES", [1, 3], raw=_STRINGS)], [out(O0, **BINARY)]),
-    infer("bytes-control-characters", "identity_bytes", [In(I0, "BYTES", [1, 1], raw=byte_strings(b"\x01\n\t\x00z"))]),
+    infer(
+        "bytes-binary-binary", "identity_bytes", [In(I0, "BYTES", [1, 3], raw=_STRINGS)], [out(O0, **BINARY)]
+    ),
+    infer(
+        "bytes-control-characters",
+        "identity_bytes",
+        [In(I0, "BYTES", [1, 1], raw=byte_strings(b"\x01\n\t\x00z"))],
+    ),
     infer("bytes-not-utf8-json", "identity_bytes", [In(I0, "BYTES", [1, 1], raw=byte_strings(b"\xff\xfe"))]),
     infer(
         "bytes-not-utf8-binary",
@@ -80,10 +89,12 @@ DTYPES = (
         '{"inputs":[{"name":"INPUT0","shape":[1,4],"datatype":"FP32","data":[NaN,Infinity,-Infinity,Inf]}]}',
     ),
     infer("fp32-integers", "identity_fp32", [In(I0, "FP32", [1, 3], data=[1, -2, 16777217])]),
-    infer("fp32-small", "identity_fp32", [In(I0, "FP32", [1, 5], data=[1e-7, 1.0e-45, -0.0, 123456789.0, 1e21])]),
+    infer(
+        "fp32-small", "identity_fp32", [In(I0, "FP32", [1, 5], data=[1e-7, 1.0e-45, -0.0, 123456789.0, 1e21])]
+    ),
     infer("fp64-digits", "identity_fp64", [In(I0, "FP64", [1, 3], data=[1e-7, 0.30000000000000004, 5e-324])]),
     infer("fp32-overflow", "identity_fp32", [In(I0, "FP32", [1, 1], data=[1e39])]),
-)  # fmt: skip
+)
 
 _SIXTEEN = list(range(16))
 _ONES = [1] * 16
@@ -114,15 +125,26 @@ OUTPUTS = (
         parameters={"binary_data_output": True},
     ),
     infer("binary-data-false", "add_sub", _SUM_IN, [out(O0, binary_data=False)]),
-    infer("swap-mixed", "swap", [
-        In(I0, "FP32", [1, 2], data=[1.5, 2.5]), In(I1, "BYTES", [1, 1], raw=byte_strings(b"hi")),
-    ], [out(O0, **BINARY), out(O1)]),
-    infer("swap-different-lengths", "swap", [
-        In(I0, "FP32", [2, 1], data=[1.5, 2.5]), In(I1, "BYTES", [2, 2], data=["a", "b", "c", "d"]),
-    ]),
+    infer(
+        "swap-mixed",
+        "swap",
+        [
+            In(I0, "FP32", [1, 2], data=[1.5, 2.5]),
+            In(I1, "BYTES", [1, 1], raw=byte_strings(b"hi")),
+        ],
+        [out(O0, **BINARY), out(O1)],
+    ),
+    infer(
+        "swap-different-lengths",
+        "swap",
+        [
+            In(I0, "FP32", [2, 1], data=[1.5, 2.5]),
+            In(I1, "BYTES", [2, 2], data=["a", "b", "c", "d"]),
+        ],
+    ),
     infer("optional-absent", "optional", [_FP4]),
     infer("optional-present", "optional", [_FP4, In(I1, "FP32", [4], data=[1.0, 1.0, 1.0, 1.0])]),
-)  # fmt: skip
+)
 
 _ONE = In(I0, "INT32", [2], data=[7, 8])
 
@@ -142,23 +164,46 @@ REQUESTS = (
     infer("priority", "versions", [_ONE], parameters={"priority": 1, "timeout": 1000000}),
     infer("input-parameters-unknown", "versions", [In(I0, "INT32", [2], data=[1, 2], parameters={"x": 1})]),
     infer("unknown-members", "versions", [_ONE], extra={"a": [1, {"b": None}]}),
-    post("inputs-first", "versions",
-         '{"inputs":[{"data":[1,2],"datatype":"INT32","shape":[2],"name":"INPUT0"}],"id":"z"}'),
-    post("whitespace", "versions",
-         ' {\n\t"inputs" : [ { "name" : "INPUT0" , "datatype" : "INT32" , "shape" : [ 2 ] , "data" : [ 1 , 2 ] } ] }\n'),
-    post("escaped-names", "versions",
-         '{"inputs":[{"n\\u0061me":"INPUT\\u0030","datatype":"INT32","shape":[2],"data":[1,2]}]}'),
+    post(
+        "inputs-first",
+        "versions",
+        '{"inputs":[{"data":[1,2],"datatype":"INT32","shape":[2],"name":"INPUT0"}],"id":"z"}',
+    ),
+    post(
+        "whitespace",
+        "versions",
+        ' {\n\t"inputs" : [ { "name" : "INPUT0" , "datatype" : "INT32" ,\r\n'
+        ' "shape" : [ 2 ] , "data" : [ 1 , 2 ] } ] }\n',
+    ),
+    post(
+        "escaped-names",
+        "versions",
+        '{"inputs":[{"n\\u0061me":"INPUT\\u0030","datatype":"INT32","shape":[2],"data":[1,2]}]}',
+    ),
     infer("data-nested", "fixed23", [In(I0, "FP32", [2, 3], data=[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])]),
     infer("data-flat", "fixed23", [In(I0, "FP32", [2, 3], data=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])]),
-    infer("data-nested-differently", "fixed23", [In(I0, "FP32", [2, 3], data=[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])]),
-    infer("data-nested-unevenly", "fixed23", [In(I0, "FP32", [2, 3], data=[[1.0], [2.0, 3.0, 4.0, 5.0, 6.0]])]),
-    infer("data-nested-too-deep", "fixed23", [In(I0, "FP32", [2, 3], data=[[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]])]),
+    infer(
+        "data-nested-differently",
+        "fixed23",
+        [In(I0, "FP32", [2, 3], data=[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])],
+    ),
+    infer(
+        "data-nested-unevenly", "fixed23", [In(I0, "FP32", [2, 3], data=[[1.0], [2.0, 3.0, 4.0, 5.0, 6.0]])]
+    ),
+    infer(
+        "data-nested-too-deep", "fixed23", [In(I0, "FP32", [2, 3], data=[[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]])]
+    ),
     infer("batch-of-eight", "identity_fp32", [In(I0, "FP32", [8, 1], data=[0.5] * 8)]),
     infer("dynamic-2d", "dyn2", [In(I0, "FP32", [3, 1], data=[1.0, 2.0, 3.0])]),
     infer("reshape", "reshape22", [In(I0, "FP32", [4], data=[1.0, 2.0, 3.0, 4.0])]),
     infer("reshape-batch", "reshape_batch", [In(I0, "INT32", [3, 1], data=[1, 2, 3])]),
-    infer("reshape-batch-binary", "reshape_batch", [In(I0, "INT32", [2, 1], raw=_RAW16[:8])], [out(O0, **BINARY)]),
-)  # fmt: skip
+    infer(
+        "reshape-batch-binary",
+        "reshape_batch",
+        [In(I0, "INT32", [2, 1], raw=_RAW16[:8])],
+        [out(O0, **BINARY)],
+    ),
+)
 
 ZERO_SIZE = (
     infer("zero-json", "identity_fp32", [In(I0, "FP32", [1, 0], data=[])]),
@@ -169,10 +214,16 @@ ZERO_SIZE = (
     infer("zero-bytes-json", "identity_bytes", [In(I0, "BYTES", [1, 0], data=[])]),
     infer("zero-bytes-binary", "identity_bytes", [In(I0, "BYTES", [1, 0], raw=b"")], [out(O0, **BINARY)]),
     infer("zero-batch", "identity_fp32", [In(I0, "FP32", [0, 2], data=[])]),
-    infer("zero-one-of-two", "swap", [
-        In(I0, "FP32", [1, 0], raw=b""), In(I1, "BYTES", [1, 1], raw=byte_strings(b"x")),
-    ], [out(O0, **BINARY), out(O1, **BINARY)]),
-)  # fmt: skip
+    infer(
+        "zero-one-of-two",
+        "swap",
+        [
+            In(I0, "FP32", [1, 0], raw=b""),
+            In(I1, "BYTES", [1, 1], raw=byte_strings(b"x")),
+        ],
+        [out(O0, **BINARY), out(O1, **BINARY)],
+    ),
+)
 
 _RAW_HEADER = (("Inference-Header-Content-Length", "0"),)
 
@@ -205,26 +256,63 @@ CLASSIFICATION = (
     infer("class-more-than-there-are", "classify", [_FIVE], [out(O0, classification=50)]),
     infer("class-zero", "classify", [_FIVE], [out(O0, classification=0)]),
     infer("class-binary", "classify", [_FIVE], [out(O0, classification=2, binary_data=True)]),
-    infer("class-batch", "classify", [In(I0, "FP32", [2, 5], data=[1, 2, 3, 4, 5, 5, 4, 3, 2, 1])],
-          [out(O0, classification=2)]),
-    infer("class-no-labels", "identity_fp32", [In(I0, "FP32", [1, 3], data=[0.1, 0.3, 0.2])],
-          [out(O0, classification=2)]),
+    infer(
+        "class-batch",
+        "classify",
+        [In(I0, "FP32", [2, 5], data=[1, 2, 3, 4, 5, 5, 4, 3, 2, 1])],
+        [out(O0, classification=2)],
+    ),
+    infer(
+        "class-no-labels",
+        "identity_fp32",
+        [In(I0, "FP32", [1, 3], data=[0.1, 0.3, 0.2])],
+        [out(O0, classification=2)],
+    ),
     infer("class-int", "classify_int", [In(I0, "INT32", [3], data=[5, -7, 9])], [out(O0, classification=3)]),
-    infer("class-2d", "classify_2d", [In(I0, "FP32", [2, 2], data=[1, 4, 3, 2])], [out(O0, classification=4)]),
-    infer("class-ties", "classify", [In(I0, "FP32", [1, 5], data=[1, 1, 1, 1, 1])], [out(O0, classification=2)]),
-    infer("class-nan", "classify", [In(I0, "FP32", [1, 5], raw=np.array([1, np.inf, 2, -np.inf, 0], "<f4").tobytes())],
-          [out(O0, classification=5)]),
-    infer("class-uint8", "identity_uint8", [In(I0, "UINT8", [1, 3], data=[1, 255, 3])], [out(O0, classification=3)]),
-    infer("class-int64", "identity_int64", [In(I0, "INT64", [1, 2], data=[-5, 9007199254740993])],
-          [out(O0, classification=2)]),
-    infer("class-fp64", "identity_fp64", [In(I0, "FP64", [1, 2], data=[0.1, 1e-7])], [out(O0, classification=2)]),
-    infer("class-bool", "identity_bool", [In(I0, "BOOL", [1, 2], data=[True, False])], [out(O0, classification=2)]),
+    infer(
+        "class-2d", "classify_2d", [In(I0, "FP32", [2, 2], data=[1, 4, 3, 2])], [out(O0, classification=4)]
+    ),
+    infer(
+        "class-ties", "classify", [In(I0, "FP32", [1, 5], data=[1, 1, 1, 1, 1])], [out(O0, classification=2)]
+    ),
+    infer(
+        "class-nan",
+        "classify",
+        [In(I0, "FP32", [1, 5], raw=np.array([1, np.inf, 2, -np.inf, 0], "<f4").tobytes())],
+        [out(O0, classification=5)],
+    ),
+    infer(
+        "class-uint8",
+        "identity_uint8",
+        [In(I0, "UINT8", [1, 3], data=[1, 255, 3])],
+        [out(O0, classification=3)],
+    ),
+    infer(
+        "class-int64",
+        "identity_int64",
+        [In(I0, "INT64", [1, 2], data=[-5, 9007199254740993])],
+        [out(O0, classification=2)],
+    ),
+    infer(
+        "class-fp64", "identity_fp64", [In(I0, "FP64", [1, 2], data=[0.1, 1e-7])], [out(O0, classification=2)]
+    ),
+    infer(
+        "class-bool",
+        "identity_bool",
+        [In(I0, "BOOL", [1, 2], data=[True, False])],
+        [out(O0, classification=2)],
+    ),
     infer("class-fp16", "identity_fp16", [In(I0, "FP16", [1, 3], raw=_HALF)], [out(O0, classification=2)]),
-    infer("class-bytes", "identity_bytes", [In(I0, "BYTES", [1, 2], data=["a", "b"])], [out(O0, classification=2)]),
+    infer(
+        "class-bytes",
+        "identity_bytes",
+        [In(I0, "BYTES", [1, 2], data=["a", "b"])],
+        [out(O0, classification=2)],
+    ),
     infer("class-empty", "identity_fp32", [In(I0, "FP32", [1, 0], data=[])], [out(O0, classification=2)]),
     infer("class-negative", "classify", [_FIVE], [out(O0, classification=-1)]),
     infer("class-text", "classify", [_FIVE], [out(O0, classification="3")]),
-)  # fmt: skip
+)
 
 _PLAIN = json.dumps({"inputs": [_ONE.header()]}).encode()
 
@@ -260,21 +348,37 @@ COMPRESSION = (
     _packed("accept-gzip-zero", "", _PLAIN, "gzip;q=0"),
     _packed("gzip-both-ways", "gzip", gzip.compress(_PLAIN, mtime=0), "gzip"),
     post("accept-gzip-error", "versions", b"{}", (("Accept-Encoding", "gzip"),)),
-    infer("accept-gzip-binary", "versions", [_ONE], [out(O0, **BINARY)], headers=(("Accept-Encoding", "gzip"),)),
-    post("gzip-raw-binary", "raw_fixed", gzip.compress(_RAW16[:16], mtime=0), (*_RAW_HEADER, ("Content-Encoding", "gzip"))),
-)  # fmt: skip
+    infer(
+        "accept-gzip-binary", "versions", [_ONE], [out(O0, **BINARY)], headers=(("Accept-Encoding", "gzip"),)
+    ),
+    post(
+        "gzip-raw-binary",
+        "raw_fixed",
+        gzip.compress(_RAW16[:16], mtime=0),
+        (*_RAW_HEADER, ("Content-Encoding", "gzip")),
+    ),
+)
 
 TRANSFER = (
     HttpCase("chunked", "POST", target("versions"), chunks=(_PLAIN[:10], _PLAIN[10:40], _PLAIN[40:])),
     HttpCase("chunked-one", "POST", target("versions"), chunks=(_PLAIN,)),
     post("content-type-json", "versions", _PLAIN, (("Content-Type", "application/json"),)),
     post("content-type-octets", "versions", _PLAIN, (("Content-Type", "application/octet-stream"),)),
-    post("header-length-spaces", "versions", _PLAIN, (("Inference-Header-Content-Length", f" {len(_PLAIN)} "),)),
+    post(
+        "header-length-spaces", "versions", _PLAIN, (("Inference-Header-Content-Length", f" {len(_PLAIN)} "),)
+    ),
     post("header-length-plus", "versions", _PLAIN, (("Inference-Header-Content-Length", f"+{len(_PLAIN)}"),)),
     post("header-length-exact", "versions", _PLAIN, (("inference-header-content-length", str(len(_PLAIN))),)),
     post("query-string", "versions/infer?x=/infer#", _PLAIN),
 )
 
 CASES: tuple[HttpCase, ...] = (
-    *DTYPES, *OUTPUTS, *REQUESTS, *ZERO_SIZE, *RAW_BINARY, *CLASSIFICATION, *COMPRESSION, *TRANSFER,
-)  # fmt: skip
+    *DTYPES,
+    *OUTPUTS,
+    *REQUESTS,
+    *ZERO_SIZE,
+    *RAW_BINARY,
+    *CLASSIFICATION,
+    *COMPRESSION,
+    *TRANSFER,
+)

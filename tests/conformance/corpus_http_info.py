@@ -59,14 +59,24 @@ METADATA = (
 CONFIG = (
     *(
         get(f"config-{name}", target(name, "config"), mask="config")
-        for name in ("add_sub", "classify", "versions", "batching", "optional", "reshape_batch", "reshape22",
-                     "decoupled", "identity_bytes", "dyn2")
+        for name in (
+            "add_sub",
+            "classify",
+            "versions",
+            "batching",
+            "optional",
+            "reshape_batch",
+            "reshape22",
+            "decoupled",
+            "identity_bytes",
+            "dyn2",
+        )
     ),
     get("config-version", target("versions", "config", 1), mask="config"),
     get("config-unknown", target("nobody", "config")),
     get("config-unknown-version", target("add_sub", "config", 2)),
     _post("config-post", target("add_sub", "config")),
-)  # fmt: skip
+)
 
 STATISTICS = (
     get("stats-model", target("latest", "stats"), mask="stats"),

@@ -64,9 +64,7 @@ def _two_by_two(name: str, dtype: str, dims: tuple[int, ...], max_batch_size: in
     """OUTPUT0 = INPUT0 + INPUT1, OUTPUT1 = INPUT0 - INPUT1."""
     ins = (Tensor("INPUT0", dtype, dims), Tensor("INPUT1", dtype, dims))
     outs = (Tensor("OUTPUT0", dtype, dims), Tensor("OUTPUT1", dtype, dims))
-    return Model(
-        name, ins, outs, (("add", "INPUT0", "INPUT1"), ("sub", "INPUT0", "INPUT1")), max_batch_size
-    )
+    return Model(name, ins, outs, (("add", "INPUT0", "INPUT1"), ("sub", "INPUT0", "INPUT1")), max_batch_size)
 
 
 MAIN_MODELS: tuple[Model, ...] = (

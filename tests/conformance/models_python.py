@@ -5,7 +5,7 @@ from __future__ import annotations
 from .models import Model
 
 # BF16 has no numpy type, so a copy of it goes by DLPack.
-_TEMPLATE = '''
+_TEMPLATE = """
 import time
 import triton_python_backend_utils as pb_utils
 
@@ -38,7 +38,7 @@ class TritonPythonModel:
         if operation == "sub":
             result = arrays[0] - arrays[1]
         return pb_utils.Tensor(name, result)
-'''
+"""
 
 
 def model_file(model: Model) -> bytes:

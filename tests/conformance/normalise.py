@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -63,10 +64,21 @@ _MASKS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+# The real server prints these names in the order of a hash table.
+_GOT = re.compile(r"Got input\(s\) \[([^\]]*)\]")
+_BATCH = re.compile(r"input '\w+' batch size does not match other inputs")
+
+
+def _order_free(text: str) -> str:
+    """An error text without the order of names that the real server's hash table gives it."""
+    text = _GOT.sub(lambda match: f"Got input(s) [{','.join(sorted(match[1].split(',')))}]", text)
+    return _BATCH.sub("input '*' batch size does not match other inputs", text)
+
+
 def _apply(mask: str, document: Any) -> Any:
     """One document, masked; model metadata loses its platform under every mask."""
-    if isinstance(document, dict) and "error" in document:
-        return document
+    if isinstance(document, dict) and isinstance(document.get("error"), str):
+        return {**document, "error": _order_free(document["error"])}
     if isinstance(document, dict) and "platform" in document and "versions" in document:
         document = _without(document, ("platform",))
     return _MASKS[mask](document) if mask else document
@@ -88,6 +100,7 @@ def normalise(mask: str, answer: Answer) -> Answer:
         if "json" in result:
             result["json"] = _apply(mask, result["json"])
     elif "responses" in result:
+        result["message"] = _order_free(result["message"])
         result["responses"] = [_apply(mask, response) for response in result["responses"]]
     return {key: value for key, value in result.items() if value not in ({}, [], "")}
 

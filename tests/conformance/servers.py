@@ -104,9 +104,7 @@ def ours_command(repository: Path, *options: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(
-    name: str, command: Sequence[str], env: dict[str, str] | None, log: Path
-) -> Iterator[Server]:
+def running(name: str, command: Sequence[str], env: dict[str, str] | None, log: Path) -> Iterator[Server]:
     """A server that is ready inside the block and gone after it."""
     server = Server(name, command, dict(os.environ) if env is None else env, log)
     try:

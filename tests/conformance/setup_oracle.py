@@ -45,7 +45,9 @@ class Oracle:
         """
         env = dict(os.environ)
         env["PATH"] = os.pathsep.join([str(self.python / "bin"), env.get("PATH", "")])
-        env["LD_LIBRARY_PATH"] = os.pathsep.join([str(self.libraries), str(sysconfig.get_config_var("LIBDIR"))])
+        env["LD_LIBRARY_PATH"] = os.pathsep.join(
+            [str(self.libraries), str(sysconfig.get_config_var("LIBDIR"))]
+        )
         return env
 
     def perf_env(self) -> dict[str, str]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
+import re
 import socket
+import zlib
 from typing import Any
 
 import grpc
@@ -23,12 +26,24 @@ _COMPRESSION = {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Defla
 Answer = dict[str, Any]
 
 
-def _receive(sock: socket.socket) -> bytes:
-    """Everything until the server closes the connection."""
-    parts = []
-    while part := sock.recv(65536):
-        parts.append(part)
-    return b"".join(parts)
+def _complete(raw: bytes, method: str) -> bool:
+    """True when `raw` holds a whole response: not every answer of the real server ends the connection."""
+    head, separator, body = raw.partition(b"\r\n\r\n")
+    if not separator:
+        return False
+    lowered = head.lower()
+    if b"transfer-encoding: chunked" in lowered:
+        return body.endswith(b"0\r\n\r\n")
+    length = re.search(rb"content-length: *(\d+)", lowered)
+    return length is not None and (method == "HEAD" or len(body) >= int(length[1]))
+
+
+def _receive(sock: socket.socket, method: str) -> bytes:
+    """One response, or everything until the server closes the connection."""
+    raw = b""
+    while not _complete(raw, method) and (part := sock.recv(65536)):
+        raw += part
+    return raw
 
 
 def _dechunk(body: bytes) -> bytes:
@@ -61,6 +76,9 @@ def _body_answer(headers: dict[str, str], body: bytes) -> Answer:
     """The body as parsed JSON, as JSON plus binary tensors, as text or as base64."""
     if not body:
         return {}
+    encoding = headers.get("content-encoding")
+    if encoding:
+        body = gzip.decompress(body) if encoding == "gzip" else zlib.decompress(body)
     split = headers.get("inference-header-content-length")
     head, tail = (body[: int(split)], body[int(split) :]) if split else (body, b"")
     try:
@@ -77,7 +95,7 @@ def send_http(case: HttpCase, port: int) -> Answer:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=HTTP_SECONDS) as sock:
             sock.sendall(case.wire())
-            raw = _receive(sock)
+            raw = _receive(sock, case.method)
     except TimeoutError:
         return {"silent": True}
     except OSError:
