@@ -1,0 +1,71 @@
+/* One batch as an instance thread sees it: plain memory, no Python object, usable without the GIL.
+ *
+ * The loop thread fills it when the batch closes; from the hand-over to the completion ring only the instance
+ * thread touches it; afterwards only the loop thread again. Nothing here is shared at the same time.
+ */
+#ifndef TRITON_ASYNC_BATCH_H
+#define TRITON_ASYNC_BATCH_H
+
+#include <stdint.h>
+
+#define TA_MAX_RANK 16
+#define TA_ERROR_NBYTES 1024
+
+/* Memory kinds; values of TRITONSERVER_MemoryType. */
+enum ta_memory_type { TA_MEMORY_CPU = 0, TA_MEMORY_CPU_PINNED = 1, TA_MEMORY_GPU = 2 };
+
+/* What one request brings to one input of the batch. Bytes belong to the request. */
+typedef struct ta_segment {
+    const char *data;
+    int64_t nbytes;
+    int64_t rows; /* 1 when the model has no batch dimension */
+    int32_t memory_type;
+    int32_t device_id;
+} ta_segment;
+
+/* One input or output of a whole batch.
+ *
+ * dims are as the engine sees them: batch dimension first when the model batches, `reshape` applied.
+ * BYTES elements stand in wire form: 4-byte little-endian length, then the bytes.
+ *
+ * Input: `data` is set when one request alone is the batch, else it is NULL and `segments` say what to gather
+ * (ta_gather leases the memory and sets `owner`).
+ * Output: the instance sets datatype, rank, dims, nbytes, data, memory_type, device_id and, when `data` was
+ * leased from elsewhere (never NULL, also for zero bytes), owner + release; release(owner) is called once, on any thread, without the GIL.
+ */
+typedef struct ta_tensor {
+    int32_t datatype;
+    int32_t rank;
+    int64_t dims[TA_MAX_RANK];
+    int64_t nbytes;
+    char *data;
+    int32_t memory_type;
+    int32_t device_id;
+    int32_t wanted; /* input: the requests bring it; output: at least one request asks for it */
+    int32_t n_segments;
+    ta_segment *segments;
+    void *owner;
+    void (*release)(void *owner);
+} ta_tensor;
+
+/* `inputs` and `outputs` follow the order of the model's signature. */
+typedef struct ta_batch {
+    int32_t n_inputs;
+    int32_t n_outputs;
+    ta_tensor *inputs;
+    ta_tensor *outputs;
+    int64_t rows;       /* sum of the requests' rows */
+    int32_t n_requests;
+    int32_t failed;     /* 0: outputs are valid; 1: error_code and error say why, outputs are ignored */
+    int32_t error_code; /* Code of triton_async.errors */
+    char error[TA_ERROR_NBYTES];
+    /* CLOCK_MONOTONIC nanoseconds, in this order: */
+    int64_t compute_start_ns;        /* instance thread took the batch */
+    int64_t compute_input_end_ns;    /* inputs gathered and bound */
+    int64_t compute_output_start_ns; /* engine done */
+    int64_t compute_end_ns;          /* outputs readable */
+    void *owner;                     /* the Batch object, borrowed: alive while the batch is out */
+    struct ta_batch *next;           /* link of the mailbox and of the completion ring */
+} ta_batch;
+
+#endif

@@ -1,0 +1,14 @@
+/* The one clock: CLOCK_MONOTONIC in nanoseconds, as asyncio's loop.time() and timerfd use it. */
+#ifndef TRITON_ASYNC_CLOCK_H
+#define TRITON_ASYNC_CLOCK_H
+
+#include <stdint.h>
+#include <time.h>
+
+static inline int64_t ta_now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+#endif

@@ -1,0 +1,119 @@
+#include "slab.h"
+
+#include <stdlib.h>
+
+#define ALIGNMENT 64
+/* The header takes one alignment unit. */
+_Static_assert(sizeof(ta_slab) <= ALIGNMENT, "slab header larger than its room");
+
+#define SMALLEST_SHIFT 8 /* 256 bytes */
+
+/* Four classes per doubling, so that at most a fifth of a slab is unused. Returns the class and its capacity;
+ * -1 for what is too large to cache. */
+static int size_class(int64_t nbytes, int64_t *capacity) {
+    int64_t size = 1 << SMALLEST_SHIFT;
+    int index = 0;
+    if (nbytes <= size) {
+        *capacity = size;
+        return 0;
+    }
+    while (index + 4 < TA_SLAB_CLASSES) {
+        int64_t quarter = size / 4;
+        for (int step = 1; step <= 4; step++) {
+            if (nbytes <= size + step * quarter) {
+                *capacity = size + step * quarter;
+                return index + step;
+            }
+        }
+        size *= 2;
+        index += 4;
+    }
+    *capacity = nbytes;
+    return -1;
+}
+
+ta_slab_pool *ta_slab_pool_new(int64_t cache_limit) {
+    ta_slab_pool *pool = calloc(1, sizeof(*pool));
+    if (pool == NULL) {
+        return NULL;
+    }
+    if (pthread_mutex_init(&pool->lock, NULL) != 0) {
+        free(pool);
+        return NULL;
+    }
+    pool->cache_limit = cache_limit;
+    return pool;
+}
+
+void ta_slab_pool_trim(ta_slab_pool *pool) {
+    ta_slab *doomed = NULL;
+    pthread_mutex_lock(&pool->lock);
+    for (int i = 0; i < TA_SLAB_CLASSES; i++) {
+        while (pool->free_lists[i] != NULL) {
+            ta_slab *slab = pool->free_lists[i];
+            pool->free_lists[i] = slab->next;
+            slab->next = doomed;
+            doomed = slab;
+        }
+    }
+    pool->cached_nbytes = 0;
+    pthread_mutex_unlock(&pool->lock);
+    while (doomed != NULL) {
+        ta_slab *next = doomed->next;
+        free(doomed);
+        doomed = next;
+    }
+}
+
+ta_slab *ta_slab_lease(ta_slab_pool *pool, int64_t nbytes) {
+    int64_t capacity;
+    ta_slab *slab = NULL;
+    if (nbytes < 0 || nbytes > INT64_MAX - 2 * ALIGNMENT) {
+        return NULL;
+    }
+    int index = size_class(nbytes, &capacity);
+    pthread_mutex_lock(&pool->lock);
+    if (index >= 0 && pool->free_lists[index] != NULL) {
+        slab = pool->free_lists[index];
+        pool->free_lists[index] = slab->next;
+        pool->cached_nbytes -= slab->capacity;
+        pool->leased++;
+        pool->leased_nbytes += slab->capacity;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    if (slab != NULL) {
+        return slab;
+    }
+    void *memory;
+    if (posix_memalign(&memory, ALIGNMENT, (size_t)capacity + ALIGNMENT) != 0) {
+        return NULL;
+    }
+    slab = memory;
+    slab->next = NULL;
+    slab->pool = pool;
+    slab->capacity = capacity;
+    slab->size_class = index;
+    pthread_mutex_lock(&pool->lock);
+    pool->leased++;
+    pool->leased_nbytes += capacity;
+    pthread_mutex_unlock(&pool->lock);
+    return slab;
+}
+
+void ta_slab_return(void *pointer) {
+    ta_slab *slab = pointer;
+    ta_slab_pool *pool = slab->pool;
+    pthread_mutex_lock(&pool->lock);
+    pool->leased--;
+    pool->leased_nbytes -= slab->capacity;
+    if (slab->size_class >= 0 && pool->cached_nbytes + slab->capacity <= pool->cache_limit) {
+        slab->next = pool->free_lists[slab->size_class];
+        pool->free_lists[slab->size_class] = slab;
+        pool->cached_nbytes += slab->capacity;
+        slab = NULL;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    free(slab);
+}
+
+char *ta_slab_data(ta_slab *slab) { return (char *)slab + ALIGNMENT; }

@@ -1,0 +1,92 @@
+#include "wakeup.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+ta_mailbox *ta_mailbox_new(void) {
+    ta_mailbox *mailbox = calloc(1, sizeof(*mailbox));
+    if (mailbox != NULL && sem_init(&mailbox->filled, 0, 0) != 0) {
+        free(mailbox);
+        return NULL;
+    }
+    return mailbox;
+}
+
+void ta_mailbox_free(ta_mailbox *mailbox) {
+    sem_destroy(&mailbox->filled);
+    free(mailbox);
+}
+
+void ta_mailbox_put(ta_mailbox *mailbox, ta_batch *batch) {
+    uint64_t put = atomic_load_explicit(&mailbox->put, memory_order_relaxed);
+    mailbox->slots[put % TA_MAILBOX_SLOTS] = batch;
+    atomic_store_explicit(&mailbox->put, put + 1, memory_order_release);
+    sem_post(&mailbox->filled);
+}
+
+ta_batch *ta_mailbox_take(ta_mailbox *mailbox) {
+    while (sem_wait(&mailbox->filled) != 0 && errno == EINTR) {
+    }
+    atomic_load_explicit(&mailbox->put, memory_order_acquire);
+    return mailbox->slots[mailbox->taken++ % TA_MAILBOX_SLOTS];
+}
+
+int ta_completions_open(ta_completions *completions) {
+    atomic_init(&completions->head, NULL);
+    completions->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    return completions->fd < 0 ? -1 : 0;
+}
+
+void ta_completions_close(ta_completions *completions) {
+    if (completions->fd >= 0) {
+        close(completions->fd);
+        completions->fd = -1;
+    }
+}
+
+void ta_completions_push(ta_completions *completions, ta_batch *batch) {
+    ta_batch *head = atomic_load_explicit(&completions->head, memory_order_relaxed);
+    do {
+        batch->next = head;
+    } while (!atomic_compare_exchange_weak_explicit(&completions->head, &head, batch, memory_order_release,
+                                                    memory_order_relaxed));
+    if (head == NULL) {
+        /* The loop takes the whole stack at each wake-up, so only the first of a stack has to wake it. */
+        uint64_t one = 1;
+        while (write(completions->fd, &one, sizeof(one)) < 0 && errno == EINTR) {
+        }
+    }
+}
+
+ta_batch *ta_completions_take(ta_completions *completions) {
+    uint64_t count;
+    while (read(completions->fd, &count, sizeof(count)) < 0 && errno == EINTR) {
+    }
+    ta_batch *newest = atomic_exchange_explicit(&completions->head, NULL, memory_order_acquire);
+    ta_batch *oldest = NULL;
+    while (newest != NULL) {
+        ta_batch *next = newest->next;
+        newest->next = oldest;
+        oldest = newest;
+        newest = next;
+    }
+    return oldest;
+}
+
+int ta_timer_open(void) { return timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC); }
+
+int ta_timer_arm(int fd, int64_t deadline_ns) {
+    struct itimerspec when = {0};
+    when.it_value.tv_sec = deadline_ns / 1000000000;
+    when.it_value.tv_nsec = deadline_ns % 1000000000;
+    return timerfd_settime(fd, TFD_TIMER_ABSTIME, &when, NULL);
+}
+
+void ta_timer_clear(int fd) {
+    uint64_t expirations;
+    while (read(fd, &expirations, sizeof(expirations)) < 0 && errno == EINTR) {
+    }
+}

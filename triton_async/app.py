@@ -1,0 +1,216 @@
+"""The composition root: makes the server, its front-ends and the event loop, and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import uvloop
+
+from triton_async.backends.registry import BackendRegistry
+from triton_async.config.settings import Settings
+from triton_async.core.completion import CompletionRing
+from triton_async.core.describe import table
+from triton_async.core.lifecycle import Host
+from triton_async.core.server import InferenceServer
+from triton_async.defines import SLAB_CACHE_NBYTES
+from triton_async.errors import ServerError
+from triton_async.frontends import metrics
+from triton_async.frontends.grpc import server as grpc
+from triton_async.frontends.http import server as http
+from triton_async.memory.slab import SlabPool
+
+log = logging.getLogger("triton_async.app")
+
+
+class Endpoint(Protocol):
+    """A started front-end."""
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
+
+    async def stop_accepting(self) -> None: ...
+
+    async def close(self, deadline_s: float) -> None: ...
+
+
+def run(settings: Settings) -> int:
+    """Serves until SIGINT or SIGTERM. The exit status of the process."""
+    return uvloop.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
+    loop = asyncio.get_running_loop()
+    stop_requested = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, _on_signal, number, stop_requested)
+    for warning in settings.warnings:
+        log.warning("%s", warning)
+    ring = CompletionRing()
+    ring.attach(loop)
+    backends = BackendRegistry()
+    with ThreadPoolExecutor(settings.model_load_thread_count, "load") as executor:
+        pool = SlabPool(SLAB_CACHE_NBYTES)
+        host = Host(loop, ring, pool, backends, executor, settings.backend_config)
+        server = InferenceServer(settings, host)
+        status = await _run_server(settings, server, backends, stop_requested)
+        ring.detach()
+    return status
+
+
+def _on_signal(number: int, stop_requested: asyncio.Event) -> None:
+    if stop_requested.is_set():
+        log.error("signal (%d) received again, exiting immediately", number)
+        _exit_now()
+    print(f"Signal ({number}) received.", flush=True)
+    stop_requested.set()
+
+
+async def _run_server(
+    settings: Settings, server: InferenceServer, backends: BackendRegistry, stop_requested: asyncio.Event
+) -> int:
+    starting = asyncio.ensure_future(server.start())
+    stopping = asyncio.ensure_future(stop_requested.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        # A load in a backend cannot be interrupted; nobody is served yet, so nothing is lost.
+        _exit_now(0)
+    endpoints: list[Endpoint] = []
+    try:
+        complete = starting.result()
+        _log_tables(settings, server, backends)
+        if not complete and settings.exit_on_error:
+            print("error: creating server: Internal - failed to load all models", file=sys.stderr)
+            await server.stop()
+            return 1
+        await _start_endpoints(settings, server, endpoints)
+    except (ServerError, OSError) as error:
+        text = error.message if isinstance(error, ServerError) else str(error)
+        print(f"error: creating server: {text}", file=sys.stderr)
+        await _shut_down(settings, server, endpoints)
+        return 1
+    await stopping
+    return await _shut_down(settings, server, endpoints)
+
+
+async def _start_endpoints(settings: Settings, server: InferenceServer, endpoints: list[Endpoint]) -> None:
+    """gRPC, HTTP, metrics, as Triton starts them. OSError naming the service that found its port taken."""
+    if settings.allow_grpc:
+        service = "GRPCInferenceService"
+        endpoint: Endpoint = await _listening(
+            grpc.start(
+                server,
+                address=settings.grpc_address,
+                port=settings.grpc_port,
+                reuse_port=settings.reuse_grpc_port,
+                response_compression=settings.grpc_infer_response_compression_level,
+            ),
+            "GRPC", settings.grpc_address, settings.grpc_port,
+        )  # fmt: skip
+        _started(service, endpoint, endpoints)
+    if settings.allow_http:
+        endpoint = await _listening(
+            http.start(
+                server,
+                address=settings.http_address,
+                port=settings.http_port,
+                reuse_port=settings.reuse_http_port,
+                max_input_nbytes=settings.http_max_input_size,
+            ),
+            "HTTP", settings.http_address, settings.http_port,
+        )  # fmt: skip
+        _started("HTTPService", endpoint, endpoints)
+    if settings.allow_metrics:
+        endpoint = await _listening(
+            metrics.start(server, address=settings.metrics_address, port=settings.metrics_port),
+            "Metrics", settings.metrics_address, settings.metrics_port,
+        )  # fmt: skip
+        _started("Metrics Service", endpoint, endpoints)
+
+
+async def _listening(starting, name: str, address: str, port: int) -> Endpoint:  # type: ignore[no-untyped-def]
+    try:
+        endpoint: Endpoint = await starting
+    except OSError as error:
+        raise OSError(
+            f"failed to start {name} service: Unavailable - Socket '{address}:{port}' already in use "
+            f"({error.strerror})"
+        ) from None
+    return endpoint
+
+
+def _started(service: str, endpoint: Endpoint, endpoints: list[Endpoint]) -> None:
+    endpoints.append(endpoint)
+    log.info("Started %s at %s:%d", service, endpoint.address, endpoint.port, extra={"table": True})
+
+
+async def _shut_down(settings: Settings, server: InferenceServer, endpoints: list[Endpoint]) -> int:
+    """Readiness off, no new connections, in-flight requests finish, models are freed; all in one time budget."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + settings.exit_timeout_secs
+    server.stop_accepting()
+    try:
+        async with asyncio.timeout_at(deadline):
+            await asyncio.gather(*(endpoint.stop_accepting() for endpoint in endpoints))
+            await asyncio.gather(*(endpoint.close(settings.exit_timeout_secs) for endpoint in endpoints))
+            await server.stop()
+    except TimeoutError:
+        print(
+            "error: failed to stop server: Internal - Exit timeout expired. Exiting immediately.",
+            file=sys.stderr,
+        )
+        _exit_now()
+    return 0
+
+
+def _exit_now(status: int = 1) -> None:
+    """Ends the process although engine threads are busy: they cannot be interrupted."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _log_tables(settings: Settings, server: InferenceServer, backends: BackendRegistry) -> None:
+    plain = {"table": True}
+    rows = [(name, "built in", "{}") for name in backends.in_use()]
+    log.info("%s", table(("Backend", "Path", "Config"), rows), extra=plain)
+    models = [
+        (
+            row["name"],
+            row.get("version", "-"),
+            row["state"] + (f": {_one_line(row['reason'])}" if row.get("reason") else ""),
+        )
+        for row in server.repository_index()
+        if "state" in row
+    ]
+    log.info("%s", table(("Model", "Version", "Status"), models), extra=plain)
+    log.info("%s", table(("Option", "Value"), _option_rows(settings, server)), extra=plain)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _option_rows(settings: Settings, server: InferenceServer) -> list[tuple[str, str]]:
+    return [
+        ("server_id", server.id),
+        ("server_version", server.version),
+        ("server_extensions", " ".join(server.extensions)),
+        *((f"model_repository_path[{i}]", path) for i, path in enumerate(settings.model_repository)),
+        ("model_control_mode", f"MODE_{settings.model_control_mode.upper()}"),
+        ("strict_model_config", str(int(settings.disable_auto_complete_config))),
+        ("model_config_name", settings.model_config_name),
+        ("rate_limit", settings.rate_limit.upper()),
+        ("pinned_memory_pool_byte_size", str(settings.pinned_memory_pool_byte_size)),
+        ("min_supported_compute_capability", str(settings.min_supported_compute_capability)),
+        ("strict_readiness", str(int(settings.strict_readiness))),
+        ("exit_timeout", str(settings.exit_timeout_secs)),
+    ]

@@ -1,0 +1,1 @@
+"""Engines behind one contract (base); siblings know nothing of each other."""

@@ -1,0 +1,44 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from triton_async.config.autocomplete import ModelIO
+from triton_async.config.model_config import InstanceGroup, ModelConfig
+from triton_async.infer.signature import ModelSignature
+from triton_async.infer.tensor import Tensor
+from triton_async.memory.slab import SlabPool
+
+class Backend:
+    name: str
+    def inspect(self, path: Path, proto: Any) -> ModelIO: ...
+    def load(self, context: LoadContext) -> LoadedModel: ...
+
+class LoadContext:
+    config: ModelConfig
+    version: int
+    path: Path
+    signature: ModelSignature
+    pool: SlabPool
+    backend_config: Mapping[str, str]
+    def __init__(
+        self,
+        config: ModelConfig,
+        version: int,
+        path: Path,
+        signature: ModelSignature,
+        pool: SlabPool,
+        backend_config: Mapping[str, str],
+    ) -> None: ...
+
+class LoadedModel:
+    def create_instance(self, name: str, group: InstanceGroup, device_id: int) -> ModelInstance: ...
+    def close(self) -> None: ...
+
+class ModelInstance:
+    name: str
+    def __init__(self, name: str) -> None: ...
+    def close(self) -> None: ...
+
+class PythonInstance(ModelInstance):
+    def __init__(self, name: str, pool: SlabPool) -> None: ...
+    def run(self, inputs: list[Tensor | None]) -> list[Tensor | Any | None]: ...

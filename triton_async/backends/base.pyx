@@ -1,0 +1,117 @@
+"""The backend contract. A backend inspects model files, loads versions and makes instances of them."""
+
+from libc.stdint cimport int32_t, int64_t
+
+from triton_async.infer.batch cimport Batch, ta_batch, ta_tensor
+from triton_async.infer.tensor cimport Tensor
+from triton_async.memory.slab cimport SlabPool, ta_slab_pool
+
+from triton_async.errors import ServerError, Unsupported
+from triton_async.infer.tensor import from_numpy
+
+cdef extern from "clock.h":
+    int64_t ta_now_ns() noexcept nogil
+
+cdef extern from "gather.h":
+    int ta_gather(ta_tensor *input, ta_slab_pool *pool) noexcept nogil
+    void ta_batch_fail(ta_batch *batch, int32_t code, const char *format, ...) noexcept nogil
+
+cdef int32_t CODE_INTERNAL = 1
+
+
+class Backend:
+    """One engine, by its Triton name. Made at first use; holds what all its models share. Any thread."""
+
+    name = ""
+
+    def inspect(self, path, proto):
+        """Inputs and outputs of the model file or folder at `path`, for auto-complete: a config ModelIO.
+
+        `proto`: the config so far. Raises ServerError when the file is no model of this backend. Load thread.
+        """
+        raise Unsupported(f"backend '{self.name}' can not complete a model configuration from the model file")
+
+    def load(self, context):
+        """LoadedModel of one version. Blocking; load thread. Raises ServerError with the reason."""
+        raise Unsupported(f"backend '{self.name}' can not load models")
+
+
+class LoadContext:
+    """What a backend gets to load one model version. Read-only."""
+
+    def __init__(self, config, int64_t version, path, signature, SlabPool pool, backend_config):
+        self.config = config                  # config.ModelConfig, complete and valid
+        self.version = version
+        self.path = path                      # the model file or folder in the version's directory
+        self.signature = signature            # infer.ModelSignature
+        self.pool = pool                      # host slabs for gathered inputs and for outputs
+        self.backend_config = backend_config  # --backend-config settings of this backend: str -> str
+
+
+class LoadedModel:
+    """One loaded version: what its instances share (weights, sessions)."""
+
+    def create_instance(self, name, group, device_id):
+        """A ModelInstance. `group`: config InstanceGroup. Called on the instance's thread; may block."""
+        raise Unsupported("this backend makes no instances")
+
+    def close(self):
+        """Frees the shared parts. Load thread, after every instance is closed."""
+
+
+cdef class ModelInstance:
+    """One execution context, run by one thread. See base.pxd for `execute`."""
+
+    def __init__(self, str name):
+        self.name = name
+
+    cdef void execute(self, ta_batch *batch) noexcept nogil:
+        ta_batch_fail(batch, CODE_INTERNAL, "the instance has no execute")
+
+    def close(self):
+        """Frees the engine's context. Called once, on the instance's thread, when no batch is out."""
+
+
+cdef class PythonInstance(ModelInstance):
+    """For engines driven from Python: `run` is called with the GIL, on the instance thread."""
+
+    def __init__(self, str name, SlabPool pool):
+        ModelInstance.__init__(self, name)
+        self.pool = pool
+
+    def run(self, list inputs):
+        """Outputs (Tensor, ndarray, or None where not produced) in signature order, for whole-batch input
+        Tensors in signature order (None where absent; their bytes are valid until `run` returns)."""
+        raise Unsupported("this backend has no run")
+
+    cdef void execute(self, ta_batch *batch) noexcept nogil:
+        cdef int i
+        for i in range(batch.n_inputs):
+            if ta_gather(&batch.inputs[i], self.pool.pool) < 0:
+                ta_batch_fail(batch, CODE_INTERNAL, "no memory to gather the inputs of a batch")
+                return
+        with gil:
+            self._execute_python(batch)
+
+    cdef int _execute_python(self, ta_batch *c) noexcept:
+        cdef Batch batch = <Batch>c.owner
+        cdef Tensor tensor
+        cdef int index
+        c.compute_input_end_ns = ta_now_ns()
+        try:
+            outputs = self.run(batch.input_tensors())
+            c.compute_output_start_ns = ta_now_ns()
+            for index, output in enumerate(outputs):
+                if output is None or not c.outputs[index].wanted:
+                    continue
+                spec = batch.signature.outputs[index]
+                tensor = output if isinstance(output, Tensor) else from_numpy(spec.name, output, spec.datatype)
+                batch.set_output(index, tensor)
+        except ServerError as error:
+            text = error.message.encode()
+            ta_batch_fail(c, error.code, "%.1000s", <const char *>text)
+        except BaseException as error:
+            text = f"{type(error).__name__}: {error}".encode()
+            ta_batch_fail(c, CODE_INTERNAL, "%.1000s", <const char *>text)
+        c.compute_end_ns = ta_now_ns()
+        return 0

@@ -1,0 +1,1 @@
+"""Settings of the server and configs of models: parsed, completed, validated, frozen. Files are only read."""

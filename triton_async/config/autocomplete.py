@@ -1,0 +1,185 @@
+"""Completes a config from the model, as Triton does: backend from its files, tensors from the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from triton_async.config.versions import list_versions
+from triton_async.errors import InvalidArg
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A tensor of the model: `datatype` a number of `datatypes`, `dims` all of them, -1 where dynamic."""
+
+    name: str
+    datatype: int
+    dims: tuple[int, ...]
+    # The model runs without this input, e.g. because it has a default for it.
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIO:
+    """Inputs and outputs of a model in its own order, as its backend found them."""
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    backend: str
+    platform: str
+    filename: str
+    # Triton takes a directory of this name for a model too.
+    directory: bool = False
+    aliases: tuple[str, ...] = ()
+
+
+# In the order in which Triton looks for them.
+_KINDS = (
+    _Kind("tensorrt", "tensorrt_plan", "model.plan"),
+    _Kind("onnxruntime", "onnxruntime_onnx", "model.onnx", directory=True),
+    _Kind("openvino", "", "model.xml", directory=True),
+    _Kind("pytorch", "pytorch_libtorch", "model.pt", aliases=("libtorch",)),
+    _Kind("pytorch", "torch_aoti", "model.pt2"),
+    _Kind("python", "", "model.py", directory=True),
+)
+
+
+def deduce(proto: Any, model_dir: Path, name: str) -> None:
+    """Fills name, backend, platform and default_model_filename of `proto` from what it says and from the
+    files of the first version directory. Happens even when auto-complete is disabled, as in Triton.
+    """
+    if not proto.name:
+        proto.name = name
+    if proto.platform == "ensemble" or proto.HasField("ensemble_scheduling"):
+        return
+    kind = _by_config(proto)
+    if kind is None and not (proto.backend or proto.platform or proto.default_model_filename):
+        kind = _by_files(model_dir)
+    if kind is not None:
+        proto.backend = proto.backend or kind.backend
+        proto.platform = proto.platform or kind.platform
+        proto.default_model_filename = proto.default_model_filename or kind.filename
+        return
+    if not (proto.backend or proto.platform or proto.default_model_filename):
+        _by_name(proto, name)
+
+
+def _by_config(proto: Any) -> _Kind | None:
+    for kind in _KINDS:
+        platforms = (kind.platform, *kind.aliases)
+        if proto.backend:
+            if proto.backend == kind.backend and (not proto.platform or proto.platform in platforms):
+                return kind
+        elif proto.platform:
+            if proto.platform in platforms:
+                return kind
+        elif proto.default_model_filename == kind.filename:
+            return kind
+    return None
+
+
+def _by_files(model_dir: Path) -> _Kind | None:
+    versions = list_versions(model_dir)
+    if not versions:
+        return None
+    directory = model_dir / str(versions[0])
+    for kind in _KINDS:
+        path = directory / kind.filename
+        if path.is_file() or (kind.directory and path.is_dir()):
+            return kind
+    return None
+
+
+def _by_name(proto: Any, name: str) -> None:
+    # A directory `x.<backend>` names the backend of a model that says nothing else.
+    _, dot, backend = name.partition(".")
+    if not dot or not backend:
+        raise InvalidArg(
+            f"Invalid model name: Could not determine backend for model '{name}' with no backend in model "
+            "configuration. Expected model name of the form 'model.<backend_name>'."
+        )
+    proto.backend = backend
+    proto.default_model_filename = f"model.{backend}"
+
+
+def complete(proto: Any, model_io: ModelIO, default_max_batch_size: int = 4) -> list[str]:
+    """Fills what `proto` leaves out of max_batch_size, dynamic batching, inputs and outputs, and keeps what
+    it says. Returns lines for the log. InvalidArg when max_batch_size asks for batches and the model has none.
+    """
+    warnings: list[str] = []
+    given = [*proto.input, *proto.output]
+    # Triton leaves a config alone that lists inputs and outputs; we still fill gaps within them.
+    listed = bool(proto.input or proto.batch_input) and bool(proto.output)
+    if not (listed and all(io.dims for io in given)):
+        warnings = _complete_batching(proto, model_io, default_max_batch_size)
+    _complete_tensors(proto.input, model_io.inputs, proto.max_batch_size, not proto.batch_input)
+    _complete_tensors(proto.output, model_io.outputs, proto.max_batch_size, not proto.batch_output)
+    return warnings
+
+
+def _complete_batching(proto: Any, model_io: ModelIO, default_max_batch_size: int) -> list[str]:
+    warnings: list[str] = []
+    tensors = (*model_io.inputs, *model_io.outputs)
+    if not all(tensor.dims and tensor.dims[0] == -1 for tensor in tensors):
+        if proto.max_batch_size > 0:
+            raise InvalidArg(
+                f"autofill failed for model '{proto.name}': model does not support batching while non-zero "
+                "max_batch_size is specified"
+            )
+        return warnings
+    if proto.max_batch_size == 0 and default_max_batch_size > 0 and not _says_unbatched(proto, model_io):
+        proto.max_batch_size = default_max_batch_size
+        warnings.append(
+            f"autofilled max_batch_size to {default_max_batch_size} for model '{proto.name}' since batching "
+            "is supported but no max_batch_size is specified in model configuration. Must specify "
+            "max_batch_size to utilize autofill with a larger max batch size"
+        )
+    if proto.max_batch_size > 1 and proto.WhichOneof("scheduling_choice") is None:
+        proto.dynamic_batching.SetInParent()
+    return warnings
+
+
+def _says_unbatched(proto: Any, model_io: ModelIO) -> bool:
+    """Whether a tensor of the config is described with all dimensions of the model, the first included."""
+    known = {tensor.name: tensor for tensor in (*model_io.inputs, *model_io.outputs)}
+    for io in (*proto.input, *proto.output):
+        tensor = known.get(io.name)
+        dims = io.reshape.shape if io.HasField("reshape") else io.dims
+        if tensor is not None and io.dims and len(dims) == len(tensor.dims):
+            return True
+    return False
+
+
+def _complete_tensors(ios: Any, tensors: Iterable[TensorInfo], max_batch_size: int, may_add: bool) -> None:
+    """Adds all `tensors` when `ios` is empty, else fills data_type and dims of those that lack them."""
+    known = {tensor.name: tensor for tensor in tensors}
+    if not ios and may_add:
+        for name, tensor in known.items():
+            io = ios.add(name=name)
+            if tensor.optional:
+                io.optional = True
+    for io in ios:
+        described = known.get(io.name)
+        if described is None:
+            continue
+        if not io.data_type:
+            io.data_type = described.datatype
+        if not io.dims and not io.HasField("reshape"):
+            _fill_dims(io, described, max_batch_size)
+
+
+def _fill_dims(io: Any, tensor: TensorInfo, max_batch_size: int) -> None:
+    # A fixed size of zero cannot be said in a config; as a variable size it can be sent.
+    dims = [dim if dim > 0 else -1 for dim in tensor.dims]
+    if max_batch_size > 0:
+        dims = dims[1:]
+    io.dims.extend(dims or [1])
+    if not dims and max_batch_size > 0:
+        io.reshape.SetInParent()

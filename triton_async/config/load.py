@@ -1,0 +1,130 @@
+"""From the directory of a model to its frozen config: read, deduce, complete, validate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from triton_async.config import pbtxt
+from triton_async.config.autocomplete import ModelIO, complete, deduce
+from triton_async.config.consistency import check_against_model
+from triton_async.config.labels import read_labels
+from triton_async.config.model_config import ModelConfig, freeze, version_policy
+from triton_async.config.normalise import normalise, normalise_instances
+from triton_async.config.paths import safe_join
+from triton_async.config.settings import DEFAULT_MAX_BATCH_SIZE
+from triton_async.config.unsupported import refuse_unsupported
+from triton_async.config.validate import validate_config, validate_instances, validate_name
+from triton_async.config.validate_io import validate_io
+from triton_async.config.versions import list_versions
+from triton_async.errors import InvalidArg, ServerError
+from triton_async.protos import ModelConfig as ModelConfigProto
+
+# Backend name, path of the model (file or directory), config so far -> what the model has; None when the backend
+# cannot tell, so that the config stays as written.
+Inspect = Callable[[str, Path, Any], ModelIO | None]
+
+
+def load(
+    model_dir: Path,
+    name: str,
+    *,
+    inspect: Inspect,
+    version: int | None = None,
+    auto_complete: bool = True,
+    config_name: str = "",
+    default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE,
+    gpus: Sequence[int] = (),
+) -> ModelConfig:
+    """The complete, valid, frozen config of the model in `model_dir`, whose directory name is `name`.
+
+    `version`: whose files to inspect; the highest that the version policy selects by default. `auto_complete` False
+    is --disable-auto-complete-config, `config_name` is --model-config-name. `gpus`: those its backend may use.
+    Blocks on file I/O and on `inspect`: call it on a loading thread. Raises InvalidArg or Unsupported, whose
+    message names the config file, and whatever ServerError `inspect` raises.
+    """
+    proto, filename = _read(model_dir, name, auto_complete, config_name)
+    try:
+        _prepare(proto, model_dir, name, gpus)
+        path = model_path(proto, model_dir, version)
+    except ServerError as error:
+        raise _in_file(error, filename) from None
+    model_io = inspect(proto.backend, path, proto)
+    try:
+        warnings: list[str] = []
+        if auto_complete and model_io is not None:
+            warnings = complete(proto, model_io, default_max_batch_size)
+            normalise(proto)
+            validate_config(proto)
+        validate_io(proto, model_dir)
+        if model_io is not None:
+            check_against_model(proto, model_io)
+        for output in proto.output:
+            if output.label_filename:
+                read_labels(model_dir, output.label_filename)
+    except ServerError as error:
+        raise _in_file(error, filename) from None
+    return freeze(proto, warnings)
+
+
+def select_versions(
+    model_dir: Path, name: str, *, auto_complete: bool = True, config_name: str = ""
+) -> tuple[int, ...]:
+    """Versions that the model's policy serves of those in its directory, ascending. InvalidArg when the config
+    cannot be read.
+    """
+    proto, _ = _read(model_dir, name, auto_complete, config_name)
+    return version_policy(proto).select(list_versions(model_dir))
+
+
+def model_path(proto: Any, model_dir: Path, version: int | None = None) -> Path:
+    """Path of the model of a version; it need not exist (a backend may not need one). InvalidArg when the policy
+    serves no version, or default_model_filename leaves the version's directory.
+    """
+    if version is None:
+        served = version_policy(proto).select(list_versions(model_dir))
+        if not served:
+            raise InvalidArg(
+                f"at least one version must be available under the version policy of model '{proto.name}'"
+            )
+        version = served[-1]
+    what = f"default_model_filename of model '{proto.name}'"
+    directory = model_dir / str(version)
+    if not proto.default_model_filename:
+        return directory
+    return safe_join(directory, proto.default_model_filename, what, links=True)
+
+
+def _read(model_dir: Path, name: str, auto_complete: bool, config_name: str) -> tuple[Any, str | None]:
+    filename = pbtxt.find(model_dir, config_name)
+    if filename is None:
+        if not auto_complete:
+            raise InvalidArg(
+                f"failed to open {pbtxt.FILENAME} of model '{name}': it must be there and complete when "
+                "auto-complete is disabled"
+            )
+        proto = ModelConfigProto()
+    else:
+        proto = pbtxt.read(model_dir, filename)
+    try:
+        validate_name(proto, name)
+    except ServerError as error:
+        raise _in_file(error, filename) from None
+    proto.name = name
+    return proto, filename
+
+
+def _prepare(proto: Any, model_dir: Path, name: str, gpus: Sequence[int]) -> None:
+    """All that needs no look into the model."""
+    refuse_unsupported(proto)
+    deduce(proto, model_dir, name)
+    normalise(proto)
+    validate_config(proto)
+    normalise_instances(proto, gpus)
+    validate_instances(proto, gpus)
+
+
+def _in_file(error: ServerError, filename: str | None) -> ServerError:
+    # Triton's text first, so that what looks for it still finds it.
+    return error if filename is None else type(error)(f"{error.message} (in {filename})")

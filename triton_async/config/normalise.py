@@ -1,0 +1,45 @@
+"""What every config gets, completed from its model or not: defaults of policies and instance groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from triton_async.config.model_config import InstanceKind
+
+# Triton: these run faster on CPU with two instances, the others do not gain.
+_TWO_ON_CPU = frozenset(("onnxruntime", "tensorflow"))
+
+
+def normalise(proto: Any) -> None:
+    """Fills `proto`: version policy latest 1, preferred batch size, pinned memory. Safe to call again."""
+    if proto.version_policy.WhichOneof("policy_choice") is None:
+        proto.version_policy.latest.num_versions = 1
+    batching = proto.HasField("dynamic_batching") and proto.max_batch_size > 0
+    if batching and not proto.dynamic_batching.preferred_batch_size:
+        proto.dynamic_batching.preferred_batch_size.append(proto.max_batch_size)
+    if not proto.HasField("ensemble_scheduling"):
+        optimization = proto.optimization
+        if not optimization.HasField("input_pinned_memory"):
+            optimization.input_pinned_memory.enable = True
+        if not optimization.HasField("output_pinned_memory"):
+            optimization.output_pinned_memory.enable = True
+
+
+def normalise_instances(proto: Any, gpus: Sequence[int] = ()) -> None:
+    """Fills the instance groups: one at least, name, kind (not AUTO), count, GPUs. `gpus`: those usable."""
+    if proto.HasField("ensemble_scheduling"):
+        return
+    if not proto.instance_group:
+        proto.instance_group.add(name=proto.name)
+    for index, group in enumerate(proto.instance_group):
+        if not group.name:
+            group.name = f"{proto.name}_{index}"
+        if group.kind == InstanceKind.AUTO:
+            usable = bool(gpus) and all(gpu in gpus for gpu in group.gpus)
+            group.kind = InstanceKind.GPU if usable else InstanceKind.CPU
+        if group.count < 1:
+            on_cpu = group.kind == InstanceKind.CPU
+            group.count = 2 if on_cpu and proto.backend in _TWO_ON_CPU else 1
+        if group.kind == InstanceKind.GPU and not group.gpus:
+            group.gpus.extend(gpus)

@@ -1,0 +1,373 @@
+"""The table of command-line options: every `tritonserver` option, its default, and what it does here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from triton_async import defines
+
+Scalar = str | int | float | bool
+UNSET: Scalar = ""
+
+
+class Kind(Enum):
+    """How the text of a value is read."""
+
+    FLAG = ""
+    BOOL = "boolean"
+    INT = "integer"
+    FLOAT = "float"
+    STRING = "string"
+    # Integer, or true (1) and false (0), as --log-verbose.
+    LEVEL = "integer or boolean"
+
+
+class Status(Enum):
+    """What giving the option does."""
+
+    ACTIVE = 0
+    # Accepted with a warning: it tunes machinery that this server does not have.
+    NO_EFFECT = 1
+    # Its capability is not part of this release: only the default is accepted.
+    NOT_BUILT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One row. `repeat`: may be given several times. `note`: why it has no effect, or what is missing."""
+
+    name: str
+    kind: Kind
+    default: Scalar
+    help: str
+    status: Status = Status.ACTIVE
+    repeat: bool = False
+    choices: tuple[str, ...] = ()
+    low: int = -(2**31)
+    high: int = 2**31 - 1
+    form: str = ""
+    note: str = ""
+
+    @property
+    def field(self) -> str:
+        """Name of the value in `Settings`."""
+        return self.name.replace("-", "_")
+
+    @property
+    def synopsis(self) -> str:
+        """The form of the value as usage prints it, e.g. `<integer>`."""
+        return self.form or (f"<{self.kind.value}>" if self.kind.value else "")
+
+
+def _text(name: str, default: str, text: str, **more: object) -> Option:
+    return Option(name, Kind.STRING, default, text, **more)  # type: ignore[arg-type]
+
+
+def _int(name: str, default: int, text: str, **more: object) -> Option:
+    return Option(name, Kind.INT, default, text, **more)  # type: ignore[arg-type]
+
+
+def _bool(name: str, default: bool, text: str, **more: object) -> Option:
+    return Option(name, Kind.BOOL, default, text, **more)  # type: ignore[arg-type]
+
+
+def _port(name: str, default: int, text: str) -> Option:
+    return _int(name, default, text, low=0, high=65535)
+
+
+def _tuning(name: str, default: int, note: str) -> Option:
+    return _int(name, default, "Accepted for compatibility.", status=Status.NO_EFFECT, note=note)
+
+
+def _later(name: str, default: Scalar, capability: str, *, repeat: bool = False, form: str = "") -> Option:
+    kinds = {bool: Kind.BOOL, int: Kind.INT, float: Kind.FLOAT, str: Kind.STRING}
+    text = f"Not supported yet: {capability}."
+    return Option(
+        name, kinds[type(default)], default, text, Status.NOT_BUILT, repeat, form=form, note=capability
+    )
+
+
+_ONE_LOOP = "one event loop serves all connections"
+_NO_PROXY_POOL = "requests are not pooled here"
+_TLS = "TLS for gRPC"
+_TRACE = "tracing"
+_CACHE = "the response cache"
+_SAGEMAKER = "the SageMaker endpoint"
+_VERTEX = "the Vertex AI endpoint"
+
+SERVER = (
+    Option("help", Kind.FLAG, False, "Print usage."),
+    _text("id", "triton", "Name of this server in its metadata."),
+    _int("exit-timeout-secs", 30, "Seconds to let inferences in flight finish on exit."),
+)
+
+LOGGING = (
+    Option("log-verbose", Kind.LEVEL, 0, "Verbosity; 0 is off.", low=0),
+    _bool("log-info", True, "Log informational messages."),
+    _bool("log-warning", True, "Log warnings."),
+    _bool("log-error", True, "Log errors."),
+    _text("log-format", "default", "Form of time and severity in log lines.", choices=("default", "ISO8601")),
+    _text("log-file", "", "Write the log to this file instead of standard error."),
+)
+
+REPOSITORY = (
+    _text("model-repository", "", "Directory of models. May be repeated.", repeat=True),
+    _text("model-store", "", "Same as --model-repository.", repeat=True),
+    _bool("exit-on-error", True, "Exit when something fails during start, such as a model."),
+    Option(
+        "disable-auto-complete-config",
+        Kind.FLAG,
+        False,
+        "Do not complete model configs from the models: every config.pbtxt must say all that is required.",
+    ),
+    _bool(
+        "strict-readiness", True, "Ready only when every model is available; else when the server answers."
+    ),
+    _text(
+        "model-control-mode",
+        "none",
+        "none: load all models at start. explicit: load and unload by --load-model and by request.",
+        choices=("none", "poll", "explicit"),
+    ),
+    _int(
+        "repository-poll-secs",
+        15,
+        "Seconds between two looks at the repository in poll mode.",
+        status=Status.NO_EFFECT,
+        note="poll mode is not supported yet",
+    ),
+    _text(
+        "load-model", "", "Model to load at start in explicit mode, * for all. May be repeated.", repeat=True
+    ),
+    _text(
+        "model-config-name", "", "Use configs/<name>.pbtxt of a model, when it is there, for config.pbtxt."
+    ),
+    _int("model-load-thread-count", defines.MODEL_LOAD_THREADS, "Models loaded at the same time."),
+    _int("model-load-retry-count", 0, "How often a load that failed is tried again."),
+    _later("model-namespacing", False, "equal model names in several repositories"),
+    _bool(
+        "enable-peer-access",
+        True,
+        "Accepted for compatibility.",
+        status=Status.NO_EFFECT,
+        note="no copies between GPUs are made",
+    ),
+)
+
+HTTP = (
+    _bool("allow-http", True, "Listen for HTTP."),
+    _text("http-address", "0.0.0.0", "Address of the HTTP server."),
+    _port("http-port", 8000, "Port of the HTTP server."),
+    _bool("reuse-http-port", False, "Let several servers share the HTTP port."),
+    _later("http-header-forward-pattern", "", "forwarding of HTTP headers"),
+    _tuning("http-thread-count", 8, _ONE_LOOP),
+    _int(
+        "http-max-input-size",
+        defines.HTTP_MAX_INPUT_NBYTES,
+        "Largest HTTP request body in bytes.",
+        high=2**63 - 1,
+    ),
+    _later(
+        "http-restricted-api", "", "restricted HTTP APIs", repeat=True, form="<<string>:<string>=<string>>"
+    ),
+)
+
+GRPC = (
+    _bool("allow-grpc", True, "Listen for gRPC."),
+    _text("grpc-address", "0.0.0.0", "Address of the gRPC server."),
+    _port("grpc-port", 8001, "Port of the gRPC server."),
+    _bool("reuse-grpc-port", False, "Let several servers share the gRPC port."),
+    _later("grpc-header-forward-pattern", "", "forwarding of gRPC headers"),
+    _tuning("grpc-infer-thread-count", 2, _ONE_LOOP),
+    _tuning("grpc-infer-allocation-pool-size", 8, _NO_PROXY_POOL),
+    _later("grpc-max-response-pool-size", 2**31 - 1, "a bound on waiting responses of decoupled models"),
+    _later("grpc-use-ssl", False, _TLS),
+    _later("grpc-use-ssl-mutual", False, _TLS),
+    _later("grpc-server-cert", "", _TLS),
+    _later("grpc-server-key", "", _TLS),
+    _later("grpc-root-cert", "", _TLS),
+    _text(
+        "grpc-infer-response-compression-level",
+        "none",
+        "Compression of gRPC responses.",
+        choices=("none", "low", "medium", "high"),
+    ),
+    _int("grpc-keepalive-time", 7_200_000, "Milliseconds without traffic after which a ping is sent."),
+    _int("grpc-keepalive-timeout", 20_000, "Milliseconds to wait for the answer to a ping."),
+    _bool("grpc-keepalive-permit-without-calls", False, "Send keepalive pings when there is no call."),
+    _int(
+        "grpc-http2-max-pings-without-data", 2, "Pings sent when there is nothing else to send; 0 any number."
+    ),
+    _int(
+        "grpc-http2-min-recv-ping-interval-without-data",
+        300_000,
+        "Milliseconds that clients must leave between pings when they send nothing else.",
+    ),
+    _int(
+        "grpc-http2-max-ping-strikes",
+        2,
+        "Pings that come too early before the connection ends; 0 any number.",
+    ),
+    _int(
+        "grpc-max-connection-age", 0, "Milliseconds after which a connection is asked to end; 0 never.", low=0
+    ),
+    _int("grpc-max-connection-age-grace", 0, "Milliseconds for its calls to finish then; 0 any time.", low=0),
+    _later(
+        "grpc-restricted-protocol",
+        "",
+        "restricted gRPC protocols",
+        repeat=True,
+        form="<<string>:<string>=<string>>",
+    ),
+)
+
+CLOUD = (
+    _later("allow-sagemaker", False, _SAGEMAKER),
+    _later("sagemaker-port", 8080, _SAGEMAKER),
+    _later("sagemaker-safe-port-range", "", _SAGEMAKER, form="<<integer>-<integer>>"),
+    _later("sagemaker-thread-count", 8, _SAGEMAKER),
+    _later("allow-vertex-ai", False, _VERTEX),
+    _later("vertex-ai-port", 8080, _VERTEX),
+    _later("vertex-ai-thread-count", 8, _VERTEX),
+    _later("vertex-ai-default-model", "", _VERTEX),
+)
+
+METRICS = (
+    _bool("allow-metrics", True, "Serve metrics."),
+    _bool("allow-gpu-metrics", True, "Serve metrics of GPUs."),
+    _bool("allow-cpu-metrics", True, "Serve metrics of CPU and memory."),
+    _text("metrics-address", "", "Address of the metrics server; the HTTP address by default."),
+    _port("metrics-port", 8002, "Port of the metrics server."),
+    Option(
+        "metrics-interval-ms",
+        Kind.FLOAT,
+        2000.0,
+        "Milliseconds between two polls of CPU and GPU metrics.",
+        low=0,
+    ),
+    _text(
+        "metrics-config",
+        "",
+        "counter_latencies=<boolean>: the counters of requests and of their times. May be repeated.",
+        repeat=True,
+        form="<<string>=<string>>",
+    ),
+)
+
+TRACE = (
+    _later("trace-config", "", _TRACE, repeat=True, form="<<string>,<string>=<string>>"),
+    _later("trace-file", "", _TRACE),
+    _later("trace-level", "", _TRACE, repeat=True),
+    _later("trace-rate", 1000, _TRACE),
+    _later("trace-count", -1, _TRACE),
+    _later("trace-log-frequency", 0, _TRACE),
+)
+
+BACKEND = (
+    _text("backend-directory", "/opt/tritonserver/backends", "Directory of backends outside the package."),
+    _text(
+        "backend-config",
+        "",
+        "A setting of one backend, or of all (default-max-batch-size). May be repeated.",
+        repeat=True,
+        form="<[<string>,]<string>=<string>>",
+    ),
+    _text(
+        "repoagent-directory",
+        "/opt/tritonserver/repoagents",
+        "Accepted for compatibility.",
+        status=Status.NO_EFFECT,
+        note="repository agents are not supported yet",
+    ),
+    _later("cache-config", "", _CACHE, repeat=True, form="<<string>,<string>=<string>>"),
+    _text(
+        "cache-directory",
+        "/opt/tritonserver/caches",
+        "Accepted for compatibility.",
+        status=Status.NO_EFFECT,
+        note="the response cache is not supported yet",
+    ),
+    _later("response-cache-byte-size", 0, _CACHE),
+    _text("rate-limit", "off", "Only off.", choices=("off", "execution_count")),
+    _later("rate-limit-resource", "", "the rate limiter", repeat=True, form="<<string>:<integer>:<integer>>"),
+)
+
+MEMORY = (
+    _int("pinned-memory-pool-byte-size", 1 << 28, "Bytes of pinned host memory.", low=0, high=2**63 - 1),
+    _text(
+        "cuda-memory-pool-byte-size",
+        "",
+        "Bytes of memory on a GPU. May be repeated.",
+        repeat=True,
+        form="<<integer>:<integer>>",
+    ),
+    _text(
+        "cuda-virtual-address-size",
+        "",
+        "Accepted for compatibility.",
+        status=Status.NO_EFFECT,
+        repeat=True,
+        form="<<integer>:<integer>>",
+        note="growable memory is not supported yet",
+    ),
+    Option(
+        "min-supported-compute-capability",
+        Kind.FLOAT,
+        0.0,
+        "Lowest compute capability of GPUs to use.",
+        low=0,
+    ),
+    _tuning("buffer-manager-thread-count", 0, "instance threads copy by themselves"),
+    _later("host-policy", "", "host policies", repeat=True, form="<<string>,<string>=<string>>"),
+    _later(
+        "model-load-gpu-limit",
+        "",
+        "GPU limits of model loading",
+        repeat=True,
+        form="<<device_id>:<fraction>>",
+    ),
+    _later("allow-client-shm", False, "shared memory regions of clients"),
+)
+
+DEPRECATED = (_bool("strict-model-config", False, "DEPRECATED: true is --disable-auto-complete-config."),)
+
+GROUPS: tuple[tuple[str, tuple[Option, ...]], ...] = (
+    ("Server", SERVER),
+    ("Logging", LOGGING),
+    ("Model Repository", REPOSITORY),
+    ("HTTP", HTTP),
+    ("GRPC", GRPC),
+    ("Sagemaker and Vertex", CLOUD),
+    ("Metrics", METRICS),
+    ("Tracing", TRACE),
+    ("Backend, Cache and Rate Limiter", BACKEND),
+    ("Memory/Device Management", MEMORY),
+    ("DEPRECATED", DEPRECATED),
+)
+
+OPTIONS: dict[str, Option] = {option.name: option for _, rows in GROUPS for option in rows}
+
+
+def usage() -> str:
+    """The text of --help, from the table."""
+    lines = ["Usage: triton-async [options]"]
+    for title, rows in GROUPS:
+        lines += ["", f"{title}:"]
+        for option in rows:
+            lines.append(f"  --{option.name} {option.synopsis}".rstrip())
+            shown = (
+                ""
+                if option.default == UNSET or option.kind is Kind.FLAG
+                else f" Default is {_shown(option)}."
+            )
+            lines.append(f"\t{option.help}{shown}")
+            if option.choices:
+                lines.append(f"\tOne of {', '.join(option.choices)}.")
+            if option.status is Status.NO_EFFECT:
+                lines.append(f"\tHas no effect: {option.note}.")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(option: Option) -> str:
+    return str(option.default).lower() if isinstance(option.default, bool) else str(option.default)

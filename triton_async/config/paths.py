@@ -1,0 +1,58 @@
+"""The one place that decides whether a name or relative path from outside may touch the file system."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from triton_async.errors import InvalidArg
+
+
+def safe_name(name: str, what: str) -> str:
+    """`name` when it is one plain path component. InvalidArg (naming `what`) when it could lead elsewhere."""
+    if not name:
+        raise InvalidArg(f"{what} cannot be empty")
+    if name in (".", "..") or any(c in "/\\\0" for c in name):
+        raise InvalidArg(f"{what} '{_shown(name)}' must not contain path traversal characters")
+    return name
+
+
+def safe_join(root: Path, relative: str, what: str, *, links: bool = False) -> Path:
+    """Path of `relative` under `root`; it need not exist. InvalidArg when it is absolute, has `..` or NUL, or
+    when symbolic links lead out of `root`. `links`: the operator's own links may (weights kept elsewhere).
+    """
+    parts = relative.split("/")
+    if not relative or "\0" in relative or relative.startswith("/") or "\\" in relative or ".." in parts:
+        raise InvalidArg(
+            f"{what} '{_shown(relative)}' must be a relative path that stays within its directory"
+        )
+    path = root.joinpath(relative)
+    if links:
+        return path
+    try:
+        inside = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):
+        inside = False
+    if not inside:
+        raise InvalidArg(f"{what} '{_shown(relative)}' must stay within its directory, also through links")
+    return path
+
+
+def read_bounded(path: Path, what: str, limit: int) -> bytes:
+    """Content of a regular file of at most `limit` bytes. Else InvalidArg, naming `what` and no path."""
+    try:
+        # A FIFO or device would block or never end: open without waiting and look first.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise InvalidArg(f"failed to open {what}: {getattr(error, 'strerror', None) or 'bad name'}") from None
+    with os.fdopen(descriptor, "rb") as file:
+        if not path.is_file():
+            raise InvalidArg(f"failed to read {what}: it is not a regular file")
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise InvalidArg(f"failed to read {what}: it is larger than {limit} bytes")
+    return content
+
+
+def _shown(text: str) -> str:
+    return text.replace("\0", "\\0")[:200]

@@ -1,0 +1,61 @@
+"""What a config may ask for and this release cannot do yet: refused at load, never ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from triton_async.errors import Unsupported
+
+# Field -> (what is missing, whether the config asks for it).
+_FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("sequence_batching", "the sequence batcher", lambda c: c.HasField("sequence_batching")),
+    ("ensemble_scheduling", "ensembles", lambda c: c.HasField("ensemble_scheduling")),
+    ("platform", "ensembles", lambda c: c.platform == "ensemble"),
+    ("response_cache.enable", "the response cache", lambda c: c.response_cache.enable),
+    ("model_warmup", "warm-up", lambda c: bool(c.model_warmup)),
+    ("model_repository_agents", "repository agents", lambda c: bool(c.model_repository_agents.agents)),
+    ("model_operations", "custom operator libraries", lambda c: bool(c.model_operations.op_library_filename)),
+    (
+        "model_transaction_policy.decoupled",
+        "decoupled models",
+        lambda c: c.model_transaction_policy.decoupled,
+    ),
+    ("batch_input", "ragged batching", lambda c: bool(c.batch_input)),
+    ("batch_output", "ragged batching", lambda c: bool(c.batch_output)),
+    ("optimization.cuda", "CUDA graphs", lambda c: c.optimization.cuda.ByteSize() > 0),
+    (
+        "optimization.execution_accelerators.cpu_execution_accelerator",
+        "execution accelerators",
+        lambda c: bool(c.optimization.execution_accelerators.cpu_execution_accelerator),
+    ),
+    (
+        "optimization.execution_accelerators.gpu_execution_accelerator",
+        "execution accelerators",
+        lambda c: bool(c.optimization.execution_accelerators.gpu_execution_accelerator),
+    ),
+)
+
+
+def refuse_unsupported(proto: Any) -> None:
+    """Unsupported, naming model and field, when the config asks for a capability that is not built."""
+    for field, missing in _asked(proto):
+        verb = "are" if missing.endswith("s") else "is"
+        raise Unsupported(
+            f"'{field}' of model '{proto.name}' is not supported yet: {missing} {verb} not part of this release"
+        )
+
+
+def _asked(proto: Any) -> Iterator[tuple[str, str]]:
+    for field, missing, asks in _FIELDS:
+        if asks(proto):
+            yield field, missing
+    for io in proto.input:
+        if io.allow_ragged_batch:
+            yield f"input '{io.name}' allow_ragged_batch", "ragged batching"
+    for group in proto.instance_group:
+        where = f"instance_group '{group.name}'" if group.name else "instance_group"
+        if group.rate_limiter.resources:
+            yield f"{where} rate_limiter.resources", "the rate limiter"
+        if group.secondary_devices:
+            yield f"{where} secondary_devices", "the choice of accelerator cores"

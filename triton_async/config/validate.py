@@ -1,0 +1,195 @@
+"""Rules of a config apart from its tensors, with Triton's messages; its own name model, field and reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from triton_async import defines
+from triton_async.config.model_config import InstanceKind, TimeoutAction
+from triton_async.config.paths import safe_name
+from triton_async.errors import InvalidArg
+
+# Backends that belong to platforms; any other backend goes with any platform.
+_PLATFORMS = {
+    "onnxruntime": ("onnxruntime_onnx",),
+    "tensorrt": ("tensorrt_plan",),
+    "pytorch": ("pytorch_libtorch", "libtorch", "torch_aoti"),
+}
+# What Prometheus takes for the name of a label, after the `_` that is put in front.
+_METRIC_TAG = re.compile(r"[a-zA-Z0-9_]+\Z", re.ASCII)
+
+
+def validate_name(proto: Any, directory: str) -> None:
+    """InvalidArg unless the config is of the model in this directory, whose name must be one plain name."""
+    safe_name(directory, "model name")
+    if proto.name and proto.name != directory:
+        raise InvalidArg(
+            f"unexpected directory name '{directory}' for model '{proto.name}', directory name must equal model name"
+        )
+
+
+def validate_config(proto: Any) -> None:
+    """InvalidArg for the first rule that a normalised config breaks, tensors and instance groups left aside."""
+    name = proto.name
+    _check_backend(proto)
+    if proto.max_batch_size < 0:
+        raise InvalidArg(f"'max_batch_size' must be non-negative value for {name}")
+    _check_version_policy(proto)
+    if proto.HasField("dynamic_batching"):
+        _check_batching(proto)
+    _check_model_metrics(proto)
+    for key in proto.metric_tags:
+        if not _METRIC_TAG.match(key):
+            raise InvalidArg(
+                f"'metric_tags' key '{key}' must consist of letters, digits and underscores for {name}"
+            )
+    level = proto.optimization.graph.level
+    if not -1 <= level <= 1:
+        raise InvalidArg(f"'optimization.graph.level' must be -1, 0 or 1, got {level} for {name}")
+
+
+def _check_backend(proto: Any) -> None:
+    name, platform, backend = proto.name, proto.platform, proto.backend
+    if not platform and not backend:
+        raise InvalidArg(f"must specify 'platform' or 'backend' for '{name}'")
+    if not backend:
+        raise InvalidArg(f"unexpected platform type '{platform}' for {name}")
+    safe_name(backend, f"backend of model '{name}'")
+    if backend in _PLATFORMS and platform not in _PLATFORMS[backend]:
+        raise InvalidArg(f"unexpected 'platform' and 'backend' pair, got:{platform}, {backend} for {name}")
+    if proto.runtime:
+        safe_name(proto.runtime, f"runtime of model '{name}'")
+
+
+def _check_version_policy(proto: Any) -> None:
+    if proto.version_policy.WhichOneof("policy_choice") != "specific":
+        return
+    versions = proto.version_policy.specific.versions
+    if not versions:
+        raise InvalidArg(f"'version_policy.specific' must specify one or more 'versions' for {proto.name}")
+    for version in versions:
+        if version < 1:
+            raise InvalidArg(
+                f"'version_policy.specific' has version {version}, must be >= 1 for {proto.name}"
+            )
+
+
+def _check_batching(proto: Any) -> None:
+    batching, name = proto.dynamic_batching, proto.name
+    for size in batching.preferred_batch_size:
+        if size <= 0:
+            raise InvalidArg(f"dynamic batching preferred size must be positive for {name}")
+        if size > proto.max_batch_size:
+            raise InvalidArg(f"dynamic batching preferred size must be <= max batch size for {name}")
+    _check_delay(batching.max_queue_delay_microseconds, "max_queue_delay_microseconds", name)
+    levels = batching.priority_levels
+    if levels:
+        if levels > defines.MAX_PRIORITY_LEVELS:
+            raise InvalidArg(
+                f"'dynamic_batching.priority_levels' must be <= {defines.MAX_PRIORITY_LEVELS} for {name}"
+            )
+        if not 1 <= batching.default_priority_level <= levels:
+            raise InvalidArg(f"default priority level must be in range [1, {levels}] for {name}")
+    for level in batching.priority_queue_policy:
+        if levels and not 1 <= level <= levels:
+            raise InvalidArg(
+                f"priority queue policy must have priority level in range [1, {levels}] for {name}"
+            )
+    policies = [batching.priority_queue_policy[level] for level in batching.priority_queue_policy]
+    for policy in (batching.default_queue_policy, *policies):
+        _check_policy(policy, batching.preserve_ordering, name)
+    if batching.preserve_ordering and levels > 1:
+        raise InvalidArg(f"Only one priority level is allowed when 'preserve_ordering' is true for {name}")
+
+
+def _check_policy(policy: Any, preserve_ordering: bool, name: str) -> None:
+    if policy.timeout_action not in tuple(TimeoutAction):
+        raise InvalidArg(f"queue policy has unknown 'timeout_action' {policy.timeout_action} for {name}")
+    _check_delay(policy.default_timeout_microseconds, "default_timeout_microseconds", name)
+    delays = policy.timeout_action == TimeoutAction.DELAY and policy.default_timeout_microseconds != 0
+    if preserve_ordering and delays:
+        raise InvalidArg(
+            f"Queue policy can not have DELAY as timeout action when 'preserve_ordering' is true for {name}"
+        )
+
+
+def _check_delay(value: int, field: str, name: str) -> None:
+    if value > defines.MAX_DELAY_US:
+        raise InvalidArg(f"dynamic batching '{field}' must be <= {defines.MAX_DELAY_US} for {name}")
+
+
+def _check_model_metrics(proto: Any) -> None:
+    for control in proto.model_metrics.metric_control:
+        if not control.HasField("metric_identifier"):
+            raise InvalidArg(f"metric control must specify 'metric_identifier' for {proto.name}")
+        if not control.metric_identifier.family:
+            raise InvalidArg(f"metric identifier must specify non-empty 'family' for {proto.name}")
+        if not control.HasField("histogram_options"):
+            raise InvalidArg(f"metric control must specify 'histogram_options' for {proto.name}")
+        buckets = list(control.histogram_options.buckets)
+        if not buckets:
+            raise InvalidArg(f"histogram options must specify non-empty 'buckets' for {proto.name}")
+        if any(not low < high for low, high in zip(buckets, buckets[1:], strict=False)):
+            raise InvalidArg(f"histogram options 'buckets' must be ascending for {proto.name}")
+
+
+def validate_instances(proto: Any, gpus: Sequence[int] = ()) -> None:
+    """InvalidArg for the first instance group that cannot be made here. `gpus`: those the backend may use."""
+    if proto.HasField("ensemble_scheduling"):
+        return
+    total = 0
+    names: set[str] = set()
+    for group in proto.instance_group:
+        where = f"instance group {group.name} of model {proto.name}"
+        if group.name in names:
+            raise InvalidArg(f"{where} has the name of another instance group")
+        names.add(group.name)
+        _check_placement(group, where, gpus)
+        total += group.count * (len(group.gpus) if group.kind == InstanceKind.GPU else 1)
+        if total > defines.MAX_INSTANCES_PER_MODEL:
+            raise InvalidArg(
+                f"{where} has count {group.count}: a model can have at most {defines.MAX_INSTANCES_PER_MODEL} instances"
+            )
+        _check_profiles(proto, group, where)
+
+
+def _check_placement(group: Any, where: str, gpus: Sequence[int]) -> None:
+    if group.kind not in (InstanceKind.GPU, InstanceKind.CPU, InstanceKind.MODEL):
+        raise InvalidArg(f"{where} has unknown kind {group.kind}")
+    if group.kind != InstanceKind.GPU:
+        if group.gpus:
+            raise InvalidArg(f"{where} has kind {_kind_name(group.kind)} but specifies one or more GPUs")
+        return
+    if not gpus:
+        raise InvalidArg(
+            f"{where} has kind KIND_GPU but no GPUs are available to its backend: use KIND_CPU, or KIND_AUTO to "
+            "run on CPU where there is no GPU"
+        )
+    if not group.gpus:
+        raise InvalidArg(f"{where} has kind KIND_GPU but specifies no GPUs")
+    for gpu in group.gpus:
+        if gpu not in gpus:
+            raise InvalidArg(
+                f"{where} specifies invalid or unsupported gpu id {gpu}. GPUs that may be used are: "
+                + ", ".join(map(str, gpus))
+            )
+
+
+def _check_profiles(proto: Any, group: Any, where: str) -> None:
+    if group.profile and proto.platform != "tensorrt_plan":
+        raise InvalidArg(
+            f"{where} and platform {proto.platform} specifies profile field which is only supported for "
+            "TensorRT models"
+        )
+    for profile in group.profile:
+        if not (profile.isascii() and profile.isdigit()):
+            raise InvalidArg(
+                f"{where} and platform {proto.platform} specifies invalid profile {profile}. The field "
+                "should contain the string representation of a non-negative integer."
+            )
+
+
+def _kind_name(kind: int) -> str:
+    return f"KIND_{InstanceKind(kind).name}"

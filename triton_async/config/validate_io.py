@@ -1,0 +1,109 @@
+"""Rules of the inputs and outputs of a config, with Triton's messages; its own follow the same form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from triton_async import datatypes, defines
+from triton_async.config.model_config import Format
+from triton_async.config.paths import safe_join
+from triton_async.errors import InvalidArg
+
+
+def validate_io(proto: Any, model_dir: Path | None) -> None:
+    """InvalidArg for the first input or output that no request could use. `model_dir`: where label files are."""
+    _check_list(proto, proto.input, "input")
+    _check_list(proto, proto.output, "output")
+    for io in proto.input:
+        _check_tensor(proto, io, "input")
+        if io.format in (Format.NHWC, Format.NCHW) and len(io.dims) != 3:
+            raise InvalidArg(f"model input NHWC/NCHW require 3 dims for {proto.name}: input '{io.name}'")
+        if io.format not in tuple(Format):
+            raise InvalidArg(f"model input '{io.name}' has unknown 'format' {io.format} for {proto.name}")
+    for io in proto.output:
+        _check_tensor(proto, io, "output")
+        if io.label_filename and model_dir is not None:
+            what = f"label_filename of output '{io.name}' of model '{proto.name}'"
+            safe_join(model_dir, io.label_filename, what)
+
+
+def _check_list(proto: Any, ios: Any, what: str) -> None:
+    if not ios:
+        raise InvalidArg(f"model configuration must specify one or more '{what}' for {proto.name}")
+    if len(ios) > defines.MAX_TENSORS_PER_REQUEST:
+        raise InvalidArg(
+            f"model configuration specifies {len(ios)} '{what}', at most {defines.MAX_TENSORS_PER_REQUEST} are "
+            f"supported for {proto.name}"
+        )
+    seen: set[str] = set()
+    for io in ios:
+        if io.name in seen:
+            raise InvalidArg(f"model {what} '{io.name}' is specified more than once for {proto.name}")
+        seen.add(io.name)
+
+
+def _check_tensor(proto: Any, io: Any, what: str) -> None:
+    if not io.name:
+        raise InvalidArg(f"model {what} must specify 'name' for {proto.name}")
+    problem = _problem(io, proto.max_batch_size)
+    if problem:
+        raise InvalidArg(f"model {what} '{io.name}' {problem} for {proto.name}")
+    if proto.platform != "tensorrt_plan":
+        if io.is_shape_tensor:
+            raise InvalidArg(
+                f"shape tensors are only supported for TensorRT platform for {proto.name}: {what} '{io.name}'"
+            )
+        if io.is_non_linear_format_io:
+            raise InvalidArg(
+                f"Non-linear IO format is only supported for the TensorRT platform for {proto.name}: "
+                f"{what} '{io.name}'"
+            )
+    elif io.is_non_linear_format_io and len(io.dims) != 3:
+        raise InvalidArg(f"Non-linear IO format {what} requires 3 dims for {proto.name}: '{io.name}'")
+
+
+def _problem(io: Any, max_batch_size: int) -> str | None:
+    """What is wrong with datatype, dims and reshape of a tensor, worded to follow its name; None when nothing."""
+    if not io.data_type:
+        return "must specify 'data_type'"
+    if not 0 < io.data_type < len(datatypes.NAMES):
+        return f"has unknown 'data_type' {io.data_type}"
+    if not io.dims:
+        return "must specify 'dims'"
+    reshaped = io.HasField("reshape")
+    if reshaped and not io.reshape.shape and max_batch_size == 0:
+        return "cannot have empty reshape for non-batching model as scalar tensors are not supported"
+    most = defines.MAX_RANK - (1 if max_batch_size > 0 else 0)
+    if len(io.dims) > most or len(io.reshape.shape) > most:
+        return f"has more than {most} dimensions"
+    if any(dim < 1 and dim != -1 for dim in io.dims):
+        return "dimension must be integer >= 1, or -1 to indicate a variable-size dimension"
+    if any(dim < 1 and dim != -1 for dim in io.reshape.shape):
+        return "reshape dimensions must be integer >= 1, or -1 to indicate a variable-size dimension"
+    if prod(dim for dim in io.dims if dim > 0) > defines.MAX_TENSOR_NBYTES:
+        return "dimensions give more elements than can be addressed"
+    return _reshape_problem(io.dims, io.reshape.shape) if reshaped else None
+
+
+def _reshape_problem(dims: Iterable[int], shape: Iterable[int]) -> str | None:
+    # The fixed parts between variable dimensions must hold equally many elements, as [2,4,-1,6] and [8,-1,1,6].
+    ours, theirs = _trunks(dims), _trunks(shape)
+    # One of them being fixed is a difference in size for Triton, both variable one in the number of them.
+    if (len(ours) == 1) != (len(theirs) == 1):
+        return "has different size for dims and reshape"
+    if len(ours) != len(theirs):
+        return "has different number of variable-size dimensions for dims and reshape"
+    return None if ours == theirs else "has different size for dims and reshape"
+
+
+def _trunks(dims: Iterable[int]) -> list[int]:
+    trunks = [1]
+    for dim in dims:
+        if dim == -1:
+            trunks.append(1)
+        else:
+            trunks[-1] *= dim
+    return trunks

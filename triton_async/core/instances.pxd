@@ -1,0 +1,30 @@
+# One OS thread per model instance.
+
+from triton_async.backends.base cimport ModelInstance
+from triton_async.core.completion cimport CompletionRing
+from triton_async.core.wakeup cimport ta_mailbox
+from triton_async.infer.batch cimport Batch
+
+# Made and used by the loop thread; `engine` belongs to the instance's own thread.
+#
+#   STARTING --engine made--> READY --stop--> STOPPING --thread ended--> STOPPED
+#      |
+#      +------- engine failed ------------------------------------------> STOPPED
+cdef enum InstanceState:
+    INSTANCE_STARTING = 0
+    INSTANCE_READY = 1
+    INSTANCE_STOPPING = 2
+    INSTANCE_STOPPED = 3
+
+cdef class Instance:
+    cdef readonly str name
+    cdef int state
+    cdef ModelInstance engine
+    cdef ta_mailbox *mailbox
+    cdef CompletionRing ring
+    cdef readonly int in_flight          # batches out: running or in the mailbox
+    cdef object thread
+    cdef object _on_stopped
+
+    # Hands a closed batch down; at most 1 + INSTANCE_RUN_AHEAD are out. `batch.runner` takes it back.
+    cdef int run(self, Batch batch) except -1

@@ -1,0 +1,14 @@
+from collections.abc import Callable
+
+from triton_async.backends.base import ModelInstance
+from triton_async.core.completion import CompletionRing
+from triton_async.errors import ServerError
+
+class Instance:
+    name: str
+    in_flight: int
+    def __init__(self, name: str, ring: CompletionRing) -> None: ...
+    def start(
+        self, make_engine: Callable[[], ModelInstance], on_started: Callable[[ServerError | None], None]
+    ) -> None: ...
+    def stop(self, on_stopped: Callable[[], None]) -> None: ...

@@ -1,0 +1,91 @@
+"""Model instances: one OS thread each, which makes, runs and closes its engine. Waits without the GIL."""
+
+import threading
+
+from cpython.ref cimport Py_INCREF
+
+from triton_async.backends.base cimport ModelInstance
+from triton_async.core.completion cimport CompletionRing
+from triton_async.core.wakeup cimport (
+    ta_batch,
+    ta_completions_push,
+    ta_mailbox_free,
+    ta_mailbox_new,
+    ta_mailbox_put,
+    ta_mailbox_take,
+    ta_now_ns,
+)
+from triton_async.infer.batch cimport Batch, ta_batch_finish_checks
+
+from triton_async.errors import InternalError, ServerError
+
+
+cdef class Instance:
+    """One instance of a loaded model version."""
+
+    def __cinit__(self, str name, CompletionRing ring):
+        self.name = name
+        self.ring = ring
+        self.mailbox = ta_mailbox_new()
+        if self.mailbox == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        # The thread holds a reference to its instance, so it has ended.
+        if self.mailbox != NULL:
+            ta_mailbox_free(self.mailbox)
+
+    def start(self, make_engine, on_started):
+        """Starts the thread. It calls `make_engine()`, then `on_started(error or None)`, both on the thread."""
+        self.thread = threading.Thread(
+            target=self._main, args=(make_engine, on_started), name=f"instance {self.name}", daemon=True
+        )
+        self.thread.start()
+
+    def stop(self, on_stopped):
+        """Ends the thread after the batches it holds; `on_stopped()` is called on the thread, engine closed."""
+        self._on_stopped = on_stopped
+        self.state = INSTANCE_STOPPING
+        ta_mailbox_put(self.mailbox, NULL)
+
+    cdef int run(self, Batch batch) except -1:
+        Py_INCREF(batch)  # travels down with it; the completion ring gives it back
+        self.in_flight += 1
+        ta_mailbox_put(self.mailbox, &batch.c)
+        return 0
+
+    def _main(self, make_engine, on_started):
+        try:
+            self.engine = make_engine()
+        except ServerError as error:
+            self.state = INSTANCE_STOPPED
+            on_started(error)
+            return
+        except BaseException as error:
+            self.state = INSTANCE_STOPPED
+            on_started(InternalError(f"{type(error).__name__}: {error}"))
+            return
+        del make_engine
+        self.state = INSTANCE_READY
+        on_started(None)
+        _serve(self, self.engine)
+        try:
+            self.engine.close()
+        finally:
+            self.engine = None
+            self.state = INSTANCE_STOPPED
+            self._on_stopped()
+
+
+cdef int _serve(Instance self, ModelInstance engine) except -1:
+    cdef ta_batch *batch
+    with nogil:
+        while True:
+            batch = ta_mailbox_take(self.mailbox)
+            if batch == NULL:
+                break
+            batch.compute_start_ns = ta_now_ns()
+            engine.execute(batch)
+            ta_batch_finish_checks(batch)
+            ta_completions_push(&self.ring.completions, batch)
+    return 0

@@ -1,0 +1,188 @@
+"""One model version from its files to READY and back: loads, starts instances, drains, frees. Loop thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+from triton_async.backends.base import Backend, LoadContext, LoadedModel
+from triton_async.config.labels import read_labels
+from triton_async.config.load import model_path
+from triton_async.config.model_config import ModelConfig, QueuePolicy, TensorConfig
+from triton_async.core.completion import CompletionRing
+from triton_async.core.instances import Instance
+from triton_async.core.model import Model
+from triton_async.errors import InternalError, ServerError
+from triton_async.infer.signature import ModelSignature, TensorSpec
+from triton_async.memory.slab import SlabPool
+
+log = logging.getLogger("triton_async.core")
+
+
+class State(Enum):
+    """States of a model version in the repository index.
+
+    UNAVAILABLE -> LOADING -> READY -> UNLOADING -> UNAVAILABLE; LOADING -> UNAVAILABLE when the load fails.
+    """
+
+    LOADING = "LOADING"
+    READY = "READY"
+    UNLOADING = "UNLOADING"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+class Backends(Protocol):
+    """Where backends come from; the app hands one down."""
+
+    def get(self, name: str) -> Backend: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What every model version is made on. `executor` runs blocking loads."""
+
+    loop: asyncio.AbstractEventLoop
+    ring: CompletionRing
+    pool: SlabPool
+    backends: Backends
+    executor: Executor
+    backend_config: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(slots=True)
+class LoadedVersion:
+    """A version whose instances run. `load_secs`: how long the load took."""
+
+    version: int
+    model: Model
+    loaded: LoadedModel
+    load_secs: float
+
+
+def make_signature(config: ModelConfig, version: int, model_dir: Path) -> ModelSignature:
+    """Signature of a version; reads the labels files. Blocking."""
+
+    def spec(tensor: TensorConfig) -> TensorSpec:
+        labels = read_labels(model_dir, tensor.label_filename) if tensor.label_filename else ()
+        return TensorSpec(
+            tensor.name, tensor.datatype, tensor.dims, tensor.reshape, tensor.optional, labels
+        )
+
+    return ModelSignature(
+        config.name,
+        version,
+        [spec(tensor) for tensor in config.inputs],
+        [spec(tensor) for tensor in config.outputs],
+        config.max_batch_size,
+        config.decoupled,
+    )
+
+
+async def load_version(host: Host, config: ModelConfig, version: int, model_dir: Path) -> LoadedVersion:
+    """Loads a version and starts all its instances. ServerError with the reason; nothing is left behind then."""
+    started = time.monotonic()
+    signature, loaded = await host.loop.run_in_executor(
+        host.executor, _load_blocking, host, config, version, model_dir
+    )
+    instances: list[Instance] = []
+    try:
+        instances = await _start_instances(host, config, loaded)
+    except BaseException:
+        await host.loop.run_in_executor(host.executor, loaded.close)
+        raise
+    policies, default_level = _queue_policies(config)
+    model = Model(host.loop, signature, config, instances, policies, default_level)
+    return LoadedVersion(version, model, loaded, time.monotonic() - started)
+
+
+async def retire(host: Host, version: LoadedVersion) -> None:
+    """Lets the version finish what it has, then stops its instances and frees it."""
+    await version.model.drain()
+    await _stop_instances(host, version.model.take_instances())
+    await host.loop.run_in_executor(host.executor, version.loaded.close)
+
+
+def _load_blocking(
+    host: Host, config: ModelConfig, version: int, model_dir: Path
+) -> tuple[ModelSignature, LoadedModel]:
+    settings = {**host.backend_config.get("", {}), **host.backend_config.get(config.backend, {})}
+    path = model_path(config.proto, model_dir, version)
+    signature = make_signature(config, version, model_dir)
+    context = LoadContext(config, version, path, signature, host.pool, settings)
+    try:
+        return signature, host.backends.get(config.backend).load(context)
+    except ServerError:
+        raise
+    except Exception as error:
+        log.exception("backend '%s' failed to load model '%s'", config.backend, config.name)
+        raise InternalError(f"{type(error).__name__} while loading the model") from error
+
+
+def _queue_policies(config: ModelConfig) -> tuple[list[QueuePolicy], int]:
+    batching = config.dynamic_batching
+    if batching is None:
+        return [QueuePolicy()], 0
+    if batching.priority_levels == 0:
+        return [batching.default_policy], 0
+    levels = range(1, batching.priority_levels + 1)
+    return [batching.policy(level) for level in levels], batching.default_priority_level
+
+
+async def _start_instances(host: Host, config: ModelConfig, loaded: LoadedModel) -> list[Instance]:
+    made: list[Instance] = []
+    waiting: list[asyncio.Future[None]] = []
+    for spec in config.instances():
+        if spec.passive:
+            continue
+        instance = Instance(spec.name, host.ring)
+        group = config.instance_groups[spec.group]
+        started: asyncio.Future[None] = host.loop.create_future()
+
+        def make(spec=spec, group=group):  # type: ignore[no-untyped-def]
+            return loaded.create_instance(spec.name, group, spec.device)
+
+        instance.start(make, _settler(host.loop, started))
+        made.append(instance)
+        waiting.append(started)
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    failed = next((result for result in results if result is not None), None)
+    if failed is None:
+        return made
+    running = [instance for instance, result in zip(made, results, strict=True) if result is None]
+    await _stop_instances(host, running)
+    raise failed
+
+
+async def _stop_instances(host: Host, instances: list[Instance]) -> None:
+    waiting: list[asyncio.Future[None]] = []
+    for instance in instances:
+        stopped: asyncio.Future[None] = host.loop.create_future()
+        instance.stop(_settler(host.loop, stopped))
+        waiting.append(stopped)
+    await asyncio.gather(*waiting)
+
+
+def _settler(
+    loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]
+) -> Callable[..., None]:
+    """A callback for another thread that settles `future` on the loop."""
+
+    def settle(error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+    def callback(error: BaseException | None = None) -> None:
+        loop.call_soon_threadsafe(settle, error)
+
+    return callback

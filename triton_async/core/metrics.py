@@ -1,0 +1,151 @@
+"""Prometheus text of the server: Triton's `nv_*` families with its labels, and our live-object gauges.
+
+Rendered from plain counters when somebody scrapes; the request path knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from triton_async.config.settings import Settings
+from triton_async.core.repository import ModelRepository
+from triton_async.infer.batch import live_batches
+from triton_async.infer.request import live_requests
+from triton_async.infer.response import live_responses
+from triton_async.infer.tensor import live_tensors
+from triton_async.memory.buffer import live_buffers
+
+Labels = Mapping[str, str]
+Sample = tuple[Labels, float | int]
+
+_DURATIONS = {
+    "request": "Cumulative inference request duration in microseconds (includes cached requests)",
+    "queue": "Cumulative inference queuing duration in microseconds (includes cached requests)",
+    "compute_input": "Cumulative compute input duration in microseconds (does not include cached requests)",
+    "compute_infer": "Cumulative compute inference duration in microseconds (does not include cached requests)",
+    "compute_output": "Cumulative inference compute output duration in microseconds (does not include cached "
+    "requests)",
+}
+
+
+class Metrics:
+    """The /metrics page. Loop thread."""
+
+    def __init__(self, settings: Settings, repository: ModelRepository) -> None:
+        self._settings = settings
+        self._repository = repository
+        self._cpu = CpuUtilization(settings.metrics_interval_ms / 1000)
+
+    def render(self) -> bytes:
+        """The whole page, UTF-8."""
+        lines: list[str] = []
+        self._models(lines)
+        if self._settings.allow_cpu_metrics:
+            self._host(lines)
+        live = {
+            "request": live_requests(),
+            "response": live_responses(),
+            "batch": live_batches(),
+            "tensor": live_tensors(),
+            "lease": live_buffers(),
+        }
+        _family(
+            lines, "triton_async_live_objects", "gauge", "Objects of the request path that are alive",
+            [({"kind": kind}, count) for kind, count in live.items()],
+        )  # fmt: skip
+        return ("\n".join(lines) + "\n").encode()
+
+    def _models(self, lines: list[str]) -> None:
+        success: list[Sample] = []
+        failure: list[Sample] = []
+        count: list[Sample] = []
+        executions: list[Sample] = []
+        pending: list[Sample] = []
+        load: list[Sample] = []
+        durations: dict[str, list[Sample]] = {name: [] for name in _DURATIONS}
+        for name, version, loaded in self._repository.ready_models():
+            model = loaded.model
+            labels = {"model": name, "version": str(version)}
+            labels |= {f"_{key}": value for key, value in model.config.metric_tags.items()}
+            succeeded, failed, spent = model.statistics.counters()
+            success.append((labels, succeeded))
+            failure += [({**labels, "reason": reason}, number) for reason, number in failed.items()]
+            count.append((labels, model.statistics.inference_count))
+            executions.append((labels, model.statistics.execution_count))
+            pending.append((labels, model.pending))
+            load.append((labels, round(loaded.load_secs, 6)))
+            for key, microseconds in spent.items():
+                durations[key].append((labels, microseconds))
+        _family(lines, "nv_inference_request_success", "counter",
+                "Number of successful inference requests, all batch sizes", success)  # fmt: skip
+        _family(lines, "nv_inference_request_failure", "counter",
+                "Number of failed inference requests, all batch sizes", failure)  # fmt: skip
+        _family(lines, "nv_inference_count", "counter",
+                "Number of inferences performed (does not include cached requests)", count)  # fmt: skip
+        _family(lines, "nv_inference_exec_count", "counter",
+                "Number of model executions performed (does not include cached requests)", executions)  # fmt: skip
+        if self._settings.counter_latencies:
+            for key, text in _DURATIONS.items():
+                _family(lines, f"nv_inference_{key}_duration_us", "counter", text, durations[key])
+        _family(lines, "nv_inference_pending_request_count", "gauge",
+                "Instantaneous number of pending requests awaiting execution per-model.", pending)  # fmt: skip
+        _family(lines, "nv_model_load_duration_secs", "gauge", "Model load time in seconds", load)
+
+    def _host(self, lines: list[str]) -> None:
+        memory = _memory()
+        _family(lines, "nv_cpu_utilization", "gauge", "CPU utilization rate [0.0 - 1.0]",
+                [({}, self._cpu.value())])  # fmt: skip
+        _family(lines, "nv_cpu_memory_total_bytes", "gauge", "CPU total memory (RAM), in bytes",
+                [({}, memory["MemTotal"])])  # fmt: skip
+        _family(lines, "nv_cpu_memory_used_bytes", "gauge", "CPU used memory (RAM), in bytes",
+                [({}, memory["MemTotal"] - memory["MemAvailable"])])  # fmt: skip
+
+
+class CpuUtilization:
+    """Share of CPU time spent busy between two readings of /proc/stat, at least `interval_s` apart."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._at = time.monotonic()
+        self._busy, self._total = _cpu_times()
+        self._value = 0.0
+
+    def value(self) -> float:
+        """0.0 to 1.0; 0.0 before the first interval is over."""
+        now = time.monotonic()
+        if now - self._at >= self._interval_s:
+            busy, total = _cpu_times()
+            if total > self._total:
+                self._value = (busy - self._busy) / (total - self._total)
+            self._at, self._busy, self._total = now, busy, total
+        return self._value
+
+
+def _cpu_times() -> tuple[int, int]:
+    """Busy and all clock ticks of all CPUs; guest time is part of user time and must not count twice."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(fields) - fields[3] - fields[4], sum(fields)
+
+
+def _memory() -> dict[str, int]:
+    """Bytes by field of /proc/meminfo."""
+    found = {"MemTotal": 0, "MemAvailable": 0}
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        key, _, rest = line.partition(":")
+        if key in found:
+            found[key] = int(rest.split()[0]) * 1024
+    return found
+
+
+def _family(lines: list[str], name: str, kind: str, text: str, samples: Iterable[Sample]) -> None:
+    lines.append(f"# HELP {name} {text}")
+    lines.append(f"# TYPE {name} {kind}")
+    for labels, value in samples:
+        shown = ",".join(f'{key}="{_escape(labels[key])}"' for key in sorted(labels))
+        lines.append(f"{name}{{{shown}}} {value}" if shown else f"{name} {value}")
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

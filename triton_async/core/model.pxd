@@ -1,0 +1,41 @@
+# One loaded model version: its batcher, instances, statistics.
+
+from libc.stdint cimport int64_t
+
+from triton_async.core.batcher cimport DynamicBatcher
+from triton_async.core.completion cimport BatchOwner, DeadlineTimer
+from triton_async.core.stats cimport ModelStatistics
+from triton_async.infer.request cimport InferRequest
+from triton_async.infer.response cimport InferResponse, ResponseSink
+from triton_async.infer.signature cimport ModelSignature
+
+# Loop thread. A request belongs to the model from `submit` until its response is delivered.
+#
+# Invariants
+#   - in_flight == requests in the queue + requests in batches + responses held back for their order
+#   - an idle instance and a batch that may start never exist at the same time after a public method returns
+cdef class Model(BatchOwner):
+    cdef readonly ModelSignature signature
+    cdef readonly object config          # config.ModelConfig
+    cdef readonly ModelStatistics statistics
+    cdef DynamicBatcher batcher
+    cdef list instances                  # READY, in order
+    cdef list idle                       # of instances, last used last
+    cdef DeadlineTimer timer
+    cdef object loop
+    cdef readonly int64_t in_flight
+    cdef object ordered                  # deque of requests when responses keep their order, else None
+    cdef bint draining
+    cdef object drained                  # future, while draining
+
+    # Validates and queues. Takes ownership iff it returns; the sink then gets exactly one final response unless
+    # the request is cancelled. Raises ServerError and leaves the request alone otherwise.
+    cdef int submit(self, InferRequest request, ResponseSink sink, int64_t now_ns) except -1
+    # The client is gone: a queued request is dropped, the response of a running one discarded. The sink is not
+    # called any more.
+    cdef int cancel(self, InferRequest request) except -1
+
+    cdef int _dispatch(self, int64_t now_ns) except -1
+    cdef int _finish(self, InferRequest request, InferResponse response) except -1
+    cdef int _deliver(self, InferRequest request, InferResponse response) except -1
+    cdef int _release(self) except -1

@@ -1,0 +1,222 @@
+"""One loaded model version: queues requests, keeps its instances busy, delivers responses. Loop thread."""
+
+import logging
+from collections import deque
+
+from triton_async.core.batcher cimport DynamicBatcher
+from triton_async.core.completion cimport BatchOwner, DeadlineTimer
+from triton_async.core.instances cimport Instance
+from triton_async.core.queue cimport RequestQueue
+from triton_async.core.stats cimport (
+    FAIL_BACKEND,
+    FAIL_CANCELED,
+    FAIL_REJECTED,
+    ModelStatistics,
+)
+from triton_async.core.wakeup cimport ta_now_ns
+from triton_async.infer.batch cimport Batch
+from triton_async.infer.request cimport (
+    REQUEST_DONE,
+    REQUEST_NEW,
+    REQUEST_QUEUED,
+    REQUEST_RUNNING,
+    InferRequest,
+)
+from triton_async.infer.response cimport InferResponse, ResponseSink
+from triton_async.infer.signature cimport ModelSignature
+
+from triton_async.defines import INSTANCE_RUN_AHEAD
+from triton_async.errors import Unavailable
+
+log = logging.getLogger("triton_async.core")
+
+cdef int RUN_AHEAD = INSTANCE_RUN_AHEAD
+
+
+cdef class Model(BatchOwner):
+    """A READY model version. `policies`, `default_level`: of its queue, from the model config."""
+
+    def __init__(self, loop, ModelSignature signature, config, list instances, policies, int default_level):
+        self.loop = loop
+        self.signature = signature
+        self.config = config
+        self.statistics = ModelStatistics()
+        batching = config.dynamic_batching
+        self.batcher = DynamicBatcher(signature, RequestQueue(policies, default_level), batching)
+        self.instances = list(instances)
+        self.idle = list(reversed(instances))
+        if batching is not None and batching.preserve_ordering:
+            self.ordered = deque()
+
+    @property
+    def pending(self):
+        """Requests accepted and not started."""
+        return self.batcher.queue.size
+
+    cdef int submit(self, InferRequest request, ResponseSink sink, int64_t now_ns) except -1:
+        assert request.state == REQUEST_NEW
+        if self.draining:
+            raise Unavailable(f"model '{self.signature.model_name}' is being unloaded")
+        self.signature.validate(request)
+        try:
+            self.batcher.enqueue(request, now_ns)
+        except Unavailable:
+            self.statistics.record_failure(FAIL_REJECTED, request.received_ns or now_ns, now_ns)
+            raise
+        request.sink = sink
+        request.model = self
+        self.in_flight += 1
+        if self.ordered is not None:
+            self.ordered.append((request, []))
+        return self._dispatch(now_ns)
+
+    cdef int cancel(self, InferRequest request) except -1:
+        cdef int64_t now_ns = ta_now_ns()
+        if request.state == REQUEST_DONE or request.cancelled:
+            return 0
+        request.cancelled = True
+        request.sink = None
+        if request.state == REQUEST_QUEUED:
+            request.state = REQUEST_DONE
+            self.batcher.queue.forget(request)
+            self.statistics.record_failure(FAIL_CANCELED, request.received_ns or request.queue_start_ns, now_ns)
+            self._finish(request, None)
+        return 0
+
+    cdef int complete(self, Batch batch) except -1:
+        cdef Instance instance = <Instance>batch.instance
+        cdef int64_t now_ns
+        cdef InferResponse response
+        cdef InferRequest request
+        instance.in_flight -= 1
+        if instance.in_flight == 0:
+            self.idle.append(instance)
+        # The instance gets its next batch before anything is delivered: it works while the loop writes.
+        now_ns = ta_now_ns()
+        self._dispatch(now_ns)
+        if not batch.c.failed:
+            self.statistics.record_execution(&batch.c)
+        for response in batch.finish():
+            request = <InferRequest>response.request
+            request.state = REQUEST_DONE
+            self._account(batch, request, response, now_ns)
+            self._finish(request, response)
+        batch.runner = None
+        batch.instance = None
+        return 0
+
+    def _account(self, Batch batch, InferRequest request, InferResponse response, int64_t now_ns):
+        cdef int64_t start_ns = request.received_ns or request.queue_start_ns
+        if request.cancelled:
+            self.statistics.record_failure(FAIL_CANCELED, start_ns, now_ns)
+        elif response.error is not None:
+            self.statistics.record_failure(FAIL_BACKEND, start_ns, now_ns)
+        else:
+            self.statistics.record_success(&batch.c, request.rows, start_ns, request.queue_start_ns, now_ns)
+
+    cdef int _dispatch(self, int64_t now_ns) except -1:
+        cdef Instance instance
+        cdef Batch batch
+        if self.batcher.queue.next_deadline_ns:
+            self._expire(now_ns)
+        while self.idle:
+            batch = self.batcher.take(now_ns, True)
+            if batch is None:
+                break
+            instance = <Instance>self.idle.pop()
+            _hand_over(self, instance, batch)
+        if not self.idle and self.batcher.queue.size:
+            for instance in self.instances:
+                if instance.in_flight > RUN_AHEAD:
+                    continue
+                batch = self.batcher.take(now_ns, False)
+                if batch is None:
+                    break
+                _hand_over(self, instance, batch)
+        if self.timer is not None:
+            self._arm()
+        elif self.batcher.wait_until_ns or self.batcher.queue.next_deadline_ns:
+            self.timer = DeadlineTimer(self.loop, self._on_deadline)
+            self._arm()
+        return 0
+
+    def _arm(self):
+        cdef int64_t deadline_ns = self.batcher.wait_until_ns if self.idle else 0
+        cdef int64_t timeout_ns = self.batcher.queue.next_deadline_ns
+        if timeout_ns and (deadline_ns == 0 or timeout_ns < deadline_ns):
+            deadline_ns = timeout_ns
+        self.timer.arm(deadline_ns)
+
+    def _on_deadline(self):
+        self._dispatch(ta_now_ns())
+
+    def _expire(self, int64_t now_ns):
+        cdef InferRequest request
+        for request in self.batcher.queue.expire(now_ns):
+            request.state = REQUEST_DONE
+            self.batcher.queue.forget(request)
+            self.statistics.record_failure(FAIL_REJECTED, request.received_ns or request.queue_start_ns, now_ns)
+            error = Unavailable("Request timeout expired")
+            response = InferResponse(request, self.signature.model_name, self.signature.model_version, [], None,
+                                     error)
+            # Not from inside `submit`: the front-end may not be ready for an answer yet.
+            self.loop.call_soon(self._finish_later, request, response)
+
+    def _finish_later(self, InferRequest request, InferResponse response):
+        self._finish(request, response)
+
+    # Delivers now, or keeps the place in line when responses keep the order of their requests.
+    cdef int _finish(self, InferRequest request, InferResponse response) except -1:
+        if self.ordered is None:
+            return self._deliver(request, response)
+        for entry in self.ordered:
+            if entry[0] is request:
+                entry[1].append(response)
+                break
+        while self.ordered and self.ordered[0][1]:
+            first, responses = self.ordered.popleft()
+            self._deliver(<InferRequest>first, <InferResponse>responses[0])
+        return 0
+
+    cdef int _deliver(self, InferRequest request, InferResponse response) except -1:
+        cdef ResponseSink sink = request.sink
+        request.sink = None
+        request.model = None
+        self.in_flight -= 1
+        if sink is not None and response is not None:
+            try:
+                sink.deliver(response)
+            except Exception:
+                log.exception("a front-end failed to take a response")
+        if self.draining and self.in_flight == 0:
+            self._release()
+        return 0
+
+    cdef int _release(self) except -1:
+        if not self.drained.done():
+            self.drained.set_result(None)
+        return 0
+
+    async def drain(self):
+        """Refuses new requests and waits until none is in flight. Call once."""
+        self.draining = True
+        self.drained = self.loop.create_future()
+        if self.in_flight == 0:
+            self._release()
+        await self.drained
+        if self.timer is not None:
+            self.timer.close()
+            self.timer = None
+
+    def take_instances(self):
+        """Gives up the instances, for their shutdown, after `drain`."""
+        instances = self.instances
+        self.instances = []
+        self.idle = []
+        return instances
+
+
+cdef int _hand_over(Model model, Instance instance, Batch batch) except -1:
+    batch.runner = model
+    batch.instance = instance
+    return instance.run(batch)

@@ -1,0 +1,339 @@
+"""The model repositories: finds models, loads and unloads them, knows every version's state. Loop thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from triton_async.config.load import load as load_config
+from triton_async.config.load import select_versions
+from triton_async.config.model_config import ModelConfig
+from triton_async.config.settings import Settings
+from triton_async.core.lifecycle import Host, LoadedVersion, State, load_version, retire
+from triton_async.core.model import Model
+from triton_async.errors import InternalError, InvalidArg, NotFound, ServerError, Unavailable, Unsupported
+
+log = logging.getLogger("triton_async.core")
+
+UNLOADED = "unloaded"
+TWO_REPOSITORIES = "model appears in two or more repositories"
+
+
+@dataclass(slots=True)
+class VersionEntry:
+    """One version in the index. `loaded` is set while READY, and while an older load still serves."""
+
+    state: State
+    reason: str = ""
+    loaded: LoadedVersion | None = None
+
+
+@dataclass(slots=True)
+class ModelEntry:
+    """A model that was loaded, or tried. `fingerprint` of its files when they were last loaded."""
+
+    name: str
+    versions: dict[int, VersionEntry] = field(default_factory=dict)
+    # Why it has no version at all: a config that cannot be used.
+    reason: str = ""
+    fingerprint: tuple[Any, ...] = ()
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def ready(self) -> list[int]:
+        """READY versions, ascending."""
+        return sorted(v for v, entry in self.versions.items() if entry.state is State.READY)
+
+
+class ModelRepository:
+    """All models of all --model-repository directories. `on_change` runs when the set of READY versions does."""
+
+    def __init__(self, settings: Settings, host: Host, on_change: Callable[[], None]) -> None:
+        self._settings = settings
+        self._host = host
+        self._on_change = on_change
+        self._roots = [Path(root) for root in settings.model_repository]
+        self._retiring: set[asyncio.Task[None]] = set()
+        self.models: dict[str, ModelEntry] = {}
+
+    # -- what is there -----------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """Names of all model directories, sorted. InternalError when a repository cannot be read."""
+        found: set[str] = set()
+        for root in self._roots:
+            try:
+                found.update(e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith("."))
+            except OSError as error:
+                raise InternalError(
+                    f"failed to stat model repository '{root}': {error.strerror}"
+                ) from None
+        return sorted(found)
+
+    def ready_models(self) -> Iterable[tuple[str, int, LoadedVersion]]:
+        """READY versions by model name, then version."""
+        for name in sorted(self.models):
+            entry = self.models[name]
+            for version in entry.ready():
+                loaded = entry.versions[version].loaded
+                assert loaded is not None
+                yield name, version, loaded
+
+    def all_ready(self) -> bool:
+        """Triton's strict readiness: every known version READY or unloaded, and every model has one."""
+        for entry in self.models.values():
+            if not entry.versions:
+                return False
+            for version in entry.versions.values():
+                if version.state is not State.READY and version.reason != UNLOADED:
+                    return False
+        return True
+
+    def index(self, ready_only: bool) -> list[dict[str, str]]:
+        """Rows of the repository index, sorted by name."""
+        rows: list[dict[str, str]] = []
+        names = set(self.models) if ready_only else set(self.models) | set(self.names())
+        for name in sorted(names):
+            entry = self.models.get(name)
+            if entry is None:
+                row = {"name": name}
+                if len(self._directories(name)) > 1:
+                    row |= {"state": State.UNAVAILABLE.value, "reason": TWO_REPOSITORIES}
+                rows.append(row)
+                continue
+            if not entry.versions and not ready_only:
+                rows.append({"name": name, "state": State.UNAVAILABLE.value, "reason": entry.reason})
+            for version, state in sorted(entry.versions.items()):
+                if ready_only and state.state is not State.READY:
+                    continue
+                row = {"name": name, "version": str(version), "state": state.state.value}
+                if state.reason:
+                    row["reason"] = state.reason
+                rows.append(row)
+        return rows
+
+    def explain(self, name: str, version: int) -> ServerError:
+        """Why `name` (version -1: the latest) does not serve, in Triton's words and codes."""
+        entry = self.models.get(name)
+        if entry is None:
+            return InvalidArg(f"Request for unknown model: '{name}' is not found")
+        if not entry.versions:
+            return NotFound(f"Request for unknown model: '{name}' is not found")
+        if version == -1:
+            return NotFound(f"Request for unknown model: '{name}' has no available versions")
+        if version not in entry.versions:
+            return NotFound(f"Request for unknown model: '{name}' version {version} is not found")
+        return Unavailable(f"Request for unknown model: '{name}' version {version} is not at ready state")
+
+    # -- load and unload ---------------------------------------------------------------------------
+
+    async def load_at_start(self) -> bool:
+        """Loads what the control mode asks for; whether all of it is READY."""
+        names = self.names()
+        if self._settings.model_control_mode == "explicit":
+            wanted = self._settings.load_model
+            names = names if wanted == ("*",) else sorted(set(wanted))
+        results = await asyncio.gather(*(self._load_logged(name) for name in names))
+        return all(results)
+
+    async def _load_logged(self, name: str) -> bool:
+        try:
+            await self.load(name)
+        except ServerError as error:
+            log.error("failed to load '%s': %s", name, error.message.strip())
+            return False
+        return True
+
+    async def load_by_request(self, name: str, parameters: dict[str, Any] | None) -> None:
+        """The load API. ServerError in Triton's words when it is not allowed or fails."""
+        self._check_explicit()
+        if not name.strip():
+            raise InvalidArg("Model name cannot be empty. Please enter a valid name to deploy.")
+        if ".." in name or "/" in name or "\0" in name:
+            raise InvalidArg(
+                f"invalid model name '{name}', model name must not contain path traversal characters"
+            )
+        if parameters:
+            raise Unsupported(
+                f"load parameter '{next(iter(parameters))[:100]}' is not supported by this server yet: models "
+                "load from their repository as they are"
+            )
+        await self.load(name)
+
+    async def unload_by_request(self, name: str, unload_dependents: bool) -> None:
+        """The unload API; returns when the model takes no more requests. Unknown names are fine.
+
+        `unload_dependents` asks for models that only an ensemble uses; there are no ensembles yet, so it adds none.
+        """
+        self._check_explicit()
+        entry = self.models.get(name)
+        if entry is not None:
+            async with entry.lock:
+                self._unload(entry)
+
+    def _check_explicit(self) -> None:
+        if self._settings.model_control_mode != "explicit":
+            raise Unavailable("explicit model load / unload is not allowed if polling is enabled")
+
+    async def load(self, name: str) -> None:
+        """Loads or reloads a model; returns at once when nothing has changed. The old version serves until the
+        new one is ready, and goes on when the load fails. ServerError in Triton's words."""
+        directories = self._directories(name)
+        if not directories and name not in self.models:
+            raise InternalError(f"failed to load '{name}', failed to poll from model repository")
+        entry = self.models.setdefault(name, ModelEntry(name))
+        async with entry.lock:
+            if len(directories) != 1:
+                entry.reason = TWO_REPOSITORIES if directories else "the model's directory is gone"
+                raise InternalError(
+                    f"failed to load '{name}', failed to poll from model repository: {entry.reason}"
+                )
+            loop = asyncio.get_running_loop()
+            fingerprint = await loop.run_in_executor(self._host.executor, _fingerprint, directories[0])
+            if entry.ready() and fingerprint == entry.fingerprint:
+                return
+            for attempt in range(self._settings.model_load_retry_count + 1):
+                try:
+                    await self._load_files(entry, directories[0])
+                    break
+                except ServerError:
+                    if attempt == self._settings.model_load_retry_count:
+                        raise
+            entry.fingerprint = fingerprint
+
+    async def _load_files(self, entry: ModelEntry, directory: Path) -> None:
+        try:
+            config, versions = await asyncio.get_running_loop().run_in_executor(
+                self._host.executor, self._read_config, entry.name, directory
+            )
+        except ServerError as error:
+            entry.reason = error.as_status()
+            raise InternalError(
+                f"failed to load '{entry.name}', failed to poll from model repository: {error.message}"
+            ) from error
+        for warning in config.warnings:
+            log.warning("%s", warning)
+        for version in versions:
+            known = entry.versions.setdefault(version, VersionEntry(State.LOADING))
+            if known.state is not State.READY:
+                known.state, known.reason = State.LOADING, ""
+        results = await asyncio.gather(
+            *(self._load_one(entry, config, version, directory) for version in versions)
+        )
+        # Versions that the policy no longer serves go once the new ones are there.
+        if all(not error for error in results):
+            for version in set(entry.versions) - set(versions):
+                self._unload_version(entry, version)
+        self._on_change()
+        failed = [(v, error) for v, error in zip(versions, results, strict=True) if error]
+        if failed:
+            text = "".join(f"version {v} is at UNAVAILABLE state: {error};\n" for v, error in failed)
+            raise InvalidArg(f"load failed for model '{entry.name}': {text}")
+
+    async def _load_one(self, entry: ModelEntry, config: ModelConfig, version: int, directory: Path) -> str:
+        """Loads one version and swaps it in; the reason when it fails, else ''."""
+        log.info("loading: %s:%d", entry.name, version)
+        state = entry.versions[version]
+        try:
+            loaded = await load_version(self._host, config, version, directory)
+        except ServerError as error:
+            if state.loaded is None:
+                state.state, state.reason = State.UNAVAILABLE, error.as_status()
+            log.error("failed to load '%s' version %d: %s", entry.name, version, error.as_status())
+            return error.as_status()
+        old = state.loaded
+        state.state, state.reason, state.loaded = State.READY, "", loaded
+        self._on_change()
+        if old is not None:
+            self._retire(old)
+        log.info("successfully loaded '%s' version %d", entry.name, version)
+        return ""
+
+    def _read_config(self, name: str, directory: Path) -> tuple[ModelConfig, tuple[int, ...]]:
+        settings = self._settings
+        auto_complete = not settings.disable_auto_complete_config
+        versions = select_versions(
+            directory, name, auto_complete=auto_complete, config_name=settings.model_config_name
+        )
+        if not versions:
+            raise InvalidArg(f"at least one version must be available under the version policy of model '{name}'")
+        config = load_config(
+            directory,
+            name,
+            inspect=lambda backend, path, proto: self._host.backends.get(backend).inspect(path, proto),
+            version=versions[-1],
+            auto_complete=auto_complete,
+            config_name=settings.model_config_name,
+            default_max_batch_size=settings.default_max_batch_size,
+        )
+        return config, versions
+
+    def _unload(self, entry: ModelEntry) -> None:
+        for version in entry.versions:
+            self._unload_version(entry, version)
+        entry.fingerprint = ()
+        self._on_change()
+
+    def _unload_version(self, entry: ModelEntry, version: int) -> None:
+        state = entry.versions[version]
+        loaded, state.loaded = state.loaded, None
+        if loaded is None:
+            state.state, state.reason = State.UNAVAILABLE, UNLOADED
+            return
+        state.state = State.UNLOADING
+        self._retire(loaded, entry, state)
+
+    def _retire(
+        self, loaded: LoadedVersion, entry: ModelEntry | None = None, state: VersionEntry | None = None
+    ) -> None:
+        async def run() -> None:
+            await retire(self._host, loaded)
+            if entry is not None and state is not None and state.state is State.UNLOADING:
+                state.state, state.reason = State.UNAVAILABLE, UNLOADED
+                log.info("successfully unloaded '%s' version %d", entry.name, loaded.version)
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._retiring.add(task)
+        task.add_done_callback(self._retired)
+
+    def _retired(self, task: asyncio.Task[None]) -> None:
+        self._retiring.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a model version could not be freed", exc_info=task.exception())
+
+    async def stop(self) -> None:
+        """Unloads everything; returns when all of it is freed."""
+        for entry in self.models.values():
+            self._unload(entry)
+        while self._retiring:
+            await asyncio.wait(self._retiring)
+
+    def in_flight(self) -> int:
+        """Requests that loaded models still hold."""
+        return sum(loaded.model.in_flight for _, _, loaded in self.ready_models())
+
+    def tables(self) -> tuple[dict[str, Model], dict[tuple[str, int], Model]]:
+        """(name -> the highest READY version, (name, version) -> that version) for the request path."""
+        latest: dict[str, Model] = {}
+        versions: dict[tuple[str, int], Model] = {}
+        for name, version, loaded in self.ready_models():
+            latest[name] = versions[name, version] = loaded.model
+        return latest, versions
+
+    def _directories(self, name: str) -> list[Path]:
+        return [root / name for root in self._roots if (root / name).is_dir()]
+
+
+def _fingerprint(directory: Path) -> tuple[Any, ...]:
+    """Changes when any file of the model does: relative path, size and mtime of each. Blocking."""
+    rows = []
+    for path in sorted(directory.rglob("*")):
+        try:
+            found = path.stat()
+        except OSError:
+            continue
+        rows.append((str(path.relative_to(directory)), found.st_size, found.st_mtime_ns, found.st_ino))
+    return tuple(rows)

@@ -1,0 +1,33 @@
+# The server as front-ends see it.
+
+from libc.stdint cimport int64_t
+
+from triton_async.core.model cimport Model
+from triton_async.infer.request cimport InferRequest
+from triton_async.infer.response cimport ResponseSink
+
+# Loop thread.
+cdef class InferenceServer:
+    cdef readonly str id
+    cdef readonly str version
+    cdef readonly tuple extensions
+    cdef readonly object repository
+    cdef object settings
+    cdef object host
+    cdef object loop
+    cdef object metrics
+    cdef dict latest                 # model name -> Model, the highest READY version
+    cdef dict versions               # (model name, version) -> Model
+    cdef int state                   # ServerState
+    cdef list readiness_waiters      # futures of those that watch readiness
+
+    # The version that serves `name`; version -1: the highest READY one. Raises what the lookup table of Triton
+    # says (InvalidArg, NotFound, Unavailable).
+    cdef Model find(self, str name, int64_t version)
+
+    # Takes ownership of `request` iff it returns; `sink` then gets exactly one final response, later, on the
+    # loop, unless the request is cancelled. Raises ServerError otherwise and the request is untouched.
+    cdef int submit_request(self, InferRequest request, ResponseSink sink) except -1
+
+    # The client is gone: drops a queued request, discards the response of a running one. Idempotent.
+    cdef int cancel_request(self, InferRequest request) except -1

@@ -1,0 +1,211 @@
+"""The inference server without front-ends: looks models up, takes requests, answers questions. Loop thread."""
+
+import asyncio
+
+from triton_async.core.model cimport Model
+from triton_async.core.wakeup cimport ta_now_ns
+from triton_async.infer.request cimport InferRequest
+from triton_async.infer.response cimport InferResponse, ResponseSink
+
+from triton_async.core.describe import model_metadata
+from triton_async.core.metrics import Metrics
+from triton_async.core.repository import ModelRepository
+from triton_async.errors import InvalidArg, Unavailable
+from triton_async.version import TRITON_VERSION
+
+EXTENSIONS = (
+    "classification", "model_repository", "model_repository(unload_dependents)", "schedule_policy",
+    "model_configuration", "binary_tensor_data", "parameters", "statistics",
+)
+
+
+#   STARTING --start--> SERVING --stop_accepting--> STOPPING --stop--> STOPPED
+cdef enum ServerState:
+    SERVER_STARTING = 0    # models are being loaded
+    SERVER_SERVING = 1
+    SERVER_STOPPING = 2    # not ready; requests that are already on an open connection are still served
+    SERVER_STOPPED = 3     # no new requests; those in flight finish
+
+
+cdef class FutureSink(ResponseSink):
+    """Gives the response to a coroutine."""
+
+    cdef object future
+
+    def __init__(self, future):
+        self.future = future
+
+    cdef int deliver(self, InferResponse response) except -1:
+        if not self.future.done():
+            self.future.set_result(response)
+        return 0
+
+
+cdef class InferenceServer:
+    """One server. `host`: lifecycle.Host, what models are made on; its loop is the caller's."""
+
+    def __init__(self, settings, host):
+        self.id = settings.id
+        self.version = TRITON_VERSION
+        self.extensions = EXTENSIONS
+        self.settings = settings
+        self.host = host
+        self.loop = host.loop
+        self.latest = {}
+        self.versions = {}
+        self.readiness_waiters = []
+        self.repository = ModelRepository(settings, host, self._on_models_changed)
+        self.metrics = Metrics(settings, self.repository)
+
+    # -- life --------------------------------------------------------------------------------------
+
+    async def start(self):
+        """Loads the models; whether all that were asked for are READY. ServerError when a repository is gone."""
+        complete = await self.repository.load_at_start()
+        self.state = SERVER_SERVING
+        self._on_models_changed()
+        return complete
+
+    def stop_accepting(self):
+        """Not ready any more, so that load balancers turn away; front-ends close next."""
+        if self.state < SERVER_STOPPING:
+            self.state = SERVER_STOPPING
+            self._wake_readiness()
+
+    async def stop(self):
+        """Finishes what is in flight and frees every model."""
+        self.stop_accepting()
+        self.state = SERVER_STOPPED
+        await self.repository.stop()
+
+    def _on_models_changed(self):
+        self.latest, self.versions = self.repository.tables()
+        self._wake_readiness()
+
+    def _wake_readiness(self):
+        waiters, self.readiness_waiters = self.readiness_waiters, []
+        for future in waiters:
+            if not future.done():
+                future.set_result(None)
+
+    async def readiness_change(self):
+        """Returns after anything happened that may have changed readiness."""
+        future = self.loop.create_future()
+        self.readiness_waiters.append(future)
+        await future
+
+    # -- requests ----------------------------------------------------------------------------------
+
+    cdef Model find(self, str name, int64_t version):
+        model = self.latest.get(name) if version == -1 else self.versions.get((name, version))
+        if model is None:
+            raise self.repository.explain(name, version)
+        return <Model>model
+
+    cdef int submit_request(self, InferRequest request, ResponseSink sink) except -1:
+        cdef int64_t now_ns = ta_now_ns()
+        if self.state == SERVER_STARTING or self.state == SERVER_STOPPED:
+            raise Unavailable("Server not ready")
+        if request.received_ns == 0:
+            request.received_ns = now_ns
+        return self.find(request.model_name, request.model_version).submit(request, sink, now_ns)
+
+    cdef int cancel_request(self, InferRequest request) except -1:
+        if request.model is not None:
+            (<Model>request.model).cancel(request)
+        return 0
+
+    def submit(self, InferRequest request, ResponseSink sink):
+        """Python form of `submit_request`."""
+        self.submit_request(request, sink)
+
+    def cancel(self, InferRequest request):
+        """The client is gone: nothing is delivered for the request any more."""
+        self.cancel_request(request)
+
+    async def infer(self, InferRequest request):
+        """InferResponse of the request. ServerError when it is refused or fails. Cancelling cancels the request."""
+        cdef FutureSink sink = FutureSink(self.loop.create_future())
+        cdef InferResponse response
+        self.submit_request(request, sink)
+        try:
+            response = await sink.future
+        except asyncio.CancelledError:
+            self.cancel_request(request)
+            raise
+        if response.error is not None:
+            raise response.error
+        return response
+
+    # -- questions ---------------------------------------------------------------------------------
+
+    def live(self):
+        """Whether the server runs. Unavailable `Server exiting` while it stops."""
+        if self.state >= SERVER_STOPPING:
+            raise Unavailable("Server exiting")
+        return True
+
+    def ready(self):
+        """Whether requests are welcome: with --strict-readiness every model must be READY."""
+        if self.state >= SERVER_STOPPING:
+            raise Unavailable("Server exiting")
+        if self.state != SERVER_SERVING:
+            return False
+        return self.repository.all_ready() if self.settings.strict_readiness else True
+
+    def model_ready(self, str name, int64_t version=-1):
+        """Whether a version (-1: any) is READY. ServerError of the lookup for what is unknown."""
+        if version == -1 and name in self.latest or (name, version) in self.versions:
+            return True
+        raise self.repository.explain(name, version)
+
+    def signature(self, str name, int64_t version=-1):
+        """ModelSignature of the version that would serve. ServerError of the lookup."""
+        return self.find(name, version).signature
+
+    def metadata(self):
+        return {"name": self.id, "version": self.version, "extensions": list(self.extensions)}
+
+    def model_metadata(self, str name, int64_t version=-1):
+        """v2 model metadata of a version; `versions` lists every READY one unless a version is asked for."""
+        cdef Model model = self.find(name, version)
+        served = [version] if version != -1 else self.repository.models[name].ready()
+        return model_metadata(model.signature, model.config, served)
+
+    def model_config(self, str name, int64_t version=-1):
+        """The completed `inference.ModelConfig` message; not to be changed."""
+        return self.find(name, version).config.proto
+
+    def model_config_json(self, str name, int64_t version=-1):
+        """The completed config in Triton's JSON form."""
+        return self.find(name, version).config.json()
+
+    def statistics(self, str name="", int64_t version=-1):
+        """`model_stats` entries of the READY versions, by model name. InvalidArg for what is unknown."""
+        if name and name not in self.repository.models:
+            raise InvalidArg(f"requested model '{name}' is not available")
+        if name and version != -1 and (name, version) not in self.versions:
+            raise InvalidArg(f"requested model version is not available for model '{name}'")
+        return [
+            loaded.model.statistics.as_dict(found, str(number))
+            for found, number, loaded in self.repository.ready_models()
+            if name in ("", found) and version in (-1, number)
+        ]
+
+    # -- model control -----------------------------------------------------------------------------
+
+    def repository_index(self, bint ready_only=False):
+        """Rows {"name", "version", "state", "reason"} of the repository index; absent keys are unknown."""
+        return self.repository.index(ready_only)
+
+    async def load_model(self, str name, parameters=None):
+        """Loads or reloads a model and waits for it. ServerError when that is not allowed or fails."""
+        await self.repository.load_by_request(name, parameters)
+
+    async def unload_model(self, str name, bint unload_dependents=False):
+        """Takes a model out of service; it is freed when its requests are done."""
+        await self.repository.unload_by_request(name, unload_dependents)
+
+    def metrics_text(self):
+        """Prometheus text exposition, as bytes."""
+        return self.metrics.render()

@@ -1,0 +1,34 @@
+# Statistics of one model version (Triton's statistics extension and nv_inference_* metrics). Plain integers.
+
+from libc.stdint cimport int64_t, uint64_t
+
+from triton_async.infer.batch cimport ta_batch
+
+cdef struct Duration:
+    uint64_t count
+    uint64_t ns
+
+cdef enum FailureReason:     # label `reason` of nv_inference_request_failure
+    FAIL_REJECTED = 0        # refused by the scheduler: queue full, queue timeout
+    FAIL_CANCELED = 1
+    FAIL_BACKEND = 2         # the batch failed
+    FAIL_OTHER = 3
+
+# Loop thread.
+cdef class ModelStatistics:
+    cdef Duration success
+    cdef Duration fail
+    cdef Duration queue
+    cdef Duration compute_input
+    cdef Duration compute_infer
+    cdef Duration compute_output
+    cdef readonly uint64_t inference_count
+    cdef readonly uint64_t execution_count
+    cdef readonly uint64_t last_inference_ms
+    cdef uint64_t[4] failures
+    cdef dict batches                # batch size -> BatchStatistics
+
+    cdef int record_success(self, ta_batch *batch, int64_t rows, int64_t start_ns, int64_t queue_start_ns,
+                            int64_t now_ns) except -1
+    cdef int record_failure(self, int reason, int64_t start_ns, int64_t now_ns) except -1
+    cdef int record_execution(self, ta_batch *batch) except -1

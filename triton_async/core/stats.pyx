@@ -1,0 +1,112 @@
+"""Statistics of one model version: plain integers on the hot path, read when somebody asks."""
+
+cimport cython
+
+import time
+
+
+@cython.final
+cdef class BatchStatistics:
+    """Executions of one batch size."""
+
+    cdef Duration compute_input
+    cdef Duration compute_infer
+    cdef Duration compute_output
+
+
+cdef inline void _add(Duration *duration, int64_t start_ns, int64_t end_ns) noexcept:
+    duration.count += 1
+    if end_ns > start_ns:
+        duration.ns += end_ns - start_ns
+
+
+cdef dict _form(Duration duration):
+    return {"count": duration.count, "ns": duration.ns}
+
+
+@cython.final
+cdef class ModelStatistics:
+    """Counters of one model version since it was loaded."""
+
+    def __cinit__(self):
+        self.batches = {}
+
+    cdef int record_success(self, ta_batch *batch, int64_t rows, int64_t start_ns, int64_t queue_start_ns,
+                            int64_t now_ns) except -1:
+        _add(&self.success, start_ns, now_ns)
+        _add(&self.queue, queue_start_ns, batch.compute_start_ns)
+        _add(&self.compute_input, batch.compute_start_ns, batch.compute_input_end_ns)
+        _add(&self.compute_infer, batch.compute_input_end_ns, batch.compute_output_start_ns)
+        _add(&self.compute_output, batch.compute_output_start_ns, batch.compute_end_ns)
+        self.inference_count += rows
+        return 0
+
+    cdef int record_failure(self, int reason, int64_t start_ns, int64_t now_ns) except -1:
+        self.failures[reason] += 1
+        _add(&self.fail, start_ns, now_ns)
+        return 0
+
+    cdef int record_execution(self, ta_batch *batch) except -1:
+        cdef BatchStatistics statistics
+        self.last_inference_ms = int(time.time() * 1000)
+        self.execution_count += 1
+        statistics = <BatchStatistics>self.batches.get(batch.rows)
+        if statistics is None:
+            statistics = self.batches[batch.rows] = BatchStatistics()
+        _add(&statistics.compute_input, batch.compute_start_ns, batch.compute_input_end_ns)
+        _add(&statistics.compute_infer, batch.compute_input_end_ns, batch.compute_output_start_ns)
+        _add(&statistics.compute_output, batch.compute_output_start_ns, batch.compute_end_ns)
+        return 0
+
+    def as_dict(self, str name, str version):
+        """One entry of `model_stats`, fields in Triton's order; durations are {"count", "ns"}."""
+        cdef BatchStatistics statistics
+        cdef Duration none = Duration(0, 0)
+        batches = []
+        for rows in sorted(self.batches):
+            statistics = <BatchStatistics>self.batches[rows]
+            batches.append({
+                "batch_size": rows,
+                "compute_input": _form(statistics.compute_input),
+                "compute_infer": _form(statistics.compute_infer),
+                "compute_output": _form(statistics.compute_output),
+            })
+        return {
+            "name": name,
+            "version": version,
+            "last_inference": self.last_inference_ms,
+            "inference_count": self.inference_count,
+            "execution_count": self.execution_count,
+            "inference_stats": {
+                "success": _form(self.success),
+                "fail": _form(self.fail),
+                "queue": _form(self.queue),
+                "compute_input": _form(self.compute_input),
+                "compute_infer": _form(self.compute_infer),
+                "compute_output": _form(self.compute_output),
+                "cache_hit": _form(none),
+                "cache_miss": _form(none),
+            },
+            "response_stats": {},
+            "batch_stats": batches,
+            "memory_usage": [],
+        }
+
+    def counters(self):
+        """For the metrics: (successes, failures by reason, duration name -> microseconds)."""
+        return (
+            self.success.count,
+            {
+                "REJECTED": self.failures[<int>FAIL_REJECTED],
+                "CANCELED": self.failures[<int>FAIL_CANCELED],
+                "BACKEND": self.failures[<int>FAIL_BACKEND],
+                "OTHER": self.failures[<int>FAIL_OTHER],
+            },
+            {
+                "request": self.success.ns // 1000,
+                "queue": self.queue.ns // 1000,
+                "compute_input": self.compute_input.ns // 1000,
+                "compute_infer": self.compute_infer.ns // 1000,
+                "compute_output": self.compute_output.ns // 1000,
+            },
+        )

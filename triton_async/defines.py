@@ -1,0 +1,83 @@
+"""Every limit of the server, each with its unit and the reason for its value."""
+
+# -- tensors ---------------------------------------------------------------------------------------
+
+# Dimensions of one tensor. NumPy stops at 64 and no engine we drive goes past 8; a fixed bound keeps a
+# tensor's shape inside the object.
+MAX_RANK = 16
+
+# Largest byte size of one tensor and the largest element count: what a signed 64-bit offset can address.
+MAX_TENSOR_NBYTES = 2**63 - 1
+
+# Inputs, and requested outputs, of one request. Models have a handful; the bound keeps a request that
+# names a million of them from costing more than its bytes (CVE-2026-24146).
+MAX_TENSORS_PER_REQUEST = 4096
+
+# -- HTTP ------------------------------------------------------------------------------------------
+
+# Default of --http-max-input-size in bytes (Triton's: 2^26).
+HTTP_MAX_INPUT_NBYTES = 1 << 26
+
+# Non-empty chunks of one chunked body (Triton's bound; CVE-2025-23310).
+HTTP_MAX_CHUNKS = 65_536
+
+# Bytes of one whole body, binary tensors included: Triton has no bound here; 2 GiB is gRPC's own limit, so
+# both protocols take the same largest tensor.
+HTTP_MAX_BODY_NBYTES = (1 << 31) - 1
+
+# Depth of nested JSON arrays and objects (Triton's limit; CVE-2025-23325).
+JSON_MAX_DEPTH = 100
+
+# Request line plus one header line, and number of headers: what aiohttp uses, enough for long bearer tokens.
+HTTP_MAX_LINE_NBYTES = 8190
+HTTP_MAX_HEADERS_NBYTES = 32_768
+
+# Seconds a connection may take to send a complete head, and to send the next piece of a body.
+HTTP_HEAD_TIMEOUT_S = 60.0
+HTTP_BODY_TIMEOUT_S = 60.0
+
+# Requests answered or waiting on one connection (pipelining); reading stops at the bound.
+HTTP_MAX_PIPELINED = 128
+
+# Largest N of the classification extension (Triton's bound).
+CLASSIFICATION_MAX = 1_000_000
+
+# -- gRPC ------------------------------------------------------------------------------------------
+
+# Bytes of one message, both ways (protobuf's and gRPC's own limit).
+GRPC_MAX_MESSAGE_NBYTES = (1 << 31) - 1
+
+# Requests of one stream that wait for a model; reading from the stream stops at the bound.
+GRPC_MAX_STREAM_REQUESTS = 256
+
+# -- scheduling ------------------------------------------------------------------------------------
+
+# Batches handed to an instance ahead of the one it runs. One keeps a CPU instance busy while the loop turns
+# around; more only takes away from batching.
+INSTANCE_RUN_AHEAD = 1
+
+# Instances of one model; each is an OS thread with its own engine state.
+MAX_INSTANCES_PER_MODEL = 1024
+
+# -- memory ----------------------------------------------------------------------------------------
+
+# Freed host slabs kept for reuse, in bytes, over all size classes. Beyond it memory goes back at once.
+SLAB_CACHE_NBYTES = 1 << 28
+
+# Alignment of every slab in bytes: a cache line, and the widest vector loads of CPU engines.
+SLAB_ALIGNMENT = 64
+
+# -- repository ------------------------------------------------------------------------------------
+
+# Bytes of one config.pbtxt or labels file; larger ones are a mistake, not a model.
+CONFIG_MAX_NBYTES = 16 << 20
+LABELS_MAX_NBYTES = 64 << 20
+
+# Parallel loads at start-up and through the API (default of --model-load-thread-count).
+MODEL_LOAD_THREADS = 4
+
+# Priority levels of one model's queue; each is a queue of its own, looked at in order for every batch.
+MAX_PRIORITY_LEVELS = 256
+
+# Microseconds of a queue delay or timeout (31 years): as nanoseconds added to a clock it still fits in int64.
+MAX_DELAY_US = 10**15

@@ -1,0 +1,1 @@
+"""HTTP, gRPC and metrics endpoints over core.server."""

@@ -1,0 +1,86 @@
+# A batch: requests that one instance runs together.
+
+from libc.stdint cimport int32_t, int64_t
+
+from triton_async.infer.request cimport InferRequest
+from triton_async.infer.signature cimport ModelSignature
+from triton_async.infer.tensor cimport Tensor
+
+cdef extern from "batch.h":
+    ctypedef struct ta_segment:
+        const char *data
+        int64_t nbytes
+        int64_t rows
+        int32_t memory_type
+        int32_t device_id
+    ctypedef struct ta_tensor:
+        int32_t datatype
+        int32_t rank
+        int64_t dims[16]
+        int64_t nbytes
+        char *data
+        int32_t memory_type
+        int32_t device_id
+        int32_t wanted
+        int32_t n_segments
+        ta_segment *segments
+        void *owner
+        void (*release)(void *owner) noexcept nogil
+    ctypedef struct ta_batch:
+        int32_t n_inputs
+        int32_t n_outputs
+        ta_tensor *inputs
+        ta_tensor *outputs
+        int64_t rows
+        int32_t n_requests
+        int32_t failed
+        int32_t error_code
+        char error[1024]
+        int64_t compute_start_ns
+        int64_t compute_input_end_ns
+        int64_t compute_output_start_ns
+        int64_t compute_end_ns
+        void *owner
+        ta_batch *next
+
+cdef extern from "gather.h":
+    # What core checks of every batch that an instance has run: each wanted output was filled, the times are in
+    # order. Instance thread, no GIL.
+    void ta_batch_finish_checks(ta_batch *batch) noexcept nogil
+
+#   OPEN --close--> CLOSED --handed to an instance--> (instance thread) --completion ring--> finish --> DONE
+cdef enum BatchState:
+    BATCH_OPEN = 0      # may take requests; loop thread
+    BATCH_CLOSED = 1    # never changes again; `c` is complete; belongs to one instance
+    BATCH_DONE = 2      # responses were made, leases of inputs are given up
+
+# Invariants: requests is never empty once closed; rows == sum of the requests' rows; all requests have equal
+# engine dims beyond the batch dimension and bring the same inputs.
+cdef class Batch:
+    cdef ta_batch c
+    cdef readonly list requests          # of InferRequest
+    cdef readonly ModelSignature signature
+    cdef readonly int64_t rows
+    cdef int state
+    cdef public object runner            # core's own: the model that takes the batch back
+    cdef public object instance          # core's own: the instance that holds it
+    cdef void *memory                    # one block: inputs, outputs, segments
+
+    # Adds a validated request. Loop thread, while OPEN.
+    cdef int add(self, InferRequest request) except -1
+    # Whether `request` may join: equal shapes and the same inputs as the first request. Does not look at size.
+    cdef bint accepts(self, InferRequest request) noexcept
+    # Lays out `c` for the instance. Loop thread.
+    cdef int close(self) except -1
+    # After the instance is done: one InferResponse per request, in order. Releases the inputs. Loop thread.
+    cdef list finish(self)
+
+    cdef list _split(self)
+
+    # For instances written in Python, on the instance thread with the GIL:
+    # whole-batch input tensors in signature order (None where absent), gathered.
+    cdef list input_tensors(self)
+    # Copies `array` (of the engine's dims) as output `index`.
+    cdef int set_output(self, int index, Tensor tensor) except -1
+
+cpdef int64_t live_batches()

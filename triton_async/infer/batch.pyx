@@ -1,0 +1,268 @@
+"""Batches: the C layout that instances read, and the split of their outputs into responses."""
+
+cimport cython
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport calloc, free
+
+from triton_async.datatypes cimport DT_BYTES, elements
+from triton_async.infer.request cimport REQUEST_DONE, InferRequest
+from triton_async.infer.response cimport InferResponse
+from triton_async.infer.signature cimport ModelSignature, TensorSpec
+from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor, view_dims
+from triton_async.memory.buffer cimport MEMORY_CPU, Buffer, foreign
+
+from triton_async.errors import InternalError, from_code
+
+cdef extern from "gather.h":
+    void ta_tensor_release(ta_tensor *tensor) noexcept nogil
+    int64_t ta_bytes_skip(const char *data, int64_t nbytes, int64_t offset, int64_t count) noexcept nogil
+
+cdef int64_t _live = 0
+
+# Where an output without bytes points: a filled output never has a NULL address.
+cdef char _EMPTY = 0
+
+
+@cython.final
+cdef class Batch:
+    """Requests of one model version that run together."""
+
+    def __cinit__(self, ModelSignature signature):
+        global _live
+        _live += 1
+        self.signature = signature
+        self.requests = []
+
+    def __dealloc__(self):
+        global _live
+        cdef int i
+        _live -= 1
+        if self.memory != NULL:
+            for i in range(self.c.n_inputs):
+                ta_tensor_release(&self.c.inputs[i])
+            for i in range(self.c.n_outputs):
+                ta_tensor_release(&self.c.outputs[i])
+            free(self.memory)
+
+    cdef int add(self, InferRequest request) except -1:
+        assert self.state == BATCH_OPEN
+        self.requests.append(request)
+        self.rows += request.rows
+        return 0
+
+    cdef bint accepts(self, InferRequest request) noexcept:
+        cdef InferRequest first
+        cdef Tensor mine
+        cdef Tensor theirs
+        cdef Py_ssize_t i
+        if not self.requests:
+            return True
+        first = <InferRequest>self.requests[0]
+        for i in range(len(first.slots)):
+            mine = <Tensor>first.slots[i]
+            theirs = <Tensor>request.slots[i]
+            if mine is None or theirs is None:
+                if mine is not theirs:
+                    return False
+            elif not mine.same_shape(theirs, 1):
+                return False
+        return True
+
+    cdef int close(self) except -1:
+        cdef int n_inputs = len(self.signature.inputs)
+        cdef int n_outputs = len(self.signature.outputs)
+        cdef int n_requests = len(self.requests)
+        cdef size_t tensors = (n_inputs + n_outputs) * sizeof(ta_tensor)
+        cdef ta_segment *segments
+        cdef int i
+        assert self.state == BATCH_OPEN and n_requests > 0
+        self.memory = calloc(1, tensors + <size_t>n_inputs * n_requests * sizeof(ta_segment))
+        if self.memory == NULL:
+            raise MemoryError
+        self.c.n_inputs = n_inputs
+        self.c.n_outputs = n_outputs
+        self.c.n_requests = n_requests
+        self.c.rows = self.rows
+        self.c.inputs = <ta_tensor *>self.memory
+        self.c.outputs = self.c.inputs + n_inputs
+        self.c.owner = <void *>self
+        segments = <ta_segment *>(self.c.outputs + n_outputs)
+        for i in range(n_inputs):
+            _lay_out_input(self, i, segments + <Py_ssize_t>i * n_requests)
+        _lay_out_outputs(self)
+        self.state = BATCH_CLOSED
+        return 0
+
+    cdef list finish(self):
+        cdef InferRequest request
+        cdef InferResponse response
+        cdef list responses
+        cdef int i
+        assert self.state == BATCH_CLOSED
+        self.state = BATCH_DONE
+        for i in range(self.c.n_inputs):
+            ta_tensor_release(&self.c.inputs[i])
+        error = None
+        if self.c.failed:
+            error = from_code(self.c.error_code, self.c.error.decode("utf-8", "replace"))
+        else:
+            try:
+                return self._split()
+            except InternalError as split_error:
+                error = split_error
+        responses = []
+        for request in self.requests:
+            responses.append(InferResponse(request, self.signature.model_name, self.signature.model_version, [],
+                                           None, error))
+        return responses
+
+    cdef list _split(self):
+        cdef list outputs = [[] for _ in range(self.c.n_requests)]
+        cdef list responses = []
+        cdef InferRequest request
+        cdef TensorSpec spec
+        cdef int i
+        for i in range(self.c.n_outputs):
+            if self.c.outputs[i].wanted:
+                spec = <TensorSpec>self.signature.outputs[i]
+                _split_output(self, spec, &self.c.outputs[i], outputs)
+        for i in range(self.c.n_requests):
+            request = <InferRequest>self.requests[i]
+            responses.append(InferResponse(request, self.signature.model_name, self.signature.model_version,
+                                           outputs[i], None, None))
+        return responses
+
+    cdef list input_tensors(self):
+        cdef list tensors = []
+        cdef ta_tensor *c
+        cdef TensorSpec spec
+        cdef Tensor tensor
+        cdef Buffer buffer
+        cdef int i
+        for i in range(self.c.n_inputs):
+            c = &self.c.inputs[i]
+            spec = <TensorSpec>self.signature.inputs[i]
+            if not c.wanted:
+                tensors.append(None)
+                continue
+            # The bytes live as long as the batch is out; the lease keeps the batch.
+            Py_INCREF(self)
+            buffer = foreign(c.data, c.nbytes, <void *>self, _release_object, c.memory_type, c.device_id)
+            buffer.readonly = True
+            tensor = view_dims(spec.name, spec.datatype, c.dims, c.rank, elements(c.dims, c.rank), buffer, c.data,
+                               c.nbytes)
+            tensors.append(tensor)
+        return tensors
+
+    cdef int set_output(self, int index, Tensor tensor) except -1:
+        cdef ta_tensor *c = &self.c.outputs[index]
+        cdef int i
+        c.datatype = tensor.datatype
+        c.rank = tensor.rank
+        for i in range(tensor.rank):
+            c.dims[i] = tensor.dims[i]
+        c.nbytes = tensor.nbytes
+        c.data = tensor.data if tensor.nbytes else <char *>&_EMPTY
+        c.memory_type = MEMORY_CPU if tensor.buffer is None else tensor.buffer.memory_type
+        Py_INCREF(tensor)
+        c.owner = <void *>tensor
+        c.release = _release_object
+        return 0
+
+
+cdef void _release_object(void *owner) noexcept nogil:
+    with gil:
+        Py_DECREF(<object>owner)
+
+
+cdef int _lay_out_input(Batch batch, int index, ta_segment *segments) except -1:
+    cdef ta_tensor *c = &batch.c.inputs[index]
+    cdef InferRequest request = <InferRequest>batch.requests[0]
+    cdef Tensor tensor = <Tensor>request.slots[index]
+    cdef TensorSpec spec = <TensorSpec>batch.signature.inputs[index]
+    cdef bint batching = batch.signature.max_batch_size > 0
+    cdef int i
+    c.datatype = spec.datatype
+    if tensor is None:
+        return 0
+    c.wanted = 1
+    c.rank = spec.engine_dims(tensor.dims, tensor.rank, batching, c.dims)
+    if batching:
+        c.dims[0] = batch.rows
+    c.n_segments = batch.c.n_requests
+    c.segments = segments
+    for i in range(batch.c.n_requests):
+        request = <InferRequest>batch.requests[i]
+        tensor = <Tensor>request.slots[index]
+        segments[i].data = tensor.data
+        segments[i].nbytes = tensor.nbytes
+        segments[i].rows = request.rows
+        if tensor.buffer is not None:
+            segments[i].memory_type = tensor.buffer.memory_type
+            segments[i].device_id = tensor.buffer.device_id
+        c.nbytes += tensor.nbytes
+    return 0
+
+
+cdef int _lay_out_outputs(Batch batch) except -1:
+    cdef InferRequest request
+    cdef uint64_t wanted = 0
+    cdef TensorSpec spec
+    cdef int i
+    for request in batch.requests:
+        wanted |= request.wanted
+    for i in range(batch.c.n_outputs):
+        spec = <TensorSpec>batch.signature.outputs[i]
+        batch.c.outputs[i].datatype = spec.datatype
+        batch.c.outputs[i].wanted = (wanted >> (i if i < 63 else 63)) & 1
+    return 0
+
+
+# Gives each request its rows of one output, as views of the same bytes.
+cdef int _split_output(Batch batch, TensorSpec spec, ta_tensor *c, list outputs) except -1:
+    cdef bint batching = batch.signature.max_batch_size > 0
+    cdef int64_t[TA_MAX_RANK] dims
+    cdef int rank = spec.client_dims(c.dims, c.rank, batching, dims)
+    cdef InferRequest request
+    cdef int64_t offset = 0
+    cdef int64_t end
+    cdef int64_t row_elements
+    cdef Buffer buffer
+    cdef int i
+    if rank < 0:
+        raise InternalError(f"model '{batch.signature.model_name}', output '{spec.name}': the model's shape "
+                            "does not match the reshape in the configuration")
+    if batching and (rank < 1 or dims[0] != batch.rows):
+        raise InternalError(f"failed to split the output tensor '{spec.name}' in responses: expected batch size of "
+                            f"at least {batch.rows} in model output, got {dims[0] if rank else 0}")
+    buffer = foreign(c.data, c.nbytes, c.owner, c.release, c.memory_type, c.device_id)
+    c.release = NULL
+    if batching:
+        dims[0] = 1
+    row_elements = elements(dims, rank)
+    for i in range(batch.c.n_requests):
+        request = <InferRequest>batch.requests[i]
+        if batching:
+            dims[0] = request.rows
+        if i == batch.c.n_requests - 1:
+            end = c.nbytes
+        elif c.datatype == DT_BYTES:
+            end = ta_bytes_skip(c.data, c.nbytes, offset, request.rows * row_elements)
+            if end < 0:
+                raise InternalError(f"output '{spec.name}' of model '{batch.signature.model_name}' has broken "
+                                    "string elements")
+        elif batch.rows == 0:
+            end = offset
+        else:
+            end = offset + c.nbytes // batch.rows * request.rows
+        if (request.wanted >> (spec.index if spec.index < 63 else 63)) & 1:
+            (<list>outputs[i]).append(view_dims(spec.name, c.datatype, dims, rank, request.rows * row_elements
+                                                if batching else row_elements, buffer, c.data + offset,
+                                                end - offset))
+        offset = end
+    return 0
+
+
+cpdef int64_t live_batches():
+    return _live

@@ -1,0 +1,58 @@
+# One inference request on its way through the server. Owned by the loop thread.
+
+from libc.stdint cimport int64_t, uint64_t
+
+from triton_async.infer.response cimport ResponseSink
+from triton_async.infer.tensor cimport Tensor
+
+#   NEW --enqueue--> QUEUED --batch taken--> RUNNING --response--> DONE
+#    |                 |                        |
+#    +---- refused ----+------- cancelled ------+----------------> DONE
+cdef enum RequestState:
+    REQUEST_NEW = 0       # being built or validated; owned by the front-end
+    REQUEST_QUEUED = 1    # in the queue of a model
+    REQUEST_RUNNING = 2   # in a batch that an instance holds
+    REQUEST_DONE = 3      # the final response was delivered, or the request was refused
+
+cdef enum RequestFlag:    # TRITONSERVER_RequestFlag
+    FLAG_SEQUENCE_START = 1
+    FLAG_SEQUENCE_END = 2
+
+# An output that the client asks for.
+cdef class RequestedOutput:
+    cdef readonly str name
+    cdef readonly bint binary           # HTTP: binary form instead of JSON
+    cdef readonly int64_t classification  # N of the classification extension; 0: plain tensor
+    cdef readonly dict parameters       # other parameters, or None
+
+cdef class InferRequest:
+    cdef readonly str model_name
+    cdef readonly int64_t model_version  # as asked; -1: the version policy's choice
+    cdef public str id                   # "" when the client gave none
+    cdef public list inputs              # of Tensor, as sent
+    cdef public list outputs             # of RequestedOutput; empty: every output of the model
+    cdef public dict parameters          # request parameters for the backend: str -> str | int | float | bool, or None
+    cdef public uint64_t priority        # 0: the model's default
+    cdef public uint64_t timeout_us      # 0: none
+    cdef public object sequence_id       # int or str; 0 or "": none
+    cdef public int flags                # RequestFlag bits
+    cdef public bint binary_default      # HTTP: outputs not listed come in binary form
+    cdef public int64_t received_ns      # CLOCK_MONOTONIC, when the front-end had the whole request
+    cdef public object context           # the front-end's own, untouched by core
+
+    # Set by ModelSignature.validate
+    cdef list slots                      # Tensor or None per input of the signature
+    cdef int64_t rows                    # batch size; 1 when the model has no batch dimension
+    cdef uint64_t wanted                 # bit per output of the signature (bit 63 stands for all from there on)
+
+    # Owned by core from InferenceServer.submit on
+    cdef int state                       # RequestState
+    cdef bint cancelled
+    cdef object model                    # the model version that serves it
+    cdef ResponseSink sink               # who gets the response
+    cdef int64_t queue_start_ns
+    cdef int64_t deadline_ns             # queue timeout; 0: none
+    cdef int priority_level
+    cdef object queue_link               # queue's own
+
+cpdef int64_t live_requests()

@@ -1,0 +1,51 @@
+from typing import Any
+
+from triton_async.infer.tensor import Tensor
+
+class RequestedOutput:
+    name: str
+    binary: bool
+    classification: int
+    parameters: dict[str, Any] | None
+    def __init__(
+        self,
+        name: str,
+        binary: bool = False,
+        classification: int = 0,
+        parameters: dict[str, Any] | None = None,
+    ) -> None: ...
+
+class InferRequest:
+    model_name: str
+    model_version: int
+    id: str
+    inputs: list[Tensor]
+    outputs: list[RequestedOutput]
+    parameters: dict[str, Any] | None
+    priority: int
+    timeout_us: int
+    sequence_id: int | str
+    flags: int
+    binary_default: bool
+    received_ns: int
+    context: Any
+    is_cancelled: bool
+    batch_size: int
+    def __init__(
+        self,
+        model_name: str,
+        model_version: int = -1,
+        id: str = "",
+        inputs: list[Tensor] | None = None,
+        outputs: list[RequestedOutput] | None = None,
+        parameters: dict[str, Any] | None = None,
+        priority: int = 0,
+        timeout_us: int = 0,
+        sequence_id: int | str = 0,
+        flags: int = 0,
+        binary_default: bool = False,
+        received_ns: int = 0,
+    ) -> None: ...
+    def log_prefix(self) -> str: ...
+
+def live_requests() -> int: ...

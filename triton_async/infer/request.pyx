@@ -1,0 +1,58 @@
+"""Inference requests as the codecs build them and core moves them."""
+
+cdef int64_t _live = 0
+
+
+cdef class RequestedOutput:
+    """An output that the client asks for. `classification`: N of that extension, 0 for the tensor itself."""
+
+    def __init__(self, str name, bint binary=False, int64_t classification=0, dict parameters=None):
+        self.name = name
+        self.binary = binary
+        self.classification = classification
+        self.parameters = parameters
+
+
+cdef class InferRequest:
+    """One request. Built by a codec, then owned by core until its final response."""
+
+    def __cinit__(self):
+        global _live
+        _live += 1
+
+    def __dealloc__(self):
+        global _live
+        _live -= 1
+
+    def __init__(self, str model_name, int64_t model_version=-1, str id="", list inputs=None, list outputs=None,
+                 dict parameters=None, uint64_t priority=0, uint64_t timeout_us=0, sequence_id=0, int flags=0,
+                 bint binary_default=False, int64_t received_ns=0):
+        self.model_name = model_name
+        self.model_version = model_version
+        self.id = id
+        self.inputs = [] if inputs is None else inputs
+        self.outputs = [] if outputs is None else outputs
+        self.parameters = parameters
+        self.priority = priority
+        self.timeout_us = timeout_us
+        self.sequence_id = sequence_id
+        self.flags = flags
+        self.binary_default = binary_default
+        self.received_ns = received_ns
+
+    @property
+    def is_cancelled(self):
+        return self.cancelled
+
+    @property
+    def batch_size(self):
+        """Rows it brings to a batch; 0 before validation."""
+        return self.rows
+
+    def log_prefix(self):
+        """Triton's prefix of validation errors (LogRequest)."""
+        return f"[request id: {self.id or '<id_unknown>'}] "
+
+
+cpdef int64_t live_requests():
+    return _live

@@ -1,0 +1,41 @@
+from collections.abc import Iterable, Sequence
+
+from triton_async.infer.request import InferRequest
+
+class TensorSpec:
+    name: str
+    datatype: int
+    dims: tuple[int, ...]
+    reshape: tuple[int, ...] | None
+    optional: bool
+    labels: tuple[str, ...]
+    def __init__(
+        self,
+        name: str,
+        datatype: int,
+        dims: Sequence[int],
+        reshape: Sequence[int] | None = None,
+        optional: bool = False,
+        labels: Iterable[str] = (),
+    ) -> None: ...
+
+class ModelSignature:
+    model_name: str
+    model_version: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int
+    decoupled: bool
+    def __init__(
+        self,
+        model_name: str,
+        model_version: int,
+        inputs: Iterable[TensorSpec],
+        outputs: Iterable[TensorSpec],
+        max_batch_size: int = 0,
+        decoupled: bool = False,
+    ) -> None: ...
+    def labels(self, output: str) -> tuple[str, ...]: ...
+    def validate(self, request: InferRequest) -> int: ...
+
+def format_dims(dims: Iterable[int]) -> str: ...

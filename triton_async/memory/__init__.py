@@ -1,0 +1,1 @@
+"""Memory that tensors stand on: leases, host slabs, pinned and device pools, shared memory."""

@@ -1,0 +1,9 @@
+from triton_async.memory.buffer import Buffer
+
+class SlabPool:
+    leased: int
+    leased_nbytes: int
+    cached_nbytes: int
+    def __init__(self, cache_limit: int) -> None: ...
+    def acquire(self, nbytes: int) -> Buffer: ...
+    def trim(self) -> None: ...
