@@ -12,12 +12,21 @@ from tests.conformance.setup_oracle import Oracle, prepare
 
 from . import models, report
 from .echo import echo_check
-from .perf import measure
+from .perf import Load, measure
 from .report import Results
 
 # A server under test: its name in the report, the server that serves it, the model to ask for.
 Subject = tuple[str, Server, str]
-_COLUMNS = ("protocol", "concurrency", "server", "infer/s", "p50 us", "p99 us", "server CPU us/infer", "vs Triton")
+_COLUMNS = (
+    "protocol",
+    "concurrency",
+    "server",
+    "infer/s",
+    "p50 us",
+    "p99 us",
+    "server CPU us/infer",
+    "vs Triton",
+)
 _KEYS = ("protocol", "concurrency", "server", "infer_per_s", "p50_us", "p99_us", "cpu_us", "ratio")
 
 
@@ -56,14 +65,22 @@ def _run(oracle: Oracle, subjects: list[Subject], options: argparse.Namespace) -
     protocols = ("http", "grpc") if options.protocol == "both" else (options.protocol,)
     for protocol in protocols:
         for name, server, model in subjects:
-            port = server.http_port if protocol == "http" else server.grpc_port
-            print(f"{name}: {echo_check(protocol, port, model)} tensors echoed over {protocol}", flush=True)
+            echoed = echo_check(protocol, server.port(protocol), model)
+            print(f"{name}: {echoed} tensors echoed over {protocol}", flush=True)
     results: Results = {}
     for protocol in protocols:
         for concurrency in options.concurrency:
             for _ in range(options.rounds):
                 for name, server, model in subjects:
-                    window = measure(oracle, server, protocol, model, concurrency, options.seconds)
+                    load = Load(
+                        protocol,
+                        server.port(protocol),
+                        model,
+                        concurrency,
+                        options.seconds,
+                        f"INPUT0:{models.ELEMENTS}",
+                    )
+                    window = measure(oracle, server, load)
                     results.setdefault((name, protocol, concurrency), []).append(window)
                     print(f"{protocol} {concurrency:3d} {name}: {window.infer_per_s:.0f} infer/s", flush=True)
     return results

@@ -12,7 +12,11 @@ BUILT_IN = "identity_built_in"
 
 # The dims are dynamic, so that the echo check can send other shapes than the load does.
 _IDENTITY = Model(
-    IDENTITY, (Tensor("INPUT0", "FP32", (-1,)),), (Tensor("OUTPUT0", "FP32", (-1,)),), (("copy", "INPUT0"),), 8
+    IDENTITY,
+    (Tensor("INPUT0", "FP32", (-1,)),),
+    (Tensor("OUTPUT0", "FP32", (-1,)),),
+    (("copy", "INPUT0"),),
+    8,
 )
 _BUILT_IN_CONFIG = f"""name: "{BUILT_IN}"
 backend: "identity"

@@ -13,8 +13,6 @@ from pathlib import Path
 from tests.conformance.servers import Server
 from tests.conformance.setup_oracle import Oracle
 
-from .models import ELEMENTS
-
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -28,6 +26,18 @@ class Window:
     cpu_us: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """What perf_analyzer is to send. `shape` is for models with dynamic dims."""
+
+    protocol: str
+    port: int
+    model: str
+    concurrency: int
+    seconds: float
+    shape: str = ""
+
+
 def _stat(pid: int) -> tuple[int, int]:
     """Parent and CPU ticks of a process; (0, 0) when it is gone."""
     try:
@@ -39,7 +49,9 @@ def _stat(pid: int) -> tuple[int, int]:
 
 def cpu_ticks(root: int) -> int:
     """CPU ticks of `root` and all its descendants up to now."""
-    stats = {int(entry.name): _stat(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
+    stats = {
+        int(entry.name): _stat(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit()
+    }
     family = {root}
     grown = True
     while grown:
@@ -49,22 +61,21 @@ def cpu_ticks(root: int) -> int:
     return sum(stats[pid][1] for pid in family if pid in stats)
 
 
-def _command(oracle: Oracle, protocol: str, port: int, model: str, concurrency: int, seconds: float) -> list[str]:
+def _command(oracle: Oracle, load: Load) -> list[str]:
     """Three windows that make up `seconds`, taken whatever their variation: medians come from the rounds.
 
     perf_analyzer reports nothing on fewer than three.
     """
     return [
         str(oracle.perf_analyzer),
-        f"-m{model}",
-        f"-u127.0.0.1:{port}",
-        f"-i{protocol}",
-        f"--shape=INPUT0:{ELEMENTS}",
-        f"--concurrency-range={concurrency}",
-        f"--measurement-interval={int(seconds * 1000 / 3)}",
-        "--max-trials=3",
-        "--stability-percentage=999",
-        "--percentile=99",
+        f"-m{load.model}",
+        f"-u127.0.0.1:{load.port}",
+        f"-i{load.protocol}",
+        *([f"--shape={load.shape}"] if load.shape else []),
+        f"--concurrency-range={load.concurrency}",
+        f"--measurement-interval={int(load.seconds * 1000 / 3)}",
+        "--max-trials=6",
+        "--stability-percentage=99999",
     ]
 
 
@@ -75,14 +86,18 @@ def _number(pattern: str, text: str) -> float:
     return float(match[1])
 
 
-def measure(oracle: Oracle, server: Server, protocol: str, model: str, concurrency: int, seconds: float) -> Window:
+def measure(oracle: Oracle, server: Server, load: Load) -> Window:
     """One run of perf_analyzer against a server that runs."""
-    port = server.http_port if protocol == "http" else server.grpc_port
-    command = _command(oracle, protocol, port, model, concurrency, seconds)
+    command, model = _command(oracle, load), load.model
     counted = inference_count(server, model)
     ticks = cpu_ticks(server.process.pid)
     done = subprocess.run(
-        command, env=oracle.perf_env(), capture_output=True, text=True, timeout=60 + 10 * seconds, check=False
+        command,
+        env=oracle.perf_env(),
+        capture_output=True,
+        text=True,
+        timeout=60 + 10 * load.seconds,
+        check=False,
     )
     ticks = cpu_ticks(server.process.pid) - ticks
     counted = inference_count(server, model) - counted

@@ -64,7 +64,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
-def save(title: str, out: Path, columns: Sequence[str], keys: Sequence[str], rows: list[dict[str, Any]]) -> str:
+def save(
+    title: str, out: Path, columns: Sequence[str], keys: Sequence[str], rows: list[dict[str, Any]]
+) -> str:
     """Writes `out`.json and `out`.md; returns the markdown."""
     head = header()
     body = table(columns, [[row.get(key, "") for key in keys] for row in rows])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from .models import Model, Tensor
 
@@ -29,7 +29,7 @@ _OPSET, _IR_VERSION = 17, 8
 _SLOW_SIDE, _SLOW_TRIPS = 256, 3000
 
 
-def _value(model: Model, tensor: Tensor) -> object:
+def _value(model: Model, tensor: Tensor) -> ValueInfoProto:
     """The graph's declaration of one input or output, with a named dimension for each -1."""
     shape: list[int | str] = [
         f"{tensor.name}_d{index}" if dim < 0 else dim for index, dim in enumerate(tensor.model_dims)
@@ -39,7 +39,7 @@ def _value(model: Model, tensor: Tensor) -> object:
     return helper.make_tensor_value_info(tensor.name, _ELEM_TYPES[tensor.dtype], shape)
 
 
-def _slow_nodes(source: str, target: str) -> tuple[list[object], list[object]]:
+def _slow_nodes(source: str, target: str) -> tuple[list[NodeProto], list[TensorProto]]:
     """Nodes that copy `source` to `target` after several hundred matrix products, and their constants."""
     body = helper.make_graph(
         [
@@ -79,9 +79,9 @@ def _slow_nodes(source: str, target: str) -> tuple[list[object], list[object]]:
 
 def model_file(model: Model) -> bytes:
     """The serialised ONNX model of `model`."""
-    nodes: list[object] = []
+    nodes: list[NodeProto] = []
     # An optional input is an ONNX input with a default value.
-    constants: list[object] = [
+    constants: list[TensorProto] = [
         numpy_helper.from_array(np.zeros(tensor.dims, np.float32), tensor.name)
         for tensor in model.inputs
         if tensor.optional

@@ -30,9 +30,12 @@ def free_ports(count: int) -> list[int]:
 
 
 class Server:
-    """One running server. Owns the process and its children; `stop` ends them all."""
+    """One running server. Owns the process and its children; `stop` ends them all.
 
-    def __init__(self, name: str, command: Sequence[str], env: dict[str, str], log: Path) -> None:
+    `env` None is the environment of this process.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], env: dict[str, str] | None, log: Path) -> None:
         self.name = name
         self.log = log
         self.http_port, self.grpc_port, self.metrics_port = free_ports(3)
@@ -45,6 +48,10 @@ class Server:
             self.process = subprocess.Popen(
                 [*command, *ports], env=env, stdout=sink, stderr=sink, start_new_session=True
             )
+
+    def port(self, protocol: str) -> int:
+        """The port of "http" or "grpc"."""
+        return {"http": self.http_port, "grpc": self.grpc_port}[protocol]
 
     def alive(self) -> bool:
         """True while the process has not ended."""
@@ -106,7 +113,7 @@ def ours_command(repository: Path, *options: str) -> list[str]:
 @contextlib.contextmanager
 def running(name: str, command: Sequence[str], env: dict[str, str] | None, log: Path) -> Iterator[Server]:
     """A server that is ready inside the block and gone after it."""
-    server = Server(name, command, dict(os.environ) if env is None else env, log)
+    server = Server(name, command, env, log)
     try:
         server.wait_ready()
         yield server
