@@ -77,6 +77,15 @@ _GARBAGE = Deviation(
     "The real server says nothing about a message on a stream that it cannot read.", ("INTERNAL",)
 )
 
+
+def _strict(code: str) -> Deviation:
+    """With metadata triton_grpc_error an error ends the stream; 2.51 does so for errors of execution only."""
+    why = (
+        "(release 2.73) With metadata `triton_grpc_error` a refused request ends the stream with its status."
+    )
+    return Deviation(why, (code, "OK"))
+
+
 DEVIATIONS: dict[str, Deviation] = {
     # JSON and typed numbers that do not fit their datatype
     "input-data-over-int32": _WRAPS,
@@ -224,4 +233,6 @@ DEVIATIONS: dict[str, Deviation] = {
     ),
     # Streams
     "grpc-stream-garbage": _GARBAGE,
+    "grpc-stream-strict-unknown-model": _strict("NOT_FOUND"),
+    "grpc-stream-strict-validation": _strict("INVALID_ARGUMENT"),
 }
