@@ -236,3 +236,16 @@ DEVIATIONS: dict[str, Deviation] = {
     "grpc-stream-strict-unknown-model": _strict("NOT_FOUND"),
     "grpc-stream-strict-validation": _strict("INVALID_ARGUMENT"),
 }
+
+
+def disagreement(case_id: str, given: Answer, real: Answer) -> str:
+    """What is wrong with our answer, given the real server's; "" when nothing is."""
+    deviation = DEVIATIONS.get(case_id)
+    if deviation is None:
+        same = canonical(given) == canonical(real)
+        return "" if same else f"{case_id}:\n  we answer {canonical(given)}\n  and not   {canonical(real)}"
+    return (
+        ""
+        if deviation.allows(given)
+        else f"{case_id}:\n  we answer {canonical(given)}\n  and not   {deviation}"
+    )
