@@ -29,6 +29,8 @@ class HttpCase:
     raw: bytes | None = None
     # Seconds to wait before sending, where the case before has an effect that comes later.
     pause: float = 0.0
+    # "http" or "metrics": which of the server's ports is meant.
+    port: str = "http"
 
     def wire(self) -> bytes:
         """The bytes of the request."""

@@ -90,6 +90,11 @@ STATISTICS = (
         "counted-refused-output", "counted", [In("INPUT0", "INT32", [1, 2], data=[1, 2])], [out("OUTPUT1")]
     ),
     get("stats-counted", target("counted", "stats"), mask="stats"),
+    HttpCase("metrics", "GET", "/metrics", mask="metrics", port="metrics"),
+    HttpCase("metrics-slash", "GET", "/metrics/", mask="metrics", port="metrics"),
+    HttpCase("metrics-query", "GET", "/metrics?x=1", mask="metrics", port="metrics"),
+    HttpCase("metrics-post", "POST", "/metrics", body=b"", port="metrics"),
+    HttpCase("metrics-other-path", "GET", "/other", port="metrics"),
     get("stats-all", "/v2/models/stats", mask="stats-names"),
     get("stats-unknown", target("nobody", "stats")),
     get("stats-unknown-version", target("add_sub", "stats", 5)),

@@ -55,6 +55,20 @@ def _mask_reasons(document: Any) -> Any:
     ]
 
 
+_SERIES = re.compile(r'(\w+)\{([^}]*model="counted"[^}]*)\} (\d+)')
+
+
+def _mask_metrics(text: str) -> Any:
+    """Types of the inference families and the series of one model; order is free, durations are times."""
+    types = dict(re.findall(r"# TYPE (nv_inference_\w+) (\w+)", text))
+    series = {
+        f"{name}{{{labels}}}": "time" if name.endswith("_us") else int(value)
+        for name, labels, value in _SERIES.findall(text)
+        if name in types
+    }
+    return {"types": dict(sorted(types.items())), "series": dict(sorted(series.items()))}
+
+
 _MASKS: dict[str, Callable[[Any], Any]] = {
     "config": _mask_config,
     "stats": _mask_stats,
@@ -87,7 +101,7 @@ def _apply(mask: str, document: Any) -> Any:
 def _comparable_headers(answer: Answer) -> dict[str, str]:
     """Headers that a client acts on: those of an answer with content."""
     headers = dict(answer.get("headers", {}))
-    if answer["status"] != 200 or not ("json" in answer or "base64" in answer):
+    if answer["status"] != 200 or not any(key in answer for key in ("json", "text", "base64")):
         headers.pop("content-type", None)
     return headers
 
@@ -99,6 +113,8 @@ def normalise(mask: str, answer: Answer) -> Answer:
         result["headers"] = _comparable_headers(result)
         if "json" in result:
             result["json"] = _apply(mask, result["json"])
+        if mask == "metrics" and "text" in result:
+            result["metrics"] = _mask_metrics(result.pop("text"))
     elif "responses" in result:
         result["message"] = _order_free(result["message"])
         result["responses"] = [_apply(mask, response) for response in result["responses"]]

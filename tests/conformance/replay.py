@@ -45,7 +45,7 @@ def send(case: Case, server: Server) -> Answer:
     """The normalised answer of `server` to one case."""
     time.sleep(case.pause)
     if isinstance(case, HttpCase):
-        return normalise(case.mask, send_http(case, server.http_port))
+        return normalise(case.mask, send_http(case, server.port(case.port)))
     return normalise(case.mask, send_grpc(case, server.grpc_port))
 
 

@@ -50,8 +50,8 @@ class Server:
             )
 
     def port(self, protocol: str) -> int:
-        """The port of "http" or "grpc"."""
-        return {"http": self.http_port, "grpc": self.grpc_port}[protocol]
+        """The port of "http", "grpc" or "metrics"."""
+        return {"http": self.http_port, "grpc": self.grpc_port, "metrics": self.metrics_port}[protocol]
 
     def alive(self) -> bool:
         """True while the process has not ended."""

@@ -72,6 +72,14 @@ def _parse_response(raw: bytes) -> tuple[int, dict[str, str], bytes]:
     return int(lines[0].split()[1]), headers, body
 
 
+def _text_answer(body: bytes) -> Answer:
+    """A body that is no JSON."""
+    try:
+        return {"text": body.decode()}
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(body).decode()}
+
+
 def _body_answer(headers: dict[str, str], body: bytes) -> Answer:
     """The body as parsed JSON, as JSON plus binary tensors, as text or as base64."""
     if not body:
@@ -84,7 +92,7 @@ def _body_answer(headers: dict[str, str], body: bytes) -> Answer:
     try:
         answer: Answer = {"json": json.loads(head)}
     except ValueError:
-        return {"base64": base64.b64encode(body).decode()}
+        return _text_answer(body)
     if split:
         answer["binary"] = base64.b64encode(tail).decode()
     return answer
