@@ -6,7 +6,6 @@ import json
 import logging
 import sys
 import time
-from typing import TextIO
 
 LEVELS = {"DEBUG": "I", "INFO": "I", "WARNING": "W", "ERROR": "E", "CRITICAL": "E"}
 
@@ -40,8 +39,7 @@ def configure(
     *, verbose: int, info: bool, warning: bool, error: bool, log_format: str, file: str
 ) -> None:
     """Sends the package's log to `file`, or to standard error. OSError when the file cannot be opened."""
-    stream: TextIO = open(file, "a", encoding="utf-8") if file else sys.stderr
-    handler = logging.StreamHandler(stream)
+    handler = logging.FileHandler(file, encoding="utf-8") if file else logging.StreamHandler(sys.stderr)
     handler.setFormatter(Formatter(log_format == "ISO8601"))
     allowed = {
         "DEBUG": verbose > 0, "INFO": info, "WARNING": warning, "ERROR": error, "CRITICAL": error,

@@ -1,16 +1,18 @@
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from triton_async.config.autocomplete import ModelIO
 from triton_async.config.model_config import InstanceGroup, ModelConfig
+from triton_async.infer.request import InferRequest
+from triton_async.infer.response import InferResponse
 from triton_async.infer.signature import ModelSignature
 from triton_async.infer.tensor import Tensor
 from triton_async.memory.slab import SlabPool
 
 class Backend:
     name: str
-    def inspect(self, path: Path, proto: Any) -> ModelIO: ...
+    def inspect(self, path: Path, proto: Any) -> ModelIO | None: ...
     def load(self, context: LoadContext) -> LoadedModel: ...
 
 class LoadContext:
@@ -38,6 +40,10 @@ class ModelInstance:
     name: str
     def __init__(self, name: str) -> None: ...
     def close(self) -> None: ...
+
+def execute_requests(
+    instance: ModelInstance, signature: ModelSignature, requests: Iterable[InferRequest]
+) -> list[InferResponse]: ...
 
 class PythonInstance(ModelInstance):
     def __init__(self, name: str, pool: SlabPool) -> None: ...

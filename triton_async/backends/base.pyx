@@ -3,6 +3,8 @@
 from libc.stdint cimport int32_t, int64_t
 
 from triton_async.infer.batch cimport Batch, ta_batch, ta_tensor
+from triton_async.infer.request cimport InferRequest
+from triton_async.infer.signature cimport ModelSignature
 from triton_async.infer.tensor cimport Tensor
 from triton_async.memory.slab cimport SlabPool, ta_slab_pool
 
@@ -15,6 +17,7 @@ cdef extern from "clock.h":
 cdef extern from "gather.h":
     int ta_gather(ta_tensor *input, ta_slab_pool *pool) noexcept nogil
     void ta_batch_fail(ta_batch *batch, int32_t code, const char *format, ...) noexcept nogil
+    void ta_batch_finish_checks(ta_batch *batch) noexcept nogil
 
 cdef int32_t CODE_INTERNAL = 1
 
@@ -25,11 +28,12 @@ class Backend:
     name = ""
 
     def inspect(self, path, proto):
-        """Inputs and outputs of the model file or folder at `path`, for auto-complete: a config ModelIO.
+        """Inputs and outputs of the model file or folder at `path`, for auto-complete: a config ModelIO, or None
+        when the backend cannot tell.
 
         `proto`: the config so far. Raises ServerError when the file is no model of this backend. Load thread.
         """
-        raise Unsupported(f"backend '{self.name}' can not complete a model configuration from the model file")
+        return None
 
     def load(self, context):
         """LoadedModel of one version. Blocking; load thread. Raises ServerError with the reason."""
@@ -70,6 +74,24 @@ cdef class ModelInstance:
 
     def close(self):
         """Frees the engine's context. Called once, on the instance's thread, when no batch is out."""
+
+
+def execute_requests(ModelInstance instance, ModelSignature signature, requests):
+    """Runs one batch of `requests` in the calling thread: one InferResponse each, in order. For warm-up and tests.
+
+    Raises InvalidArg for a request that does not fit the signature. The instance must have no batch out.
+    """
+    cdef Batch batch = Batch(signature)
+    cdef InferRequest request
+    for request in requests:
+        signature.validate(request)
+        batch.add(request)
+    batch.close()
+    with nogil:
+        batch.c.compute_start_ns = ta_now_ns()
+        instance.execute(&batch.c)
+        ta_batch_finish_checks(&batch.c)
+    return batch.finish()
 
 
 cdef class PythonInstance(ModelInstance):

@@ -111,7 +111,7 @@ def _by_name(proto: Any, name: str) -> None:
 
 def complete(proto: Any, model_io: ModelIO, default_max_batch_size: int = 4) -> list[str]:
     """Fills what `proto` leaves out of max_batch_size, dynamic batching, inputs and outputs, and keeps what
-    it says. Returns lines for the log. InvalidArg when max_batch_size asks for batches and the model has none.
+    it says. Returns lines for the log. InvalidArg when max_batch_size is set and the model cannot batch.
     """
     warnings: list[str] = []
     given = [*proto.input, *proto.output]

@@ -61,8 +61,8 @@ def _check_tensor(proto: Any, io: Any, tensor: TensorInfo, what: str, exact: boo
         if any(dim != 1 for dim in dims):
             raise InvalidArg(
                 f"unable to load model '{proto.name}', scalar tensor '{io.name}', should only "
-                "provide 1 in the model configuration when the model doesn't support batching. Model configuration provided: "
-                f"{_shape(dims)}."
+                "provide 1 in the model configuration when the model doesn't support batching. Model "
+                f"configuration provided: {_shape(dims)}."
             )
     elif not _fits(tensor.dims, dims, exact):
         raise InvalidArg(
@@ -76,8 +76,8 @@ def _check_batched(proto: Any, tensor: TensorInfo, dims: tuple[int, ...], exact:
     if not tensor.dims or tensor.dims[0] != -1:
         raise InvalidArg(
             f"model '{proto.name}', tensor '{tensor.name}': for the model to support batching "
-            "the shape should have at least 1 dimension and the first dimension must be -1; but shape expected by the model is "
-            f"{_shape(tensor.dims)}"
+            "the shape should have at least 1 dimension and the first dimension must be -1; but shape "
+            f"expected by the model is {_shape(tensor.dims)}"
         )
     full = (-1, *dims)
     if not _fits(tensor.dims, full, exact):

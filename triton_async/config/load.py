@@ -21,8 +21,8 @@ from triton_async.config.versions import list_versions
 from triton_async.errors import InvalidArg, ServerError
 from triton_async.protos import ModelConfig as ModelConfigProto
 
-# Backend name, path of the model (file or directory), config so far -> what the model has; None when the backend
-# cannot tell, so that the config stays as written.
+# Backend name, path of the model (file or directory), config so far -> what the model has; None when the
+# backend cannot tell: the config then stays as written.
 Inspect = Callable[[str, Path, Any], ModelIO | None]
 
 
@@ -39,10 +39,10 @@ def load(
 ) -> ModelConfig:
     """The complete, valid, frozen config of the model in `model_dir`, whose directory name is `name`.
 
-    `version`: whose files to inspect; the highest that the version policy selects by default. `auto_complete` False
-    is --disable-auto-complete-config, `config_name` is --model-config-name. `gpus`: those its backend may use.
-    Blocks on file I/O and on `inspect`: call it on a loading thread. Raises InvalidArg or Unsupported, whose
-    message names the config file, and whatever ServerError `inspect` raises.
+    `version`: whose files to inspect; the highest that the version policy selects by default.
+    `auto_complete` False is --disable-auto-complete-config, `config_name` is --model-config-name. `gpus`:
+    those its backend may use. Blocks on file I/O and on `inspect`: call it on a loading thread. Raises
+    InvalidArg or Unsupported, whose message names the config file, and whatever ServerError `inspect` raises.
     """
     proto, filename = _read(model_dir, name, auto_complete, config_name)
     try:
@@ -71,15 +71,15 @@ def load(
 def select_versions(
     model_dir: Path, name: str, *, auto_complete: bool = True, config_name: str = ""
 ) -> tuple[int, ...]:
-    """Versions that the model's policy serves of those in its directory, ascending. InvalidArg when the config
-    cannot be read.
+    """Versions that the model's policy serves of those in its directory, ascending. InvalidArg when the
+    config cannot be read.
     """
     proto, _ = _read(model_dir, name, auto_complete, config_name)
     return version_policy(proto).select(list_versions(model_dir))
 
 
 def model_path(proto: Any, model_dir: Path, version: int | None = None) -> Path:
-    """Path of the model of a version; it need not exist (a backend may not need one). InvalidArg when the policy
+    """Path of the model of a version; it need not exist (some backends need none). InvalidArg when the policy
     serves no version, or default_model_filename leaves the version's directory.
     """
     if version is None:

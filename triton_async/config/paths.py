@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from triton_async.errors import InvalidArg
@@ -45,10 +46,15 @@ def read_bounded(path: Path, what: str, limit: int) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         raise InvalidArg(f"failed to open {what}: {getattr(error, 'strerror', None) or 'bad name'}") from None
-    with os.fdopen(descriptor, "rb") as file:
-        if not path.is_file():
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise InvalidArg(f"failed to read {what}: it is not a regular file")
-        content = file.read(limit + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise InvalidArg(f"failed to read {what}: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
     if len(content) > limit:
         raise InvalidArg(f"failed to read {what}: it is larger than {limit} bytes")
     return content

@@ -42,14 +42,15 @@ def read(model_dir: Path, filename: str) -> Any:
 
 
 def parse(text: str, filename: str = FILENAME) -> Any:
-    """New `inference.ModelConfig` of `text`. InvalidArg: `<file>: line N, column M, at "<text>": <reason>`."""
+    """New `inference.ModelConfig` of `text`. InvalidArg: `<file>: line N, column M, at "<text>": ...`."""
     proto = ModelConfig()
     try:
         text_format.Parse(text, proto, descriptor_pool=POOL)
     except text_format.ParseError as error:
         raise InvalidArg(f"failed to read text proto from {filename}: {_describe(text, error)}") from None
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        # Values the parser lets through to the message, such as escapes that are not UTF-8.
+    except (ValueError, TypeError, KeyError, RecursionError, Warning) as error:
+        # Values the parser lets through to the message, such as escapes that are not UTF-8, and warnings
+        # where Python runs with -W error.
         raise InvalidArg(f"failed to read text proto from {filename}: {error}") from None
     return proto
 

@@ -42,7 +42,8 @@ def refuse_unsupported(proto: Any) -> None:
     for field, missing in _asked(proto):
         verb = "are" if missing.endswith("s") else "is"
         raise Unsupported(
-            f"'{field}' of model '{proto.name}' is not supported yet: {missing} {verb} not part of this release"
+            f"'{field}' of model '{proto.name}' is not supported yet: "
+            f"{missing} {verb} not part of this release"
         )
 
 

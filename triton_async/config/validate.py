@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from triton_async import defines
@@ -26,12 +27,13 @@ def validate_name(proto: Any, directory: str) -> None:
     safe_name(directory, "model name")
     if proto.name and proto.name != directory:
         raise InvalidArg(
-            f"unexpected directory name '{directory}' for model '{proto.name}', directory name must equal model name"
+            f"unexpected directory name '{directory}' for model '{proto.name}', directory name must "
+            "equal model name"
         )
 
 
 def validate_config(proto: Any) -> None:
-    """InvalidArg for the first rule that a normalised config breaks, tensors and instance groups left aside."""
+    """InvalidArg for the first rule that a normalised config breaks, but for tensors and instance groups."""
     name = proto.name
     _check_backend(proto)
     if proto.max_batch_size < 0:
@@ -131,7 +133,7 @@ def _check_model_metrics(proto: Any) -> None:
         buckets = list(control.histogram_options.buckets)
         if not buckets:
             raise InvalidArg(f"histogram options must specify non-empty 'buckets' for {proto.name}")
-        if any(not low < high for low, high in zip(buckets, buckets[1:], strict=False)):
+        if any(not low < high for low, high in pairwise(buckets)):
             raise InvalidArg(f"histogram options 'buckets' must be ascending for {proto.name}")
 
 
@@ -150,7 +152,8 @@ def validate_instances(proto: Any, gpus: Sequence[int] = ()) -> None:
         total += group.count * (len(group.gpus) if group.kind == InstanceKind.GPU else 1)
         if total > defines.MAX_INSTANCES_PER_MODEL:
             raise InvalidArg(
-                f"{where} has count {group.count}: a model can have at most {defines.MAX_INSTANCES_PER_MODEL} instances"
+                f"{where} has count {group.count}: a model can have at most "
+                f"{defines.MAX_INSTANCES_PER_MODEL} instances"
             )
         _check_profiles(proto, group, where)
 
@@ -164,8 +167,8 @@ def _check_placement(group: Any, where: str, gpus: Sequence[int]) -> None:
         return
     if not gpus:
         raise InvalidArg(
-            f"{where} has kind KIND_GPU but no GPUs are available to its backend: use KIND_CPU, or KIND_AUTO to "
-            "run on CPU where there is no GPU"
+            f"{where} has kind KIND_GPU but no GPUs are available to its backend: use KIND_CPU, or "
+            "KIND_AUTO to run on CPU where there is no GPU"
         )
     if not group.gpus:
         raise InvalidArg(f"{where} has kind KIND_GPU but specifies no GPUs")

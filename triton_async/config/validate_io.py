@@ -14,7 +14,7 @@ from triton_async.errors import InvalidArg
 
 
 def validate_io(proto: Any, model_dir: Path | None) -> None:
-    """InvalidArg for the first input or output that no request could use. `model_dir`: where label files are."""
+    """InvalidArg for the first input or output that cannot be used. `model_dir`: where label files are."""
     _check_list(proto, proto.input, "input")
     _check_list(proto, proto.output, "output")
     for io in proto.input:
@@ -35,8 +35,8 @@ def _check_list(proto: Any, ios: Any, what: str) -> None:
         raise InvalidArg(f"model configuration must specify one or more '{what}' for {proto.name}")
     if len(ios) > defines.MAX_TENSORS_PER_REQUEST:
         raise InvalidArg(
-            f"model configuration specifies {len(ios)} '{what}', at most {defines.MAX_TENSORS_PER_REQUEST} are "
-            f"supported for {proto.name}"
+            f"model configuration specifies {len(ios)} '{what}', at most "
+            f"{defines.MAX_TENSORS_PER_REQUEST} are supported for {proto.name}"
         )
     seen: set[str] = set()
     for io in ios:
@@ -66,7 +66,7 @@ def _check_tensor(proto: Any, io: Any, what: str) -> None:
 
 
 def _problem(io: Any, max_batch_size: int) -> str | None:
-    """What is wrong with datatype, dims and reshape of a tensor, worded to follow its name; None when nothing."""
+    """What is wrong with datatype, dims and reshape of a tensor, worded to follow its name; or None."""
     if not io.data_type:
         return "must specify 'data_type'"
     if not 0 < io.data_type < len(datatypes.NAMES):
@@ -89,7 +89,7 @@ def _problem(io: Any, max_batch_size: int) -> str | None:
 
 
 def _reshape_problem(dims: Iterable[int], shape: Iterable[int]) -> str | None:
-    # The fixed parts between variable dimensions must hold equally many elements, as [2,4,-1,6] and [8,-1,1,6].
+    # The fixed parts between variable dimensions must be equally large, as [2,4,-1,6] and [8,-1,1,6].
     ours, theirs = _trunks(dims), _trunks(shape)
     # One of them being fixed is a difference in size for Triton, both variable one in the number of them.
     if (len(ours) == 1) != (len(theirs) == 1):

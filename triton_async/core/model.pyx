@@ -19,7 +19,6 @@ from triton_async.infer.request cimport (
     REQUEST_DONE,
     REQUEST_NEW,
     REQUEST_QUEUED,
-    REQUEST_RUNNING,
     InferRequest,
 )
 from triton_async.infer.response cimport InferResponse, ResponseSink

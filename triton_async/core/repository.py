@@ -83,12 +83,16 @@ class ModelRepository:
                 yield name, version, loaded
 
     def all_ready(self) -> bool:
-        """Triton's strict readiness: every known version READY or unloaded, and every model has one."""
+        """Triton's strict readiness: every known version READY or unloaded, and every model has one.
+
+        A version on its way out counts as unloaded, so that a rolling update does not make the server unready.
+        """
+        fine = (State.READY, State.UNLOADING)
         for entry in self.models.values():
             if not entry.versions:
                 return False
             for version in entry.versions.values():
-                if version.state is not State.READY and version.reason != UNLOADED:
+                if version.state not in fine and version.reason != UNLOADED:
                     return False
         return True
 
@@ -324,7 +328,10 @@ class ModelRepository:
         return latest, versions
 
     def _directories(self, name: str) -> list[Path]:
-        return [root / name for root in self._roots if (root / name).is_dir()]
+        try:
+            return [root / name for root in self._roots if (root / name).is_dir()]
+        except (OSError, ValueError):  # a name that no file can have
+            return []
 
 
 def _fingerprint(directory: Path) -> tuple[Any, ...]:

@@ -1,0 +1,81 @@
+# The interface for people and for CI. `make serve` and `make test` set up all they need.
+
+VENV := .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+SOURCES := $(shell find triton_async csrc protos -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \
+	-o -name '*.[ch]' -o -name '*.proto') setup.py pyproject.toml
+HTTP_PORT ?= 8000
+GRPC_PORT ?= 8001
+METRICS_PORT ?= 8002
+
+# The sources lie beside the installed package; only the installed one is compiled.
+export PYTHONSAFEPATH := 1
+
+.PHONY: help install dev models serve demo test unit lint conformance bench clean
+
+help:
+	@echo 'make install      build the package into $(VENV)'
+	@echo 'make serve        build the example models and serve them on $(HTTP_PORT), $(GRPC_PORT), $(METRICS_PORT)'
+	@echo 'make demo         read the text of a picture with the running server'
+	@echo 'make test         linters, types, all tests'
+	@echo 'make conformance  compare with the real tritonserver'
+	@echo 'make bench        measure against the real tritonserver'
+
+# Only what is missing, so that an unprivileged user with a complete machine needs no package manager.
+$(VENV)/.system:
+	@if ! { command -v gcc && $(PYTHON) -c 'import venv, ensurepip, sysconfig, os; assert os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))' \
+			&& echo '#include <nghttp2/nghttp2.h>' | gcc -E -; } >/dev/null 2>&1; then \
+		echo 'Installing gcc, Python headers, venv and nghttp2'; \
+		SUDO=; [ "$$(id -u)" = 0 ] || SUDO=sudo; \
+		$$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq gcc libc6-dev libnghttp2-dev python3-dev python3-venv; \
+	fi
+	@mkdir -p $(VENV) && touch $@
+
+$(BIN)/pip: $(VENV)/.system
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	@touch $@
+
+$(VENV)/.installed: $(BIN)/pip $(SOURCES)
+	$(BIN)/pip install --quiet .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed
+
+dev: $(VENV)/.dev
+
+models: $(VENV)/.dev
+	$(BIN)/python examples/build_models.py models
+
+serve: install models
+	$(BIN)/triton-async --model-repository=models --http-port=$(HTTP_PORT) --grpc-port=$(GRPC_PORT) \
+		--metrics-port=$(METRICS_PORT)
+
+demo: $(VENV)/.dev
+	$(BIN)/python examples/ocr/client.py -u localhost:$(HTTP_PORT)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/cython-lint triton_async
+	$(BIN)/mypy
+
+unit: $(VENV)/.dev
+	$(BIN)/pytest tests/unit
+
+test: lint models
+	$(BIN)/pytest -m 'not conformance'
+
+conformance: $(VENV)/.dev
+	$(BIN)/pytest -m conformance tests/conformance
+
+bench: $(VENV)/.dev
+	$(BIN)/python bench/e2e/__main__.py
+
+clean:
+	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find triton_async \( -name '*.so' -o -name '*.c' \) -delete

@@ -1,0 +1,228 @@
+"""The command line: Triton's syntax, messages and defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+
+from triton_async.config.options import GROUPS, OPTIONS, Kind, Status, usage
+from triton_async.config.settings import Settings, UsageError, parse
+
+REPOSITORY = "--model-repository=/models"
+
+# Every option of `tritonserver`.
+KNOWN = re.split(
+    r"\s+",
+    """help id exit-timeout-secs log-verbose log-info log-warning log-error log-format log-file
+model-repository
+model-store exit-on-error disable-auto-complete-config strict-model-config strict-readiness model-control-mode
+repository-poll-secs load-model model-config-name model-load-thread-count model-load-retry-count
+model-namespacing enable-peer-access allow-http http-address http-port reuse-http-port
+http-header-forward-pattern http-thread-count http-max-input-size http-restricted-api allow-grpc grpc-address
+grpc-port reuse-grpc-port grpc-header-forward-pattern grpc-infer-thread-count grpc-infer-allocation-pool-size
+grpc-max-response-pool-size grpc-use-ssl grpc-use-ssl-mutual grpc-server-cert grpc-server-key grpc-root-cert
+grpc-infer-response-compression-level grpc-keepalive-time grpc-keepalive-timeout
+grpc-keepalive-permit-without-calls grpc-http2-max-pings-without-data
+grpc-http2-min-recv-ping-interval-without-data grpc-http2-max-ping-strikes grpc-max-connection-age
+grpc-max-connection-age-grace grpc-restricted-protocol allow-sagemaker sagemaker-port
+sagemaker-safe-port-range sagemaker-thread-count allow-vertex-ai vertex-ai-port vertex-ai-thread-count
+vertex-ai-default-model allow-metrics allow-gpu-metrics allow-cpu-metrics metrics-address metrics-port
+metrics-interval-ms metrics-config trace-config trace-file trace-level trace-rate trace-count
+trace-log-frequency cache-config cache-directory response-cache-byte-size rate-limit rate-limit-resource
+pinned-memory-pool-byte-size cuda-memory-pool-byte-size cuda-virtual-address-size
+min-supported-compute-capability buffer-manager-thread-count host-policy model-load-gpu-limit
+allow-client-shm backend-directory backend-config repoagent-directory""",
+)
+
+
+def settings(*argv: str) -> Settings:
+    return parse([REPOSITORY, *argv])
+
+
+def refusal(*argv: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        parse(argv)
+    return caught.value.message
+
+
+def test_every_triton_option_is_known() -> None:
+    assert set(OPTIONS) == set(KNOWN)
+    assert len(OPTIONS) == sum(len(rows) for _, rows in GROUPS)
+
+
+def test_defaults_of_settings_are_those_of_the_table() -> None:
+    defaults = settings()
+    assert dataclasses.replace(defaults, model_repository=()) == Settings()
+    for option in OPTIONS.values():
+        plain = option.status is Status.ACTIVE and not option.repeat and option.name != "metrics-address"
+        if plain and hasattr(defaults, option.field):
+            assert getattr(defaults, option.field) == option.default, option.name
+
+
+@pytest.mark.parametrize("argv", [["--http-port=9000"], ["--http-port", "9000"]])
+def test_values_follow_an_equals_sign_or_stand_alone(argv: list[str]) -> None:
+    assert settings(*argv).http_port == 9000
+
+
+def test_the_last_of_a_repeated_single_option_wins() -> None:
+    assert settings("--id=a", "--id=b").id == "b"
+
+
+def test_a_value_that_looks_like_an_option_is_a_value() -> None:
+    assert settings("--id", "--http-port").id == "--http-port"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("true", True), ("On", True), ("1", True), ("FALSE", False), ("off", False), ("0", False)],
+)
+def test_booleans(text: str, value: bool) -> None:
+    assert settings(f"--exit-on-error={text}").exit_on_error is value
+
+
+def test_log_verbose_takes_numbers_and_booleans() -> None:
+    assert settings("--log-verbose=2").log_verbose == 2
+    assert settings("--log-verbose=true").log_verbose == 1
+    assert settings("--log-verbose=false").log_verbose == 0
+
+
+def test_repositories_and_models_repeat() -> None:
+    argv = ["--model-store=/a", "--model-repository", "/b", "--model-control-mode=explicit"]
+    got = parse([*argv, "--load-model=x", "--load-model=y"])
+    assert set(got.model_repository) == {"/a", "/b"}
+    assert got.load_model == ("x", "y")
+
+
+def test_backend_config_is_grouped_by_backend() -> None:
+    got = settings(
+        "--backend-config=default-max-batch-size=16",
+        "--backend-config=onnxruntime,enable-global-threadpool=1",
+        "--backend-config=onnxruntime,x=a=b,c",
+    )
+    assert got.default_max_batch_size == 16
+    assert dict(got.backend_config["onnxruntime"]) == {"enable-global-threadpool": "1", "x": "a=b,c"}
+    assert settings().default_max_batch_size == 4
+
+
+def test_metrics_listen_where_http_does_unless_told_otherwise() -> None:
+    assert settings("--http-address=127.0.0.1").metrics_address == "127.0.0.1"
+    assert settings("--metrics-address=::1").metrics_address == "::1"
+
+
+def test_strict_model_config_is_the_old_name_of_disabling_auto_complete() -> None:
+    got = settings("--strict-model-config=true")
+    assert got.disable_auto_complete_config
+    assert "deprecated" in got.warnings[0]
+    assert not settings("--strict-model-config=false").disable_auto_complete_config
+    assert settings("--disable-auto-complete-config").disable_auto_complete_config
+
+
+def test_options_without_meaning_here_are_accepted_with_one_warning_each() -> None:
+    got = settings("--http-thread-count=4", "--http-thread-count=5", "--buffer-manager-thread-count=2")
+    assert len(got.warnings) == 2
+    assert "--http-thread-count has no effect" in got.warnings[0]
+
+
+def test_options_of_missing_capabilities_take_only_their_default() -> None:
+    assert not settings("--grpc-use-ssl=false", "--allow-sagemaker=off", "--sagemaker-port=8080").warnings
+    for option in OPTIONS.values():
+        if option.status is Status.NOT_BUILT:
+            value = {Kind.BOOL: "true", Kind.INT: "77", Kind.STRING: "a:b=c"}[option.kind]
+            message = refusal(REPOSITORY, f"--{option.name}={value}")
+            assert message.startswith(f'Bad option: "--{option.name}".\n'), option.name
+            assert "not supported yet" in message
+
+
+def test_pools_and_metrics_settings() -> None:
+    got = settings(
+        "--cuda-memory-pool-byte-size=0:5",
+        "--cuda-memory-pool-byte-size=0:7",
+        "--metrics-config=counter_latencies=false",
+        "--metrics-config=histogram_latencies=false",
+    )
+    assert dict(got.cuda_memory_pool_byte_size) == {0: 7}
+    assert got.counter_latencies is False
+
+
+def test_thread_and_retry_counts_are_raised_to_what_makes_sense() -> None:
+    got = settings("--model-load-thread-count=0", "--model-load-retry-count=-3", "--exit-timeout-secs=-1")
+    assert (got.model_load_thread_count, got.model_load_retry_count, got.exit_timeout_secs) == (1, 0, 0)
+
+
+def test_help_is_usage_without_a_message() -> None:
+    assert refusal("--help") == ""
+    text = usage()
+    for name in OPTIONS:
+        assert f"  --{name}" in text
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings().http_port = 1  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        settings().backend_config["x"] = {}  # type: ignore[index]
+
+
+BAD = [
+    (["--nosuch=1", REPOSITORY], 'Bad option: "--nosuch".\nUnknown option; the nearest is --'),
+    (["--http-prot=1", REPOSITORY], "the nearest is --http-port"),
+    (["-p", "1", REPOSITORY], 'Bad option: "-p".'),
+    (["models", REPOSITORY], "Unexpected argument: models"),
+    (["--", "models"], "Unexpected argument: models"),
+    ([], "--model-repository must be specified"),
+    (["--model-repository"], 'Bad option: "--model-repository".'),
+    ([REPOSITORY, "--exit-on-error"], 'Bad option: "--exit-on-error".'),
+    ([REPOSITORY, "--disable-auto-complete-config=true"], 'Bad option: "--disable-auto-complete-config".'),
+    ([REPOSITORY, "--log-info=maybe"], 'Bad option: "--log-info".\ninvalid value for bool option: maybe'),
+    ([REPOSITORY, "--http-port=abc"], 'Bad option: "--http-port".\nInvalid option value. Got abc'),
+    ([REPOSITORY, "--http-port=1_0"], "Invalid option value. Got 1_0"),
+    ([REPOSITORY, "--http-port= 80"], "Invalid option value. Got  80"),
+    ([REPOSITORY, "--http-port=٣"], "Invalid option value."),
+    ([REPOSITORY, "--http-port="], "Invalid option value. Got "),
+    ([REPOSITORY, "--http-port=70000"], "Provided option value is out of bound. Got 70000"),
+    ([REPOSITORY, "--http-port=99999999999999"], "option value is out of bound. Got 99999999999999"),
+    ([REPOSITORY, "--metrics-interval-ms=nan"], "Invalid option value. Got nan"),
+    ([REPOSITORY, "--metrics-interval-ms=-1"], "Provided option value is out of bound. Got -1"),
+    ([REPOSITORY, "--log-format=xx"], 'Bad option: "--log-format".\ninvalid argument for --log-format'),
+    ([REPOSITORY, "--model-control-mode=x"], "invalid argument for --model-control-mode"),
+    ([REPOSITORY, "--model-control-mode=poll"], "'poll' is not supported yet"),
+    ([REPOSITORY, "--rate-limit=x"], "invalid argument for --rate-limit"),
+    ([REPOSITORY, "--rate-limit=execution_count"], "'execution_count' is not supported yet"),
+    (
+        [REPOSITORY, "--grpc-infer-response-compression-level=x"],
+        "invalid argument for --grpc_infer_response_compression_level",
+    ),
+    (
+        [REPOSITORY, "--load-model=x"],
+        "Use of '--load-model' requires setting '--model-control-mode=explicit'",
+    ),
+    ([REPOSITORY, "--http-max-input-size=0"], "Error: --http-max-input-size must be greater than 0."),
+    ([REPOSITORY, "--backend-config=foo"], "option format is '<backend name>,<setting>=<value>'. Got foo"),
+    ([REPOSITORY, "--backend-config=,a=b"], "No backend specified."),
+    ([REPOSITORY, "--backend-config=default-max-batch-size=x"], "Invalid option value."),
+    ([REPOSITORY, "--metrics-config=foo"], "--metrics-config option format is <setting>=<value>. Got foo"),
+    ([REPOSITORY, "--metrics-config=counter_latency=true"], "the nearest is counter_latencies"),
+    ([REPOSITORY, "--metrics-config=summary_latencies=true"], "not supported yet"),
+    ([REPOSITORY, "--metrics-config=counter_latencies=2"], "invalid value for bool option: 2"),
+    ([REPOSITORY, "--cuda-memory-pool-byte-size=0"], "Cannot parse pair option"),
+    ([REPOSITORY, "--cuda-memory-pool-byte-size=0:x"], "Invalid option value."),
+    ([REPOSITORY, "--model-config-name=../x"], 'Bad option: "--model-config-name".'),
+    (
+        [REPOSITORY, "--http-port=9100", "--grpc-port=9100"],
+        "server cannot listen to HTTP requests and GRPC requests at the same address and port 0.0.0.0:9100",
+    ),
+    ([REPOSITORY, "--http-port=8002"], "HTTP requests and metrics requests at the same address and port 0"),
+]
+
+
+@pytest.mark.parametrize(("argv", "message"), BAD)
+def test_bad_command_lines(argv: list[str], message: str) -> None:
+    assert message in refusal(*argv)
+
+
+def test_equal_ports_are_fine_when_nothing_would_collide() -> None:
+    settings("--http-port=8001", "--allow-grpc=false")
+    settings("--http-port=0", "--grpc-port=0", "--metrics-port=0")
+    settings("--http-port=8001", "--http-address=127.0.0.1")

@@ -1,0 +1,35 @@
+# One instance of an ONNX model.
+
+cimport cython
+from libc.stdint cimport int32_t
+
+from triton_async.backends.base cimport ModelInstance
+from triton_async.backends.onnxruntime.api cimport ort_value
+from triton_async.backends.onnxruntime.session cimport Session
+from triton_async.backends.onnxruntime.values cimport Engine, Port
+from triton_async.infer.batch cimport ta_batch
+from triton_async.memory.slab cimport SlabPool
+
+
+# Runs batches without the GIL and without allocating: the arrays below have room for every input and output.
+@cython.final
+cdef class OnnxRuntimeInstance(ModelInstance):
+    cdef Session session                # own or shared with the model's other instances; None once closed
+    cdef SlabPool pool
+    cdef list names                     # bytes that Port.name points at
+    cdef Engine engine
+    cdef int n_inputs
+    cdef int n_outputs
+    cdef Port *ports                    # inputs, then outputs, in the signature's order
+    # The run at hand: what is passed to the engine, inputs first. `order` says which output stands there.
+    cdef const char **run_names
+    cdef ort_value **run_values
+    cdef int32_t *order
+
+    cdef int _wrap_inputs(self, ta_batch *batch) noexcept nogil
+    cdef int _wrap_outputs(self, ta_batch *batch) noexcept nogil
+    cdef int _run(self, ta_batch *batch, int n_inputs) noexcept nogil
+    cdef int _run_again(self, ta_batch *batch, int n_inputs, int n_outputs) noexcept nogil
+    cdef int _take_outputs(self, ta_batch *batch, int n_outputs) noexcept nogil
+    cdef void _learn(self, ta_batch *batch, int index) noexcept nogil
+    cdef void _release(self, int first, int end) noexcept nogil

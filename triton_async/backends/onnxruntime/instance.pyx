@@ -1,0 +1,235 @@
+"""Instances: a batch is gathered, run by ONNX Runtime and its outputs handed over, all without the GIL.
+
+`Run` with our own slabs as outputs was measured against IO binding and against outputs that ONNX Runtime
+allocates: bench/micro/onnxruntime_binding.py.
+"""
+
+cimport cython
+from libc.stdint cimport int32_t, int64_t
+from libc.stdlib cimport calloc, free
+
+from triton_async.backends.base cimport ModelInstance
+from triton_async.backends.onnxruntime.api cimport (
+    ort_release_value,
+    ort_run,
+    ort_status,
+    ort_value,
+    to_element_type,
+)
+from triton_async.backends.onnxruntime.session cimport Session
+from triton_async.backends.onnxruntime.values cimport (
+    SHAPE_KNOWN,
+    SHAPE_NEVER,
+    SHAPE_UNKNOWN,
+    Port,
+    fail,
+    lease_output,
+    set_release_table,
+    take_output,
+    wrap_input,
+)
+from triton_async.datatypes cimport DT_BYTES, itemsize
+from triton_async.infer.batch cimport ta_batch, ta_tensor
+from triton_async.infer.signature cimport ModelSignature, TensorSpec
+from triton_async.memory.slab cimport SlabPool, ta_slab_pool
+
+cdef extern from "clock.h":
+    int64_t ta_now_ns() noexcept nogil
+
+cdef extern from "gather.h":
+    int ta_gather(ta_tensor *input, ta_slab_pool *pool) noexcept nogil
+    void ta_tensor_release(ta_tensor *tensor) noexcept nogil
+    void ta_batch_fail(ta_batch *batch, int32_t code, const char *format, ...) noexcept nogil
+
+cdef int32_t CODE_INTERNAL = 1
+
+
+# __dealloc__ uses the fields.
+@cython.final
+@cython.no_gc_clear
+cdef class OnnxRuntimeInstance(ModelInstance):
+    """An instance of the model in `session`, which fits `signature` (checked at load). Instance thread."""
+
+    def __init__(self, str name, Session session, ModelSignature signature, SlabPool pool):
+        cdef int count = len(signature.inputs) + len(signature.outputs)
+        ModelInstance.__init__(self, name)
+        self.session = session
+        self.pool = pool
+        self.engine.api = session.library.api
+        self.engine.memory_info = session.library.memory_info
+        self.engine.allocator = session.library.allocator
+        self.engine.pool = pool.pool
+        set_release_table(session.library.api)
+        self.n_inputs = len(signature.inputs)
+        self.n_outputs = len(signature.outputs)
+        self.ports = <Port *>calloc(count + 1, sizeof(Port))
+        self.run_names = <const char **>calloc(count + 1, sizeof(char *))
+        self.run_values = <ort_value **>calloc(count + 1, sizeof(ort_value *))
+        self.order = <int32_t *>calloc(count + 1, sizeof(int32_t))
+        if self.ports == NULL or self.run_names == NULL or self.run_values == NULL or self.order == NULL:
+            raise MemoryError
+        self.names = []
+        model_io = session.model_io()
+        tensors = {("input", tensor.name): tensor for tensor in model_io.inputs}
+        tensors.update({("output", tensor.name): tensor for tensor in model_io.outputs})
+        for index, spec in enumerate(signature.inputs):
+            _describe(&self.ports[index], spec, tensors["input", spec.name], False, self.names)
+        for index, spec in enumerate(signature.outputs, self.n_inputs):
+            _describe(&self.ports[index], spec, tensors["output", spec.name], signature.max_batch_size > 0,
+                      self.names)
+
+    def __dealloc__(self):
+        free(self.ports)
+        free(self.run_names)
+        free(self.run_values)
+        free(self.order)
+
+    def close(self):
+        """Drops the session; it ends with its last instance and its LoadedModel."""
+        self.session = None
+
+    cdef void execute(self, ta_batch *batch) noexcept nogil:
+        cdef int n_inputs = self._wrap_inputs(batch)
+        batch.compute_input_end_ns = ta_now_ns()
+        batch.compute_output_start_ns = batch.compute_input_end_ns
+        if n_inputs >= 0:
+            self._run(batch, n_inputs)
+            self._release(0, n_inputs)
+        batch.compute_end_ns = ta_now_ns()
+
+    # Number of inputs to run with, -1 when the batch failed and nothing is held.
+    cdef int _wrap_inputs(self, ta_batch *batch) noexcept nogil:
+        cdef int count = 0
+        cdef int i
+        for i in range(self.n_inputs):
+            if not batch.inputs[i].wanted:
+                continue
+            self.run_values[count] = NULL
+            if ta_gather(&batch.inputs[i], self.engine.pool) < 0:
+                ta_batch_fail(batch, CODE_INTERNAL, "no memory to gather the inputs of a batch")
+            elif wrap_input(&self.engine, &self.ports[i], batch, &batch.inputs[i], &self.run_values[count]) == 0:
+                self.run_names[count] = self.ports[i].name
+                count += 1
+                continue
+            self._release(0, count + 1)
+            return -1
+        return count
+
+    # Number of wanted outputs, entered behind room for all inputs; -1 when the batch failed.
+    cdef int _wrap_outputs(self, ta_batch *batch) noexcept nogil:
+        cdef int at = self.n_inputs
+        cdef int i
+        cdef Port *port
+        for i in range(self.n_outputs):
+            if not batch.outputs[i].wanted:
+                continue
+            port = &self.ports[self.n_inputs + i]
+            self.run_names[at] = port.name
+            self.order[at] = i
+            self.run_values[at] = NULL
+            at += 1
+            if port.shape == SHAPE_KNOWN and lease_output(&self.engine, port, batch, &batch.outputs[i],
+                                                          &self.run_values[at - 1]) < 0:
+                self._release(self.n_inputs, at)
+                return -1
+        return at - self.n_inputs
+
+    cdef int _run(self, ta_batch *batch, int n_inputs) noexcept nogil:
+        cdef int n_outputs = self._wrap_outputs(batch)
+        cdef ort_status *status
+        if n_outputs <= 0:
+            return n_outputs
+        status = ort_run(self.engine.api, self.session.session, self.session.run_options, self.run_names,
+                         <const ort_value **>self.run_values, n_inputs, self.run_names + self.n_inputs, n_outputs,
+                         self.run_values + self.n_inputs)
+        batch.compute_output_start_ns = ta_now_ns()
+        if status != NULL:
+            fail(&self.engine, batch, status)
+            if self._run_again(batch, n_inputs, n_outputs) < 0:
+                return -1
+        return self._take_outputs(batch, n_outputs)
+
+    # After a failed run: once more with every output made by the engine, in case the failure was that an output
+    # has not the shape it always had. -1, and the first failure stands, when that is not it.
+    cdef int _run_again(self, ta_batch *batch, int n_inputs, int n_outputs) noexcept nogil:
+        cdef ort_status *status
+        cdef bint leased = False
+        cdef int i
+        for i in range(self.n_inputs, self.n_inputs + n_outputs):
+            leased = leased or batch.outputs[self.order[i]].owner != NULL
+            ta_tensor_release(&batch.outputs[self.order[i]])
+            batch.outputs[self.order[i]].data = NULL
+        self._release(self.n_inputs, self.n_inputs + n_outputs)
+        if not leased:
+            return -1
+        status = ort_run(self.engine.api, self.session.session, self.session.run_options, self.run_names,
+                         <const ort_value **>self.run_values, n_inputs, self.run_names + self.n_inputs, n_outputs,
+                         self.run_values + self.n_inputs)
+        batch.compute_output_start_ns = ta_now_ns()
+        if status != NULL:
+            fail(&self.engine, batch, status)
+            self._release(self.n_inputs, self.n_inputs + n_outputs)
+            return -1
+        batch.failed = 0
+        for i in range(self.n_inputs, self.n_inputs + self.n_outputs):
+            self.ports[i].shape = SHAPE_NEVER
+        return 0
+
+    cdef int _take_outputs(self, ta_batch *batch, int n_outputs) noexcept nogil:
+        cdef ort_value *value
+        cdef ta_tensor *output
+        cdef int i
+        for i in range(self.n_inputs, self.n_inputs + n_outputs):
+            output = &batch.outputs[self.order[i]]
+            value = self.run_values[i]
+            self.run_values[i] = NULL
+            if output.owner != NULL:
+                # Written into the slab: the value was only the way there.
+                ort_release_value(self.engine.api, value)
+                continue
+            if take_output(&self.engine, &self.ports[self.n_inputs + self.order[i]], batch, output, value) < 0:
+                self._release(i + 1, self.n_inputs + n_outputs)
+                return -1
+            if self.ports[self.n_inputs + self.order[i]].shape == SHAPE_UNKNOWN:
+                self._learn(batch, self.order[i])
+        return 0
+
+    cdef void _learn(self, ta_batch *batch, int index) noexcept nogil:
+        cdef Port *port = &self.ports[self.n_inputs + index]
+        cdef ta_tensor *output = &batch.outputs[index]
+        cdef int i
+        port.shape = SHAPE_NEVER
+        if output.rank != port.rank:
+            return
+        for i in range(port.rank):
+            if output.dims[i] != (batch.rows if port.dims[i] < 0 else port.dims[i]):
+                return
+        port.shape = SHAPE_KNOWN
+
+    cdef void _release(self, int first, int end) noexcept nogil:
+        cdef int i
+        for i in range(first, end):
+            if self.run_values[i] != NULL:
+                ort_release_value(self.engine.api, self.run_values[i])
+                self.run_values[i] = NULL
+
+
+cdef int _describe(Port *port, TensorSpec spec, tensor, bint batching, list names) except -1:
+    cdef bytes name = spec.name.encode()
+    cdef tuple dims = tensor.dims
+    cdef int i
+    names.append(name)
+    port.name = name
+    port.datatype = spec.datatype
+    port.itemsize = itemsize(spec.datatype)
+    port.element_type = to_element_type(spec.datatype)
+    port.scalar = not dims
+    if not dims:
+        # The config gives a scalar as many dims of 1 as it likes.
+        dims = spec.dims if spec.reshape is None else spec.reshape
+    port.rank = len(dims)
+    for i in range(port.rank):
+        port.dims[i] = dims[i]
+    fixed = dims[1:] if batching else dims
+    port.shape = SHAPE_NEVER if port.datatype == DT_BYTES or -1 in fixed else SHAPE_UNKNOWN
+    return 0

@@ -1,0 +1,19 @@
+# One ONNX Runtime session: a loaded graph with its weights and thread pool.
+
+cimport cython
+
+from triton_async.backends.onnxruntime.api cimport Environment, Library, ort_run_options, ort_session
+
+
+# Immutable once made; any number of threads may run it at the same time.
+@cython.final
+cdef class Session:
+    cdef Library library
+    cdef Environment environment          # must outlive the session
+    cdef ort_session *session
+    cdef ort_run_options *run_options     # read-only during runs
+    cdef readonly tuple inputs            # of config TensorInfo, in the model's order
+    cdef readonly tuple outputs
+    cdef readonly tuple initializers      # inputs that the model has a default for
+
+    cdef tuple _describe(self, int what)

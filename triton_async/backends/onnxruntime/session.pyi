@@ -1,0 +1,12 @@
+from pathlib import Path
+
+from triton_async.backends.onnxruntime.api import Environment
+from triton_async.backends.onnxruntime.options import SessionSettings
+from triton_async.config.autocomplete import ModelIO, TensorInfo
+
+class Session:
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    initializers: tuple[TensorInfo, ...]
+    def __init__(self, environment: Environment, path: Path, settings: SessionSettings) -> None: ...
+    def model_io(self) -> ModelIO: ...

@@ -1,0 +1,170 @@
+"""Sessions: made from a model file and settings, asked for the model's inputs and outputs."""
+
+cimport cython
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t
+
+from triton_async.backends.onnxruntime.api cimport (
+    ORT_ELEMENT_NONE,
+    ORT_KIND_TENSOR,
+    Environment,
+    Library,
+    from_element_type,
+    ort_add_run_config_entry,
+    ort_add_session_config_entry,
+    ort_allocator_free,
+    ort_create_run_options,
+    ort_create_session,
+    ort_create_session_options,
+    ort_dimension_count,
+    ort_dimensions,
+    ort_disable_per_session_threads,
+    ort_release_run_options,
+    ort_release_session,
+    ort_release_session_options,
+    ort_release_type_info,
+    ort_session_count,
+    ort_session_name,
+    ort_session_options,
+    ort_session_type,
+    ort_set_execution_mode,
+    ort_set_graph_optimization_level,
+    ort_set_inter_op_threads,
+    ort_set_intra_op_threads,
+    ort_set_mem_arena,
+    ort_set_mem_pattern,
+    ort_status,
+    ort_table,
+    ort_tensor_element_type,
+    ort_tensor_info,
+    ort_type_as_tensor,
+    ort_type_info,
+    ort_type_kind,
+)
+from triton_async.infer.tensor cimport TA_MAX_RANK
+
+from triton_async.config.autocomplete import ModelIO, TensorInfo
+from triton_async.errors import InternalError, InvalidArg, Unavailable, Unsupported
+
+# ONNXType, in its order.
+cdef tuple _KINDS = ("UNKNOWN", "TENSOR", "SEQUENCE", "MAP", "OPAQUE", "SPARSETENSOR", "OPTIONAL")
+
+
+# __dealloc__ uses the fields.
+@cython.final
+@cython.no_gc_clear
+cdef class Session:
+    """A session of the model file at `path`, made with SessionSettings. Blocking; load or instance thread.
+
+    Raises ServerError with the engine's reason and without the path.
+    """
+
+    def __init__(self, Environment environment, path, settings):
+        cdef ort_session_options *options = NULL
+        cdef Library library = environment.library
+        cdef ort_status *status
+        cdef bytes c_path = bytes(path)
+        cdef const char *c_string = c_path
+        _check_file(path)
+        self.library = library
+        self.environment = environment
+        library.check(ort_create_session_options(library.api, &options))
+        try:
+            _apply(library, options, settings, environment.global_threads)
+            with nogil:
+                status = ort_create_session(library.api, environment.env, c_string, options, &self.session)
+            try:
+                library.check(status)
+            except InternalError as error:
+                raise InternalError(error.message.replace(f"{path.parent}/", "")) from None
+        finally:
+            ort_release_session_options(library.api, options)
+        library.check(ort_create_run_options(library.api, &self.run_options))
+        for key, value in settings.run_entries:
+            library.check(ort_add_run_config_entry(library.api, self.run_options, key.encode(), value.encode()))
+        self.inputs = self._describe(0)
+        self.outputs = self._describe(1)
+        self.initializers = self._describe(2)
+
+    def __dealloc__(self):
+        if self.run_options != NULL:
+            ort_release_run_options(self.library.api, self.run_options)
+        if self.session != NULL:
+            ort_release_session(self.library.api, self.session)
+
+    def model_io(self):
+        """Inputs, those with a default marked optional, and outputs: a config ModelIO."""
+        return ModelIO(self.inputs + self.initializers, self.outputs)
+
+    cdef tuple _describe(self, int what):
+        cdef ort_table api = self.library.api
+        cdef ort_type_info *info = NULL
+        cdef size_t count = 0
+        cdef size_t i
+        cdef char *name = NULL
+        cdef list described = []
+        self.library.check(ort_session_count(api, self.session, what, &count))
+        for i in range(count):
+            self.library.check(ort_session_name(api, self.session, what, i, self.library.allocator, &name))
+            try:
+                text = name.decode("utf-8", "replace")
+            finally:
+                self.library.check(ort_allocator_free(api, self.library.allocator, name))
+            self.library.check(ort_session_type(api, self.session, what, i, &info))
+            try:
+                described.append(_tensor_info(self.library, info, text, what == 2))
+            finally:
+                ort_release_type_info(api, info)
+        return tuple(described)
+
+
+def _check_file(path):
+    try:
+        size = path.stat().st_size
+    except OSError:
+        raise Unavailable(f"unable to find '{path.name}'") from None
+    if not path.is_file():
+        raise InvalidArg(f"'{path.name}' is not a file")
+    if size == 0:
+        raise InvalidArg(f"'{path.name}' is empty")
+
+
+cdef int _apply(Library library, ort_session_options *options, settings, bint global_threads) except -1:
+    cdef ort_table api = library.api
+    library.check(ort_set_graph_optimization_level(api, options, settings.graph_level))
+    library.check(ort_set_execution_mode(api, options, settings.parallel))
+    library.check(ort_set_mem_arena(api, options, settings.mem_arena))
+    library.check(ort_set_mem_pattern(api, options, settings.mem_pattern))
+    if global_threads:
+        library.check(ort_disable_per_session_threads(api, options))
+    else:
+        library.check(ort_set_intra_op_threads(api, options, settings.intra_op_threads))
+        library.check(ort_set_inter_op_threads(api, options, settings.inter_op_threads))
+    for key, value in settings.entries:
+        library.check(ort_add_session_config_entry(api, options, key.encode(), value.encode()))
+    return 0
+
+
+cdef object _tensor_info(Library library, const ort_type_info *info, str name, bint optional):
+    cdef const ort_tensor_info *tensor = NULL
+    cdef int64_t[TA_MAX_RANK] dims
+    cdef size_t rank = 0
+    cdef size_t i
+    cdef int kind = 0
+    cdef int element_type = ORT_ELEMENT_NONE
+    cdef int datatype
+    library.check(ort_type_kind(library.api, info, &kind))
+    if kind != ORT_KIND_TENSOR:
+        found = _KINDS[kind] if 0 <= kind < len(_KINDS) else _KINDS[0]
+        raise Unsupported(f"Unsupported ONNX Type 'ONNX_TYPE_{found}' for I/O '{name}', expected "
+                          "'ONNX_TYPE_TENSOR'.")
+    library.check(ort_type_as_tensor(library.api, info, &tensor))
+    library.check(ort_tensor_element_type(library.api, tensor, &element_type))
+    datatype = from_element_type(element_type)
+    if not datatype:
+        raise Unsupported(f"unsupported datatype (ONNX element type {element_type}) for I/O '{name}'")
+    library.check(ort_dimension_count(library.api, tensor, &rank))
+    if rank > TA_MAX_RANK:
+        raise Unsupported(f"I/O '{name}' has {rank} dimensions, at most {TA_MAX_RANK} are supported")
+    library.check(ort_dimensions(library.api, tensor, dims, rank))
+    return TensorInfo(name, datatype, tuple([dims[i] for i in range(rank)]), optional)

@@ -1,0 +1,58 @@
+# Tensors of a batch as ONNX Runtime values and back. Instance thread, no GIL.
+#
+# Functions that return int give 0, or -1 after ta_batch_fail.
+
+from libc.stdint cimport int64_t
+
+from triton_async.backends.onnxruntime.api cimport ort_allocator, ort_memory_info, ort_status, ort_table, ort_value
+from triton_async.infer.batch cimport ta_batch, ta_tensor
+from triton_async.memory.slab cimport ta_slab_pool
+
+# What conversions need of the engine.
+ctypedef struct Engine:
+    ort_table api
+    ort_memory_info *memory_info
+    ort_allocator *allocator
+    ta_slab_pool *pool
+
+# An output may be written straight into a slab of ours, which is cheaper than taking over the engine's memory,
+# but only if its shape is known before the run. What a model declares is not always true, and a run into a slab
+# of the wrong shape fails, so the declaration is believed once a run has confirmed it.
+#
+#   UNKNOWN --first run of the declared shape--> KNOWN --a run fails, then works without--> NEVER
+#      |---first run of another shape-----------------------------------------------------> NEVER
+cdef enum Shape:
+    SHAPE_UNKNOWN = 0
+    SHAPE_KNOWN = 1
+    SHAPE_NEVER = 2
+
+# One input or output of the signature as the model has it.
+ctypedef struct Port:
+    const char *name        # of the model's tensor, also in messages
+    int datatype            # DataType
+    int element_type        # ONNX Runtime's number of it
+    int itemsize            # bytes; 0 for BYTES
+    bint scalar             # the model's tensor has rank 0, whatever the config says
+    int rank                # output: engine rank
+    int64_t dims[16]        # output: engine dims, -1 where a run decides; dims[0] is the batch's rows if batching
+    int shape               # output: Shape
+
+# Makes `input`, gathered before, a value. BYTES are copied, other bytes are used in place: they must outlive the
+# value. Bytes that the type's alignment forbids to use in place are moved to a slab of the batch.
+cdef int wrap_input(const Engine *engine, const Port *port, ta_batch *batch, ta_tensor *input,
+                    ort_value **value) noexcept nogil
+
+# Leases memory for an output of known shape and makes a value over it.
+cdef int lease_output(const Engine *engine, const Port *port, ta_batch *batch, ta_tensor *output,
+                      ort_value **value) noexcept nogil
+
+# Fills `output` from a value that the engine made. Takes the value over: it is released or, where its memory
+# serves as the output's, owned by `output`.
+cdef int take_output(const Engine *engine, const Port *port, ta_batch *batch, ta_tensor *output,
+                     ort_value *value) noexcept nogil
+
+# Fails the batch with a status and releases it.
+cdef int fail(const Engine *engine, ta_batch *batch, ort_status *status) noexcept nogil
+
+# To be called once before the first take_output: `release` of an output gets a value alone.
+cdef void set_release_table(ort_table api) noexcept nogil
