@@ -86,7 +86,7 @@ class InferStream:
 
     async def run(self) -> None:
         reader = asyncio.ensure_future(self._read())
-        reader.add_done_callback(lambda _: self._wake.set())
+        reader.add_done_callback(self._on_reader_done)
         try:
             await self._write(reader)
         finally:
@@ -94,6 +94,13 @@ class InferStream:
             for slot in self._open:
                 if slot.request is not None:
                     self._server.cancel(slot.request)
+            self._open.clear()
+
+    def _on_reader_done(self, reader: asyncio.Future[None]) -> None:
+        if not reader.cancelled():
+            # Looked at here, so that asyncio does not report it as lost when the writer failed first.
+            reader.exception()
+        self._wake.set()
 
     async def _read(self) -> None:
         while True:
