@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 from triton_async.core.server import InferenceServer
 from triton_async.frontends.grpc.compression import LEVELS
 from triton_async.frontends.grpc.connection import GrpcProtocol
+from triton_async.frontends.grpc.express.connection import connection
+from triton_async.frontends.grpc.express.keepalive import PingOptions
+from triton_async.frontends.grpc.express.session import Lane
 from triton_async.frontends.grpc.health import Health
 from triton_async.frontends.grpc.infer import Inference
 from triton_async.frontends.grpc.reflection import Reflection
@@ -22,15 +27,23 @@ _ROUND_TRIP_S = 1.0
 class GrpcEndpoint:
     """A started front-end. `close` once."""
 
-    def __init__(self, server: InferenceServer, response_compression: str) -> None:
+    def __init__(
+        self, server: InferenceServer, response_compression: str, express: bool, pings: PingOptions
+    ) -> None:
         self._health = Health(server)
-        self._connections: set[GrpcProtocol] = set()
-        self._mapping = {
+        mapping = {
             **Service(server).__mapping__(),
             **Inference(server, LEVELS[response_compression]).__mapping__(),
             **self._health.__mapping__(),
             **Reflection().__mapping__(),
         }
+        self._connections: set[Any] = set()
+        self._accept: Callable[[], Any] = lambda: GrpcProtocol(mapping, self._connections)
+        if express:
+            compresses = LEVELS[response_compression] > 0
+            lane = Lane(server, asyncio.get_running_loop(), mapping, pings, compresses)
+            self._connections = lane.connections
+            self._accept = lambda: connection(lane)
         self._listener: asyncio.Server
         self.address = ""
         self.port = 0
@@ -38,7 +51,7 @@ class GrpcEndpoint:
     async def listen(self, address: str, port: int, reuse_port: bool) -> None:
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(
-            lambda: GrpcProtocol(self._mapping, self._connections),
+            self._accept,
             address,
             port,
             reuse_port=reuse_port,
@@ -60,10 +73,10 @@ class GrpcEndpoint:
             _, late = await asyncio.wait(draining, timeout=deadline_s)
             for task in late:
                 task.cancel()
-        for connection in list(self._connections):
-            connection.abort()
-        for connection in connections:
-            await connection.calls.idle.wait()
+        for client in list(self._connections):
+            client.abort()
+        for client in connections:
+            await client.wait_idle()
 
 
 async def start(
@@ -73,8 +86,13 @@ async def start(
     port: int,
     reuse_port: bool = False,
     response_compression: str = "none",
+    pings: PingOptions | None = None,
+    express: bool = True,
 ) -> GrpcEndpoint:
-    """Serves gRPC on the running loop. `port` 0: any free one. OSError when the port is taken."""
-    endpoint = GrpcEndpoint(server, response_compression)
+    """Serves gRPC on the running loop. `port` 0: any free one. OSError when the port is taken.
+
+    `pings`: keep-alive and age of connections, and `express`: the fast lane; grpclib's HTTP/2 serves without them.
+    """
+    endpoint = GrpcEndpoint(server, response_compression, express, pings or PingOptions())
     await endpoint.listen(address, port, reuse_port)
     return endpoint
