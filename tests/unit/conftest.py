@@ -32,4 +32,4 @@ def nothing_stays_alive() -> Iterator[None]:
     yield
     if live_objects() != before:
         gc.collect()  # reference cycles of the test itself
-    assert live_objects() == before
+    assert all(count <= before[kind] for kind, count in live_objects().items()), (before, live_objects())

@@ -15,8 +15,9 @@ from triton_async import logs
 DEFAULT = re.compile(r'([IWE])\d{4} \d\d:\d\d:\d\d\.\d{6} \d+ \w+\.py:\d+\] (".*")')
 ISO8601 = re.compile(r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ([IWE]) \d+ \w+\.py:\d+\] (".*")')
 HOSTILE = [
-    "a\nE1120 00:00:00.000000 1 x.py:1] \"forged\"", "a\rb", "a\r\nb", "\x1b[2J\x1b]0;title\x07", "a\u2028b", "a\u2029b",
-    "a\x85b", "a\0b", "a\x0bb\x0cc", "quote\" and \\ backslash", "\udcff lone surrogate", "\u202e reversed", "",
+    "a\nE1120 00:00:00.000000 1 x.py:1] \"forged\"", "a\rb", "a\r\nb", "\x1b[2J\x1b]0;title\x07", "a\u2028b",
+    "a\u2029b", "a\x85b", "a\0b", "a\x0bb\x0cc", "quote\" and \\ backslash", "\udcff lone surrogate",
+    "\u202e reversed", "",
 ]  # fmt: skip
 log = logging.getLogger("triton_async.test")
 

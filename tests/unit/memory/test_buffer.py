@@ -13,7 +13,8 @@ from triton_async.memory.buffer import Buffer, live_buffers, wrap
 
 
 @pytest.mark.parametrize("source", [
-    b"", b"abcd", bytearray(b"abcd"), memoryview(b"xabcd")[1:], np.arange(4, dtype=np.uint8), np.zeros((2, 3), np.float64),
+    b"", b"abcd", bytearray(b"abcd"), memoryview(b"xabcd")[1:], np.arange(4, dtype=np.uint8),
+    np.zeros((2, 3), np.float64),
 ], ids=lambda source: type(source).__name__)  # fmt: skip
 def test_a_lease_shows_the_bytes_of_its_source(source: object) -> None:
     lease = wrap(source)
@@ -39,7 +40,7 @@ def test_what_has_no_bytes_is_refused(source: object) -> None:
 def test_a_leased_bytearray_cannot_be_resized_until_the_last_lease_is_gone() -> None:
     source = bytearray(b"abcd")
     first, second = wrap(source), wrap(source)
-    for change in (lambda: source.append(1), lambda: source.clear(), lambda: source.extend(b"x" * 100)):
+    for change in (lambda: source.append(1), source.clear, lambda: source.extend(b"x" * 100)):
         with pytest.raises(BufferError):
             change()
     del first
