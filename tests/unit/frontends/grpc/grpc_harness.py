@@ -75,6 +75,7 @@ class Running:
         self.endpoint: grpc_server.GrpcEndpoint
         self.loop: asyncio.AbstractEventLoop
         self.url = ""
+        self.express = True
         self.started = threading.Event()
         self.stop: asyncio.Event
         self.exit_deadline_s = 5.0
@@ -88,7 +89,7 @@ class Running:
         with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self.stop.set)
 
-    async def main(self, root: Path, options: tuple[str, ...], compression: str) -> None:
+    async def main(self, root: Path, options: tuple[str, ...], compression: str, express: bool) -> None:
         self.loop = asyncio.get_running_loop()
         self.stop = asyncio.Event()
         settings = parse([f"--model-repository={root}", *options])
@@ -99,8 +100,9 @@ class Running:
             self.server = InferenceServer(settings, host)
             await self.server.start()
             self.endpoint = await grpc_server.start(
-                self.server, address="127.0.0.1", port=0, response_compression=compression
+                self.server, address="127.0.0.1", port=0, response_compression=compression, express=express
             )
+            self.express = express
             self.url = f"127.0.0.1:{self.endpoint.port}"
             self.started.set()
             await self.stop.wait()
@@ -114,11 +116,13 @@ class Running:
 
 
 @contextmanager
-def serving(root: Path, *options: str, compression: str = "none") -> Iterator[Running]:
-    """Serves the repository, and checks at the end that nothing is left alive."""
+def serving(
+    root: Path, *options: str, compression: str = "none", express: bool = True
+) -> Iterator[Running]:
+    """Serves the repository through one of the lanes, and checks at the end that nothing is left alive."""
     before = live_objects()
     running = Running()
-    thread = threading.Thread(target=lambda: uvloop.run(running.main(root, options, compression)))
+    thread = threading.Thread(target=lambda: uvloop.run(running.main(root, options, compression, express)))
     thread.start()
     try:
         assert running.started.wait(20), "server did not start"

@@ -108,14 +108,15 @@ class KeepAlive:
             if self._options.age_grace_ms:
                 self._grace_ns = now_ns + self._options.age_grace_ms * _MS
             return Action.SHUT_DOWN
-        if not self._sent_ns and self._options.time_ms < _NEVER_MS:
-            if now_ns >= max(now.last_read_ns, self._checked_ns) + self._options.time_ms * _MS:
-                self._checked_ns = now_ns
-                if self._may_ping(now):
-                    self._pings_without_data += 1
-                    self._sent_ns = now_ns
-                    return Action.PING
-        return Action.NOTHING
+        idle_since_ns = max(now.last_read_ns, self._checked_ns)
+        if self._sent_ns or self._options.time_ms >= _NEVER_MS or now_ns < idle_since_ns + self._options.time_ms * _MS:
+            return Action.NOTHING
+        self._checked_ns = now_ns
+        if not self._may_ping(now):
+            return Action.NOTHING
+        self._pings_without_data += 1
+        self._sent_ns = now_ns
+        return Action.PING
 
     def _is_dead(self, now_ns: int, now: Activity) -> bool:
         limits = (

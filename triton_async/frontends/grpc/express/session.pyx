@@ -10,6 +10,9 @@ from triton_async.defines import GRPC_MAX_CONCURRENT_STREAMS, GRPC_RECEIVE_NBYTE
 
 cdef Py_ssize_t _CALLS_MAX = GRPC_MAX_CONCURRENT_STREAMS
 
+# Seconds between two looks at requests that run although their call is gone: core does not tell when they are done.
+cdef double _FORGET_S = 0.5
+
 
 cdef class Lane:
     """`mapping`: handlers by path; `compresses`: answers of the inference RPCs are to be compressed."""
@@ -63,11 +66,20 @@ cdef class ExpressSession(Http2Session):
     cdef int abandon(self, InferRequest request) except -1:
         self.lane.server.cancel_request(request)
         if request.state != REQUEST_DONE:
+            if not self.abandoned:
+                self.lane.loop.call_later(_FORGET_S, self._forget)
             self.abandoned.append(request)
         return 0
 
+    def _forget(self):
+        """Lets go of abandoned requests that are done; again while there are others."""
+        cdef InferRequest request
+        self.abandoned = [request for request in self.abandoned if request.state != REQUEST_DONE]
+        if self.abandoned:
+            self.lane.loop.call_later(_FORGET_S, self._forget)
+
     cdef bint has_room(self) except -1:
         cdef InferRequest request
-        if self.abandoned:
+        if len(self.streams) + len(self.abandoned) >= _CALLS_MAX:
             self.abandoned = [request for request in self.abandoned if request.state != REQUEST_DONE]
         return len(self.streams) + len(self.abandoned) < _CALLS_MAX

@@ -99,6 +99,7 @@ cdef class StreamInfer(ExpressCall):
     cdef int submit(self, Buffer message) except -1:
         cdef Slot slot = Slot.__new__(Slot)
         cdef InferRequest request
+        cdef bint in_order = False
         slot.call = self
         slot.message = message
         self.open_slots += 1
@@ -109,10 +110,11 @@ cdef class StreamInfer(ExpressCall):
             slot.signature = self.connection().lane.server.find(request.model_name, request.model_version).signature
             if not slot.signature.decoupled:
                 self.order.append(slot)
+                in_order = True
             self.connection().lane.server.submit_request(request, slot)
             slot.request = request
         except ServerError as error:
-            if not self.order or self.order[-1] is not slot:
+            if not in_order:
                 self.order.append(slot)
             slot.outcome = error
             return self._advance()
