@@ -98,6 +98,10 @@ GRPC_DRIBBLE_NBYTES = 64
 GRPC_MESSAGE_START_NBYTES = 1 << 20
 GRPC_MESSAGE_GROWTH = 4
 
+# Bytes of request messages of one connection that have not come to their end: two of the largest. Calls beyond it are
+# refused.
+GRPC_MAX_RECEIVING_NBYTES = 1 << 32
+
 # Bytes of answers of one connection that wait for the client's windows or socket. Beyond it new calls of the
 # connection are refused and streams are not read.
 GRPC_MAX_HELD_NBYTES = 1 << 30

@@ -73,8 +73,9 @@ cdef class Http2Session:
     cdef list progressed           # streams whose on_progress is due
     cdef readonly int64_t held_nbytes
     cdef readonly bint ended       # the connection is to be closed once everything queued is sent
-    cdef readonly bint sent_frames  # HEADERS or DATA were sent since this was last set to False
+    cdef readonly bint sent_frames  # HEADERS, DATA or WINDOW_UPDATE were sent since this was last set to False
     cdef int64_t now_ns            # as last given
+    cdef int64_t limit             # of the current `collect`
     cdef int violation             # Violation that has ended the connection
     cdef bint busy                 # inside nghttp2
     cdef object failure            # exception raised inside a callback

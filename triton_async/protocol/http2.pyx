@@ -19,8 +19,8 @@ cdef uint32_t _FRAME_MAX = GRPC_MAX_FRAME_NBYTES
 cdef int64_t _LIST_MAX = GRPC_MAX_HEADER_LIST_NBYTES
 cdef size_t _DRIBBLE = GRPC_DRIBBLE_NBYTES
 
-# Up to here a copy into the frames is cheaper than one more part of the write.
-cdef Py_ssize_t _INLINE = 16384
+# Up to here a copy into the frames is cheaper than two more parts of the write.
+cdef Py_ssize_t _INLINE = 8192
 
 # What RFC 9113 adds to the size of each field of a header list.
 cdef enum:
@@ -207,6 +207,7 @@ cdef class Http2Session:
         cdef list progressed
         cdef Http2Stream stream
         self.now_ns = now_ns
+        self.limit = limit
         if self.session == NULL:
             return []
         while self.out.total_nbytes < limit:
@@ -431,6 +432,8 @@ cdef int _on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, vo
             if found != NULL and not (<Http2Stream>found).remote_ended:
                 # The call is over; the client need not send the rest (RFC 9113, 8.1).
                 return nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_NO_ERROR)
+    elif type == NGHTTP2_WINDOW_UPDATE:
+        owner.sent_frames = True
     elif type == NGHTTP2_RST_STREAM and frame.rst_stream.error_code != NGHTTP2_NO_ERROR and not owner.violation:
         owner.violation = owner.guard.count_reset(owner.now_ns)
     return 0
@@ -438,8 +441,12 @@ cdef int _on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, vo
 
 cdef ssize_t _read_data(nghttp2_session *session, int32_t stream_id, uint8_t *buffer, size_t length, uint32_t *flags,
                         nghttp2_data_source *source, void *user_data) noexcept:
+    cdef Http2Session owner = <Http2Session>user_data
     cdef Http2Stream stream = <Http2Stream>source.ptr
     cdef int64_t nbytes = min(stream.queued_nbytes, <int64_t>length)
+    if owner.out.total_nbytes >= owner.limit:
+        # nghttp2 goes from one DATA frame to the next without coming back to `collect`.
+        return NGHTTP2_ERR_PAUSE
     if nbytes == 0 and stream.trailers is None:
         stream.deferred = True
         return NGHTTP2_ERR_DEFERRED

@@ -1,5 +1,7 @@
 # Calls that the express lane answers itself. Loop thread.
 
+from libc.stdint cimport int64_t
+
 from triton_async.frontends.grpc.express.session cimport ExpressSession
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
@@ -17,9 +19,12 @@ cdef class ExpressCall(Http2Stream):
     cdef double timeout_s          # 0: none
     cdef object timer              # TimerHandle, or None
     cdef MessageReader reader
+    cdef int64_t receiving_nbytes  # its part of the connection's
 
     # The connection, typed.
     cdef ExpressSession connection(self)
+    # Notes that `nbytes` bytes of messages are held. Raises MessageError when the connection holds too many.
+    cdef int note_receiving(self, int64_t nbytes) except -1
     # Ends the call with an error; nothing when it has ended. The client's side too.
     cdef int fail(self, int status, str message) except -1
     # The same with the status of an exception; what is not meant for clients is logged.

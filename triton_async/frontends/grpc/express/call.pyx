@@ -2,22 +2,22 @@
 
 import logging
 
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t
 
 from triton_async.frontends.grpc.express.session cimport ExpressSession
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
-from triton_async.memory.buffer cimport Buffer
 from triton_async.protocol.grpc_codec cimport decode
 from triton_async.protocol.grpc_encode cimport ENVELOPE_UNARY, choose_outputs, encode
 from triton_async.protocol.grpc_message cimport (
-    GRPC_DEADLINE_EXCEEDED, GRPC_INTERNAL, GRPC_UNIMPLEMENTED, MessageReader,
+    GRPC_DEADLINE_EXCEEDED, GRPC_INTERNAL, GRPC_RESOURCE_EXHAUSTED, GRPC_UNIMPLEMENTED, MessageReader,
 )
 from triton_async.protocol.http2 cimport STREAM_ANSWERING, STREAM_CLOSED, STREAM_OPEN, Http2Stream
 from triton_async.protocol.http2_output cimport HeaderBlock
 
 from grpclib.const import Status
 
+from triton_async.defines import GRPC_MAX_RECEIVING_NBYTES
 from triton_async.errors import ServerError, Unsupported
 from triton_async.frontends.grpc import compression
 from triton_async.frontends.grpc.status import status_of, trailers
@@ -27,6 +27,8 @@ cdef extern from "clock.h":
     int64_t ta_now_ns() noexcept
 
 log = logging.getLogger("triton_async.grpc")
+
+cdef int64_t _RECEIVING_MAX = GRPC_MAX_RECEIVING_NBYTES
 
 _HEAD = [
     (b":status", b"200"),
@@ -51,6 +53,14 @@ cdef class ExpressCall(Http2Stream):
     def _on_deadline(self):
         self.fail(GRPC_DEADLINE_EXCEEDED, "Deadline Exceeded")
 
+    cdef int note_receiving(self, int64_t nbytes) except -1:
+        cdef ExpressSession connection = self.connection()
+        connection.receiving_nbytes += nbytes - self.receiving_nbytes
+        self.receiving_nbytes = nbytes
+        if nbytes and connection.receiving_nbytes > _RECEIVING_MAX:
+            raise MessageError(GRPC_RESOURCE_EXHAUSTED, "too many bytes of unfinished messages on one connection")
+        return 0
+
     cdef int fail(self, int status, str message) except -1:
         cdef list fields = [(name.encode(), value.encode()) for name, value in trailers(Status(status), message)]
         if self.state == STREAM_OPEN:
@@ -69,6 +79,8 @@ cdef class ExpressCall(Http2Stream):
 
     cdef int release(self) except -1:
         self.reader = None
+        if self.receiving_nbytes:
+            self.note_receiving(0)
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
@@ -102,7 +114,8 @@ cdef class UnaryInfer(ExpressCall):
                     self.reader = MessageReader(self.connection().lane.pool)
                 self.message = self.reader.feed(data, nbytes, &used)
                 if used == nbytes:
-                    return 0
+                    # A message that came in one piece is soon decoded.
+                    return 0 if self.message is not None else self.note_receiving(self.reader.received)
             raise MessageError(GRPC_UNIMPLEMENTED, "unary call with more than one request message")
         except Exception as error:
             return self.fail_with(error)

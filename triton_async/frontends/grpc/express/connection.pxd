@@ -24,6 +24,7 @@ cdef class ExpressConnection(ExpressSession):
     cdef readonly int state        # ConnectionState
     cdef bint exiting              # the server ends, not only this connection
     cdef bint paused               # the transport takes no more for now
+    cdef bint leaving              # the transport is to close when it has sent the rest
     cdef int64_t armed_ns          # when the timer fires; 0: it does not
     cdef int64_t opened_ns
     cdef int64_t last_read_ns
@@ -32,5 +33,5 @@ cdef class ExpressConnection(ExpressSession):
     cdef int64_t unsent_nbytes     # in the transport, when last looked at
 
     cdef int _pump(self) except -1
-    cdef int _watch(self, int64_t now_ns, bint wrote) except -1
+    cdef int _watch(self, int64_t now_ns, bint progress) except -1
     cdef int _arm(self, int64_t now_ns) except -1

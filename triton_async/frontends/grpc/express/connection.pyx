@@ -7,13 +7,12 @@ import random
 from libc.stdint cimport int32_t, int64_t, uint8_t
 
 from triton_async.frontends.grpc.express.call cimport ExpressCall, RefusedCall, UnaryInfer
-from triton_async.frontends.grpc.express.head cimport RPC_INFER, RPC_OTHER, RPC_STREAM_INFER, CallHead, read_head
+from triton_async.frontends.grpc.express.head cimport RPC_INFER, RPC_OTHER, CallHead, read_head
 from triton_async.frontends.grpc.express.session cimport ExpressSession, Lane
 from triton_async.frontends.grpc.express.slow cimport SlowStream
 from triton_async.frontends.grpc.express.stream cimport StreamInfer
 from triton_async.protocol.grpc_message cimport GRPC_RESOURCE_EXHAUSTED, GRPC_UNAVAILABLE
 from triton_async.protocol.http2 cimport Http2Stream
-from triton_async.protocol.http2_output cimport OutBuffer
 from triton_async.protocol.nghttp2 cimport NGHTTP2_ENHANCE_YOUR_CALM, NGHTTP2_NO_ERROR
 
 from triton_async.defines import (
@@ -159,7 +158,7 @@ cdef class ExpressConnection(ExpressSession):
 
     cdef int _pump(self) except -1:
         cdef int64_t now_ns = ta_now_ns()
-        cdef bint wrote = False
+        cdef int64_t held_nbytes = self.held_nbytes
         cdef list parts
         self.in_turn = True
         try:
@@ -167,24 +166,24 @@ cdef class ExpressConnection(ExpressSession):
                 parts = self.collect(_WRITE, now_ns)
                 if not parts:
                     break
-                wrote = True
                 if len(parts) == 1:
                     self.transport.write(parts[0])
                 else:
                     self.transport.writelines(parts)
         finally:
             self.in_turn = False
-        if self.is_finished():
+        if not self.leaving and self.is_finished():
+            self.leaving = True
             self.transport.close()
-        return self._watch(now_ns, wrote)
+        return self._watch(now_ns, self.held_nbytes < held_nbytes)
 
     # -- clock -------------------------------------------------------------------------------------
 
     # Notes what waits since when, and that somebody looks in time.
-    cdef int _watch(self, int64_t now_ns, bint wrote) except -1:
-        if self.held_nbytes == 0 and not self.paused:
+    cdef int _watch(self, int64_t now_ns, bint progress) except -1:
+        if self.held_nbytes == 0 and not self.paused and not self.leaving:
             self.stalled_ns = 0
-        elif wrote or self.stalled_ns == 0:
+        elif progress or self.stalled_ns == 0:
             self.stalled_ns = now_ns
         if self.stalled_ns or self.header_block_ns:
             return self._arm(now_ns)

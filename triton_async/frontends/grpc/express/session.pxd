@@ -36,6 +36,7 @@ cdef class ExpressSession(Http2Session):
     cdef bint dirty                # in lane.dirty
     cdef bint in_turn              # the connection itself will flush
     cdef list abandoned            # InferRequests
+    cdef int64_t receiving_nbytes  # of messages that are not handed to the server yet
 
     # Writes what is queued. Must not raise.
     cdef int flush(self) except -1

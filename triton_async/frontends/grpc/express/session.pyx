@@ -2,7 +2,6 @@
 
 from triton_async.core.server cimport InferenceServer
 from triton_async.infer.request cimport REQUEST_DONE, InferRequest
-from triton_async.memory.slab cimport SlabPool
 from triton_async.protocol.http2 cimport Http2Session
 from triton_async.protocol.http2_output cimport OutBuffer
 

@@ -70,6 +70,7 @@ cdef class StreamInfer(ExpressCall):
                 return self.consume(at)
             try:
                 message = self.reader.feed(data + at, nbytes - at, &used)
+                self.note_receiving(self.reader.received if message is None else 0)
             except Exception as error:
                 self.consume(nbytes)
                 return self.fail_with(error)
