@@ -74,6 +74,7 @@ class Running:
         self.server: InferenceServer
         self.endpoint: grpc_server.GrpcEndpoint
         self.loop: asyncio.AbstractEventLoop
+        self.pool: SlabPool
         self.url = ""
         self.express = True
         self.started = threading.Event()
@@ -96,7 +97,8 @@ class Running:
         ring = CompletionRing()
         ring.attach(self.loop)
         with ThreadPoolExecutor(4) as executor:
-            host = Host(self.loop, ring, SlabPool(1 << 24), BackendRegistry(), executor, settings.backend_config)
+            self.pool = SlabPool(1 << 24)
+            host = Host(self.loop, ring, self.pool, BackendRegistry(), executor, settings.backend_config)
             self.server = InferenceServer(settings, host)
             await self.server.start()
             self.endpoint = await grpc_server.start(
