@@ -20,6 +20,7 @@ from triton_async.core.completion import CompletionRing
 from triton_async.core.lifecycle import Host
 from triton_async.core.server import InferenceServer
 from triton_async.frontends.grpc import server as grpc_server
+from triton_async.frontends.grpc.express.keepalive import PingOptions
 from triton_async.infer.batch import live_batches
 from triton_async.infer.request import live_requests
 from triton_async.infer.response import live_responses
@@ -90,7 +91,7 @@ class Running:
         with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self.stop.set)
 
-    async def main(self, root: Path, options: tuple[str, ...], compression: str, express: bool) -> None:
+    async def main(self, root: Path, options: tuple[str, ...], **start: Any) -> None:
         self.loop = asyncio.get_running_loop()
         self.stop = asyncio.Event()
         settings = parse([f"--model-repository={root}", *options])
@@ -102,9 +103,9 @@ class Running:
             self.server = InferenceServer(settings, host)
             await self.server.start()
             self.endpoint = await grpc_server.start(
-                self.server, address="127.0.0.1", port=0, response_compression=compression, express=express
+                self.server, address="127.0.0.1", port=0, **start
             )
-            self.express = express
+            self.express = start["express"]
             self.url = f"127.0.0.1:{self.endpoint.port}"
             self.started.set()
             await self.stop.wait()
@@ -119,12 +120,13 @@ class Running:
 
 @contextmanager
 def serving(
-    root: Path, *options: str, compression: str = "none", express: bool = True
+    root: Path, *options: str, compression: str = "none", express: bool = True, pings: PingOptions | None = None
 ) -> Iterator[Running]:
     """Serves the repository through one of the lanes, and checks at the end that nothing is left alive."""
     before = live_objects()
     running = Running()
-    thread = threading.Thread(target=lambda: uvloop.run(running.main(root, options, compression, express)))
+    start = {"response_compression": compression, "express": express, "pings": pings}
+    thread = threading.Thread(target=lambda: uvloop.run(running.main(root, options, **start)))
     thread.start()
     try:
         assert running.started.wait(20), "server did not start"

@@ -144,7 +144,8 @@ cdef class ExpressConnection(ExpressSession):
         self.keepalive.on_pong()
         if self.state == CONNECTION_ANNOUNCED:
             self._leave()
-        return 0
+        # The timer stands at the end of the wait for this answer; the next ping may be due before.
+        return self._arm(self.now_ns)
 
     cdef int flush(self) except -1:
         if self.transport is None:
