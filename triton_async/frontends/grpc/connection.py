@@ -55,9 +55,6 @@ _SETTINGS = {
     SettingCodes.MAX_HEADER_LIST_SIZE: GRPC_MAX_HEADER_LIST_NBYTES,
 }
 
-# Seconds that a client gets to end its call at the deadline by itself.
-_DEADLINE_GRACE_S = 0.05
-
 _LARGEST_STREAM_ID = 2**31 - 1
 
 
@@ -173,9 +170,6 @@ async def _before(timeout_s: float, handling: Awaitable[None]) -> bool:
         timer.cancel()
         # A cancelled task keeps its exception, which keeps this frame.
         task = None
-    # A client that measures the same deadline ends the call itself; an answer that meets its end half-way only
-    # confuses it.
-    await asyncio.sleep(_DEADLINE_GRACE_S)
     return False
 
 
