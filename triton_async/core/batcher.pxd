@@ -25,9 +25,9 @@ cdef class DynamicBatcher:
 
     # Takes ownership of `request` iff it returns. Raises Unavailable when the queue is full (retry later);
     # `request` is then untouched. It was validated: it fits.
-    cdef int enqueue(self, InferRequest request, int64_t now_ns) except -1
+    cpdef int enqueue(self, InferRequest request, int64_t now_ns) except -1
     # Next batch, closed, or None. With `idle` an instance could start at once; without, only a batch that cannot
     # grow is given, so that running ahead never costs batch size.
-    cdef Batch take(self, int64_t now_ns, bint idle)
+    cpdef Batch take(self, int64_t now_ns, bint idle)
 
     cdef int64_t _choose(self, list waiting, int64_t now_ns, bint idle) except -1

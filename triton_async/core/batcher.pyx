@@ -25,10 +25,10 @@ cdef class DynamicBatcher:
             if self.preferred:
                 self.max_preferred = max(self.preferred)
 
-    cdef int enqueue(self, InferRequest request, int64_t now_ns) except -1:
+    cpdef int enqueue(self, InferRequest request, int64_t now_ns) except -1:
         return self.queue.push(request, now_ns)
 
-    cdef Batch take(self, int64_t now_ns, bint idle):
+    cpdef Batch take(self, int64_t now_ns, bint idle):
         cdef list waiting
         cdef InferRequest request
         cdef Batch batch

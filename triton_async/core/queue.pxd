@@ -15,20 +15,20 @@ cdef class RequestQueue:
     cdef tuple policies              # QueuePolicy per level
     cdef int default_level           # 1-based; 0 without priorities
     cdef readonly int64_t size
-    cdef int64_t rows
-    cdef int64_t next_deadline_ns    # earliest queue timeout that may be due; 0: none
+    cdef readonly int64_t rows
+    cdef readonly int64_t next_deadline_ns    # earliest queue timeout that may be due; 0: none
     cdef int64_t dead                # places to skip
 
     # Takes the request iff it returns. Raises Unavailable when its level is full.
-    cdef int push(self, InferRequest request, int64_t now_ns) except -1
+    cpdef int push(self, InferRequest request, int64_t now_ns) except -1
     # Requests in serving order, up to `limit`, left in the queue.
-    cdef list peek(self, int64_t limit)
+    cpdef list peek(self, int64_t limit)
     # Removes the first `count` requests of the serving order.
-    cdef list pop(self, int64_t count)
+    cpdef list pop(self, int64_t count)
     # Takes a queued request out of the count (cancelled or timed out).
-    cdef int forget(self, InferRequest request) except -1
+    cpdef int forget(self, InferRequest request) except -1
     # Requests whose queue timeout has passed: those to refuse are returned (already forgotten); those with the
     # DELAY action go to the end of their level.
-    cdef list expire(self, int64_t now_ns)
+    cpdef list expire(self, int64_t now_ns)
 
     cdef int _note_deadline(self, InferRequest request) except -1

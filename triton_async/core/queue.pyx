@@ -14,6 +14,12 @@ from triton_async.errors import Unavailable
 TIMEOUT_DELAY = TimeoutAction.DELAY
 
 
+def set_aside(line, delayed):
+    """`line` without the requests of `delayed`."""
+    gone = set(map(id, delayed))
+    return [request for request in line if id(request) not in gone]
+
+
 @cython.final
 cdef class RequestQueue:
     """`policies`: config QueuePolicy per priority level (one when the model has no levels)."""
@@ -24,7 +30,7 @@ cdef class RequestQueue:
         self.delayed = [deque() for _ in self.policies]
         self.default_level = default_level
 
-    cdef int push(self, InferRequest request, int64_t now_ns) except -1:
+    cpdef int push(self, InferRequest request, int64_t now_ns) except -1:
         cdef int level = 0
         cdef int64_t timeout_us
         if self.default_level:
@@ -62,7 +68,7 @@ cdef class RequestQueue:
             for line in (self.levels[level], self.delayed[level]) for request in line
         )
 
-    cdef list peek(self, int64_t limit):
+    cpdef list peek(self, int64_t limit):
         cdef list found = []
         cdef InferRequest request
         for lines in (self.levels, self.delayed):
@@ -77,7 +83,7 @@ cdef class RequestQueue:
                         found.append(request)
         return found
 
-    cdef list pop(self, int64_t count):
+    cpdef list pop(self, int64_t count):
         cdef list found = []
         cdef InferRequest request
         for lines in (self.levels, self.delayed):
@@ -95,7 +101,7 @@ cdef class RequestQueue:
             self.next_deadline_ns = 0
         return found
 
-    cdef int forget(self, InferRequest request) except -1:
+    cpdef int forget(self, InferRequest request) except -1:
         self.size -= 1
         self.rows -= request.rows
         self.dead += 1
@@ -110,7 +116,7 @@ cdef class RequestQueue:
                 lines[index] = deque(r for r in line if (<InferRequest>r).state == REQUEST_QUEUED)
         self.dead = 0
 
-    cdef list expire(self, int64_t now_ns):
+    cpdef list expire(self, int64_t now_ns):
         cdef list expired = []
         cdef InferRequest request
         if self.next_deadline_ns == 0 or now_ns < self.next_deadline_ns:
@@ -130,6 +136,5 @@ cdef class RequestQueue:
                 else:
                     expired.append(request)
             if moved:
-                delayed = set(map(id, self.delayed[level]))
-                self.levels[level] = deque(r for r in line if id(r) not in delayed)
+                self.levels[level] = deque(set_aside(line, self.delayed[level]))
         return expired

@@ -6,7 +6,7 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 
 from triton_async.datatypes cimport DT_BYTES, elements
-from triton_async.infer.request cimport REQUEST_DONE, InferRequest
+from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
 from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor, view_dims
@@ -96,7 +96,6 @@ cdef class Batch:
 
     cdef list finish(self):
         cdef InferRequest request
-        cdef InferResponse response
         cdef list responses
         cdef int i
         assert self.state == BATCH_CLOSED

@@ -29,7 +29,7 @@ cdef class ModelSignature:
     cdef readonly int64_t model_version
     cdef readonly tuple inputs           # of TensorSpec, in config order
     cdef readonly tuple outputs
-    cdef readonly int64_t max_batch_size # 0: no batch dimension
+    cdef readonly int64_t max_batch_size  # 0: no batch dimension
     cdef readonly bint decoupled
     cdef dict input_by_name
     cdef dict output_by_name

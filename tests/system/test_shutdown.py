@@ -1,0 +1,69 @@
+"""SIGTERM: what is in flight is answered, idle connections hold nothing up, the exit status is 0."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from server_process import STOP_SECONDS, ServerProcess, poll, running_server
+from triton_clients import PROTOCOLS, client_module, infer
+
+# About a second of computing each.
+ROUNDS = 1500
+# Longer than the test waits: a server that sits out its exit timeout fails.
+OPTIONS = [f"--exit-timeout-secs={int(STOP_SECONDS) * 2}"]
+
+
+def ask_slow(server: ServerProcess, protocol: str, rounds: int) -> int:
+    (done,) = infer(server, protocol, "slow", {"ROUNDS": np.array([rounds], dtype=np.int64)}, ["DONE"])
+    return int(done[0])
+
+
+@pytest.fixture
+def own_server(extra_models: Path, tmp_path: Path) -> Iterator[ServerProcess]:
+    """A server that the test may stop."""
+    with running_server([extra_models], tmp_path, OPTIONS) as process:
+        yield process
+
+
+def test_requests_in_flight_are_answered(own_server: ServerProcess) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        protocols = PROTOCOLS * 2
+        pending = [
+            pool.submit(ask_slow, own_server, protocol, ROUNDS + number)
+            for number, protocol in enumerate(protocols)
+        ]
+        poll(lambda: own_server.live_objects()["request"] == len(pending), "all requests to arrive")
+        own_server.terminate()
+        assert [request.result(STOP_SECONDS) for request in pending] == [
+            ROUNDS + number for number in range(len(pending))
+        ]
+    own_server.stop()
+
+
+def test_idle_connections_do_not_hold_it_up(own_server: ServerProcess) -> None:
+    with ExitStack() as stack:
+        for _ in range(3):
+            connection = stack.enter_context(closing(http.client.HTTPConnection(own_server.http_url)))
+            connection.request("GET", "/v2/health/live")
+            assert connection.getresponse().read() == b""
+        # One that has sent nothing yet.
+        silent = stack.enter_context(closing(http.client.HTTPConnection(own_server.http_url)))
+        silent.connect()
+        grpc = client_module("grpc")
+        client = stack.enter_context(grpc.InferenceServerClient(own_server.grpc_url))
+        assert client.is_server_live()
+        streaming = stack.enter_context(grpc.InferenceServerClient(own_server.grpc_url))
+        streaming.start_stream(callback=lambda result, error: None)
+        assert streaming.is_server_live()
+        own_server.stop()
+
+
+def test_sigterm_when_idle(own_server: ServerProcess) -> None:
+    assert not any(own_server.live_objects().values())
+    own_server.stop()

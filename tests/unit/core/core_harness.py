@@ -1,0 +1,80 @@
+"""A real InferenceServer without front-ends, over identity models written for the test."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import uvloop
+
+from triton_async.backends.registry import BackendRegistry
+from triton_async.config.settings import parse
+from triton_async.core.completion import CompletionRing
+from triton_async.core.lifecycle import Host
+from triton_async.core.server import InferenceServer
+from triton_async.infer.batch import live_batches
+from triton_async.infer.request import InferRequest, live_requests
+from triton_async.infer.response import live_responses
+from triton_async.infer.tensor import from_numpy, live_tensors
+from triton_async.memory.buffer import live_buffers
+from triton_async.memory.slab import SlabPool
+
+
+def write_model(root: Path, name: str, *, max_batch_size: int = 0, delay_ms: int = 0, more: str = "") -> Path:
+    """An identity model FP32[-1]; `more` is added to its config.pbtxt."""
+    directory = root / name
+    (directory / "1").mkdir(parents=True, exist_ok=True)
+    (directory / "config.pbtxt").write_text(f"""
+        backend: "identity"
+        max_batch_size: {max_batch_size}
+        input {{ name: "INPUT0" data_type: TYPE_FP32 dims: -1 }}
+        output {{ name: "OUTPUT0" data_type: TYPE_FP32 dims: -1 }}
+        parameters {{ key: "execute_delay_ms" value {{ string_value: "{delay_ms}" }} }}
+        {more}
+    """)
+    return directory
+
+
+def request(name: str, values: list[float] | np.ndarray, **more: object) -> InferRequest:
+    array = np.asarray(values, np.float32)
+    return InferRequest(name, inputs=[from_numpy("INPUT0", array)], **more)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def running(root: Path, *options: str) -> AsyncIterator[InferenceServer]:
+    """Starts a server on the repository, and stops it at the end."""
+    loop = asyncio.get_running_loop()
+    settings = parse([f"--model-repository={root}", *options])
+    ring = CompletionRing()
+    ring.attach(loop)
+    pool = SlabPool(1 << 24)
+    with ThreadPoolExecutor(4) as executor:
+        host = Host(loop, ring, pool, BackendRegistry(), executor, settings.backend_config)
+        server = InferenceServer(settings, host)
+        await server.start()
+        yield server
+        await server.stop()
+        ring.detach()
+
+
+def live_objects() -> dict[str, int]:
+    gc.collect()
+    return {
+        "request": live_requests(),
+        "response": live_responses(),
+        "batch": live_batches(),
+        "tensor": live_tensors(),
+        "lease": live_buffers(),
+    }
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    """Runs the coroutine on uvloop, and checks that it leaves nothing alive."""
+    before = live_objects()
+    uvloop.run(test())  # type: ignore[arg-type]
+    assert live_objects() == before

@@ -1,0 +1,116 @@
+"""The infer call: body in, InferenceServer.infer, body out."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from triton_async.errors import InvalidArg, Unsupported
+from triton_async.frontends.http import replies
+from triton_async.frontends.http.body import read_body
+from triton_async.frontends.http.compression import compress, decompress, request_encoding, response_encoding
+from triton_async.infer.request import InferRequest
+from triton_async.infer.response import InferResponse
+from triton_async.infer.signature import ModelSignature
+from triton_async.protocol.http_codec import decode_infer, encode_infer
+
+_INT_MIN, _INT_MAX = -(1 << 31), (1 << 31) - 1
+_DECIMAL = re.compile(r"-?[0-9]+")
+_NO_LIMIT = 1 << 62
+
+
+class InferService(Protocol):
+    """What inference needs of the server."""
+
+    def signature(self, name: str, version: int = -1) -> ModelSignature: ...
+    async def infer(self, request: InferRequest) -> InferResponse: ...
+
+
+def parse_version(text: str | None) -> int:
+    """Model version from a path; -1 when the path has none."""
+    if text is None:
+        return -1
+    if len(text.lstrip("0")) <= 19:
+        version = int(text)
+        if version < 1 << 63:
+            return version
+    raise InvalidArg(
+        f"failed to get model version from specified version string '{text}' (details: stol), version should be an "
+        "integral value > 0"
+    )
+
+
+def parse_header_length(values: list[str], content_length: int) -> int:
+    """Bytes of JSON in front of a body of `content_length` bytes, from the Inference-Header-Content-Length lines."""
+    if not values:
+        return content_length
+    text = ", ".join(values)
+    if not _DECIMAL.fullmatch(text):
+        raise InvalidArg(f"Unable to parse {replies.HEADER_LENGTH}, got: {text}")
+    # Ten digits hold every 32-bit number; a longer run never reaches int().
+    length = int(text) if len(text.lstrip("-0")) <= 10 else _INT_MAX + 1
+    if not _INT_MIN <= length <= _INT_MAX:
+        raise InvalidArg(
+            f"Unable to parse {replies.HEADER_LENGTH}, value is out of range [ {_INT_MIN}, {_INT_MAX} ], got: {text}"
+        )
+    if not 0 <= length <= content_length:
+        raise InvalidArg(f"inference header size should be in range (0, {content_length}), got: {length}")
+    return length
+
+
+def _body_limit(header_lines: list[str], encoding: str, length: int | None, max_input_nbytes: int) -> int:
+    """Bytes worth reading. Only tensors in binary form behind a JSON header are not bound by the option."""
+    if encoding:
+        # Compression adds at most a few bytes per 16 KiB to data that does not compress.
+        return max_input_nbytes + max_input_nbytes // 1000 + 1024
+    if header_lines and header_lines != ["0"]:
+        return _NO_LIMIT
+    if length is not None and length > max_input_nbytes:
+        what = (
+            f"Raw input has a byte_size ({length} bytes) that exceeds the maximum allowed value of"
+            if header_lines
+            else f"request JSON size of {length} bytes exceeds the maximum allowed input size of"
+        )
+        raise replies.RequestProblem(
+            400, f"{what} {max_input_nbytes} bytes. Use --http-max-input-size to increase the limit."
+        )
+    return max_input_nbytes
+
+
+async def infer(
+    server: InferService, request: web.BaseRequest, model: str, version_text: str | None, max_input_nbytes: int
+) -> web.StreamResponse:
+    """Answers one infer request. Checks come in Triton's order."""
+    version = parse_version(version_text)
+    signature = server.signature(model, version)
+    if signature.decoupled:
+        raise Unsupported("HTTP end point doesn't support models with decoupled transaction policy")
+    headers = request.headers
+    encoding = request_encoding(headers.getall("Content-Encoding", []))
+    if encoding is None:
+        response = replies.error(501, "Unsupported compression type")
+        response.headers["Accept-Encoding"] = "gzip, deflate"
+        return response
+    header_lines = headers.getall(replies.HEADER_LENGTH, [])
+    body: Any = await read_body(
+        request, _body_limit(header_lines, encoding, request.content_length, max_input_nbytes)
+    )
+    received_ns = time.monotonic_ns()
+    if encoding:
+        body = await decompress(body, max_input_nbytes)
+    header_length = parse_header_length(header_lines, len(body))
+    inference = decode_infer(model, version, signature, body, header_length, max_input_nbytes, received_ns)
+    answer = await server.infer(inference)
+    head, parts, length, content_type = encode_infer(inference, answer, signature)
+    coding = response_encoding(headers.get("Accept-Encoding", ""))
+    if not coding:
+        return await replies.tensors(request, head, parts, length, content_type)
+    packed = await compress(coding, (head, *parts))
+    reply = replies.text(packed, content_type)
+    reply.headers["Content-Encoding"] = coding
+    if length is not None:
+        reply.headers[replies.HEADER_LENGTH] = str(length)
+    return reply

@@ -1,0 +1,127 @@
+"""One listening port and its connections, on aiohttp's low-level server. Event-loop thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from triton_async.defines import HTTP_MAX_LINE_NBYTES
+from triton_async.errors import ServerError
+from triton_async.frontends.http import replies
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+_BACKLOG = 1024
+# Bytes aiohttp buffers of a body before it stops reading from the socket.
+_READ_NBYTES = 1 << 18
+# Seconds that cancelled handlers get to end.
+_CANCEL_S = 0.5
+
+_log = logging.getLogger("triton_async.http")
+_wire_log = logging.getLogger("triton_async.http.wire")
+
+
+def _not_hostile(record: logging.LogRecord) -> bool:
+    """Leaves out what clients cause with broken bytes: they are answered, and could fill the log."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_wire_log.addFilter(_not_hostile)
+
+
+class Listener:
+    """Accepts connections until told to stop; every request goes through `handler`."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self._active = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+        self._busy: dict[object, int] = {}
+        self._socket: asyncio.Server | None = None
+        self._server = web.Server(
+            self._handle,
+            # A connection that goes away cancels its handler, and with it the inference.
+            handler_cancellation=True,
+            access_log=None,
+            logger=_wire_log,
+            auto_decompress=False,
+            max_line_size=HTTP_MAX_LINE_NBYTES,
+            max_field_size=HTTP_MAX_LINE_NBYTES,
+            read_bufsize=_READ_NBYTES,
+        )
+        self.address = ""
+        self.port = 0
+
+    async def start(self, address: str, port: int, reuse_port: bool) -> None:
+        """Binds; port 0 takes a free one. OSError when the address is not to be had."""
+        loop = asyncio.get_running_loop()
+        self._socket = await loop.create_server(
+            self._server, address, port, backlog=_BACKLOG, reuse_port=reuse_port or None
+        )
+        self.address, self.port = self._socket.sockets[0].getsockname()[:2]
+
+    async def stop_accepting(self) -> None:
+        """Closes the port and every connection that has no request in work."""
+        self._draining = True
+        if self._socket is not None:
+            self._socket.close()
+        for connection in self._server.connections:
+            if connection not in self._busy:
+                connection.force_close()
+
+    async def close(self, deadline_s: float) -> None:
+        """Lets requests in work end within the deadline, then cancels what is left and closes everything."""
+        await self.stop_accepting()
+        if deadline_s > 0:
+            try:
+                async with asyncio.timeout(deadline_s):
+                    await self._idle.wait()
+            except TimeoutError:
+                _log.warning("%d HTTP requests did not end within %g s", self._active, deadline_s)
+        await self._server.shutdown(_CANCEL_S)
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        protocol = request.protocol
+        self._enter(protocol)
+        try:
+            response = await self._answer(request)
+        finally:
+            self._leave(protocol)
+        if self._draining or (request.headers.get("Expect") is not None and not request.content.is_eof()):
+            # In the second case nobody knows whether the body still comes.
+            response.force_close()
+        return response
+
+    def _enter(self, protocol: object) -> None:
+        self._active += 1
+        self._busy[protocol] = self._busy.get(protocol, 0) + 1
+        self._idle.clear()
+
+    def _leave(self, protocol: object) -> None:
+        self._active -= 1
+        left = self._busy.pop(protocol) - 1
+        if left:
+            self._busy[protocol] = left
+        if not self._active:
+            self._idle.set()
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await self._handler(request)
+        except ServerError as problem:
+            return replies.server_error(problem)
+        except replies.RequestProblem as problem:
+            response = replies.error(problem.status, problem.message)
+            response.force_close()
+            return response
+        except ConnectionError:
+            raise
+        except Exception:
+            _log.exception("HTTP handler failed")
+            return replies.error(500, "internal error, see the log of the server")

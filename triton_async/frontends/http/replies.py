@@ -1,0 +1,79 @@
+"""Responses as aiohttp sends them. Header names and values that never change are built once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from triton_async.errors import ServerError
+from triton_async.frontends.http.status import http_status
+from triton_async.protocol.http_control import error_body
+
+if TYPE_CHECKING:
+    from triton_async.infer.tensor import Tensor
+
+# Bodies up to this many bytes leave in one piece: a copy of that size costs less than a second write.
+JOIN_NBYTES = 1 << 16
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+_SERVER = {"Server": "triton-async"}
+_JSON = {**_SERVER, "Content-Type": "application/json"}
+
+
+class RequestProblem(Exception):
+    """A request that is wrong below the level of inference. The connection is closed behind the answer."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+def empty(status: int = 200) -> web.Response:
+    """Response without a body."""
+    return web.Response(status=status, headers=_SERVER)
+
+
+def as_json(body: bytes) -> web.Response:
+    """200 with a JSON body."""
+    return web.Response(body=body, headers=_JSON)
+
+
+def text(body: bytes, content_type: str) -> web.Response:
+    """200 with a body of another type."""
+    return web.Response(body=body, headers={**_SERVER, "Content-Type": content_type})
+
+
+def error(status: int, message: str) -> web.Response:
+    """`{"error":"<message>"}`."""
+    return web.Response(status=status, body=error_body(message), headers=_JSON)
+
+
+def server_error(problem: ServerError) -> web.Response:
+    """The same for an error with a code."""
+    return error(http_status(problem.code), problem.message)
+
+
+async def tensors(
+    request: web.BaseRequest,
+    head: bytes,
+    parts: Sequence[Tensor],
+    header_length: int | None,
+    content_type: str,
+) -> web.StreamResponse:
+    """An inference response. Large ones are written part by part from where the tensors lie."""
+    headers = {**_SERVER, "Content-Type": content_type}
+    if header_length is not None:
+        headers[HEADER_LENGTH] = str(header_length)
+    total = len(head) + sum(part.nbytes for part in parts)
+    if not parts or total <= JOIN_NBYTES:
+        return web.Response(body=b"".join((head, *parts)), headers=headers)
+    response = web.StreamResponse(headers=headers)
+    response.content_length = total
+    await response.prepare(request)
+    await response.write(head)
+    for part in parts:
+        await response.write(memoryview(part))
+    return response

@@ -1,0 +1,97 @@
+"""The route table: one row per path and method, from which routing and restricted categories are generated.
+
+Paths are matched whole and undecoded, as Triton matches them: no trailing slash, the query does not count.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+# Categories of --http-restricted-api (Triton's names).
+CATEGORIES = frozenset({
+    "health", "metadata", "inference", "shared-memory", "model-config", "model-repository", "statistics", "trace",
+    "logging",
+})  # fmt: skip
+
+H = TypeVar("H")
+
+_MODEL = r"/v2/models/([^/]+)"
+_VERSION = r"(?:/versions/([0-9]+))?"
+
+
+@dataclass(frozen=True, slots=True)
+class Route(Generic[H]):
+    """`pattern`: regular expression of the whole path; its groups are the handler's arguments."""
+
+    pattern: str
+    method: str
+    category: str
+    handler: H
+
+
+# Path patterns, shared by the rows below and by whoever writes rows of its own.
+LIVE = r"/v2/health/live"
+READY = r"/v2/health/ready"
+SERVER = r"/v2"
+ALL_STATISTICS = r"/v2/models/stats"
+INFER = _MODEL + _VERSION + "/infer"
+MODEL = _MODEL + _VERSION
+MODEL_READY = _MODEL + _VERSION + "/ready"
+MODEL_CONFIG = _MODEL + _VERSION + "/config"
+MODEL_STATISTICS = _MODEL + _VERSION + "/stats"
+GENERATE = _MODEL + _VERSION + "/(generate|generate_stream)"
+MODEL_TRACE = _MODEL + "/trace/setting"
+TRACE = r"/v2/trace/setting"
+LOGGING = r"/v2/logging"
+INDEX = r"/v2/repository(?:/([^/]+))?/index"
+LOAD = r"/v2/repository(?:/([^/]+))?/models/([^/]+)/load"
+UNLOAD = r"/v2/repository(?:/([^/]+))?/models/([^/]+)/unload"
+REGION_STATUS = r"/v2/(system|cuda)sharedmemory(?:/region/([^/]+))?/status"
+REGION_CHANGE = r"/v2/(?:system|cuda)sharedmemory(?:/region/([^/]+))?/(?:register|unregister)"
+
+
+class Found(Generic[H]):
+    """What a path leads to: a handler per method, and the groups of the path."""
+
+    __slots__ = ("arguments", "handlers")
+
+    def __init__(self, handlers: dict[str, H], arguments: tuple[str | None, ...]) -> None:
+        self.handlers = handlers
+        self.arguments = arguments
+
+
+class RouteTable(Generic[H]):
+    """Immutable. A row with no known category is a mistake that stops the start: it would be open to all."""
+
+    def __init__(self, routes: Iterable[Route[H]]) -> None:
+        self.routes = tuple(routes)
+        self._patterns: dict[str, tuple[re.Pattern[str], dict[str, H]]] = {}
+        for route in self.routes:
+            if route.category not in CATEGORIES:
+                raise ValueError(f"route {route.method} {route.pattern} has no restricted-API category")
+            _, handlers = self._patterns.setdefault(route.pattern, (re.compile(route.pattern), {}))
+            if route.method in handlers:
+                raise ValueError(f"route {route.method} {route.pattern} appears twice")
+            handlers[route.method] = route.handler
+        # Clients ask for a handful of paths over and over; the bound keeps odd ones from piling up.
+        self.find = functools.lru_cache(maxsize=1024)(self._find)
+
+    def _find(self, path: str) -> Found[H] | None:
+        for pattern, handlers in self._patterns.values():
+            match = pattern.fullmatch(path)
+            if match is not None:
+                return Found(handlers, match.groups())
+        return None
+
+
+def path_of(target: str) -> str:
+    """Path of a request target: without query, fragment, and the scheme and authority of the absolute form."""
+    if not target.startswith("/"):
+        scheme, found, rest = target.partition("://")
+        if found and scheme.lower() in ("http", "https"):
+            target = "/" + rest.partition("/")[2]
+    return target.partition("?")[0].partition("#")[0]

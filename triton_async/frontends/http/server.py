@@ -1,0 +1,143 @@
+"""The v2 HTTP front-end: the route table with its handlers, and the entry point `start`. Event-loop thread."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from triton_async.core.server import InferenceServer
+from triton_async.errors import NotFound, ServerError, Unsupported
+from triton_async.frontends.http import replies, routes
+from triton_async.frontends.http.body import read_body
+from triton_async.frontends.http.infer import infer, parse_version
+from triton_async.frontends.http.listener import Listener
+from triton_async.frontends.http.routes import Route, RouteTable
+from triton_async.protocol import http_control as control
+
+Handler = Callable[..., Awaitable[web.StreamResponse]]
+
+
+class HttpService:
+    """Handlers of the v2 calls. The arguments behind `request` are the groups of the route's pattern."""
+
+    def __init__(self, server: InferenceServer, max_input_nbytes: int) -> None:
+        self._server = server
+        self._max_input_nbytes = max_input_nbytes
+        # Nothing in it changes while the server lives.
+        self._metadata = control.dumps(server.metadata())
+        self.routes: RouteTable[Handler] = RouteTable(self._rows())
+
+    def _rows(self) -> list[Route[Handler]]:
+        return [
+            Route(routes.INFER, "POST", "inference", self._infer),
+            Route(routes.LIVE, "GET", "health", self._live),
+            Route(routes.READY, "GET", "health", self._ready),
+            Route(routes.SERVER, "GET", "metadata", self._server_metadata),
+            Route(routes.ALL_STATISTICS, "GET", "statistics", self._all_statistics),
+            Route(routes.MODEL, "GET", "metadata", self._model_metadata),
+            Route(routes.MODEL_READY, "GET", "health", self._model_ready),
+            Route(routes.MODEL_CONFIG, "GET", "model-config", self._model_config),
+            Route(routes.MODEL_STATISTICS, "GET", "statistics", self._model_statistics),
+            Route(routes.INDEX, "POST", "model-repository", self._index),
+            Route(routes.LOAD, "POST", "model-repository", self._load),
+            Route(routes.UNLOAD, "POST", "model-repository", self._unload),
+            Route(routes.GENERATE, "POST", "inference", _missing("the generate extension")),
+            Route(routes.TRACE, "GET", "trace", _missing("tracing")),
+            Route(routes.TRACE, "POST", "trace", _missing("tracing")),
+            Route(routes.MODEL_TRACE, "GET", "trace", _missing("tracing")),
+            Route(routes.MODEL_TRACE, "POST", "trace", _missing("tracing")),
+            Route(routes.LOGGING, "GET", "logging", _missing("changing log settings")),
+            Route(routes.LOGGING, "POST", "logging", _missing("changing log settings")),
+            Route(routes.REGION_STATUS, "GET", "shared-memory", self._region_status),
+            Route(routes.REGION_CHANGE, "POST", "shared-memory", _missing("client shared memory")),
+        ]
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Routes one request."""
+        found = self.routes.find(routes.path_of(request.raw_path))
+        if found is None:
+            return replies.error(404, "Not Found")
+        handler = found.handlers.get(request.method)
+        if handler is None:
+            return replies.error(405, "Method Not Allowed")
+        return await handler(request, *found.arguments)
+
+    async def _infer(self, request: web.BaseRequest, model: str, version: str | None) -> web.StreamResponse:
+        return await infer(self._server, request, model, version, self._max_input_nbytes)
+
+    async def _live(self, request: web.BaseRequest) -> web.Response:
+        return replies.empty(200 if self._server.live() else 400)
+
+    async def _ready(self, request: web.BaseRequest) -> web.Response:
+        return replies.empty(200 if self._server.ready() else 400)
+
+    async def _server_metadata(self, request: web.BaseRequest) -> web.Response:
+        return replies.as_json(self._metadata)
+
+    async def _model_metadata(self, request: web.BaseRequest, model: str, version: str | None) -> web.Response:
+        return replies.as_json(control.dumps(self._server.model_metadata(model, parse_version(version))))
+
+    async def _model_ready(self, request: web.BaseRequest, model: str, version: str | None) -> web.Response:
+        number = parse_version(version)
+        try:
+            ready = self._server.model_ready(model, number)
+        except ServerError:
+            # Triton says the same of a model that it does not know.
+            ready = False
+        return replies.empty() if ready else replies.error(400, "Model version not ready")
+
+    async def _model_config(self, request: web.BaseRequest, model: str, version: str | None) -> web.Response:
+        return replies.as_json(control.dumps(self._server.model_config_json(model, parse_version(version))))
+
+    async def _all_statistics(self, request: web.BaseRequest) -> web.Response:
+        return replies.as_json(control.statistics_body(self._server.statistics()))
+
+    async def _model_statistics(
+        self, request: web.BaseRequest, model: str, version: str | None
+    ) -> web.Response:
+        entries = self._server.statistics(model, parse_version(version))
+        return replies.as_json(control.statistics_body(entries))
+
+    async def _index(self, request: web.BaseRequest, repository: str | None) -> web.Response:
+        ready_only = control.parse_index(await read_body(request, self._max_input_nbytes))
+        return replies.as_json(control.dumps(self._server.repository_index(ready_only)))
+
+    async def _load(self, request: web.BaseRequest, repository: str | None, model: str) -> web.Response:
+        _refuse_repository(repository)
+        parameters = control.parse_load(await read_body(request, self._max_input_nbytes))
+        await self._server.load_model(model, parameters or None)
+        return replies.empty()
+
+    async def _unload(self, request: web.BaseRequest, repository: str | None, model: str) -> web.Response:
+        _refuse_repository(repository)
+        unload_dependents = control.parse_unload(await read_body(request, self._max_input_nbytes))
+        await self._server.unload_model(model, unload_dependents)
+        return replies.empty()
+
+    async def _region_status(self, request: web.BaseRequest, kind: str, region: str | None) -> web.Response:
+        """No region can be registered yet, so there is none."""
+        if region is not None:
+            raise NotFound(f"Unable to find {kind} shared memory region: '{region}'")
+        return replies.as_json(b"[]")
+
+
+def _refuse_repository(repository: str | None) -> None:
+    if repository is not None:
+        raise Unsupported("'repository_name' specification is not supported")
+
+
+def _missing(what: str) -> Handler:
+    async def refuse(request: web.BaseRequest, *arguments: str | None) -> web.Response:
+        raise Unsupported(f"{what} is not supported by this server yet")
+
+    return refuse
+
+
+async def start(
+    server: InferenceServer, *, address: str, port: int, reuse_port: bool = False, max_input_nbytes: int
+) -> Listener:
+    """Serves `server` over HTTP until the returned listener is closed. OSError when the port is taken."""
+    listener = Listener(HttpService(server, max_input_nbytes).handle)
+    await listener.start(address, port, reuse_port)
+    return listener

@@ -1,0 +1,33 @@
+"""The metrics port: GET /metrics in Prometheus' text form. Event-loop thread."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from triton_async.core.server import InferenceServer
+from triton_async.frontends.http import replies
+from triton_async.frontends.http.listener import Listener
+from triton_async.frontends.http.routes import path_of
+
+_TEXT = "text/plain; charset=utf-8"
+
+
+class MetricsService:
+    """Answers scrapes. Any other path gives an empty page, as Triton's."""
+
+    def __init__(self, server: InferenceServer) -> None:
+        self._server = server
+
+    async def handle(self, request: web.BaseRequest) -> web.Response:
+        """One scrape."""
+        if request.method != "GET":
+            return replies.error(405, "Method Not Allowed")
+        found = path_of(request.raw_path) in ("/metrics", "/metrics/")
+        return replies.text(self._server.metrics_text() if found else b"", _TEXT)
+
+
+async def start(server: InferenceServer, *, address: str, port: int, reuse_port: bool = False) -> Listener:
+    """Serves the metrics of `server` until the returned listener is closed. OSError when the port is taken."""
+    listener = Listener(MetricsService(server).handle)
+    await listener.start(address, port, reuse_port)
+    return listener

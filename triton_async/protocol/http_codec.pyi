@@ -1,0 +1,22 @@
+from typing import Any
+
+from triton_async.infer.request import InferRequest
+from triton_async.infer.response import InferResponse
+from triton_async.infer.signature import ModelSignature
+from triton_async.infer.tensor import Tensor
+
+JSON: str
+BINARY: str
+
+def decode_infer(
+    model_name: str,
+    model_version: int,
+    signature: ModelSignature,
+    body: Any,
+    header_length: int,
+    max_input_nbytes: int,
+    received_ns: int,
+) -> InferRequest: ...
+def encode_infer(
+    request: InferRequest, response: InferResponse, signature: ModelSignature
+) -> tuple[bytes, list[Tensor], int | None, str]: ...

@@ -1,0 +1,60 @@
+"""JSON bodies of the v2 control calls: repository requests read, every answer written. No I/O."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+from triton_async.errors import InternalError, InvalidArg
+from triton_async.protocol.json_text import dumps, error_body, loads
+from triton_async.protocol.json_value import as_bool, as_string, members
+
+__all__ = ["dumps", "error_body", "parse_index", "parse_load", "parse_unload", "statistics_body"]
+
+
+def parse_index(body: Any) -> bool:
+    """Whether a repository index request asks for ready models only. An empty body asks for all."""
+    document = loads(body) if len(body) else None
+    if not isinstance(document, dict) or "ready" not in document:
+        return False
+    return as_bool(document["ready"], "")
+
+
+def parse_load(body: Any) -> dict[str, str | bytes]:
+    """Parameters of a load request: `config` as text, `file:<version>/<name>` as bytes."""
+    document = loads(body) if len(body) else None
+    found: dict[str, str | bytes] = {}
+    if not isinstance(document, dict) or "parameters" not in document:
+        return found
+    for key, item in members(document["parameters"], ""):
+        text = as_string(item, "")
+        if key == "config":
+            found[key] = text
+        elif key.startswith("file:"):
+            found[key] = _decode_file(key, text)
+        else:
+            raise InternalError("unexpected error on creating Triton parameter")
+    return found
+
+
+def _decode_file(key: str, text: str) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        # Triton's decoder skips what is not base64 and loads the rest.
+        raise InvalidArg(f"load parameter '{key}' is not valid base64") from None
+
+
+def parse_unload(body: Any) -> bool:
+    """Whether the models that an ensemble depends on are to be unloaded with it."""
+    document = loads(body) if len(body) else None
+    parameters = document.get("parameters") if isinstance(document, dict) else None
+    if not isinstance(parameters, dict) or "unload_dependents" not in parameters:
+        return False
+    return as_bool(parameters["unload_dependents"], "Unable to parse 'unload_dependents'")
+
+
+def statistics_body(entries: list[dict[str, Any]]) -> bytes:
+    """Answer of the statistics calls, from the entries of `InferenceServer.statistics`."""
+    return dumps({"model_stats": entries})

@@ -1,0 +1,14 @@
+# Tensor values as JSON: `data` arrays of requests into tensor bytes, tensors of responses into `data` arrays.
+
+from libc.stdint cimport int64_t
+
+from triton_async.infer.tensor cimport Tensor
+
+# Tensor with the values of a parsed `data` array: flat, or nested exactly like `dims`. At most `max_nbytes` bytes;
+# `count` is the product of dims. Raises InternalError and InvalidArg with Triton's words. For BYTES the number of
+# elements is not compared with the shape here: validation does, in Triton's words for it.
+cdef Tensor from_json(str name, int datatype, const int64_t *dims, int rank, int64_t count, object data,
+                      int64_t max_nbytes)
+
+# The JSON array of a tensor's values, row-major: something orjson.dumps takes with OPT_SERIALIZE_NUMPY.
+cdef object to_json(Tensor tensor)
