@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from triton_async.core.server import InferenceServer
+from triton_async.defines import GRPC_BACKLOG, GRPC_GOAWAY_ROUND_TRIP_S
 from triton_async.frontends.grpc.compression import LEVELS
 from triton_async.frontends.grpc.connection import GrpcProtocol
 from triton_async.frontends.grpc.express.connection import connection
@@ -17,11 +19,7 @@ from triton_async.frontends.grpc.infer import Inference
 from triton_async.frontends.grpc.reflection import Reflection
 from triton_async.frontends.grpc.service import Service
 
-# Connections that wait in the kernel for accept, as for HTTP.
-_BACKLOG = 1024
-
-# Seconds a client gets to answer the PING behind GOAWAY while the server stops.
-_ROUND_TRIP_S = 1.0
+log = logging.getLogger("triton_async.grpc")
 
 
 class GrpcEndpoint:
@@ -55,7 +53,7 @@ class GrpcEndpoint:
             address,
             port,
             reuse_port=reuse_port,
-            backlog=_BACKLOG,
+            backlog=GRPC_BACKLOG,
         )
         self.address = address
         self.port = self._listener.sockets[0].getsockname()[1]
@@ -69,10 +67,13 @@ class GrpcEndpoint:
         self._health.close()
         connections = list(self._connections)
         if connections:
-            draining = [asyncio.ensure_future(c.drain(min(_ROUND_TRIP_S, deadline_s))) for c in connections]
-            _, late = await asyncio.wait(draining, timeout=deadline_s)
+            draining = [asyncio.ensure_future(c.drain(min(GRPC_GOAWAY_ROUND_TRIP_S, deadline_s))) for c in connections]
+            done, late = await asyncio.wait(draining, timeout=deadline_s)
             for task in late:
                 task.cancel()
+            for task in done:
+                if (error := task.exception()) is not None:
+                    log.error("a connection did not end in order", exc_info=error)
         for client in list(self._connections):
             client.abort()
         for client in connections:
