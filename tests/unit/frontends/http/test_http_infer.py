@@ -17,6 +17,7 @@ from core_harness import live_objects, run, write_model
 from http_harness import LIMIT, Client, ask, head, infer_body, message, serving, values_of
 from tritonclient.utils import InferenceServerException
 
+from triton_async.frontends.http import body as body_module
 from triton_async.frontends.http.compression import request_encoding, response_encoding
 from triton_async.frontends.http.infer import parse_header_length, parse_version
 
@@ -239,6 +240,22 @@ def test_body_limits(tmp_path: Path) -> None:
         assert answer.headers["connection"] == "close"
         client.close()
         return answer
+
+    run(test)
+
+
+def test_a_body_that_stops_coming_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(tmp_path, "m")
+    monkeypatch.setattr(body_module, "HTTP_BODY_TIMEOUT_S", 0.1)
+
+    async def test() -> None:
+        async with serving(tmp_path) as (_, endpoint):
+            for framing in (("Content-Length", "100"), ("Transfer-Encoding", "chunked")):
+                client = await Client.connect(endpoint.port)
+                await client.send(head("POST", INFER, [framing]) + b"5\r\nhello")
+                answer = await client.receive()
+                assert (answer.status, answer.headers["connection"]) == (408, "close")
+                client.close()
 
     run(test)
 
