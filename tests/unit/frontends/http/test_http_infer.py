@@ -349,7 +349,7 @@ def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
 
 
 def test_a_client_that_leaves_cancels_its_request(tmp_path: Path) -> None:
-    write_model(tmp_path, "m", delay_ms=150)
+    write_model(tmp_path, "m", delay_ms=400)
     body, headers = infer_body(np.ones(4, np.float32))
 
     async def test() -> None:
@@ -387,7 +387,7 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing(tmp_path: Path, cut: 
 
 
 def test_closing_ends_idle_connections_at_once_and_lets_requests_finish(tmp_path: Path) -> None:
-    write_model(tmp_path, "m", delay_ms=300)
+    write_model(tmp_path, "m", delay_ms=800)
     body, headers = infer_body(np.ones(2, np.float32))
 
     async def test() -> None:
@@ -400,7 +400,7 @@ def test_closing_ends_idle_connections_at_once_and_lets_requests_finish(tmp_path
             started = asyncio.get_running_loop().time()
             await endpoint.stop_accepting()
             assert await idle.closed()
-            assert asyncio.get_running_loop().time() - started < 0.2
+            assert asyncio.get_running_loop().time() - started < 0.5
             with pytest.raises(OSError):
                 await Client.connect(endpoint.port)
             closing = asyncio.ensure_future(endpoint.close(5))
@@ -409,7 +409,7 @@ def test_closing_ends_idle_connections_at_once_and_lets_requests_finish(tmp_path
             assert answer.headers["connection"] == "close"
             assert await busy.closed()
             await closing
-            assert asyncio.get_running_loop().time() - started < 1
+            assert asyncio.get_running_loop().time() - started < 2
             idle.close()
             busy.close()
 
@@ -417,7 +417,7 @@ def test_closing_ends_idle_connections_at_once_and_lets_requests_finish(tmp_path
 
 
 def test_closing_gives_up_at_the_deadline(tmp_path: Path) -> None:
-    write_model(tmp_path, "m", delay_ms=1500)
+    write_model(tmp_path, "m", delay_ms=2500)
     body, headers = infer_body(np.ones(2, np.float32))
 
     async def test() -> None:
@@ -427,7 +427,7 @@ def test_closing_gives_up_at_the_deadline(tmp_path: Path) -> None:
             await asyncio.sleep(0.05)
             started = asyncio.get_running_loop().time()
             await endpoint.close(0.2)
-            assert asyncio.get_running_loop().time() - started < 1.3
+            assert asyncio.get_running_loop().time() - started < 2.2
             assert await client.closed()
             client.close()
 
