@@ -195,7 +195,6 @@ BAD = (
     _infer("version-unknown", "versions", [_ONE], model_version="2"),
     _infer("version-text", "versions", [_ONE], model_version="one"),
     _infer("version-negative", "versions", [_ONE], model_version="-3"),
-    _infer("decoupled", "decoupled", [tensor(I0, "INT32", [1], {"int_contents": [1]})]),
     _infer("no-inputs", "versions", []),
     _infer("missing-input", "add_sub", _TWO[:1], [_RAW16]),
     _infer("extra-input", "versions", [_PLAIN, tensor(I1, "INT32", [2])], [_RAW2, _RAW2]),

@@ -67,7 +67,6 @@ CONFIG = (
             "optional",
             "reshape_batch",
             "reshape22",
-            "decoupled",
             "identity_bytes",
             "dyn2",
         )
@@ -138,7 +137,6 @@ ROUTING = (
     HttpCase("infer-version-not-latest", "POST", target("latest", version=1), (), b"{}"),
     HttpCase("infer-model-unknown", "POST", target("nobody"), (), b"{}"),
     HttpCase("infer-model-unknown-version", "POST", target("nobody", version=1), (), b"{}"),
-    HttpCase("infer-decoupled", "POST", target("decoupled"), (), b"{}"),
     HttpCase("http-1.0", "GET", "/v2", mask="server", raw=b"GET /v2 HTTP/1.0\r\n\r\n"),
     HttpCase("absolute-uri", "GET", "http://localhost/v2", mask="server"),
     HttpCase("not-http", "GET", "", raw=b"hello\r\n\r\n"),
