@@ -11,6 +11,8 @@ METRICS_PORT ?= 8002
 
 # The sources lie beside the installed package; only the installed one is compiled.
 export PYTHONSAFEPATH := 1
+# The examples are scripts that import the modules beside them.
+SCRIPT := env -u PYTHONSAFEPATH $(BIN)/python
 
 .PHONY: help install dev models serve demo test unit lint conformance bench clean
 
@@ -50,14 +52,14 @@ install: $(VENV)/.installed
 dev: $(VENV)/.dev
 
 models: $(VENV)/.dev
-	$(BIN)/python examples/build_models.py models
+	$(SCRIPT) examples/build_models.py models
 
 serve: install models
 	$(BIN)/triton-async --model-repository=models --http-port=$(HTTP_PORT) --grpc-port=$(GRPC_PORT) \
 		--metrics-port=$(METRICS_PORT)
 
 demo: $(VENV)/.dev
-	$(BIN)/python examples/ocr/client.py -u localhost:$(HTTP_PORT)
+	$(SCRIPT) examples/ocr/client.py -u localhost:$(HTTP_PORT)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -51,7 +51,7 @@ _CONFIG = Configuration(
 _LARGEST_STREAM_ID = 2**31 - 1
 
 
-class Calls(AbstractHandler):  # type: ignore[misc]
+class Calls(AbstractHandler):
     """The calls of one connection, each a task."""
 
     def __init__(self, mapping: Mapping[str, Handler]) -> None:
@@ -148,7 +148,7 @@ async def _refuse(stream: Stream, http_status: str) -> None:
         stream.reset_nowait()
 
 
-class GrpcProtocol(H2Protocol):  # type: ignore[misc]
+class GrpcProtocol(H2Protocol):
     """A connection. `connections`: where it enters itself while it is open."""
 
     def __init__(self, mapping: Mapping[str, Handler], connections: set[GrpcProtocol]) -> None:
