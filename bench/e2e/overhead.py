@@ -78,9 +78,7 @@ def _bare(session: onnxruntime.InferenceSession, seconds: float) -> Window:
     return Window(len(took) / (time.perf_counter() - start), cuts[49], cuts[98], cpu * 1e6 / len(took))
 
 
-def _run(
-    oracle: Oracle, server: Server, session: onnxruntime.InferenceSession, options: argparse.Namespace
-) -> Results:
+def _run(oracle: Oracle, server: Server, session: onnxruntime.InferenceSession, options: argparse.Namespace) -> Results:
     results: Results = {}
     for _ in range(options.rounds):
         results.setdefault((BARE, 1), []).append(_bare(session, options.seconds))

@@ -29,9 +29,7 @@ def machine() -> dict[str, Any]:
 
 def commit() -> str:
     """The commit that is checked out, marked when the tree differs from it."""
-    run = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
+    run = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return run.stdout.strip() or "unknown"
 
 
@@ -64,16 +62,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
-def save(
-    title: str, out: Path, columns: Sequence[str], keys: Sequence[str], rows: list[dict[str, Any]]
-) -> str:
+def save(title: str, out: Path, columns: Sequence[str], keys: Sequence[str], rows: list[dict[str, Any]]) -> str:
     """Writes `out`.json and `out`.md; returns the markdown."""
     head = header()
     body = table(columns, [[row.get(key, "") for key in keys] for row in rows])
     where = f"{head['machine']['cpu']}, {head['machine']['cores']} cores"
-    text = (
-        f"# {title}\n\n{where} · {head['date']} · commit {head['commit']}\n\n`{head['command']}`\n\n{body}\n"
-    )
+    text = f"# {title}\n\n{where} · {head['date']} · commit {head['commit']}\n\n`{head['command']}`\n\n{body}\n"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
     out.with_suffix(".md").write_text(text)

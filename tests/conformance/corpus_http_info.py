@@ -39,7 +39,7 @@ METADATA = (
     get("model-metadata-dynamic", target("dyn2", "")),
     get("model-metadata-bytes", target("identity_bytes", "")),
     get("model-metadata-bf16", target("identity_bf16", "")),
-    get("model-metadata-reshape", target("reshape22", "")),
+    get("model-metadata-reshape", target("reshape22", "decoupled", "")),
     get("model-metadata-reshape-batch", target("reshape_batch", "")),
     get("model-metadata-optional", target("optional", "")),
     get("model-metadata-two-types", target("swap", "")),
@@ -85,9 +85,7 @@ STATISTICS = (
     infer("counted-three", "counted", [In("INPUT0", "INT32", [3, 2], data=[1, 2, 3, 4, 5, 6])]),
     infer("counted-three-more", "counted", [In("INPUT0", "INT32", [3, 2], data=[1, 2, 3, 4, 5, 6])]),
     infer("counted-refused", "counted", [In("INPUT0", "INT32", [1, 3], data=[1, 2, 3])]),
-    infer(
-        "counted-refused-output", "counted", [In("INPUT0", "INT32", [1, 2], data=[1, 2])], [out("OUTPUT1")]
-    ),
+    infer("counted-refused-output", "counted", [In("INPUT0", "INT32", [1, 2], data=[1, 2])], [out("OUTPUT1")]),
     get("stats-counted", target("counted", "stats"), mask="stats"),
     HttpCase("metrics", "GET", "/metrics", mask="metrics", port="metrics"),
     HttpCase("metrics-slash", "GET", "/metrics/", mask="metrics", port="metrics"),
@@ -137,6 +135,7 @@ ROUTING = (
     HttpCase("infer-version-not-latest", "POST", target("latest", version=1), (), b"{}"),
     HttpCase("infer-model-unknown", "POST", target("nobody"), (), b"{}"),
     HttpCase("infer-model-unknown-version", "POST", target("nobody", version=1), (), b"{}"),
+    HttpCase("infer-decoupled", "POST", target("decoupled"), (), b"{}"),
     HttpCase("http-1.0", "GET", "/v2", mask="server", raw=b"GET /v2 HTTP/1.0\r\n\r\n"),
     HttpCase("absolute-uri", "GET", "http://localhost/v2", mask="server"),
     HttpCase("not-http", "GET", "", raw=b"hello\r\n\r\n"),

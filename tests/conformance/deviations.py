@@ -70,19 +70,28 @@ _LENGTH_RANGE = Deviation(
     _BAD,
     r"Unable to parse Inference-Header-Content-Length, value is out of range .*",
 )
-_FRAMING = Deviation(
-    "The real server closes the connection without a word; we answer 400 first.", (400, "dropped")
-)
+_FRAMING = Deviation("The real server closes the connection without a word; we answer 400 first.", (400, "dropped"))
 _GARBAGE = Deviation(
-    "The real server says nothing about a message on a stream that it cannot read.", ("INTERNAL",)
+    "The real server says nothing about a message on a stream that it cannot read.", ("INTERNAL", "OK")
 )
+_NOT_BUILT = "Extensions that are not built yet are not listed."
+_STRAY = "The real server ends the message with a list of nothing, printed as a stray bracket. We leave it out."
+_NUMBER = "The real server takes the digits in front of what is no number. We take a version or refuse it."
+_NOT_READY = "(release 2.73) Readiness of a model that is not there is an error, not `ready: false`."
+_REASON = "The real server keeps the reason to its log. We add it behind the same sentence."
+_UNLOAD_BODY = "The real server does not read the body of an unload. We refuse one that is wrong."
+
+
+def _stray(protocol: str) -> Deviation:
+    """More inputs than the model has."""
+    result: object = 400 if protocol == "http" else "INVALID_ARGUMENT"
+    text = r"expected (\d inputs|number of inputs between 1 and 2) but got \d inputs for model '\w+'\. "
+    return Deviation(_STRAY, (result,), _UNKNOWN_ID + text + r"Got input\(s\) \[[^\]]*\]\.")
 
 
 def _strict(code: str) -> Deviation:
     """With metadata triton_grpc_error an error ends the stream; 2.51 does so for errors of execution only."""
-    why = (
-        "(release 2.73) With metadata `triton_grpc_error` a refused request ends the stream with its status."
-    )
+    why = "(release 2.73) With metadata `triton_grpc_error` a refused request ends the stream with its status."
     return Deviation(why, (code, "OK"))
 
 
@@ -106,6 +115,7 @@ DEVIATIONS: dict[str, Deviation] = {
         _BAD,
         r"Unable to parse 'data': JSON nesting depth exceeds maximum allowed limit \(100\)",
     ),
+    "fp32-overflow": Deviation("A number beyond FP32 becomes infinity in the real server.", _BAD),
     # Sizes
     "input-shape-max": _TOO_BIG,
     "input-shape-large": _TOO_BIG,
@@ -134,9 +144,7 @@ DEVIATIONS: dict[str, Deviation] = {
     "class-bytes": Deviation("The real server crashes.", _BAD),
     "class-empty": Deviation("The real server crashes.", (200, 400)),
     # Outputs and inputs
-    "duplicate-output": Deviation(
-        _DUPLICATE, _BAD, _UNKNOWN_ID + "output 'OUTPUT0' already exists in request"
-    ),
+    "duplicate-output": Deviation(_DUPLICATE, _BAD, _UNKNOWN_ID + "output 'OUTPUT0' already exists in request"),
     "grpc-duplicate-output": Deviation(
         _DUPLICATE, ("INVALID_ARGUMENT",), _UNKNOWN_ID + "output 'OUTPUT0' already exists in request"
     ),
@@ -151,6 +159,14 @@ DEVIATIONS: dict[str, Deviation] = {
     "grpc-raw-too-many": Deviation(
         "The real server ignores raw contents that belong to no input; we may refuse them.",
         ("INVALID_ARGUMENT", "OK"),
+    ),
+    "extra-input": _stray("http"),
+    "extra-input-on-one": _stray("http"),
+    "optional-too-many": _stray("http"),
+    "grpc-extra-input": _stray("grpc"),
+    "input-shape-empty": Deviation(
+        "Shape and data contradict each other and the model: we name the first, the real server the second.",
+        (400, 500),
     ),
     # Compression
     "deflate-raw-in": _CORRUPT,
@@ -168,9 +184,7 @@ DEVIATIONS: dict[str, Deviation] = {
     "header-length-float": _LENGTH,
     "header-length-hex": _LENGTH,
     "header-length-underscore": _LENGTH,
-    "header-length-plus": Deviation(
-        "A plus sign is no part of a length in HTTP; we may refuse it.", (200, 400)
-    ),
+    "header-length-plus": Deviation("A plus sign is no part of a length in HTTP; we may refuse it.", (200, 400)),
     "header-length-twice": Deviation(
         "The real server takes the first of two contradicting lengths. We refuse them.", _BAD
     ),
@@ -195,17 +209,40 @@ DEVIATIONS: dict[str, Deviation] = {
         "We ask for the binary format.",
         _BAD,
     ),
-    "json-not-utf8": Deviation(
-        "The real server echoes the bytes in its error, which is then no JSON.", (400, 500)
-    ),
+    "json-not-utf8": Deviation("The real server echoes the bytes in its error, which is then no JSON.", (400, 500)),
     "json-duplicate-inputs": Deviation(
         "A member given twice: the real server takes the first, we the last or none.", (200, 400)
     ),
     "json-bom": Deviation("The real server skips a byte order mark, which JSON does not allow.", (400, 500)),
-    "absolute-uri": Deviation(
-        "Both answer; ours may refuse a proxy's form of the request line.", (200, 400, 404)
-    ),
+    "absolute-uri": Deviation("Both answer; ours may refuse a proxy's form of the request line.", (200, 400, 404)),
+    # What the server says of itself and its models
+    "health-head": Deviation("The real server sends a body with its answer to HEAD.", (405,)),
+    "server-metadata": Deviation(_NOT_BUILT, (200,)),
+    "server-metadata-query": Deviation(_NOT_BUILT, (200,)),
+    "http-1.0": Deviation(_NOT_BUILT, (200,)),
+    "grpc-server-metadata": Deviation(_NOT_BUILT, ("OK",)),
+    "grpc-unknown-method": Deviation("The real server gives no text.", ("UNIMPLEMENTED",)),
+    "grpc-model-ready-unknown": Deviation(_NOT_READY, ("NOT_FOUND",)),
+    "grpc-model-ready-unknown-version": Deviation(_NOT_READY, ("NOT_FOUND",)),
+    "grpc-model-ready-version-zero": Deviation(_NOT_READY, ("NOT_FOUND",)),
+    "grpc-model-ready-no-name": Deviation(_NOT_READY, ("NOT_FOUND",)),
+    "control-grpc-ready-unloaded": Deviation(_NOT_READY, ("NOT_FOUND",)),
+    "control-grpc-ready-unloaded-version": Deviation(_NOT_READY, ("UNAVAILABLE",)),
+    "grpc-model-ready-version-suffix": Deviation(_NUMBER, ("INVALID_ARGUMENT",)),
+    "grpc-model-ready-version-float": Deviation(_NUMBER, ("INVALID_ARGUMENT",)),
+    "grpc-model-ready-version-space": Deviation(_NUMBER, ("INVALID_ARGUMENT",)),
     # Repository
+    "control-load-broken-config": Deviation(
+        _REASON, (500,), "failed to load 'broken_config', failed to poll from model repository(: .*)?"
+    ),
+    "control-load-broken-name": Deviation(
+        _REASON, (500,), "failed to load 'broken_name', failed to poll from model repository(: .*)?"
+    ),
+    "control-grpc-load-broken-config": Deviation(
+        _REASON, ("INTERNAL",), "failed to load 'broken_config', failed to poll from model repository(: .*)?"
+    ),
+    "control-unload-dependents-text": Deviation(_UNLOAD_BODY, (500,)),
+    "control-unload-bad-json": Deviation(_UNLOAD_BODY, (500,)),
     "index-ready-text": Deviation(
         "(release 2.73) A wrong type in the body is the client's mistake: 400 instead of 500.",
         _BAD,
@@ -244,8 +281,4 @@ def disagreement(case_id: str, given: Answer, real: Answer) -> str:
     if deviation is None:
         same = canonical(given) == canonical(real)
         return "" if same else f"{case_id}:\n  we answer {canonical(given)}\n  and not   {canonical(real)}"
-    return (
-        ""
-        if deviation.allows(given)
-        else f"{case_id}:\n  we answer {canonical(given)}\n  and not   {deviation}"
-    )
+    return "" if deviation.allows(given) else f"{case_id}:\n  we answer {canonical(given)}\n  and not   {deviation}"

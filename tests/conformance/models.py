@@ -85,6 +85,7 @@ MAIN_MODELS: tuple[Model, ...] = (
     _copy("counted", "INT32", (2,), 4),
     _copy("counted_grpc", "INT32", (2,), 4),
     _copy("batching", "FP32", (4,), 8, extra="dynamic_batching { max_queue_delay_microseconds: 500 }"),
+    _copy("decoupled", "INT32", (1,), 0, extra="model_transaction_policy { decoupled: true }"),
     _two_by_two("add_sub", "INT32", (16,), 8),
     _two_by_two("add_sub_nobatch", "FP32", (4,), 0),
     Model(
