@@ -119,7 +119,7 @@ def main() -> None:
     model = resnet18().SerializeToString()
     with tempfile.TemporaryDirectory() as work:
         command = servers.ours_command(_repository(Path(work) / "models", model, options.threads))
-        with servers.running("triton-async", command, None, Path(work) / "log") as server:
+        with servers.running("triton-async", command, servers.ours_env(), Path(work) / "log") as server:
             results = _run(oracle, server, _session(model, options.threads), options)
     rows = _rows(results)
     print(report.save("Overhead over ONNX Runtime on ResNet-18, batch 1", options.out, _COLUMNS, _KEYS, rows))
