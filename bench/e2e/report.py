@@ -17,14 +17,17 @@ from .perf import Window
 
 # (server, protocol, concurrency) -> the windows of all rounds
 Results = dict[tuple[str, str, int], list[Window]]
+# Before the run: what others do on the machine weighs on the servers unequally.
+_LOAD = round(os.getloadavg()[0], 1)
 _FIELDS = ("infer_per_s", "p50_us", "p99_us", "cpu_us")
 
 
 def machine() -> dict[str, Any]:
-    """CPU model and number of cores that this process may use."""
+    """CPU model, number of cores that this process may use, and how busy they are."""
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    cores = len(os.sched_getaffinity(0))
     model = names[0].split(":", 1)[1].strip() if names else platform.processor()
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
+    return {"cpu": model, "cores": cores, "load": _LOAD, "python": platform.python_version()}
 
 
 def commit() -> str:
@@ -36,7 +39,8 @@ def commit() -> str:
 def header() -> dict[str, Any]:
     """Where, when and how a measurement was made."""
     now = datetime.datetime.now(datetime.UTC)
-    command = " ".join(["python -m bench.e2e", *sys.argv[1:]])
+    module = Path(sys.argv[0]).stem.removeprefix("__main__")
+    command = " ".join([f"python -m bench.e2e{'.' if module else ''}{module}", *sys.argv[1:]])
     return {"machine": machine(), "date": f"{now:%Y-%m-%d}", "commit": commit(), "command": command}
 
 
@@ -66,7 +70,7 @@ def save(title: str, out: Path, columns: Sequence[str], keys: Sequence[str], row
     """Writes `out`.json and `out`.md; returns the markdown."""
     head = header()
     body = table(columns, [[row.get(key, "") for key in keys] for row in rows])
-    where = f"{head['machine']['cpu']}, {head['machine']['cores']} cores"
+    where = f"{head['machine']['cpu']}, {head['machine']['cores']} cores, load before {head['machine']['load']}"
     text = f"# {title}\n\n{where} · {head['date']} · commit {head['commit']}\n\n`{head['command']}`\n\n{body}\n"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
