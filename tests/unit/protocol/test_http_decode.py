@@ -366,8 +366,12 @@ def test_refused_outputs(case: str) -> None:
 
 def test_lengths_have_to_agree() -> None:
     head = body(entry("INT32", [2], parameters={"binary_data_size": 8}))
-    refuse(head + bytes(7), InvalidArg,
-           "unexpected size for input 'INPUT0', expecting 1 additional bytes for model 'm'", header_length=len(head))  # fmt: skip
+    refuse(
+        head + bytes(7),
+        InvalidArg,
+        "unexpected size for input 'INPUT0', expecting 1 additional bytes for model 'm'",
+        header_length=len(head),
+    )
     refuse(head + bytes(9), InvalidArg, "unexpected additional input data for model 'm'", header_length=len(head))
     refuse(head, InvalidArg, "unexpected size for request JSON, expecting 5 more bytes", header_length=len(head) + 5)
     refuse(head + bytes(8), InternalError, "failed to parse the request JSON buffer: The document root must not be "
@@ -397,7 +401,10 @@ def test_limits_of_the_option() -> None:
 
 @pytest.mark.parametrize(
     ("dims", "batch", "shape"),
-    [((4,), 0, (4,)), ((2, 2), 0, (2, 2)), ((-1,), 0, (4,)), ((2, -1), 0, (2, 2)), ((4,), 8, (1, 4)), ((-1,), 8, (1, 4))],
+    [
+        ((4,), 0, (4,)), ((2, 2), 0, (2, 2)), ((-1,), 0, (4,)), ((2, -1), 0, (2, 2)), ((4,), 8, (1, 4)),
+        ((-1,), 8, (1, 4)),
+    ],  # fmt: skip
 )
 def test_a_raw_body_is_the_one_input(dims: tuple[int, ...], batch: int, shape: tuple[int, ...]) -> None:
     array = np.arange(4, dtype=np.float32)

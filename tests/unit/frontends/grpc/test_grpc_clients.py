@@ -160,7 +160,7 @@ def test_what_is_not_built_yet_says_so(triton: Any) -> None:
         lambda: triton.register_system_shared_memory("r", "/key", 64),
         lambda: triton.unregister_system_shared_memory("r"),
         lambda: triton.register_cuda_shared_memory("r", b"h" * 64, 0, 64),
-        lambda: triton.unregister_cuda_shared_memory(),
+        triton.unregister_cuda_shared_memory,
     ):
         with pytest.raises(InferenceServerException) as caught:
             call()
