@@ -44,38 +44,19 @@ def _mask_stats_names(document: Any) -> Any:
     return [[item["name"], item["version"]] for item in document.get("model_stats", [])]
 
 
+def _index_entry(item: Answer) -> Answer:
+    """One entry of the index. A reason's text is the backend's or the parser's.
+
+    Of a model whose config cannot be read the real server gives the name only, we the reason too.
+    """
+    if "reason" not in item or item["reason"] == "unloaded":
+        return item
+    return {**item, "reason": "given"} if "version" in item else {"name": item["name"]}
+
+
 def _mask_reasons(document: Any) -> Any:
-    """Keeps whether there is a reason: its text is the backend's or the parser's."""
-    if not isinstance(document, list):
-        return document
-    keep = ("", "unloaded")
-    return [
-        {key: ("given" if key == "reason" and value not in keep else value) for key, value in item.items()}
-        for item in document
-    ]
-
-
-_SERIES = re.compile(r'(\w+)\{([^}]*model="counted"[^}]*)\} (\d+)')
-
-
-def _mask_metrics(text: str) -> Any:
-    """Types of the inference families and the series of one model; order is free, durations are times."""
-    types = dict(re.findall(r"# TYPE (nv_inference_\w+) (\w+)", text))
-    series = {
-        f"{name}{{{labels}}}": "time" if name.endswith("_us") else int(value)
-        for name, labels, value in _SERIES.findall(text)
-        if name in types
-    }
-    return {"types": dict(sorted(types.items())), "series": dict(sorted(series.items()))}
-
-
-_MASKS: dict[str, Callable[[Any], Any]] = {
-    "config": _mask_config,
-    "stats": _mask_stats,
-    "stats-names": _mask_stats_names,
-    "server": lambda document: _without(document, ("version",)),
-    "reasons": _mask_reasons,
-}
+    """The index without what may be worded differently."""
+    return [_index_entry(item) for item in document] if isinstance(document, list) else document
 
 
 # The real server prints these names in the order of a hash table.
