@@ -59,6 +59,29 @@ def _mask_reasons(document: Any) -> Any:
     return [_index_entry(item) for item in document] if isinstance(document, list) else document
 
 
+_SERIES = re.compile(r'(\w+)\{([^}]*model="counted"[^}]*)\} (\d+)')
+
+
+def _mask_metrics(text: str) -> Any:
+    """Types of the inference families and the series of one model; order is free, durations are times."""
+    types = dict(re.findall(r"# TYPE (nv_inference_\w+) (\w+)", text))
+    series = {
+        f"{name}{{{labels}}}": "time" if name.endswith("_us") else int(value)
+        for name, labels, value in _SERIES.findall(text)
+        if name in types
+    }
+    return {"types": dict(sorted(types.items())), "series": dict(sorted(series.items()))}
+
+
+_MASKS: dict[str, Callable[[Any], Any]] = {
+    "config": _mask_config,
+    "stats": _mask_stats,
+    "stats-names": _mask_stats_names,
+    "server": lambda document: _without(document, ("version",)),
+    "reasons": _mask_reasons,
+}
+
+
 # The real server prints these names in the order of a hash table.
 _GOT = re.compile(r"Got input\(s\) \[([^\]]*)\]")
 _BATCH = re.compile(r"input '\w+' batch size does not match other inputs")
