@@ -179,6 +179,15 @@ INFER = (
 )
 
 
+_WIDE = np.arange(300_000, dtype="<f4").tobytes()
+
+# Each goes out as the first message of its connection, when the peers' settings are not yet agreed.
+LARGE = tuple(
+    _infer(f"large-{length}", "identity_fp32", [tensor(I0, "FP32", [1, length])], [_WIDE[: 4 * length]])
+    for length in (4000, 4095, 4096, 16384, 300_000)
+)
+
+
 def _parameter(name: str, **value: Any) -> Message:
     return {"parameters": {name: value}}
 
@@ -362,4 +371,4 @@ STREAM = (
     ),
 )
 
-CASES: tuple[GrpcCase, ...] = (*CONTROL, *INFER, *BAD, *STREAM)
+CASES: tuple[GrpcCase, ...] = (*CONTROL, *INFER, *LARGE, *BAD, *STREAM)

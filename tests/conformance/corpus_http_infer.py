@@ -354,6 +354,30 @@ TRANSFER = (
     post("query-string", "versions/infer?x=/infer#", _PLAIN),
 )
 
+_WIDE = np.arange(300_000, dtype="<f4").tobytes()
+
+# Around the sizes where a server may go another way: one read, 64 KiB, a megabyte.
+LARGE = (
+    *(
+        infer(
+            f"large-{length}",
+            "identity_fp32",
+            [In(I0, "FP32", [1, length], raw=_WIDE[: 4 * length])],
+            [out(O0, **BINARY)],
+        )
+        for length in (4000, 16384, 16385, 300_000)
+    ),
+    infer("large-json", "identity_int32", [In(I0, "INT32", [2, 10_000], data=list(range(20_000)))]),
+    infer("large-string", "identity_bytes", [In(I0, "BYTES", [1, 1], raw=byte_strings(b"abcdefgh" * 20_000))]),
+    HttpCase(
+        "large-chunked",
+        "POST",
+        target("identity_fp32"),
+        (("Inference-Header-Content-Length", "0"),),
+        chunks=tuple(_WIDE[start : start + 50_000] for start in range(0, len(_WIDE), 50_000)),
+    ),
+)
+
 CASES: tuple[HttpCase, ...] = (
     *DTYPES,
     *OUTPUTS,
@@ -363,4 +387,5 @@ CASES: tuple[HttpCase, ...] = (
     *CLASSIFICATION,
     *COMPRESSION,
     *TRANSFER,
+    *LARGE,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 from .wire import Answer
 
+_LONG = 4000
 # Keys of a model config that say which backend serves the model and from which file.
 _BACKEND_KEYS = ("platform", "backend", "default_model_filename")
 
@@ -110,6 +112,15 @@ def _comparable_headers(answer: Answer) -> dict[str, str]:
     return headers
 
 
+def _shorten(document: Any) -> Any:
+    """A copy with a digest in place of each long text and list, to keep the records small."""
+    if isinstance(document, dict):
+        return {key: _shorten(value) for key, value in document.items()}
+    if isinstance(document, (str, list)) and len(document) > _LONG:
+        return f"sha256:{hashlib.sha256(json.dumps(document).encode()).hexdigest()} of {len(document)}"
+    return [_shorten(item) for item in document] if isinstance(document, list) else document
+
+
 def normalise(mask: str, answer: Answer) -> Answer:
     """The answer as it is recorded and compared."""
     result = dict(answer)
@@ -123,7 +134,7 @@ def normalise(mask: str, answer: Answer) -> Answer:
         # Which side notices the deadline first, and so words it, is a race.
         result["message"] = "" if result["code"] == "DEADLINE_EXCEEDED" else _order_free(result["message"])
         result["responses"] = [_apply(mask, response) for response in result["responses"]]
-    return {key: value for key, value in result.items() if value not in ({}, [], "")}
+    return {key: _shorten(value) for key, value in result.items() if value not in ({}, [], "")}
 
 
 def canonical(answer: Answer) -> str:
