@@ -15,7 +15,7 @@ from triton_async.core.wakeup cimport (
     ta_mailbox_take,
     ta_now_ns,
 )
-from triton_async.infer.batch cimport Batch, ta_batch_finish_checks
+from triton_async.infer.batch cimport Batch, check_batch
 
 from triton_async.errors import InternalError, ServerError
 
@@ -86,6 +86,6 @@ cdef int _serve(Instance self, ModelInstance engine) except -1:
                 break
             batch.compute_start_ns = ta_now_ns()
             engine.execute(batch)
-            ta_batch_finish_checks(batch)
+            check_batch(batch)
             ta_completions_push(&self.ring.completions, batch)
     return 0
