@@ -142,8 +142,6 @@ cdef InferRequest decode(Buffer message, int64_t received_ns):
     return request
 
 
-
-
 cdef int _request_parameter(InferRequest request, ta_wire entry) except -1:
     cdef Parameter value
     cdef str key = read_entry(entry, &value)

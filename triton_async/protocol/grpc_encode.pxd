@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t
 
 from triton_async.infer.response cimport InferResponse
+from triton_async.infer.signature cimport ModelSignature
 
 # What a message is wrapped in.
 cdef enum Envelope:
@@ -14,3 +15,7 @@ cdef enum Envelope:
 # gRPC's five-byte message prefix, uncompressed. `outputs`: the tensors to send, which are the response's own or what
 # an extension made of them. Raises InvalidArg when the message would pass gRPC's limit. Any thread with the GIL.
 cdef list encode(InferResponse response, list outputs, int envelope)
+
+# The tensors to send for a response: its own list, or a new one where the request wants outputs classified.
+# Raises what `classify` raises.
+cdef list choose_outputs(InferResponse response, ModelSignature signature)

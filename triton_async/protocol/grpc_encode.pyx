@@ -6,8 +6,11 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
 from triton_async.datatypes cimport to_name
+from triton_async.infer.request cimport InferRequest, RequestedOutput
 from triton_async.infer.response cimport InferResponse
+from triton_async.infer.signature cimport ModelSignature
 from triton_async.infer.tensor cimport Tensor
+from triton_async.protocol.classification cimport classify
 from triton_async.protocol.wire cimport (
     ta_wire_field_size, ta_wire_put_bytes, ta_wire_put_head, ta_wire_put_varint, ta_wire_varint_size,
 )
@@ -62,6 +65,29 @@ def encode_stream_error(str message, str id="", str model_name="", str model_ver
     names = _strings(model_name, model_version, id) + _field(FIELD_PARAMETERS, _FINAL_ENTRY + bytes([final]))
     body = _field(STREAM_ERROR, message.encode(errors="replace")) + _field(STREAM_RESPONSE, names)
     return _prefix(len(body)) + body
+
+
+def chosen_outputs(InferResponse response, ModelSignature signature):
+    """The tensors to send: the response's own, or the best classes of those that the request wants classified."""
+    return choose_outputs(response, signature)
+
+
+cdef list choose_outputs(InferResponse response, ModelSignature signature):
+    cdef RequestedOutput asked
+    cdef Tensor tensor
+    cdef dict wanted = None
+    for asked in (<InferRequest>response.request).outputs:
+        if asked.classification:
+            if wanted is None:
+                wanted = {}
+            wanted[asked.name] = asked.classification
+    if wanted is None:
+        return response.outputs
+    return [
+        classify(tensor, wanted[tensor.name], signature.max_batch_size > 0, signature.labels(tensor.name))
+        if tensor.name in wanted else tensor
+        for tensor in response.outputs
+    ]
 
 
 cdef bytes _prefix(int64_t nbytes):

@@ -1,6 +1,6 @@
 """Parameters of gRPC requests: wire entries to request fields and Python values. Any thread with the GIL."""
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t
 
 from triton_async.infer.request cimport FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, InferRequest
 from triton_async.protocol.wire cimport (

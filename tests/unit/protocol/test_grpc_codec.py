@@ -346,4 +346,5 @@ def test_counts_are_bounded() -> None:
 
 def test_element_sizes_of_the_table() -> None:
     for name in FIELDS:
-        assert name == "BYTES" or len(packed(name, [FIELDS[name][1](random.Random(1))])) == element_size(from_name(name))
+        if name != "BYTES":
+            assert len(packed(name, [FIELDS[name][1](random.Random(1))])) == element_size(from_name(name))

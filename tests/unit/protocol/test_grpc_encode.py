@@ -101,5 +101,5 @@ def test_stream_errors() -> None:
 def test_responses_beyond_the_limit_of_grpc() -> None:
     tensor = make("OUT", 2, [2**30], bytes(2**30))
     response = InferResponse(InferRequest("m"), "m", 1, [tensor, tensor])
-    with pytest.raises(InvalidArg, match=r"Response has byte size \d+ which exceeds gRPC's byte size limit 2147483647\."):
+    with pytest.raises(InvalidArg, match=r"^Response has byte size \d+ which exceeds gRPC's byte size limit"):
         grpc_encode.encode_response(response)

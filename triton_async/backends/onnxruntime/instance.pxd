@@ -10,6 +10,7 @@ from triton_async.backends.onnxruntime.values cimport Engine, Port
 from triton_async.infer.batch cimport ta_batch
 from triton_async.memory.slab cimport SlabPool
 
+
 # Runs batches without the GIL and without allocating: the arrays below have room for every input and output.
 @cython.final
 cdef class OnnxRuntimeInstance(ModelInstance):

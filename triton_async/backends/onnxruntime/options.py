@@ -37,8 +37,10 @@ class SessionSettings:
     run_entries: tuple[tuple[str, str], ...] = ()
 
 
-# Reads what a model declares: nothing is optimised and no thread started.
-INSPECT = SessionSettings(intra_op_threads=1, inter_op_threads=1, graph_level=0)
+# Reads what a model declares: nothing is optimised, no weight repacked and no thread started.
+INSPECT = SessionSettings(
+    intra_op_threads=1, inter_op_threads=1, graph_level=0, entries=(("session.disable_prepacking", "1"),)
+)
 
 
 def session_settings(config: ModelConfig) -> SessionSettings:

@@ -16,7 +16,7 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import PingAckReceived
 from h2.exceptions import ProtocolError, StreamClosedError
-from h2.settings import SettingCodes
+from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
 from triton_async.defines import (
@@ -48,10 +48,17 @@ _CONFIG = Configuration(
     http2_stream_window_size=GRPC_STREAM_WINDOW_NBYTES,
 ).__for_server__()
 
+_SETTINGS = {
+    SettingCodes.INITIAL_WINDOW_SIZE: GRPC_STREAM_WINDOW_NBYTES,
+    SettingCodes.MAX_FRAME_SIZE: GRPC_MAX_FRAME_NBYTES,
+    SettingCodes.MAX_CONCURRENT_STREAMS: GRPC_MAX_CONCURRENT_STREAMS,
+    SettingCodes.MAX_HEADER_LIST_SIZE: GRPC_MAX_HEADER_LIST_NBYTES,
+}
+
 _LARGEST_STREAM_ID = 2**31 - 1
 
 
-class Calls(AbstractHandler):  # type: ignore[misc]
+class Calls(AbstractHandler):
     """The calls of one connection, each a task."""
 
     def __init__(self, mapping: Mapping[str, Handler]) -> None:
@@ -148,7 +155,7 @@ async def _refuse(stream: Stream, http_status: str) -> None:
         stream.reset_nowait()
 
 
-class GrpcProtocol(H2Protocol):  # type: ignore[misc]
+class GrpcProtocol(H2Protocol):
     """A connection. `connections`: where it enters itself while it is open."""
 
     def __init__(self, mapping: Mapping[str, Handler], connections: set[GrpcProtocol]) -> None:
@@ -160,15 +167,12 @@ class GrpcProtocol(H2Protocol):  # type: ignore[misc]
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._h2 = H2Connection(config=self.h2_config)
+        # In force from the first byte, not from the client's acknowledgement: h2 takes frame sizes over only between
+        # two reads, and would refuse a large frame that comes in one read with the acknowledgement.
+        self._h2.local_settings = Settings(client=False, initial_values=_SETTINGS)
+        self._h2.max_inbound_frame_size = GRPC_MAX_FRAME_NBYTES
+        self._h2.decoder.max_header_list_size = GRPC_MAX_HEADER_LIST_NBYTES
         self._h2.initiate_connection()
-        self._h2.update_settings(
-            {
-                SettingCodes.INITIAL_WINDOW_SIZE: GRPC_STREAM_WINDOW_NBYTES,
-                SettingCodes.MAX_FRAME_SIZE: GRPC_MAX_FRAME_NBYTES,
-                SettingCodes.MAX_CONCURRENT_STREAMS: GRPC_MAX_CONCURRENT_STREAMS,
-                SettingCodes.MAX_HEADER_LIST_SIZE: GRPC_MAX_HEADER_LIST_NBYTES,
-            }
-        )
         self._h2.increment_flow_control_window(
             GRPC_CONNECTION_WINDOW_NBYTES - self._h2.inbound_flow_control_window
         )

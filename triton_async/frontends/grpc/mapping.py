@@ -14,6 +14,8 @@ from triton_async.frontends.grpc.call import Call
 Answer = Callable[[Any], Any]
 StreamHandler = Callable[[Call], Awaitable[None]]
 
+_CARDINALITY = {(c.client_streaming, c.server_streaming): c for c in Cardinality}
+
 
 def unary(answer: Answer) -> StreamHandler:
     """A handler from a function, or coroutine function, of request to reply."""
@@ -35,7 +37,7 @@ def handlers(
         method = methods[name]
         found[f"/{service}/{name}"] = Handler(
             function,
-            Cardinality((method.client_streaming, method.server_streaming)),
+            _CARDINALITY[method.client_streaming, method.server_streaming],
             bytes if raw else protos.message(method.input_type.full_name),
             protos.message(method.output_type.full_name),
         )
