@@ -50,14 +50,15 @@ OPTIONAL = (spec("A", "INT32", [1]), spec("B", "INT32", [1], optional=True), spe
     (TWO, [], "expected 2 inputs but got 0 inputs for model 'm'. Got input(s) [], but missing required input(s) "
      "['INPUT0','INPUT1']. Please provide all required input(s)."),
     (TWO, ["INPUT0", "INPUT1", "X"], "expected 2 inputs but got 3 inputs for model 'm'. Got input(s) "
-     "['INPUT0','INPUT1','X']."),
+     "['INPUT0','INPUT1','X'], but missing required input(s) ]. Please provide all required input(s)."),
     (OPTIONAL, [], "expected number of inputs between 1 and 3 but got 0 inputs for model 'm'. Got input(s) [], but "
      "missing required input(s) ['A']. Please provide all required input(s)."),
     (OPTIONAL, ["B", "C"], "expected number of inputs between 1 and 3 but got 2 inputs for model 'm'. Got input(s) "
      "['B','C'], but missing required input(s) ['A']. Please provide all required input(s)."),
     (OPTIONAL, ["A", "B", "C", "D"], "expected number of inputs between 1 and 3 but got 4 inputs for model 'm'. Got "
-     "input(s) ['A','B','C','D']."),
-    ((), ["A"], "expected 0 inputs but got 1 inputs for model 'm'. Got input(s) ['A']."),
+     "input(s) ['A','B','C','D'], but missing required input(s) ]. Please provide all required input(s)."),
+    ((), ["A"], "expected 0 inputs but got 1 inputs for model 'm'. Got input(s) ['A'], but missing required "
+     "input(s) ]. Please provide all required input(s)."),
 ])  # fmt: skip
 def test_wrong_number_of_inputs(inputs: tuple[TensorSpec, ...], names: list[str], message: str) -> None:
     assert refusal(signature(*inputs), request(*(int32(name, 1) for name in names))) == P + message
@@ -169,16 +170,23 @@ def test_byte_sizes_that_would_wrap(datatype: str, count: int, nbytes: int) -> N
      "sure the string length indicator is in one buffer."),
     (2, encode_bytes(["abc"]) + b"\1", "incomplete string length indicator {}, expecting 4 bytes but only 1 bytes "
      "available. Please make sure the string length indicator is in one buffer."),
-    (1, b"\5\0\0\0abc", "incomplete string data {}, expecting string of length 5 but only 3 bytes available"),
-    (1, b"\xff\xff\xff\xffa", "incomplete string data {}, expecting string of length 4294967295 but only 1 bytes "
-     "available"),
-    (1, b"\0\0\0\x80" + bytes(9), "incomplete string data {}, expecting string of length 2147483648 but only 9 bytes "
-     "available"),
 ])  # fmt: skip
 def test_string_elements(count: int, wire: bytes, message: str) -> None:
     model = signature(spec("INPUT0", "BYTES"))
     assert refusal(model, request(tensor("INPUT0", "BYTES", [count], wire))) == P + message.format(
         "for inference input 'INPUT0' for model 'm'"
+    )
+
+
+@pytest.mark.parametrize(("wire", "length", "left"), [
+    (b"\5\0\0\0abc", 5, 3), (b"\xff\xff\xff\xffa", 2**32 - 1, 1), (b"\0\0\0\x80" + bytes(9), 2**31, 9),
+    (b"\1\0\0\0", 1, 0), (encode_bytes(["a"]) + b"\2\0\0\0a", 2, 1),
+])  # fmt: skip
+def test_a_string_that_ends_early(wire: bytes, length: int, left: int) -> None:
+    model = signature(spec("INPUT0", "BYTES"))
+    assert refusal(model, request(tensor("INPUT0", "BYTES", [2], wire))) == (
+        f"incomplete string data for inference input 'INPUT0', expecting string of length {length} but only {left} bytes "
+        "available"
     )
 
 
