@@ -217,21 +217,38 @@ def test_optional_inputs_may_be_absent(tmp_path: Path, pool: SlabPool) -> None:
     assert loaded.run_one(x=x)["y"].tolist() == [11, 11]
 
 
-def test_outputs_that_are_inputs_or_constants(tmp_path: Path, pool: SlabPool) -> None:
+@pytest.mark.parametrize("length", ["n", 100])
+def test_outputs_that_are_inputs_or_constants(tmp_path: Path, pool: SlabPool, length: int | str) -> None:
     made = model(
         [node("Neg", ["x"], ["y"])],
-        [tensor("x", FLOAT, ["n"])],
-        [tensor("y", FLOAT, ["n"]), tensor("x", FLOAT, ["n"]), tensor("c", FLOAT, [2])],
+        [tensor("x", FLOAT, [length])],
+        [tensor("y", FLOAT, [length]), tensor("x", FLOAT, [length]), tensor("c", FLOAT, [2])],
         [helper.make_tensor("c", FLOAT, [2], [1.0, 2.0])],
     )
     loaded = Loaded(write(tmp_path, made, "max_batch_size: 0"), pool)
-    for _ in range(3):
-        x = np.arange(100, dtype=np.float32)
+    for step in range(4):
+        x = np.arange(100, dtype=np.float32) + step
         response = loaded.run(request(x=x))[0]
         x[:] = -1
         found = {output.name: value(output).tolist() for output in response.outputs}
-        assert found["x"] == list(range(100)), "a copy: the request's bytes end with the batch"
+        assert found["x"] == list(range(step, 100 + step)), "a copy: the request's bytes end with the batch"
+        assert found["y"] == [-i for i in found["x"]]
         assert found["c"] == [1.0, 2.0]
+        del response
+
+
+def test_batched_outputs_that_are_inputs(tmp_path: Path, pool: SlabPool) -> None:
+    made = model(
+        [node("Neg", ["x"], ["y"])],
+        [tensor("x", FLOAT, ["n", 4])],
+        [tensor("y", FLOAT, ["n", 4]), tensor("x", FLOAT, ["n", 4])],
+    )
+    loaded = Loaded(write(tmp_path, made), pool)
+    for step in range(4):
+        x = np.full((1, 4), step, np.float32)
+        for response in loaded.run(request(x=x), request(x=x + 10))[:1]:
+            assert values(response)["x"].tolist() == [[step] * 4]
+            assert values(response)["y"].tolist() == [[-step] * 4]
         del response
 
 

@@ -214,6 +214,17 @@ def test_settings_from_parameters() -> None:
     assert session_settings(parameters(share_session_between_instances="0")).shared is False
 
 
+def test_no_memory_plans_for_shapes_that_requests_choose() -> None:
+    proto = ModelConfigProto(name="m")
+    proto.input.add(name="x", data_type=11, dims=[3, -1])
+    assert session_settings(freeze(proto)).mem_pattern is False
+    proto.parameters["enable_mem_pattern"].string_value = "1"
+    assert session_settings(freeze(proto)).mem_pattern is True
+    proto.input[0].reshape.shape.extend([3, 4])
+    del proto.parameters["enable_mem_pattern"]
+    assert session_settings(freeze(proto)).mem_pattern is True
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

@@ -44,21 +44,24 @@ TWO = (spec("INPUT0", "INT32", [-1, 16]), spec("INPUT1", "INT32", [16]))
 OPTIONAL = (spec("A", "INT32", [1]), spec("B", "INT32", [1], optional=True), spec("C", "INT32", [1], optional=True))
 
 
+# As Triton prints an empty list here.
+NOTHING_MISSING = ", but missing required input(s) ]. Please provide all required input(s)."
+
+
 @pytest.mark.parametrize(("inputs", "names", "message"), [
     (TWO, ["INPUT0"], "expected 2 inputs but got 1 inputs for model 'm'. Got input(s) ['INPUT0'], but missing required "
      "input(s) ['INPUT1']. Please provide all required input(s)."),
     (TWO, [], "expected 2 inputs but got 0 inputs for model 'm'. Got input(s) [], but missing required input(s) "
      "['INPUT0','INPUT1']. Please provide all required input(s)."),
     (TWO, ["INPUT0", "INPUT1", "X"], "expected 2 inputs but got 3 inputs for model 'm'. Got input(s) "
-     "['INPUT0','INPUT1','X'], but missing required input(s) ]. Please provide all required input(s)."),
+     "['INPUT0','INPUT1','X']" + NOTHING_MISSING),
     (OPTIONAL, [], "expected number of inputs between 1 and 3 but got 0 inputs for model 'm'. Got input(s) [], but "
      "missing required input(s) ['A']. Please provide all required input(s)."),
     (OPTIONAL, ["B", "C"], "expected number of inputs between 1 and 3 but got 2 inputs for model 'm'. Got input(s) "
      "['B','C'], but missing required input(s) ['A']. Please provide all required input(s)."),
     (OPTIONAL, ["A", "B", "C", "D"], "expected number of inputs between 1 and 3 but got 4 inputs for model 'm'. Got "
-     "input(s) ['A','B','C','D'], but missing required input(s) ]. Please provide all required input(s)."),
-    ((), ["A"], "expected 0 inputs but got 1 inputs for model 'm'. Got input(s) ['A'], but missing required "
-     "input(s) ]. Please provide all required input(s)."),
+     "input(s) ['A','B','C','D']" + NOTHING_MISSING),
+    ((), ["A"], "expected 0 inputs but got 1 inputs for model 'm'. Got input(s) ['A']" + NOTHING_MISSING),
 ])  # fmt: skip
 def test_wrong_number_of_inputs(inputs: tuple[TensorSpec, ...], names: list[str], message: str) -> None:
     assert refusal(signature(*inputs), request(*(int32(name, 1) for name in names))) == P + message
@@ -178,15 +181,14 @@ def test_string_elements(count: int, wire: bytes, message: str) -> None:
     )
 
 
-@pytest.mark.parametrize(("wire", "length", "left"), [
-    (b"\5\0\0\0abc", 5, 3), (b"\xff\xff\xff\xffa", 2**32 - 1, 1), (b"\0\0\0\x80" + bytes(9), 2**31, 9),
-    (b"\1\0\0\0", 1, 0), (encode_bytes(["a"]) + b"\2\0\0\0a", 2, 1),
+@pytest.mark.parametrize(("wire", "length", "available"), [
+    (b"\5\0\0\0abc", 5, 3), (b"\xff\xff\xff\xffa", 4294967295, 1), (b"\0\0\0\x80" + bytes(9), 2147483648, 9),
 ])  # fmt: skip
-def test_a_string_that_ends_early(wire: bytes, length: int, left: int) -> None:
+def test_a_string_that_ends_early(wire: bytes, length: int, available: int) -> None:
     model = signature(spec("INPUT0", "BYTES"))
-    assert refusal(model, request(tensor("INPUT0", "BYTES", [2], wire))) == (
-        f"incomplete string data for inference input 'INPUT0', expecting string of length {length} but only {left} bytes "
-        "available"
+    assert refusal(model, request(tensor("INPUT0", "BYTES", [1], wire))) == (
+        f"incomplete string data for inference input 'INPUT0', expecting string of length {length} but only "
+        f"{available} bytes available"
     )
 
 

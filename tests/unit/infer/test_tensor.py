@@ -141,9 +141,10 @@ def test_strings_there_and_back(strings: list[bytes]) -> None:
 def test_arrays_of_strings_are_encoded(array: np.ndarray) -> None:
     made = from_numpy("A", array)
     assert (made.datatype, made.shape) == (BYTES, array.shape)
-    binary = (bytes, bytearray, memoryview)
     items = array.reshape(-1).tolist()
-    assert decode_bytes(made) == [bytes(item) if isinstance(item, binary) else str(item).encode() for item in items]
+    raw = bytes | bytearray | memoryview
+    expected = [bytes(item) if isinstance(item, raw) else str(item).encode() for item in items]
+    assert decode_bytes(made) == expected
 
 
 @pytest.mark.parametrize("wire", [

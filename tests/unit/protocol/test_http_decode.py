@@ -404,8 +404,8 @@ def test_limits_of_the_option() -> None:
     [
         ((4,), 0, (4,)), ((2, 2), 0, (2, 2)), ((-1,), 0, (4,)), ((2, -1), 0, (2, 2)), ((4,), 8, (1, 4)),
         ((-1,), 8, (1, 4)),
-    ],  # fmt: skip
-)
+    ],
+)  # fmt: skip
 def test_a_raw_body_is_the_one_input(dims: tuple[int, ...], batch: int, shape: tuple[int, ...]) -> None:
     array = np.arange(4, dtype=np.float32)
     model = signature("FP32", dims, batch)

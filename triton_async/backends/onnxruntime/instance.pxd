@@ -29,6 +29,7 @@ cdef class OnnxRuntimeInstance(ModelInstance):
     cdef int _wrap_inputs(self, ta_batch *batch) noexcept nogil
     cdef int _wrap_outputs(self, ta_batch *batch) noexcept nogil
     cdef int _run(self, ta_batch *batch, int n_inputs) noexcept nogil
+    cdef bint _written(self, ta_batch *batch, int n_outputs) noexcept nogil
     cdef int _run_again(self, ta_batch *batch, int n_inputs, int n_outputs) noexcept nogil
     cdef int _take_outputs(self, ta_batch *batch, int n_outputs) noexcept nogil
     cdef void _learn(self, ta_batch *batch, int index) noexcept nogil
