@@ -1,5 +1,6 @@
 """Model instances: one OS thread each, which makes, runs and closes its engine. Waits without the GIL."""
 
+import logging
 import threading
 
 from cpython.ref cimport Py_INCREF
@@ -18,6 +19,8 @@ from triton_async.core.wakeup cimport (
 from triton_async.infer.batch cimport Batch, check_batch
 
 from triton_async.errors import InternalError, ServerError
+
+log = logging.getLogger("triton_async.core")
 
 
 cdef class Instance:
@@ -62,8 +65,10 @@ cdef class Instance:
             on_started(error)
             return
         except BaseException as error:
+            # Its text may name files and is for the log alone.
+            log.exception("instance '%s' could not be made", self.name)
             self.state = INSTANCE_STOPPED
-            on_started(InternalError(f"{type(error).__name__}: {error}"))
+            on_started(InternalError(f"{type(error).__name__} while making instance '{self.name}'"))
             return
         del make_engine
         self.state = INSTANCE_READY

@@ -33,23 +33,27 @@ class Gate:
 
     def __init__(self) -> None:
         self.shut = False
+        self._lock = threading.Lock()
         self._waiting: queue.Queue[threading.Event] = queue.Queue()
 
     def pass_through(self) -> None:
         """Of the working thread."""
-        if self.shut:
+        with self._lock:
+            if not self.shut:
+                return
             event = threading.Event()
             self._waiting.put(event)
-            assert event.wait(PATIENCE_S)
+        assert event.wait(PATIENCE_S)
 
     async def arrival(self) -> threading.Event:
         """The next piece of work that stands at the gate; `set` lets it go."""
         return await asyncio.to_thread(self._waiting.get, True, PATIENCE_S)
 
     def open(self) -> None:
-        self.shut = False
-        while not self._waiting.empty():
-            self._waiting.get().set()
+        with self._lock:
+            self.shut = False
+            while not self._waiting.empty():
+                self._waiting.get().set()
 
 
 class GatedInstance(PythonInstance):
