@@ -16,9 +16,9 @@ from grpclib.exceptions import GRPCError
 from grpclib.protocol import Stream
 
 from triton_async.defines import GRPC_MAX_MESSAGE_NBYTES
-from triton_async.errors import InvalidArg
 from triton_async.frontends.grpc import compression, status
 from triton_async.protocol.grpc_encode import PREFIX_NBYTES
+from triton_async.protocol.wire import Malformed
 
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])", re.ASCII)
 _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
@@ -91,7 +91,7 @@ class Call:
         try:
             return self._handler.request_type.FromString(data)
         except DecodeError:
-            raise InvalidArg("failed to parse the request message") from None
+            raise Malformed from None
 
     async def _recv_bytes(self) -> bytes | None:
         try:

@@ -14,7 +14,7 @@ from raw_http2 import INFER, LIVE, RawClient, message
 
 from triton_async import protos
 
-OK, UNKNOWN_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 0, 3, 4, 8, 12, 13
+OK, INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 0, 3, 4, 8, 12, 13
 
 
 @pytest.fixture
@@ -56,18 +56,25 @@ def test_a_good_call(raw: RawClient) -> None:
         (message(b"abc", nbytes=2**32 - 1), RESOURCE_EXHAUSTED),
         (message(b"abc", nbytes=2**31), RESOURCE_EXHAUSTED),
         (message(b"", flag=1), INTERNAL),
-        (message(b"\xff" * 20), UNKNOWN_ARGUMENT),
-        (message(b"\x0b"), UNKNOWN_ARGUMENT),
+        (message(b"\xff" * 20), INTERNAL),
+        (message(b"\x0b"), INTERNAL),
     ],
 )
 def test_broken_messages(raw: RawClient, data: bytes, status: int) -> None:
     assert raw.call(INFER, data).status == status
 
 
+def test_a_broken_message_ends_its_stream(raw: RawClient) -> None:
+    data = message(infer_request()) + message(b"\xff") + message(infer_request())
+    answer = raw.call("/inference.GRPCInferenceService/ModelStreamInfer", data)
+    assert (answer.status, answer.headers["grpc-message"]) == (INTERNAL, "Unable to parse request")
+
+
 def test_control_messages_that_do_not_parse(raw: RawClient) -> None:
     path = "/inference.GRPCInferenceService/ModelReady"
     for data in (b"\xff" * 20, b"\x0a\x02\xc3\x28", b"\x0b" * 100_000):
-        assert raw.call(path, message(data)).status == UNKNOWN_ARGUMENT
+        answer = raw.call(path, message(data))
+        assert (answer.status, answer.headers["grpc-message"]) == (INTERNAL, "Unable to parse request")
 
 
 @pytest.mark.parametrize(
@@ -140,7 +147,7 @@ def test_an_early_answer_resets_what_the_client_still_sends(raw: RawClient) -> N
 def test_long_and_strange_error_texts(raw: RawClient) -> None:
     request = protos.message("inference.ModelInferRequest")(model_name="%\r\n\tü" * 20_000)
     answer = raw.call(INFER, message(request.SerializeToString()))
-    assert answer.status == UNKNOWN_ARGUMENT
+    assert answer.status == INVALID_ARGUMENT
     text = answer.headers["grpc-message"]
     assert len(text) <= 4096
     assert text.isascii()

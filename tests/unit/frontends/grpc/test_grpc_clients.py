@@ -203,3 +203,5 @@ def test_deadline_and_cancel(shared: Running, triton: Any) -> None:
     context.cancel()
     until(lambda: bool(found), "callback")
     assert found[0].status() == "StatusCode.CANCELLED"
+    model = shared.server.repository.models["slow"].versions[1].loaded.model
+    until(lambda: model.in_flight == 0, "the batches that ran are over")
