@@ -80,7 +80,7 @@ conformance: $(VENV)/.dev
 	$(BIN)/pytest -m conformance tests/conformance
 
 bench: $(VENV)/.dev
-	$(BIN)/python bench/e2e/__main__.py
+	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e
 
 clean:
 	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .setup_oracle import Oracle
 
+ROOT = Path(__file__).resolve().parents[2]
 READY_SECONDS = 90.0
 # The real server waits 30 s for idle connections on SIGTERM; the runs do not need that.
 STOP_SECONDS = 5.0
@@ -30,12 +31,9 @@ def free_ports(count: int) -> list[int]:
 
 
 class Server:
-    """One running server. Owns the process and its children; `stop` ends them all.
+    """One running server. Owns the process and its children; `stop` ends them all."""
 
-    `env` None is the environment of this process.
-    """
-
-    def __init__(self, name: str, command: Sequence[str], env: dict[str, str] | None, log: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], env: dict[str, str], log: Path) -> None:
         self.name = name
         self.log = log
         self.http_port, self.grpc_port, self.metrics_port = free_ports(3)
@@ -105,13 +103,21 @@ def triton_command(oracle: Oracle, repository: Path, *options: str) -> list[str]
     ]
 
 
+def ours_env() -> dict[str, str]:
+    """Environment of triton-async: the installed package, unless the sources here are compiled in place."""
+    env = dict(os.environ, PYTHONSAFEPATH="1")
+    if list((ROOT / "triton_async").glob("datatypes.*.so")):
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
+    return env
+
+
 def ours_command(repository: Path, *options: str) -> list[str]:
     """Command line of triton-async, without ports."""
     return [sys.executable, "-m", "triton_async.cli", f"--model-repository={repository}", *options]
 
 
 @contextlib.contextmanager
-def running(name: str, command: Sequence[str], env: dict[str, str] | None, log: Path) -> Iterator[Server]:
+def running(name: str, command: Sequence[str], env: dict[str, str], log: Path) -> Iterator[Server]:
     """A server that is ready inside the block and gone after it."""
     server = Server(name, command, env, log)
     try:

@@ -146,9 +146,7 @@ def send_grpc(case: GrpcCase, port: int) -> Answer:
                     answers.append(_response(case, raw))
             else:
                 unary = channel.unary_unary(path)
-                answers.append(
-                    _response(case, unary(requests[0], timeout=case.timeout, metadata=case.metadata))
-                )
+                answers.append(_response(case, unary(requests[0], timeout=case.timeout, metadata=case.metadata)))
         except grpc.RpcError as error:
             return {"code": error.code().name, "message": error.details(), "responses": answers}
     return {"code": "OK", "message": "", "responses": answers}

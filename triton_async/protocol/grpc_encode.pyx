@@ -15,7 +15,7 @@ from triton_async.protocol.wire cimport (
     ta_wire_field_size, ta_wire_put_bytes, ta_wire_put_head, ta_wire_put_varint, ta_wire_varint_size,
 )
 
-from triton_async.defines import GRPC_MAX_MESSAGE_NBYTES
+from triton_async.defines import GRPC_INLINE_OUTPUT_NBYTES, GRPC_MAX_MESSAGE_NBYTES
 from triton_async.errors import InvalidArg
 
 # gRPC: one byte of compressed flag, four of big-endian length.
@@ -26,8 +26,7 @@ PREFIX_NBYTES = PREFIX
 
 cdef int64_t _MESSAGE_MAX = GRPC_MAX_MESSAGE_NBYTES
 
-# Up to here a copy into the head is cheaper than one more part.
-cdef int64_t _INLINE_NBYTES = 16384
+cdef int64_t _INLINE_NBYTES = GRPC_INLINE_OUTPUT_NBYTES
 
 # A finished map entry {"triton_final_response": bool_param}, as value of field 4; the last byte is the value.
 cdef bytes _FINAL_KEY = b"triton_final_response"

@@ -6,10 +6,11 @@ import socket
 import time
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from grpc_harness import Running, until
+from grpc_harness import Running, serving, until, write_model
 from raw_http2 import INFER, LIVE, RawClient, message
 
 from triton_async import protos
@@ -97,6 +98,21 @@ def test_compression(raw: RawClient, data: bytes, encoding: str, status: int) ->
     answer = raw.call(INFER, message(data, flag=1), grpc_encoding=encoding)
     assert answer.status == status
     assert "gzip" in answer.headers["grpc-accept-encoding"]
+
+
+@pytest.mark.parametrize(
+    ("accepts", "encoding"), [("identity, gzip", "gzip"), ("deflate", "deflate"), ("br", None), ("identity", None)]
+)
+def test_answers_are_compressed_as_the_client_accepts(tmp_path: Path, accepts: str, encoding: str | None) -> None:
+    write_model(tmp_path, "fp32")
+    with serving(tmp_path, compression="low") as running, RawClient(running.url) as raw:
+        answer = raw.call(INFER, message(infer_request(10_000)), grpc_accept_encoding=accepts)
+        assert answer.headers.get("grpc-encoding") == encoding
+        assert answer.data[0] == (encoding is not None)
+        assert int.from_bytes(answer.data[1:5], "big") == len(answer.data) - 5
+        assert (len(answer.data) < 1000) == (encoding is not None)
+        # Only inference answers are compressed.
+        assert raw.call(LIVE, message(b""), grpc_accept_encoding=accepts).data[0] == 0
 
 
 def test_decompression_is_bounded(raw: RawClient, monkeypatch: pytest.MonkeyPatch) -> None:
