@@ -14,13 +14,14 @@ export PYTHONSAFEPATH := 1
 # The examples are scripts that import the modules beside them.
 SCRIPT := env -u PYTHONSAFEPATH $(BIN)/python
 
-.PHONY: help install dev models serve demo test unit lint conformance bench clean
+.PHONY: help install dev models serve demo test unit lint sanitize conformance bench clean
 
 help:
 	@echo 'make install      build the package into $(VENV)'
 	@echo 'make serve        build the example models and serve them on $(HTTP_PORT), $(GRPC_PORT), $(METRICS_PORT)'
 	@echo 'make demo         read the text of a picture with the running server'
 	@echo 'make test         linters, types, all tests'
+	@echo 'make sanitize     the C sources under address, undefined behaviour and thread sanitizers (part of make test)'
 	@echo 'make conformance  compare with the real tritonserver'
 	@echo 'make bench        measure against the real tritonserver'
 
@@ -68,6 +69,9 @@ lint: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	$(BIN)/pytest tests/unit
+
+sanitize: $(VENV)/.dev
+	$(BIN)/pytest tests/unit/test_csrc_sanitized.py
 
 test: lint models
 	$(BIN)/pytest -m 'not conformance'
