@@ -1,4 +1,4 @@
-"""The server's side of an HTTP/2 connection on nghttp2, with the limits that nghttp2 1.52 lacks. Sans-IO; one thread."""
+"""The server side of an HTTP/2 connection on nghttp2, with the limits that nghttp2 1.52 lacks. Sans-IO; one thread."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
