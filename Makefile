@@ -64,7 +64,7 @@ demo: $(VENV)/.dev
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
-	$(BIN)/cython-lint triton_async
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint triton_async
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev

@@ -209,9 +209,9 @@ DEVIATIONS: dict[str, Deviation] = {
     "grpc-server-metadata": Deviation(_NOT_BUILT, ("OK",)),
     "grpc-unknown-method": Deviation("The real server gives no text.", ("UNIMPLEMENTED",)),
     "grpc-model-ready-unknown": Deviation(_NOT_READY, ("NOT_FOUND",), or_real=True),
+    "grpc-model-ready-no-name": Deviation(_NOT_READY, ("NOT_FOUND",), or_real=True),
     "grpc-model-ready-unknown-version": Deviation(_NOT_READY, ("NOT_FOUND",), or_real=True),
     "grpc-model-ready-version-zero": Deviation(_NOT_READY, ("NOT_FOUND",), or_real=True),
-    "grpc-model-ready-no-name": Deviation(_NOT_READY, ("NOT_FOUND",), or_real=True),
     "control-grpc-ready-unloaded": Deviation(_NOT_READY, ("NOT_FOUND",), or_real=True),
     "control-grpc-ready-unloaded-version": Deviation(_NOT_READY, ("UNAVAILABLE",), or_real=True),
     "grpc-model-ready-version-suffix": Deviation(_NUMBER, ("INVALID_ARGUMENT",), or_real=True),
@@ -261,6 +261,7 @@ DEVIATIONS: dict[str, Deviation] = {
         r"'INPUT0' cannot have empty reshape for non-batching model as scalar tensors are not supported for "
         r"broken_scalar( \(in config\.pbtxt\))?;\n",
     ),
+    "zero-batch": Deviation("The real server counts no rows as one row; we answer no rows with no rows.", (200,), ""),
     # Streams
     "grpc-stream-garbage": _GARBAGE,
     "grpc-stream-strict-unknown-model": _strict("NOT_FOUND"),

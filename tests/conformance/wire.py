@@ -34,7 +34,7 @@ def _complete(raw: bytes, method: str) -> bool:
     lowered = head.lower()
     if b"transfer-encoding: chunked" in lowered:
         return body.endswith(b"0\r\n\r\n")
-    length = re.search(rb"content-length: *(\d+)", lowered)
+    length = re.search(rb"\r\ncontent-length: *(\d+)", lowered)
     return length is not None and (method == "HEAD" or len(body) >= int(length[1]))
 
 

@@ -132,10 +132,11 @@ class ModelRepository:
         return entry is not None and (version in entry.versions if version != -1 else bool(entry.versions))
 
     def explain(self, name: str, version: int) -> ServerError:
-        """Why `name` (version -1: the latest) does not serve, in Triton's words and codes."""
+        """Why `name` (version -1: the latest) does not serve, in Triton's words and codes.
+
+        A name nobody knows is NOT_FOUND, as measured on the real server: its INVALID_ARG is for namespaces only.
+        """
         entry = self.models.get(name)
-        if entry is None and not self._directories(name):
-            return InvalidArg(f"Request for unknown model: '{name}' is not found")
         if entry is None or not entry.versions:
             return NotFound(f"Request for unknown model: '{name}' is not found")
         if version == -1:

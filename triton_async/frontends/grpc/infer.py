@@ -96,7 +96,10 @@ class InferStream:
             for slot in self._open:
                 if slot.request is not None:
                     self._server.cancel(slot.request)
+            # Slots point back at the stream: what they hold must not wait for the garbage collector.
             self._open.clear()
+            self._order.clear()
+            self._ready.clear()
 
     def _on_reader_done(self, reader: asyncio.Future[None]) -> None:
         if not reader.cancelled():

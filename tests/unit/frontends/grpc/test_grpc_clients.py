@@ -87,7 +87,7 @@ def test_compressed_answers(tmp_path: Path, level: str) -> None:
 @pytest.mark.parametrize(
     ("model", "version", "status", "message"),
     [
-        ("nope", "", "INVALID_ARGUMENT", "Request for unknown model: 'nope' is not found"),
+        ("nope", "", "NOT_FOUND", "Request for unknown model: 'nope' is not found"),
         ("fp32", "9", "NOT_FOUND", "Request for unknown model: 'fp32' version 9 is not found"),
         ("fp32", "x", "INVALID_ARGUMENT", "failed to get model version from specified version string 'x'"),
     ],

@@ -73,7 +73,7 @@ def test_errors_end_the_stream_when_asked(shared: Running) -> None:
         send(triton, "nope", 2)
         assert found.get(timeout=10).get_response().id == "1"
         error = found.get(timeout=10)
-        assert error.status() == "StatusCode.INVALID_ARGUMENT"
+        assert error.status() == "StatusCode.NOT_FOUND"
         assert error.message() == "Request for unknown model: 'nope' is not found"
         triton.stop_stream()
 

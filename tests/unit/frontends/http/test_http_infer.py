@@ -74,7 +74,7 @@ def test_refusals_come_in_tritons_order_and_leave_the_connection(tmp_path: Path)
         async with serving(tmp_path) as (_, endpoint):
             client = await Client.connect(endpoint.port)
             cases = [
-                ("/v2/models/nobody/infer", body, [("Content-Encoding", "br")], 400, "unknown model"),
+                ("/v2/models/nobody/infer", body, [("Content-Encoding", "br")], 404, "unknown model"),
                 (INFER, body, [("Content-Encoding", "br")], 501, "Unsupported compression type"),
                 (INFER, b"", [("Content-Encoding", "gzip")], 400, "nothing to be decompressed"),
                 (INFER, body, [(LENGTH, "xx")], 400, f"Unable to parse {LENGTH}, got: xx"),
