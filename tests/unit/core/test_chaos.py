@@ -6,14 +6,15 @@ import asyncio
 import random
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from core_harness import request, run, running, write_model
 from gated_backend import GatedBackend, Recorder, until
 
-from triton_async.errors import NotFound, Unavailable
+from triton_async.core.server import InferenceServer
+from triton_async.errors import Unavailable
+from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse
 
 SETTINGS = [
@@ -27,6 +28,53 @@ SETTINGS = [
 ]
 
 
+class Traffic:
+    """Sends numbered requests and notes how each one ends."""
+
+    def __init__(self, server: InferenceServer, choose: random.Random) -> None:
+        self.server = server
+        self.choose = choose
+        self.sink = Recorder(self.end)
+        self.waiting: dict[int, InferRequest] = {}
+        self.ends: Counter[int] = Counter()
+        self.cancelled: set[int] = set()
+        self.mistakes: list[str] = []
+        self.sent = 0
+        self.answered = 0
+
+    def send(self) -> None:
+        number, self.sent = self.sent, self.sent + 1
+        shape = (self.choose.randint(0, 3), self.choose.choice([1, 1, 2]))
+        timeout_us = self.choose.choice([0, 0, 100])
+        made = request("m", np.full(shape, number), priority=self.choose.randint(0, 4), timeout_us=timeout_us)
+        made.context = number
+        try:
+            self.server.submit(made, self.sink)
+            self.waiting[number] = made
+        except Unavailable:
+            self.ends[number] += 1
+
+    def cancel(self) -> None:
+        if self.waiting:
+            number = self.choose.choice(list(self.waiting))
+            self.cancelled.add(number)
+            self.ends[number] += 1
+            self.server.cancel(self.waiting.pop(number))
+
+    def end(self, response: InferResponse) -> None:
+        number = response.request.context
+        self.ends[number] += 1
+        self.waiting.pop(number, None)
+        if number in self.cancelled:
+            self.mistakes.append(f"{number} was cancelled and answered")
+        if response.error is None:
+            self.answered += 1
+            values = response.outputs[0].numpy()
+            if values.shape != response.request.inputs[0].shape or not (values == number).all():
+                self.mistakes.append(f"{number} was answered with {values}")
+        self.sink.responses.clear()
+
+
 @pytest.mark.parametrize("settings", SETTINGS, ids=range(len(SETTINGS)))
 @pytest.mark.parametrize("seed", range(3))
 def test_every_request_ends_exactly_once(tmp_path: Path, settings: str, seed: int) -> None:
@@ -34,49 +82,16 @@ def test_every_request_ends_exactly_once(tmp_path: Path, settings: str, seed: in
     directory = write_model(tmp_path, "m", max_batch_size=8, more=three + settings)
     choose = random.Random(seed)
     backend = GatedBackend()
-    ends: Counter[int] = Counter()
-    cancelled: set[int] = set()
-    late: list[int] = []
-    wrong: list[int] = []
 
     async def test() -> None:
         async with running(tmp_path, "--model-control-mode=explicit", "--load-model=m", backends=backend) as server:
-            waiting: dict[int, Any] = {}
-
-            def end(response: InferResponse) -> None:
-                number = response.request.context
-                ends[number] += 1
-                if number in cancelled:
-                    late.append(number)
-                waiting.pop(number, None)
-                if response.error is None:
-                    values = response.outputs[0].numpy()
-                    if values.shape != response.request.inputs[0].shape or not (values == number).all():
-                        wrong.append(number)
-                sink.responses.clear()
-
-            sink = Recorder(end)
-            sent = 0
-            refused = 0
+            traffic = Traffic(server, choose)
             for step in range(600):
                 action = choose.random()
                 if action < 0.7:
-                    shape = (choose.randint(0, 3), choose.choice([1, 1, 2]))
-                    made = request("m", np.full(shape, sent), priority=choose.randint(0, 4),
-                                   timeout_us=choose.choice([0, 0, 100]))  # fmt: skip
-                    made.context = sent
-                    try:
-                        server.submit(made, sink)
-                        waiting[sent] = made
-                    except (Unavailable, NotFound):
-                        refused += 1
-                        ends[sent] += 1
-                    sent += 1
-                elif action < 0.8 and waiting:
-                    number = choose.choice(list(waiting))
-                    cancelled.add(number)
-                    ends[number] += 1
-                    server.cancel(waiting.pop(number))
+                    traffic.send()
+                elif action < 0.8:
+                    traffic.cancel()
                 elif action < 0.82:
                     (directory / "touched").write_text(str(step))
                     await server.load_model("m")
@@ -84,9 +99,9 @@ def test_every_request_ends_exactly_once(tmp_path: Path, settings: str, seed: in
                     backend.fail_next = True
                 else:
                     await asyncio.sleep(0)
-            await until(lambda: not waiting, "every request has ended")
-            assert (late, wrong) == ([], [])
-            assert ends == dict.fromkeys(range(sent), 1)
-            assert refused < sent
+            await until(lambda: not traffic.waiting, "every request has ended")
+            assert traffic.mistakes == []
+            assert traffic.ends == dict.fromkeys(range(traffic.sent), 1)
+            assert traffic.answered > 0
 
     run(test)
