@@ -55,6 +55,8 @@ class Listener:
             max_field_size=HTTP_MAX_LINE_NBYTES,
             read_bufsize=_READ_NBYTES,
         )
+        # Makes the protocol of an accepted connection.
+        self._factory: Callable[[], asyncio.BaseProtocol] = self._server
         self.address = ""
         self.port = 0
 
@@ -62,7 +64,7 @@ class Listener:
         """Binds; port 0 takes a free one. OSError when the address is not to be had."""
         loop = asyncio.get_running_loop()
         self._socket = await loop.create_server(
-            self._server, address, port, backlog=_BACKLOG, reuse_port=reuse_port or None
+            self._factory, address, port, backlog=_BACKLOG, reuse_port=reuse_port or None
         )
         self.address, self.port = self._socket.sockets[0].getsockname()[:2]
 
