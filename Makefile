@@ -11,6 +11,8 @@ METRICS_PORT ?= 8002
 
 # The sources lie beside the installed package; only the installed one is compiled.
 export PYTHONSAFEPATH := 1
+# The examples are scripts that import the modules beside them.
+SCRIPT := env -u PYTHONSAFEPATH $(BIN)/python
 
 .PHONY: help install dev models serve demo test unit lint conformance bench clean
 
@@ -24,10 +26,11 @@ help:
 
 # Only what is missing, so that an unprivileged user with a complete machine needs no package manager.
 $(VENV)/.system:
-	@if ! { command -v gcc && $(PYTHON) -c 'import venv, ensurepip, sysconfig, os; assert os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))'; } >/dev/null 2>&1; then \
-		echo 'Installing gcc, Python headers and venv'; \
+	@if ! { command -v gcc && $(PYTHON) -c 'import venv, ensurepip, sysconfig, os; assert os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))' \
+			&& echo '#include <nghttp2/nghttp2.h>' | gcc -E -; } >/dev/null 2>&1; then \
+		echo 'Installing gcc, Python headers, venv and nghttp2'; \
 		SUDO=; [ "$$(id -u)" = 0 ] || SUDO=sudo; \
-		$$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq gcc libc6-dev python3-dev python3-venv; \
+		$$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq gcc libc6-dev libnghttp2-dev python3-dev python3-venv; \
 	fi
 	@mkdir -p $(VENV) && touch $@
 
@@ -49,14 +52,14 @@ install: $(VENV)/.installed
 dev: $(VENV)/.dev
 
 models: $(VENV)/.dev
-	$(BIN)/python examples/build_models.py models
+	$(SCRIPT) examples/build_models.py models
 
 serve: install models
 	$(BIN)/triton-async --model-repository=models --http-port=$(HTTP_PORT) --grpc-port=$(GRPC_PORT) \
 		--metrics-port=$(METRICS_PORT)
 
 demo: $(VENV)/.dev
-	$(BIN)/python examples/ocr/client.py -u localhost:$(HTTP_PORT)
+	$(SCRIPT) examples/ocr/client.py -u localhost:$(HTTP_PORT)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -13,6 +13,9 @@ MAX_TENSOR_NBYTES = 2**63 - 1
 # names a million of them from costing more than its bytes (CVE-2026-24146).
 MAX_TENSORS_PER_REQUEST = 4096
 
+# Parameters of one request, for the same reason.
+MAX_PARAMETERS_PER_REQUEST = 4096
+
 # -- HTTP ------------------------------------------------------------------------------------------
 
 # Default of --http-max-input-size in bytes (Triton's: 2^26).
@@ -63,6 +66,27 @@ GRPC_MAX_MESSAGE_NBYTES = (1 << 31) - 1
 
 # Requests of one stream that wait for a model; reading from the stream stops at the bound.
 GRPC_MAX_STREAM_REQUESTS = 256
+
+# Bytes that a client may send ahead of our reading, per call and per connection. Large tensors arrive without a
+# round trip per window; a call reads as it goes, so this is also what an idle reader can be made to hold.
+GRPC_STREAM_WINDOW_NBYTES = 16 << 20
+GRPC_CONNECTION_WINDOW_NBYTES = 64 << 20
+
+# Calls open at once on one connection.
+GRPC_MAX_CONCURRENT_STREAMS = 1024
+
+# Bytes of one HTTP/2 frame we accept. Larger than the default 16 KiB because the cost of receiving a tensor is per
+# frame; small enough that the 64 continuation frames of a header block stay a few MiB.
+GRPC_MAX_FRAME_NBYTES = 1 << 17
+
+# Bytes of the request headers of one call, decoded (C-core's hard limit).
+GRPC_MAX_HEADER_LIST_NBYTES = 1 << 14
+
+# Bytes of a percent-encoded error message: clients refuse trailers of more than 8 KiB.
+GRPC_MAX_STATUS_MESSAGE_NBYTES = 1 << 12
+
+# Messages from here on are compressed and decompressed off the loop.
+GRPC_COMPRESS_INLINE_NBYTES = 1 << 16
 
 # -- scheduling ------------------------------------------------------------------------------------
 

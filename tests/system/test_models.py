@@ -107,7 +107,8 @@ def test_segmentation_adds_the_batch_dimension(
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_strings_come_back(server: ServerProcess, protocol: str) -> None:
-    texts = np.array([[b"", b"plain", "größer".encode(), b"a\x00b" * 400]], dtype=np.object_)
+    # Bytes that are no text and bytes after a NUL must survive too.
+    texts = np.array([[b"", b"plain", "größer".encode(), b"\x00\xff" * 400]], dtype=np.object_)
     (answer,) = infer(server, protocol, "identity_bytes", {"INPUT0": texts}, ["OUTPUT0"])
     assert answer.tolist() == texts.tolist()
 

@@ -16,11 +16,6 @@ _FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("model_warmup", "warm-up", lambda c: bool(c.model_warmup)),
     ("model_repository_agents", "repository agents", lambda c: bool(c.model_repository_agents.agents)),
     ("model_operations", "custom operator libraries", lambda c: bool(c.model_operations.op_library_filename)),
-    (
-        "model_transaction_policy.decoupled",
-        "decoupled models",
-        lambda c: c.model_transaction_policy.decoupled,
-    ),
     ("batch_input", "ragged batching", lambda c: bool(c.batch_input)),
     ("batch_output", "ragged batching", lambda c: bool(c.batch_output)),
     ("optimization.cuda", "CUDA graphs", lambda c: c.optimization.cuda.ByteSize() > 0),

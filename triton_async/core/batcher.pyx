@@ -3,7 +3,7 @@
 cimport cython
 
 from triton_async.core.queue cimport RequestQueue
-from triton_async.infer.batch cimport Batch
+from triton_async.infer.batch cimport Batch, compatible
 from triton_async.infer.request cimport REQUEST_RUNNING, InferRequest
 from triton_async.infer.signature cimport ModelSignature
 
@@ -55,15 +55,13 @@ cdef class DynamicBatcher:
     cdef int64_t _choose(self, list waiting, int64_t now_ns, bint idle) except -1:
         cdef InferRequest first = <InferRequest>waiting[0]
         cdef InferRequest request
-        cdef Batch probe = Batch(self.signature)
         cdef int64_t rows = 0
         cdef int64_t best = 0          # requests up to the last preferred size
         cdef int64_t count = 0
         cdef int64_t oldest_ns = first.queue_start_ns
         cdef bint saturated = False    # the next request does not fit
-        probe.add(first)
         for request in waiting:
-            if rows + request.rows > self.max_rows or count >= self.max_rows or not probe.accepts(request):
+            if rows + request.rows > self.max_rows or count >= self.max_rows or not compatible(first, request):
                 saturated = True
                 break
             rows += request.rows

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,12 +120,17 @@ class ModelRepository:
                 rows.append(row)
         return rows
 
+    def knows(self, name: str, version: int) -> bool:
+        """Whether a version (-1: any) was ever loaded, or tried."""
+        entry = self.models.get(name)
+        return entry is not None and (version in entry.versions if version != -1 else bool(entry.versions))
+
     def explain(self, name: str, version: int) -> ServerError:
         """Why `name` (version -1: the latest) does not serve, in Triton's words and codes."""
         entry = self.models.get(name)
-        if entry is None:
+        if entry is None and not self._directories(name):
             return InvalidArg(f"Request for unknown model: '{name}' is not found")
-        if not entry.versions:
+        if entry is None or not entry.versions:
             return NotFound(f"Request for unknown model: '{name}' is not found")
         if version == -1:
             return NotFound(f"Request for unknown model: '{name}' has no available versions")
@@ -209,45 +215,50 @@ class ModelRepository:
             entry.fingerprint = fingerprint
 
     async def _load_files(self, entry: ModelEntry, directory: Path) -> None:
+        run = partial(asyncio.get_running_loop().run_in_executor, self._host.executor)
         try:
-            config, versions = await asyncio.get_running_loop().run_in_executor(
-                self._host.executor, self._read_config, entry.name, directory
-            )
+            versions = await run(self._select_versions, entry.name, directory)
         except ServerError as error:
             entry.reason = error.as_status()
             raise InternalError(
                 f"failed to load '{entry.name}', failed to poll from model repository: {error.message}"
             ) from error
-        for warning in config.warnings:
-            log.warning("%s", warning)
+        if not versions:
+            reason = f"at least one version must be available under the version policy of model '{entry.name}'"
+            entry.reason = f"Invalid argument: {reason}"
+            raise InvalidArg(f"load failed for model '{entry.name}': {reason}\n")
         for version in versions:
             known = entry.versions.setdefault(version, VersionEntry(State.LOADING))
             if known.state is not State.READY:
                 known.state, known.reason = State.LOADING, ""
-        results = await asyncio.gather(
-            *(self._load_one(entry, config, version, directory) for version in versions)
-        )
+        try:
+            config = await run(self._read_config, entry.name, directory, versions[-1])
+        except ServerError as error:
+            failed = {version: self._failed(entry, version, error) for version in versions}
+        else:
+            for warning in config.warnings:
+                log.warning("%s", warning)
+            reasons = await asyncio.gather(
+                *(self._load_one(entry, config, version, directory) for version in versions)
+            )
+            failed = {v: reason for v, reason in zip(versions, reasons, strict=True) if reason}
         # Versions that the policy no longer serves go once the new ones are there.
-        if all(not error for error in results):
+        if not failed:
             for version in set(entry.versions) - set(versions):
                 self._unload_version(entry, version)
         self._on_change()
-        failed = [(v, error) for v, error in zip(versions, results, strict=True) if error]
         if failed:
-            text = "".join(f"version {v} is at UNAVAILABLE state: {error};\n" for v, error in failed)
+            text = "".join(f"version {v} is at UNAVAILABLE state: {reason};\n" for v, reason in failed.items())
             raise InvalidArg(f"load failed for model '{entry.name}': {text}")
 
     async def _load_one(self, entry: ModelEntry, config: ModelConfig, version: int, directory: Path) -> str:
         """Loads one version and swaps it in; the reason when it fails, else ''."""
         log.info("loading: %s:%d", entry.name, version)
-        state = entry.versions[version]
         try:
             loaded = await load_version(self._host, config, version, directory)
         except ServerError as error:
-            if state.loaded is None:
-                state.state, state.reason = State.UNAVAILABLE, error.as_status()
-            log.error("failed to load '%s' version %d: %s", entry.name, version, error.as_status())
-            return error.as_status()
+            return self._failed(entry, version, error)
+        state = entry.versions[version]
         old = state.loaded
         state.state, state.reason, state.loaded = State.READY, "", loaded
         self._on_change()
@@ -256,24 +267,34 @@ class ModelRepository:
         log.info("successfully loaded '%s' version %d", entry.name, version)
         return ""
 
-    def _read_config(self, name: str, directory: Path) -> tuple[ModelConfig, tuple[int, ...]]:
+    def _failed(self, entry: ModelEntry, version: int, error: ServerError) -> str:
+        """Notes why a version did not load; an older load that still serves goes on. Returns the reason."""
+        state = entry.versions[version]
+        if state.loaded is None:
+            state.state, state.reason = State.UNAVAILABLE, error.as_status()
+        log.error("failed to load '%s' version %d: %s", entry.name, version, error.as_status())
+        return error.as_status()
+
+    def _select_versions(self, name: str, directory: Path) -> tuple[int, ...]:
         settings = self._settings
-        auto_complete = not settings.disable_auto_complete_config
-        versions = select_versions(
-            directory, name, auto_complete=auto_complete, config_name=settings.model_config_name
+        return select_versions(
+            directory,
+            name,
+            auto_complete=not settings.disable_auto_complete_config,
+            config_name=settings.model_config_name,
         )
-        if not versions:
-            raise InvalidArg(f"at least one version must be available under the version policy of model '{name}'")
-        config = load_config(
+
+    def _read_config(self, name: str, directory: Path, version: int) -> ModelConfig:
+        settings = self._settings
+        return load_config(
             directory,
             name,
             inspect=lambda backend, path, proto: self._host.backends.get(backend).inspect(path, proto),
-            version=versions[-1],
-            auto_complete=auto_complete,
+            version=version,
+            auto_complete=not settings.disable_auto_complete_config,
             config_name=settings.model_config_name,
             default_max_batch_size=settings.default_max_batch_size,
         )
-        return config, versions
 
     def _unload(self, entry: ModelEntry) -> None:
         for version in entry.versions:
@@ -328,6 +349,8 @@ class ModelRepository:
         return latest, versions
 
     def _directories(self, name: str) -> list[Path]:
+        if not name or name in (".", "..") or "/" in name:
+            return []
         try:
             return [root / name for root in self._roots if (root / name).is_dir()]
         except (OSError, ValueError):  # a name that no file can have

@@ -155,10 +155,12 @@ cdef class InferenceServer:
         return self.repository.all_ready() if self.settings.strict_readiness else True
 
     def model_ready(self, str name, int64_t version=-1):
-        """Whether a version (-1: any) is READY. ServerError of the lookup for what is unknown."""
+        """Whether a version (-1: any) is READY. ServerError of the lookup for a model or version that is unknown."""
         if version == -1 and name in self.latest or (name, version) in self.versions:
             return True
-        raise self.repository.explain(name, version)
+        if not self.repository.knows(name, version):
+            raise self.repository.explain(name, version)
+        return False
 
     def signature(self, str name, int64_t version=-1):
         """ModelSignature of the version that would serve. ServerError of the lookup."""
@@ -183,7 +185,7 @@ cdef class InferenceServer:
 
     def statistics(self, str name="", int64_t version=-1):
         """`model_stats` entries of the READY versions, by model name. InvalidArg for what is unknown."""
-        if name and name not in self.repository.models:
+        if name and name not in self.latest:
             raise InvalidArg(f"requested model '{name}' is not available")
         if name and version != -1 and (name, version) not in self.versions:
             raise InvalidArg(f"requested model version is not available for model '{name}'")

@@ -68,8 +68,6 @@ cdef class Batch:
 
     # Adds a validated request. Loop thread, while OPEN.
     cdef int add(self, InferRequest request) except -1
-    # Whether `request` may join: equal shapes and the same inputs as the first request. Does not look at size.
-    cdef bint accepts(self, InferRequest request) noexcept
     # Lays out `c` for the instance. Loop thread.
     cdef int close(self) except -1
     # After the instance is done: one InferResponse per request, in order. Releases the inputs. Loop thread.
@@ -82,5 +80,9 @@ cdef class Batch:
     cdef list input_tensors(self)
     # Copies `array` (of the engine's dims) as output `index`.
     cdef int set_output(self, int index, Tensor tensor) except -1
+
+# Whether two validated requests may share a batch: equal shapes beyond the batch dimension, the same inputs. Does
+# not look at size.
+cdef bint compatible(InferRequest first, InferRequest request) noexcept
 
 cpdef int64_t live_batches()

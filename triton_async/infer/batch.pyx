@@ -51,24 +51,6 @@ cdef class Batch:
         self.rows += request.rows
         return 0
 
-    cdef bint accepts(self, InferRequest request) noexcept:
-        cdef InferRequest first
-        cdef Tensor mine
-        cdef Tensor theirs
-        cdef Py_ssize_t i
-        if not self.requests:
-            return True
-        first = <InferRequest>self.requests[0]
-        for i in range(len(first.slots)):
-            mine = <Tensor>first.slots[i]
-            theirs = <Tensor>request.slots[i]
-            if mine is None or theirs is None:
-                if mine is not theirs:
-                    return False
-            elif not mine.same_shape(theirs, 1):
-                return False
-        return True
-
     cdef int close(self) except -1:
         cdef int n_inputs = len(self.signature.inputs)
         cdef int n_outputs = len(self.signature.outputs)
@@ -168,6 +150,19 @@ cdef class Batch:
         c.owner = <void *>tensor
         c.release = _release_object
         return 0
+
+
+cdef bint compatible(InferRequest first, InferRequest request) noexcept:
+    cdef list mine = first.slots
+    cdef list theirs = request.slots
+    cdef Py_ssize_t i
+    for i in range(len(mine)):
+        if mine[i] is None or theirs[i] is None:
+            if mine[i] is not theirs[i]:
+                return False
+        elif not (<Tensor>mine[i]).same_shape(<Tensor>theirs[i], 1):
+            return False
+    return True
 
 
 cdef void _release_object(void *owner) noexcept nogil:

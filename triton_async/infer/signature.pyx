@@ -178,17 +178,17 @@ cdef class ModelSignature:
         total = len(self.inputs)
         given = {tensor.name for tensor in request.inputs}
         got = ",".join([f"'{tensor.name}'" for tensor in request.inputs[:MAX_TENSORS_PER_REQUEST]])
-        missing = ",".join([f"'{s.name}'" for s in self.inputs if not s.optional and s.name not in given])
+        missing = [f"'{s.name}'" for s in self.inputs if not s.optional and s.name not in given]
+        # With nothing missing Triton prints the closing bracket alone, and clients compare whole messages.
+        shown = f"[{','.join(missing)}]" if missing else "]"
         expected = (
             f"expected {total} inputs but got {count} inputs" if self.required_inputs == total
             else f"expected number of inputs between {self.required_inputs} and {total} but got {count} inputs"
         )
-        text = f"{request.log_prefix()}{expected} for model '{self.model_name}'. Got input(s) [{got}]"
-        if missing:
-            text += f", but missing required input(s) [{missing}]. Please provide all required input(s)."
-        else:
-            text += "."
-        return text
+        return (
+            f"{request.log_prefix()}{expected} for model '{self.model_name}'. Got input(s) [{got}], but missing "
+            f"required input(s) {shown}. Please provide all required input(s)."
+        )
 
     cdef int64_t _rows(self, InferRequest request) except -1:
         cdef Tensor tensor
@@ -256,8 +256,8 @@ cdef class ModelSignature:
             end = ta_bytes_skip(tensor.data, tensor.nbytes, at, 1)
             if end < 0:
                 length = int.from_bytes(tensor.data[at:at + 4], "little")
-                raise InvalidArg(f"{prefix}incomplete string data {of}, expecting string of length {length} but "
-                                 f"only {tensor.nbytes - at - 4} bytes available")
+                raise InvalidArg(f"incomplete string data for inference input '{tensor.name}', expecting string of "
+                                 f"length {length} but only {tensor.nbytes - at - 4} bytes available")
             found += 1
             at = end
             if found > tensor.element_count:

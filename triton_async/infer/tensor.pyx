@@ -5,7 +5,7 @@ from libc.string cimport memcpy
 
 import numpy as np
 
-from triton_async.datatypes cimport DT_BYTES, elements, to_name
+from triton_async.datatypes cimport DT_BYTES, elements, itemsize, nbytes, to_name
 from triton_async.memory.buffer cimport MEMORY_GPU, Buffer, wrap
 
 from triton_async import datatypes
@@ -57,9 +57,15 @@ cdef class Tensor:
         """
         shape = self.shape
         if self.datatype == DT_BYTES:
+            strings = decode_bytes(self)
+            if len(strings) != self.element_count:
+                raise ValueError(f"{len(strings)} BYTES elements for {self.element_count} places")
             array = np.empty(self.element_count, dtype=np.object_)
-            array[:] = decode_bytes(self)
+            array[:] = strings
             return array.reshape(shape)
+        # NumPy would allocate for a large shape without bytes, and take FP64 where there is no type.
+        if itemsize(self.datatype) == 0 or self.nbytes != nbytes(self.element_count, self.datatype):
+            raise ValueError(f"{self.nbytes} bytes for {self.element_count} elements of {to_name(self.datatype)}")
         dtype = np.dtype(datatypes.numpy_dtype(self.datatype))
         if self.nbytes == 0:
             return np.empty(shape, dtype=dtype)
@@ -126,7 +132,7 @@ def from_numpy(str name, array, datatype=None):
         return make(name, DT_BYTES, array.shape, encode_bytes(array.reshape(-1)))
     if datatype is None:
         datatype = _from_numpy_dtype(array.dtype)
-    contiguous = np.ascontiguousarray(array).reshape(array.shape)
+    contiguous = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
     if contiguous.nbytes == 0:
         return view(name, datatype, array.shape, None, 0, 0)
     return make(name, datatype, array.shape, contiguous.reshape(-1).view(np.uint8))

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t
 
-from triton_async.datatypes cimport DT_BYTES, DT_FP32, DT_FP64, DT_INT8, DT_INT64, DT_UINT8, nbytes, to_name
+from triton_async.datatypes cimport DT_BYTES, DT_FP32, DT_FP64, DT_INT64, DT_UINT8, nbytes, to_name
 from triton_async.infer.tensor cimport Tensor, view
 from triton_async.memory.buffer cimport wrap
 

@@ -3,7 +3,7 @@
 cimport cython
 from libc.stdint cimport int64_t, uint64_t
 
-from triton_async.datatypes cimport DT_BYTES, DT_INVALID, elements, from_name, itemsize, to_name
+from triton_async.datatypes cimport DT_BYTES, elements, from_name, itemsize, to_name
 from triton_async.infer.request cimport FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, InferRequest, RequestedOutput
 from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature, TensorSpec

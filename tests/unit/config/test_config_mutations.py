@@ -287,7 +287,6 @@ UNSUPPORTED = [
     ("model_warmup { name: 'w' batch_size: 1 }", "model_warmup"),
     ("model_repository_agents { agents { name: 'checksum' } }", "model_repository_agents"),
     ("model_operations { op_library_filename: 'x.so' }", "model_operations"),
-    ("model_transaction_policy { decoupled: true }", "model_transaction_policy.decoupled"),
     (
         "batch_input { kind: BATCH_ITEM_SHAPE target_name: 'i' data_type: TYPE_INT32 source_input: 'image' }",
         "batch_input",

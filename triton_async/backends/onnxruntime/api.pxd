@@ -120,6 +120,7 @@ cdef int from_element_type(int element_type) noexcept nogil
 # of files taken off. No GIL.
 cdef void clean_message(const char *text, char *out, size_t room) noexcept nogil
 
+
 # The loaded library. Never unloaded: values may be released until the process ends. Immutable, any thread.
 @cython.final
 cdef class Library:
@@ -130,6 +131,7 @@ cdef class Library:
 
     # Raises what a status says, InternalError in Triton's words, and releases it. Nothing for NULL.
     cdef int check(self, ort_status *status) except -1
+
 
 # The library's environment: its logger and, if asked for, thread pools for all sessions. Outlives its sessions.
 # There is one at a time in a process: a second one made while the first lives is the first.

@@ -200,5 +200,7 @@ cdef class Environment:
             ort_release_threading_options(api, threads)
 
     def __dealloc__(self):
-        if self.env != NULL:
-            ort_release_env(self.library.api, self.env)
+        cdef ort_table api = self.library.api if self.library is not None else NULL
+        with nogil:
+            if self.env != NULL:
+                ort_release_env(api, self.env)

@@ -10,6 +10,7 @@ from triton_async.backends.onnxruntime.values cimport Engine, Port
 from triton_async.infer.batch cimport ta_batch
 from triton_async.memory.slab cimport SlabPool
 
+
 # Runs batches without the GIL and without allocating: the arrays below have room for every input and output.
 @cython.final
 cdef class OnnxRuntimeInstance(ModelInstance):
@@ -28,6 +29,7 @@ cdef class OnnxRuntimeInstance(ModelInstance):
     cdef int _wrap_inputs(self, ta_batch *batch) noexcept nogil
     cdef int _wrap_outputs(self, ta_batch *batch) noexcept nogil
     cdef int _run(self, ta_batch *batch, int n_inputs) noexcept nogil
+    cdef bint _written(self, ta_batch *batch, int n_outputs) noexcept nogil
     cdef int _run_again(self, ta_batch *batch, int n_inputs, int n_outputs) noexcept nogil
     cdef int _take_outputs(self, ta_batch *batch, int n_outputs) noexcept nogil
     cdef void _learn(self, ta_batch *batch, int index) noexcept nogil

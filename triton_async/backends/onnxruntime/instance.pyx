@@ -1,7 +1,7 @@
 """Instances: a batch is gathered, run by ONNX Runtime and its outputs handed over, all without the GIL.
 
-`Run` with our own slabs as outputs was measured against IO binding and against outputs that ONNX Runtime
-allocates: bench/micro/onnxruntime_binding.py.
+`Run` into our own slabs is cheaper than IO binding and than outputs that the engine allocates:
+bench/results/micro-onnxruntime.md.
 """
 
 cimport cython
@@ -20,12 +20,14 @@ from triton_async.backends.onnxruntime.session cimport Session
 from triton_async.backends.onnxruntime.values cimport (
     SHAPE_KNOWN,
     SHAPE_NEVER,
+    SHAPE_SEEN,
     SHAPE_UNKNOWN,
     Port,
     fail,
     lease_output,
     set_release_table,
     take_output,
+    untouched,
     wrap_input,
 )
 from triton_async.datatypes cimport DT_BYTES, itemsize
@@ -128,8 +130,9 @@ cdef class OnnxRuntimeInstance(ModelInstance):
             self.order[at] = i
             self.run_values[at] = NULL
             at += 1
-            if port.shape == SHAPE_KNOWN and lease_output(&self.engine, port, batch, &batch.outputs[i],
-                                                          &self.run_values[at - 1]) < 0:
+            if port.shape != SHAPE_SEEN and port.shape != SHAPE_KNOWN:
+                continue
+            if lease_output(&self.engine, port, batch, &batch.outputs[i], &self.run_values[at - 1]) < 0:
                 self._release(self.n_inputs, at)
                 return -1
         return at - self.n_inputs
@@ -145,12 +148,25 @@ cdef class OnnxRuntimeInstance(ModelInstance):
         batch.compute_output_start_ns = ta_now_ns()
         if status != NULL:
             fail(&self.engine, batch, status)
+        if batch.failed or not self._written(batch, n_outputs):
             if self._run_again(batch, n_inputs, n_outputs) < 0:
                 return -1
         return self._take_outputs(batch, n_outputs)
 
-    # After a failed run: once more with every output made by the engine, in case the failure was that an output
-    # has not the shape it always had. -1, and the first failure stands, when that is not it.
+    # Whether the slabs of all leased outputs hold the outputs.
+    cdef bint _written(self, ta_batch *batch, int n_outputs) noexcept nogil:
+        cdef Port *port
+        cdef int i
+        for i in range(self.n_inputs, self.n_inputs + n_outputs):
+            port = &self.ports[self.n_inputs + self.order[i]]
+            if port.shape == SHAPE_SEEN:
+                if untouched(&batch.outputs[self.order[i]]):
+                    return False
+                port.shape = SHAPE_KNOWN
+        return True
+
+    # After a run that failed or did not write its outputs: once more with every output made by the engine, in case
+    # it was that an output has not the shape it always had. -1 when that is not it.
     cdef int _run_again(self, ta_batch *batch, int n_inputs, int n_outputs) noexcept nogil:
         cdef ort_status *status
         cdef bint leased = False
@@ -204,7 +220,7 @@ cdef class OnnxRuntimeInstance(ModelInstance):
         for i in range(port.rank):
             if output.dims[i] != (batch.rows if port.dims[i] < 0 else port.dims[i]):
                 return
-        port.shape = SHAPE_KNOWN
+        port.shape = SHAPE_SEEN
 
     cdef void _release(self, int first, int end) noexcept nogil:
         cdef int i

@@ -37,8 +37,10 @@ class SessionSettings:
     run_entries: tuple[tuple[str, str], ...] = ()
 
 
-# Reads what a model declares: nothing is optimised and no thread started.
-INSPECT = SessionSettings(intra_op_threads=1, inter_op_threads=1, graph_level=0)
+# Reads what a model declares: nothing is optimised, no weight repacked and no thread started.
+INSPECT = SessionSettings(
+    intra_op_threads=1, inter_op_threads=1, graph_level=0, entries=(("session.disable_prepacking", "1"),)
+)
 
 
 def session_settings(config: ModelConfig) -> SessionSettings:
@@ -51,6 +53,9 @@ def session_settings(config: ModelConfig) -> SessionSettings:
     parameters = config.parameters
     where = f"model '{config.name}': parameter"
     arena = _flag(where, parameters, "enable_mem_arena", True)
+    # The engine keeps a memory plan for each shape it has seen, for as long as it lives: with dims that requests
+    # choose that is a leak that clients control.
+    dynamic = any(-1 in io.model_dims for io in config.inputs)
     return SessionSettings(
         # Sessions of one model share the pool; the engine's own choice would pin its threads to cores, the same
         # ones for every model, and knows nothing of a container's CPU quota.
@@ -59,7 +64,7 @@ def session_settings(config: ModelConfig) -> SessionSettings:
         parallel=_execution_mode(where, parameters),
         graph_level=_LEVELS[config.graph_level],
         mem_arena=arena,
-        mem_pattern=_flag(where, parameters, "enable_mem_pattern", True),
+        mem_pattern=_flag(where, parameters, "enable_mem_pattern", not dynamic),
         shared=_flag(where, parameters, "share_session_between_instances", True),
         entries=_entries(parameters),
         run_entries=_run_entries(where, parameters, arena),

@@ -4,6 +4,7 @@ cimport cython
 
 from triton_async.backends.onnxruntime.api cimport Environment, Library, ort_run_options, ort_session
 
+
 # Immutable once made; any number of threads may run it at the same time.
 @cython.final
 cdef class Session:

@@ -87,10 +87,13 @@ cdef class Session:
         self.initializers = self._describe(2)
 
     def __dealloc__(self):
-        if self.run_options != NULL:
-            ort_release_run_options(self.library.api, self.run_options)
-        if self.session != NULL:
-            ort_release_session(self.library.api, self.session)
+        cdef ort_table api = self.library.api if self.library is not None else NULL
+        # Frees weights and joins threads: not while the event loop waits for the GIL.
+        with nogil:
+            if self.run_options != NULL:
+                ort_release_run_options(api, self.run_options)
+            if self.session != NULL:
+                ort_release_session(api, self.session)
 
     def model_io(self):
         """Inputs, those with a default marked optional, and outputs: a config ModelIO."""

@@ -16,15 +16,18 @@ ctypedef struct Engine:
     ta_slab_pool *pool
 
 # An output may be written straight into a slab of ours, which is cheaper than taking over the engine's memory,
-# but only if its shape is known before the run. What a model declares is not always true, and a run into a slab
-# of the wrong shape fails, so the declaration is believed once a run has confirmed it.
+# but only if its shape is known before the run and the engine does write there. What a model declares is not
+# always true (a run into a slab of the wrong shape fails), and an output that is an input of the graph stays where
+# it is (the slab would keep what it held before), so both are seen to be so before they are relied on.
 #
-#   UNKNOWN --first run of the declared shape--> KNOWN --a run fails, then works without--> NEVER
-#      |---first run of another shape-----------------------------------------------------> NEVER
+#   UNKNOWN --a run gave the declared shape--> SEEN --a run wrote into the slab--> KNOWN
+#      |                                         |                                   |
+#      +--another shape--> NEVER <--not written--+----a run fails, and not without---+
 cdef enum Shape:
     SHAPE_UNKNOWN = 0
-    SHAPE_KNOWN = 1
-    SHAPE_NEVER = 2
+    SHAPE_SEEN = 1
+    SHAPE_KNOWN = 2
+    SHAPE_NEVER = 3
 
 # One input or output of the signature as the model has it.
 ctypedef struct Port:
@@ -42,9 +45,12 @@ ctypedef struct Port:
 cdef int wrap_input(const Engine *engine, const Port *port, ta_batch *batch, ta_tensor *input,
                     ort_value **value) noexcept nogil
 
-# Leases memory for an output of known shape and makes a value over it.
+# Leases memory for an output of seen or known shape and makes a value over it.
 cdef int lease_output(const Engine *engine, const Port *port, ta_batch *batch, ta_tensor *output,
                       ort_value **value) noexcept nogil
+
+# Whether a run left the slab of an output of seen shape as lease_output marked it.
+cdef bint untouched(const ta_tensor *output) noexcept nogil
 
 # Fills `output` from a value that the engine made. Takes the value over: it is released or, where its memory
 # serves as the output's, owned by `output`.

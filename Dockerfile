@@ -1,0 +1,29 @@
+# CPU image: `docker build -t triton-async .`, then
+# `docker run --rm -p8000:8000 -p8001:8001 -p8002:8002 -v "$PWD/models:/models:ro" triton-async`
+
+FROM python:3.12-slim-bookworm AS build
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev libnghttp2-dev \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY pyproject.toml setup.py README.md ./
+COPY csrc csrc
+COPY protos protos
+COPY triton_async triton_async
+RUN python -m venv /opt/triton-async && /opt/triton-async/bin/pip install --no-cache-dir .
+
+FROM python:3.12-slim-bookworm AS cpu
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends libnghttp2-14 \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --uid 1000 triton-server \
+    && mkdir /models
+COPY --from=build /opt/triton-async /opt/triton-async
+ENV PATH=/opt/triton-async/bin:$PATH
+USER triton-server
+EXPOSE 8000 8001 8002
+HEALTHCHECK --start-period=60s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=2)"]
+# Model servers are told to stop with SIGTERM; in-flight requests finish within --exit-timeout-secs.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["triton-async"]
+CMD ["--model-repository=/models"]

@@ -1,0 +1,41 @@
+"""The models that the end-to-end benchmarks serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.conformance.models import Model, Tensor, write_repository
+
+ELEMENTS = 16
+IDENTITY = "identity"
+BUILT_IN = "identity_built_in"
+
+# The dims are dynamic, so that the echo check can send other shapes than the load does.
+_IDENTITY = Model(
+    IDENTITY,
+    (Tensor("INPUT0", "FP32", (-1,)),),
+    (Tensor("OUTPUT0", "FP32", (-1,)),),
+    (("copy", "INPUT0"),),
+    8,
+)
+_BUILT_IN_CONFIG = f"""name: "{BUILT_IN}"
+backend: "identity"
+max_batch_size: 8
+input {{ name: "INPUT0" data_type: TYPE_FP32 dims: [ -1 ] }}
+output {{ name: "OUTPUT0" data_type: TYPE_FP32 dims: [ -1 ] }}
+instance_group {{ count: 1 kind: KIND_CPU }}
+"""
+
+
+def triton_repository(root: Path) -> Path:
+    """The identity for the real server's Python backend."""
+    return write_repository(root, (_IDENTITY,), "python")
+
+
+def our_repository(root: Path) -> Path:
+    """The identity as ONNX, and for the built-in identity backend."""
+    write_repository(root, (_IDENTITY,), "onnx")
+    folder = root / BUILT_IN
+    (folder / "1").mkdir(parents=True)
+    (folder / "config.pbtxt").write_text(_BUILT_IN_CONFIG)
+    return root

@@ -1,0 +1,80 @@
+"""Turns measurements into a JSON document and a markdown table."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .perf import Window
+
+# (server, protocol, concurrency) -> the windows of all rounds
+Results = dict[tuple[str, str, int], list[Window]]
+_FIELDS = ("infer_per_s", "p50_us", "p99_us", "cpu_us")
+
+
+def machine() -> dict[str, Any]:
+    """CPU model and number of cores that this process may use."""
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    model = names[0].split(":", 1)[1].strip() if names else platform.processor()
+    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
+
+
+def commit() -> str:
+    """The commit that is checked out, marked when the tree differs from it."""
+    run = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return run.stdout.strip() or "unknown"
+
+
+def header() -> dict[str, Any]:
+    """Where, when and how a measurement was made."""
+    now = datetime.datetime.now(datetime.UTC)
+    command = " ".join(["python -m bench.e2e", *sys.argv[1:]])
+    return {"machine": machine(), "date": f"{now:%Y-%m-%d}", "commit": commit(), "command": command}
+
+
+def medians(results: Results) -> list[dict[str, Any]]:
+    """One row per server, protocol and concurrency; the ratio is to the first server's throughput."""
+    rows = []
+    first = next(iter(results))[0]
+    for (server, protocol, concurrency), windows in results.items():
+        row: dict[str, Any] = {"server": server, "protocol": protocol, "concurrency": concurrency}
+        for field in _FIELDS:
+            row[field] = round(statistics.median(getattr(window, field) for window in windows), 1)
+        row["rounds"] = [round(window.infer_per_s, 1) for window in windows]
+        base = statistics.median(window.infer_per_s for window in results[first, protocol, concurrency])
+        row["ratio"] = round(row["infer_per_s"] / base, 3)
+        rows.append(row)
+    return rows
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A markdown table."""
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    lines += [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def save(
+    title: str, out: Path, columns: Sequence[str], keys: Sequence[str], rows: list[dict[str, Any]]
+) -> str:
+    """Writes `out`.json and `out`.md; returns the markdown."""
+    head = header()
+    body = table(columns, [[row.get(key, "") for key in keys] for row in rows])
+    where = f"{head['machine']['cpu']}, {head['machine']['cores']} cores"
+    text = (
+        f"# {title}\n\n{where} · {head['date']} · commit {head['commit']}\n\n`{head['command']}`\n\n{body}\n"
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix(".json").write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
+    out.with_suffix(".md").write_text(text)
+    return text

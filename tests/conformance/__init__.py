@@ -1,0 +1,1 @@
+"""Compares triton-async with the real tritonserver, live or through its recorded answers."""

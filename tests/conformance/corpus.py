@@ -1,0 +1,15 @@
+"""The whole corpus, and the groups it is replayed in."""
+
+from __future__ import annotations
+
+from . import corpus_control, corpus_grpc, corpus_http_bad, corpus_http_infer, corpus_http_info
+from .cases import Case
+
+# Each group is recorded in one file and replayed in order against one start of a server.
+GROUPS: dict[str, tuple[Case, ...]] = {
+    "http_info": corpus_http_info.CASES,
+    "http_infer": corpus_http_infer.CASES,
+    "http_bad": corpus_http_bad.CASES,
+    "grpc": corpus_grpc.CASES,
+    "control": corpus_control.CASES,
+}

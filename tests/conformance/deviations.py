@@ -1,0 +1,251 @@
+"""Where we answer otherwise than tritonserver 2.51 on purpose: what we answer, and why.
+
+Every entry is also a row of docs/compatibility.md; a test keeps the two together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from .normalise import canonical
+from .wire import Answer
+
+
+@dataclasses.dataclass(frozen=True)
+class Deviation:
+    """What we answer: a status or code out of `results`, and an error that `error` matches in full.
+
+    `error` "" asks for no error at all, None for any. With `answer` the whole answer has to be this.
+    """
+
+    why: str
+    results: tuple[object, ...] = ()
+    error: str | None = None
+    answer: Answer | None = None
+
+    def allows(self, given: Answer) -> bool:
+        """True when `given` is what we mean to answer."""
+        if self.answer is not None:
+            return canonical(self.answer) == canonical(given)
+        if given.get("dropped"):
+            return "dropped" in self.results
+        if given.get("status", given.get("code")) not in self.results:
+            return False
+        document = given.get("json")
+        text = document.get("error", "") if isinstance(document, dict) else given.get("message", "")
+        return self.error is None or re.fullmatch(self.error, text, re.DOTALL) is not None
+
+
+_UNKNOWN_ID = r"\[request id: <id_unknown>\] "
+_BAD = (400,)
+
+_WRAP_WHY = "A number that does not fit its datatype wraps in the real server: the model gets another number."
+_WRAPS = Deviation(_WRAP_WHY, _BAD)
+_TYPED_WRAPS = Deviation(_WRAP_WHY, ("INVALID_ARGUMENT",))
+_NESTING = Deviation(
+    "The real server flattens `data` of any nesting, so a client's mistake in a shape goes unseen. We take "
+    "flat data or data nested as the shape says.",
+    _BAD,
+)
+_TOO_BIG = Deviation(
+    "The real server reserves memory for the shape before it looks at the data: it crashes or hangs. "
+    "We check the size first.",
+    _BAD,
+)
+_DUPLICATE = "(release 2.73) A requested output named twice is refused; 2.51 answers it once."
+_CORRUPT = Deviation(
+    "The real server goes on with what it could decompress, at worst with nothing, which it then takes for a "
+    "raw binary tensor. We say that the body is corrupt.",
+    _BAD,
+)
+_LENGTH = Deviation(
+    "(release 2.73) A length that is not a number is refused; 2.51 reads the digits in front, and where "
+    "there are none takes the JSON for a raw binary tensor.",
+    _BAD,
+    r"Unable to parse Inference-Header-Content-Length, got: .*",
+)
+_LENGTH_RANGE = Deviation(
+    "(release 2.73) A length that does not fit is refused with its own message.",
+    _BAD,
+    r"Unable to parse Inference-Header-Content-Length, value is out of range .*",
+)
+_FRAMING = Deviation(
+    "The real server closes the connection without a word; we answer 400 first.", (400, "dropped")
+)
+_GARBAGE = Deviation(
+    "The real server says nothing about a message on a stream that it cannot read.", ("INTERNAL",)
+)
+
+
+def _strict(code: str) -> Deviation:
+    """With metadata triton_grpc_error an error ends the stream; 2.51 does so for errors of execution only."""
+    why = (
+        "(release 2.73) With metadata `triton_grpc_error` a refused request ends the stream with its status."
+    )
+    return Deviation(why, (code, "OK"))
+
+
+DEVIATIONS: dict[str, Deviation] = {
+    # JSON and typed numbers that do not fit their datatype
+    "input-data-over-int32": _WRAPS,
+    "uint8-over": _WRAPS,
+    "uint16-over": _WRAPS,
+    "uint32-over": _WRAPS,
+    "int8-over": _WRAPS,
+    "int16-under": _WRAPS,
+    "grpc-typed-int8-over": _TYPED_WRAPS,
+    "grpc-typed-uint8-over": _TYPED_WRAPS,
+    # `data` nested otherwise than the shape
+    "data-nested-differently": _NESTING,
+    "data-nested-unevenly": _NESTING,
+    "data-nested-too-deep": _NESTING,
+    "input-data-mixed-nest": _NESTING,
+    "input-data-nested-101": Deviation(
+        "(release 2.73) Nesting is limited to 100; 2.51 recurses without limit.",
+        _BAD,
+        r"Unable to parse 'data': JSON nesting depth exceeds maximum allowed limit \(100\)",
+    ),
+    # Sizes
+    "input-shape-max": _TOO_BIG,
+    "input-shape-large": _TOO_BIG,
+    "input-shape-huge": Deviation(
+        "(release 2.73) A shape whose element count overflows is refused as such.",
+        _BAD,
+        r"invalid shape for input 'INPUT0': shape \[4611686018427387904,4\] "
+        r"causes total element count to exceed maximum size of 9223372036854775807",
+    ),
+    "input-shape-over-int64": Deviation(
+        "The real server takes the dimension for a negative one and then stumbles over the data.",
+        (400, 500),
+    ),
+    "grpc-shape-huge": Deviation(
+        "The byte size overflows to 0 in the real server and only by luck is not the size of the data. "
+        "We refuse the shape.",
+        ("INVALID_ARGUMENT",),
+    ),
+    "grpc-shape-negative-batch": Deviation(
+        "The real server takes batch size -1 for 4294967295 and complains about bytes.",
+        ("INVALID_ARGUMENT",),
+        _UNKNOWN_ID + r"All input dimensions should be specified for input 'INPUT0' "
+        r"for model 'identity_int32', got \[-1,2\]",
+    ),
+    # Classification
+    "class-bytes": Deviation("The real server crashes.", _BAD),
+    "class-empty": Deviation("The real server crashes.", (200, 400)),
+    # Outputs and inputs
+    "duplicate-output": Deviation(
+        _DUPLICATE, _BAD, _UNKNOWN_ID + "output 'OUTPUT0' already exists in request"
+    ),
+    "grpc-duplicate-output": Deviation(
+        _DUPLICATE, ("INVALID_ARGUMENT",), _UNKNOWN_ID + "output 'OUTPUT0' already exists in request"
+    ),
+    "missing-required-of-optional": Deviation(
+        "The real server only counts: an optional input makes up for a required one.",
+        _BAD,
+        _UNKNOWN_ID
+        + r"expected number of inputs between 1 and 2 but got 1 inputs for model 'optional'\. "
+        + r"Got input\(s\) \['INPUT1'\], but missing required input\(s\) \['INPUT0'\]\. "
+        + r"Please provide all required input\(s\)\.",
+    ),
+    "grpc-raw-too-many": Deviation(
+        "The real server ignores raw contents that belong to no input; we may refuse them.",
+        ("INVALID_ARGUMENT", "OK"),
+    ),
+    # Compression
+    "deflate-raw-in": _CORRUPT,
+    "gzip-corrupt": _CORRUPT,
+    "gzip-not": _CORRUPT,
+    "gzip-cut": _CORRUPT,
+    "gzip-trailing": Deviation(
+        "The real server ignores what follows the gzip stream. We may refuse it as corrupt.", (200, 400)
+    ),
+    "deflate-corrupt": _CORRUPT,
+    # Header lengths and framing
+    "header-length-text": _LENGTH,
+    "header-length-empty": _LENGTH,
+    "header-length-text-after": _LENGTH,
+    "header-length-float": _LENGTH,
+    "header-length-hex": _LENGTH,
+    "header-length-underscore": _LENGTH,
+    "header-length-plus": Deviation(
+        "A plus sign is no part of a length in HTTP; we may refuse it.", (200, 400)
+    ),
+    "header-length-twice": Deviation(
+        "The real server takes the first of two contradicting lengths. We refuse them.", _BAD
+    ),
+    "header-length-over-int": _LENGTH_RANGE,
+    "header-length-over-uint64": _LENGTH_RANGE,
+    "content-length-text": _FRAMING,
+    "content-length-negative": _FRAMING,
+    "content-length-over": _FRAMING,
+    "chunk-size-bad": _FRAMING,
+    "not-http": _FRAMING,
+    "lower-case-method": Deviation(
+        "The real server closes the connection. Methods are case sensitive: `get` is an unknown one.",
+        (400, 405, "dropped"),
+    ),
+    "transfer-encoding-unknown": Deviation(
+        "The real server ignores a transfer coding it does not know, which invites request smuggling.",
+        (400, 501),
+    ),
+    # Texts
+    "bytes-not-utf8-json": Deviation(
+        "The real server writes the bytes into the JSON as they are, which no JSON parser takes. "
+        "We ask for the binary format.",
+        _BAD,
+    ),
+    "json-not-utf8": Deviation(
+        "The real server echoes the bytes in its error, which is then no JSON.", (400, 500)
+    ),
+    "json-duplicate-inputs": Deviation(
+        "A member given twice: the real server takes the first, we the last or none.", (200, 400)
+    ),
+    "json-bom": Deviation("The real server skips a byte order mark, which JSON does not allow.", (400, 500)),
+    "absolute-uri": Deviation(
+        "Both answer; ours may refuse a proxy's form of the request line.", (200, 400, 404)
+    ),
+    # Repository
+    "index-ready-text": Deviation(
+        "(release 2.73) A wrong type in the body is the client's mistake: 400 instead of 500.",
+        _BAD,
+        "Invalid value for 'ready': expected a boolean",
+    ),
+    "control-load-dots": Deviation(
+        "(release 2.73) 2.51 walks out of the repository.",
+        _BAD,
+        r"invalid model name '\.\.', model name must not contain path traversal characters",
+    ),
+    "control-grpc-load-path": Deviation(
+        "(release 2.73) 2.51 walks out of the repository.",
+        ("INVALID_ARGUMENT",),
+        r"invalid model name '\.\./first', model name must not contain path traversal characters",
+    ),
+    "control-grpc-load-empty-name": Deviation(
+        "(release 2.73) An empty name has its own message.",
+        ("INVALID_ARGUMENT",),
+        r"Model name cannot be empty\. Please enter a valid name to deploy\.",
+    ),
+    "control-load-broken-model": Deviation(
+        "The reason is the backend's: a Python syntax error there, ONNX Runtime's message here.",
+        _BAD,
+        r"load failed for model 'broken_model': version 1 is at UNAVAILABLE state: Internal: .*;\n",
+    ),
+    # Streams
+    "grpc-stream-garbage": _GARBAGE,
+    "grpc-stream-strict-unknown-model": _strict("NOT_FOUND"),
+    "grpc-stream-strict-validation": _strict("INVALID_ARGUMENT"),
+}
+
+
+def disagreement(case_id: str, given: Answer, real: Answer) -> str:
+    """What is wrong with our answer, given the real server's; "" when nothing is."""
+    deviation = DEVIATIONS.get(case_id)
+    if deviation is None:
+        same = canonical(given) == canonical(real)
+        return "" if same else f"{case_id}:\n  we answer {canonical(given)}\n  and not   {canonical(real)}"
+    return (
+        ""
+        if deviation.allows(given)
+        else f"{case_id}:\n  we answer {canonical(given)}\n  and not   {deviation}"
+    )

@@ -1,0 +1,126 @@
+"""Takes out of an answer what differs by nature: clocks, the server's version, the backend's name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from .wire import Answer
+
+# Keys of a model config that say which backend serves the model and from which file.
+_BACKEND_KEYS = ("platform", "backend", "default_model_filename")
+
+
+def _without(document: Any, names: tuple[str, ...]) -> Any:
+    """A copy without the members `names` at the top."""
+    return {key: value for key, value in document.items() if key not in names}
+
+
+def _mask_config(document: Any) -> Any:
+    """Drops the backend; over gRPC the config lies one level down."""
+    if "config" in document:
+        return {**document, "config": _without(document["config"], _BACKEND_KEYS)}
+    return _without(document, _BACKEND_KEYS)
+
+
+def _mask_stats(document: Any) -> Any:
+    """Keeps counts and drops times; whether a time is zero is kept."""
+    if isinstance(document, list):
+        return [_mask_stats(item) for item in document]
+    if not isinstance(document, dict):
+        return document
+    return {
+        key: ("zero" if int(value) == 0 else "time")
+        if key in ("ns", "last_inference") and not isinstance(value, dict)
+        else _mask_stats(value)
+        for key, value in document.items()
+    }
+
+
+def _mask_stats_names(document: Any) -> Any:
+    """Keeps which models are listed, in which order."""
+    return [[item["name"], item["version"]] for item in document.get("model_stats", [])]
+
+
+def _mask_reasons(document: Any) -> Any:
+    """Keeps whether there is a reason: its text is the backend's or the parser's."""
+    if not isinstance(document, list):
+        return document
+    keep = ("", "unloaded")
+    return [
+        {key: ("given" if key == "reason" and value not in keep else value) for key, value in item.items()}
+        for item in document
+    ]
+
+
+_SERIES = re.compile(r'(\w+)\{([^}]*model="counted"[^}]*)\} (\d+)')
+
+
+def _mask_metrics(text: str) -> Any:
+    """Types of the inference families and the series of one model; order is free, durations are times."""
+    types = dict(re.findall(r"# TYPE (nv_inference_\w+) (\w+)", text))
+    series = {
+        f"{name}{{{labels}}}": "time" if name.endswith("_us") else int(value)
+        for name, labels, value in _SERIES.findall(text)
+        if name in types
+    }
+    return {"types": dict(sorted(types.items())), "series": dict(sorted(series.items()))}
+
+
+_MASKS: dict[str, Callable[[Any], Any]] = {
+    "config": _mask_config,
+    "stats": _mask_stats,
+    "stats-names": _mask_stats_names,
+    "server": lambda document: _without(document, ("version",)),
+    "reasons": _mask_reasons,
+}
+
+
+# The real server prints these names in the order of a hash table.
+_GOT = re.compile(r"Got input\(s\) \[([^\]]*)\]")
+_BATCH = re.compile(r"input '\w+' batch size does not match other inputs")
+
+
+def _order_free(text: str) -> str:
+    """An error text without the order of names that the real server's hash table gives it."""
+    text = _GOT.sub(lambda match: f"Got input(s) [{','.join(sorted(match[1].split(',')))}]", text)
+    return _BATCH.sub("input '*' batch size does not match other inputs", text)
+
+
+def _apply(mask: str, document: Any) -> Any:
+    """One document, masked; model metadata loses its platform under every mask."""
+    if isinstance(document, dict) and isinstance(document.get("error"), str):
+        return {**document, "error": _order_free(document["error"])}
+    if isinstance(document, dict) and "platform" in document and "versions" in document:
+        document = _without(document, ("platform",))
+    return _MASKS[mask](document) if mask else document
+
+
+def _comparable_headers(answer: Answer) -> dict[str, str]:
+    """Headers that a client acts on: those of an answer with content."""
+    headers = dict(answer.get("headers", {}))
+    if answer["status"] != 200 or not any(key in answer for key in ("json", "text", "base64")):
+        headers.pop("content-type", None)
+    return headers
+
+
+def normalise(mask: str, answer: Answer) -> Answer:
+    """The answer as it is recorded and compared."""
+    result = dict(answer)
+    if "status" in result:
+        result["headers"] = _comparable_headers(result)
+        if "json" in result:
+            result["json"] = _apply(mask, result["json"])
+        if mask == "metrics" and "text" in result:
+            result["metrics"] = _mask_metrics(result.pop("text"))
+    elif "responses" in result:
+        result["message"] = _order_free(result["message"])
+        result["responses"] = [_apply(mask, response) for response in result["responses"]]
+    return {key: value for key, value in result.items() if value not in ({}, [], "")}
+
+
+def canonical(answer: Answer) -> str:
+    """A text that is equal for equal answers: NaN equals itself, 1 differs from 1.0."""
+    return json.dumps(answer, sort_keys=True)

@@ -1,0 +1,123 @@
+"""ONNX models made on the fly, and what it takes to run requests through them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from triton_async.backends.base import LoadContext, ModelInstance, execute_requests
+from triton_async.backends.onnxruntime import OnnxRuntimeBackend
+from triton_async.config.load import load
+from triton_async.config.model_config import ModelConfig
+from triton_async.infer.request import InferRequest, RequestedOutput
+from triton_async.infer.response import InferResponse
+from triton_async.infer.signature import ModelSignature, TensorSpec
+from triton_async.infer.tensor import Tensor, decode_bytes, from_numpy
+from triton_async.memory.slab import SlabPool
+
+FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
+
+Dims = Sequence[int | str] | None
+
+
+def tensor(name: str, element_type: int, dims: Dims) -> Any:
+    return helper.make_tensor_value_info(name, element_type, dims)
+
+
+def model(
+    nodes: Iterable[Any],
+    inputs: Iterable[Any],
+    outputs: Iterable[Any],
+    initializers: Iterable[Any] = (),
+    opset: int = 17,
+) -> Any:
+    graph = helper.make_graph(list(nodes), "graph", list(inputs), list(outputs), list(initializers))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+
+
+def node(operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> Any:
+    return helper.make_node(operator, list(inputs), list(outputs), **attributes)
+
+
+def identity(element_type: int, dims: Dims) -> Any:
+    return model([node("Identity", ["x"], ["y"])], [tensor("x", element_type, dims)], [tensor("y", element_type, dims)])
+
+
+def add_sub(dims: Dims = ("n", 16)) -> Any:
+    return model(
+        [node("Add", ["INPUT0", "INPUT1"], ["OUTPUT0"]), node("Sub", ["INPUT0", "INPUT1"], ["OUTPUT1"])],
+        [tensor(name, FLOAT, dims) for name in ("INPUT0", "INPUT1")],
+        [tensor(name, FLOAT, dims) for name in ("OUTPUT0", "OUTPUT1")],
+    )
+
+
+def write(root: Path, made: Any, config: str | None = None, name: str = "m") -> Path:
+    """A model directory with this model as version 1."""
+    directory = root / name
+    (directory / "1").mkdir(parents=True)
+    onnx.save(made, directory / "1" / "model.onnx")
+    if config is not None:
+        (directory / "config.pbtxt").write_text(config)
+    return directory
+
+
+def signature_of(config: ModelConfig) -> ModelSignature:
+    return ModelSignature(
+        config.name,
+        1,
+        [TensorSpec(io.name, io.datatype, io.dims, io.reshape, io.optional) for io in config.inputs],
+        [TensorSpec(io.name, io.datatype, io.dims, io.reshape) for io in config.outputs],
+        config.max_batch_size,
+    )
+
+
+class Loaded:
+    """A model directory, configured and loaded as the server does it, with one instance."""
+
+    def __init__(self, directory: Path, pool: SlabPool, backend_config: dict[str, str] | None = None) -> None:
+        backend = OnnxRuntimeBackend()
+        self.config = load(
+            directory, directory.name, inspect=lambda name, path, proto: backend.inspect(path, proto)
+        )
+        self.signature = signature_of(self.config)
+        path = directory / "1" / self.config.default_model_filename
+        self.context = LoadContext(self.config, 1, path, self.signature, pool, backend_config or {})
+        self.model = backend.load(self.context)
+        self.instance = self.make_instance("m_0")
+
+    def make_instance(self, name: str) -> ModelInstance:
+        return self.model.create_instance(name, self.config.instance_groups[0], 0)
+
+    def run(self, *requests: InferRequest) -> list[InferResponse]:
+        return execute_requests(self.instance, self.signature, requests)
+
+    def run_one(self, **arrays: Any) -> dict[str, Any]:
+        """Outputs by name of one request; raises its error."""
+        return values(self.run(request(**arrays))[0])
+
+
+def request(*wanted: str, **arrays: Any) -> InferRequest:
+    """A request with these inputs (arrays or Tensors) and requested outputs."""
+    inputs = [
+        array if isinstance(array, Tensor) else from_numpy(name, np.asarray(array)) for name, array in arrays.items()
+    ]
+    return InferRequest("m", inputs=inputs, outputs=[RequestedOutput(name) for name in wanted])
+
+
+def values(response: InferResponse) -> dict[str, Any]:
+    """Outputs by name as arrays; strings as an object array of bytes. Raises the response's error."""
+    if response.error is not None:
+        raise response.error
+    return {output.name: value(output) for output in response.outputs}
+
+
+def value(output: Tensor) -> Any:
+    if output.datatype == 13:
+        array = np.array([*decode_bytes(output), None], dtype=object)[:-1]
+        return array.reshape(output.shape)
+    return output.numpy().copy()

@@ -1,0 +1,298 @@
+"""Loading ONNX models: what their configs may ask for, what is refused and in which words."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from google.protobuf import text_format
+from onnx import helper
+from onnx_models import FLOAT, INT64, Loaded, add_sub, identity, model, node, tensor, write
+
+from triton_async.backends.base import LoadContext
+from triton_async.backends.onnxruntime import OnnxRuntimeBackend
+from triton_async.backends.onnxruntime import options as options_module
+from triton_async.backends.onnxruntime.options import SessionSettings, global_threads, session_settings, usable_cores
+from triton_async.config.model_config import ModelConfig, freeze
+from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable, Unsupported
+from triton_async.infer.signature import ModelSignature
+from triton_async.memory.slab import SlabPool
+from triton_async.protos import ModelConfig as ModelConfigProto
+
+
+def parameters(**given: str) -> ModelConfig:
+    proto = ModelConfigProto(name="m")
+    for key, value in given.items():
+        proto.parameters[key].string_value = value
+    return freeze(proto)
+
+
+def entry(key: str, value: str) -> str:
+    return f"parameters {{ key: '{key}' value {{ string_value: '{value}' }} }}\n"
+
+
+def test_inspect_does_not_end_up_in_the_models_environment(tmp_path: Path, pool: SlabPool) -> None:
+    # A model is inspected before the first load says that thread pools are global.
+    directory = write(tmp_path, add_sub())
+    loaded = Loaded(directory, pool, {"enable-global-threadpool": "1", "intra_op_thread_count": "2"})
+    ones = np.ones((1, 16), np.float32)
+    assert loaded.run_one(INPUT0=ones, INPUT1=ones)["OUTPUT0"].tolist() == [[2.0] * 16]
+
+
+def test_models_are_inspected_and_loaded_in_parallel(tmp_path: Path, pool: SlabPool) -> None:
+    directories = [write(tmp_path, add_sub(), name=f"m{i}") for i in range(8)]
+    backend = OnnxRuntimeBackend()
+    found: list[object] = []
+
+    def work(directory: Path) -> None:
+        path = directory / "1" / "model.onnx"
+        model_io = backend.inspect(path, None)
+        proto = ModelConfigProto(name=directory.name, max_batch_size=4)
+        for target, tensors in ((proto.input, model_io.inputs), (proto.output, model_io.outputs)):
+            for info in tensors:
+                target.add(name=info.name, data_type=info.datatype, dims=info.dims[1:])
+        context = LoadContext(freeze(proto), 1, path, ModelSignature("m", 1, [], []), pool, {})
+        found.append(backend.load(context))
+
+    threads = [threading.Thread(target=work, args=(directory,)) for directory in directories]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+
+
+def test_a_folder_with_external_data(tmp_path: Path, pool: SlabPool) -> None:
+    weights = helper.make_tensor("w", FLOAT, [64, 64], np.eye(64, dtype=np.float32).tobytes(), raw=True)
+    made = model(
+        [node("MatMul", ["x", "w"], ["y"])],
+        [tensor("x", FLOAT, ["n", 64])],
+        [tensor("y", FLOAT, ["n", 64])],
+        [weights],
+    )
+    folder = tmp_path / "m" / "1" / "model.onnx"
+    folder.mkdir(parents=True)
+    onnx.save(made, folder / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert (folder / "weights.bin").stat().st_size >= 64 * 64 * 4
+    loaded = Loaded(tmp_path / "m", pool)
+    x = np.random.default_rng(0).random((2, 64), np.float32)
+    np.testing.assert_array_equal(loaded.run_one(x=x)["y"], x)
+
+    (folder / "weights.bin").unlink()
+    with pytest.raises(ServerError) as caught:
+        Loaded(tmp_path / "m", pool)
+    assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        (None, Unavailable, "unable to find 'model.onnx'"),
+        (b"", InvalidArg, "'model.onnx' is empty"),
+        (b"\x08\x07", InternalError, "onnx runtime error"),
+        (b"text, not a model", InternalError, "onnx runtime error 7: Load model from model.onnx failed"),
+    ],
+)
+def test_broken_models(
+    tmp_path: Path, pool: SlabPool, content: bytes | None, error: type[Exception], message: str
+) -> None:
+    directory = write(tmp_path, add_sub(), "backend: 'onnxruntime'")
+    path = directory / "1" / "model.onnx"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(error, match=message) as caught:
+        Loaded(directory, pool)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match=r"unable to find 'model\.onnx'"):
+        OnnxRuntimeBackend().inspect(tmp_path, None)
+
+
+FULL = """
+    name: "m" backend: "onnxruntime" max_batch_size: 4
+    input { name: "INPUT0" data_type: TYPE_FP32 dims: 16 }
+    input { name: "INPUT1" data_type: TYPE_FP32 dims: 16 }
+    output { name: "OUTPUT0" data_type: TYPE_FP32 dims: 16 }
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"INPUT1"', '"NOPE"', "unexpected inference input 'NOPE', allowed inputs are: INPUT0, INPUT1"),
+        ('"OUTPUT0"', '"NOPE"', "unexpected inference output 'NOPE', allowed outputs are: OUTPUT0, OUTPUT1"),
+        (
+            '"INPUT1" data_type: TYPE_FP32',
+            '"INPUT1" data_type: TYPE_INT32',
+            "configuration expects datatype TYPE_INT32 for input 'INPUT1', model provides TYPE_FP32",
+        ),
+        ("dims: 16 }\n    output", "dims: 8 }\n    output", "tensor 'INPUT1': the model expects 2 dimensions"),
+        ('"OUTPUT0" data_type: TYPE_FP32 dims: 16', '"OUTPUT0" data_type: TYPE_FP32 dims: -1', "tensor 'OUTPUT0'"),
+        ('input { name: "INPUT1" data_type: TYPE_FP32 dims: 16 }', "", "configuration expects 1 inputs"),
+    ],
+)
+def test_configs_that_are_not_the_models(tmp_path: Path, pool: SlabPool, old: str, new: str, message: str) -> None:
+    assert old in FULL
+    path = write(tmp_path, add_sub()) / "1" / "model.onnx"
+    config = freeze(text_format.Parse(FULL.replace(old, new), ModelConfigProto()))
+    with pytest.raises(InvalidArg, match=message.replace("'", ".")):
+        OnnxRuntimeBackend().load(LoadContext(config, 1, path, ModelSignature("m", 1, [], []), pool, {}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("instance_group { name: 'g' kind: KIND_GPU count: 1 gpus: 0 }", "instance group 'g' is of KIND_GPU"),
+        (
+            "optimization { execution_accelerators { cpu_execution_accelerator { name: 'openvino' } } }",
+            "execution accelerator 'openvino'",
+        ),
+        (
+            "optimization { execution_accelerators { gpu_execution_accelerator { name: 'tensorrt' } } }",
+            "execution accelerator 'tensorrt'",
+        ),
+        ("model_operations { op_library_filename: 'ops.so' }", "custom operator libraries"),
+    ],
+)
+def test_what_this_build_can_not_do_is_refused(tmp_path: Path, pool: SlabPool, text: str, message: str) -> None:
+    config = freeze(text_format.Parse(FULL + text, ModelConfigProto()))
+    path = write(tmp_path, add_sub()) / "1" / "model.onnx"
+    with pytest.raises(Unsupported, match=message):
+        OnnxRuntimeBackend().load(LoadContext(config, 1, path, ModelSignature("m", 1, [], []), pool, {}))
+
+
+def test_a_model_with_all_settings_runs(tmp_path: Path, pool: SlabPool) -> None:
+    config = "".join(
+        [
+            "optimization { graph { level: -1 } }",
+            entry("intra_op_thread_count", "2"),
+            entry("inter_op_thread_count", "2"),
+            entry("execution_mode", "1"),
+            entry("enable_mem_arena", "true"),
+            entry("enable_mem_pattern", "0"),
+            entry("memory.enable_memory_arena_shrinkage", "cpu:0"),
+            entry("session.intra_op.allow_spinning", "1"),
+            entry("session.use_device_allocator_for_initializers", "1"),
+            entry("share_session_between_instances", "false"),
+        ]
+    )
+    loaded = Loaded(write(tmp_path, add_sub(), config), pool)
+    ones = np.ones((1, 16), np.float32)
+    for _ in range(2):
+        assert loaded.run_one(INPUT0=ones, INPUT1=ones)["OUTPUT1"].tolist() == [[0.0] * 16]
+
+
+def test_settings_from_parameters() -> None:
+    settings = session_settings(
+        parameters(
+            **{
+                "intra_op_thread_count": "3",
+                "inter_op_thread_count": "2",
+                "execution_mode": "1",
+                "enable_mem_arena": "0",
+                "enable_mem_pattern": "False",
+                "session.intra_op.allow_spinning": "1",
+                "unknown": "ignored",
+            }
+        )
+    )
+    assert settings == SessionSettings(
+        intra_op_threads=3,
+        inter_op_threads=2,
+        parallel=True,
+        mem_arena=False,
+        mem_pattern=False,
+        entries=(("session.intra_op.allow_spinning", "1"), ("session.inter_op.allow_spinning", "0")),
+    )
+    assert session_settings(parameters()).intra_op_threads == usable_cores()
+    assert session_settings(parameters(share_session_between_instances="0")).shared is False
+
+
+def test_no_memory_plans_for_shapes_that_requests_choose() -> None:
+    proto = ModelConfigProto(name="m")
+    proto.input.add(name="x", data_type=11, dims=[3, -1])
+    assert session_settings(freeze(proto)).mem_pattern is False
+    proto.parameters["enable_mem_pattern"].string_value = "1"
+    assert session_settings(freeze(proto)).mem_pattern is True
+    proto.input[0].reshape.shape.extend([3, 4])
+    del proto.parameters["enable_mem_pattern"]
+    assert session_settings(freeze(proto)).mem_pattern is True
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("intra_op_thread_count", "two", "'intra_op_thread_count' is 'two', expected a number of threads"),
+        ("intra_op_thread_count", "-1", "expected a number of threads"),
+        ("inter_op_thread_count", "100000", "expected a number of threads"),
+        ("execution_mode", "2", r"expected 0 \(sequential\) or 1 \(parallel\)"),
+        ("enable_mem_arena", "maybe", "expected true, false, 1 or 0"),
+        ("memory.enable_memory_arena_shrinkage", "gpu:0", "the only arena of this build is 'cpu:0'"),
+    ],
+)
+def test_bad_parameters_are_named(key: str, value: str, message: str) -> None:
+    with pytest.raises(InvalidArg, match=message) as caught:
+        session_settings(parameters(**{key: value}))
+    assert str(caught.value).startswith(f"model 'm': parameter '{key}'")
+
+
+def test_shrinkage_needs_the_arena() -> None:
+    with pytest.raises(InvalidArg, match="needs 'enable_mem_arena'"):
+        session_settings(parameters(**{"memory.enable_memory_arena_shrinkage": "cpu:0", "enable_mem_arena": "0"}))
+
+
+@pytest.mark.parametrize(("level", "expected"), [(-1, 1), (0, 99), (1, 2), (2, 0)])
+def test_graph_levels(level: int, expected: int) -> None:
+    proto = ModelConfigProto(name="m")
+    proto.optimization.graph.level = level
+    assert session_settings(freeze(proto)).graph_level == expected
+
+
+def test_an_unknown_graph_level_is_refused() -> None:
+    proto = ModelConfigProto(name="m")
+    proto.optimization.graph.level = 7
+    with pytest.raises(InvalidArg, match=r"optimization\.graph\.level is 7"):
+        session_settings(freeze(proto))
+
+
+def test_global_thread_counts() -> None:
+    assert global_threads({}) is None
+    assert global_threads({"enable-global-threadpool": "0"}) is None
+    given = {"enable-global-threadpool": "1", "intra_op_thread_count": "3", "inter_op_thread_count": "2"}
+    assert global_threads(given) == (3, 2)
+    with pytest.raises(InvalidArg, match="--backend-config=onnxruntime 'intra_op_thread_count' is 'x'"):
+        global_threads({"enable-global-threadpool": "1", "intra_op_thread_count": "x"})
+
+
+def test_a_cpu_quota_limits_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options_module.os, "sched_getaffinity", lambda pid: set(range(16)))
+    monkeypatch.setattr(options_module, "_siblings", lambda cpu: str(cpu // 2))
+    monkeypatch.setattr(options_module, "_quota_cpus", lambda: 0)
+    assert usable_cores() == 8
+    monkeypatch.setattr(options_module, "_quota_cpus", lambda: 3)
+    assert usable_cores() == 3
+
+
+def test_inspect_marks_defaults_as_optional(tmp_path: Path) -> None:
+    made = model(
+        [node("Add", ["x", "b"], ["y"])],
+        [tensor("x", INT64, ["n"]), tensor("b", INT64, [1])],
+        [tensor("y", INT64, ["n"])],
+        [helper.make_tensor("b", INT64, [1], [1])],
+    )
+    found = OnnxRuntimeBackend().inspect(write(tmp_path, made) / "1" / "model.onnx", None)
+    assert [(t.name, t.optional) for t in found.inputs] == [("x", False), ("b", True)]
+
+
+def test_names_may_be_any_text(tmp_path: Path, pool: SlabPool) -> None:
+    made = identity(FLOAT, ["n", 2])
+    made.graph.input[0].name = made.graph.node[0].input[0] = "täñsör/0:a b"
+    loaded = Loaded(write(tmp_path, made), pool)
+    x = np.ones((1, 2), np.float32)
+    assert loaded.run_one(**{"täñsör/0:a b": x})["y"].tolist() == [[1, 1]]

@@ -1,0 +1,35 @@
+"""Every unit test gives back what it took: requests, responses, batches, tensors, leases."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from triton_async.infer.batch import live_batches
+from triton_async.infer.request import live_requests
+from triton_async.infer.response import live_responses
+from triton_async.infer.tensor import live_tensors
+from triton_async.memory.buffer import live_buffers
+
+
+def live_objects() -> dict[str, int]:
+    return {
+        "request": live_requests(),
+        "response": live_responses(),
+        "batch": live_batches(),
+        "tensor": live_tensors(),
+        "lease": live_buffers(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_alive() -> Iterator[None]:
+    """The counters start at zero, so by induction they are zero after every test; a failed test, whose traceback
+    keeps its objects, does not fail those behind it."""
+    before = live_objects()
+    yield
+    if live_objects() != before:
+        gc.collect()  # reference cycles of the test itself
+    assert all(count <= before[kind] for kind, count in live_objects().items()), (before, live_objects())

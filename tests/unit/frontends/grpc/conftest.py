@@ -1,0 +1,28 @@
+"""One server for the tests that do not change it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from grpc_harness import Running, serving, write_model
+
+
+@pytest.fixture(scope="package")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Explicit mode; models fp32, batched (labels, max batch 8), strings, two inputs, slow; `unloaded` is not."""
+    root: Path = tmp_path_factory.mktemp("grpc-models")
+    write_model(root, "fp32")
+    write_model(
+        root, "batched", dims="4", max_batch_size=8, labels=["a", "b", "c", "d"], more="dynamic_batching { }"
+    )
+    write_model(root, "strings", datatype="TYPE_STRING")
+    write_model(root, "int8", datatype="TYPE_INT8")
+    write_model(root, "two", count=2)
+    write_model(root, "slow", delay_ms=100)
+    write_model(root, "unloaded")
+    names = ["fp32", "batched", "strings", "int8", "two", "slow"]
+    options = ["--model-control-mode=explicit", *(f"--load-model={name}" for name in names)]
+    with serving(root, *options) as running:
+        yield running

@@ -1,0 +1,93 @@
+"""Log lines: Triton's formats, and one record on one line whatever a client wrote into it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from triton_async import logs
+
+DEFAULT = re.compile(r'([IWE])\d{4} \d\d:\d\d:\d\d\.\d{6} \d+ \w+\.py:\d+\] (".*")')
+ISO8601 = re.compile(r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ([IWE]) \d+ \w+\.py:\d+\] (".*")')
+HOSTILE = [
+    "a\nE1120 00:00:00.000000 1 x.py:1] \"forged\"", "a\rb", "a\r\nb", "\x1b[2J\x1b]0;title\x07", "a\u2028b",
+    "a\u2029b", "a\x85b", "a\0b", "a\x0bb\x0cc", "quote\" and \\ backslash", "\udcff lone surrogate",
+    "\u202e reversed", "",
+]  # fmt: skip
+log = logging.getLogger("triton_async.test")
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    root, ours = logging.getLogger(), logging.getLogger("triton_async")
+    before = root.handlers[:], root.level, ours.level
+    yield
+    for handler in set(root.handlers) - set(before[0]):
+        handler.close()
+    root.handlers[:], root.level = before[0], before[1]
+    ours.setLevel(before[2])
+
+
+def configure(file: Path, **changes: object) -> None:
+    settings = {"verbose": 0, "info": True, "warning": True, "error": True, "log_format": "default"} | changes
+    logs.configure(**settings, file=str(file))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("log_format", "pattern"), [("default", DEFAULT), ("ISO8601", ISO8601)])
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_message_is_one_line_that_reads_back(tmp_path: Path, log_format: str, pattern: re.Pattern[str],
+                                               text: str) -> None:
+    configure(tmp_path / "log", log_format=log_format)
+    log.error("request for '%s'", text)
+    written = (tmp_path / "log").read_bytes()
+    assert written.count(b"\n") == 1
+    assert len(written.decode("ascii").splitlines()) == 1
+    assert not re.search(rb"[\x00-\x09\x0b-\x1f\x7f]", written)
+    match = pattern.fullmatch(written.decode().rstrip("\n"))
+    assert match is not None
+    assert match[1] == "E"
+    assert json.loads(match[2]) == f"request for '{text}'"
+
+
+def test_an_exception_with_hostile_text_stays_on_the_line(tmp_path: Path) -> None:
+    configure(tmp_path / "log")
+    try:
+        raise ValueError("a\nb\u2028c")
+    except ValueError:
+        log.exception("failed")
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len(lines) == 1
+    assert "Traceback" in lines[0]
+
+
+def test_tables_keep_their_lines(tmp_path: Path) -> None:
+    configure(tmp_path / "log")
+    log.info("%s", "\n+--+\n| a|", extra={"table": True})
+    assert (tmp_path / "log").read_text().endswith("\n+--+\n| a|\n")
+
+
+@pytest.mark.parametrize(("changes", "letters"), [
+    ({}, "IWE"), ({"info": False}, "WE"), ({"warning": False}, "IE"), ({"error": False}, "IW"),
+    ({"verbose": 1}, "IIWE"), ({"info": False, "warning": False, "error": False}, ""),
+])  # fmt: skip
+def test_levels_are_switched_one_by_one(tmp_path: Path, changes: dict[str, object], letters: str) -> None:
+    configure(tmp_path / "log", **changes)
+    log.debug("d")
+    log.info("i")
+    log.warning("w")
+    log.error("e")
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert "".join(line[0] for line in lines) == letters
+
+
+def test_libraries_speak_only_when_something_is_wrong(tmp_path: Path) -> None:
+    configure(tmp_path / "log", verbose=1)
+    other = logging.getLogger("some.library")
+    other.info("chatter")
+    other.warning("trouble")
+    assert (tmp_path / "log").read_text().count("\n") == 1

@@ -1,0 +1,146 @@
+"""One gRPC call on a stream of grpclib's HTTP/2: what service handlers read from and write to. Loop thread.
+
+The part of grpclib's own server that we replace: compression both ways, raw messages for the codec, deadlines by
+asyncio, statuses of our errors, and an orderly end of calls when the server drains.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from grpclib.const import Handler, Status
+from grpclib.exceptions import GRPCError
+from grpclib.protocol import Stream
+
+from triton_async.defines import GRPC_MAX_MESSAGE_NBYTES
+from triton_async.errors import InvalidArg
+from triton_async.frontends.grpc import compression, status
+from triton_async.protocol.grpc_encode import PREFIX_NBYTES
+
+_TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])", re.ASCII)
+_UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+
+# Timers beyond a year are as good as none, and event loops need not represent them.
+_LONGEST_TIMEOUT_S = 366 * 24 * 3600.0
+
+_HEAD = [
+    (":status", "200"),
+    ("content-type", "application/grpc"),
+    ("grpc-accept-encoding", compression.ACCEPTED),
+]
+
+
+class Call:
+    """A call that was accepted. `headers`: the request's, as a mapping (the last of equal names)."""
+
+    def __init__(self, stream: Stream, handler: Handler, headers: Mapping[str, str]) -> None:
+        self.metadata = headers
+        self.drained = False
+        self._ended = False
+        self._stream = stream
+        self._handler = handler
+        self._encoding = headers.get("grpc-encoding", "identity")
+        self._answer_encoding: str | None = None
+        self._level = 0
+        self._head_sent = False
+        if not compression.known(self._encoding):
+            raise GRPCError(
+                Status.UNIMPLEMENTED, f"Compression algorithm '{self._encoding}' is not supported"
+            )
+
+    @property
+    def timeout_s(self) -> float | None:
+        """Seconds the client gives the call; None when it sets no deadline. GRPCError when malformed."""
+        text = self.metadata.get("grpc-timeout")
+        if text is None:
+            return None
+        match = _TIMEOUT.fullmatch(text)
+        if match is None:
+            raise GRPCError(Status.INTERNAL, f"Invalid grpc-timeout '{text[:64]}'")
+        seconds = int(match[1]) * _UNITS_S[match[2]]
+        return seconds if seconds < _LONGEST_TIMEOUT_S else None
+
+    def compress_answers(self, level: int) -> None:
+        """Compresses the messages sent from now on, when the client accepts it; before the first one only."""
+        encoding = compression.choose(self.metadata.get("grpc-accept-encoding", ""))
+        if level and encoding is not None:
+            self._level, self._answer_encoding = level, encoding
+
+    def drain(self) -> None:
+        """The server ends: a client that streams is taken to have ended its side. What it sent is still served."""
+        if self._handler.cardinality.client_streaming and not self._ended and not self.drained:
+            self.drained = True
+            self._stream.buffer.eof()
+
+    async def recv_message(self) -> Any | None:
+        """The next message, as the handler's request type (`bytes`: as it is); None when the client has ended.
+
+        Of a unary call, the one message: GRPCError when there is none or a second one.
+        """
+        data = await self._recv_bytes()
+        if not self._handler.cardinality.client_streaming:
+            if data is None:
+                raise GRPCError(Status.UNIMPLEMENTED, "unary call without a request message")
+            if await self._recv_bytes() is not None:
+                raise GRPCError(Status.UNIMPLEMENTED, "unary call with more than one request message")
+        if data is None or self._handler.request_type is bytes:
+            return data
+        try:
+            return self._handler.request_type.FromString(data)
+        except DecodeError:
+            raise InvalidArg("failed to parse the request message") from None
+
+    async def _recv_bytes(self) -> bytes | None:
+        try:
+            prefix = await self._stream.recv_data(PREFIX_NBYTES)
+            if not prefix:
+                self._ended = not self.drained
+                return None
+            nbytes = int.from_bytes(prefix[1:], "big")
+            if prefix[0] > 1:
+                raise GRPCError(Status.INTERNAL, f"message has the unknown flag {prefix[0]}")
+            if nbytes > GRPC_MAX_MESSAGE_NBYTES:
+                raise GRPCError(
+                    Status.RESOURCE_EXHAUSTED,
+                    f"Received message larger than max ({nbytes} vs. {GRPC_MAX_MESSAGE_NBYTES})",
+                )
+            data: bytes = await self._stream.recv_data(nbytes)
+        except AssertionError:
+            # How grpclib says that the stream ended inside of what was asked for.
+            raise GRPCError(Status.INTERNAL, "stream ended inside a message") from None
+        if len(data) != nbytes:
+            raise GRPCError(Status.INTERNAL, "stream ended inside a message")
+        if prefix[0]:
+            return await compression.decompress(data, self._encoding)
+        return data
+
+    async def send_message(self, message: Any) -> None:
+        """Sends a message of the handler's reply type."""
+        data = message.SerializeToString()
+        await self.send_parts([b"\0" + len(data).to_bytes(PREFIX_NBYTES - 1, "big"), data])
+
+    async def send_parts(self, parts: Sequence[Any]) -> None:
+        """Sends one message given as parts, the first of which begins with the uncompressed prefix."""
+        framed = b"".join(parts)
+        if self._answer_encoding is not None:
+            body = await compression.compress(framed[PREFIX_NBYTES:], self._answer_encoding, self._level)
+            framed = b"\1" + len(body).to_bytes(PREFIX_NBYTES - 1, "big") + body
+        if not self._head_sent:
+            self._head_sent = True
+            head = _HEAD if self._answer_encoding is None else [*_HEAD, ("grpc-encoding", self._answer_encoding)]
+            await self._stream.send_headers(head)
+        await self._stream.send_data(framed)
+
+    async def finish(self, code: Status, message: str | None = None) -> None:
+        """Ends the call; the client's side too, when it has not."""
+        await finish(self._stream, code, message, head_sent=self._head_sent)
+
+
+async def finish(stream: Stream, code: Status, message: str | None, *, head_sent: bool = False) -> None:
+    """Trailers, or an answer of trailers only, and RST_STREAM(NO_ERROR) when the client still sends."""
+    await stream.send_headers([*([] if head_sent else _HEAD), *status.trailers(code, message)], end_stream=True)
+    if stream.closable:
+        stream.reset_nowait()

@@ -1,0 +1,80 @@
+"""The gRPC front-end: listening socket, connections, start and stop. Loop thread."""
+
+from __future__ import annotations
+
+import asyncio
+
+from triton_async.core.server import InferenceServer
+from triton_async.frontends.grpc.compression import LEVELS
+from triton_async.frontends.grpc.connection import GrpcProtocol
+from triton_async.frontends.grpc.health import Health
+from triton_async.frontends.grpc.infer import Inference
+from triton_async.frontends.grpc.reflection import Reflection
+from triton_async.frontends.grpc.service import Service
+
+# Connections that wait in the kernel for accept, as for HTTP.
+_BACKLOG = 1024
+
+# Seconds a client gets to answer the PING behind GOAWAY while the server stops.
+_ROUND_TRIP_S = 1.0
+
+
+class GrpcEndpoint:
+    """A started front-end. `close` once."""
+
+    def __init__(self, server: InferenceServer, response_compression: str) -> None:
+        self._health = Health(server)
+        self._connections: set[GrpcProtocol] = set()
+        self._mapping = {
+            **Service(server).__mapping__(),
+            **Inference(server, LEVELS[response_compression]).__mapping__(),
+            **self._health.__mapping__(),
+            **Reflection().__mapping__(),
+        }
+        self._listener: asyncio.Server
+        self.address = ""
+        self.port = 0
+
+    async def listen(self, address: str, port: int, reuse_port: bool) -> None:
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(
+            lambda: GrpcProtocol(self._mapping, self._connections),
+            address,
+            port,
+            reuse_port=reuse_port,
+            backlog=_BACKLOG,
+        )
+        self.address = address
+        self.port = self._listener.sockets[0].getsockname()[1]
+
+    async def stop_accepting(self) -> None:
+        self._listener.close()
+
+    async def close(self, deadline_s: float) -> None:
+        """Finishes the calls in flight, at most until the deadline, and closes every connection."""
+        self._listener.close()
+        self._health.close()
+        connections = list(self._connections)
+        if connections:
+            draining = [asyncio.ensure_future(c.drain(min(_ROUND_TRIP_S, deadline_s))) for c in connections]
+            _, late = await asyncio.wait(draining, timeout=deadline_s)
+            for task in late:
+                task.cancel()
+        for connection in list(self._connections):
+            connection.abort()
+        for connection in connections:
+            await connection.calls.idle.wait()
+
+
+async def start(
+    server: InferenceServer,
+    *,
+    address: str,
+    port: int,
+    reuse_port: bool = False,
+    response_compression: str = "none",
+) -> GrpcEndpoint:
+    """Serves gRPC on the running loop. `port` 0: any free one. OSError when the port is taken."""
+    endpoint = GrpcEndpoint(server, response_compression)
+    await endpoint.listen(address, port, reuse_port)
+    return endpoint

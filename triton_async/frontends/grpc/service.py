@@ -1,0 +1,123 @@
+"""inference.GRPCInferenceService without the two inference RPCs: health, metadata, statistics, model control."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from grpclib.const import Handler
+
+from triton_async import protos
+from triton_async.core.server import InferenceServer
+from triton_async.errors import NotFound, Unsupported
+from triton_async.frontends.grpc.mapping import Answer, handlers, unary
+from triton_async.protocol import grpc_control
+from triton_async.protocol.version import parse_version
+
+SERVICE = "inference.GRPCInferenceService"
+
+_NO_CLIENT_SHM = (
+    "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
+)
+
+# RPCs of the service that the server cannot answer yet, and what it says instead.
+_UNSUPPORTED = {
+    "SystemSharedMemoryRegister": _NO_CLIENT_SHM,
+    "SystemSharedMemoryUnregister": _NO_CLIENT_SHM,
+    "CudaSharedMemoryRegister": _NO_CLIENT_SHM,
+    "CudaSharedMemoryUnregister": _NO_CLIENT_SHM,
+    "TraceSetting": "the server does not support tracing",
+    "LogSettings": "the server does not support changing log settings at run time",
+}
+
+
+def _reply(rpc: str, **fields: Any) -> Any:
+    return protos.message(f"inference.{rpc}Response")(**fields)
+
+
+class Service:
+    """Answers by asking the server; every answer is one function of request to reply."""
+
+    def __init__(self, server: InferenceServer) -> None:
+        self._server = server
+
+    def __mapping__(self) -> dict[str, Handler]:
+        answers: dict[str, Answer] = {
+            "ServerLive": lambda _: _reply("ServerLive", live=self._live()),
+            "ServerReady": lambda _: _reply("ServerReady", ready=self._ready()),
+            "ModelReady": self._model_ready,
+            "ServerMetadata": lambda _: grpc_control.server_metadata(self._server.metadata()),
+            "ModelMetadata": self._model_metadata,
+            "ModelConfig": self._model_config,
+            "ModelStatistics": self._model_statistics,
+            "RepositoryIndex": self._repository_index,
+            "RepositoryModelLoad": self._load,
+            "RepositoryModelUnload": self._unload,
+            "SystemSharedMemoryStatus": lambda request: _shm_status("System", request),
+            "CudaSharedMemoryStatus": lambda request: _shm_status("Cuda", request),
+            **{rpc: _refuse(reason) for rpc, reason in _UNSUPPORTED.items()},
+        }
+        return handlers(SERVICE, {rpc: unary(answer) for rpc, answer in answers.items()})
+
+    def _live(self) -> bool:
+        return self._server.live()
+
+    def _ready(self) -> bool:
+        return self._server.ready()
+
+    def _model_ready(self, request: Any) -> Any:
+        version = parse_version(request.version)
+        return _reply("ModelReady", ready=self._server.model_ready(request.name, version))
+
+    def _model_metadata(self, request: Any) -> Any:
+        version = parse_version(request.version)
+        return grpc_control.model_metadata(self._server.model_metadata(request.name, version))
+
+    def _model_config(self, request: Any) -> Any:
+        version = parse_version(request.version)
+        return grpc_control.model_config(self._server.model_config(request.name, version))
+
+    def _model_statistics(self, request: Any) -> Any:
+        version = parse_version(request.version)
+        return grpc_control.statistics(self._server.statistics(request.name, version))
+
+    def _repository_index(self, request: Any) -> Any:
+        grpc_control.check_repository(request)
+        return grpc_control.repository_index(self._server.repository_index(request.ready))
+
+    async def _load(self, request: Any) -> Any:
+        grpc_control.check_repository(request)
+        parameters = grpc_control.load_parameters(request)
+        await _to_the_end(self._server.load_model(request.model_name, parameters))
+        return _reply("RepositoryModelLoad")
+
+    async def _unload(self, request: Any) -> Any:
+        grpc_control.check_repository(request)
+        dependents = grpc_control.unload_dependents(request)
+        await _to_the_end(self._server.unload_model(request.model_name, dependents))
+        return _reply("RepositoryModelUnload")
+
+
+async def _to_the_end(change: Coroutine[Any, Any, None]) -> None:
+    """A client that goes away or gives up does not stop a load half-way."""
+    task = asyncio.ensure_future(change)
+    # Nobody may be left to hear of a failure; the repository index has the reason.
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    await asyncio.shield(task)
+
+
+def _refuse(reason: str) -> Answer:
+    def answer(_: Any) -> Any:
+        raise Unsupported(reason)
+
+    return answer
+
+
+def _shm_status(kind: str, request: Any) -> Any:
+    """No region was ever registered."""
+    if request.name:
+        raise NotFound(f"Unable to find {kind.lower()} shared memory region: '{request.name}'")
+    return _reply(f"{kind}SharedMemoryStatus")
+
+

@@ -1,0 +1,6 @@
+from typing import Any
+
+from triton_async.infer.request import InferRequest
+
+def decode_request(message: Any, received_ns: int = 0) -> InferRequest: ...
+def request_names(message: Any) -> tuple[str, str, str]: ...
