@@ -11,6 +11,7 @@ cdef enum HeadKind:
     HEAD_LENGTH = 1     # another request; a body of content_length bytes follows, 0 when none was announced
     HEAD_CHUNKED = 2    # another request; a body in chunks follows (ChunkTracker)
     HEAD_OTHER = 3      # malformed, or where it ends is not certain
+    HEAD_REFUSED = 4    # against RFC 9112 in a way that the full parser lets pass; answer Head.status and close
 
 # Offsets are into the bytes given to parse_head.
 ctypedef struct Head:
@@ -19,6 +20,7 @@ ctypedef struct Head:
     int64_t version             # -1: none in the path
     int64_t content_length
     int64_t header_length       # Inference-Header-Content-Length; -1: absent
+    int status                  # HTTP status of a refusal
 
 cdef enum ChunkState:
     CHUNK_SIZE = 0      # in the size line

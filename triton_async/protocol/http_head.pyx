@@ -34,6 +34,7 @@ cdef struct Fields:
     bint certain          # framing is beyond doubt
     int hosts
     bint chunked
+    int refusal           # HTTP status; 0: none
     int64_t length        # -1: no Content-Length
     int64_t header_length
 
@@ -74,9 +75,17 @@ cdef int parse_head(const unsigned char *data, Py_ssize_t size, Head *head) noex
     infer = at > 0
     if not infer:
         at = _request_line(data, size)
-        if at <= 0:
+        if at < 0:
+            head.status = <int>-at
+            return HEAD_REFUSED
+        if at == 0:
             return HEAD_OTHER
-    if _fields(data, size, at, &fields) < 0 or not fields.certain:
+    if _fields(data, size, at, &fields) < 0:
+        return HEAD_OTHER
+    if fields.refusal:
+        head.status = fields.refusal
+        return HEAD_REFUSED
+    if not fields.certain:
         return HEAD_OTHER
     if fields.chunked:
         return HEAD_CHUNKED if fields.length < 0 else HEAD_OTHER
@@ -115,19 +124,24 @@ cdef Py_ssize_t _infer_line(const unsigned char *data, Py_ssize_t size, Head *he
     return at + 17
 
 
-# Any other `METHOD /target HTTP/1.1`. Offset behind the line, 0 when it is not of that form.
+# Any other `METHOD /target HTTP/1.1`. Offset behind the line, 0 when it is not of that form, -status to refuse it.
 cdef Py_ssize_t _request_line(const unsigned char *data, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t at = 0
     while at < size and c'A' <= data[at] <= c'Z':
         at += 1
-    # CONNECT makes a tunnel; there are no requests behind it.
-    if at == 0 or at > 16 or (at == 7 and memcmp(data, b"CONNECT", 7) == 0):
+    if at == 0 or at > 16:
         return 0
+    if at == 7 and memcmp(data, b"CONNECT", 7) == 0:
+        return -405
+    if size - at > 1 and data[at] == c' ' and data[at + 1] == c' ':
+        return -400
     if size - at < 2 or data[at] != c' ' or data[at + 1] != c'/':
         return 0
     at += 1
     while at < size and 0x21 <= data[at] <= 0x7e:
         at += 1
+    if size - at > 1 and data[at] == c' ' and data[at + 1] == c' ':
+        return -400
     if size - at < 11 or memcmp(data + at, b" HTTP/1.1\r\n", 11) != 0:
         return 0
     return at + 11
@@ -140,6 +154,7 @@ cdef int _fields(const unsigned char *data, Py_ssize_t size, Py_ssize_t at, Fiel
     cdef int count = 0
     fields.plain = True
     fields.certain = True
+    fields.refusal = 0
     fields.hosts = 0
     fields.chunked = False
     fields.length = -1
@@ -174,10 +189,8 @@ cdef void _field(const unsigned char *name, Py_ssize_t name_length, const unsign
         length -= 1
     if name_length == 4 and _same(name, b"host", 4):
         fields.hosts += 1
-        if fields.hosts > 1:
-            fields.certain = False
-        if not _plain_host(value, length):
-            fields.plain = False
+        if fields.hosts > 1 or not _host(value, length):
+            fields.refusal = 400
     elif name_length == 6 and _same(name, b"expect", 6):
         fields.plain = False
     elif name_length == 7 and (_same(name, b"upgrade", 7) or _same(name, b"trailer", 7)):
@@ -188,6 +201,8 @@ cdef void _field(const unsigned char *name, Py_ssize_t name_length, const unsign
         number = _decimal(value, length)
         if number < 0 or fields.length >= 0:
             fields.certain = False
+        if length > 1 and value[0] == c'0':
+            fields.refusal = 400
         fields.length = number
     elif name_length == 15 and _same(name, b"accept-encoding", 15):
         if not (length == 8 and _same(value, b"identity", 8)):
@@ -195,8 +210,11 @@ cdef void _field(const unsigned char *name, Py_ssize_t name_length, const unsign
     elif name_length == 16 and _same(name, b"content-encoding", 16):
         fields.plain = False
     elif name_length == 17 and _same(name, b"transfer-encoding", 17):
-        if fields.chunked or not (length == 7 and _same(value, b"chunked", 7)):
+        if fields.chunked:
             fields.certain = False
+        if not (length == 7 and _same(value, b"chunked", 7)):
+            # Another coding in front is one that nobody here can undo; all else is not a list of codings.
+            fields.refusal = 501 if length and CLASSES[value[0]] & 1 and not _begins_chunked(value, length) else 400
         fields.chunked = True
     elif name_length == 31 and _same(name, b"inference-header-content-length", 31):
         number = _decimal(value, length)
@@ -239,13 +257,18 @@ cdef int64_t _decimal(const unsigned char *text, Py_ssize_t length) noexcept nog
     return number
 
 
-# Name or address and port, without the characters of user information, lists and paths.
-cdef bint _plain_host(const unsigned char *text, Py_ssize_t length) noexcept nogil:
+# `chunked` as the first coding of several, or with parameters.
+cdef bint _begins_chunked(const unsigned char *value, Py_ssize_t length) noexcept nogil:
+    return length > 7 and _same(value, b"chunked", 7) and not CLASSES[value[7]] & 1
+
+
+# A name or an address with an optional port: no list, path or user information.
+cdef bint _host(const unsigned char *text, Py_ssize_t length) noexcept nogil:
     cdef Py_ssize_t i
     if length == 0:
         return False
     for i in range(length):
-        if not (CLASSES[text[i]] & 2 or text[i] == c':' or text[i] == c'[' or text[i] == c']'):
+        if text[i] <= 0x20 or text[i] == c',' or text[i] == c'/' or text[i] == c'@' or text[i] == c'\\':
             return False
     return True
 
@@ -309,7 +332,9 @@ def classify(const unsigned char[::1] data):
         fields["model"] = bytes(data[head.name_at:head.name_at + head.name_length])
         fields["version"] = head.version
         fields["header_length"] = head.header_length
-    return ("infer", "length", "chunked", "other")[kind], end, fields
+    if kind == HEAD_REFUSED:
+        fields["status"] = head.status
+    return ("infer", "length", "chunked", "other", "refused")[kind], end, fields
 
 
 def chunks_end(pieces):

@@ -30,7 +30,7 @@ cdef class Hub:
 #   HEAD --plain infer head--> BODY --complete--> HEAD          (the request itself waits in `first`..`last`)
 #   HEAD --other head, nothing in flight--> RELAY --both sides agree that it is over--> HEAD
 #   HEAD, RELAY --boundary not certain--> TUNNEL
-#   any --> CLOSING (nothing is read any more) --> CLOSED
+#   any --> CLOSING (nothing is acted upon any more) --> CLOSED
 cdef enum ConnectionState:
     CONNECTION_HEAD = 0      # at a request boundary, or in a head
     CONNECTION_BODY = 1      # receiving the body of an infer request into `body`
@@ -84,6 +84,7 @@ cdef class Connection:
     cdef ChunkTracker chunks
     cdef int relay_calls             # requests that the full parser found in what was handed over
     cdef object relay_content        # body stream of the answered request; None until the answer is out
+    cdef Py_ssize_t linger_nbytes    # still to be dropped after a refusal
     cdef int64_t stalled_nbytes      # unsent bytes at the last tick that saw progress
     cdef int64_t stalled_s
 

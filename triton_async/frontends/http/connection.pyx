@@ -7,7 +7,7 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcmp, memcpy, memmove
+from libc.string cimport memchr, memcmp, memcpy, memmove
 
 from triton_async.protocol.http_codec cimport decode_infer
 from triton_async.protocol.http_head cimport (
@@ -16,6 +16,7 @@ from triton_async.protocol.http_head cimport (
     HEAD_CHUNKED,
     HEAD_INFER,
     HEAD_OTHER,
+    HEAD_REFUSED,
     find_head_end,
     follow_chunks,
     parse_head,
@@ -55,6 +56,10 @@ cdef int64_t HEAD_S = int(HTTP_HEAD_TIMEOUT_S)
 cdef int64_t BODY_S = int(HTTP_BODY_TIMEOUT_S)
 cdef int64_t KEEPALIVE_S = int(HTTP_KEEPALIVE_TIMEOUT_S)
 cdef int64_t WRITE_S = int(HTTP_WRITE_TIMEOUT_S)
+
+# Seconds, and bytes to drop meanwhile, between a refusal and the end of its connection (RFC 9112 9.6).
+cdef double LINGER_S = 1.0
+cdef Py_ssize_t LINGER_NBYTES = 1 << 16
 
 # Engines read tensors faster, and some only, from aligned addresses.
 cdef enum:
@@ -163,6 +168,11 @@ cdef class Connection:
     def buffer_updated(self, Py_ssize_t nbytes):
         cdef const unsigned char *data = <const unsigned char *>self.hub.scratch
         cdef Py_ssize_t taken
+        if self.state >= CONNECTION_CLOSING:
+            self.linger_nbytes -= nbytes
+            if self.linger_nbytes < 0:
+                self.transport.close()
+            return
         self.touched_s = self.hub.now_s
         if self.state == CONNECTION_BODY:
             self.body_at += nbytes
@@ -175,7 +185,7 @@ cdef class Connection:
             nbytes -= taken
             if nbytes and self.state < CONNECTION_CLOSING:
                 self._hold(data, nbytes)
-        elif self.state < CONNECTION_CLOSING:
+        else:
             self._hold(data, nbytes)
             self._consume_held()
         self._update_reading()
@@ -269,6 +279,11 @@ cdef class Connection:
         if self.in_flight:
             # Its answer must not overtake those of earlier requests.
             return 0
+        if kind == HEAD_REFUSED:
+            return self._refuse(self.head.status, "malformed request")
+        if end == 0:
+            long_line = memchr(data, c'\n', size) == NULL
+            return self._refuse(414 if long_line else 431, "request head too large")
         return self._hand_over(kind, end)
 
     # Whether the request of `self.head` is one to answer here. All that is wrong with a head is for the slow lane
@@ -435,13 +450,17 @@ cdef class Connection:
             self.close_if_idle()
         return self._schedule_resume()
 
-    # Answers outside of any request, and closes.
+    # Answers outside of any request, and closes. A socket closed with bytes unread takes back what was sent, so the
+    # client gets a moment to read the answer.
     cdef int _refuse(self, int status, str message) except -1:
-        if self.in_flight == 0:
-            self.transport.write(error_reply(status, message, self.hub.closing_tail))
         self.state = CONNECTION_CLOSING
         self.body = None
-        self.transport.close()
+        if self.in_flight:
+            self.transport.close()
+            return 0
+        self.transport.write(error_reply(status, message, self.hub.closing_tail))
+        self.linger_nbytes = LINGER_NBYTES
+        self.hub.loop.call_later(LINGER_S, self.transport.close)
         return 0
 
     # -- the slow lane -----------------------------------------------------------------------------
@@ -526,7 +545,7 @@ cdef class Connection:
 
     def close_if_idle(self):
         """Closes now when no request is in work; what was received of a next one is dropped."""
-        if self._idle():
+        if self._idle() or self.state == CONNECTION_CLOSING:
             self.state = CONNECTION_CLOSING
             self.transport.close()
 
