@@ -30,13 +30,19 @@ cdef enum ChunkState:
     CHUNK_DATA_LF = 4
     CHUNK_END_CR = 5    # behind the size line of the last chunk; trailers are not followed
     CHUNK_END_LF = 6
-    CHUNK_DONE = 7      # the body is complete
-    CHUNK_LOST = 8      # not the plain form: the boundary is not certain any more
+    CHUNK_NAME = 7      # in the name of an extension
+    CHUNK_VALUE = 8     # in its value
+    CHUNK_QUOTED = 9    # in a quoted value
+    CHUNK_UNQUOTED = 10  # behind one
+    CHUNK_DONE = 11     # the body is complete
+    CHUNK_LOST = 12     # a trailer or an escape: the boundary is for the full parser to find
+    CHUNK_BAD = 13      # malformed, or with too many bytes of extensions
 
 # Follows the chunks of one body. Starts zeroed.
 ctypedef struct ChunkTracker:
     int state
-    int digits
+    int digits          # of the size; then bytes of the part of an extension
+    int extra           # bytes of extensions
     int64_t left
 
 # Where the head in data[0:size] ends (offset behind its empty line); 0: not yet; -1: a byte that no plain head has.

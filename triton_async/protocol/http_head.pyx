@@ -5,6 +5,9 @@ from libc.string cimport memchr, memcmp
 # Fields of one head. Far fewer than the full parser takes; clients of an inference server send about six.
 cdef int MAX_FIELDS = 64
 
+# Bytes of chunk extensions in one body; nobody reads them.
+cdef int MAX_EXTENSION_NBYTES = 16384
+
 
 # Byte classes: 1 = tchar of a token (RFC 9110 5.6.2), 2 = may stand in a model name.
 cdef unsigned char[256] CLASSES
@@ -69,6 +72,7 @@ cdef Py_ssize_t find_head_end(const unsigned char *data, Py_ssize_t size, Py_ssi
 cdef int parse_head(const unsigned char *data, Py_ssize_t size, Head *head) noexcept nogil:
     cdef Fields fields
     cdef bint infer
+    cdef bint old
     cdef Py_ssize_t at
     head.version = -1
     at = _infer_line(data, size, head)
@@ -80,12 +84,14 @@ cdef int parse_head(const unsigned char *data, Py_ssize_t size, Head *head) noex
             return HEAD_REFUSED
         if at == 0:
             return HEAD_OTHER
+    old = data[at - 3] == c'0'
     if _fields(data, size, at, &fields) < 0:
         return HEAD_OTHER
-    if fields.refusal:
-        head.status = fields.refusal
+    if fields.refusal or (old and fields.chunked):
+        # HTTP/1.0 knows no chunks (RFC 9112 6.1): somebody in between may take the body for the next request.
+        head.status = fields.refusal if fields.refusal else 400
         return HEAD_REFUSED
-    if not fields.certain:
+    if old or not fields.certain:
         return HEAD_OTHER
     if fields.chunked:
         return HEAD_CHUNKED if fields.length < 0 else HEAD_OTHER
@@ -124,7 +130,8 @@ cdef Py_ssize_t _infer_line(const unsigned char *data, Py_ssize_t size, Head *he
     return at + 17
 
 
-# Any other `METHOD /target HTTP/1.1`. Offset behind the line, 0 when it is not of that form, -status to refuse it.
+# Any other `METHOD /target HTTP/1.1`, or 1.0. Offset behind the line, 0 when it is not of that form, -status to
+# refuse it.
 cdef Py_ssize_t _request_line(const unsigned char *data, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t at = 0
     while at < size and c'A' <= data[at] <= c'Z':
@@ -140,11 +147,12 @@ cdef Py_ssize_t _request_line(const unsigned char *data, Py_ssize_t size) noexce
     at += 1
     while at < size and 0x21 <= data[at] <= 0x7e:
         at += 1
-    if size - at > 1 and data[at] == c' ' and data[at + 1] == c' ':
+    # Nor is there an HTTP/0.9 here, whose requests have no version.
+    if size - at > 1 and ((data[at] == c' ' and data[at + 1] == c' ') or data[at] == c'\r'):
         return -400
-    if size - at < 11 or memcmp(data + at, b" HTTP/1.1\r\n", 11) != 0:
+    if size - at < 11 or memcmp(data + at, b" HTTP/1.", 8) != 0 or memcmp(data + at + 9, b"\r\n", 2) != 0:
         return 0
-    return at + 11
+    return at + 11 if data[at + 8] == c'1' or data[at + 8] == c'0' else 0
 
 
 # Reads the lines from `at` to the empty one. -1 when a line has not the form `token: value`.
@@ -289,32 +297,72 @@ cdef Py_ssize_t follow_chunks(ChunkTracker *tracker, const unsigned char *data, 
     return at
 
 
-# The state behind one byte outside of chunk data. Extensions and trailers are left to the full parser.
+# The state behind one byte outside of chunk data.
 cdef int _chunk_byte(ChunkTracker *tracker, unsigned char byte) noexcept nogil:
     if tracker.state == CHUNK_SIZE:
-        if byte == c'\r' and tracker.digits > 0:
-            return CHUNK_SIZE_LF
-        if c'A' <= byte <= c'F' or c'a' <= byte <= c'f':
-            byte = (byte | 0x20) - c'a' + 10
-        elif c'0' <= byte <= c'9':
-            byte -= c'0'
-        else:
-            return CHUNK_LOST
-        tracker.digits += 1
-        tracker.left = tracker.left * 16 + byte
-        return CHUNK_SIZE if tracker.digits <= 12 else CHUNK_LOST
+        return _size_byte(tracker, byte)
     if tracker.state == CHUNK_SIZE_LF:
         tracker.digits = 0
         if byte != c'\n':
-            return CHUNK_LOST
+            return CHUNK_BAD
         return CHUNK_DATA if tracker.left else CHUNK_END_CR
     if tracker.state == CHUNK_DATA_CR:
-        return CHUNK_DATA_LF if byte == c'\r' else CHUNK_LOST
+        return CHUNK_DATA_LF if byte == c'\r' else CHUNK_BAD
     if tracker.state == CHUNK_DATA_LF:
-        return CHUNK_SIZE if byte == c'\n' else CHUNK_LOST
+        return CHUNK_SIZE if byte == c'\n' else CHUNK_BAD
+    if tracker.state >= CHUNK_NAME:
+        return _extension_byte(tracker, byte)
     if tracker.state == CHUNK_END_CR:
-        return CHUNK_END_LF if byte == c'\r' else CHUNK_LOST
-    return CHUNK_DONE if byte == c'\n' else CHUNK_LOST
+        if byte == c'\r':
+            return CHUNK_END_LF
+        return CHUNK_LOST if CLASSES[byte] & 1 else CHUNK_BAD
+    return CHUNK_DONE if byte == c'\n' else CHUNK_BAD
+
+
+cdef int _size_byte(ChunkTracker *tracker, unsigned char byte) noexcept nogil:
+    if tracker.digits > 0:
+        if byte == c'\r':
+            return CHUNK_SIZE_LF
+        if byte == c';':
+            tracker.digits = 0
+            return CHUNK_NAME
+    if c'A' <= byte <= c'F' or c'a' <= byte <= c'f':
+        byte = (byte | 0x20) - c'a' + 10
+    elif c'0' <= byte <= c'9':
+        byte -= c'0'
+    else:
+        return CHUNK_BAD
+    tracker.digits += 1
+    tracker.left = tracker.left * 16 + byte
+    return CHUNK_SIZE if tracker.digits <= 12 else CHUNK_BAD
+
+
+# chunk-ext of RFC 9112 7.1.1 without white space: names and values are not of interest, only where they end.
+cdef int _extension_byte(ChunkTracker *tracker, unsigned char byte) noexcept nogil:
+    cdef int state = tracker.state
+    tracker.extra += 1
+    if tracker.extra > MAX_EXTENSION_NBYTES:
+        return CHUNK_BAD
+    if state == CHUNK_QUOTED:
+        if byte == c'"':
+            return CHUNK_UNQUOTED
+        if byte == c'\\':
+            return CHUNK_LOST
+        return CHUNK_QUOTED if byte >= 0x20 and byte != 0x7f or byte == c'\t' else CHUNK_BAD
+    if state != CHUNK_UNQUOTED:
+        if CLASSES[byte] & 1:
+            tracker.digits += 1
+            return state
+        if state == CHUNK_VALUE and byte == c'"' and tracker.digits == 0:
+            return CHUNK_QUOTED
+        if tracker.digits == 0:
+            return CHUNK_BAD
+    tracker.digits = 0
+    if byte == c'\r':
+        return CHUNK_SIZE_LF
+    if byte == c'=' and state == CHUNK_NAME:
+        return CHUNK_VALUE
+    return CHUNK_NAME if byte == c';' else CHUNK_BAD
 
 
 def classify(const unsigned char[::1] data):
@@ -339,7 +387,7 @@ def classify(const unsigned char[::1] data):
 
 def chunks_end(pieces):
     """For tests: (bytes taken, state) after a chunked body that arrives in these pieces."""
-    cdef ChunkTracker tracker = ChunkTracker(0, 0, 0)
+    cdef ChunkTracker tracker = ChunkTracker(0, 0, 0, 0)
     cdef const unsigned char[::1] piece
     cdef Py_ssize_t taken = 0
     for item in pieces:
@@ -348,4 +396,4 @@ def chunks_end(pieces):
             taken += follow_chunks(&tracker, &piece[0], piece.shape[0])
     if tracker.state == CHUNK_DONE:
         return taken, "done"
-    return taken, "lost" if tracker.state == CHUNK_LOST else "more"
+    return taken, {CHUNK_LOST: "lost", CHUNK_BAD: "bad"}.get(tracker.state, "more")

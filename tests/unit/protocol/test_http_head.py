@@ -117,11 +117,16 @@ def test_transfer_codings(value: bytes, expected: int) -> None:
     ("line", "expected"),
     [
         (b"POST  /v2 HTTP/1.1\r\n", 400), (b"POST /v2  HTTP/1.1\r\n", 400), (b"CONNECT here:80 HTTP/1.1\r\n", 405),
-        (b"CONNECT /v2 HTTP/1.1\r\n", 405),
+        (b"CONNECT /v2 HTTP/1.1\r\n", 405), (b"POST /v2/models/m/infer\r\n", 400),
     ],
 )  # fmt: skip
 def test_refused_request_lines(line: bytes, expected: int) -> None:
     assert status(line, HOST) == expected
+
+
+def test_http_1_0_knows_no_chunks() -> None:
+    assert status(LINE.replace(b"1.1", b"1.0"), HOST, b"Transfer-Encoding: chunked\r\n") == 400
+    assert kind(LINE.replace(b"1.1", b"1.0"), LENGTH) == "other"
 
 
 def test_a_body_without_a_length_is_none() -> None:
@@ -177,7 +182,6 @@ def test_uncertain_framing_belongs_to_the_full_parser(lines: list[bytes]) -> Non
         b"POST /v2/models/m/infer http/1.1\r\n",
         b"POST /v2/models/m/infer HTTP/1.1 \r\n",
         b"POST\t/v2/models/m/infer HTTP/1.1\r\n",
-        b"POST /v2/models/m/infer\r\n",
         b"POST http://here/v2/models/m/infer HTTP/1.1\r\n",
         b"POST /v2/models/\xc3\xa9/infer HTTP/1.1\r\n",
         b"post /v2/models/m/infer HTTP/1.1\r\n",
@@ -229,6 +233,7 @@ def test_random_bytes_never_disturb_the_parser() -> None:
         (b"0\r\n\r\n", (5, "done")),
         (b"5\r\nhello\r\n0\r\n\r\nPOST", (15, "done")),
         (b"A\r\n0123456789\r\n1\r\nx\r\n00\r\n\r\n", (27, "done")),
+        (b"5;a\r\nhello\r\n0;b=c;d=\"e f\";g\r\n\r\n", (31, "done")),
         (b"5\r\nhell", (7, "more")),
         (b"5\r\nhello\r\n", (10, "more")),
         (b"", (0, "more")),
@@ -243,9 +248,16 @@ def test_chunks_are_followed(body: bytes, result: tuple[int, str]) -> None:
     "body",
     [
         b"0x5\r\n", b"+5\r\n", b" 5\r\n", b"5 \r\n", b"-1\r\n", b"5_0\r\n", b"\r\n", b"1" * 17 + b"\r\n",
-        b"5;a=b\r\n", b"5\n", b"5\r5", b"3\r\nhello\r\n", b"5\r\nhello0\r\n", b"0\r\nA: b\r\n", b"5\r\nhello\n0",
+        b"5\n", b"5\r5", b"3\r\nhello\r\n", b"5\r\nhello0\r\n", b"5\r\nhello\n0", b";a=b\r\n", b"0\r\n\n", b"0\r\n A: b",
+        b"5;\r", b"5;a=\r", b"5;a\n", b"5;a\0", b'5;a="\r', b'5;a="b"c', b"5;a=b=c", b"5; a\r", b"5;" + b"a" * 16_385,
     ],
 )  # fmt: skip
-def test_other_chunks_are_left_to_the_full_parser(body: bytes) -> None:
+def test_malformed_chunks_are_seen(body: bytes) -> None:
+    assert chunks_end([body])[1] == "bad"
+    assert chunks_end([body[i : i + 1] for i in range(len(body))])[1] == "bad"
+
+
+@pytest.mark.parametrize("body", [b'5;a="\\"', b"0\r\nA: b\r\n"])
+def test_escapes_and_trailers_are_left_to_the_full_parser(body: bytes) -> None:
     assert chunks_end([body])[1] == "lost"
     assert chunks_end([body[i : i + 1] for i in range(len(body))])[1] == "lost"

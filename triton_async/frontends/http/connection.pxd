@@ -95,6 +95,7 @@ cdef class Connection:
     cdef Py_ssize_t _begin_body(self, const unsigned char *data, Py_ssize_t size) except -1
     cdef int _submit(self) except -1
     cdef Py_ssize_t _relay_bytes(self, const unsigned char *data, Py_ssize_t size) except -1
+    cdef Py_ssize_t _break_relay(self, Py_ssize_t size) except -1
     cdef int _return_from_relay(self) except -1
     cdef bint _blocked(self) noexcept
     cdef int _hold(self, const unsigned char *data, Py_ssize_t size) except -1

@@ -11,6 +11,7 @@ from libc.string cimport memchr, memcmp, memcpy, memmove
 
 from triton_async.protocol.http_codec cimport decode_infer
 from triton_async.protocol.http_head cimport (
+    CHUNK_BAD,
     CHUNK_DONE,
     CHUNK_LOST,
     HEAD_CHUNKED,
@@ -269,10 +270,11 @@ cdef class Connection:
     cdef Py_ssize_t _take_head(self, const unsigned char *data, Py_ssize_t size) except -1:
         cdef Py_ssize_t end = find_head_end(data, size, &self.seen)
         cdef int kind = HEAD_OTHER
-        if end == 0 and size < MAX_HEAD_NBYTES:
+        cdef bint large = end > MAX_HEAD_NBYTES or (end == 0 and size > MAX_HEAD_NBYTES)
+        if end == 0 and not large:
             return 0
         self.seen = 0
-        if end > 0:
+        if end > 0 and not large:
             kind = parse_head(data, end, &self.head)
             if kind == HEAD_INFER and end <= MAX_PLAIN_NBYTES and self._admit(data):
                 return end + self._begin_body(data + end, size - end)
@@ -281,9 +283,8 @@ cdef class Connection:
             return 0
         if kind == HEAD_REFUSED:
             return self._refuse(self.head.status, "malformed request")
-        if end == 0:
-            long_line = memchr(data, c'\n', size) == NULL
-            return self._refuse(414 if long_line else 431, "request head too large")
+        if large:
+            return self._refuse(414 if memchr(data, c'\n', MAX_PLAIN_NBYTES) == NULL else 431, "request head too large")
         return self._hand_over(kind, end)
 
     # Whether the request of `self.head` is one to answer here. All that is wrong with a head is for the slow lane
@@ -469,11 +470,12 @@ cdef class Connection:
     cdef Py_ssize_t _hand_over(self, int kind, Py_ssize_t head_nbytes) except -1:
         if self.relay is None:
             self.relay = self.hub.make_relay(self, self.transport)
+        self.relay.written = False
         self.relay_content = None
         self.relay_calls = 0
         self.head_s = self.hub.now_s
         self.relay_chunked = kind == HEAD_CHUNKED
-        self.chunks = ChunkTracker(0, 0, 0)
+        self.chunks = ChunkTracker(0, 0, 0, 0)
         if kind == HEAD_OTHER:
             self.state = CONNECTION_TUNNEL
         else:
@@ -494,9 +496,22 @@ cdef class Connection:
                 if self.chunks.state == CHUNK_LOST:
                     self.state = CONNECTION_TUNNEL
                     taken = size
+                elif self.chunks.state == CHUNK_BAD:
+                    return self._break_relay(size)
         self.relay.feed(PyBytes_FromStringAndSize(<const char *>data, taken))
         self._return_from_relay()
         return taken
+
+    # The body breaks off: nobody gets to see it. The full parser would leave its handler waiting for more.
+    cdef Py_ssize_t _break_relay(self, Py_ssize_t size) except -1:
+        relay, self.relay = self.relay, None
+        relay.lost(None)
+        if relay.written:
+            self.state = CONNECTION_CLOSING
+            self.transport.close()
+        else:
+            self._refuse(400, "malformed request body")
+        return size
 
     # Both sides have to agree that the request is over: ours by its framing, the full parser by the end of the body
     # and a complete answer.

@@ -11,6 +11,8 @@ from aiohttp import web
 if TYPE_CHECKING:
     from triton_async.frontends.http.connection import Connection
 
+_CONTINUE = b"HTTP/1.1 100"
+
 
 class Relay(asyncio.Transport):
     """Stands between a Connection and a fresh handler of aiohttp's server.
@@ -26,7 +28,10 @@ class Relay(asyncio.Transport):
         self._connection: Connection | None = connection
         self._transport = transport
         self._handler: asyncio.Protocol | None = make_handler()
+        # Requests in work.
         self.busy = 0
+        # Whether an answer to the request at hand has begun.
+        self.written = False
         self._handler.connection_made(self)
 
     # -- called by the connection --
@@ -85,9 +90,11 @@ class Relay(asyncio.Transport):
         return self._connection is None or self._transport.is_closing()
 
     def write(self, data: Any) -> None:
+        self.written = self.written or bytes(data[:12]) != _CONTINUE
         self._transport.write(data)
 
     def writelines(self, list_of_data: Iterable[Any]) -> None:
+        self.written = True
         self._transport.writelines(list_of_data)
 
     def can_write_eof(self) -> bool:

@@ -84,13 +84,13 @@ def test_both_lanes_take_turns_on_one_connection(tmp_path: Path) -> None:
 
 
 def test_the_slow_lane_keeps_what_cannot_be_framed_for_certain(tmp_path: Path) -> None:
-    """A chunk extension is such a thing; the full parser answers it and all behind it, in order."""
+    """An escape in a chunk extension is such a thing; the full parser answers it and all behind it, in order."""
     write_model(tmp_path, "m")
 
     async def test() -> None:
         async with express(tmp_path) as (_, listener):
             wire = Wire(listener)
-            wire.send(infer(id="a") + chunked(json_infer("b"), more=";x=y") + infer(id="c") + LIVE, 50)
+            wire.send(infer(id="a") + chunked(json_infer("b"), more=r';x="\y"') + infer(id="c") + LIVE, 50)
             assert names(await wire.answers(4)) == ["a", "b", "c", "200"]
 
     run(test)
