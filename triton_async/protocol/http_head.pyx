@@ -150,9 +150,11 @@ cdef Py_ssize_t _request_line(const unsigned char *data, Py_ssize_t size) noexce
     # Nor is there an HTTP/0.9 here, whose requests have no version.
     if size - at > 1 and ((data[at] == c' ' and data[at + 1] == c' ') or data[at] == c'\r'):
         return -400
-    if size - at < 11 or memcmp(data + at, b" HTTP/1.", 8) != 0 or memcmp(data + at + 9, b"\r\n", 2) != 0:
+    if size - at < 11 or memcmp(data + at, b" HTTP/", 6) != 0 or memcmp(data + at + 9, b"\r\n", 2) != 0:
         return 0
-    return at + 11 if data[at + 8] == c'1' or data[at + 8] == c'0' else 0
+    if not (c'0' <= data[at + 6] <= c'9' and data[at + 7] == c'.' and c'0' <= data[at + 8] <= c'9'):
+        return 0
+    return at + 11 if data[at + 6] == c'1' and data[at + 8] <= c'1' else -505
 
 
 # Reads the lines from `at` to the empty one. -1 when a line has not the form `token: value`.

@@ -118,6 +118,7 @@ def test_transfer_codings(value: bytes, expected: int) -> None:
     [
         (b"POST  /v2 HTTP/1.1\r\n", 400), (b"POST /v2  HTTP/1.1\r\n", 400), (b"CONNECT here:80 HTTP/1.1\r\n", 405),
         (b"CONNECT /v2 HTTP/1.1\r\n", 405), (b"POST /v2/models/m/infer\r\n", 400),
+        (b"POST /v2/models/m/infer HTTP/1.2\r\n", 505), (b"POST /v2/models/m/infer HTTP/2.0\r\n", 505),
     ],
 )  # fmt: skip
 def test_refused_request_lines(line: bytes, expected: int) -> None:
@@ -177,8 +178,6 @@ def test_uncertain_framing_belongs_to_the_full_parser(lines: list[bytes]) -> Non
     "line",
     [
         b"POST /v2/models/m/infer HTTP/1.0\r\n",
-        b"POST /v2/models/m/infer HTTP/1.2\r\n",
-        b"POST /v2/models/m/infer HTTP/2.0\r\n",
         b"POST /v2/models/m/infer http/1.1\r\n",
         b"POST /v2/models/m/infer HTTP/1.1 \r\n",
         b"POST\t/v2/models/m/infer HTTP/1.1\r\n",
@@ -248,8 +247,9 @@ def test_chunks_are_followed(body: bytes, result: tuple[int, str]) -> None:
     "body",
     [
         b"0x5\r\n", b"+5\r\n", b" 5\r\n", b"5 \r\n", b"-1\r\n", b"5_0\r\n", b"\r\n", b"1" * 17 + b"\r\n",
-        b"5\n", b"5\r5", b"3\r\nhello\r\n", b"5\r\nhello0\r\n", b"5\r\nhello\n0", b";a=b\r\n", b"0\r\n\n", b"0\r\n A: b",
-        b"5;\r", b"5;a=\r", b"5;a\n", b"5;a\0", b'5;a="\r', b'5;a="b"c', b"5;a=b=c", b"5; a\r", b"5;" + b"a" * 16_385,
+        b"5\n", b"5\r5", b"3\r\nhello\r\n", b"5\r\nhello0\r\n", b"5\r\nhello\n0", b";a=b\r\n", b"0\r\n\n",
+        b"0\r\n A: b", b"5;\r", b"5;a=\r", b"5;a\n", b"5;a\0", b'5;a="\r', b'5;a="b"c', b"5;a=b=c",
+        b"5; a\r", b"5;" + b"a" * 16_385,
     ],
 )  # fmt: skip
 def test_malformed_chunks_are_seen(body: bytes) -> None:
