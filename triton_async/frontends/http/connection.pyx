@@ -310,7 +310,12 @@ cdef class Connection:
         cdef int64_t nbytes = self.head.content_length
         cdef int64_t header = max(self.head.header_length, 0)
         cdef Py_ssize_t taken = min(size, nbytes)
-        cdef Buffer body = self.hub.pool.lease(nbytes + ALIGNMENT)
+        cdef Buffer body
+        try:
+            body = self.hub.pool.lease(nbytes + ALIGNMENT)
+        except MemoryError:
+            self._refuse(503, "not enough memory for the request body")
+            return size
         # The first tensor, behind the JSON, starts at an aligned address.
         body.data += (ALIGNMENT - header % ALIGNMENT) % ALIGNMENT
         body.nbytes = nbytes
@@ -537,7 +542,7 @@ cdef class Connection:
     def relay_answered(self, content, bint keep_alive):
         """Its response is written. `content`: body stream of the request; without `keep_alive` it closes next."""
         self.touched_s = self.head_s = self.hub.now_s
-        if keep_alive:
+        if keep_alive and self.state == CONNECTION_RELAY:
             self.relay_content = content
             self._return_from_relay()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 
 from aiohttp import web
 
@@ -26,19 +25,14 @@ class ExpressListener(Listener):
         super().__init__(handler)
         self._loop = asyncio.get_running_loop()
         self._drained = asyncio.Event()
-        self._drained.set()
         self._hub = Hub(server, server.pool, max_input_nbytes, self._loop, self._make_relay, self._drained.set)
-        self._factory = self._accept
+        self._factory = self._hub
         self._timer = self._loop.call_later(_TICK_S, self._tick)
 
     @property
     def hub(self) -> Hub:
         """What its connections share."""
         return self._hub
-
-    def _accept(self) -> Any:
-        self._drained.clear()
-        return self._hub()
 
     def _make_relay(self, connection: Connection, transport: asyncio.Transport) -> Relay:
         return Relay(connection, transport, self._server)
@@ -59,12 +53,17 @@ class ExpressListener(Listener):
         if deadline_s > 0:
             try:
                 async with asyncio.timeout_at(end):
-                    await self._drained.wait()
+                    await self._until_drained()
             except TimeoutError:
                 _log.warning("%d HTTP connections did not end within %g s", len(self._hub.connections), deadline_s)
         self._timer.cancel()
         await super().close(max(end - self._loop.time(), 0.0))
         self._hub.abort()
+        await self._until_drained()
+
+    async def _until_drained(self) -> None:
+        """Waits until no connection is left; none can come after `stop_accepting`."""
+        self._drained.clear()
         if self._hub.connections:
             await self._drained.wait()
 

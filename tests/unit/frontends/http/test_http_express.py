@@ -10,12 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from core_harness import run, write_model
+import tritonclient.http as triton_http
+from core_harness import run, running, write_model
 from express_harness import Wire, express, split
 from http_harness import head, infer_body, message
 
 from triton_async import defines
+from triton_async.frontends.http import server as http
 from triton_async.frontends.http.connection import live_connections
+from triton_async.frontends.http.express import ExpressListener
+from triton_async.frontends.http.relay import Relay
+from triton_async.frontends.http.server import HttpService
 
 INFER = "/v2/models/m/infer"
 LIVE = message("GET", "/v2/health/live")
@@ -332,3 +337,56 @@ def test_random_bytes_leave_nothing_behind(tmp_path: Path) -> None:
             assert names(await wire.answers(1)) == ["z"]
 
     run(test)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_unix_socket_serves_like_a_port(tmp_path: Path, fast: bool) -> None:
+    write_model(tmp_path / "models", "m")
+    path = tmp_path / "http.sock"
+
+    async def test() -> None:
+        async with running(tmp_path / "models") as server:
+            endpoint = await http.start(
+                server, address=f"unix:{path}", port=0, max_input_nbytes=1 << 20, express=fast
+            )
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(infer(id="a") + LIVE)
+            answer = b""
+            while len(split(answer)) < 2:
+                answer += await reader.read(10_000)
+            assert names(split(answer)) == ["a", "200"]
+            writer.close()
+            await endpoint.close(1)
+            assert not path.exists()
+
+    run(test)
+
+
+def test_what_clients_send_takes_the_express_lane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one of these may quietly become slow."""
+    write_model(tmp_path, "m")
+    seen: list[object] = []
+    relayed: list[bytes] = []
+    monkeypatch.setattr(Relay, "feed", lambda relay, data: relayed.append(data))
+
+    async def test() -> None:
+        async with running(tmp_path) as server:
+            endpoint = ExpressListener(HttpService(server, 1 << 20).handle, server, 1 << 20)
+            await endpoint.start("127.0.0.1", 0, False)
+            await asyncio.to_thread(ask_with_tritonclient, endpoint.port, seen)
+            await endpoint.close(1)
+
+    run(test)
+    assert seen == [[1.0, 2.0]] * 3
+    assert not relayed
+
+
+def ask_with_tritonclient(port: int, seen: list[object]) -> None:
+    values = np.float32([1, 2])
+    with triton_http.InferenceServerClient(f"127.0.0.1:{port}") as client:
+        for binary in (True, False):
+            entry = triton_http.InferInput("INPUT0", [2], "FP32")
+            entry.set_data_from_numpy(values, binary_data=binary)
+            seen.append(client.infer("m", [entry], request_id="1").as_numpy("OUTPUT0").tolist())
+        asked = triton_http.InferRequestedOutput("OUTPUT0", binary_data=True)
+        seen.append(client.infer("m", [entry], outputs=[asked]).as_numpy("OUTPUT0").tolist())
