@@ -14,13 +14,14 @@ export PYTHONSAFEPATH := 1
 # The examples are scripts that import the modules beside them.
 SCRIPT := env -u PYTHONSAFEPATH $(BIN)/python
 
-.PHONY: help install dev models serve demo test unit lint conformance bench clean
+.PHONY: help install dev models serve demo test unit lint sanitize conformance bench clean
 
 help:
 	@echo 'make install      build the package into $(VENV)'
 	@echo 'make serve        build the example models and serve them on $(HTTP_PORT), $(GRPC_PORT), $(METRICS_PORT)'
 	@echo 'make demo         read the text of a picture with the running server'
 	@echo 'make test         linters, types, all tests'
+	@echo 'make sanitize     the C sources under address, undefined behaviour and thread sanitizers (part of make test)'
 	@echo 'make conformance  compare with the real tritonserver'
 	@echo 'make bench        measure against the real tritonserver'
 
@@ -63,11 +64,14 @@ demo: $(VENV)/.dev
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
-	$(BIN)/cython-lint triton_async
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint triton_async
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev
 	$(BIN)/pytest tests/unit
+
+sanitize: $(VENV)/.dev
+	$(BIN)/pytest tests/unit/test_csrc_sanitized.py
 
 test: lint models
 	$(BIN)/pytest -m 'not conformance'
@@ -76,7 +80,7 @@ conformance: $(VENV)/.dev
 	$(BIN)/pytest -m conformance tests/conformance
 
 bench: $(VENV)/.dev
-	$(BIN)/python bench/e2e/__main__.py
+	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e
 
 clean:
 	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -16,8 +16,8 @@ void ta_tensor_release(ta_tensor *tensor);
 void ta_batch_fail(ta_batch *batch, int32_t code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* After execute: fails a batch that lacks a wanted output and closes gaps in its times. */
-void ta_batch_finish_checks(ta_batch *batch);
+/* After execute: closes gaps in the batch's times. */
+void ta_batch_close_times(ta_batch *batch);
 
 /* End offset of BYTES element `count` elements after `offset`, or -1 when the framing is broken or ends
  * early. */

@@ -38,17 +38,6 @@ enum ta_wire_kind {
     TA_KIND_UINT64
 };
 
-static inline const char *ta_wire_reason(int status) {
-    switch (status) {
-    case TA_WIRE_TRUNCATED: return "a field is truncated";
-    case TA_WIRE_VARINT: return "a varint has more than 64 bits";
-    case TA_WIRE_TAG: return "a field has an invalid tag";
-    case TA_WIRE_GROUP: return "groups are not supported";
-    case TA_WIRE_PACKED: return "a packed field ends inside an element";
-    default: return "the bytes are not a protocol message";
-    }
-}
-
 static inline int64_t ta_wire_left(const ta_wire *wire) { return wire->end - wire->at; }
 
 static inline int ta_wire_varint(ta_wire *wire, uint64_t *value) {

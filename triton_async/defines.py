@@ -88,6 +88,18 @@ GRPC_MAX_STATUS_MESSAGE_NBYTES = 1 << 12
 # Messages from here on are compressed and decompressed off the loop.
 GRPC_COMPRESS_INLINE_NBYTES = 1 << 16
 
+# Seconds of the longest deadline: timers beyond it are as good as none, and event loops need not represent them.
+GRPC_MAX_TIMEOUT_S = 366 * 24 * 3600.0
+
+# Seconds a client gets to answer the PING behind GOAWAY while the server stops; a live one answers in a round trip.
+GRPC_GOAWAY_ROUND_TRIP_S = 1.0
+
+# Connections that wait in the kernel to be accepted (C-core takes the system's maximum, 4096 on Linux).
+GRPC_BACKLOG = 4096
+
+# Bytes of output tensors up to which a copy into the head of the message is cheaper than parts of their own.
+GRPC_INLINE_OUTPUT_NBYTES = 1 << 14
+
 # -- scheduling ------------------------------------------------------------------------------------
 
 # Batches handed to an instance ahead of the one it runs. One keeps a CPU instance busy while the loop turns

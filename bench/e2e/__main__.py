@@ -51,7 +51,7 @@ def _subjects(oracle: Oracle, work: Path, only: str | None, stack: list[Server])
         subjects.append(("tritonserver 2.51, Python backend", server, models.IDENTITY))
     if only != "triton":
         command = servers.ours_command(models.our_repository(work / "ours"))
-        server = Server("triton-async", command, None, work / "ours.log")
+        server = Server("triton-async", command, servers.ours_env(), work / "ours.log")
         stack.append(server)
         subjects.append(("triton-async, ONNX Runtime", server, models.IDENTITY))
         subjects.append(("triton-async, built-in identity", server, models.BUILT_IN))

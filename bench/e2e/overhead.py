@@ -78,9 +78,7 @@ def _bare(session: onnxruntime.InferenceSession, seconds: float) -> Window:
     return Window(len(took) / (time.perf_counter() - start), cuts[49], cuts[98], cpu * 1e6 / len(took))
 
 
-def _run(
-    oracle: Oracle, server: Server, session: onnxruntime.InferenceSession, options: argparse.Namespace
-) -> Results:
+def _run(oracle: Oracle, server: Server, session: onnxruntime.InferenceSession, options: argparse.Namespace) -> Results:
     results: Results = {}
     for _ in range(options.rounds):
         results.setdefault((BARE, 1), []).append(_bare(session, options.seconds))
@@ -121,7 +119,7 @@ def main() -> None:
     model = resnet18().SerializeToString()
     with tempfile.TemporaryDirectory() as work:
         command = servers.ours_command(_repository(Path(work) / "models", model, options.threads))
-        with servers.running("triton-async", command, None, Path(work) / "log") as server:
+        with servers.running("triton-async", command, servers.ours_env(), Path(work) / "log") as server:
             results = _run(oracle, server, _session(model, options.threads), options)
     rows = _rows(results)
     print(report.save("Overhead over ONNX Runtime on ResNet-18, batch 1", options.out, _COLUMNS, _KEYS, rows))

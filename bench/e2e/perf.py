@@ -49,9 +49,7 @@ def _stat(pid: int) -> tuple[int, int]:
 
 def cpu_ticks(root: int) -> int:
     """CPU ticks of `root` and all its descendants up to now."""
-    stats = {
-        int(entry.name): _stat(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit()
-    }
+    stats = {int(entry.name): _stat(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
     family = {root}
     grown = True
     while grown:

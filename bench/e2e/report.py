@@ -17,28 +17,30 @@ from .perf import Window
 
 # (server, protocol, concurrency) -> the windows of all rounds
 Results = dict[tuple[str, str, int], list[Window]]
+# Before the run: what others do on the machine weighs on the servers unequally.
+_LOAD = round(os.getloadavg()[0], 1)
 _FIELDS = ("infer_per_s", "p50_us", "p99_us", "cpu_us")
 
 
 def machine() -> dict[str, Any]:
-    """CPU model and number of cores that this process may use."""
+    """CPU model, number of cores that this process may use, and how busy they are."""
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    cores = len(os.sched_getaffinity(0))
     model = names[0].split(":", 1)[1].strip() if names else platform.processor()
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
+    return {"cpu": model, "cores": cores, "load": _LOAD, "python": platform.python_version()}
 
 
 def commit() -> str:
     """The commit that is checked out, marked when the tree differs from it."""
-    run = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
+    run = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return run.stdout.strip() or "unknown"
 
 
 def header() -> dict[str, Any]:
     """Where, when and how a measurement was made."""
     now = datetime.datetime.now(datetime.UTC)
-    command = " ".join(["python -m bench.e2e", *sys.argv[1:]])
+    module = Path(sys.argv[0]).stem.removeprefix("__main__")
+    command = " ".join([f"python -m bench.e2e{'.' if module else ''}{module}", *sys.argv[1:]])
     return {"machine": machine(), "date": f"{now:%Y-%m-%d}", "commit": commit(), "command": command}
 
 
@@ -64,16 +66,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
-def save(
-    title: str, out: Path, columns: Sequence[str], keys: Sequence[str], rows: list[dict[str, Any]]
-) -> str:
+def save(title: str, out: Path, columns: Sequence[str], keys: Sequence[str], rows: list[dict[str, Any]]) -> str:
     """Writes `out`.json and `out`.md; returns the markdown."""
     head = header()
     body = table(columns, [[row.get(key, "") for key in keys] for row in rows])
-    where = f"{head['machine']['cpu']}, {head['machine']['cores']} cores"
-    text = (
-        f"# {title}\n\n{where} · {head['date']} · commit {head['commit']}\n\n`{head['command']}`\n\n{body}\n"
-    )
+    where = f"{head['machine']['cpu']}, {head['machine']['cores']} cores, load before {head['machine']['load']}"
+    text = f"# {title}\n\n{where} · {head['date']} · commit {head['commit']}\n\n`{head['command']}`\n\n{body}\n"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
     out.with_suffix(".md").write_text(text)

@@ -37,9 +37,7 @@ class _Graph:
         out, into, kernel = shape
         prefix = f"w{len(self.nodes)}"
         scale = np.sqrt(2.0 / (into * kernel * kernel))
-        weight = self._weight(
-            f"{prefix}.conv", self.random.standard_normal((out, into, kernel, kernel)) * scale
-        )
+        weight = self._weight(f"{prefix}.conv", self.random.standard_normal((out, into, kernel, kernel)) * scale)
         node = self.add(
             "Conv",
             [source, weight],

@@ -1,34 +1,36 @@
-"""The answers of the servers, each asked once per test session."""
+"""The answers of the servers: each group of cases is asked once per test session, when it is needed."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import pytest
 
-from .corpus import GROUPS
 from .record import read
 from .replay import replay, starter
 from .setup_oracle import prepare
 from .wire import Answer
 
-# By case id.
-Answers = dict[str, Answer]
+# Answers of one group by case id.
+Asked = Callable[[str], dict[str, Answer]]
 
 
 @pytest.fixture(scope="session")
-def recorded() -> Answers:
+def recorded() -> Asked:
     """What the real server answered when it was recorded."""
-    return {case_id: answer for group in GROUPS for case_id, answer in read(group).items()}
+    return functools.cache(read)
 
 
 @pytest.fixture(scope="session")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> Answers:
-    """What we answer. Each group is replayed whole and in order, as it was recorded."""
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Asked:
+    """What we answer. A group is replayed whole and in order, as it was recorded."""
     start = starter(tmp_path_factory.mktemp("ours"), None)
-    return {case.id: answer for group in GROUPS for case, answer in replay(group, start)}
+    return functools.cache(lambda group: {case.id: answer for case, answer in replay(group, start)})
 
 
 @pytest.fixture(scope="session")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Answers:
+def real(tmp_path_factory: pytest.TempPathFactory) -> Asked:
     """What the real server answers now."""
     start = starter(tmp_path_factory.mktemp("real"), prepare())
-    return {case.id: answer for group in GROUPS for case, answer in replay(group, start)}
+    return functools.cache(lambda group: {case.id: answer for case, answer in replay(group, start)})

@@ -10,15 +10,11 @@ _INPUT = [In("INPUT0", "INT32", [2], data=[1, 2])]
 
 
 def _load(case_id: str, model: str, body: bytes = b"", verb: str = "load", pause: float = 0.0) -> HttpCase:
-    return HttpCase(
-        f"control-{case_id}", "POST", f"/v2/repository/models/{model}/{verb}", (), body, pause=pause
-    )
+    return HttpCase(f"control-{case_id}", "POST", f"/v2/repository/models/{model}/{verb}", (), body, pause=pause)
 
 
 def _index(case_id: str, body: bytes = b"", pause: float = 0.0) -> HttpCase:
-    return HttpCase(
-        f"control-{case_id}", "POST", "/v2/repository/index", (), body, mask="reasons", pause=pause
-    )
+    return HttpCase(f"control-{case_id}", "POST", "/v2/repository/index", (), body, mask="reasons", pause=pause)
 
 
 def _get(case_id: str, path: str) -> HttpCase:

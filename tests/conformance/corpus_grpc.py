@@ -19,9 +19,7 @@ def _b64(raw: bytes) -> str:
     return base64.b64encode(raw).decode()
 
 
-def tensor(
-    name: str, dtype: str, shape: Sequence[int], contents: Message | None = None, **more: Any
-) -> Message:
+def tensor(name: str, dtype: str, shape: Sequence[int], contents: Message | None = None, **more: Any) -> Message:
     """An InferInputTensor."""
     entry: Message = {"name": name, "datatype": dtype, "shape": list(shape), **more}
     return entry if contents is None else {**entry, "contents": contents}
@@ -33,9 +31,7 @@ def message(model: str, inputs: Sequence[Message], raw: Sequence[bytes] = (), **
     return {**entry, "raw_input_contents": [_b64(item) for item in raw]} if raw else entry
 
 
-def _infer(
-    case_id: str, model: str, inputs: Sequence[Message], raw: Sequence[bytes] = (), **more: Any
-) -> GrpcCase:
+def _infer(case_id: str, model: str, inputs: Sequence[Message], raw: Sequence[bytes] = (), **more: Any) -> GrpcCase:
     return GrpcCase(f"grpc-{case_id}", "ModelInfer", (message(model, inputs, raw, **more),))
 
 
@@ -93,9 +89,7 @@ CONTROL = (
     _call("load-in-mode-none", "RepositoryModelLoad", {"model_name": "add_sub"}),
     _call("unload-in-mode-none", "RepositoryModelUnload", {"model_name": "add_sub"}),
     _call("load-named-repository", "RepositoryModelLoad", {"repository_name": "r", "model_name": "add_sub"}),
-    _call(
-        "unload-named-repository", "RepositoryModelUnload", {"repository_name": "r", "model_name": "add_sub"}
-    ),
+    _call("unload-named-repository", "RepositoryModelUnload", {"repository_name": "r", "model_name": "add_sub"}),
     _call("unknown-method", "ModelGuess", b""),
     _call("metadata-garbage", "ModelMetadata", b"\xff\xff\xff"),
 )
@@ -185,6 +179,15 @@ INFER = (
 )
 
 
+_WIDE = np.arange(300_000, dtype="<f4").tobytes()
+
+# Each goes out as the first message of its connection, when the peers' settings are not yet agreed.
+LARGE = tuple(
+    _infer(f"large-{length}", "identity_fp32", [tensor(I0, "FP32", [1, length])], [_WIDE[: 4 * length]])
+    for length in (4000, 4095, 4096, 16384, 300_000)
+)
+
+
 def _parameter(name: str, **value: Any) -> Message:
     return {"parameters": {name: value}}
 
@@ -240,15 +243,11 @@ BAD = (
     _infer("typed-uint8-over", "identity_uint8", [tensor(I0, "UINT8", [1, 1], {"uint_contents": [256]})]),
     _infer("typed-fp16", "identity_fp16", [tensor(I0, "FP16", [1, 2], {"fp32_contents": [1.0, 2.0]})]),
     _infer("typed-bf16", "identity_bf16", [tensor(I0, "BF16", [1, 2], {"fp32_contents": [1.0, 2.0]})]),
-    _infer(
-        "typed-bytes-short", "identity_bytes", [tensor(I0, "BYTES", [1, 2], {"bytes_contents": [_b64(b"a")]})]
-    ),
+    _infer("typed-bytes-short", "identity_bytes", [tensor(I0, "BYTES", [1, 2], {"bytes_contents": [_b64(b"a")]})]),
     _infer("strings-short", "identity_bytes", [tensor(I0, "BYTES", [1, 2])], [byte_strings(b"one")]),
     _infer("strings-many", "identity_bytes", [tensor(I0, "BYTES", [1, 1])], [byte_strings(b"a", b"b")]),
     _infer("strings-cut", "identity_bytes", [tensor(I0, "BYTES", [1, 1])], [b"\x09\x00\x00\x00abc"]),
-    _infer(
-        "strings-cut-length", "identity_bytes", [tensor(I0, "BYTES", [1, 2])], [byte_strings(b"a") + b"\x01"]
-    ),
+    _infer("strings-cut-length", "identity_bytes", [tensor(I0, "BYTES", [1, 2])], [byte_strings(b"a") + b"\x01"]),
     _infer(
         "shm-unknown",
         "versions",
@@ -372,4 +371,4 @@ STREAM = (
     ),
 )
 
-CASES: tuple[GrpcCase, ...] = (*CONTROL, *INFER, *BAD, *STREAM)
+CASES: tuple[GrpcCase, ...] = (*CONTROL, *INFER, *LARGE, *BAD, *STREAM)

@@ -181,9 +181,7 @@ TENSORS = (
     infer("output-name-number", "add_sub", _TWO, [{"name": 3}]),
     infer("output-no-name", "add_sub", _TWO, [{}]),
     infer("output-binary-text", "add_sub", _TWO, [out(O0, binary_data="yes")]),
-    infer(
-        "output-shm-unknown", "add_sub", _TWO, [out(O0, shared_memory_region="r", shared_memory_byte_size=64)]
-    ),
+    infer("output-shm-unknown", "add_sub", _TWO, [out(O0, shared_memory_region="r", shared_memory_byte_size=64)]),
     infer(
         "output-shm-and-class",
         "add_sub",
@@ -210,9 +208,7 @@ TENSORS = (
 )
 
 
-def _binary(
-    case_id: str, shape: list[int], raw: bytes, size: int | None = None, tail: bytes = b""
-) -> HttpCase:
+def _binary(case_id: str, shape: list[int], raw: bytes, size: int | None = None, tail: bytes = b"") -> HttpCase:
     """One binary input whose announced size may differ from what follows; the id chooses the model."""
     model, dtype = ("identity_bytes", "BYTES") if case_id.startswith("strings") else ("versions", "INT32")
     parameters = None if size is None else {"binary_data_size": size}
@@ -280,9 +276,7 @@ LENGTHS = (
         (("Content-Length", "99999999999999999999"),),
         b"{}",
     ),
-    HttpCase(
-        "transfer-encoding-unknown", "POST", target("versions"), (("Transfer-Encoding", "gzip"),), b"{}"
-    ),
+    HttpCase("transfer-encoding-unknown", "POST", target("versions"), (("Transfer-Encoding", "gzip"),), b"{}"),
     HttpCase(
         "chunk-size-bad",
         "POST",

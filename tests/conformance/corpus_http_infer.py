@@ -68,9 +68,7 @@ DTYPES = (
         [out(O0, **BINARY)],
     ),
     infer("bytes-binary-json", "identity_bytes", [In(I0, "BYTES", [1, 3], raw=_STRINGS)]),
-    infer(
-        "bytes-binary-binary", "identity_bytes", [In(I0, "BYTES", [1, 3], raw=_STRINGS)], [out(O0, **BINARY)]
-    ),
+    infer("bytes-binary-binary", "identity_bytes", [In(I0, "BYTES", [1, 3], raw=_STRINGS)], [out(O0, **BINARY)]),
     infer(
         "bytes-control-characters",
         "identity_bytes",
@@ -89,9 +87,7 @@ DTYPES = (
         '{"inputs":[{"name":"INPUT0","shape":[1,4],"datatype":"FP32","data":[NaN,Infinity,-Infinity,Inf]}]}',
     ),
     infer("fp32-integers", "identity_fp32", [In(I0, "FP32", [1, 3], data=[1, -2, 16777217])]),
-    infer(
-        "fp32-small", "identity_fp32", [In(I0, "FP32", [1, 5], data=[1e-7, 1.0e-45, -0.0, 123456789.0, 1e21])]
-    ),
+    infer("fp32-small", "identity_fp32", [In(I0, "FP32", [1, 5], data=[1e-7, 1.0e-45, -0.0, 123456789.0, 1e21])]),
     infer("fp64-digits", "identity_fp64", [In(I0, "FP64", [1, 3], data=[1e-7, 0.30000000000000004, 5e-324])]),
     infer("fp32-overflow", "identity_fp32", [In(I0, "FP32", [1, 1], data=[1e39])]),
 )
@@ -187,12 +183,8 @@ REQUESTS = (
         "fixed23",
         [In(I0, "FP32", [2, 3], data=[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])],
     ),
-    infer(
-        "data-nested-unevenly", "fixed23", [In(I0, "FP32", [2, 3], data=[[1.0], [2.0, 3.0, 4.0, 5.0, 6.0]])]
-    ),
-    infer(
-        "data-nested-too-deep", "fixed23", [In(I0, "FP32", [2, 3], data=[[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]])]
-    ),
+    infer("data-nested-unevenly", "fixed23", [In(I0, "FP32", [2, 3], data=[[1.0], [2.0, 3.0, 4.0, 5.0, 6.0]])]),
+    infer("data-nested-too-deep", "fixed23", [In(I0, "FP32", [2, 3], data=[[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]])]),
     infer("batch-of-eight", "identity_fp32", [In(I0, "FP32", [8, 1], data=[0.5] * 8)]),
     infer("dynamic-2d", "dyn2", [In(I0, "FP32", [3, 1], data=[1.0, 2.0, 3.0])]),
     infer("reshape", "reshape22", [In(I0, "FP32", [4], data=[1.0, 2.0, 3.0, 4.0])]),
@@ -269,12 +261,8 @@ CLASSIFICATION = (
         [out(O0, classification=2)],
     ),
     infer("class-int", "classify_int", [In(I0, "INT32", [3], data=[5, -7, 9])], [out(O0, classification=3)]),
-    infer(
-        "class-2d", "classify_2d", [In(I0, "FP32", [2, 2], data=[1, 4, 3, 2])], [out(O0, classification=4)]
-    ),
-    infer(
-        "class-ties", "classify", [In(I0, "FP32", [1, 5], data=[1, 1, 1, 1, 1])], [out(O0, classification=2)]
-    ),
+    infer("class-2d", "classify_2d", [In(I0, "FP32", [2, 2], data=[1, 4, 3, 2])], [out(O0, classification=4)]),
+    infer("class-ties", "classify", [In(I0, "FP32", [1, 5], data=[1, 1, 1, 1, 1])], [out(O0, classification=2)]),
     infer(
         "class-nan",
         "classify",
@@ -293,9 +281,7 @@ CLASSIFICATION = (
         [In(I0, "INT64", [1, 2], data=[-5, 9007199254740993])],
         [out(O0, classification=2)],
     ),
-    infer(
-        "class-fp64", "identity_fp64", [In(I0, "FP64", [1, 2], data=[0.1, 1e-7])], [out(O0, classification=2)]
-    ),
+    infer("class-fp64", "identity_fp64", [In(I0, "FP64", [1, 2], data=[0.1, 1e-7])], [out(O0, classification=2)]),
     infer(
         "class-bool",
         "identity_bool",
@@ -348,9 +334,7 @@ COMPRESSION = (
     _packed("accept-gzip-zero", "", _PLAIN, "gzip;q=0"),
     _packed("gzip-both-ways", "gzip", gzip.compress(_PLAIN, mtime=0), "gzip"),
     post("accept-gzip-error", "versions", b"{}", (("Accept-Encoding", "gzip"),)),
-    infer(
-        "accept-gzip-binary", "versions", [_ONE], [out(O0, **BINARY)], headers=(("Accept-Encoding", "gzip"),)
-    ),
+    infer("accept-gzip-binary", "versions", [_ONE], [out(O0, **BINARY)], headers=(("Accept-Encoding", "gzip"),)),
     post(
         "gzip-raw-binary",
         "raw_fixed",
@@ -364,12 +348,34 @@ TRANSFER = (
     HttpCase("chunked-one", "POST", target("versions"), chunks=(_PLAIN,)),
     post("content-type-json", "versions", _PLAIN, (("Content-Type", "application/json"),)),
     post("content-type-octets", "versions", _PLAIN, (("Content-Type", "application/octet-stream"),)),
-    post(
-        "header-length-spaces", "versions", _PLAIN, (("Inference-Header-Content-Length", f" {len(_PLAIN)} "),)
-    ),
+    post("header-length-spaces", "versions", _PLAIN, (("Inference-Header-Content-Length", f" {len(_PLAIN)} "),)),
     post("header-length-plus", "versions", _PLAIN, (("Inference-Header-Content-Length", f"+{len(_PLAIN)}"),)),
     post("header-length-exact", "versions", _PLAIN, (("inference-header-content-length", str(len(_PLAIN))),)),
     post("query-string", "versions/infer?x=/infer#", _PLAIN),
+)
+
+_WIDE = np.arange(300_000, dtype="<f4").tobytes()
+
+# Around the sizes where a server may go another way: one read, 64 KiB, a megabyte.
+LARGE = (
+    *(
+        infer(
+            f"large-{length}",
+            "identity_fp32",
+            [In(I0, "FP32", [1, length], raw=_WIDE[: 4 * length])],
+            [out(O0, **BINARY)],
+        )
+        for length in (4000, 16384, 16385, 300_000)
+    ),
+    infer("large-json", "identity_int32", [In(I0, "INT32", [2, 10_000], data=list(range(20_000)))]),
+    infer("large-string", "identity_bytes", [In(I0, "BYTES", [1, 1], raw=byte_strings(b"abcdefgh" * 20_000))]),
+    HttpCase(
+        "large-chunked",
+        "POST",
+        target("identity_fp32"),
+        (("Inference-Header-Content-Length", "0"),),
+        chunks=tuple(_WIDE[start : start + 50_000] for start in range(0, len(_WIDE), 50_000)),
+    ),
 )
 
 CASES: tuple[HttpCase, ...] = (
@@ -381,4 +387,5 @@ CASES: tuple[HttpCase, ...] = (
     *CLASSIFICATION,
     *COMPRESSION,
     *TRANSFER,
+    *LARGE,
 )

@@ -39,7 +39,7 @@ METADATA = (
     get("model-metadata-dynamic", target("dyn2", "")),
     get("model-metadata-bytes", target("identity_bytes", "")),
     get("model-metadata-bf16", target("identity_bf16", "")),
-    get("model-metadata-reshape", target("reshape22", "")),
+    get("model-metadata-reshape", target("reshape22", "decoupled", "")),
     get("model-metadata-reshape-batch", target("reshape_batch", "")),
     get("model-metadata-optional", target("optional", "")),
     get("model-metadata-two-types", target("swap", "")),
@@ -67,7 +67,6 @@ CONFIG = (
             "optional",
             "reshape_batch",
             "reshape22",
-            "decoupled",
             "identity_bytes",
             "dyn2",
         )
@@ -86,9 +85,7 @@ STATISTICS = (
     infer("counted-three", "counted", [In("INPUT0", "INT32", [3, 2], data=[1, 2, 3, 4, 5, 6])]),
     infer("counted-three-more", "counted", [In("INPUT0", "INT32", [3, 2], data=[1, 2, 3, 4, 5, 6])]),
     infer("counted-refused", "counted", [In("INPUT0", "INT32", [1, 3], data=[1, 2, 3])]),
-    infer(
-        "counted-refused-output", "counted", [In("INPUT0", "INT32", [1, 2], data=[1, 2])], [out("OUTPUT1")]
-    ),
+    infer("counted-refused-output", "counted", [In("INPUT0", "INT32", [1, 2], data=[1, 2])], [out("OUTPUT1")]),
     get("stats-counted", target("counted", "stats"), mask="stats"),
     HttpCase("metrics", "GET", "/metrics", mask="metrics", port="metrics"),
     HttpCase("metrics-slash", "GET", "/metrics/", mask="metrics", port="metrics"),

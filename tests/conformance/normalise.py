@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 from .wire import Answer
 
+_LONG = 4000
 # Keys of a model config that say which backend serves the model and from which file.
 _BACKEND_KEYS = ("platform", "backend", "default_model_filename")
 
@@ -44,15 +46,19 @@ def _mask_stats_names(document: Any) -> Any:
     return [[item["name"], item["version"]] for item in document.get("model_stats", [])]
 
 
+def _index_entry(item: Answer) -> Answer:
+    """One entry of the index. A reason's text is the backend's or the parser's.
+
+    Of a model whose config cannot be read the real server gives the name only, we the reason too.
+    """
+    if "reason" not in item or item["reason"] == "unloaded":
+        return item
+    return {**item, "reason": "given"} if "version" in item else {"name": item["name"]}
+
+
 def _mask_reasons(document: Any) -> Any:
-    """Keeps whether there is a reason: its text is the backend's or the parser's."""
-    if not isinstance(document, list):
-        return document
-    keep = ("", "unloaded")
-    return [
-        {key: ("given" if key == "reason" and value not in keep else value) for key, value in item.items()}
-        for item in document
-    ]
+    """The index without what may be worded differently."""
+    return [_index_entry(item) for item in document] if isinstance(document, list) else document
 
 
 _SERIES = re.compile(r'(\w+)\{([^}]*model="counted"[^}]*)\} (\d+)')
@@ -106,6 +112,15 @@ def _comparable_headers(answer: Answer) -> dict[str, str]:
     return headers
 
 
+def _shorten(document: Any) -> Any:
+    """A copy with a digest in place of each long text and list, to keep the records small."""
+    if isinstance(document, dict):
+        return {key: _shorten(value) for key, value in document.items()}
+    if isinstance(document, (str, list)) and len(document) > _LONG:
+        return f"sha256:{hashlib.sha256(json.dumps(document).encode()).hexdigest()} of {len(document)}"
+    return [_shorten(item) for item in document] if isinstance(document, list) else document
+
+
 def normalise(mask: str, answer: Answer) -> Answer:
     """The answer as it is recorded and compared."""
     result = dict(answer)
@@ -116,9 +131,10 @@ def normalise(mask: str, answer: Answer) -> Answer:
         if mask == "metrics" and "text" in result:
             result["metrics"] = _mask_metrics(result.pop("text"))
     elif "responses" in result:
-        result["message"] = _order_free(result["message"])
+        # Which side notices the deadline first, and so words it, is a race.
+        result["message"] = "" if result["code"] == "DEADLINE_EXCEEDED" else _order_free(result["message"])
         result["responses"] = [_apply(mask, response) for response in result["responses"]]
-    return {key: value for key, value in result.items() if value not in ({}, [], "")}
+    return {key: _shorten(value) for key, value in result.items() if value not in ({}, [], "")}
 
 
 def canonical(answer: Answer) -> str:

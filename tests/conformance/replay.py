@@ -34,7 +34,7 @@ def starter(work: Path, oracle: Oracle | None) -> Start:
             command = servers.triton_command(oracle, repository, *options)
             server = Server("tritonserver", command, oracle.server_env(), log)
         else:
-            server = Server("triton-async", servers.ours_command(repository, *options), None, log)
+            server = Server("triton-async", servers.ours_command(repository, *options), servers.ours_env(), log)
         server.wait_ready()
         return server
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -15,27 +16,44 @@ from pathlib import Path
 
 from .setup_oracle import Oracle
 
+ROOT = Path(__file__).resolve().parents[2]
+PORTS = (20000, 32000)
+_LISTEN = "0A"
 READY_SECONDS = 90.0
 # The real server waits 30 s for idle connections on SIGTERM; the runs do not need that.
 STOP_SECONDS = 5.0
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on right now."""
+    """Ports nobody listens on right now, below those that the kernel hands to connecting clients."""
     with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in held:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in held]
+        ports: list[int] = []
+        while len(ports) < count:
+            port = random.SystemRandom().randrange(*PORTS)
+            sock = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                sock.bind(("0.0.0.0", port))
+                ports.append(port)
+        return ports
+
+
+def listens(pid: int, port: int) -> bool:
+    """True when process `pid` itself listens on `port`, and not another server that took it first."""
+    inodes = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+            inodes.add(f"socket:[{fields[9]}]")
+    try:
+        return any(os.readlink(link) in inodes for link in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
 
 
 class Server:
-    """One running server. Owns the process and its children; `stop` ends them all.
+    """One running server. Owns the process and its children; `stop` ends them all."""
 
-    `env` None is the environment of this process.
-    """
-
-    def __init__(self, name: str, command: Sequence[str], env: dict[str, str] | None, log: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], env: dict[str, str], log: Path) -> None:
         self.name = name
         self.log = log
         self.http_port, self.grpc_port, self.metrics_port = free_ports(3)
@@ -58,7 +76,9 @@ class Server:
         return self.process.poll() is None
 
     def ready(self) -> bool:
-        """True when the server answers its ready probe with 200."""
+        """True when the server, and no other, answers the ready probe with 200."""
+        if not listens(self.process.pid, self.http_port):
+            return False
         connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=2)
         try:
             connection.request("GET", "/v2/health/ready", headers={"Connection": "close"})
@@ -105,13 +125,21 @@ def triton_command(oracle: Oracle, repository: Path, *options: str) -> list[str]
     ]
 
 
+def ours_env() -> dict[str, str]:
+    """Environment of triton-async: the installed package, unless the sources here are compiled in place."""
+    env = dict(os.environ, PYTHONSAFEPATH="1")
+    if list((ROOT / "triton_async").glob("datatypes.*.so")):
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
+    return env
+
+
 def ours_command(repository: Path, *options: str) -> list[str]:
     """Command line of triton-async, without ports."""
     return [sys.executable, "-m", "triton_async.cli", f"--model-repository={repository}", *options]
 
 
 @contextlib.contextmanager
-def running(name: str, command: Sequence[str], env: dict[str, str] | None, log: Path) -> Iterator[Server]:
+def running(name: str, command: Sequence[str], env: dict[str, str], log: Path) -> Iterator[Server]:
     """A server that is ready inside the block and gone after it."""
     server = Server(name, command, env, log)
     try:

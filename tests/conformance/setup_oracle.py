@@ -45,9 +45,7 @@ class Oracle:
         """
         env = dict(os.environ)
         env["PATH"] = os.pathsep.join([str(self.python / "bin"), env.get("PATH", "")])
-        env["LD_LIBRARY_PATH"] = os.pathsep.join(
-            [str(self.libraries), str(sysconfig.get_config_var("LIBDIR"))]
-        )
+        env["LD_LIBRARY_PATH"] = os.pathsep.join([str(self.libraries), str(sysconfig.get_config_var("LIBDIR"))])
         return env
 
     def perf_env(self) -> dict[str, str]:
@@ -94,9 +92,7 @@ def _plain_names(libraries: Path) -> None:
 
 def _build(cache: Path, target: Path) -> None:
     """Unpacks the wheels into `target` and makes the programs runnable."""
-    _unpack(
-        _download(SERVER_WHEEL, cache / "wheels"), ("pytriton/tritonserver/", "nvidia_pytriton.libs/"), target
-    )
+    _unpack(_download(SERVER_WHEEL, cache / "wheels"), ("pytriton/tritonserver/", "nvidia_pytriton.libs/"), target)
     client_bin = "tritonclient-2.51.0.data/data/bin/perf_analyzer"
     _unpack(_download(CLIENT_WHEEL, cache / "wheels"), (client_bin,), target)
     venv.create(target / "python", symlinks=True)

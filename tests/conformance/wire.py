@@ -34,7 +34,7 @@ def _complete(raw: bytes, method: str) -> bool:
     lowered = head.lower()
     if b"transfer-encoding: chunked" in lowered:
         return body.endswith(b"0\r\n\r\n")
-    length = re.search(rb"content-length: *(\d+)", lowered)
+    length = re.search(rb"\r\ncontent-length: *(\d+)", lowered)
     return length is not None and (method == "HEAD" or len(body) >= int(length[1]))
 
 
@@ -146,9 +146,7 @@ def send_grpc(case: GrpcCase, port: int) -> Answer:
                     answers.append(_response(case, raw))
             else:
                 unary = channel.unary_unary(path)
-                answers.append(
-                    _response(case, unary(requests[0], timeout=case.timeout, metadata=case.metadata))
-                )
+                answers.append(_response(case, unary(requests[0], timeout=case.timeout, metadata=case.metadata)))
         except grpc.RpcError as error:
             return {"code": error.code().name, "message": error.details(), "responses": answers}
     return {"code": "OK", "message": "", "responses": answers}

@@ -79,6 +79,7 @@ class ServerProcess:
                 command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
             )
         self.pid = self._process.pid
+        self._terminated = False
 
     def url(self, protocol: str) -> str:
         """The address for `http` or `grpc`."""
@@ -139,18 +140,15 @@ class ServerProcess:
             raise AssertionError(f"{error}: {state}") from None
 
     def terminate(self) -> None:
-        """Send SIGTERM and return at once."""
-        self._process.send_signal(signal.SIGTERM)
-
-    def wait(self) -> int:
-        """The exit status, once it is there."""
-        return self._process.wait(STOP_SECONDS)
+        """Send SIGTERM and return at once. Only the first call does: a second signal means "give up now"."""
+        if not self._terminated:
+            self._terminated = True
+            self._process.send_signal(signal.SIGTERM)
 
     def stop(self) -> None:
         """SIGTERM must end the server with status 0."""
-        if self._process.poll() is None:
-            self.terminate()
-        code = self.wait()
+        self.terminate()
+        code = self._process.wait(STOP_SECONDS)
         assert code == 0, f"the server exited with {code}:\n{self.output()}"
 
     def kill(self) -> None:

@@ -2,7 +2,8 @@
 
 from libc.stdint cimport int32_t, int64_t
 
-from triton_async.infer.batch cimport Batch, ta_batch, ta_tensor
+from triton_async.datatypes cimport DT_BF16
+from triton_async.infer.batch cimport Batch, check_batch, ta_batch, ta_tensor
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.signature cimport ModelSignature
 from triton_async.infer.tensor cimport Tensor
@@ -17,7 +18,6 @@ cdef extern from "clock.h":
 cdef extern from "gather.h":
     int ta_gather(ta_tensor *input, ta_slab_pool *pool) noexcept nogil
     void ta_batch_fail(ta_batch *batch, int32_t code, const char *format, ...) noexcept nogil
-    void ta_batch_finish_checks(ta_batch *batch) noexcept nogil
 
 cdef int32_t CODE_INTERNAL = 1
 
@@ -76,6 +76,17 @@ cdef class ModelInstance:
         """Frees the engine's context. Called once, on the instance's thread, when no batch is out."""
 
 
+cdef int _fail(ta_batch *batch, error) except -1:
+    cdef bint known = isinstance(error, ServerError)
+    try:
+        text = error.message if known else f"{type(error).__name__}: {error}"
+    except Exception:  # a text of its own making may fail as well
+        text = type(error).__name__
+    message = text.encode("utf-8", "replace")
+    ta_batch_fail(batch, error.code if known else CODE_INTERNAL, "%.1000s", <const char *>message)
+    return 0
+
+
 def execute_requests(ModelInstance instance, ModelSignature signature, requests):
     """Runs one batch of `requests` in the calling thread: one InferResponse each, in order. For warm-up and tests.
 
@@ -90,7 +101,7 @@ def execute_requests(ModelInstance instance, ModelSignature signature, requests)
     with nogil:
         batch.c.compute_start_ns = ta_now_ns()
         instance.execute(&batch.c)
-        ta_batch_finish_checks(&batch.c)
+        check_batch(&batch.c)
     return batch.finish()
 
 
@@ -124,16 +135,16 @@ cdef class PythonInstance(ModelInstance):
             outputs = self.run(batch.input_tensors())
             c.compute_output_start_ns = ta_now_ns()
             for index, output in enumerate(outputs):
-                if output is None or not c.outputs[index].wanted:
+                if output is None:
                     continue
-                spec = batch.signature.outputs[index]
-                tensor = output if isinstance(output, Tensor) else from_numpy(spec.name, output, spec.datatype)
+                if isinstance(output, Tensor):
+                    tensor = output
+                else:
+                    spec = batch.signature.outputs[index] if index < c.n_outputs else None
+                    bf16 = spec is not None and spec.datatype == DT_BF16
+                    tensor = from_numpy("" if spec is None else spec.name, output, DT_BF16 if bf16 else None)
                 batch.set_output(index, tensor)
-        except ServerError as error:
-            text = error.message.encode()
-            ta_batch_fail(c, error.code, "%.1000s", <const char *>text)
         except BaseException as error:
-            text = f"{type(error).__name__}: {error}".encode()
-            ta_batch_fail(c, CODE_INTERNAL, "%.1000s", <const char *>text)
+            _fail(c, error)
         c.compute_end_ns = ta_now_ns()
         return 0

@@ -1,5 +1,6 @@
 """Model instances: one OS thread each, which makes, runs and closes its engine. Waits without the GIL."""
 
+import logging
 import threading
 
 from cpython.ref cimport Py_INCREF
@@ -15,9 +16,11 @@ from triton_async.core.wakeup cimport (
     ta_mailbox_take,
     ta_now_ns,
 )
-from triton_async.infer.batch cimport Batch, ta_batch_finish_checks
+from triton_async.infer.batch cimport Batch, check_batch
 
 from triton_async.errors import InternalError, ServerError
+
+log = logging.getLogger("triton_async.core")
 
 
 cdef class Instance:
@@ -62,8 +65,10 @@ cdef class Instance:
             on_started(error)
             return
         except BaseException as error:
+            # Its text may name files and is for the log alone.
+            log.exception("instance '%s' could not be made", self.name)
             self.state = INSTANCE_STOPPED
-            on_started(InternalError(f"{type(error).__name__}: {error}"))
+            on_started(InternalError(f"{type(error).__name__} while making instance '{self.name}'"))
             return
         del make_engine
         self.state = INSTANCE_READY
@@ -86,6 +91,6 @@ cdef int _serve(Instance self, ModelInstance engine) except -1:
                 break
             batch.compute_start_ns = ta_now_ns()
             engine.execute(batch)
-            ta_batch_finish_checks(batch)
+            check_batch(batch)
             ta_completions_push(&self.ring.completions, batch)
     return 0

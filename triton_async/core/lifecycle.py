@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from triton_async.backends.base import Backend, LoadContext, LoadedModel
 from triton_async.config.labels import read_labels
@@ -24,6 +24,8 @@ from triton_async.infer.signature import ModelSignature, TensorSpec
 from triton_async.memory.slab import SlabPool
 
 log = logging.getLogger("triton_async.core")
+
+T = TypeVar("T")
 
 
 class State(Enum):
@@ -88,17 +90,18 @@ def make_signature(config: ModelConfig, version: int, model_dir: Path) -> ModelS
 async def load_version(host: Host, config: ModelConfig, version: int, model_dir: Path) -> LoadedVersion:
     """Loads a version and starts all its instances. ServerError with the reason; nothing is left behind then."""
     started = time.monotonic()
-    signature, loaded = await host.loop.run_in_executor(
-        host.executor, _load_blocking, host, config, version, model_dir
-    )
+    signature, loaded = await run_blocking(host, _load_blocking, host, config, version, model_dir)
     instances: list[Instance] = []
     try:
         instances = await _start_instances(host, config, loaded)
-    except BaseException:
-        await host.loop.run_in_executor(host.executor, loaded.close)
+        policies, default_level = _queue_policies(config)
+        model = Model(host.loop, signature, config, instances, policies, default_level)
+    except BaseException as error:
+        await _stop_instances(host, instances)
+        await run_blocking(host, loaded.close)
+        if isinstance(error, OSError):  # no descriptor for the model's timer
+            raise InternalError(f"{error.strerror} while loading the model") from error
         raise
-    policies, default_level = _queue_policies(config)
-    model = Model(host.loop, signature, config, instances, policies, default_level)
     return LoadedVersion(version, model, loaded, time.monotonic() - started)
 
 
@@ -106,7 +109,18 @@ async def retire(host: Host, version: LoadedVersion) -> None:
     """Lets the version finish what it has, then stops its instances and frees it."""
     await version.model.drain()
     await _stop_instances(host, version.model.take_instances())
-    await host.loop.run_in_executor(host.executor, version.loaded.close)
+    await run_blocking(host, version.loaded.close)
+
+
+async def run_blocking(host: Host, function: Callable[..., T], *arguments: Any) -> T:
+    """Runs a step of a load on a load thread. Whatever a backend or a file system raises comes as a ServerError."""
+    try:
+        return await host.loop.run_in_executor(host.executor, function, *arguments)
+    except ServerError:
+        raise
+    except Exception as error:
+        log.exception("%s failed", function.__qualname__)
+        raise InternalError(f"{type(error).__name__} while loading the model") from error
 
 
 def _load_blocking(
@@ -116,13 +130,7 @@ def _load_blocking(
     path = model_path(config.proto, model_dir, version)
     signature = make_signature(config, version, model_dir)
     context = LoadContext(config, version, path, signature, host.pool, settings)
-    try:
-        return signature, host.backends.get(config.backend).load(context)
-    except ServerError:
-        raise
-    except Exception as error:
-        log.exception("backend '%s' failed to load model '%s'", config.backend, config.name)
-        raise InternalError(f"{type(error).__name__} while loading the model") from error
+    return signature, host.backends.get(config.backend).load(context)
 
 
 def _queue_policies(config: ModelConfig) -> tuple[list[QueuePolicy], int]:
@@ -148,7 +156,10 @@ async def _start_instances(host: Host, config: ModelConfig, loaded: LoadedModel)
         def make(spec=spec, group=group):  # type: ignore[no-untyped-def]
             return loaded.create_instance(spec.name, group, spec.device)
 
-        instance.start(make, _settler(host.loop, started))
+        try:
+            instance.start(make, _settler(host.loop, started))
+        except RuntimeError:
+            started.set_exception(InternalError(f"the thread of instance '{spec.name}' could not be started"))
         made.append(instance)
         waiting.append(started)
     results = await asyncio.gather(*waiting, return_exceptions=True)

@@ -21,7 +21,7 @@ cdef class Model(BatchOwner):
     cdef DynamicBatcher batcher
     cdef list instances                  # READY, in order
     cdef list idle                       # of instances, last used last
-    cdef DeadlineTimer timer
+    cdef DeadlineTimer timer             # None when nothing is ever delayed or times out, and after `drain`
     cdef object loop
     cdef readonly int64_t in_flight
     cdef object ordered                  # deque of requests when responses keep their order, else None
@@ -32,7 +32,7 @@ cdef class Model(BatchOwner):
     # the request is cancelled. Raises ServerError and leaves the request alone otherwise.
     cdef int submit(self, InferRequest request, ResponseSink sink, int64_t now_ns) except -1
     # The client is gone: a queued request is dropped, the response of a running one discarded. The sink is not
-    # called any more.
+    # called any more. Does nothing for a request that is not this model's.
     cdef int cancel(self, InferRequest request) except -1
 
     cdef int _dispatch(self, int64_t now_ns) except -1

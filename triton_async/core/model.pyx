@@ -46,6 +46,9 @@ cdef class Model(BatchOwner):
         self.idle = list(reversed(instances))
         if batching is not None and batching.preserve_ordering:
             self.ordered = deque()
+        # Made now: a request that is queued already could not be refused for want of a descriptor.
+        if self.batcher.delay_ns or any([p.default_timeout_us or p.allow_timeout_override for p in policies]):
+            self.timer = DeadlineTimer(loop, self._on_deadline)
 
     @property
     def pending(self):
@@ -71,13 +74,13 @@ cdef class Model(BatchOwner):
 
     cdef int cancel(self, InferRequest request) except -1:
         cdef int64_t now_ns = ta_now_ns()
-        if request.state == REQUEST_DONE or request.cancelled:
+        if request.model is not self or request.cancelled:
             return 0
+        # A response may be there already, held back for its order or for the next turn of the loop.
         request.cancelled = True
         request.sink = None
         if request.state == REQUEST_QUEUED:
-            request.state = REQUEST_DONE
-            self.batcher.queue.forget(request)
+            self.batcher.queue.remove(request)
             self.statistics.record_failure(FAIL_CANCELED, request.received_ns or request.queue_start_ns, now_ns)
             self._finish(request, None)
         return 0
@@ -92,7 +95,10 @@ cdef class Model(BatchOwner):
             self.idle.append(instance)
         # The instance gets its next batch before anything is delivered: it works while the loop writes.
         now_ns = ta_now_ns()
-        self._dispatch(now_ns)
+        try:
+            self._dispatch(now_ns)
+        except Exception:  # this batch must be answered all the same
+            log.exception("model '%s' could not start its next batch", self.signature.model_name)
         if not batch.c.failed:
             self.statistics.record_execution(&batch.c)
         for response in batch.finish():
@@ -134,9 +140,6 @@ cdef class Model(BatchOwner):
                 _hand_over(self, instance, batch)
         if self.timer is not None:
             self._arm()
-        elif self.batcher.wait_until_ns or self.batcher.queue.next_deadline_ns:
-            self.timer = DeadlineTimer(self.loop, self._on_deadline)
-            self._arm()
         return 0
 
     def _arm(self):
@@ -152,8 +155,6 @@ cdef class Model(BatchOwner):
     def _expire(self, int64_t now_ns):
         cdef InferRequest request
         for request in self.batcher.queue.expire(now_ns):
-            request.state = REQUEST_DONE
-            self.batcher.queue.forget(request)
             self.statistics.record_failure(FAIL_REJECTED, request.received_ns or request.queue_start_ns, now_ns)
             error = Unavailable("Request timeout expired")
             response = InferResponse(request, self.signature.model_name, self.signature.model_version, [], None,

@@ -10,8 +10,10 @@ from triton_async.infer.request cimport InferRequest
 #     skipped later
 # Loop thread. No clock: `now_ns` is an argument.
 cdef class RequestQueue:
-    cdef list levels                 # deque per priority level, most urgent first
-    cdef list delayed                # deque per level: timed out under the DELAY action, served last
+    # In serving order: for each level, most urgent first, the line of its requests, then the line of those that
+    # timed out under the DELAY action.
+    cdef list lines
+    cdef list level_sizes            # queued requests per level, delayed ones included
     cdef tuple policies              # QueuePolicy per level
     cdef int default_level           # 1-based; 0 without priorities
     cdef readonly int64_t size
@@ -25,10 +27,11 @@ cdef class RequestQueue:
     cpdef list peek(self, int64_t limit)
     # Removes the first `count` requests of the serving order.
     cpdef list pop(self, int64_t count)
-    # Takes a queued request out of the count (cancelled or timed out).
-    cpdef int forget(self, InferRequest request) except -1
-    # Requests whose queue timeout has passed: those to refuse are returned (already forgotten); those with the
-    # DELAY action go to the end of their level.
+    # Removes a queued request, wherever it stands (cancelled or timed out); it is DONE then.
+    cpdef int remove(self, InferRequest request) except -1
+    # Requests whose queue timeout has passed: those to refuse are returned, already removed; those with the DELAY
+    # action go behind the others of their level.
     cpdef list expire(self, int64_t now_ns)
 
+    cdef int _leave(self, InferRequest request) except -1
     cdef int _note_deadline(self, InferRequest request) except -1

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from triton_async.config.load import load as load_config
 from triton_async.config.load import select_versions
 from triton_async.config.model_config import ModelConfig
 from triton_async.config.settings import Settings
-from triton_async.core.lifecycle import Host, LoadedVersion, State, load_version, retire
+from triton_async.core.lifecycle import Host, LoadedVersion, State, load_version, retire, run_blocking
 from triton_async.core.model import Model
 from triton_async.errors import InternalError, InvalidArg, NotFound, ServerError, Unavailable, Unsupported
 
@@ -26,11 +25,14 @@ TWO_REPOSITORIES = "model appears in two or more repositories"
 
 @dataclass(slots=True)
 class VersionEntry:
-    """One version in the index. `loaded` is set while READY, and while an older load still serves."""
+    """One version in the index. `loaded` is set while READY, and while an older load still serves; `leaving` is the
+    load that UNLOADING waits for.
+    """
 
     state: State
     reason: str = ""
     loaded: LoadedVersion | None = None
+    leaving: LoadedVersion | None = None
 
 
 @dataclass(slots=True)
@@ -58,16 +60,20 @@ class ModelRepository:
         self._on_change = on_change
         self._roots = [Path(root) for root in settings.model_repository]
         self._retiring: set[asyncio.Task[None]] = set()
+        self._stopping = False
         self.models: dict[str, ModelEntry] = {}
 
     # -- what is there -----------------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        """Names of all model directories, sorted. InternalError when a repository cannot be read."""
+        """Names of all model directories, sorted. InternalError when a repository cannot be read.
+
+        A name that is no UTF-8 text could not be told to anybody, so such a directory is no model.
+        """
         found: set[str] = set()
         for root in self._roots:
             try:
-                found.update(e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith("."))
+                found.update(entry.name for entry in root.iterdir() if _is_model_directory(entry))
             except OSError as error:
                 raise InternalError(
                     f"failed to stat model repository '{root}': {error.strerror}"
@@ -126,10 +132,11 @@ class ModelRepository:
         return entry is not None and (version in entry.versions if version != -1 else bool(entry.versions))
 
     def explain(self, name: str, version: int) -> ServerError:
-        """Why `name` (version -1: the latest) does not serve, in Triton's words and codes."""
+        """Why `name` (version -1: the latest) does not serve, in Triton's words and codes.
+
+        A name nobody knows is NOT_FOUND, as measured on the real server: its INVALID_ARG is for namespaces only.
+        """
         entry = self.models.get(name)
-        if entry is None and not self._directories(name):
-            return InvalidArg(f"Request for unknown model: '{name}' is not found")
         if entry is None or not entry.versions:
             return NotFound(f"Request for unknown model: '{name}' is not found")
         if version == -1:
@@ -171,7 +178,8 @@ class ModelRepository:
                 f"load parameter '{next(iter(parameters))[:100]}' is not supported by this server yet: models "
                 "load from their repository as they are"
             )
-        await self.load(name)
+        # The load outlives a caller that goes away: cancelled half-way it would leave an engine without an owner.
+        await asyncio.shield(self.load(name))
 
     async def unload_by_request(self, name: str, unload_dependents: bool) -> None:
         """The unload API; returns when the model takes no more requests. Unknown names are fine.
@@ -181,8 +189,15 @@ class ModelRepository:
         self._check_explicit()
         entry = self.models.get(name)
         if entry is not None:
-            async with entry.lock:
-                self._unload(entry)
+            await self._unload_locked(entry)
+
+    async def _unload_locked(self, entry: ModelEntry) -> None:
+        async with entry.lock:
+            self._unload(entry)
+
+    def _check_running(self) -> None:
+        if self._stopping:
+            raise Unavailable("Server exiting")
 
     def _check_explicit(self) -> None:
         if self._settings.model_control_mode != "explicit":
@@ -191,18 +206,19 @@ class ModelRepository:
     async def load(self, name: str) -> None:
         """Loads or reloads a model; returns at once when nothing has changed. The old version serves until the
         new one is ready, and goes on when the load fails. ServerError in Triton's words."""
+        self._check_running()
         directories = self._directories(name)
         if not directories and name not in self.models:
             raise InternalError(f"failed to load '{name}', failed to poll from model repository")
         entry = self.models.setdefault(name, ModelEntry(name))
         async with entry.lock:
+            self._check_running()
             if len(directories) != 1:
                 entry.reason = TWO_REPOSITORIES if directories else "the model's directory is gone"
                 raise InternalError(
                     f"failed to load '{name}', failed to poll from model repository: {entry.reason}"
                 )
-            loop = asyncio.get_running_loop()
-            fingerprint = await loop.run_in_executor(self._host.executor, _fingerprint, directories[0])
+            fingerprint = await run_blocking(self._host, _fingerprint, directories[0])
             if entry.ready() and fingerprint == entry.fingerprint:
                 return
             for attempt in range(self._settings.model_load_retry_count + 1):
@@ -215,9 +231,8 @@ class ModelRepository:
             entry.fingerprint = fingerprint
 
     async def _load_files(self, entry: ModelEntry, directory: Path) -> None:
-        run = partial(asyncio.get_running_loop().run_in_executor, self._host.executor)
         try:
-            versions = await run(self._select_versions, entry.name, directory)
+            versions = await run_blocking(self._host, self._select_versions, entry.name, directory)
         except ServerError as error:
             entry.reason = error.as_status()
             raise InternalError(
@@ -232,7 +247,7 @@ class ModelRepository:
             if known.state is not State.READY:
                 known.state, known.reason = State.LOADING, ""
         try:
-            config = await run(self._read_config, entry.name, directory, versions[-1])
+            config = await run_blocking(self._host, self._read_config, entry.name, directory, versions[-1])
         except ServerError as error:
             failed = {version: self._failed(entry, version, error) for version in versions}
         else:
@@ -306,18 +321,24 @@ class ModelRepository:
         state = entry.versions[version]
         loaded, state.loaded = state.loaded, None
         if loaded is None:
-            state.state, state.reason = State.UNAVAILABLE, UNLOADED
+            if state.state is not State.UNLOADING:
+                state.state, state.reason = State.UNAVAILABLE, UNLOADED
             return
-        state.state = State.UNLOADING
+        state.state, state.leaving = State.UNLOADING, loaded
         self._retire(loaded, entry, state)
 
     def _retire(
         self, loaded: LoadedVersion, entry: ModelEntry | None = None, state: VersionEntry | None = None
     ) -> None:
         async def run() -> None:
-            await retire(self._host, loaded)
-            if entry is not None and state is not None and state.state is State.UNLOADING:
-                state.state, state.reason = State.UNAVAILABLE, UNLOADED
+            try:
+                await retire(self._host, loaded)
+            finally:
+                if state is not None and state.leaving is loaded:
+                    state.leaving = None
+                    if state.state is State.UNLOADING:
+                        state.state, state.reason = State.UNAVAILABLE, UNLOADED
+            if entry is not None:
                 log.info("successfully unloaded '%s' version %d", entry.name, loaded.version)
 
         task = asyncio.get_running_loop().create_task(run())
@@ -330,9 +351,9 @@ class ModelRepository:
             log.error("a model version could not be freed", exc_info=task.exception())
 
     async def stop(self) -> None:
-        """Unloads everything; returns when all of it is freed."""
-        for entry in self.models.values():
-            self._unload(entry)
+        """Unloads everything, loads on their way included; returns when all of it is freed. No load begins any more."""
+        self._stopping = True
+        await asyncio.gather(*(self._unload_locked(entry) for entry in self.models.values()))
         while self._retiring:
             await asyncio.wait(self._retiring)
 
@@ -352,9 +373,18 @@ class ModelRepository:
         if not name or name in (".", "..") or "/" in name:
             return []
         try:
+            name.encode()
             return [root / name for root in self._roots if (root / name).is_dir()]
-        except (OSError, ValueError):  # a name that no file can have
+        except (OSError, ValueError):  # a name that no file can have, or no answer could carry
             return []
+
+
+def _is_model_directory(path: Path) -> bool:
+    try:
+        path.name.encode()
+        return path.is_dir() and not path.name.startswith(".")
+    except (OSError, UnicodeEncodeError):
+        return False
 
 
 def _fingerprint(directory: Path) -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ cdef class InferenceServer:
     cdef dict latest                 # model name -> Model, the highest READY version
     cdef dict versions               # (model name, version) -> Model
     cdef int state                   # ServerState
-    cdef list readiness_waiters      # futures of those that watch readiness
+    cdef set readiness_waiters       # futures of those that watch readiness
 
     # The version that serves `name`; version -1: the highest READY one. Raises what the lookup table of Triton
     # says (InvalidArg, NotFound, Unavailable).

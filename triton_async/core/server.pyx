@@ -54,7 +54,7 @@ cdef class InferenceServer:
         self.loop = host.loop
         self.latest = {}
         self.versions = {}
-        self.readiness_waiters = []
+        self.readiness_waiters = set()
         self.repository = ModelRepository(settings, host, self._on_models_changed)
         self.metrics = Metrics(settings, self.repository)
 
@@ -84,7 +84,7 @@ cdef class InferenceServer:
         self._wake_readiness()
 
     def _wake_readiness(self):
-        waiters, self.readiness_waiters = self.readiness_waiters, []
+        waiters, self.readiness_waiters = self.readiness_waiters, set()
         for future in waiters:
             if not future.done():
                 future.set_result(None)
@@ -92,8 +92,11 @@ cdef class InferenceServer:
     async def readiness_change(self):
         """Returns after anything happened that may have changed readiness."""
         future = self.loop.create_future()
-        self.readiness_waiters.append(future)
-        await future
+        self.readiness_waiters.add(future)
+        try:
+            await future
+        finally:
+            self.readiness_waiters.discard(future)
 
     # -- requests ----------------------------------------------------------------------------------
 

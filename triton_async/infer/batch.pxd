@@ -43,10 +43,9 @@ cdef extern from "batch.h":
         void *owner
         ta_batch *next
 
-cdef extern from "gather.h":
-    # What core checks of every batch that an instance has run: each wanted output was filled, the times are in
-    # order. Instance thread, no GIL.
-    void ta_batch_finish_checks(ta_batch *batch) noexcept nogil
+# What is checked of every batch that an instance has run: each wanted output was filled and its bytes fill its
+# shape; the times are in order. Fails the batch otherwise. Instance thread, no GIL.
+cdef void check_batch(ta_batch *batch) noexcept nogil
 
 #   OPEN --close--> CLOSED --handed to an instance--> (instance thread) --completion ring--> finish --> DONE
 cdef enum BatchState:
@@ -76,9 +75,11 @@ cdef class Batch:
     cdef list _split(self)
 
     # For instances written in Python, on the instance thread with the GIL:
-    # whole-batch input tensors in signature order (None where absent), gathered.
+    # whole-batch input tensors in signature order (None where absent), gathered. They own their bytes, so an output
+    # may be one of them. Call once.
     cdef list input_tensors(self)
-    # Copies `array` (of the engine's dims) as output `index`.
+    # Makes `tensor` (of the engine's dims) output `index`. Raises InternalError when the model has none such, or
+    # none of its data type.
     cdef int set_output(self, int index, Tensor tensor) except -1
 
 # Whether two validated requests may share a batch: equal shapes beyond the batch dimension, the same inputs. Does

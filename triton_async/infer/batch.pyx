@@ -2,23 +2,28 @@
 
 cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int32_t
 from libc.stdlib cimport calloc, free
 
-from triton_async.datatypes cimport DT_BYTES, elements
-from triton_async.infer.request cimport InferRequest
+from triton_async.datatypes cimport DT_BYTES, elements, nbytes, to_name
+from triton_async.infer.request cimport InferRequest, RequestedOutput
 from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
 from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor, view_dims
-from triton_async.memory.buffer cimport MEMORY_CPU, Buffer, foreign
+from triton_async.memory.buffer cimport MEMORY_CPU, MEMORY_GPU, Buffer, foreign
 
-from triton_async.errors import InternalError, from_code
+from triton_async.errors import InternalError, ServerError, from_code
+from triton_async.infer.signature import format_dims
 
 cdef extern from "gather.h":
+    void ta_batch_close_times(ta_batch *batch) noexcept nogil
+    void ta_batch_fail(ta_batch *batch, int32_t code, const char *format, ...) noexcept nogil
     void ta_tensor_release(ta_tensor *tensor) noexcept nogil
     int64_t ta_bytes_skip(const char *data, int64_t nbytes, int64_t offset, int64_t count) noexcept nogil
 
 cdef int64_t _live = 0
+
+cdef int32_t CODE_INTERNAL = 1
 
 # Where an output without bytes points: a filled output never has a NULL address.
 cdef char _EMPTY = 0
@@ -84,18 +89,20 @@ cdef class Batch:
         self.state = BATCH_DONE
         for i in range(self.c.n_inputs):
             ta_tensor_release(&self.c.inputs[i])
-        error = None
         if self.c.failed:
-            error = from_code(self.c.error_code, self.c.error.decode("utf-8", "replace"))
+            code, message = self.c.error_code, self.c.error.decode("utf-8", "ignore")
         else:
             try:
                 return self._split()
-            except InternalError as split_error:
-                error = split_error
+            except ServerError as error:
+                code, message = error.code, error.message
+            except Exception as error:  # whatever it is, every request gets an answer
+                code, message = CODE_INTERNAL, f"{type(error).__name__} while splitting the outputs of a batch"
         responses = []
         for request in self.requests:
+            # An error of its own for each: raised, it carries the traceback of one request.
             responses.append(InferResponse(request, self.signature.model_name, self.signature.model_version, [],
-                                           None, error))
+                                           None, from_code(code, message)))
         return responses
 
     cdef list _split(self):
@@ -119,6 +126,7 @@ cdef class Batch:
         cdef ta_tensor *c
         cdef TensorSpec spec
         cdef Tensor tensor
+        cdef Tensor sent
         cdef Buffer buffer
         cdef int i
         for i in range(self.c.n_inputs):
@@ -127,9 +135,15 @@ cdef class Batch:
             if not c.wanted:
                 tensors.append(None)
                 continue
-            # The bytes live as long as the batch is out; the lease keeps the batch.
-            Py_INCREF(self)
-            buffer = foreign(c.data, c.nbytes, <void *>self, _release_object, c.memory_type, c.device_id)
+            if c.release != NULL:
+                buffer = foreign(c.data, c.nbytes, c.owner, c.release, c.memory_type, c.device_id)
+                c.owner = NULL
+                c.release = NULL
+            else:
+                # Not gathered: the bytes of the one request.
+                sent = <Tensor>(<InferRequest>self.requests[0]).slots[i]
+                buffer = foreign(c.data, c.nbytes, <void *>sent, _release_object, c.memory_type, c.device_id)
+                Py_INCREF(sent)
             buffer.readonly = True
             tensor = view_dims(spec.name, spec.datatype, c.dims, c.rank, elements(c.dims, c.rank), buffer, c.data,
                                c.nbytes)
@@ -137,15 +151,26 @@ cdef class Batch:
         return tensors
 
     cdef int set_output(self, int index, Tensor tensor) except -1:
-        cdef ta_tensor *c = &self.c.outputs[index]
+        cdef ta_tensor *c
+        cdef TensorSpec spec
         cdef int i
-        c.datatype = tensor.datatype
+        if index >= self.c.n_outputs:
+            raise InternalError(f"model '{self.signature.model_name}' produced more outputs than the "
+                                f"{self.c.n_outputs} of its configuration")
+        c = &self.c.outputs[index]
+        spec = <TensorSpec>self.signature.outputs[index]
+        if tensor.datatype != spec.datatype:
+            raise InternalError(f"output '{spec.name}' of model '{self.signature.model_name}' has data-type "
+                                f"'{to_name(tensor.datatype)}', but its configuration says '{to_name(spec.datatype)}'")
+        if not c.wanted:
+            return 0
         c.rank = tensor.rank
         for i in range(tensor.rank):
             c.dims[i] = tensor.dims[i]
         c.nbytes = tensor.nbytes
         c.data = tensor.data if tensor.nbytes else <char *>&_EMPTY
         c.memory_type = MEMORY_CPU if tensor.buffer is None else tensor.buffer.memory_type
+        c.device_id = 0 if tensor.buffer is None else tensor.buffer.device_id
         Py_INCREF(tensor)
         c.owner = <void *>tensor
         c.release = _release_object
@@ -201,15 +226,72 @@ cdef int _lay_out_input(Batch batch, int index, ta_segment *segments) except -1:
 
 cdef int _lay_out_outputs(Batch batch) except -1:
     cdef InferRequest request
-    cdef uint64_t wanted = 0
     cdef TensorSpec spec
     cdef int i
-    for request in batch.requests:
-        wanted |= request.wanted
     for i in range(batch.c.n_outputs):
         spec = <TensorSpec>batch.signature.outputs[i]
         batch.c.outputs[i].datatype = spec.datatype
-        batch.c.outputs[i].wanted = (wanted >> (i if i < 63 else 63)) & 1
+        for request in batch.requests:
+            if _asks_for(request, spec):
+                batch.c.outputs[i].wanted = 1
+                break
+    return 0
+
+
+# The last bit of `wanted` says that any output from there on is asked for; which ones, only the request knows.
+cdef bint _asks_for(InferRequest request, TensorSpec spec) noexcept:
+    cdef RequestedOutput output
+    if spec.index < 63:
+        return (request.wanted >> spec.index) & 1
+    if request.wanted >> 63 == 0:
+        return False
+    if not request.outputs:
+        return True
+    for output in request.outputs:
+        if output.name == spec.name:
+            return True
+    return False
+
+
+cdef void check_batch(ta_batch *batch) noexcept nogil:
+    cdef int i
+    ta_batch_close_times(batch)
+    for i in range(batch.n_outputs):
+        if batch.failed:
+            return
+        if batch.outputs[i].wanted and not _is_whole(&batch.outputs[i]):
+            with gil:
+                _refuse_output(batch, i)
+
+
+cdef bint _is_whole(const ta_tensor *c) noexcept nogil:
+    cdef int64_t count
+    if c.data == NULL or c.rank < 0 or c.rank > TA_MAX_RANK:
+        return False
+    count = elements(c.dims, c.rank)
+    if c.datatype != DT_BYTES:
+        return count >= 0 and nbytes(count, c.datatype) == c.nbytes
+    return count >= 0 and (c.memory_type == MEMORY_GPU or ta_bytes_skip(c.data, c.nbytes, 0, count) == c.nbytes)
+
+
+cdef int _refuse_output(ta_batch *batch, int index) noexcept:
+    cdef ModelSignature signature = (<Batch>batch.owner).signature
+    cdef ta_tensor *c = &batch.outputs[index]
+    cdef int i
+    name = (<TensorSpec>signature.outputs[index]).name
+    if c.data == NULL:
+        text = f"model '{signature.model_name}' did not produce output '{name}', which is in its configuration"
+    elif c.rank < 0 or c.rank > TA_MAX_RANK:
+        text = (f"output '{name}' of model '{signature.model_name}' has {c.rank} dimensions, at most {TA_MAX_RANK} are "
+                "supported")
+    elif c.datatype == DT_BYTES:
+        text = f"output '{name}' of model '{signature.model_name}' has broken string elements"
+    else:
+        dims = format_dims([c.dims[i] for i in range(c.rank)])
+        text = (f"output '{name}' of model '{signature.model_name}' has {c.nbytes} bytes, which do not fill its shape "
+                f"{dims}")
+    shown = text.encode()
+    ta_batch_fail(batch, CODE_INTERNAL, "%.1000s", <const char *>shown)
     return 0
 
 
@@ -250,7 +332,7 @@ cdef int _split_output(Batch batch, TensorSpec spec, ta_tensor *c, list outputs)
             end = offset
         else:
             end = offset + c.nbytes // batch.rows * request.rows
-        if (request.wanted >> (spec.index if spec.index < 63 else 63)) & 1:
+        if _asks_for(request, spec):
             (<list>outputs[i]).append(view_dims(spec.name, c.datatype, dims, rank, request.rows * row_elements
                                                 if batching else row_elements, buffer, c.data + offset,
                                                 end - offset))

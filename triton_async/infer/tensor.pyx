@@ -5,7 +5,8 @@ from libc.string cimport memcpy
 
 import numpy as np
 
-from triton_async.datatypes cimport DT_BYTES, elements, itemsize, nbytes, to_name
+from triton_async.datatypes cimport DT_BYTES, elements, itemsize, to_name
+from triton_async.datatypes cimport nbytes as size_of
 from triton_async.memory.buffer cimport MEMORY_GPU, Buffer, wrap
 
 from triton_async import datatypes
@@ -64,7 +65,7 @@ cdef class Tensor:
             array[:] = strings
             return array.reshape(shape)
         # NumPy would allocate for a large shape without bytes, and take FP64 where there is no type.
-        if itemsize(self.datatype) == 0 or self.nbytes != nbytes(self.element_count, self.datatype):
+        if itemsize(self.datatype) == 0 or self.nbytes != size_of(self.element_count, self.datatype):
             raise ValueError(f"{self.nbytes} bytes for {self.element_count} elements of {to_name(self.datatype)}")
         dtype = np.dtype(datatypes.numpy_dtype(self.datatype))
         if self.nbytes == 0:

@@ -23,6 +23,7 @@ from triton_async.defines import MAX_TENSORS_PER_REQUEST
 from triton_async.errors import InvalidArg, NotFound
 from triton_async.infer.signature import format_dims
 from triton_async.protocol.version import parse_version
+from triton_async.protocol.wire import Malformed
 
 cdef int64_t _TENSORS_MAX = MAX_TENSORS_PER_REQUEST
 
@@ -59,14 +60,15 @@ def decode_request(message, int64_t received_ns=0):
     return decode(message if isinstance(message, Buffer) else wrap(message), received_ns)
 
 
-def request_names(message):
-    """(id, model name, model version) of a ModelInferRequest, for errors about it; "" where it cannot be read."""
+def request_id(message):
+    """The id of a ModelInferRequest, for errors about it; "" when it has none or is malformed."""
     cdef Buffer buffer = wrap(message)
-    cdef list found = ["", "", ""]
     cdef ta_wire wire
     cdef ta_wire value
+    cdef ta_wire identifier
     cdef uint32_t field
     cdef int type
+    identifier.at = identifier.end = NULL
     wire.at = <const uint8_t *>buffer.data
     wire.end = wire.at + buffer.nbytes
     try:
@@ -74,15 +76,14 @@ def request_names(message):
         while type >= 0:
             if type == TA_WIRE_BYTES:
                 check(ta_wire_bytes(&wire, &value))
-                if REQUEST_MODEL_NAME <= field <= REQUEST_ID:
-                    found[field % 3] = text(value)
+                if field == REQUEST_ID:
+                    identifier = value
             else:
                 check(ta_wire_skip(&wire, type))
             type = next_field(&wire, &field)
-    except InvalidArg:
-        # What comes after the broken place stays unknown.
-        pass
-    return tuple(found)
+        return text(identifier)
+    except Malformed:
+        return ""
 
 
 cdef InferRequest decode(Buffer message, int64_t received_ns):

@@ -15,7 +15,7 @@ from triton_async.protocol.wire cimport (
     ta_wire_field_size, ta_wire_put_bytes, ta_wire_put_head, ta_wire_put_varint, ta_wire_varint_size,
 )
 
-from triton_async.defines import GRPC_MAX_MESSAGE_NBYTES
+from triton_async.defines import GRPC_INLINE_OUTPUT_NBYTES, GRPC_MAX_MESSAGE_NBYTES
 from triton_async.errors import InvalidArg
 
 # gRPC: one byte of compressed flag, four of big-endian length.
@@ -26,8 +26,7 @@ PREFIX_NBYTES = PREFIX
 
 cdef int64_t _MESSAGE_MAX = GRPC_MAX_MESSAGE_NBYTES
 
-# Up to here a copy into the head is cheaper than one more part.
-cdef int64_t _INLINE_NBYTES = 16384
+cdef int64_t _INLINE_NBYTES = GRPC_INLINE_OUTPUT_NBYTES
 
 # A finished map entry {"triton_final_response": bool_param}, as value of field 4; the last byte is the value.
 cdef bytes _FINAL_KEY = b"triton_final_response"
@@ -60,11 +59,20 @@ def encode_stream_response(response, outputs=None):
     return encode(response, response.outputs if outputs is None else outputs, ENVELOPE_STREAM)
 
 
-def encode_stream_error(str message, str id="", str model_name="", str model_version="", bint final=True):
-    """A framed ModelStreamInferResponse with `error_message`, and what is known of the request."""
-    names = _strings(model_name, model_version, id) + _field(FIELD_PARAMETERS, _FINAL_ENTRY + bytes([final]))
-    body = _field(STREAM_ERROR, message.encode(errors="replace")) + _field(STREAM_RESPONSE, names)
-    return _prefix(len(body)) + body
+def encode_stream_refusal(str message, str id=""):
+    """A framed ModelStreamInferResponse for a request that no model took: the error and the request's id."""
+    return _stream_error(message, _strings("", "", id))
+
+
+def encode_stream_failure(str message, InferResponse response):
+    """The same for a response that could not be made: with model, version and `triton_final_response`."""
+    names = _strings(response.model_name, _version(response.model_version), response.request.id)
+    return _stream_error(message, names + _field(FIELD_PARAMETERS, _FINAL_ENTRY + bytes([response.final])))
+
+
+cdef bytes _stream_error(str message, bytes inner):
+    body = _field(STREAM_ERROR, message.encode(errors="replace")) + _field(STREAM_RESPONSE, inner)
+    return b"\0" + len(body).to_bytes(4, "big") + body
 
 
 def chosen_outputs(InferResponse response, ModelSignature signature):
@@ -88,10 +96,6 @@ cdef list choose_outputs(InferResponse response, ModelSignature signature):
         if tensor.name in wanted else tensor
         for tensor in response.outputs
     ]
-
-
-cdef bytes _prefix(int64_t nbytes):
-    return b"\0" + nbytes.to_bytes(4, "big")
 
 
 # One length-delimited field.

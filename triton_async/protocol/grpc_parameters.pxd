@@ -20,7 +20,7 @@ cdef struct Parameter:
     double number
     ta_wire string       # inside the message
 
-# Reads one map entry; `key` is "" when the entry has none. Raises InvalidArg when malformed.
+# Reads one map entry; `key` is "" when the entry has none. Raises wire.Malformed.
 cdef str read_entry(ta_wire entry, Parameter *value)
 
 # Applies one request parameter: Triton's own to the fields of `request`, any other to its `parameters`. Raises

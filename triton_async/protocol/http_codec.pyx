@@ -43,8 +43,8 @@ cpdef InferRequest decode_infer(str model_name, int64_t model_version, ModelSign
     if header_length > max_input_nbytes:
         raise InvalidArg(f"request JSON size of {header_length} bytes exceeds the maximum allowed input size of "
                          f"{max_input_nbytes} bytes. {BY_OPTION}")
-    document = loads(body if header_length == buffer.nbytes else memoryview(body)[:header_length],
-                     "Unable to parse 'data': ")
+    document = loads(body if type(body) is bytes and header_length == buffer.nbytes
+                     else memoryview(body)[:header_length], "Unable to parse 'data': ")
     decoder = Decoder.__new__(Decoder)
     decoder.request = request
     decoder.buffer = buffer

@@ -18,7 +18,10 @@ def parse_index(body: Any) -> bool:
     document = loads(body) if len(body) else None
     if not isinstance(document, dict) or "ready" not in document:
         return False
-    return as_bool(document["ready"], "")
+    ready = document["ready"]
+    if not isinstance(ready, bool):
+        raise InvalidArg("Invalid value for 'ready': expected a boolean")
+    return ready
 
 
 def parse_load(body: Any) -> dict[str, str | bytes]:

@@ -5,6 +5,8 @@ that Triton refuses too, names rapidjson's reason and offset. It is bounded in d
 """
 
 cimport cython
+from cpython.conversion cimport PyOS_string_to_double
+from libc.math cimport isinf
 
 import orjson
 
@@ -221,6 +223,8 @@ cdef class Reader:
         cdef Py_ssize_t start = self.at
         cdef bint negative = self.take(0x2D)
         cdef bint whole = True
+        cdef char *end = NULL
+        cdef double real
         cdef object value
         if self.peek() in (0x49, 0x4E):
             return self.not_finite(negative)
@@ -236,16 +240,16 @@ cdef class Reader:
                 self.take(0x2D)
             if not self.digits():
                 self.fail("Miss exponent in number.", self.at)
-        text = self.text[start:self.at]
         # 2^64 has 20 digits; a longer run is never handed to int(), whose cost grows with its square.
-        if whole and len(text) <= 20:
-            value = int(text)
+        if whole and self.at - start <= 20:
+            value = int(self.text[start:self.at])
             if -0x8000000000000000 <= value <= 0xFFFFFFFFFFFFFFFF:
                 return value
-        value = float(text)
-        if value in (INFINITY, -INFINITY):
+        # The digits have been checked and `bytes` end with a zero, so this stops where the number does.
+        real = PyOS_string_to_double(<const char *>self.data + start, &end, NULL)
+        if isinf(real):
             self.fail("Number too big to be stored in double.", start)
-        return value
+        return real
 
     cdef object not_finite(self, bint negative):
         if self.take(0x4E):

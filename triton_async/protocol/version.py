@@ -6,19 +6,22 @@ import re
 
 from triton_async.errors import InvalidArg
 
-_INTEGER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
+# What C's strtol reads of a string: clients that send "1.0" are served version 1 by Triton.
+_INTEGER = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+)", re.ASCII)
 
 
 def parse_version(text: str) -> int:
     """Version number of a request; -1, the version policy's choice, for "". InvalidArg in Triton's words."""
     if not text:
         return -1
-    if _INTEGER.fullmatch(text) is None or int(text) >= 2**63:
+    match = _INTEGER.match(text)
+    # Twenty digits are out of range; Python would count millions of them first.
+    if match is None or len(match[1].lstrip("+-0")) > 19 or not -(2**63) <= int(match[1]) < 2**63:
         raise InvalidArg(
             f"failed to get model version from specified version string '{text}' (details: stol), "
             "version should be an integral value > 0"
         )
-    version = int(text)
+    version = int(match[1])
     if version < 0:
         raise InvalidArg(
             f"invalid model version specified '{text}' , version should be an integral value > 0"

@@ -22,7 +22,6 @@ cdef extern from "wire.h" nogil:
         TA_KIND_UINT16
         TA_KIND_UINT32
         TA_KIND_UINT64
-    const char *ta_wire_reason(int status) noexcept
     int64_t ta_wire_left(const ta_wire *wire) noexcept
     int ta_wire_varint(ta_wire *wire, uint64_t *value) noexcept
     int ta_wire_next(ta_wire *wire, uint32_t *field) noexcept
@@ -38,11 +37,11 @@ cdef extern from "wire.h" nogil:
     char *ta_wire_put_head(char *out, int field, int64_t nbytes) noexcept
     char *ta_wire_put_bytes(char *out, int field, const char *data, int64_t nbytes) noexcept
 
-# The status itself when it is not negative; else raises InvalidArg.
+# The status itself when it is not negative; else raises Malformed.
 cdef int check(int status) except -1
 
-# The wire type of the next field, or -1 (TA_WIRE_END) when none follows. Raises InvalidArg.
+# The wire type of the next field, or -1 (TA_WIRE_END) when none follows. Raises Malformed.
 cdef int next_field(ta_wire *wire, uint32_t *field) except -2
 
-# A string field. Raises InvalidArg when it is not UTF-8, as protobuf does.
+# A string field. Raises Malformed when it is not UTF-8, as protobuf does.
 cdef str text(ta_wire value)

@@ -15,7 +15,7 @@ import uvloop
 from triton_async.backends.registry import BackendRegistry
 from triton_async.config.settings import parse
 from triton_async.core.completion import CompletionRing
-from triton_async.core.lifecycle import Host
+from triton_async.core.lifecycle import Backends, Host
 from triton_async.core.server import InferenceServer
 from triton_async.infer.batch import live_batches
 from triton_async.infer.request import InferRequest, live_requests
@@ -46,15 +46,17 @@ def request(name: str, values: list[float] | np.ndarray, **more: object) -> Infe
 
 
 @asynccontextmanager
-async def running(root: Path, *options: str) -> AsyncIterator[InferenceServer]:
-    """Starts a server on the repository, and stops it at the end."""
+async def running(
+    root: Path, *options: str, backends: Backends | None = None
+) -> AsyncIterator[InferenceServer]:
+    """Starts a server on the repository, and stops it at the end. `backends` in place of the package's own."""
     loop = asyncio.get_running_loop()
     settings = parse([f"--model-repository={root}", *options])
     ring = CompletionRing()
     ring.attach(loop)
     pool = SlabPool(1 << 24)
     with ThreadPoolExecutor(4) as executor:
-        host = Host(loop, ring, pool, BackendRegistry(), executor, settings.backend_config)
+        host = Host(loop, ring, pool, backends or BackendRegistry(), executor, settings.backend_config)
         server = InferenceServer(settings, host)
         await server.start()
         yield server

@@ -145,7 +145,7 @@ def test_lookups_answer_as_triton_does(tmp_path: Path) -> None:
     async def test() -> None:
         async with running(tmp_path, EXPLICIT, "--load-model=m") as server:
             for name, version, error, text in (
-                ("nope", -1, InvalidArg, "Request for unknown model: 'nope' is not found"),
+                ("nope", -1, NotFound, "Request for unknown model: 'nope' is not found"),
                 ("other", -1, NotFound, "Request for unknown model: 'other' is not found"),
                 ("m", 9, NotFound, "Request for unknown model: 'm' version 9 is not found"),
             ):

@@ -142,7 +142,8 @@ def test_arrays_of_strings_are_encoded(array: np.ndarray) -> None:
     made = from_numpy("A", array)
     assert (made.datatype, made.shape) == (BYTES, array.shape)
     items = array.reshape(-1).tolist()
-    expected = [bytes(item) if isinstance(item, bytes | bytearray | memoryview) else str(item).encode() for item in items]
+    raw = bytes | bytearray | memoryview
+    expected = [bytes(item) if isinstance(item, raw) else str(item).encode() for item in items]
     assert decode_bytes(made) == expected
 
 

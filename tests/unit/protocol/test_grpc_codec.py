@@ -13,7 +13,8 @@ from triton_async import protos
 from triton_async.datatypes import NAMES, element_size, from_name, numpy_dtype
 from triton_async.errors import InvalidArg, NotFound, ServerError
 from triton_async.infer.tensor import encode_bytes
-from triton_async.protocol.grpc_codec import decode_request
+from triton_async.protocol.grpc_codec import decode_request, request_id
+from triton_async.protocol.wire import Malformed
 
 Request = protos.message("inference.ModelInferRequest")
 Contents = protos.message("inference.InferTensorContents")
@@ -133,29 +134,30 @@ def test_fixed_size_elements_unpacked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "reason"),
+    "data",
     [
-        (b"\x0a\x05m", "truncated"),
-        (b"\x0a", "truncated"),
-        (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "truncated"),
-        (b"\x0a" + b"\xff" * 10 + b"\x01", "varint"),
-        (b"\xff" * 11, "varint"),
-        (b"\x02\x00", "tag"),
-        (b"\x0e\x00", "tag"),
-        (b"\x80\x80\x80\x80\x80\x01", "tag"),
-        (b"\x0b\x0c", "group"),
-        (b"\x0c", "group"),
-        (b"\x0a\x02\xc3\x28", "UTF-8"),
-        (b"\x09\x00", "truncated"),
-        (b"\x0d\x00", "truncated"),
-        (b"\x2a\x03\x1a\x01\x80", "truncated"),
-        (b"\x2a\x05\x2a\x03\x32\x01\x00", "packed"),
-        (b"\x2a\x05\x2a\x03\x12\x01\x80", "packed"),
+        b"\x0a\x05m",
+        b"\x0a",
+        b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+        b"\x0a" + b"\xff" * 10 + b"\x01",
+        b"\xff" * 11,
+        b"\x02\x00",
+        b"\x0e\x00",
+        b"\x80\x80\x80\x80\x80\x01",
+        b"\x0b\x0c",
+        b"\x0c",
+        b"\x0a\x02\xc3\x28",
+        b"\x09\x00",
+        b"\x0d\x00",
+        b"\x2a\x03\x1a\x01\x80",
+        b"\x2a\x05\x2a\x03\x32\x01\x00",
+        b"\x2a\x05\x2a\x03\x12\x01\x80",
     ],
 )
-def test_malformed_messages(data: bytes, reason: str) -> None:
-    with pytest.raises(InvalidArg, match=f"failed to parse the request message: .*{reason}"):
+def test_malformed_messages(data: bytes) -> None:
+    with pytest.raises(Malformed, match=r"^Unable to parse request$"):
         decode_request(data)
+    assert request_id(data) == ""
 
 
 def test_mutated_messages_are_refused_or_decoded() -> None:
@@ -255,13 +257,25 @@ def test_shapes() -> None:
         ),
         ("-1", "invalid model version specified '-1' , version should be an integral value > 0"),
         ("9223372036854775808", "failed to get model version"),
-        ("+1", "failed to get model version"),
-        ("1 ", "failed to get model version"),
+        ("-9223372036854775809", "failed to get model version"),
+        ("9" * 5000, "failed to get model version"),
+        ("x1", "failed to get model version"),
+        ("- 1", "failed to get model version"),
         ("٣", "failed to get model version"),
     ],
 )
 def test_versions(version: str, message: str) -> None:
     assert refused(infer(model_version=version)).startswith(message)
+
+
+@pytest.mark.parametrize("version", ["1", "01", " 1", "+1", "1.5", "1x", "1 "])
+def test_versions_are_read_as_strtol_does(version: str) -> None:
+    assert decode_request(infer(model_version=version).SerializeToString()).model_version == 1
+
+
+def test_ids_of_requests() -> None:
+    assert request_id(infer(id="7").SerializeToString()) == "7"
+    assert request_id(infer().SerializeToString()) == ""
 
 
 def test_parameters_of_triton() -> None:

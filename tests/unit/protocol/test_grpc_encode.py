@@ -88,14 +88,16 @@ def test_outputs_may_be_replaced() -> None:
 
 
 def test_stream_errors() -> None:
-    data = grpc_encode.encode_stream_error("näh", "7", "m", "1", final=True)
-    message = StreamResponse.FromString(body([data]))
-    assert message.error_message == "näh"
+    message = StreamResponse.FromString(body([grpc_encode.encode_stream_refusal("näh", "7")]))
+    assert message == StreamResponse(error_message="näh", infer_response={"id": "7"})
+    bare = StreamResponse.FromString(body([grpc_encode.encode_stream_refusal("x")]))
+    assert bare == StreamResponse(error_message="x", infer_response={})
+    response = InferResponse(InferRequest("m", id="7"), "m", 1, [], error=InvalidArg("x"), final=False)
+    message = StreamResponse.FromString(body([grpc_encode.encode_stream_failure("x", response)]))
     inner = message.infer_response
     assert (inner.id, inner.model_name, inner.model_version) == ("7", "m", "1")
-    assert inner.parameters["triton_final_response"].bool_param
-    bare = StreamResponse.FromString(body([grpc_encode.encode_stream_error("x", final=False)]))
-    assert not bare.infer_response.parameters["triton_final_response"].bool_param
+    assert inner.parameters["triton_final_response"].WhichOneof("parameter_choice") == "bool_param"
+    assert not inner.parameters["triton_final_response"].bool_param
 
 
 def test_responses_beyond_the_limit_of_grpc() -> None:

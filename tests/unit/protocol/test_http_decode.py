@@ -13,7 +13,7 @@ from http_bodies import JSON_TYPES, SHAPES, body, decode, entry, sample, signatu
 from triton_async import datatypes
 from triton_async.errors import InternalError, InvalidArg, NotFound, ServerError
 from triton_async.infer.tensor import encode_bytes
-from triton_async.memory.buffer import live_buffers
+from triton_async.memory.buffer import live_buffers, wrap
 
 NO_MEMBER = "attempt to access non-existing object member"
 NO_UINT = "attempt to access JSON non-unsigned-integer as unsigned-integer"
@@ -404,8 +404,8 @@ def test_limits_of_the_option() -> None:
     [
         ((4,), 0, (4,)), ((2, 2), 0, (2, 2)), ((-1,), 0, (4,)), ((2, -1), 0, (2, 2)), ((4,), 8, (1, 4)),
         ((-1,), 8, (1, 4)),
-    ],  # fmt: skip
-)
+    ],
+)  # fmt: skip
 def test_a_raw_body_is_the_one_input(dims: tuple[int, ...], batch: int, shape: tuple[int, ...]) -> None:
     array = np.arange(4, dtype=np.float32)
     model = signature("FP32", dims, batch)
@@ -444,6 +444,13 @@ def test_raw_bodies_that_cannot_be_deduced() -> None:
 
 
 # -- life ------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("form", [bytes, bytearray, memoryview, wrap, lambda b: np.frombuffer(b, np.uint8)])
+def test_a_body_is_any_buffer(form: Any) -> None:
+    head = body(entry("INT32", [1], parameters={"binary_data_size": 4}))
+    assert decode(form(head + b"\7\0\0\0"), len(head)).inputs[0].numpy().tolist() == [7]
+    assert decode(form(body(entry("INT32", [1], data=[7])))).inputs[0].numpy().tolist() == [7]
+
 
 def test_a_refused_body_is_let_go() -> None:
     before = live_buffers()

@@ -15,16 +15,13 @@ from grpclib.const import Handler, Status
 from grpclib.exceptions import GRPCError
 from grpclib.protocol import Stream
 
-from triton_async.defines import GRPC_MAX_MESSAGE_NBYTES
-from triton_async.errors import InvalidArg
+from triton_async.defines import GRPC_MAX_MESSAGE_NBYTES, GRPC_MAX_TIMEOUT_S
 from triton_async.frontends.grpc import compression, status
 from triton_async.protocol.grpc_encode import PREFIX_NBYTES
+from triton_async.protocol.wire import Malformed
 
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])", re.ASCII)
 _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
-
-# Timers beyond a year are as good as none, and event loops need not represent them.
-_LONGEST_TIMEOUT_S = 366 * 24 * 3600.0
 
 _HEAD = [
     (":status", "200"),
@@ -61,7 +58,7 @@ class Call:
         if match is None:
             raise GRPCError(Status.INTERNAL, f"Invalid grpc-timeout '{text[:64]}'")
         seconds = int(match[1]) * _UNITS_S[match[2]]
-        return seconds if seconds < _LONGEST_TIMEOUT_S else None
+        return seconds if seconds < GRPC_MAX_TIMEOUT_S else None
 
     def compress_answers(self, level: int) -> None:
         """Compresses the messages sent from now on, when the client accepts it; before the first one only."""
@@ -91,7 +88,7 @@ class Call:
         try:
             return self._handler.request_type.FromString(data)
         except DecodeError:
-            raise InvalidArg("failed to parse the request message") from None
+            raise Malformed from None
 
     async def _recv_bytes(self) -> bytes | None:
         try:

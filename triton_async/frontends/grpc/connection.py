@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 from grpclib.config import Configuration
@@ -110,7 +110,7 @@ class Calls(AbstractHandler):
                 return
             handler = self._mapping.get(headers.get(":path", ""))
             if handler is None:
-                await finish(stream, Status.UNIMPLEMENTED, "Method not found")
+                await finish(stream, Status.UNIMPLEMENTED, None)
                 return
             try:
                 call = Call(stream, handler, headers)
@@ -127,15 +127,11 @@ class Calls(AbstractHandler):
 async def _handle(call: Call, handler: Handler) -> tuple[Status, str | None]:
     """Runs the service handler; the status the call ends with."""
     try:
-        if call.timeout_s == 0:
-            return Status.DEADLINE_EXCEEDED, "Deadline Exceeded"
-        async with asyncio.timeout(call.timeout_s) as timeout:
+        timeout_s = call.timeout_s
+        if timeout_s is None:
             await handler.func(call)
-    except TimeoutError:
-        if not timeout.expired():
-            log.exception("gRPC handler failed")
-            return Status.INTERNAL, "Internal server error"
-        return Status.DEADLINE_EXCEEDED, "Deadline Exceeded"
+        elif timeout_s == 0 or not await _before(timeout_s, handler.func(call)):
+            return Status.DEADLINE_EXCEEDED, "Deadline Exceeded"
     except ServerError as error:
         return status_of(error.code), error.message
     except GRPCError as error:
@@ -146,6 +142,35 @@ async def _handle(call: Call, handler: Handler) -> tuple[Status, str | None]:
         log.exception("gRPC handler failed")
         return Status.INTERNAL, "Internal server error"
     return (Status.UNAVAILABLE, "Server exiting") if call.drained else (Status.OK, None)
+
+
+async def _before(timeout_s: float, handling: Awaitable[None]) -> bool:
+    """Whether `handling` came to its end within the time; it is cancelled when not.
+
+    asyncio.timeout would do, but its exceptions refer to each other and to the frames of the call: every call that
+    runs out of time would keep its tensors until the next garbage collection.
+    """
+    task = asyncio.current_task()
+    expired = False
+
+    def expire() -> None:
+        nonlocal expired
+        expired = True
+        if task is not None:
+            task.cancel()
+
+    timer = asyncio.get_running_loop().call_later(timeout_s, expire)
+    try:
+        await handling
+        return True
+    except asyncio.CancelledError:
+        if not expired or task is None or task.uncancel() > 0:
+            raise
+    finally:
+        timer.cancel()
+        # A cancelled task keeps its exception, which keeps this frame.
+        task = None
+    return False
 
 
 async def _refuse(stream: Stream, http_status: str) -> None:
@@ -210,6 +235,7 @@ class GrpcProtocol(H2Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._connections.discard(self)
+        # Nothing more to wait for.
         self._ponged.set()
         super().connection_lost(exc)
 
@@ -219,9 +245,10 @@ class GrpcProtocol(H2Protocol):
         The first GOAWAY refuses nothing: calls that are on their way are served until the answer to the PING shows
         that the client has seen it (RFC 9113, 6.8).
         """
-        self._goaway(_LARGEST_STREAM_ID)
-        self._h2.ping(b"draining")
-        self.connection.flush()
+        if not self.connection.is_closing():
+            self._goaway(_LARGEST_STREAM_ID)
+            self._h2.ping(b"draining")
+            self.connection.flush()
         self.calls.drain()
         try:
             async with asyncio.timeout(round_trip_s):

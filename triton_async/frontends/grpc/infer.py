@@ -18,13 +18,15 @@ from triton_async.frontends.grpc.service import SERVICE
 from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse, ResponseSink
 from triton_async.infer.signature import ModelSignature
-from triton_async.protocol.grpc_codec import decode_request, request_names
+from triton_async.protocol.grpc_codec import decode_request, request_id
 from triton_async.protocol.grpc_encode import (
     chosen_outputs,
     encode_response,
-    encode_stream_error,
+    encode_stream_failure,
+    encode_stream_refusal,
     encode_stream_response,
 )
+from triton_async.protocol.wire import Malformed
 
 
 class Inference:
@@ -55,9 +57,9 @@ class Inference:
 class Slot(ResponseSink):
     """A request of a stream, and the place of its answer among the others."""
 
-    def __init__(self, stream: InferStream, names: tuple[str, str, str]) -> None:
+    def __init__(self, stream: InferStream, id: str) -> None:
         self.stream = stream
-        self.names = names  # id, model, version: what an error message can still say
+        self.id = id
         self.request: InferRequest | None = None
         self.signature: ModelSignature | None = None
         self.wants_empty_final = False
@@ -86,7 +88,7 @@ class InferStream:
 
     async def run(self) -> None:
         reader = asyncio.ensure_future(self._read())
-        reader.add_done_callback(lambda _: self._wake.set())
+        reader.add_done_callback(self._on_reader_done)
         try:
             await self._write(reader)
         finally:
@@ -94,6 +96,16 @@ class InferStream:
             for slot in self._open:
                 if slot.request is not None:
                     self._server.cancel(slot.request)
+            # Slots point back at the stream: what they hold must not wait for the garbage collector.
+            self._open.clear()
+            self._order.clear()
+            self._ready.clear()
+
+    def _on_reader_done(self, reader: asyncio.Future[None]) -> None:
+        if not reader.cancelled():
+            # Looked at here, so that asyncio does not report it as lost when the writer failed first.
+            reader.exception()
+        self._wake.set()
 
     async def _read(self) -> None:
         while True:
@@ -102,10 +114,12 @@ class InferStream:
             if message is None:
                 return
             self._submit(message)
+            # While waiting for the next one, the tensors of this one belong to its request alone.
+            del message
 
     def _submit(self, message: Any) -> None:
         received_ns = time.monotonic_ns()
-        slot = Slot(self, request_names(message))
+        slot = Slot(self, request_id(message))
         self._open.add(slot)
         try:
             request = decode_request(message, received_ns)
@@ -115,6 +129,9 @@ class InferStream:
                 self._order.append(slot)
             slot.request = request
             self._server.submit(request, slot)
+        except Malformed:
+            # What follows on the stream cannot be trusted either.
+            raise
         except ServerError as error:
             slot.request = None
             if not self._order or self._order[-1] is not slot:
@@ -142,11 +159,7 @@ class InferStream:
     async def _write(self, reader: asyncio.Future[None]) -> None:
         while True:
             while self._ready:
-                slot, answer = self._ready.popleft()
-                await self._send(slot, answer)
-                if isinstance(answer, ServerError) or answer.final:
-                    self._open.discard(slot)
-                    self._room.release()
+                await self._send(*self._ready.popleft())
             if reader.done() and (not self._open or reader.exception() is not None):
                 # A broken message or connection ends the stream; so does its end, once all is answered.
                 reader.result()
@@ -155,6 +168,12 @@ class InferStream:
             await self._wake.wait()
 
     async def _send(self, slot: Slot, answer: InferResponse | ServerError) -> None:
+        await self._send_message(slot, answer)
+        if isinstance(answer, ServerError) or answer.final:
+            self._open.discard(slot)
+            self._room.release()
+
+    async def _send_message(self, slot: Slot, answer: InferResponse | ServerError) -> None:
         error = answer if isinstance(answer, ServerError) else answer.error
         if error is None:
             assert isinstance(answer, InferResponse)
@@ -170,5 +189,8 @@ class InferStream:
                 error = failure
         if self._ends_on_error:
             raise error
-        final = isinstance(answer, ServerError) or answer.final
-        await self._call.send_parts([encode_stream_error(error.message, *slot.names, final=final)])
+        if isinstance(answer, ServerError):
+            message = encode_stream_refusal(error.message, slot.id)
+        else:
+            message = encode_stream_failure(error.message, answer)
+        await self._call.send_parts([message])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from triton_async.core.server import InferenceServer
+from triton_async.defines import GRPC_BACKLOG, GRPC_GOAWAY_ROUND_TRIP_S
 from triton_async.frontends.grpc.compression import LEVELS
 from triton_async.frontends.grpc.connection import GrpcProtocol
 from triton_async.frontends.grpc.health import Health
@@ -12,11 +14,7 @@ from triton_async.frontends.grpc.infer import Inference
 from triton_async.frontends.grpc.reflection import Reflection
 from triton_async.frontends.grpc.service import Service
 
-# Connections that wait in the kernel for accept, as for HTTP.
-_BACKLOG = 1024
-
-# Seconds a client gets to answer the PING behind GOAWAY while the server stops.
-_ROUND_TRIP_S = 1.0
+log = logging.getLogger("triton_async.grpc")
 
 
 class GrpcEndpoint:
@@ -42,7 +40,7 @@ class GrpcEndpoint:
             address,
             port,
             reuse_port=reuse_port,
-            backlog=_BACKLOG,
+            backlog=GRPC_BACKLOG,
         )
         self.address = address
         self.port = self._listener.sockets[0].getsockname()[1]
@@ -56,10 +54,13 @@ class GrpcEndpoint:
         self._health.close()
         connections = list(self._connections)
         if connections:
-            draining = [asyncio.ensure_future(c.drain(min(_ROUND_TRIP_S, deadline_s))) for c in connections]
-            _, late = await asyncio.wait(draining, timeout=deadline_s)
+            draining = [asyncio.ensure_future(c.drain(min(GRPC_GOAWAY_ROUND_TRIP_S, deadline_s))) for c in connections]
+            done, late = await asyncio.wait(draining, timeout=deadline_s)
             for task in late:
                 task.cancel()
+            for task in done:
+                if (error := task.exception()) is not None:
+                    log.error("a connection did not end in order", exc_info=error)
         for connection in list(self._connections):
             connection.abort()
         for connection in connections:

@@ -11,7 +11,7 @@ from grpc_harness import Running, serving, write_model
 
 @pytest.fixture(scope="package")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Explicit mode; models fp32, batched (labels, max batch 8), strings, two inputs, slow; `unloaded` is not."""
+    """Explicit mode; models as their names say (batched: labels, at most 8); all but `unloaded` are loaded."""
     root: Path = tmp_path_factory.mktemp("grpc-models")
     write_model(root, "fp32")
     write_model(
@@ -22,7 +22,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     write_model(root, "two", count=2)
     write_model(root, "slow", delay_ms=100)
     write_model(root, "unloaded")
-    names = ["fp32", "batched", "strings", "int8", "two", "slow"]
+    write_model(root, "decoupled", more="model_transaction_policy { decoupled: true }")
+    names = ["decoupled", "fp32", "batched", "strings", "int8", "two", "slow"]
     options = ["--model-control-mode=explicit", *(f"--load-model={name}" for name in names)]
     with serving(root, *options) as running:
         yield running

@@ -6,15 +6,16 @@ import socket
 import time
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from grpc_harness import Running, until
+from grpc_harness import Running, serving, until, write_model
 from raw_http2 import INFER, LIVE, RawClient, message
 
 from triton_async import protos
 
-OK, UNKNOWN_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 0, 3, 4, 8, 12, 13
+OK, DEADLINE_EXCEEDED, NOT_FOUND, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 0, 4, 5, 8, 12, 13
 
 
 @pytest.fixture
@@ -56,18 +57,25 @@ def test_a_good_call(raw: RawClient) -> None:
         (message(b"abc", nbytes=2**32 - 1), RESOURCE_EXHAUSTED),
         (message(b"abc", nbytes=2**31), RESOURCE_EXHAUSTED),
         (message(b"", flag=1), INTERNAL),
-        (message(b"\xff" * 20), UNKNOWN_ARGUMENT),
-        (message(b"\x0b"), UNKNOWN_ARGUMENT),
+        (message(b"\xff" * 20), INTERNAL),
+        (message(b"\x0b"), INTERNAL),
     ],
 )
 def test_broken_messages(raw: RawClient, data: bytes, status: int) -> None:
     assert raw.call(INFER, data).status == status
 
 
+def test_a_broken_message_ends_its_stream(raw: RawClient) -> None:
+    data = message(infer_request()) + message(b"\xff") + message(infer_request())
+    answer = raw.call("/inference.GRPCInferenceService/ModelStreamInfer", data)
+    assert (answer.status, answer.headers["grpc-message"]) == (INTERNAL, "Unable to parse request")
+
+
 def test_control_messages_that_do_not_parse(raw: RawClient) -> None:
     path = "/inference.GRPCInferenceService/ModelReady"
     for data in (b"\xff" * 20, b"\x0a\x02\xc3\x28", b"\x0b" * 100_000):
-        assert raw.call(path, message(data)).status == UNKNOWN_ARGUMENT
+        answer = raw.call(path, message(data))
+        assert (answer.status, answer.headers["grpc-message"]) == (INTERNAL, "Unable to parse request")
 
 
 @pytest.mark.parametrize(
@@ -90,6 +98,21 @@ def test_compression(raw: RawClient, data: bytes, encoding: str, status: int) ->
     answer = raw.call(INFER, message(data, flag=1), grpc_encoding=encoding)
     assert answer.status == status
     assert "gzip" in answer.headers["grpc-accept-encoding"]
+
+
+@pytest.mark.parametrize(
+    ("accepts", "encoding"), [("identity, gzip", "gzip"), ("deflate", "deflate"), ("br", None), ("identity", None)]
+)
+def test_answers_are_compressed_as_the_client_accepts(tmp_path: Path, accepts: str, encoding: str | None) -> None:
+    write_model(tmp_path, "fp32")
+    with serving(tmp_path, compression="low") as running, RawClient(running.url) as raw:
+        answer = raw.call(INFER, message(infer_request(10_000)), grpc_accept_encoding=accepts)
+        assert answer.headers.get("grpc-encoding") == encoding
+        assert answer.data[0] == (encoding is not None)
+        assert int.from_bytes(answer.data[1:5], "big") == len(answer.data) - 5
+        assert (len(answer.data) < 1000) == (encoding is not None)
+        # Only inference answers are compressed.
+        assert raw.call(LIVE, message(b""), grpc_accept_encoding=accepts).data[0] == 0
 
 
 def test_decompression_is_bounded(raw: RawClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +163,7 @@ def test_an_early_answer_resets_what_the_client_still_sends(raw: RawClient) -> N
 def test_long_and_strange_error_texts(raw: RawClient) -> None:
     request = protos.message("inference.ModelInferRequest")(model_name="%\r\n\tü" * 20_000)
     answer = raw.call(INFER, message(request.SerializeToString()))
-    assert answer.status == UNKNOWN_ARGUMENT
+    assert answer.status == NOT_FOUND
     text = answer.headers["grpc-message"]
     assert len(text) <= 4096
     assert text.isascii()

@@ -87,7 +87,7 @@ def test_compressed_answers(tmp_path: Path, level: str) -> None:
 @pytest.mark.parametrize(
     ("model", "version", "status", "message"),
     [
-        ("nope", "", "INVALID_ARGUMENT", "Request for unknown model: 'nope' is not found"),
+        ("nope", "", "NOT_FOUND", "Request for unknown model: 'nope' is not found"),
         ("fp32", "9", "NOT_FOUND", "Request for unknown model: 'fp32' version 9 is not found"),
         ("fp32", "x", "INVALID_ARGUMENT", "failed to get model version from specified version string 'x'"),
     ],
@@ -203,3 +203,5 @@ def test_deadline_and_cancel(shared: Running, triton: Any) -> None:
     context.cancel()
     until(lambda: bool(found), "callback")
     assert found[0].status() == "StatusCode.CANCELLED"
+    model = shared.server.repository.models["slow"].versions[1].loaded.model
+    until(lambda: model.in_flight == 0, "the batches that ran are over")

@@ -13,6 +13,7 @@ import tritonclient.grpc as client
 from grpc_harness import Running, serving, until, write_model
 from test_grpc_clients import tensor
 from tritonclient.grpc import aio
+from tritonclient.utils import InferenceServerException
 
 
 @pytest.fixture
@@ -51,6 +52,19 @@ def test_errors_leave_the_stream_open(stream: Any) -> None:
     assert found.get(timeout=10).get_response().id == "3"
 
 
+def test_decoupled_models_answer_on_streams_only(stream: Any) -> None:
+    triton, found = stream
+    with pytest.raises(InferenceServerException) as caught:
+        triton.infer("decoupled", [tensor(np.zeros(1, np.float32))])
+    assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
+    assert caught.value.message() == "ModelInfer RPC doesn't support models with decoupled transaction policy"
+    send(triton, "slow", 1)
+    send(triton, "decoupled", 2)
+    # Not held back by the ordinary request before it.
+    assert found.get(timeout=10).get_response().id == "2"
+    assert found.get(timeout=10).get_response().id == "1"
+
+
 def test_errors_end_the_stream_when_asked(shared: Running) -> None:
     found: queue.Queue[Any] = queue.Queue()
     with client.InferenceServerClient(shared.url) as triton:
@@ -59,7 +73,7 @@ def test_errors_end_the_stream_when_asked(shared: Running) -> None:
         send(triton, "nope", 2)
         assert found.get(timeout=10).get_response().id == "1"
         error = found.get(timeout=10)
-        assert error.status() == "StatusCode.INVALID_ARGUMENT"
+        assert error.status() == "StatusCode.NOT_FOUND"
         assert error.message() == "Request for unknown model: 'nope' is not found"
         triton.stop_stream()
 

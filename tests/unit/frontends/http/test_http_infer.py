@@ -17,6 +17,7 @@ from core_harness import live_objects, run, write_model
 from http_harness import LIMIT, Client, ask, head, infer_body, message, serving, values_of
 from tritonclient.utils import InferenceServerException
 
+from triton_async.frontends.http import body as body_module
 from triton_async.frontends.http.compression import request_encoding, response_encoding
 from triton_async.frontends.http.infer import parse_header_length, parse_version
 
@@ -73,7 +74,7 @@ def test_refusals_come_in_tritons_order_and_leave_the_connection(tmp_path: Path)
         async with serving(tmp_path) as (_, endpoint):
             client = await Client.connect(endpoint.port)
             cases = [
-                ("/v2/models/nobody/infer", body, [("Content-Encoding", "br")], 400, "unknown model"),
+                ("/v2/models/nobody/infer", body, [("Content-Encoding", "br")], 404, "unknown model"),
                 (INFER, body, [("Content-Encoding", "br")], 501, "Unsupported compression type"),
                 (INFER, b"", [("Content-Encoding", "gzip")], 400, "nothing to be decompressed"),
                 (INFER, body, [(LENGTH, "xx")], 400, f"Unable to parse {LENGTH}, got: xx"),
@@ -243,6 +244,22 @@ def test_body_limits(tmp_path: Path) -> None:
     run(test)
 
 
+def test_a_body_that_stops_coming_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(tmp_path, "m")
+    monkeypatch.setattr(body_module, "HTTP_BODY_TIMEOUT_S", 0.1)
+
+    async def test() -> None:
+        async with serving(tmp_path) as (_, endpoint):
+            for framing in (("Content-Length", "100"), ("Transfer-Encoding", "chunked")):
+                client = await Client.connect(endpoint.port)
+                await client.send(head("POST", INFER, [framing]) + b"5\r\nhello")
+                answer = await client.receive()
+                assert (answer.status, answer.headers["connection"]) == (408, "close")
+                client.close()
+
+    run(test)
+
+
 # -- compression -----------------------------------------------------------------------------------
 
 def test_compressed_bodies_both_ways(tmp_path: Path) -> None:
@@ -332,7 +349,7 @@ def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
 
 
 def test_a_client_that_leaves_cancels_its_request(tmp_path: Path) -> None:
-    write_model(tmp_path, "m", delay_ms=150)
+    write_model(tmp_path, "m", delay_ms=400)
     body, headers = infer_body(np.ones(4, np.float32))
 
     async def test() -> None:
@@ -370,7 +387,7 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing(tmp_path: Path, cut: 
 
 
 def test_closing_ends_idle_connections_at_once_and_lets_requests_finish(tmp_path: Path) -> None:
-    write_model(tmp_path, "m", delay_ms=300)
+    write_model(tmp_path, "m", delay_ms=800)
     body, headers = infer_body(np.ones(2, np.float32))
 
     async def test() -> None:
@@ -383,7 +400,7 @@ def test_closing_ends_idle_connections_at_once_and_lets_requests_finish(tmp_path
             started = asyncio.get_running_loop().time()
             await endpoint.stop_accepting()
             assert await idle.closed()
-            assert asyncio.get_running_loop().time() - started < 0.2
+            assert asyncio.get_running_loop().time() - started < 0.5
             with pytest.raises(OSError):
                 await Client.connect(endpoint.port)
             closing = asyncio.ensure_future(endpoint.close(5))
@@ -392,7 +409,7 @@ def test_closing_ends_idle_connections_at_once_and_lets_requests_finish(tmp_path
             assert answer.headers["connection"] == "close"
             assert await busy.closed()
             await closing
-            assert asyncio.get_running_loop().time() - started < 1
+            assert asyncio.get_running_loop().time() - started < 2
             idle.close()
             busy.close()
 
@@ -400,7 +417,7 @@ def test_closing_ends_idle_connections_at_once_and_lets_requests_finish(tmp_path
 
 
 def test_closing_gives_up_at_the_deadline(tmp_path: Path) -> None:
-    write_model(tmp_path, "m", delay_ms=1500)
+    write_model(tmp_path, "m", delay_ms=2500)
     body, headers = infer_body(np.ones(2, np.float32))
 
     async def test() -> None:
@@ -410,7 +427,7 @@ def test_closing_gives_up_at_the_deadline(tmp_path: Path) -> None:
             await asyncio.sleep(0.05)
             started = asyncio.get_running_loop().time()
             await endpoint.close(0.2)
-            assert asyncio.get_running_loop().time() - started < 1.3
+            assert asyncio.get_running_loop().time() - started < 2.2
             assert await client.closed()
             client.close()
 

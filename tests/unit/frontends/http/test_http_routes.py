@@ -32,7 +32,7 @@ TABLE = [
     ("POST", "/v2/models/m/config", 405), ("GET", "/v2/models/m/stats", 200), ("GET", "/v2/models/stats", 200),
     ("GET", "/v2/models/m/infer", 405), ("PUT", "/v2/models/m/infer", 405), ("DELETE", "/v2/models/m/infer", 405),
     ("OPTIONS", "/v2/models/m/infer", 405), ("POST", "/v2/models/m/infer/", 404), ("POST", "/v2/models/m/other", 404),
-    ("POST", "/v2/models/%6d/infer", 400), ("POST", "/v2/models/m/generate", 501),
+    ("POST", "/v2/models/%6d/infer", 404), ("POST", "/v2/models/m/generate", 501),
     ("POST", "/v2/models/m/versions/1/generate_stream", 501), ("GET", "/v2/trace/setting", 501),
     ("POST", "/v2/models/m/trace/setting", 501), ("GET", "/v2/models/m/versions/1/trace/setting", 404),
     ("GET", "/v2/logging", 501), ("POST", "/v2/logging", 501), ("PUT", "/v2/logging", 405),

@@ -1,0 +1,62 @@
+"""The C sources under gcc's sanitizers and all its warnings, through the drivers of tests/csrc."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = [ROOT / "csrc" / name for name in ("gather.c", "slab.c", "wakeup.c")]
+MEMORY = "address,undefined"
+# Impossible sizes are asked for on purpose.
+ENVIRONMENT = {
+    **os.environ,
+    "ASAN_OPTIONS": "allocator_may_return_null=1",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "TSAN_OPTIONS": "halt_on_error=1",
+}
+
+
+def build(driver: str, sanitizers: str, folder: Path, *more: str) -> Path:
+    program = folder / driver
+    command = [
+        "gcc", "-g", "-O1", "-Wall", "-Wextra", "-Werror", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all",
+        "-pthread", f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests/csrc'}", f"{ROOT / 'tests/csrc' / driver}.c", *more,
+        "-o", str(program),
+    ]  # fmt: skip
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    return program
+
+
+def run(program: Path) -> subprocess.CompletedProcess[str]:
+    # gcc 12's thread sanitizer cannot start at every place where newer kernels may put a program.
+    for _ in range(200):
+        done = subprocess.run([program], capture_output=True, text=True, check=False, timeout=60, env=ENVIRONMENT)
+        if "unexpected memory mapping" not in done.stderr:
+            break
+    return done
+
+
+@pytest.mark.parametrize(("driver", "sanitizers"), [
+    ("memory_driver", MEMORY), ("wire_driver", MEMORY), ("threads_driver", MEMORY), ("threads_driver", "thread"),
+])  # fmt: skip
+def test_the_drivers_find_nothing(driver: str, sanitizers: str, tmp_path: Path) -> None:
+    done = run(build(driver, sanitizers, tmp_path, *map(str, SOURCES)))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("file", "good", "bad"), [
+    ("gather.c", "nbytes - offset < (int64_t)length", "nbytes - offset + 1 < (int64_t)length"),
+    ("wakeup.c", "batch, memory_order_release", "batch, memory_order_relaxed"),
+])  # fmt: skip
+def test_the_drivers_would_find_a_mistake(file: str, good: str, bad: str, tmp_path: Path) -> None:
+    driver, sanitizers = ("memory_driver", MEMORY) if file == "gather.c" else ("threads_driver", "thread")
+    text = (ROOT / "csrc" / file).read_text()
+    assert text.count(good) == 1
+    (tmp_path / file).write_text(text.replace(good, bad))
+    sources = [str(tmp_path / path.name) if path.name == file else str(path) for path in SOURCES]
+    assert run(build(driver, sanitizers, tmp_path, *sources)).returncode != 0
