@@ -5,8 +5,9 @@ from libc.string cimport memcmp, memcpy
 
 from triton_async.protocol.http2 cimport Http2Session
 
-# Timers beyond a year are as good as none, and event loops need not represent them.
-cdef double _LONGEST_S = 366 * 24 * 3600.0
+from triton_async.defines import GRPC_MAX_TIMEOUT_S
+
+cdef double _LONGEST_S = GRPC_MAX_TIMEOUT_S
 
 cdef enum:
     TIMEOUT_DIGITS = 8
@@ -53,7 +54,7 @@ cdef int read_head(Http2Session session, CallHead *head) except -1:
                 head.ends_on_error = value[:sizes[1]].lower() == b"true"
     if not (post and grpc and plain):
         head.rpc = RPC_OTHER
-    if head.timeout_s > _LONGEST_S:
+    if head.timeout_s >= _LONGEST_S:
         head.timeout_s = 0
     return 0
 

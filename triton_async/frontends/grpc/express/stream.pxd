@@ -41,6 +41,5 @@ cdef class StreamInfer(ExpressCall):
     cdef int _read_backlog(self) except -1
     cdef int _advance(self) except -1
     cdef int _send(self, Slot slot, object outcome) except -1
-    cdef int _send_error(self, Slot slot, object error, bint final) except -1
     cdef int _write(self, list parts, bint final) except -1
     cdef int _finish_if_done(self) except -1

@@ -16,8 +16,9 @@ from triton_async.protocol.http2 cimport STREAM_ANSWERING, STREAM_OPEN
 
 from triton_async.defines import GRPC_MAX_HELD_NBYTES, GRPC_MAX_STREAM_REQUESTS
 from triton_async.errors import ServerError
-from triton_async.protocol.grpc_codec import request_names
-from triton_async.protocol.grpc_encode import encode_stream_error
+from triton_async.protocol.grpc_codec import request_id
+from triton_async.protocol.grpc_encode import encode_stream_failure, encode_stream_refusal
+from triton_async.protocol.wire import Malformed
 
 cdef extern from "clock.h":
     int64_t ta_now_ns() noexcept
@@ -114,6 +115,9 @@ cdef class StreamInfer(ExpressCall):
                 in_order = True
             self.connection().lane.server.submit_request(request, slot)
             slot.request = request
+        except Malformed as error:
+            # What follows on the stream cannot be trusted either.
+            return self.fail_with(error)
         except ServerError as error:
             if not in_order:
                 self.order.append(slot)
@@ -163,13 +167,11 @@ cdef class StreamInfer(ExpressCall):
                 return self._write(parts, final)
             except ServerError as failure:
                 error = failure
-        return self._send_error(slot, error, final)
-
-    cdef int _send_error(self, Slot slot, object error, bint final) except -1:
         if self.ends_on_error:
             return self.fail_with(error)
-        id, name, version = request_names(slot.message)
-        return self._write([encode_stream_error(error.message, id, name, version, final=final)], final)
+        if outcome is error:
+            return self._write([encode_stream_refusal(error.message, request_id(slot.message))], True)
+        return self._write([encode_stream_failure(error.message, outcome)], final)
 
     cdef int _write(self, list parts, bint final) except -1:
         cdef int64_t nbytes = 0
