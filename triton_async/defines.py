@@ -39,6 +39,20 @@ HTTP_MAX_HEADERS_NBYTES = 32_768
 HTTP_HEAD_TIMEOUT_S = 60.0
 HTTP_BODY_TIMEOUT_S = 60.0
 
+# Seconds a connection may stay idle between requests: longer than any load balancer keeps its own side open, so
+# that it is never us who close under a request (Triton never closes).
+HTTP_KEEPALIVE_TIMEOUT_S = 3630.0
+
+# Seconds without any progress after which a response that the client does not read is given up.
+HTTP_WRITE_TIMEOUT_S = 60.0
+
+# Bytes received at once into memory shared by all connections; what a body still lacks then goes straight to where
+# its tensors will lie.
+HTTP_RECEIVE_NBYTES = 1 << 16
+
+# Bytes received and not yet acted upon, of a connection that has to wait; reading stops at the bound.
+HTTP_HELD_NBYTES = 1 << 16
+
 # Requests answered or waiting on one connection (pipelining); reading stops at the bound.
 HTTP_MAX_PIPELINED = 128
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from triton_async import logs
+from triton_async.core.describe import table
 
 DEFAULT = re.compile(r'([IWE])\d{4} \d\d:\d\d:\d\d\.\d{6} \d+ \w+\.py:\d+\] (".*")')
 ISO8601 = re.compile(r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ([IWE]) \d+ \w+\.py:\d+\] (".*")')
@@ -91,3 +92,17 @@ def test_libraries_speak_only_when_something_is_wrong(tmp_path: Path) -> None:
     other.info("chatter")
     other.warning("trouble")
     assert (tmp_path / "log").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("cell", ["a\nb", "a\rb", "\x1b[2J", "a\u2028b", "a\0b", "\udcff", "\u202ex"])
+def test_a_cell_of_a_table_cannot_forge_a_line(cell: str) -> None:
+    shown = table(("Model", "Status"), [("m", "READY"), (cell, "READY")])
+    assert len(shown.splitlines()) == 1 + 6
+    assert all(line.isprintable() for line in shown.split("\n"))
+    assert len({len(line) for line in shown.split("\n")[1:]}) == 1
+
+
+def test_tables_stand_in_columns() -> None:
+    assert table(("Model", "V"), [("modèle a", "1"), ("b", "")]) == (
+        "\n+----------+---+\n| Model    | V |\n+----------+---+\n| modèle a | 1 |\n| b        |   |\n+----------+---+"
+    )

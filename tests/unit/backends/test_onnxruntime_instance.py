@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
 from backend_models import (
     FLOAT,
     INT64,
@@ -24,6 +23,7 @@ from backend_models import (
     values,
     write,
 )
+from onnx import TensorProto, helper
 
 from triton_async import datatypes
 from triton_async.backends.base import execute_requests

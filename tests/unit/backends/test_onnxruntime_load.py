@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from backend_models import FLOAT, INT64, Loaded, add_sub, identity, model, node, tensor, write
 from google.protobuf import text_format
 from onnx import helper
-from backend_models import FLOAT, INT64, Loaded, add_sub, identity, model, node, tensor, write
 
 from triton_async.backends.base import LoadContext
 from triton_async.backends.onnxruntime import OnnxRuntimeBackend

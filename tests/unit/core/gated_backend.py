@@ -65,6 +65,9 @@ class GatedInstance(PythonInstance):
         arrays = [None if item is None else item.numpy().copy() for item in inputs]
         self.backend.batches.append(arrays)
         self.backend.run_gate.pass_through()
+        if self.backend.fail_next:
+            self.backend.fail_next = False
+            raise RuntimeError("told to fail")
         return arrays
 
     def close(self) -> None:
@@ -96,6 +99,7 @@ class GatedBackend(Backend):
         self.load_gate = Gate()
         self.batches: list[Any] = []
         self.closed: list[str] = []
+        self.fail_next = False
         self.troubles: dict[str, BaseException] = {}
 
     def get(self, name: str) -> Backend:

@@ -1,0 +1,154 @@
+"""The metrics page: Triton's families and labels, counts that add up, text that a scraper can read."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+from core_harness import request, run, running, write_model
+from gated_backend import GatedBackend, until
+
+from triton_async.core.server import InferenceServer
+from triton_async.errors import ServerError
+from triton_async.infer.request import InferRequest
+
+LABEL = r'[a-zA-Z_]\w*="(?:[^"\\\n]|\\["\\n])*"'
+SAMPLE = re.compile(rf"([a-z_]+)(?:\{{({LABEL}(?:,{LABEL})*)\}})? (\S+)")
+FAMILIES = {
+    "nv_inference_request_success": "counter", "nv_inference_request_failure": "counter",
+    "nv_inference_count": "counter", "nv_inference_exec_count": "counter",
+    "nv_inference_request_duration_us": "counter", "nv_inference_queue_duration_us": "counter",
+    "nv_inference_compute_input_duration_us": "counter", "nv_inference_compute_infer_duration_us": "counter",
+    "nv_inference_compute_output_duration_us": "counter", "nv_inference_pending_request_count": "gauge",
+    "nv_model_load_duration_secs": "gauge", "nv_cpu_utilization": "gauge", "nv_cpu_memory_total_bytes": "gauge",
+    "nv_cpu_memory_used_bytes": "gauge", "triton_async_live_objects": "gauge",
+}  # fmt: skip
+
+
+def read(server: InferenceServer) -> dict[str, dict[str, float]]:
+    """Family -> labels as written -> value; every line is checked."""
+    found: dict[str, dict[str, float]] = {}
+    kinds: dict[str, str] = {}
+    text = server.metrics_text().decode()
+    assert text.endswith("\n")
+    for line in text[:-1].split("\n"):
+        if line.startswith("# HELP "):
+            continue
+        if line.startswith("# TYPE "):
+            _, _, name, kinds[name] = line.split(" ")
+            found[name] = {}
+            continue
+        match = SAMPLE.fullmatch(line)
+        assert match is not None, line
+        assert match[2] not in found[match[1]]
+        found[match[1]][match[2] or ""] = float(match[3])
+    assert kinds == {name: kind for name, kind in FAMILIES.items() if name in kinds}
+    return found
+
+
+def test_every_family_is_there_with_its_type(tmp_path: Path) -> None:
+    write_model(tmp_path, "m")
+
+    async def test() -> None:
+        async with running(tmp_path) as server:
+            found = read(server)
+            assert list(found) == [*list(FAMILIES)]
+            assert found["nv_cpu_memory_total_bytes"][""] >= found["nv_cpu_memory_used_bytes"][""] > 0
+            assert 0 <= found["nv_cpu_utilization"][""] <= 1
+
+    run(test)
+
+
+@pytest.mark.parametrize(("option", "missing"), [
+    ("--allow-cpu-metrics=false", "nv_cpu_"), ("--metrics-config=counter_latencies=false", "_duration_us"),
+])  # fmt: skip
+def test_families_can_be_switched_off(tmp_path: Path, option: str, missing: str) -> None:
+    write_model(tmp_path, "m")
+
+    async def test() -> None:
+        async with running(tmp_path, option) as server:
+            assert list(read(server)) == [name for name in FAMILIES if missing not in name]
+
+    run(test)
+
+
+def test_counts_add_up(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", max_batch_size=4, more="dynamic_batching { }")
+
+    async def test() -> None:
+        async with running(tmp_path) as server:
+            await asyncio.gather(*(server.infer(request("m", [[1], [2]])) for _ in range(10)))
+            for bad in (request("m", [[1]] * 9), InferRequest("m"), request("nope", [[1]])):
+                with pytest.raises(ServerError):
+                    await server.infer(bad)
+            found = read(server)
+            labels = 'model="m",version="1"'
+            assert found["nv_inference_request_success"] == {labels: 10}
+            assert found["nv_inference_count"] == {labels: 20}
+            assert 5 <= found["nv_inference_exec_count"][labels] <= 10
+            reasons = {'CANCELED': 0, 'REJECTED': 0, 'BACKEND': 0, 'OTHER': 0}
+            assert found["nv_inference_request_failure"] == {
+                f'model="m",reason="{reason}",version="1"': count for reason, count in reasons.items()
+            }
+            assert found["nv_inference_pending_request_count"] == {labels: 0}
+            assert found["nv_inference_request_duration_us"][labels] >= found["nv_inference_queue_duration_us"][labels]
+            statistics = server.statistics("m")[0]["inference_stats"]
+            for name, spent in (("queue", "queue"), ("success", "request"), ("compute_infer", "compute_infer")):
+                assert found[f"nv_inference_{spent}_duration_us"][labels] == statistics[name]["ns"] // 1000
+
+    run(test)
+
+
+def test_pending_requests_and_live_objects_are_seen_while_they_wait(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", more="instance_group { count: 1 kind: KIND_CPU }")
+    backend = GatedBackend()
+    backend.run_gate.shut = True
+
+    async def test() -> None:
+        async with running(tmp_path, backends=backend) as server:
+            tasks = [asyncio.ensure_future(server.infer(request("m", [index]))) for index in range(5)]
+            first = await backend.run_gate.arrival()
+            found = read(server)
+            assert found["nv_inference_pending_request_count"] == {'model="m",version="1"': 3}
+            assert found["triton_async_live_objects"]['kind="request"'] == 5
+            assert found["triton_async_live_objects"]['kind="batch"'] == 2
+            backend.run_gate.open()
+            first.set()
+            await asyncio.gather(*tasks)
+            tasks.clear()
+            await until(lambda: read(server)["triton_async_live_objects"]['kind="request"'] == 0, "all are gone")
+
+    run(test)
+
+
+def test_only_ready_versions_are_listed_and_a_reload_starts_at_zero(tmp_path: Path) -> None:
+    directory = write_model(tmp_path, "m")
+
+    async def test() -> None:
+        async with running(tmp_path, "--model-control-mode=explicit", "--load-model=m") as server:
+            await server.infer(request("m", [1]))
+            assert read(server)["nv_inference_count"] == {'model="m",version="1"': 1}
+            (directory / "config.pbtxt").write_text((directory / "config.pbtxt").read_text() + "\n")
+            await server.load_model("m")
+            assert read(server)["nv_inference_count"] == {'model="m",version="1"': 0}
+            await server.unload_model("m")
+            assert read(server)["nv_inference_count"] == {}
+
+    run(test)
+
+
+@pytest.mark.parametrize("value", ['quote " in it', "back\\\\slash", "new\\nline", "é\u2028", ""])
+def test_tags_of_a_model_become_labels_and_cannot_forge_a_line(tmp_path: Path, value: str) -> None:
+    escaped = value.replace('"', '\\"')
+    write_model(tmp_path, "m", more=f'metric_tags {{ key: "team" value: "{escaped}" }}')
+
+    async def test() -> None:
+        async with running(tmp_path) as server:
+            labels = list(read(server)["nv_inference_count"])
+            assert len(labels) == 1
+            assert labels[0].startswith('_team="')
+            assert labels[0].endswith('",model="m",version="1"')
+
+    run(test)

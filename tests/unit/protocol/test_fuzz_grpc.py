@@ -1,0 +1,27 @@
+"""Short seeded fuzzing of the gRPC codec against protobuf itself: nothing but ServerErrors, nothing invented."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from fuzzing import check_grpc, grpc_seeds, mutate
+
+
+def test_the_seeds_are_answered() -> None:
+    assert {check_grpc(seed) for seed in grpc_seeds()} == {"answered"}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mutated_messages(seed: int) -> None:
+    choose = random.Random(seed)
+    seeds = grpc_seeds()
+    seen: Counter[str] = Counter()
+    for _ in range(30_000):
+        data = mutate(choose, seeds)
+        try:
+            seen[check_grpc(data)] += 1
+        except Exception as error:
+            raise AssertionError(f"{type(error).__name__}: {error} for {data!r}") from error
+    assert len(seen) == 4
