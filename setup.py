@@ -12,6 +12,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+DEBUG = os.environ.get("TRITON_ASYNC_DEBUG") == "1"
 PROTOS = [
     "model_config.proto",
     "grpc_service.proto",
@@ -47,6 +48,12 @@ DIRECTIVES = {
 class Build(build_ext):
     """Adds the protocol descriptor set, which the package reads at run time, to the built extensions."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        if DEBUG:  # never mistaken for what a release build left behind
+            self.build_temp += "-debug"
+            self.build_lib += "-debug"
+
     def run(self) -> None:
         super().run()
         base = ROOT if self.inplace else Path(self.build_lib)
@@ -60,8 +67,7 @@ class Build(build_ext):
 
 
 def extensions() -> list[Extension]:
-    debug = os.environ.get("TRITON_ASYNC_DEBUG") == "1"
-    flags = ["-O1", "-g", "-UNDEBUG", "-DTA_DEBUG"] if debug else ["-O3", "-g0", "-fno-strict-aliasing"]
+    flags = ["-O1", "-g", "-UNDEBUG", "-DTA_DEBUG"] if DEBUG else ["-O3", "-g0", "-fno-strict-aliasing"]
     found = []
     for path in sorted((ROOT / "triton_async").rglob("*.pyx")):
         relative = path.relative_to(ROOT)
