@@ -34,6 +34,9 @@ C_SOURCES = {
     "triton_async.memory.slab": ["csrc/slab.c"],
 }
 
+# The library of modules that call into it, from libnghttp2-dev; others only share its declarations.
+LIBRARIES = {"triton_async.protocol.http2": ["nghttp2"]}
+
 DIRECTIVES = {
     "language_level": 3,
     "binding": True,
@@ -79,6 +82,7 @@ def extensions() -> list[Extension]:
                 sources,
                 include_dirs=["csrc"],
                 depends=[str(p.relative_to(ROOT)) for p in sorted((ROOT / "csrc").glob("*.h"))],
+                libraries=LIBRARIES.get(name, []),
                 extra_compile_args=["-Wall", "-Wno-unused-function", "-fvisibility=hidden", *flags],
                 extra_link_args=["-pthread"],
             )

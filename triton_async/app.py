@@ -22,6 +22,7 @@ from triton_async.defines import SLAB_CACHE_NBYTES
 from triton_async.errors import ServerError
 from triton_async.frontends import metrics
 from triton_async.frontends.grpc import server as grpc
+from triton_async.frontends.grpc.express.keepalive import PingOptions
 from triton_async.frontends.http import server as http
 from triton_async.memory.slab import SlabPool
 
@@ -112,6 +113,7 @@ async def _start_endpoints(settings: Settings, server: InferenceServer, endpoint
                 port=settings.grpc_port,
                 reuse_port=settings.reuse_grpc_port,
                 response_compression=settings.grpc_infer_response_compression_level,
+                pings=_ping_options(settings),
             ),
             "GRPC", settings.grpc_address, settings.grpc_port,
         )  # fmt: skip
@@ -134,6 +136,19 @@ async def _start_endpoints(settings: Settings, server: InferenceServer, endpoint
             "Metrics", settings.metrics_address, settings.metrics_port,
         )  # fmt: skip
         _started("Metrics Service", endpoint, endpoints)
+
+
+def _ping_options(settings: Settings) -> PingOptions:
+    return PingOptions(
+        time_ms=settings.grpc_keepalive_time,
+        timeout_ms=settings.grpc_keepalive_timeout,
+        permit_without_calls=settings.grpc_keepalive_permit_without_calls,
+        max_pings_without_data=settings.grpc_http2_max_pings_without_data,
+        min_recv_interval_ms=settings.grpc_http2_min_recv_ping_interval_without_data,
+        max_strikes=settings.grpc_http2_max_ping_strikes,
+        max_age_ms=settings.grpc_max_connection_age,
+        age_grace_ms=settings.grpc_max_connection_age_grace,
+    )
 
 
 async def _listening(starting, name: str, address: str, port: int) -> Endpoint:  # type: ignore[no-untyped-def]

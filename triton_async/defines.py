@@ -39,6 +39,20 @@ HTTP_MAX_HEADERS_NBYTES = 32_768
 HTTP_HEAD_TIMEOUT_S = 60.0
 HTTP_BODY_TIMEOUT_S = 60.0
 
+# Seconds a connection may stay idle between requests: longer than any load balancer keeps its own side open, so
+# that it is never us who close under a request (Triton never closes).
+HTTP_KEEPALIVE_TIMEOUT_S = 3630.0
+
+# Seconds without any progress after which a response that the client does not read is given up.
+HTTP_WRITE_TIMEOUT_S = 60.0
+
+# Bytes received at once into memory shared by all connections; what a body still lacks then goes straight to where
+# its tensors will lie.
+HTTP_RECEIVE_NBYTES = 1 << 16
+
+# Bytes received and not yet acted upon, of a connection that has to wait; reading stops at the bound.
+HTTP_HELD_NBYTES = 1 << 16
+
 # Requests answered or waiting on one connection (pipelining); reading stops at the bound.
 HTTP_MAX_PIPELINED = 128
 
@@ -70,6 +84,55 @@ GRPC_MAX_HEADER_LIST_NBYTES = 1 << 14
 
 # Bytes of a percent-encoded error message: clients refuse trailers of more than 8 KiB.
 GRPC_MAX_STATUS_MESSAGE_NBYTES = 1 << 12
+
+# Continuation frames of one header block: GRPC_MAX_HEADER_LIST_NBYTES fits in one frame of the default 16 KiB, so only
+# an attacker needs many (CVE-2024-27316 and its siblings).
+GRPC_MAX_CONTINUATIONS = 8
+
+# Bytes of one header block as sent. Longer lists than GRPC_MAX_HEADER_LIST_NBYTES are refused call by call; what is
+# longer than this ends the connection, because decoding it costs more than refusing.
+GRPC_MAX_HEADER_BLOCK_NBYTES = 1 << 17
+
+# Stream resets, the client's and those that it made us send, at once and per second before the connection is
+# ended (CVE-2023-44487, CVE-2025-8671). nghttp2's own numbers; 1.52 counts only one of the kinds, if any.
+GRPC_RESET_BURST = 1000
+GRPC_RESETS_PER_S = 33
+
+# PING, SETTINGS, PRIORITY, unknown and empty frames, the same way (CVE-2019-9511 to -9518). C-core's bandwidth
+# probes send up to ten PINGs a second.
+GRPC_CONTROL_BURST = 1000
+GRPC_CONTROLS_PER_S = 100
+
+# Sent DATA frames shorter than this although more is waiting count as control frames: a client that opens its window
+# byte by byte pays for it (CVE-2019-9511).
+GRPC_DRIBBLE_NBYTES = 64
+
+# First allocation for a message that comes in several frames, and how far each later one goes beyond what was
+# received: a length prefix alone costs at most this much.
+GRPC_MESSAGE_START_NBYTES = 1 << 20
+GRPC_MESSAGE_GROWTH = 4
+
+# Bytes of request messages of one connection that have not come to their end: two of the largest. Calls beyond it are
+# refused.
+GRPC_MAX_RECEIVING_NBYTES = 1 << 32
+
+# Bytes of answers of one connection that wait for the client's windows or socket. Beyond it new calls of the
+# connection are refused and streams are not read.
+GRPC_MAX_HELD_NBYTES = 1 << 30
+
+# Seconds without a byte sent while answers wait for the client's windows or socket; the connection is closed then
+# (CVE-2019-9517).
+GRPC_STALL_TIMEOUT_S = 30.0
+
+# Seconds for a new connection to send the preface and its SETTINGS, and for a header block to be completed.
+GRPC_HANDSHAKE_TIMEOUT_S = 20.0
+GRPC_HEADERS_TIMEOUT_S = 10.0
+
+# Bytes read from a socket at once, into one buffer for all connections of the loop.
+GRPC_RECEIVE_NBYTES = 1 << 18
+
+# Bytes taken from a connection's answers for one write; more waits until the kernel has taken these.
+GRPC_WRITE_NBYTES = 1 << 20
 
 # Messages from here on are compressed and decompressed off the loop.
 GRPC_COMPRESS_INLINE_NBYTES = 1 << 16

@@ -12,6 +12,7 @@ cdef class InferenceServer:
     cdef readonly str version
     cdef readonly tuple extensions
     cdef readonly object repository
+    cdef readonly object pool        # memory.slab.SlabPool: where front-ends lease room for what they receive
     cdef object settings
     cdef object host
     cdef object loop

@@ -6,12 +6,14 @@ from triton_async.core.repository import ModelRepository
 from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse, ResponseSink
 from triton_async.infer.signature import ModelSignature
+from triton_async.memory.slab import SlabPool
 
 class InferenceServer:
     id: str
     version: str
     extensions: tuple[str, ...]
     repository: ModelRepository
+    pool: SlabPool
     def __init__(self, settings: Settings, host: Host) -> None: ...
     async def start(self) -> bool: ...
     def stop_accepting(self) -> None: ...

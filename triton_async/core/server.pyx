@@ -50,6 +50,7 @@ cdef class InferenceServer:
         self.extensions = EXTENSIONS
         self.settings = settings
         self.host = host
+        self.pool = host.pool
         self.loop = host.loop
         self.latest = {}
         self.versions = {}

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from onnx_models import FLOAT, INT64, STRING, add_sub, identity, model, node, tensor
+from backend_models import FLOAT, INT64, STRING, add_sub, identity, model, node, tensor
 
 from triton_async.backends.base import execute_requests
 from triton_async.backends.onnxruntime.api import Environment, Library, clean, find_library

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from onnx_models import (
+from backend_models import (
     FLOAT,
     INT64,
     STRING,

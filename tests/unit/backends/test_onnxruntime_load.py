@@ -10,7 +10,7 @@ import onnx
 import pytest
 from google.protobuf import text_format
 from onnx import helper
-from onnx_models import FLOAT, INT64, Loaded, add_sub, identity, model, node, tensor, write
+from backend_models import FLOAT, INT64, Loaded, add_sub, identity, model, node, tensor, write
 
 from triton_async.backends.base import LoadContext
 from triton_async.backends.onnxruntime import OnnxRuntimeBackend

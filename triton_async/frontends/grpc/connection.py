@@ -270,3 +270,7 @@ class GrpcProtocol(H2Protocol):
         if not self.connection.is_closing():
             self._goaway(self._h2.highest_inbound_stream_id)
             self.processor.close("Server exiting")
+
+    async def wait_idle(self) -> None:
+        """Returns when no task of a call is left."""
+        await self.calls.idle.wait()

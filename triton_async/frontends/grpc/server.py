@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from typing import Any
 
 from triton_async.core.server import InferenceServer
 from triton_async.defines import GRPC_BACKLOG, GRPC_GOAWAY_ROUND_TRIP_S
 from triton_async.frontends.grpc.compression import LEVELS
 from triton_async.frontends.grpc.connection import GrpcProtocol
+from triton_async.frontends.grpc.express.connection import connection
+from triton_async.frontends.grpc.express.keepalive import PingOptions
+from triton_async.frontends.grpc.express.session import Lane
 from triton_async.frontends.grpc.health import Health
 from triton_async.frontends.grpc.infer import Inference
 from triton_async.frontends.grpc.reflection import Reflection
@@ -20,15 +25,23 @@ log = logging.getLogger("triton_async.grpc")
 class GrpcEndpoint:
     """A started front-end. `close` once."""
 
-    def __init__(self, server: InferenceServer, response_compression: str) -> None:
+    def __init__(
+        self, server: InferenceServer, response_compression: str, express: bool, pings: PingOptions
+    ) -> None:
         self._health = Health(server)
-        self._connections: set[GrpcProtocol] = set()
-        self._mapping = {
+        mapping = {
             **Service(server).__mapping__(),
             **Inference(server, LEVELS[response_compression]).__mapping__(),
             **self._health.__mapping__(),
             **Reflection().__mapping__(),
         }
+        self._connections: set[Any] = set()
+        self._accept: Callable[[], Any] = lambda: GrpcProtocol(mapping, self._connections)
+        if express:
+            compresses = LEVELS[response_compression] > 0
+            lane = Lane(server, asyncio.get_running_loop(), mapping, pings, compresses)
+            self._connections = lane.connections
+            self._accept = lambda: connection(lane)
         self._listener: asyncio.Server
         self.address = ""
         self.port = 0
@@ -36,7 +49,7 @@ class GrpcEndpoint:
     async def listen(self, address: str, port: int, reuse_port: bool) -> None:
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(
-            lambda: GrpcProtocol(self._mapping, self._connections),
+            self._accept,
             address,
             port,
             reuse_port=reuse_port,
@@ -61,10 +74,10 @@ class GrpcEndpoint:
             for task in done:
                 if (error := task.exception()) is not None:
                     log.error("a connection did not end in order", exc_info=error)
-        for connection in list(self._connections):
-            connection.abort()
-        for connection in connections:
-            await connection.calls.idle.wait()
+        for client in list(self._connections):
+            client.abort()
+        for client in connections:
+            await client.wait_idle()
 
 
 async def start(
@@ -74,8 +87,13 @@ async def start(
     port: int,
     reuse_port: bool = False,
     response_compression: str = "none",
+    pings: PingOptions | None = None,
+    express: bool = True,
 ) -> GrpcEndpoint:
-    """Serves gRPC on the running loop. `port` 0: any free one. OSError when the port is taken."""
-    endpoint = GrpcEndpoint(server, response_compression)
+    """Serves gRPC on the running loop. `port` 0: any free one. OSError when the port is taken.
+
+    `pings`: keep-alive and age of connections, and `express`: the fast lane; grpclib's HTTP/2 serves without them.
+    """
+    endpoint = GrpcEndpoint(server, response_compression, express, pings or PingOptions())
     await endpoint.listen(address, port, reuse_port)
     return endpoint

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -16,6 +18,8 @@ from triton_async.frontends.http import replies
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _BACKLOG = 1024
+# In front of the path of a Unix-domain socket, where an address is asked for.
+UNIX = "unix:"
 # Bytes aiohttp buffers of a body before it stops reading from the socket.
 _READ_NBYTES = 1 << 18
 # Seconds that cancelled handlers get to end.
@@ -55,14 +59,20 @@ class Listener:
             max_field_size=HTTP_MAX_LINE_NBYTES,
             read_bufsize=_READ_NBYTES,
         )
+        # Makes the protocol of an accepted connection.
+        self._factory: Callable[[], asyncio.BaseProtocol] = self._server
         self.address = ""
         self.port = 0
 
     async def start(self, address: str, port: int, reuse_port: bool) -> None:
-        """Binds; port 0 takes a free one. OSError when the address is not to be had."""
+        """Binds; port 0 takes a free one, `unix:<path>` a socket file. OSError when the address is not to be had."""
         loop = asyncio.get_running_loop()
+        if address.startswith(UNIX):
+            self._socket = await loop.create_unix_server(self._factory, address.removeprefix(UNIX), backlog=_BACKLOG)
+            self.address = address
+            return
         self._socket = await loop.create_server(
-            self._server, address, port, backlog=_BACKLOG, reuse_port=reuse_port or None
+            self._factory, address, port, backlog=_BACKLOG, reuse_port=reuse_port or None
         )
         self.address, self.port = self._socket.sockets[0].getsockname()[:2]
 
@@ -71,6 +81,9 @@ class Listener:
         self._draining = True
         if self._socket is not None:
             self._socket.close()
+            if self.address.startswith(UNIX):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.address.removeprefix(UNIX))
         for connection in self._server.connections:
             if connection not in self._busy:
                 connection.force_close()

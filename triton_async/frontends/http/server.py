@@ -10,6 +10,7 @@ from triton_async.core.server import InferenceServer
 from triton_async.errors import NotFound, ServerError, Unsupported
 from triton_async.frontends.http import replies, routes
 from triton_async.frontends.http.body import read_body
+from triton_async.frontends.http.express import ExpressListener
 from triton_async.frontends.http.infer import infer, parse_version
 from triton_async.frontends.http.listener import Listener
 from triton_async.frontends.http.routes import Route, RouteTable
@@ -135,9 +136,19 @@ def _missing(what: str) -> Handler:
 
 
 async def start(
-    server: InferenceServer, *, address: str, port: int, reuse_port: bool = False, max_input_nbytes: int
+    server: InferenceServer,
+    *,
+    address: str,
+    port: int,
+    reuse_port: bool = False,
+    max_input_nbytes: int,
+    express: bool = True,
 ) -> Listener:
-    """Serves `server` over HTTP until the returned listener is closed. OSError when the port is taken."""
-    listener = Listener(HttpService(server, max_input_nbytes).handle)
+    """Serves `server` over HTTP until the returned listener is closed. OSError when the port is taken.
+
+    `express`: plain infer requests take the express lane; answers are the same without it.
+    """
+    handler = HttpService(server, max_input_nbytes).handle
+    listener = ExpressListener(handler, server, max_input_nbytes) if express else Listener(handler)
     await listener.start(address, port, reuse_port)
     return listener

@@ -6,11 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from grpc_harness import Running, serving, write_model
+from grpc_harness import Running, live_objects, serving, until, write_model
+
+
+@pytest.fixture(scope="package", params=[True, False], ids=["express", "grpclib"])
+def express(request: pytest.FixtureRequest) -> bool:
+    """Which lane serves: the whole suite runs through each."""
+    return bool(request.param)
 
 
 @pytest.fixture(scope="package")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def shared(tmp_path_factory: pytest.TempPathFactory, express: bool) -> Iterator[Running]:
     """Explicit mode; models as their names say (batched: labels, at most 8); all but `unloaded` are loaded."""
     root: Path = tmp_path_factory.mktemp("grpc-models")
     write_model(root, "fp32")
@@ -25,5 +31,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     write_model(root, "decoupled", more="model_transaction_policy { decoupled: true }")
     names = ["decoupled", "fp32", "batched", "strings", "int8", "two", "slow"]
     options = ["--model-control-mode=explicit", *(f"--load-model={name}" for name in names)]
-    with serving(root, *options) as running:
+    with serving(root, *options, express=express) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_alive() -> Iterator[None]:
+    """As for all unit tests, but a shared server may still be running what a test has cancelled."""
+    before = live_objects()
+    yield
+    until(lambda: all(count <= before[kind] for kind, count in live_objects().items()), "nothing alive")

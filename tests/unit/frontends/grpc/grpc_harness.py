@@ -20,6 +20,7 @@ from triton_async.core.completion import CompletionRing
 from triton_async.core.lifecycle import Host
 from triton_async.core.server import InferenceServer
 from triton_async.frontends.grpc import server as grpc_server
+from triton_async.frontends.grpc.express.keepalive import PingOptions
 from triton_async.infer.batch import live_batches
 from triton_async.infer.request import live_requests
 from triton_async.infer.response import live_responses
@@ -74,7 +75,9 @@ class Running:
         self.server: InferenceServer
         self.endpoint: grpc_server.GrpcEndpoint
         self.loop: asyncio.AbstractEventLoop
+        self.pool: SlabPool
         self.url = ""
+        self.express = True
         self.started = threading.Event()
         self.stop: asyncio.Event
         self.exit_deadline_s = 5.0
@@ -88,19 +91,21 @@ class Running:
         with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self.stop.set)
 
-    async def main(self, root: Path, options: tuple[str, ...], compression: str) -> None:
+    async def main(self, root: Path, options: tuple[str, ...], **start: Any) -> None:
         self.loop = asyncio.get_running_loop()
         self.stop = asyncio.Event()
         settings = parse([f"--model-repository={root}", *options])
         ring = CompletionRing()
         ring.attach(self.loop)
         with ThreadPoolExecutor(4) as executor:
-            host = Host(self.loop, ring, SlabPool(1 << 24), BackendRegistry(), executor, settings.backend_config)
+            self.pool = SlabPool(1 << 24)
+            host = Host(self.loop, ring, self.pool, BackendRegistry(), executor, settings.backend_config)
             self.server = InferenceServer(settings, host)
             await self.server.start()
             self.endpoint = await grpc_server.start(
-                self.server, address="127.0.0.1", port=0, response_compression=compression
+                self.server, address="127.0.0.1", port=0, **start
             )
+            self.express = start["express"]
             self.url = f"127.0.0.1:{self.endpoint.port}"
             self.started.set()
             await self.stop.wait()
@@ -114,11 +119,14 @@ class Running:
 
 
 @contextmanager
-def serving(root: Path, *options: str, compression: str = "none") -> Iterator[Running]:
-    """Serves the repository, and checks at the end that nothing is left alive."""
+def serving(
+    root: Path, *options: str, compression: str = "none", express: bool = True, pings: PingOptions | None = None
+) -> Iterator[Running]:
+    """Serves the repository through one of the lanes, and checks at the end that nothing is left alive."""
     before = live_objects()
     running = Running()
-    thread = threading.Thread(target=lambda: uvloop.run(running.main(root, options, compression)))
+    start = {"response_compression": compression, "express": express, "pings": pings}
+    thread = threading.Thread(target=lambda: uvloop.run(running.main(root, options, **start)))
     thread.start()
     try:
         assert running.started.wait(20), "server did not start"

@@ -76,9 +76,10 @@ def test_compressed_requests(triton: Any, algorithm: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("level", ["low", "medium", "high"])
-def test_compressed_answers(tmp_path: Path, level: str) -> None:
+def test_compressed_answers(tmp_path: Path, level: str, express: bool) -> None:
     write_model(tmp_path, "fp32")
-    with serving(tmp_path, compression=level) as running, client.InferenceServerClient(running.url) as triton:
+    serve = serving(tmp_path, compression=level, express=express)
+    with serve as running, client.InferenceServerClient(running.url) as triton:
         for count in (1, 400_000):
             array = np.zeros(count, np.float32)
             assert np.array_equal(triton.infer("fp32", [tensor(array)]).as_numpy("OUTPUT0"), array)
@@ -132,11 +133,11 @@ def test_statistics(triton: Any) -> None:
         triton.get_inference_statistics("nope")
 
 
-def test_model_control(tmp_path: Path) -> None:
+def test_model_control(tmp_path: Path, express: bool) -> None:
     write_model(tmp_path, "a")
     write_model(tmp_path, "b")
     options = ("--model-control-mode=explicit", "--load-model=a")
-    with serving(tmp_path, *options) as running, client.InferenceServerClient(running.url) as triton:
+    with serving(tmp_path, *options, express=express) as running, client.InferenceServerClient(running.url) as triton:
         index = {m.name: m.state for m in triton.get_model_repository_index().models}
         assert index == {"a": "READY", "b": ""}
         triton.load_model("b")

@@ -28,10 +28,10 @@ def test_check(shared: Running) -> None:
             assert stub.Check(health_pb2.HealthCheckRequest(service=service)).status == SERVING
 
 
-def test_watch_streams_changes(tmp_path: Path) -> None:
+def test_watch_streams_changes(tmp_path: Path, express: bool) -> None:
     write_model(tmp_path, "m")
     options = ("--model-control-mode=explicit", "--load-model=m")
-    with serving(tmp_path, *options) as running, grpc.insecure_channel(running.url) as channel:
+    with serving(tmp_path, *options, express=express) as running, grpc.insecure_channel(running.url) as channel:
         seen: list[int] = []
         end: list[Any] = []
 
@@ -103,9 +103,9 @@ def test_the_newer_reflection_is_the_same_on_the_wire(shared: Running) -> None:
         assert len(answer.list_services_response.service) == 4
 
 
-def test_shutdown_finishes_what_is_in_flight(tmp_path: Path) -> None:
+def test_shutdown_finishes_what_is_in_flight(tmp_path: Path, express: bool) -> None:
     write_model(tmp_path, "slow", delay_ms=300)
-    with serving(tmp_path) as running:
+    with serving(tmp_path, express=express) as running:
         found: list[Any] = []
         streamed: list[Any] = []
         array = np.ones(2, np.float32)
@@ -126,18 +126,18 @@ def test_shutdown_finishes_what_is_in_flight(tmp_path: Path) -> None:
             triton.stop_stream()
 
 
-def test_idle_connections_do_not_hold_up_the_shutdown(shared: Running, tmp_path: Path) -> None:
+def test_idle_connections_do_not_hold_up_the_shutdown(shared: Running, tmp_path: Path, express: bool) -> None:
     write_model(tmp_path, "m")
-    with serving(tmp_path) as running, client.InferenceServerClient(running.url) as idle:
+    with serving(tmp_path, express=express) as running, client.InferenceServerClient(running.url) as idle:
         assert idle.is_server_ready()
         running.request_stop()
         until(lambda: running.stopped_after_s >= 0, "stopped")
         assert running.stopped_after_s < 0.9
 
 
-def test_the_deadline_of_the_shutdown_cuts_off(tmp_path: Path) -> None:
+def test_the_deadline_of_the_shutdown_cuts_off(tmp_path: Path, express: bool) -> None:
     write_model(tmp_path, "slow", delay_ms=1500)
-    with serving(tmp_path) as running, client.InferenceServerClient(running.url) as triton:
+    with serving(tmp_path, express=express) as running, client.InferenceServerClient(running.url) as triton:
         running.exit_deadline_s = 0.3
         found: list[Any] = []
         triton.async_infer("slow", [tensor(np.ones(1, np.float32))], lambda result, error: found.append(error))

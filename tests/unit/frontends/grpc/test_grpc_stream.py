@@ -78,9 +78,9 @@ def test_errors_end_the_stream_when_asked(shared: Running) -> None:
         triton.stop_stream()
 
 
-def test_cancelled_streams_drop_their_requests(tmp_path: Path) -> None:
+def test_cancelled_streams_drop_their_requests(tmp_path: Path, express: bool) -> None:
     write_model(tmp_path, "slow", delay_ms=50, more="instance_group { count: 1 kind: KIND_CPU }")
-    with serving(tmp_path) as running, client.InferenceServerClient(running.url) as triton:
+    with serving(tmp_path, express=express) as running, client.InferenceServerClient(running.url) as triton:
         triton.start_stream(lambda result, error: None)
         for _ in range(100):
             send(triton, "slow", 1)
@@ -112,10 +112,10 @@ def test_aio_streams(shared: Running) -> None:
     asyncio.run(main())
 
 
-def test_a_client_that_does_not_read_stops_the_reading(tmp_path: Path) -> None:
+def test_a_client_that_does_not_read_stops_the_reading(tmp_path: Path, express: bool) -> None:
     """Requests behind the bound wait in the client, as windows fill up."""
     write_model(tmp_path, "fp32")
-    with serving(tmp_path) as running:
+    with serving(tmp_path, express=express) as running:
 
         async def main() -> None:
             import grpc

@@ -20,6 +20,9 @@ from triton_async.frontends.http.listener import Listener
 LIMIT = 1 << 20
 WAIT_S = 20
 
+# Whether endpoints have an express lane: tests of this folder run once with and once without (conftest.py).
+express = True
+
 
 @dataclass
 class Answer:
@@ -40,7 +43,7 @@ async def serving(
 ) -> AsyncIterator[tuple[InferenceServer, Listener]]:
     """Server and HTTP endpoint on a free port."""
     async with running(root, *options) as server:
-        endpoint = await http.start(server, address="127.0.0.1", port=0, max_input_nbytes=limit)
+        endpoint = await http.start(server, address="127.0.0.1", port=0, max_input_nbytes=limit, express=express)
         yield server, endpoint
         await endpoint.close(5)
 

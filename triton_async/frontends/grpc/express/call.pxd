@@ -1,0 +1,53 @@
+# Calls that the express lane answers itself. Loop thread.
+
+from libc.stdint cimport int64_t
+
+from triton_async.frontends.grpc.express.session cimport ExpressSession
+from triton_async.infer.request cimport InferRequest
+from triton_async.infer.response cimport InferResponse, ResponseSink
+from triton_async.infer.signature cimport ModelSignature
+from triton_async.memory.buffer cimport Buffer
+from triton_async.protocol.grpc_message cimport MessageReader
+from triton_async.protocol.http2 cimport Http2Stream
+from triton_async.protocol.http2_output cimport HeaderBlock
+
+cdef HeaderBlock HEAD              # head of every answer with messages
+cdef HeaderBlock OK                # trailers of success
+
+# What the calls have in common: deadline, errors, end.
+cdef class ExpressCall(Http2Stream):
+    cdef double timeout_s          # 0: none
+    cdef object timer              # TimerHandle, or None
+    cdef MessageReader reader
+    cdef int64_t receiving_nbytes  # its part of the connection's
+
+    # The connection, typed.
+    cdef ExpressSession connection(self)
+    # Notes that `nbytes` bytes of messages are held. Raises MessageError when the connection holds too many.
+    cdef int note_receiving(self, int64_t nbytes) except -1
+    # Ends the call with an error; nothing when it has ended. The client's side too.
+    cdef int fail(self, int status, str message) except -1
+    # The same with the status of an exception; what is not meant for clients is logged.
+    cdef int fail_with(self, object error) except -1
+    # Drops what the call holds in the server; from `on_close` and when it fails. Idempotent.
+    cdef int release(self) except -1
+    # The server ends: nothing more is to be expected from the client.
+    cdef int drain(self) except -1
+
+# A call refused at its head.
+cdef class RefusedCall(ExpressCall):
+    cdef int status
+    cdef str message
+
+# ModelInfer.
+cdef class UnaryInfer(ExpressCall):
+    cdef Buffer message            # the request's bytes, until they are decoded
+    cdef InferRequest request      # while the server has it
+    cdef ModelSignature signature
+
+    cdef int submit(self) except -1
+    cdef int answer(self, InferResponse response) except -1
+
+# Takes the response of a unary call.
+cdef class UnarySink(ResponseSink):
+    cdef UnaryInfer call

@@ -1,0 +1,183 @@
+"""ModelInfer without a task: bytes to the codec, the request to the server, the response to the stream. Loop thread."""
+
+import logging
+
+from libc.stdint cimport int64_t, uint32_t
+
+from triton_async.frontends.grpc.express.session cimport ExpressSession
+from triton_async.infer.request cimport InferRequest
+from triton_async.infer.response cimport InferResponse, ResponseSink
+from triton_async.protocol.grpc_codec cimport decode
+from triton_async.protocol.grpc_encode cimport ENVELOPE_UNARY, choose_outputs, encode
+from triton_async.protocol.grpc_message cimport (
+    GRPC_DEADLINE_EXCEEDED, GRPC_INTERNAL, GRPC_RESOURCE_EXHAUSTED, GRPC_UNIMPLEMENTED, MessageReader,
+)
+from triton_async.protocol.http2 cimport STREAM_ANSWERING, STREAM_CLOSED, STREAM_OPEN, Http2Stream
+from triton_async.protocol.http2_output cimport HeaderBlock
+
+from grpclib.const import Status
+
+from triton_async.defines import GRPC_MAX_RECEIVING_NBYTES
+from triton_async.errors import ServerError, Unsupported
+from triton_async.frontends.grpc import compression
+from triton_async.frontends.grpc.status import status_of, trailers
+from triton_async.protocol.grpc_message import MessageError
+
+cdef extern from "clock.h":
+    int64_t ta_now_ns() noexcept
+
+log = logging.getLogger("triton_async.grpc")
+
+cdef int64_t _RECEIVING_MAX = GRPC_MAX_RECEIVING_NBYTES
+
+_HEAD = [
+    (b":status", b"200"),
+    (b"content-type", b"application/grpc"),
+    (b"grpc-accept-encoding", compression.ACCEPTED.encode()),
+]
+HEAD = HeaderBlock(_HEAD, True)
+OK = HeaderBlock([(b"grpc-status", b"0")], True)
+
+
+cdef class ExpressCall(Http2Stream):
+    """A call without a task."""
+
+    cdef ExpressSession connection(self):
+        return <ExpressSession>self.session
+
+    cdef int on_open(self) except -1:
+        if self.timeout_s:
+            self.timer = self.connection().lane.loop.call_later(self.timeout_s, self._on_deadline)
+        return 0
+
+    def _on_deadline(self):
+        self.fail(GRPC_DEADLINE_EXCEEDED, "Deadline Exceeded")
+
+    cdef int note_receiving(self, int64_t nbytes) except -1:
+        cdef ExpressSession connection = self.connection()
+        connection.receiving_nbytes += nbytes - self.receiving_nbytes
+        self.receiving_nbytes = nbytes
+        if nbytes and connection.receiving_nbytes > _RECEIVING_MAX:
+            raise MessageError(GRPC_RESOURCE_EXHAUSTED, "too many bytes of unfinished messages on one connection")
+        return 0
+
+    cdef int fail(self, int status, str message) except -1:
+        cdef list fields = [(name.encode(), value.encode()) for name, value in trailers(Status(status), message)]
+        if self.state == STREAM_OPEN:
+            self.send_head(HeaderBlock(_HEAD + fields), True)
+        elif self.state == STREAM_ANSWERING:
+            self.send_trailers(HeaderBlock(fields))
+        return self.release()
+
+    cdef int fail_with(self, object error) except -1:
+        if isinstance(error, ServerError):
+            return self.fail(status_of(error.code).value, error.message)
+        if isinstance(error, MessageError):
+            return self.fail(error.status, error.message)
+        log.error("gRPC call failed", exc_info=error)
+        return self.fail(GRPC_INTERNAL, "Internal server error")
+
+    cdef int release(self) except -1:
+        self.reader = None
+        if self.receiving_nbytes:
+            self.note_receiving(0)
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        return 0
+
+    cdef int drain(self) except -1:
+        return 0
+
+    cdef int on_close(self, uint32_t error_code) except -1:
+        return self.release()
+
+
+cdef class RefusedCall(ExpressCall):
+    """Answers at once and lets the payload go by."""
+
+    cdef int on_open(self) except -1:
+        return self.fail(self.status, self.message)
+
+
+cdef class UnaryInfer(ExpressCall):
+    """One request, one response."""
+
+    cdef int on_data(self, const char *data, size_t nbytes) except -1:
+        cdef size_t used
+        self.consume(nbytes)
+        if self.state != STREAM_OPEN or nbytes == 0:
+            return 0
+        try:
+            if self.message is None:
+                if self.reader is None:
+                    self.reader = MessageReader(self.connection().lane.pool)
+                self.message = self.reader.feed(data, nbytes, &used)
+                if used == nbytes:
+                    # A message that came in one piece is soon decoded.
+                    return 0 if self.message is not None else self.note_receiving(self.reader.received)
+            raise MessageError(GRPC_UNIMPLEMENTED, "unary call with more than one request message")
+        except Exception as error:
+            return self.fail_with(error)
+
+    cdef int on_end(self) except -1:
+        if self.state != STREAM_OPEN:
+            return 0
+        if self.message is not None:
+            return self.submit()
+        if self.reader is not None and self.reader.inside():
+            return self.fail(GRPC_INTERNAL, "stream ended inside a message")
+        return self.fail(GRPC_UNIMPLEMENTED, "unary call without a request message")
+
+    cdef int submit(self) except -1:
+        cdef ExpressSession connection = self.connection()
+        cdef InferRequest request
+        cdef UnarySink sink
+        try:
+            request = decode(self.message, ta_now_ns())
+            self.message = None
+            self.signature = connection.lane.server.find(request.model_name, request.model_version).signature
+            if self.signature.decoupled:
+                raise Unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy")
+            sink = UnarySink.__new__(UnarySink)
+            sink.call = self
+            connection.lane.server.submit_request(request, sink)
+            self.request = request
+        except Exception as error:
+            return self.fail_with(error)
+        return 0
+
+    cdef int answer(self, InferResponse response) except -1:
+        cdef list parts
+        cdef int64_t nbytes = 0
+        self.request = None
+        if self.state == STREAM_CLOSED:
+            return 0
+        try:
+            if response.error is not None:
+                raise response.error
+            parts = encode(response, choose_outputs(response, self.signature), ENVELOPE_UNARY)
+        except Exception as error:
+            return self.fail_with(error)
+        for part in parts:
+            nbytes += len(part)
+        self.send_head(HEAD, False)
+        self.send_parts(parts, nbytes)
+        self.send_trailers(OK)
+        return ExpressCall.release(self)
+
+    cdef int release(self) except -1:
+        cdef InferRequest request = self.request
+        self.message = None
+        self.signature = None
+        self.request = None
+        if request is not None:
+            self.connection().abandon(request)
+        return ExpressCall.release(self)
+
+
+cdef class UnarySink(ResponseSink):
+    cdef int deliver(self, InferResponse response) except -1:
+        cdef UnaryInfer call = self.call
+        self.call = None
+        return call.answer(response)

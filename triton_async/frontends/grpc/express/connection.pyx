@@ -1,0 +1,286 @@
+"""A connection of the express lane on uvloop: one read in, one write out per turn of the loop. Loop thread."""
+
+import asyncio
+import logging
+import random
+
+from libc.stdint cimport int32_t, int64_t, uint8_t
+
+from triton_async.frontends.grpc.express.call cimport ExpressCall, RefusedCall, UnaryInfer
+from triton_async.frontends.grpc.express.head cimport RPC_INFER, RPC_OTHER, CallHead, read_head
+from triton_async.frontends.grpc.express.session cimport ExpressSession, Lane
+from triton_async.frontends.grpc.express.slow cimport SlowStream
+from triton_async.frontends.grpc.express.stream cimport StreamInfer
+from triton_async.protocol.grpc_message cimport GRPC_RESOURCE_EXHAUSTED, GRPC_UNAVAILABLE
+from triton_async.protocol.http2 cimport Http2Stream
+from triton_async.protocol.nghttp2 cimport NGHTTP2_ENHANCE_YOUR_CALM, NGHTTP2_NO_ERROR
+
+from triton_async.defines import (
+    GRPC_MAX_HEADER_LIST_NBYTES, GRPC_MAX_HELD_NBYTES, GRPC_RECEIVE_NBYTES, GRPC_WRITE_NBYTES,
+)
+from triton_async.frontends.grpc.connection import Calls
+from triton_async.frontends.grpc.express.keepalive import Action, Activity, KeepAlive
+
+cdef extern from "clock.h":
+    int64_t ta_now_ns() noexcept
+
+log = logging.getLogger("triton_async.grpc")
+
+cdef int64_t _WRITE = GRPC_WRITE_NBYTES
+cdef int64_t _HELD_MAX = GRPC_MAX_HELD_NBYTES
+cdef Py_ssize_t _RECEIVE = GRPC_RECEIVE_NBYTES
+
+# Share of its age by which a connection may end earlier or later, as C-core spreads them.
+_AGE_JITTER = 0.1
+
+
+def connection(Lane lane):
+    """The protocol object for a new connection."""
+    return ExpressConnection(lane.out, lane)
+
+
+cdef class ExpressConnection(ExpressSession):
+    """One client."""
+
+    def connection_made(self, transport):
+        self.transport = transport
+        transport.set_write_buffer_limits(high=_WRITE)
+        self.lane.connections.add(self)
+        self.opened_ns = self.last_read_ns = ta_now_ns()
+        jitter = 1 + random.uniform(-_AGE_JITTER, _AGE_JITTER)
+        self.keepalive = KeepAlive(self.lane.ping_options, self.opened_ns, jitter)
+        self._arm(self.opened_ns)
+        self.flush()
+
+    def get_buffer(self, _):
+        return self.lane.receive_view
+
+    def buffer_updated(self, Py_ssize_t nbytes):
+        cdef int64_t now_ns = ta_now_ns()
+        if self.transport is None or not 0 < nbytes <= _RECEIVE:
+            return
+        self.last_read_ns = now_ns
+        try:
+            self.receive(<const uint8_t *>self.lane.receive_data, nbytes, now_ns)
+        except Exception:
+            log.exception("gRPC connection failed")
+            self.abort()
+            return
+        if not self.guard.in_block:
+            self.header_block_ns = 0
+        elif self.header_block_ns == 0:
+            self.header_block_ns = now_ns
+        self.flush()
+
+    def eof_received(self):
+        """None: the transport closes. No client of gRPC half-closes."""
+
+    def connection_lost(self, _):
+        self.state = CONNECTION_CLOSED
+        self.transport = None
+        self.lane.connections.discard(self)
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        try:
+            self.close()
+        except Exception:
+            log.exception("gRPC connection did not close well")
+        self.keepalive = None
+        self.abandoned = []
+        if self.closed is not None and not self.closed.done():
+            self.closed.set_result(None)
+
+    def pause_writing(self):
+        self.paused = True
+
+    def resume_writing(self):
+        self.paused = False
+        self.flush()
+
+    # -- session -----------------------------------------------------------------------------------
+
+    cdef Http2Stream open_stream(self, int32_t id):
+        cdef CallHead head
+        cdef UnaryInfer unary
+        cdef StreamInfer stream
+        if self.list_overflow:
+            self.count_reset()
+            return _refused(GRPC_RESOURCE_EXHAUSTED,
+                            f"received metadata size exceeds hard limit ({GRPC_MAX_HEADER_LIST_NBYTES} bytes)")
+        if not self.has_room():
+            return None
+        if self.held_nbytes > _HELD_MAX:
+            return _refused(GRPC_UNAVAILABLE, "too many bytes of earlier answers wait for this client")
+        read_head(self, &head)
+        if head.rpc == RPC_OTHER or not self.lane.infers:
+            return self._slow()
+        if head.rpc == RPC_INFER:
+            unary = UnaryInfer.__new__(UnaryInfer)
+            unary.timeout_s = head.timeout_s
+            return unary
+        stream = StreamInfer.__new__(StreamInfer)
+        stream.timeout_s = head.timeout_s
+        stream.ends_on_error = head.ends_on_error
+        return stream
+
+    def _slow(self):
+        cdef SlowStream stream = SlowStream.__new__(SlowStream)
+        if self.calls is None:
+            self.calls = Calls(self.lane.mapping)
+        stream.calls = self.calls
+        stream.headers = self.headers()
+        return stream
+
+    cdef int on_ping(self) except -1:
+        if self.sent_frames:
+            self.sent_frames = False
+            self.keepalive.on_sent()
+        if not self.keepalive.on_ping(self.now_ns, has_calls=bool(self.streams)):
+            self.goaway(NGHTTP2_ENHANCE_YOUR_CALM, b"too_many_pings", True)
+        return 0
+
+    cdef int on_pong(self) except -1:
+        self.keepalive.on_pong()
+        if self.state == CONNECTION_ANNOUNCED:
+            self._leave()
+        # The timer stands at the end of the wait for this answer; the next ping may be due before.
+        return self._arm(self.now_ns)
+
+    cdef int flush(self) except -1:
+        if self.transport is None:
+            return 0
+        try:
+            return self._pump()
+        except Exception:
+            log.exception("gRPC connection failed")
+            self.abort()
+            return 0
+
+    cdef int _pump(self) except -1:
+        cdef int64_t now_ns = ta_now_ns()
+        cdef int64_t held_nbytes = self.held_nbytes
+        cdef list parts
+        self.in_turn = True
+        try:
+            while not self.paused:
+                parts = self.collect(_WRITE, now_ns)
+                if not parts:
+                    break
+                if len(parts) == 1:
+                    self.transport.write(parts[0])
+                else:
+                    self.transport.writelines(parts)
+        finally:
+            self.in_turn = False
+        if not self.leaving and self.is_finished():
+            self.leaving = True
+            self.transport.close()
+        return self._watch(now_ns, self.held_nbytes < held_nbytes)
+
+    # -- clock -------------------------------------------------------------------------------------
+
+    # Notes what waits since when, and that somebody looks in time.
+    cdef int _watch(self, int64_t now_ns, bint progress) except -1:
+        if self.held_nbytes == 0 and not self.paused and not self.leaving:
+            self.stalled_ns = 0
+        elif progress or self.stalled_ns == 0:
+            self.stalled_ns = now_ns
+        if self.stalled_ns or self.header_block_ns:
+            return self._arm(now_ns)
+        return 0
+
+    cdef int _arm(self, int64_t now_ns) except -1:
+        cdef int64_t next_ns = self.keepalive.next_ns(self._activity())
+        if next_ns == 0 or self.armed_ns and self.armed_ns <= next_ns:
+            return 0
+        if self.timer is not None:
+            self.timer.cancel()
+        self.armed_ns = next_ns
+        # One millisecond is what the loop's timers resolve.
+        self.timer = self.lane.loop.call_later(max((next_ns - now_ns) * 1e-9, 0.001), self._on_timer)
+        return 0
+
+    def _activity(self):
+        return Activity(
+            self.last_read_ns,
+            handshake_ns=0 if self.guard.greeted else self.opened_ns,
+            header_block_ns=self.header_block_ns,
+            stalled_ns=self.stalled_ns,
+            has_calls=bool(self.streams),
+        )
+
+    def _on_timer(self):
+        cdef int64_t now_ns = ta_now_ns()
+        self.timer = None
+        self.armed_ns = 0
+        if self.sent_frames:
+            self.sent_frames = False
+            self.keepalive.on_sent()
+        unsent = self.transport.get_write_buffer_size()
+        if unsent != self.unsent_nbytes and self.stalled_ns:
+            self.unsent_nbytes = unsent
+            self.stalled_ns = now_ns
+        action = self.keepalive.due(now_ns, self._activity())
+        while action is not Action.NOTHING:
+            if action is Action.CLOSE:
+                log.debug("closing a gRPC connection that is dead, stuck or too old")
+                self.abort()
+                return
+            if action is Action.PING:
+                self.ping()
+            else:
+                self.shut_down(1.0)
+            action = self.keepalive.due(now_ns, self._activity())
+        self._arm(now_ns)
+
+    # -- end ---------------------------------------------------------------------------------------
+
+    def shut_down(self, double round_trip_s):
+        """Asks the client to go elsewhere; its calls finish. What it has sent until it knows is still served."""
+        if self.state == CONNECTION_OPEN:
+            self.state = CONNECTION_ANNOUNCED
+            self.announce_shutdown()
+            self.ping()
+            self.lane.loop.call_later(round_trip_s, self._leave)
+
+    def _leave(self):
+        if self.state == CONNECTION_ANNOUNCED:
+            self.state = CONNECTION_LEAVING
+            self.goaway(NGHTTP2_NO_ERROR, b"", False)
+            if self.exiting:
+                self._drain_calls()
+
+    def _drain_calls(self):
+        for stream in list(self.streams.values()):
+            if isinstance(stream, ExpressCall):
+                (<ExpressCall>stream).drain()
+        if self.calls is not None:
+            self.calls.drain()
+
+    async def drain(self, double round_trip_s):
+        """`shut_down` because the server ends; returns when the connection is closed. Cancel it to stop waiting."""
+        if self.transport is None:
+            return
+        self.exiting = True
+        self.closed = asyncio.get_running_loop().create_future()
+        self.shut_down(round_trip_s)
+        self._drain_calls()
+        await self.closed
+
+    def abort(self):
+        """Closes now; running calls are cancelled."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    async def wait_idle(self):
+        """Returns when no task of a call is left."""
+        if self.calls is not None:
+            await self.calls.idle.wait()
+
+
+def _refused(int status, str message):
+    cdef RefusedCall call = RefusedCall.__new__(RefusedCall)
+    call.status = status
+    call.message = message
+    return call

@@ -1,0 +1,17 @@
+# What the express lane looks at in a request head.
+
+from triton_async.protocol.http2 cimport Http2Session
+
+cdef enum Rpc:
+    RPC_OTHER = 0          # not for the express lane, for whatever reason
+    RPC_INFER = 1          # inference.GRPCInferenceService/ModelInfer
+    RPC_STREAM_INFER = 2   # inference.GRPCInferenceService/ModelStreamInfer
+
+cdef struct CallHead:
+    int rpc                # Rpc
+    double timeout_s       # 0: none
+    bint ends_on_error     # metadata triton_grpc_error: true
+
+# Reads the header block of the request that is being opened. Only plain heads are found to be for the express lane:
+# whatever is malformed, compressed or unusual is RPC_OTHER, so that there is one place that refuses it.
+cdef int read_head(Http2Session session, CallHead *head) except -1

@@ -1,0 +1,46 @@
+# What the connections of the express lane share, and the part of a connection that calls see. Loop thread.
+
+from libc.stdint cimport int64_t
+
+from triton_async.core.server cimport InferenceServer
+from triton_async.infer.request cimport InferRequest
+from triton_async.memory.slab cimport SlabPool
+from triton_async.protocol.http2 cimport Http2Session
+from triton_async.protocol.http2_output cimport OutBuffer
+
+# One for a front-end.
+cdef class Lane:
+    cdef InferenceServer server
+    cdef SlabPool pool
+    cdef object loop
+    cdef readonly object mapping   # path -> Handler, of every RPC
+    cdef readonly object ping_options  # keepalive.PingOptions
+    cdef readonly set connections  # the open ones
+    cdef bint infers               # False: answers are to be compressed, which the other lane does
+    cdef OutBuffer out
+    cdef object receive_buffer     # bytearray, lent to one connection at a time
+    cdef object receive_view       # of all of it
+    cdef char *receive_data
+    cdef list dirty                # connections with output, once each
+    cdef bint scheduled            # flush_all is on the loop's list
+    cdef object flush_all_method   # the bound method, made once
+
+    # Has `session.flush` called once, later in this turn of the loop.
+    cdef int schedule(self, ExpressSession session) except -1
+
+# A connection as its calls see it.
+#
+# Invariant: a request that runs for a call that is gone stands in `abandoned`, and counts as a call, until it is done
+cdef class ExpressSession(Http2Session):
+    cdef readonly Lane lane
+    cdef bint dirty                # in lane.dirty
+    cdef bint in_turn              # the connection itself will flush
+    cdef list abandoned            # InferRequests
+    cdef int64_t receiving_nbytes  # of messages that are not handed to the server yet
+
+    # Writes what is queued. Must not raise.
+    cdef int flush(self) except -1
+    # The call of `request` is gone.
+    cdef int abandon(self, InferRequest request) except -1
+    # Whether one more call may be opened.
+    cdef bint has_room(self) except -1

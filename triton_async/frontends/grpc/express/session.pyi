@@ -1,0 +1,17 @@
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from triton_async.core.server import InferenceServer
+from triton_async.frontends.grpc.express.keepalive import PingOptions
+
+class Lane:
+    connections: set[Any]
+    def __init__(
+        self,
+        server: InferenceServer,
+        loop: asyncio.AbstractEventLoop,
+        mapping: Mapping[str, Any],
+        ping_options: PingOptions,
+        compresses: bool,
+    ) -> None: ...

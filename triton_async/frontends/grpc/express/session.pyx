@@ -1,0 +1,84 @@
+"""Shared state of express connections, and gathering of their output once per turn of the loop. Loop thread."""
+
+from triton_async.core.server cimport InferenceServer
+from triton_async.infer.request cimport REQUEST_DONE, InferRequest
+from triton_async.protocol.http2 cimport Http2Session
+from triton_async.protocol.http2_output cimport OutBuffer
+
+from triton_async.defines import GRPC_MAX_CONCURRENT_STREAMS, GRPC_RECEIVE_NBYTES
+
+cdef Py_ssize_t _CALLS_MAX = GRPC_MAX_CONCURRENT_STREAMS
+
+# Seconds between two looks at requests that run although their call is gone: core does not tell when they are done.
+cdef double _FORGET_S = 0.5
+
+
+cdef class Lane:
+    """`mapping`: handlers by path; `compresses`: answers of the inference RPCs are to be compressed."""
+
+    def __init__(self, InferenceServer server, loop, mapping, ping_options, bint compresses):
+        self.server = server
+        self.pool = server.host.pool
+        self.loop = loop
+        self.mapping = mapping
+        self.ping_options = ping_options
+        self.connections = set()
+        self.infers = not compresses
+        self.out = OutBuffer()
+        self.receive_buffer = bytearray(GRPC_RECEIVE_NBYTES)
+        self.receive_view = memoryview(self.receive_buffer)
+        self.receive_data = <char *>self.receive_buffer
+        self.dirty = []
+        self.flush_all_method = self._flush_all
+
+    cdef int schedule(self, ExpressSession session) except -1:
+        if session.dirty:
+            return 0
+        session.dirty = True
+        self.dirty.append(session)
+        if not self.scheduled:
+            self.scheduled = True
+            self.loop.call_soon(self.flush_all_method)
+        return 0
+
+    def _flush_all(self):
+        cdef list dirty = self.dirty
+        cdef ExpressSession session
+        self.dirty = []
+        self.scheduled = False
+        for session in dirty:
+            session.dirty = False
+            session.flush()
+
+
+cdef class ExpressSession(Http2Session):
+    def __init__(self, OutBuffer out, Lane lane):
+        self.lane = lane
+        self.abandoned = []
+
+    cdef int on_output(self) except -1:
+        return 0 if self.busy or self.in_turn else self.lane.schedule(self)
+
+    cdef int flush(self) except -1:
+        return 0
+
+    cdef int abandon(self, InferRequest request) except -1:
+        self.lane.server.cancel_request(request)
+        if request.state != REQUEST_DONE:
+            if not self.abandoned:
+                self.lane.loop.call_later(_FORGET_S, self._forget)
+            self.abandoned.append(request)
+        return 0
+
+    def _forget(self):
+        """Lets go of abandoned requests that are done; again while there are others."""
+        cdef InferRequest request
+        self.abandoned = [request for request in self.abandoned if request.state != REQUEST_DONE]
+        if self.abandoned:
+            self.lane.loop.call_later(_FORGET_S, self._forget)
+
+    cdef bint has_room(self) except -1:
+        cdef InferRequest request
+        if len(self.streams) + len(self.abandoned) >= _CALLS_MAX:
+            self.abandoned = [request for request in self.abandoned if request.state != REQUEST_DONE]
+        return len(self.streams) + len(self.abandoned) < _CALLS_MAX

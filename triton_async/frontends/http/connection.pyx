@@ -1,0 +1,610 @@
+"""The HTTP express lane: one Connection per socket, a Hub per listener. Event-loop thread."""
+
+cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.buffer cimport PyBUF_WRITE
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memchr, memcmp, memcpy, memmove
+
+from triton_async.protocol.http_codec cimport decode_infer
+from triton_async.protocol.http_head cimport (
+    CHUNK_BAD,
+    CHUNK_DONE,
+    CHUNK_LOST,
+    HEAD_CHUNKED,
+    HEAD_INFER,
+    HEAD_OTHER,
+    HEAD_REFUSED,
+    find_head_end,
+    follow_chunks,
+    parse_head,
+)
+from triton_async.protocol.http_reply cimport error_reply, infer_reply, reply_tail
+from triton_async.protocol.http_scan cimport scan_infer
+
+import logging
+import socket
+from email.utils import formatdate
+
+from triton_async.defines import (
+    HTTP_BODY_TIMEOUT_S,
+    HTTP_HEAD_TIMEOUT_S,
+    HTTP_HELD_NBYTES,
+    HTTP_KEEPALIVE_TIMEOUT_S,
+    HTTP_MAX_BODY_NBYTES,
+    HTTP_MAX_HEADERS_NBYTES,
+    HTTP_MAX_LINE_NBYTES,
+    HTTP_MAX_PIPELINED,
+    HTTP_RECEIVE_NBYTES,
+    HTTP_WRITE_TIMEOUT_S,
+)
+from triton_async.errors import ServerError
+from triton_async.frontends.http.status import http_status
+
+log = logging.getLogger("triton_async.http")
+
+cdef Py_ssize_t RECEIVE_NBYTES = HTTP_RECEIVE_NBYTES
+cdef Py_ssize_t HELD_NBYTES = HTTP_HELD_NBYTES
+cdef Py_ssize_t MAX_HEAD_NBYTES = HTTP_MAX_HEADERS_NBYTES
+# A head of one line's size at most cannot have a line that the full parser finds too long.
+cdef Py_ssize_t MAX_PLAIN_NBYTES = HTTP_MAX_LINE_NBYTES
+cdef int64_t MAX_BODY_NBYTES = HTTP_MAX_BODY_NBYTES
+cdef int MAX_PIPELINED = HTTP_MAX_PIPELINED
+cdef int64_t HEAD_S = int(HTTP_HEAD_TIMEOUT_S)
+cdef int64_t BODY_S = int(HTTP_BODY_TIMEOUT_S)
+cdef int64_t KEEPALIVE_S = int(HTTP_KEEPALIVE_TIMEOUT_S)
+cdef int64_t WRITE_S = int(HTTP_WRITE_TIMEOUT_S)
+
+# Seconds, and bytes to drop meanwhile, between a refusal and the end of its connection (RFC 9112 9.6).
+cdef double LINGER_S = 1.0
+cdef Py_ssize_t LINGER_NBYTES = 1 << 16
+
+# Engines read tensors faster, and some only, from aligned addresses.
+cdef enum:
+    ALIGNMENT = 64
+
+cdef int64_t _live = 0
+
+
+@cython.final
+cdef class Hub:
+    """Shared by the connections of one listener. `make_relay(connection, transport)` connects a full parser."""
+
+    def __cinit__(self):
+        self.scratch = <char *>malloc(RECEIVE_NBYTES)
+        if self.scratch == NULL:
+            raise MemoryError
+        self.scratch_view = PyMemoryView_FromMemory(self.scratch, RECEIVE_NBYTES, PyBUF_WRITE)
+
+    def __dealloc__(self):
+        free(self.scratch)
+
+    def __init__(self, InferenceServer server, SlabPool pool, int64_t max_input_nbytes, loop, make_relay, on_empty):
+        self.server = server
+        self.pool = pool
+        self.max_input_nbytes = max_input_nbytes
+        self.loop = loop
+        self.make_relay = make_relay
+        self.on_empty = on_empty
+        self.connections = set()
+        self._set_date()
+
+    def _set_date(self):
+        date = formatdate(usegmt=True)
+        self.tail = reply_tail(date, False)
+        self.closing_tail = reply_tail(date, True)
+
+    def tick(self):
+        """To be called every second: timeouts, and the date."""
+        cdef Connection connection
+        self.now_s += 1
+        self._set_date()
+        for connection in tuple(self.connections):
+            connection._check()
+
+    def stop(self):
+        """Closes what is idle; all others close behind the responses they owe."""
+        cdef Connection connection
+        self.stopping = True
+        for connection in tuple(self.connections):
+            connection.close_if_idle()
+
+    def abort(self):
+        """Closes every connection now; their requests are cancelled."""
+        cdef Connection connection
+        for connection in tuple(self.connections):
+            connection.transport.abort()
+
+    def __call__(self):
+        """A protocol for an accepted connection."""
+        return Connection(self)
+
+
+@cython.final
+cdef class Exchange(ResponseSink):
+    """Takes the response of one request and waits for its turn."""
+
+    cdef int deliver(self, InferResponse response) except -1:
+        if self.connection is None:
+            return 0
+        self.response = response
+        return self.connection._flush()
+
+
+@cython.final
+cdef class Connection:
+    """One client connection. A BufferedProtocol in all but name: uvloop asks for the methods, not for the base."""
+
+    def __cinit__(self, Hub hub):
+        global _live
+        _live += 1
+        self.hub = hub
+
+    def __dealloc__(self):
+        global _live
+        _live -= 1
+        free(self.held)
+
+    # -- what the event loop calls -----------------------------------------------------------------
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.touched_s = self.hub.now_s
+        self.hub.connections.add(self)
+        plain = transport.get_extra_info("socket")
+        if plain is not None and plain.family != socket.AF_UNIX:
+            # Finds out about clients that vanished without a word.
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if self.hub.stopping:
+            transport.close()
+
+    def get_buffer(self, Py_ssize_t sizehint):
+        if self.state == CONNECTION_BODY:
+            return memoryview(self.body)[self.body_at:]
+        return self.hub.scratch_view
+
+    def buffer_updated(self, Py_ssize_t nbytes):
+        cdef const unsigned char *data = <const unsigned char *>self.hub.scratch
+        cdef Py_ssize_t taken
+        if self.state >= CONNECTION_CLOSING:
+            self.linger_nbytes -= nbytes
+            if self.linger_nbytes < 0:
+                self.transport.close()
+            return
+        self.touched_s = self.hub.now_s
+        if self.state == CONNECTION_BODY:
+            self.body_at += nbytes
+            if self.body_at == self.body.nbytes:
+                self._submit()
+            return
+        if self.held_size == 0 and not self._blocked():
+            taken = self._consume(data, nbytes)
+            data += taken
+            nbytes -= taken
+            if nbytes and self.state < CONNECTION_CLOSING:
+                self._hold(data, nbytes)
+        else:
+            self._hold(data, nbytes)
+            self._consume_held()
+        self._update_reading()
+
+    def eof_received(self):
+        """The client is gone; closing cancels its requests. (A half-closed client cannot be told from that.)"""
+
+    def connection_lost(self, error):
+        cdef Exchange exchange = self.first
+        self.state = CONNECTION_CLOSED
+        self.first = self.last = None
+        while exchange is not None:
+            exchange.connection = None
+            if exchange.response is None and exchange.request is not None:
+                self.hub.server.cancel_request(exchange.request)
+            exchange.request = None
+            exchange.response = None
+            exchange = exchange.next
+        self.body = None
+        self._drop_held(self.held_size)
+        if self.relay is not None:
+            self.relay.lost(error)
+            self.relay = None
+        self.relay_content = None
+        self.hub.connections.discard(self)
+        if not self.hub.connections:
+            self.hub.on_empty()
+
+    def pause_writing(self):
+        self.write_paused = True
+        self.stalled_nbytes = 0
+        self.stalled_s = self.hub.now_s
+        if self.relay is not None:
+            self.relay.pause_writing()
+
+    def resume_writing(self):
+        self.write_paused = False
+        if self.relay is not None:
+            self.relay.resume_writing()
+        self._flush()
+        self._schedule_resume()
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    # Whether bytes have to wait, other than for the rest of a head.
+    cdef bint _blocked(self) noexcept:
+        if self.state == CONNECTION_HEAD:
+            return self.write_paused or self.in_flight >= MAX_PIPELINED or self.hub.stopping
+        if self.state == CONNECTION_RELAY:
+            return self.relay_left == 0 and (not self.relay_chunked or self.chunks.state == CHUNK_DONE)
+        return self.state >= CONNECTION_CLOSING
+
+    # Acts on bytes as far as possible; returns how many are done with.
+    cdef Py_ssize_t _consume(self, const unsigned char *data, Py_ssize_t size) except -1:
+        cdef Py_ssize_t at = 0
+        cdef Py_ssize_t taken
+        while at < size and not self._blocked():
+            if self.state == CONNECTION_HEAD:
+                taken = self._take_head(data + at, size - at)
+                if taken == 0 and self.state == CONNECTION_HEAD:
+                    break
+            elif self.state == CONNECTION_BODY:
+                taken = min(size - at, self.body.nbytes - self.body_at)
+                memcpy(self.body.data + self.body_at, data + at, taken)
+                self.body_at += taken
+                if self.body_at == self.body.nbytes:
+                    self._submit()
+            else:
+                taken = self._relay_bytes(data + at, size - at)
+            at += taken
+        return at
+
+    def _consume_held(self):
+        cdef Py_ssize_t taken
+        if self.held_size:
+            taken = self._consume(<const unsigned char *>self.held, self.held_size)
+            self._drop_held(taken)
+
+    # Returns bytes taken; 0 when the head is not complete, or has to wait for earlier responses, or when it was
+    # handed over (the state says so).
+    cdef Py_ssize_t _take_head(self, const unsigned char *data, Py_ssize_t size) except -1:
+        cdef Py_ssize_t end = find_head_end(data, size, &self.seen)
+        cdef int kind = HEAD_OTHER
+        cdef bint large = end > MAX_HEAD_NBYTES or (end == 0 and size > MAX_HEAD_NBYTES)
+        if end == 0 and not large:
+            return 0
+        self.seen = 0
+        if end > 0 and not large:
+            kind = parse_head(data, end, &self.head)
+            if kind == HEAD_INFER and end <= MAX_PLAIN_NBYTES and self._admit(data):
+                return end + self._begin_body(data + end, size - end)
+        if self.in_flight:
+            # Its answer must not overtake those of earlier requests.
+            return 0
+        if kind == HEAD_REFUSED:
+            return self._refuse(self.head.status, "malformed request")
+        if large:
+            return self._refuse(414 if memchr(data, c'\n', MAX_PLAIN_NBYTES) == NULL else 431, "request head too large")
+        return self._hand_over(kind, end)
+
+    # Whether the request of `self.head` is one to answer here. All that is wrong with a head is for the slow lane
+    # to say.
+    cdef bint _admit(self, const unsigned char *data) except -1:
+        cdef Head *head = &self.head
+        cdef const char *name = <const char *>data + head.name_at
+        cdef Hub hub = self.hub
+        if head.content_length > MAX_BODY_NBYTES or head.header_length > head.content_length:
+            return False
+        if head.header_length <= 0 and head.content_length > hub.max_input_nbytes:
+            return False
+        if self.name is None or not _is_text(self.name, name, head.name_length):
+            self.name = name[:head.name_length].decode("ascii")
+        try:
+            self.signature = hub.server.find(self.name, head.version).signature
+        except ServerError:
+            return False
+        return not self.signature.decoupled
+
+    # Makes room for the body and takes what is there of it; returns how much.
+    cdef Py_ssize_t _begin_body(self, const unsigned char *data, Py_ssize_t size) except -1:
+        cdef int64_t nbytes = self.head.content_length
+        cdef int64_t header = max(self.head.header_length, 0)
+        cdef Py_ssize_t taken = min(size, nbytes)
+        cdef Buffer body
+        try:
+            body = self.hub.pool.lease(nbytes + ALIGNMENT)
+        except MemoryError:
+            self._refuse(503, "not enough memory for the request body")
+            return size
+        # The first tensor, behind the JSON, starts at an aligned address.
+        body.data += (ALIGNMENT - header % ALIGNMENT) % ALIGNMENT
+        body.nbytes = nbytes
+        memcpy(body.data, data, taken)
+        self.body = body
+        self.body_at = taken
+        self.state = CONNECTION_BODY
+        if taken == nbytes:
+            self._submit()
+        return taken
+
+    # The body is complete: builds the request and puts it in line.
+    cdef int _submit(self) except -1:
+        cdef Exchange exchange = Exchange.__new__(Exchange)
+        cdef InferRequest request = None
+        cdef Buffer body = self.body
+        cdef int64_t header = self.head.header_length
+        self.body = None
+        self.state = CONNECTION_HEAD
+        exchange.connection = self
+        exchange.signature = self.signature
+        if self.last is None:
+            self.first = exchange
+        else:
+            self.last.next = exchange
+        self.last = exchange
+        self.in_flight += 1
+        try:
+            if 0 < header <= self.hub.max_input_nbytes:
+                request = scan_infer(self.name, self.head.version, self.signature, body, header, 0)
+            if request is None:
+                request = decode_infer(self.name, self.head.version, self.signature, body, header,
+                                       self.hub.max_input_nbytes, 0)
+            self.hub.server.submit_request(request, exchange)
+            exchange.request = request
+            return 0
+        except ServerError as problem:
+            exchange.problem = (http_status(problem.code), problem.message)
+        except Exception:
+            log.exception("HTTP handler failed")
+            exchange.problem = (500, "internal error, see the log of the server")
+        return self._flush()
+
+    cdef int _hold(self, const unsigned char *data, Py_ssize_t size) except -1:
+        cdef char *room
+        if self.held_size == 0:
+            self.head_s = self.hub.now_s
+        if self.held_size + size > self.held_room:
+            room = <char *>realloc(self.held, self.held_size + size)
+            if room == NULL:
+                raise MemoryError
+            self.held = room
+            self.held_room = self.held_size + size
+        memcpy(self.held + self.held_size, data, size)
+        self.held_size += size
+        return 0
+
+    cdef int _drop_held(self, Py_ssize_t count) noexcept:
+        self.held_size -= count
+        if self.held_size == 0:
+            free(self.held)
+            self.held = NULL
+            self.held_room = 0
+        elif count:
+            memmove(self.held, self.held + count, self.held_size)
+            self.head_s = self.hub.now_s
+        return 0
+
+    cdef int _update_reading(self) except -1:
+        cdef bint pause = self.relay_paused or self.held_size >= HELD_NBYTES
+        if pause == self.read_paused or self.state >= CONNECTION_CLOSING:
+            return 0
+        self.read_paused = pause
+        if pause:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+        return 0
+
+    cdef int _schedule_resume(self) except -1:
+        if self.held_size and not self.resume_scheduled:
+            self.resume_scheduled = True
+            self.hub.loop.call_soon(self._resume)
+        return 0
+
+    def _resume(self):
+        self.resume_scheduled = False
+        if self.state < CONNECTION_CLOSING:
+            self._consume_held()
+            self._update_reading()
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    # Writes the responses whose turn it is.
+    cdef int _flush(self) except -1:
+        cdef Exchange exchange = self.first
+        if exchange is None or self.state == CONNECTION_CLOSED:
+            return 0
+        while exchange is not None and not self.write_paused and (
+            exchange.response is not None or exchange.problem is not None
+        ):
+            self.first = exchange.next
+            if self.first is None:
+                self.last = None
+            self.in_flight -= 1
+            self._write(exchange)
+            exchange.connection = None
+            exchange = self.first
+        return self._after_write()
+
+    cdef int _write(self, Exchange exchange) except -1:
+        cdef bytes tail = self.hub.tail
+        cdef InferResponse response = exchange.response
+        cdef object data
+        if self.hub.stopping and self.first is None and self.state != CONNECTION_BODY:
+            tail = self.hub.closing_tail
+        try:
+            if response is None:
+                data = error_reply(exchange.problem[0], exchange.problem[1], tail)
+            elif response.error is not None:
+                data = error_reply(http_status(response.error.code), response.error.message, tail)
+            else:
+                data = infer_reply(exchange.request, response, exchange.signature, tail)
+        except ServerError as problem:
+            data = error_reply(http_status(problem.code), problem.message, tail)
+        except Exception:
+            log.exception("HTTP handler failed")
+            data = error_reply(500, "internal error, see the log of the server", tail)
+        self.touched_s = self.hub.now_s
+        if type(data) is bytes:
+            self.transport.write(data)
+        else:
+            self.transport.writelines(data)
+        return 0
+
+    cdef int _after_write(self) except -1:
+        if self.hub.stopping:
+            self.close_if_idle()
+        return self._schedule_resume()
+
+    # Answers outside of any request, and closes. A socket closed with bytes unread takes back what was sent, so the
+    # client gets a moment to read the answer.
+    cdef int _refuse(self, int status, str message) except -1:
+        self.state = CONNECTION_CLOSING
+        self.body = None
+        if self.in_flight:
+            self.transport.close()
+            return 0
+        self.transport.write(error_reply(status, message, self.hub.closing_tail))
+        self.linger_nbytes = LINGER_NBYTES
+        self.hub.loop.call_later(LINGER_S, self.transport.close)
+        return 0
+
+    # -- the slow lane -----------------------------------------------------------------------------
+
+    # Gives the request at the front to the full parser; the bytes follow through `_relay_bytes`.
+    cdef Py_ssize_t _hand_over(self, int kind, Py_ssize_t head_nbytes) except -1:
+        if self.relay is None:
+            self.relay = self.hub.make_relay(self, self.transport)
+        self.relay.written = False
+        self.relay_content = None
+        self.relay_calls = 0
+        self.head_s = self.hub.now_s
+        self.relay_chunked = kind == HEAD_CHUNKED
+        self.chunks = ChunkTracker(0, 0, 0, 0)
+        if kind == HEAD_OTHER:
+            self.state = CONNECTION_TUNNEL
+        else:
+            self.state = CONNECTION_RELAY
+            self.relay_left = head_nbytes
+            if not self.relay_chunked:
+                self.relay_left += self.head.content_length
+        return 0
+
+    # Gives the full parser what belongs to the request; returns how much that was.
+    cdef Py_ssize_t _relay_bytes(self, const unsigned char *data, Py_ssize_t size) except -1:
+        cdef Py_ssize_t taken = size
+        if self.state == CONNECTION_RELAY:
+            taken = min(size, self.relay_left)
+            self.relay_left -= taken
+            if self.relay_chunked and taken < size:
+                taken += follow_chunks(&self.chunks, data + taken, size - taken)
+                if self.chunks.state == CHUNK_LOST:
+                    self.state = CONNECTION_TUNNEL
+                    taken = size
+                elif self.chunks.state == CHUNK_BAD:
+                    return self._break_relay(size)
+        self.relay.feed(PyBytes_FromStringAndSize(<const char *>data, taken))
+        self._return_from_relay()
+        return taken
+
+    # The body breaks off: nobody gets to see it. The full parser would leave its handler waiting for more.
+    cdef Py_ssize_t _break_relay(self, Py_ssize_t size) except -1:
+        relay, self.relay = self.relay, None
+        relay.lost(None)
+        if relay.written:
+            self.state = CONNECTION_CLOSING
+            self.transport.close()
+        else:
+            self._refuse(400, "malformed request body")
+        return size
+
+    # Both sides have to agree that the request is over: ours by its framing, the full parser by the end of the body
+    # and a complete answer.
+    cdef int _return_from_relay(self) except -1:
+        if self.state == CONNECTION_RELAY and self._blocked() and self.relay_content is not None and (
+            self.relay_content.is_eof()
+        ):
+            self.relay_content = None
+            self.state = CONNECTION_HEAD
+            self.touched_s = self.hub.now_s
+            if self.hub.stopping:
+                self.close_if_idle()
+            self._schedule_resume()
+        return 0
+
+    def relay_started(self):
+        """The full parser begins with a request."""
+        self.relay_calls += 1
+        if self.state != CONNECTION_TUNNEL and (self.state != CONNECTION_RELAY or self.relay_calls > 1):
+            # It saw more than one request where we saw one: somebody tries to smuggle.
+            self.transport.abort()
+
+    def relay_answered(self, content, bint keep_alive):
+        """Its response is written. `content`: body stream of the request; without `keep_alive` it closes next."""
+        self.touched_s = self.head_s = self.hub.now_s
+        if keep_alive and self.state == CONNECTION_RELAY:
+            self.relay_content = content
+            self._return_from_relay()
+
+    def relay_closed(self):
+        """The full parser closed its transport: that closes the connection unless the express lane uses it."""
+        if self.state == CONNECTION_RELAY or self.state == CONNECTION_TUNNEL:
+            self.state = CONNECTION_CLOSING
+            self.transport.close()
+        self.relay = None
+
+    def relay_reading(self, bint paused):
+        """The full parser wants bytes, or none for now."""
+        self.relay_paused = paused
+        self._update_reading()
+
+    # -- time and stop -----------------------------------------------------------------------------
+
+    cdef bint _idle(self) noexcept:
+        return self.state == CONNECTION_HEAD and self.in_flight == 0
+
+    def close_if_idle(self):
+        """Closes now when no request is in work; what was received of a next one is dropped."""
+        if self._idle() or self.state == CONNECTION_CLOSING:
+            self.state = CONNECTION_CLOSING
+            self.transport.close()
+
+    # Called every second.
+    cdef int _check(self) except -1:
+        cdef int64_t now_s = self.hub.now_s
+        if self.write_paused:
+            return self._check_writing()
+        if self.state == CONNECTION_HEAD and self.in_flight == 0:
+            if self.held_size:
+                if now_s - self.head_s > HEAD_S:
+                    self._refuse(408, "timed out waiting for the request")
+            elif now_s - self.touched_s > KEEPALIVE_S:
+                self.close_if_idle()
+        elif self.state == CONNECTION_BODY and now_s - self.touched_s > BODY_S:
+            self._refuse(408, "timed out waiting for the request body")
+        elif self.state == CONNECTION_TUNNEL and not self.relay.busy and now_s - self.head_s > HEAD_S:
+            self.transport.close()
+        elif self.state == CONNECTION_RELAY and self.relay_calls == 0 and now_s - self.head_s > HEAD_S:
+            # The full parser waits for more than we took for the whole request.
+            self.transport.close()
+        return 0
+
+    cdef int _check_writing(self) except -1:
+        cdef int64_t unsent = self.transport.get_write_buffer_size()
+        if unsent != self.stalled_nbytes:
+            self.stalled_nbytes = unsent
+            self.stalled_s = self.hub.now_s
+        elif self.hub.now_s - self.stalled_s > WRITE_S:
+            self.transport.abort()
+        return 0
+
+
+cdef inline bint _is_text(str known, const char *text, Py_ssize_t length) except -1:
+    cdef Py_ssize_t known_length
+    cdef const char *data = PyUnicode_AsUTF8AndSize(known, &known_length)
+    return known_length == length and memcmp(data, text, length) == 0
+
+
+def live_connections():
+    """Connection objects alive, for the leak tests."""
+    return _live

@@ -1,0 +1,83 @@
+"""A listener whose connections begin in the express lane. Event-loop thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from aiohttp import web
+
+from triton_async.core.server import InferenceServer
+from triton_async.frontends.http.connection import Connection, Hub
+from triton_async.frontends.http.listener import Handler, Listener
+from triton_async.frontends.http.relay import Relay
+
+# Seconds between the looks at the connections' clocks.
+_TICK_S = 1.0
+
+_log = logging.getLogger("triton_async.http")
+
+
+class ExpressListener(Listener):
+    """Plain infer requests are answered by the connection itself, all others by `handler` through aiohttp."""
+
+    def __init__(self, handler: Handler, server: InferenceServer, max_input_nbytes: int) -> None:
+        super().__init__(handler)
+        self._loop = asyncio.get_running_loop()
+        self._drained = asyncio.Event()
+        self._hub = Hub(server, server.pool, max_input_nbytes, self._loop, self._make_relay, self._drained.set)
+        self._factory = self._hub
+        self._timer = self._loop.call_later(_TICK_S, self._tick)
+
+    @property
+    def hub(self) -> Hub:
+        """What its connections share."""
+        return self._hub
+
+    def _make_relay(self, connection: Connection, transport: asyncio.Transport) -> Relay:
+        return Relay(connection, transport, self._server)
+
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(_TICK_S, self._tick)
+        self._hub.tick()
+
+    async def stop_accepting(self) -> None:
+        """Closes the port and every connection that has no request in work."""
+        self._hub.stop()
+        await super().stop_accepting()
+
+    async def close(self, deadline_s: float) -> None:
+        """Lets requests in work end within the deadline, then cancels what is left and closes everything."""
+        end = self._loop.time() + deadline_s
+        await self.stop_accepting()
+        if deadline_s > 0:
+            try:
+                async with asyncio.timeout_at(end):
+                    await self._until_drained()
+            except TimeoutError:
+                _log.warning("%d HTTP connections did not end within %g s", len(self._hub.connections), deadline_s)
+        self._timer.cancel()
+        await super().close(max(end - self._loop.time(), 0.0))
+        self._hub.abort()
+        await self._until_drained()
+
+    async def _until_drained(self) -> None:
+        """Waits until no connection is left; none can come after `stop_accepting`."""
+        self._drained.clear()
+        if self._hub.connections:
+            await self._drained.wait()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        relay = request.transport
+        if not isinstance(relay, Relay):
+            raise ConnectionResetError("the client is gone")
+        relay.started()
+        try:
+            response = await super()._handle(request)
+            # aiohttp would do the same behind this call, and nobody could tell when it is done.
+            await response.prepare(request)
+            await response.write_eof()
+        finally:
+            relay.ended()
+        relay.answered(request, response)
+        return response

@@ -1,0 +1,236 @@
+"""Responses of the infer call: head and JSON written from templates straight into one bytes object."""
+
+from http import HTTPStatus
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy
+
+from triton_async.datatypes cimport to_name
+from triton_async.infer.request cimport RequestedOutput
+from triton_async.infer.tensor cimport Tensor
+from triton_async.memory.buffer cimport MEMORY_GPU
+from triton_async.protocol.http_codec cimport encode_infer
+from triton_async.protocol.json_text cimport error_body
+
+from triton_async.errors import InternalError
+
+# Bodies up to this many bytes leave in one piece: a copy of that size costs less than another buffer to write.
+cdef int64_t JOIN_NBYTES = 1 << 16
+
+cdef bytes BINARY_HEAD = (
+    b"HTTP/1.1 200 OK\r\nServer: triton-async\r\nContent-Type: application/octet-stream\r\n"
+    b"Inference-Header-Content-Length: "
+)
+cdef bytes JSON_HEAD = (
+    b"HTTP/1.1 200 OK\r\nServer: triton-async\r\nContent-Type: application/json\r\nContent-Length: "
+)
+cdef bytes LENGTH = b"\r\nContent-Length: "
+
+cdef dict ERROR_HEADS = {
+    status.value: (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nServer: triton-async\r\n"
+        "Content-Type: application/json\r\nContent-Length: "
+    ).encode()
+    for status in HTTPStatus
+    if status >= 400
+}
+
+# Room for the JSON of a response of ordinary size; longer ones take the general way.
+cdef enum:
+    JSON_ROOM = 4096
+
+
+# Where the next byte goes. Appending past the end sets `full` and writes nothing.
+cdef struct Writer:
+    char *at
+    char *end
+    bint full
+
+
+cdef inline void _put(Writer *to, const char *data, Py_ssize_t length) noexcept:
+    if length > to.end - to.at:
+        to.full = True
+        return
+    memcpy(to.at, data, length)
+    to.at += length
+
+
+cdef void _put_number(Writer *to, int64_t number) noexcept:
+    cdef char[20] digits
+    cdef int at = 20
+    while True:
+        at -= 1
+        digits[at] = c'0' + <char>(number % 10)
+        number //= 10
+        if number == 0:
+            break
+    _put(to, &digits[0] + at, 20 - at)
+
+
+# A JSON string; one that needs an escape, or is not ASCII, counts as not fitting.
+cdef int _put_string(Writer *to, str text) except -1:
+    cdef Py_ssize_t length
+    cdef const char *data = PyUnicode_AsUTF8AndSize(text, &length)
+    cdef Py_ssize_t i
+    cdef unsigned char byte
+    if length + 2 > to.end - to.at:
+        to.full = True
+        return 0
+    to.at[0] = c'"'
+    for i in range(length):
+        byte = data[i]
+        if byte < 0x20 or byte >= 0x7f or byte == c'"' or byte == c'\\':
+            to.full = True
+            return 0
+        to.at[i + 1] = byte
+    to.at[length + 1] = c'"'
+    to.at += length + 2
+    return 0
+
+
+cdef RequestedOutput _asked(InferRequest request, str name):
+    cdef RequestedOutput output
+    for output in request.outputs:
+        if output.name is name or output.name == name:
+            return output
+    return None
+
+
+# One entry of `outputs`, in binary form.
+cdef int _put_output(Writer *to, Tensor tensor) except -1:
+    cdef int i
+    _put(to, b'{"name":', 8)
+    _put_string(to, tensor.name)
+    _put(to, b',"datatype":', 12)
+    _put_string(to, to_name(tensor.datatype))
+    _put(to, b',"shape":[', 10)
+    for i in range(tensor.rank):
+        if i:
+            _put(to, b",", 1)
+        _put_number(to, tensor.dims[i])
+    _put(to, b'],"parameters":{"binary_data_size":', 35)
+    _put_number(to, tensor.nbytes)
+    _put(to, b"}}", 2)
+    return 0
+
+
+# Writes the JSON of a response whose outputs are all plain tensors in binary form, and adds up their bytes; sets
+# `full` when it is not such a response or has no room.
+cdef int _put_json(Writer *to, InferRequest request, InferResponse response, int64_t *nbytes) except -1:
+    cdef RequestedOutput asked
+    cdef Tensor tensor
+    cdef bint first = True
+    if response.parameters:
+        to.full = True
+        return 0
+    _put(to, b"{", 1)
+    if request.id:
+        _put(to, b'"id":', 5)
+        _put_string(to, request.id)
+        _put(to, b",", 1)
+    _put(to, b'"model_name":', 13)
+    _put_string(to, response.model_name)
+    _put(to, b',"model_version":"', 18)
+    _put_number(to, response.model_version)
+    _put(to, b'","outputs":[', 13)
+    for tensor in response.outputs:
+        asked = _asked(request, tensor.name) if request.outputs else None
+        if not (request.binary_default if asked is None else (asked.binary and asked.classification == 0)):
+            to.full = True
+            return 0
+        if not first:
+            _put(to, b",", 1)
+        first = False
+        _put_output(to, tensor)
+        nbytes[0] += tensor.nbytes
+        if to.full:
+            return 0
+    _put(to, b"]}", 2)
+    return 0
+
+
+# The head of a 200 response with its length fields; `tail` and body follow.
+cdef void _put_head(Writer *to, int64_t json_nbytes, int64_t nbytes, bytes tail) noexcept:
+    if nbytes > 0:
+        _put(to, PyBytes_AS_STRING(BINARY_HEAD), len(BINARY_HEAD))
+        _put_number(to, json_nbytes)
+        _put(to, PyBytes_AS_STRING(LENGTH), len(LENGTH))
+    else:
+        _put(to, PyBytes_AS_STRING(JSON_HEAD), len(JSON_HEAD))
+    _put_number(to, json_nbytes + nbytes)
+    _put(to, PyBytes_AS_STRING(tail), len(tail))
+
+
+cdef object infer_reply(InferRequest request, InferResponse response, ModelSignature signature, bytes tail):
+    cdef char[JSON_ROOM] json
+    cdef char[512] head
+    cdef Writer writer
+    cdef int64_t nbytes = 0
+    cdef Py_ssize_t json_nbytes
+    writer.at = &json[0]
+    writer.end = &json[0] + JSON_ROOM
+    writer.full = False
+    _put_json(&writer, request, response, &nbytes)
+    if writer.full:
+        return _general_reply(request, response, signature, tail)
+    json_nbytes = writer.at - &json[0]
+    writer.at = &head[0]
+    writer.end = &head[0] + 512
+    _put_head(&writer, json_nbytes, nbytes, tail)
+    assert not writer.full
+    return _assemble(&head[0], writer.at - &head[0], &json[0], json_nbytes, response.outputs, nbytes)
+
+
+# Head and JSON in one object, with the tensors when they are small, else in front of them.
+cdef object _assemble(const char *head, Py_ssize_t head_nbytes, const char *json, Py_ssize_t json_nbytes,
+                      list tensors, int64_t nbytes):
+    cdef bint join = json_nbytes + nbytes <= JOIN_NBYTES
+    cdef bytes text = PyBytes_FromStringAndSize(NULL, head_nbytes + json_nbytes + (nbytes if join else 0))
+    cdef char *at = PyBytes_AS_STRING(text)
+    cdef Tensor tensor
+    cdef list parts
+    memcpy(at, head, head_nbytes)
+    memcpy(at + head_nbytes, json, json_nbytes)
+    if join:
+        at += head_nbytes + json_nbytes
+        for tensor in tensors:
+            if tensor.nbytes:
+                if tensor.buffer.memory_type == MEMORY_GPU:
+                    raise InternalError(f"output '{tensor.name}' is still in device memory")
+                memcpy(at, tensor.data, tensor.nbytes)
+                at += tensor.nbytes
+        return text
+    parts = [text]
+    for tensor in tensors:
+        if tensor.nbytes:
+            parts.append(tensor)
+    return parts
+
+
+cdef object _general_reply(InferRequest request, InferResponse response, ModelSignature signature, bytes tail):
+    cdef tuple encoded = encode_infer(request, response, signature)
+    cdef bytes json = encoded[0]
+    cdef list parts = encoded[1]
+    cdef char[512] head
+    cdef Writer writer
+    cdef Tensor tensor
+    cdef int64_t nbytes = 0
+    for tensor in parts:
+        nbytes += tensor.nbytes
+    writer.at = &head[0]
+    writer.end = &head[0] + 512
+    writer.full = False
+    _put_head(&writer, len(json), nbytes, tail)
+    assert not writer.full
+    return _assemble(&head[0], writer.at - &head[0], PyBytes_AS_STRING(json), len(json), parts, nbytes)
+
+
+cdef bytes error_reply(int status, str message, bytes tail):
+    cdef bytes body = error_body(message)
+    return b"%b%d%b%b" % (ERROR_HEADS[status], len(body), tail, body)
+
+
+cpdef bytes reply_tail(str date, bint closing):
+    return f"\r\nDate: {date}\r\n{'Connection: close' + chr(13) + chr(10) if closing else ''}\r\n".encode()
