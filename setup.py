@@ -51,12 +51,6 @@ DIRECTIVES = {
 class Build(build_ext):
     """Adds the protocol descriptor set, which the package reads at run time, to the built extensions."""
 
-    def finalize_options(self) -> None:
-        super().finalize_options()
-        if DEBUG:  # never mistaken for what a release build left behind
-            self.build_temp += "-debug"
-            self.build_lib += "-debug"
-
     def run(self) -> None:
         super().run()
         base = ROOT if self.inplace else Path(self.build_lib)
@@ -93,4 +87,6 @@ def extensions() -> list[Extension]:
 setup(
     ext_modules=cythonize(extensions(), compiler_directives=DIRECTIVES, build_dir=None, nthreads=2),
     cmdclass={"build_ext": Build},
+    # A folder of its own, so that neither build takes the other's objects for its own.
+    options={"build": {"build_base": "build/debug"}} if DEBUG else {},
 )
