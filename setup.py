@@ -12,6 +12,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+DEBUG = os.environ.get("TRITON_ASYNC_DEBUG") == "1"
 PROTOS = [
     "model_config.proto",
     "grpc_service.proto",
@@ -63,8 +64,7 @@ class Build(build_ext):
 
 
 def extensions() -> list[Extension]:
-    debug = os.environ.get("TRITON_ASYNC_DEBUG") == "1"
-    flags = ["-O1", "-g", "-UNDEBUG", "-DTA_DEBUG"] if debug else ["-O3", "-g0", "-fno-strict-aliasing"]
+    flags = ["-O1", "-g", "-UNDEBUG", "-DTA_DEBUG"] if DEBUG else ["-O3", "-g0", "-fno-strict-aliasing"]
     found = []
     for path in sorted((ROOT / "triton_async").rglob("*.pyx")):
         relative = path.relative_to(ROOT)
@@ -87,4 +87,6 @@ def extensions() -> list[Extension]:
 setup(
     ext_modules=cythonize(extensions(), compiler_directives=DIRECTIVES, build_dir=None, nthreads=2),
     cmdclass={"build_ext": Build},
+    # A folder of its own, so that neither build takes the other's objects for its own.
+    options={"build": {"build_base": "build/debug"}} if DEBUG else {},
 )

@@ -1,6 +1,7 @@
 #include "slab.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #define ALIGNMENT 64
 /* The header takes one alignment unit. */
@@ -103,6 +104,10 @@ ta_slab *ta_slab_lease(ta_slab_pool *pool, int64_t nbytes) {
 void ta_slab_return(void *pointer) {
     ta_slab *slab = pointer;
     ta_slab_pool *pool = slab->pool;
+#ifdef TA_DEBUG
+    /* Whoever still reads it does not find its old contents. */
+    memset(ta_slab_data(slab), 0xDD, (size_t)slab->capacity);
+#endif
     pthread_mutex_lock(&pool->lock);
     pool->leased--;
     pool->leased_nbytes -= slab->capacity;

@@ -59,13 +59,15 @@ static inline int ta_wire_varint(ta_wire *wire, uint64_t *value) {
 
 /* The wire type of the next field and its number, or TA_WIRE_END. */
 static inline int ta_wire_next(ta_wire *wire, uint32_t *field) {
+    const uint8_t *start = wire->at;
     uint64_t tag;
     int status, type;
     if (wire->at >= wire->end) return TA_WIRE_END;
     status = ta_wire_varint(wire, &tag);
     if (status < 0) return status;
     type = (int)(tag & 7);
-    if (tag > UINT32_MAX || (tag >> 3) == 0 || type > 5) return TA_WIRE_TAG;
+    /* A tag of more than five bytes is none, however small: protobuf reads no further. */
+    if (wire->at - start > 5 || tag > UINT32_MAX || (tag >> 3) == 0 || type > 5) return TA_WIRE_TAG;
     if (type == 3 || type == 4) return TA_WIRE_GROUP;
     *field = (uint32_t)(tag >> 3);
     return type;

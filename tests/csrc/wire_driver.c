@@ -89,6 +89,16 @@ static void fields_are_as_long_as_announced(void) {
     }
 }
 
+static void a_tag_has_at_most_five_bytes(void) {
+    uint8_t bytes[] = {0x8d, 0x80, 0x80, 0x80, 0x80, 0x00};
+    ta_wire six = {bytes, bytes + 6};
+    uint32_t field = 0;
+    CHECK(ta_wire_next(&six, &field) == TA_WIRE_TAG);
+    bytes[4] = 0x00;
+    ta_wire five = {bytes, bytes + 5};
+    CHECK(ta_wire_next(&five, &field) == TA_WIRE_FIXED32 && field == 1);
+}
+
 static void empty_cursors_are_at_their_end(void) {
     ta_wire nothing = {NULL, NULL};
     uint64_t value;
@@ -103,6 +113,7 @@ int main(void) {
     random_bytes_are_read_within_their_bounds();
     varints_go_there_and_back();
     fields_are_as_long_as_announced();
+    a_tag_has_at_most_five_bytes();
     empty_cursors_are_at_their_end();
     return 0;
 }

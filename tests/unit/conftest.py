@@ -26,8 +26,8 @@ def live_objects() -> dict[str, int]:
 
 @pytest.fixture(autouse=True)
 def nothing_stays_alive() -> Iterator[None]:
-    """The counters start at zero, so by induction they are zero after every test; a failed test, whose traceback
-    keeps its objects, does not fail those behind it."""
+    """No test leaves more than it found; so nothing grows, and a failed test, whose traceback keeps its objects, does
+    not fail those behind it."""
     before = live_objects()
     yield
     if live_objects() != before:

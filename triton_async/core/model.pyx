@@ -180,6 +180,7 @@ cdef class Model(BatchOwner):
 
     cdef int _deliver(self, InferRequest request, InferResponse response) except -1:
         cdef ResponseSink sink = request.sink
+        assert request.model is self and request.state == REQUEST_DONE
         request.sink = None
         request.model = None
         self.in_flight -= 1

@@ -6,7 +6,7 @@ from collections import deque
 
 from libc.stdint cimport uint64_t
 
-from triton_async.infer.request cimport REQUEST_DONE, REQUEST_QUEUED, InferRequest
+from triton_async.infer.request cimport REQUEST_DONE, REQUEST_NEW, REQUEST_QUEUED, InferRequest
 
 from triton_async.config.model_config import TimeoutAction
 from triton_async.errors import Unavailable
@@ -32,6 +32,7 @@ cdef class RequestQueue:
     cpdef int push(self, InferRequest request, int64_t now_ns) except -1:
         cdef int level = 0
         cdef int64_t timeout_us
+        assert request.state == REQUEST_NEW
         if self.default_level:
             # An unknown priority counts as the default (Triton's PriorityQueue).
             level = self.default_level - 1
@@ -97,6 +98,7 @@ cdef class RequestQueue:
         return 0
 
     cpdef int remove(self, InferRequest request) except -1:
+        assert request.state == REQUEST_QUEUED
         request.state = REQUEST_DONE
         self._leave(request)
         self.dead += 1

@@ -167,6 +167,19 @@ def test_cancelling_what_was_answered_or_never_sent_changes_nothing(tmp_path: Pa
     run(test)
 
 
+def test_a_request_is_sent_once(tmp_path: Path) -> None:
+    write_model(tmp_path, "m")
+
+    async def test() -> None:
+        async with running(tmp_path) as server:
+            made = request("m", [1])
+            await server.infer(made)
+            with pytest.raises(AssertionError):  # Cython's assertions are compiled in
+                server.submit(made, Recorder())
+
+    run(test)
+
+
 def test_the_last_cancellation_ends_a_drain(tmp_path: Path) -> None:
     write_model(tmp_path, "m", more=ONE)
     backend, sink = GatedBackend(), Recorder()

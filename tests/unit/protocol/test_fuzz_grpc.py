@@ -8,6 +8,16 @@ from collections import Counter
 import pytest
 from fuzzing import check_grpc, grpc_seeds, mutate
 
+# What fuzzing has found, by what was wrong.
+FOUND = {
+    "a tag of six bytes was read": b"\0\n\1m\x8d\x8d\x8d\x8d\x8d\0\0\0\0\0",
+}
+
+
+@pytest.mark.parametrize("data", FOUND.values(), ids=FOUND)
+def test_what_was_found_stays_mended(data: bytes) -> None:
+    assert check_grpc(data) == "malformed"
+
 
 def test_the_seeds_are_answered() -> None:
     assert {check_grpc(seed) for seed in grpc_seeds()} == {"answered"}
