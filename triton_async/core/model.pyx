@@ -69,7 +69,8 @@ cdef class Model(BatchOwner):
         request.model = self
         self.in_flight += 1
         if self.ordered is not None:
-            self.ordered.append((request, []))
+            request.place = []
+            self.ordered.append(request)
         return self._dispatch(now_ns)
 
     cdef int cancel(self, InferRequest request) except -1:
@@ -169,13 +170,15 @@ cdef class Model(BatchOwner):
     cdef int _finish(self, InferRequest request, InferResponse response) except -1:
         if self.ordered is None:
             return self._deliver(request, response)
-        for entry in self.ordered:
-            if entry[0] is request:
-                entry[1].append(response)
+        request.place.append(response)
+        while self.ordered:
+            request = <InferRequest>self.ordered[0]
+            if not request.place:
                 break
-        while self.ordered and self.ordered[0][1]:
-            first, responses = self.ordered.popleft()
-            self._deliver(<InferRequest>first, <InferResponse>responses[0])
+            self.ordered.popleft()
+            response = <InferResponse>request.place[0]
+            request.place = None
+            self._deliver(request, response)
         return 0
 
     cdef int _deliver(self, InferRequest request, InferResponse response) except -1:
