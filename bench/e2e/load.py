@@ -16,6 +16,7 @@ from tests.conformance.servers import Server
 from triton_async import protos
 
 from .perf import CPU_TICK_US, Window, cpu_ticks, inference_count
+from .versus import Point, Subject
 
 # Concurrent requests of one HTTP/2 connection; further ones get connections of their own.
 STREAMS = 32
@@ -50,35 +51,39 @@ class Requests:
         self._elements = elements
         self._tensor = np.random.default_rng(elements).standard_normal(elements, dtype=np.float32).tobytes()
 
-    def http(self) -> Path:
-        """A script for wrk; the binary form in both directions, as perf_analyzer asks for it."""
-        header = json.dumps(
-            {
-                "inputs": [
-                    {
-                        "name": "INPUT0",
-                        "shape": [1, self._elements],
-                        "datatype": "FP32",
-                        "parameters": {"binary_data_size": len(self._tensor)},
-                    }
-                ],
-                "outputs": [{"name": "OUTPUT0", "parameters": {"binary_data": True}}],
-            }
-        ).encode()
-        body = self.folder / f"body-{self._elements}"
-        body.write_bytes(header + self._tensor)
-        script = body.with_suffix(".lua")
-        script.write_text(_WRK.format(body=body, header=len(header)))
-        return script
+    def http_body(self) -> tuple[int, bytes]:
+        """Length of the JSON header, and the body; the binary form in both directions, as perf_analyzer asks for it."""
+        tensor = {
+            "name": "INPUT0",
+            "shape": [1, self._elements],
+            "datatype": "FP32",
+            "parameters": {"binary_data_size": len(self._tensor)},
+        }
+        outputs = [{"name": "OUTPUT0", "parameters": {"binary_data": True}}]
+        header = json.dumps({"inputs": [tensor], "outputs": outputs}).encode()
+        return len(header), header + self._tensor
 
-    def grpc(self, model: str) -> Path:
+    def grpc_message(self, model: str) -> bytes:
         """A framed ModelInferRequest."""
         message = protos.message("inference.ModelInferRequest")(model_name=model)
         message.inputs.add(name="INPUT0", datatype="FP32", shape=[1, self._elements])
         message.raw_input_contents.append(self._tensor)
         data = message.SerializeToString()
+        return struct.pack(">BI", 0, len(data)) + data
+
+    def http(self) -> Path:
+        """A script for wrk."""
+        header, content = self.http_body()
+        body = self.folder / f"body-{self._elements}"
+        body.write_bytes(content)
+        script = body.with_suffix(".lua")
+        script.write_text(_WRK.format(body=body, header=header))
+        return script
+
+    def grpc(self, model: str) -> Path:
+        """A message for h2load."""
         path = self.folder / f"message-{model}-{self._elements}"
-        path.write_bytes(struct.pack(">BI", 0, len(data)) + data)
+        path.write_bytes(self.grpc_message(model))
         return path
 
 
@@ -127,11 +132,10 @@ def _h2load(server: Server, message: Path, concurrency: int, seconds: float, str
     return (*_find(r"finished in [\d.]+m?s, ([\d.]+) req/s", text), cuts[49], cuts[98])
 
 
-def drive(
-    protocol: str, server: Server, model: str, requests: Requests, concurrency: int, seconds: float,
-    streams: int = STREAMS,
-) -> Window:  # fmt: skip
+def drive(subject: Subject, point: Point, requests: Requests, seconds: float, *, streams: int = STREAMS) -> Window:
     """One window of load. The server's own count tells whether what the generator took for answers were any."""
+    protocol, concurrency = point
+    server, model = subject.server, subject.model
     source = requests.http() if protocol == "http" else requests.grpc(model)
     counted = inference_count(server, model)
     ticks = cpu_ticks(server.process.pid)

@@ -27,8 +27,7 @@ def main() -> None:
         requests = Requests(Path(folder), options.elements)
 
         def window(subject: Subject, point: Point) -> Window:
-            protocol, concurrency = point
-            return drive(protocol, subject.server, subject.model, requests, concurrency, options.seconds)
+            return drive(subject, point, requests, options.seconds)
 
         with versus.both(oracle, options.only, models.triton_repository, models.our_repository) as running:
             subjects = identities(running)

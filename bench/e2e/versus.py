@@ -17,7 +17,7 @@ from .perf import Window
 from .report import Results
 
 PROTOCOLS = ("http", "grpc")
-TRITON, OURS = "triton", "ours"
+TRITON, OURS, BOTH = "triton", "ours", "both"
 # (protocol, concurrency)
 Point = tuple[str, int]
 
@@ -43,13 +43,13 @@ def parser(module: str, description: str | None, concurrency: list[int]) -> argp
     made.add_argument("--concurrency", type=int, nargs="+", default=concurrency)
     made.add_argument("--seconds", type=float, default=3.0, help="length of one window (default: 3)")
     made.add_argument("--rounds", type=int, default=5, help="windows per server and point (default: 5)")
-    made.add_argument("--only", choices=(TRITON, OURS), help="run one of the servers only")
+    made.add_argument("--only", choices=(TRITON, OURS, BOTH), default=BOTH, help="run one server only")
     made.add_argument("--out", type=Path, default=Path(f"bench/results/{module or 'e2e'}"), help="path without ending")
     return made
 
 
 @contextlib.contextmanager
-def both(oracle: Oracle, only: str | None, triton: Writer, ours: Writer) -> Iterator[dict[str, Server]]:
+def both(oracle: Oracle, only: str, triton: Writer, ours: Writer) -> Iterator[dict[str, Server]]:
     """The servers that are asked for, ready, over the repositories that `triton` and `ours` write; then stopped."""
     running: dict[str, Server] = {}
     with tempfile.TemporaryDirectory() as folder:
