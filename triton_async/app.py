@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
+import ssl
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import uvloop
 
@@ -20,7 +22,7 @@ from triton_async.core.lifecycle import Host
 from triton_async.core.server import InferenceServer
 from triton_async.defines import SLAB_CACHE_NBYTES
 from triton_async.errors import ServerError
-from triton_async.frontends import metrics
+from triton_async.frontends import metrics, tls
 from triton_async.frontends.grpc import server as grpc
 from triton_async.frontends.grpc.express.keepalive import PingOptions
 from triton_async.frontends.http import server as http
@@ -43,12 +45,48 @@ class Endpoint(Protocol):
     async def close(self, deadline_s: float) -> None: ...
 
 
+class Certificates(NamedTuple):
+    """TLS of each front-end; None: it serves in plain."""
+
+    grpc: ssl.SSLContext | None
+    http: ssl.SSLContext | None
+
+
 def run(settings: Settings) -> int:
     """Serves until SIGINT or SIGTERM. The exit status of the process."""
-    return uvloop.run(_serve(settings))
+    try:
+        certificates = _certificates(settings)
+    except ServerError as error:
+        print(f"error: creating server: Invalid argument - {error.message}", file=sys.stderr)
+        return 1
+    return uvloop.run(_serve(settings, certificates))
 
 
-async def _serve(settings: Settings) -> int:
+def _certificates(settings: Settings) -> Certificates:
+    """What each front-end has for TLS. Before models are loaded, so that a mistake shows at once."""
+    grpc_tls = http_tls = None
+    if settings.allow_grpc and (settings.grpc_use_ssl or settings.grpc_use_ssl_mutual):
+        grpc_tls = tls.server_context(
+            "grpc",
+            cert=settings.grpc_server_cert,
+            key=settings.grpc_server_key,
+            root=settings.grpc_root_cert,
+            mutual=settings.grpc_use_ssl_mutual,
+            alpn=grpc.ALPN,
+        )
+    if settings.allow_http and (settings.http_use_ssl or settings.http_use_ssl_mutual):
+        http_tls = tls.server_context(
+            "http",
+            cert=settings.http_server_cert,
+            key=settings.http_server_key,
+            root=settings.http_root_cert,
+            mutual=settings.http_use_ssl_mutual,
+            alpn=http.ALPN,
+        )
+    return Certificates(grpc_tls, http_tls)
+
+
+async def _serve(settings: Settings, certificates: Certificates) -> int:
     loop = asyncio.get_running_loop()
     stop_requested = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -62,7 +100,7 @@ async def _serve(settings: Settings) -> int:
         pool = SlabPool(SLAB_CACHE_NBYTES)
         host = Host(loop, ring, pool, backends, executor, settings.backend_config)
         server = InferenceServer(settings, host)
-        status = await _run_server(settings, server, backends, stop_requested)
+        status = await _run_server(settings, certificates, server, backends, stop_requested)
         ring.detach()
     return status
 
@@ -76,7 +114,11 @@ def _on_signal(number: int, stop_requested: asyncio.Event) -> None:
 
 
 async def _run_server(
-    settings: Settings, server: InferenceServer, backends: BackendRegistry, stop_requested: asyncio.Event
+    settings: Settings,
+    certificates: Certificates,
+    server: InferenceServer,
+    backends: BackendRegistry,
+    stop_requested: asyncio.Event,
 ) -> int:
     starting = asyncio.ensure_future(server.start())
     stopping = asyncio.ensure_future(stop_requested.wait())
@@ -92,7 +134,7 @@ async def _run_server(
             print("error: creating server: Internal - failed to load all models", file=sys.stderr)
             await server.stop()
             return 1
-        await _start_endpoints(settings, server, endpoints)
+        await _start_endpoints(settings, certificates, server, endpoints)
     except (ServerError, OSError) as error:
         text = error.message if isinstance(error, ServerError) else str(error)
         print(f"error: creating server: {text}", file=sys.stderr)
@@ -102,7 +144,9 @@ async def _run_server(
     return await _shut_down(settings, server, endpoints)
 
 
-async def _start_endpoints(settings: Settings, server: InferenceServer, endpoints: list[Endpoint]) -> None:
+async def _start_endpoints(
+    settings: Settings, certificates: Certificates, server: InferenceServer, endpoints: list[Endpoint]
+) -> None:
     """gRPC, HTTP, metrics, as Triton starts them. OSError naming the service that found its port taken."""
     if settings.allow_grpc:
         service = "GRPCInferenceService"
@@ -114,6 +158,7 @@ async def _start_endpoints(settings: Settings, server: InferenceServer, endpoint
                 reuse_port=settings.reuse_grpc_port,
                 response_compression=settings.grpc_infer_response_compression_level,
                 pings=_ping_options(settings),
+                tls=certificates.grpc,
             ),
             "GRPC", settings.grpc_address, settings.grpc_port,
         )  # fmt: skip
@@ -126,6 +171,7 @@ async def _start_endpoints(settings: Settings, server: InferenceServer, endpoint
                 port=settings.http_port,
                 reuse_port=settings.reuse_http_port,
                 max_input_nbytes=settings.http_max_input_size,
+                tls=certificates.http,
             ),
             "HTTP", settings.http_address, settings.http_port,
         )  # fmt: skip
@@ -155,16 +201,20 @@ async def _listening(starting, name: str, address: str, port: int) -> Endpoint: 
     try:
         endpoint: Endpoint = await starting
     except OSError as error:
+        place = address if address.startswith("unix:") else f"{address}:{port}"
+        what = "already in use" if error.errno == errno.EADDRINUSE else "cannot be used"
         raise OSError(
-            f"failed to start {name} service: Unavailable - Socket '{address}:{port}' already in use "
-            f"({error.strerror})"
+            f"failed to start {name} service: Unavailable - Socket '{place}' {what} "
+            f"({error.strerror or error})"
         ) from None
     return endpoint
 
 
 def _started(service: str, endpoint: Endpoint, endpoints: list[Endpoint]) -> None:
     endpoints.append(endpoint)
-    log.info("Started %s at %s:%d", service, endpoint.address, endpoint.port, extra={"table": True})
+    # A Unix socket has no port.
+    place = f"{endpoint.address}:{endpoint.port}" if endpoint.port else endpoint.address
+    log.info("Started %s at %s", service, place, extra={"table": True})
 
 
 async def _shut_down(settings: Settings, server: InferenceServer, endpoints: list[Endpoint]) -> int:

@@ -149,6 +149,29 @@ GRPC_BACKLOG = 4096
 # Bytes of output tensors up to which a copy into the head of the message is cheaper than parts of their own.
 GRPC_INLINE_OUTPUT_NBYTES = 1 << 14
 
+# -- TLS -------------------------------------------------------------------------------------------
+
+# Seconds a client may take for the handshake: some round trips; what holds a socket without showing anything.
+TLS_HANDSHAKE_TIMEOUT_S = 20.0
+
+# Encrypted bytes received at once into memory shared by all connections of a listener.
+TLS_RECEIVE_NBYTES = 1 << 18
+
+# Encrypted bytes made before the socket is asked whether it takes them: large answers stay what they are, neither
+# encrypted nor copied, until the client reads.
+TLS_WRITE_NBYTES = 1 << 17
+
+# Bytes of one record (RFC 8446, 5.1).
+TLS_RECORD_NBYTES = 1 << 14
+
+# Bytes of answers to key updates for a client that does not read them; the connection is closed then.
+TLS_MAX_CONTROL_NBYTES = 1 << 14
+
+# -- sockets ---------------------------------------------------------------------------------------
+
+# Bytes of the path of a Unix-domain socket that the kernel takes, without the final zero (unix(7)).
+UNIX_PATH_MAX_NBYTES = 107
+
 # -- scheduling ------------------------------------------------------------------------------------
 
 # Batches handed to an instance ahead of the one it runs. One keeps a CPU instance busy while the loop turns

@@ -89,17 +89,19 @@ class ServerProcess:
         """What the server has printed so far."""
         return self.log.read_text(errors="replace")
 
-    def wait_until_ready(self) -> None:
-        """Returns when /v2/health/ready answers 200; prints the server's output when it does not."""
+    def wait_until_ready(self, plain_http: bool = True) -> None:
+        """Returns when /v2/health/ready answers 200; prints the server's output when it does not.
+
+        Without `plain_http`, when there are metrics: their port opens last.
+        """
 
         def ready() -> bool:
             code = self._process.poll()
             if code is not None:
                 raise AssertionError(f"the server exited with {code} before it was ready:\n{self.output()}")
             try:
-                with urllib.request.urlopen(f"http://{self.http_url}/v2/health/ready", timeout=5):
-                    return True
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                return self._is_ready() if plain_http else bool(self.metrics())
+            except (urllib.error.URLError, OSError):
                 return False
 
         try:
@@ -107,6 +109,10 @@ class ServerProcess:
         except AssertionError:
             print(self.output(), file=sys.stderr)
             raise
+
+    def _is_ready(self) -> bool:
+        with urllib.request.urlopen(f"http://{self.http_url}/v2/health/ready", timeout=5):
+            return True
 
     def metrics(self) -> dict[str, float]:
         """Every series of the metrics port, by its name with labels."""
@@ -139,6 +145,10 @@ class ServerProcess:
         except AssertionError as error:
             raise AssertionError(f"{error}: {state}") from None
 
+    def exit_status(self) -> int:
+        """Waits for a server that ends by itself."""
+        return self._process.wait(START_SECONDS)
+
     def terminate(self) -> None:
         """Send SIGTERM and return at once. Only the first call does: a second signal means "give up now"."""
         if not self._terminated:
@@ -160,12 +170,15 @@ class ServerProcess:
 
 @contextmanager
 def running_server(
-    repositories: Sequence[Path], folder: Path, options: Sequence[str] = ()
+    repositories: Sequence[Path],
+    folder: Path,
+    options: Sequence[str] = (),
+    plain_http: bool = True,
 ) -> Iterator[ServerProcess]:
-    """A ready server; the caller stops it, or it is killed at the end."""
+    """A ready server; the caller stops it, or it is killed at the end. `plain_http`: whether it speaks that."""
     server = ServerProcess(repositories, folder, options)
     try:
-        server.wait_until_ready()
+        server.wait_until_ready(plain_http)
         yield server
     finally:
         server.kill()

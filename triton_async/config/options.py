@@ -88,9 +88,22 @@ def _later(name: str, default: Scalar, capability: str, *, repeat: bool = False,
     )
 
 
+def _tls(service: str, name: str) -> tuple[Option, ...]:
+    return (
+        _bool(f"{service}-use-ssl", False, f"Serve {name} over TLS, with the certificate and key below."),
+        _bool(
+            f"{service}-use-ssl-mutual",
+            False,
+            f"The same, and clients must show a certificate that --{service}-root-cert vouches for.",
+        ),
+        _text(f"{service}-server-cert", "", "PEM file: certificate of the server, intermediate ones behind it."),
+        _text(f"{service}-server-key", "", "PEM file: private key of the certificate, without a password."),
+        _text(f"{service}-root-cert", "", "PEM file: certificates that those of clients must lead to."),
+    )
+
+
 _ONE_LOOP = "one event loop serves all connections"
 _NO_PROXY_POOL = "requests are not pooled here"
-_TLS = "TLS for gRPC"
 _TRACE = "tracing"
 _CACHE = "the response cache"
 _SAGEMAKER = "the SageMaker endpoint"
@@ -157,7 +170,7 @@ REPOSITORY = (
 
 HTTP = (
     _bool("allow-http", True, "Listen for HTTP."),
-    _text("http-address", "0.0.0.0", "Address of the HTTP server."),
+    _text("http-address", "0.0.0.0", "Address of the HTTP server, or unix:<path> for a socket file."),
     _port("http-port", 8000, "Port of the HTTP server."),
     _bool("reuse-http-port", False, "Let several servers share the HTTP port."),
     _later("http-header-forward-pattern", "", "forwarding of HTTP headers"),
@@ -168,6 +181,7 @@ HTTP = (
         "Largest HTTP request body in bytes.",
         high=2**63 - 1,
     ),
+    *_tls("http", "HTTP"),
     _later(
         "http-restricted-api", "", "restricted HTTP APIs", repeat=True, form="<<string>:<string>=<string>>"
     ),
@@ -175,18 +189,14 @@ HTTP = (
 
 GRPC = (
     _bool("allow-grpc", True, "Listen for gRPC."),
-    _text("grpc-address", "0.0.0.0", "Address of the gRPC server."),
+    _text("grpc-address", "0.0.0.0", "Address of the gRPC server, or unix:<path> for a socket file."),
     _port("grpc-port", 8001, "Port of the gRPC server."),
     _bool("reuse-grpc-port", False, "Let several servers share the gRPC port."),
     _later("grpc-header-forward-pattern", "", "forwarding of gRPC headers"),
     _tuning("grpc-infer-thread-count", 2, _ONE_LOOP),
     _tuning("grpc-infer-allocation-pool-size", 8, _NO_PROXY_POOL),
     _later("grpc-max-response-pool-size", 2**31 - 1, "a bound on waiting responses of decoupled models"),
-    _later("grpc-use-ssl", False, _TLS),
-    _later("grpc-use-ssl-mutual", False, _TLS),
-    _later("grpc-server-cert", "", _TLS),
-    _later("grpc-server-key", "", _TLS),
-    _later("grpc-root-cert", "", _TLS),
+    *_tls("grpc", "gRPC"),
     _text(
         "grpc-infer-response-compression-level",
         "none",
@@ -237,7 +247,11 @@ METRICS = (
     _bool("allow-metrics", True, "Serve metrics."),
     _bool("allow-gpu-metrics", True, "Serve metrics of GPUs."),
     _bool("allow-cpu-metrics", True, "Serve metrics of CPU and memory."),
-    _text("metrics-address", "", "Address of the metrics server; the HTTP address by default."),
+    _text(
+        "metrics-address",
+        "",
+        "Address of the metrics server, or unix:<path>; by default the HTTP address unless that is a socket file.",
+    ),
     _port("metrics-port", 8002, "Port of the metrics server."),
     Option(
         "metrics-interval-ms",

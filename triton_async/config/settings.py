@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
+from triton_async.config.endpoints import UNIX, Listens, address_problem, tls_problem
 from triton_async.config.options import OPTIONS, Kind, Option, Scalar, Status, usage
 
 __all__ = ["Settings", "UsageError", "parse", "usage"]
@@ -72,11 +73,22 @@ class Settings:
     http_port: int = 8000
     reuse_http_port: bool = False
     http_max_input_size: int = 1 << 26
+    http_use_ssl: bool = False
+    # Implies http_use_ssl, as in Triton.
+    http_use_ssl_mutual: bool = False
+    http_server_cert: str = ""
+    http_server_key: str = ""
+    http_root_cert: str = ""
 
     allow_grpc: bool = True
     grpc_address: str = "0.0.0.0"
     grpc_port: int = 8001
     reuse_grpc_port: bool = False
+    grpc_use_ssl: bool = False
+    grpc_use_ssl_mutual: bool = False
+    grpc_server_cert: str = ""
+    grpc_server_key: str = ""
+    grpc_root_cert: str = ""
     grpc_infer_response_compression_level: str = "none"
     grpc_keepalive_time: int = 7_200_000
     grpc_keepalive_timeout: int = 20_000
@@ -236,7 +248,13 @@ def _settings(values: dict[str, Any], warnings: list[str]) -> Settings:
         warnings.append("--strict-model-config is deprecated: use --disable-auto-complete-config")
         strict = values.pop("strict_model_config")
         values["disable_auto_complete_config"] = values.get("disable_auto_complete_config", False) or strict
-    values.setdefault("metrics_address", values.get("http_address", OPTIONS["http-address"].default))
+    http_address = values.get("http_address", OPTIONS["http-address"].default)
+    if http_address.startswith(UNIX):
+        http_address = OPTIONS["http-address"].default
+    values.setdefault("metrics_address", http_address)
+    for service in ("http", "grpc"):
+        if problem := tls_problem(service, values):
+            raise UsageError(problem)
     values["exit_timeout_secs"] = max(
         0, values.get("exit_timeout_secs", OPTIONS["exit-timeout-secs"].default)
     )
@@ -268,24 +286,13 @@ def _check_together(settings: Settings) -> None:
         or settings.model_config_name == ".."
     ):
         raise _bad(OPTIONS["model-config-name"], "a config name holds no space and no path separator")
-    _check_ports(settings)
-
-
-def _check_ports(settings: Settings) -> None:
-    # Port 0 asks the system for a free one, so it never collides.
-    listeners = [
-        ("HTTP", settings.allow_http, settings.http_address, settings.http_port),
-        ("GRPC", settings.allow_grpc, settings.grpc_address, settings.grpc_port),
-        ("metrics", settings.allow_metrics, settings.metrics_address, settings.metrics_port),
-    ]
-    used = [row for row in listeners if row[1] and row[3]]
-    for index, (name, _, address, port) in enumerate(used):
-        for other, _, other_address, other_port in used[index + 1 :]:
-            if port == other_port and address == other_address:
-                raise UsageError(
-                    f"The server cannot listen to {name} requests and {other} requests "
-                    f"at the same address and port {address}:{port}"
-                )
+    front_ends = (
+        (settings.allow_http, Listens("HTTP", settings.http_address, settings.http_port)),
+        (settings.allow_grpc, Listens("GRPC", settings.grpc_address, settings.grpc_port)),
+        (settings.allow_metrics, Listens("metrics", settings.metrics_address, settings.metrics_port)),
+    )
+    if problem := address_problem([where for allowed, where in front_ends if allowed]):
+        raise UsageError(problem)
 
 
 def _backend_config(texts: Sequence[str]) -> Mapping[str, Mapping[str, str]]:

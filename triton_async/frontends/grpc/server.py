@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,10 @@ from triton_async.frontends.grpc.health import Health
 from triton_async.frontends.grpc.infer import Inference
 from triton_async.frontends.grpc.reflection import Reflection
 from triton_async.frontends.grpc.service import Service
+from triton_async.frontends.sockets import ListeningSocket, listen
+
+# What a client agrees to in the TLS handshake, as C-core demands it.
+ALPN = "h2"
 
 log = logging.getLogger("triton_async.grpc")
 
@@ -42,21 +47,21 @@ class GrpcEndpoint:
             lane = Lane(server, asyncio.get_running_loop(), mapping, pings, compresses)
             self._connections = lane.connections
             self._accept = lambda: connection(lane)
-        self._listener: asyncio.Server
+        self._listener: ListeningSocket
         self.address = ""
         self.port = 0
 
-    async def listen(self, address: str, port: int, reuse_port: bool) -> None:
-        loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(
+    async def listen(self, address: str, port: int, reuse_port: bool, tls: ssl.SSLContext | None) -> None:
+        self._listener = await listen(
             self._accept,
             address,
             port,
-            reuse_port=reuse_port,
             backlog=GRPC_BACKLOG,
+            reuse_port=reuse_port,
+            tls=tls,
+            required_alpn=ALPN,
         )
-        self.address = address
-        self.port = self._listener.sockets[0].getsockname()[1]
+        self.address, self.port = self._listener.address, self._listener.port
 
     async def stop_accepting(self) -> None:
         self._listener.close()
@@ -88,6 +93,7 @@ async def start(
     reuse_port: bool = False,
     response_compression: str = "none",
     pings: PingOptions | None = None,
+    tls: ssl.SSLContext | None = None,
     express: bool = True,
 ) -> GrpcEndpoint:
     """Serves gRPC on the running loop. `port` 0: any free one. OSError when the port is taken.
@@ -95,5 +101,5 @@ async def start(
     `pings`: keep-alive and age of connections, and `express`: the fast lane; grpclib's HTTP/2 serves without them.
     """
     endpoint = GrpcEndpoint(server, response_compression, express, pings or PingOptions())
-    await endpoint.listen(address, port, reuse_port)
+    await endpoint.listen(address, port, reuse_port, tls)
     return endpoint

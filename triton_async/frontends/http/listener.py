@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
+import ssl
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -14,12 +13,11 @@ from aiohttp.http_exceptions import HttpProcessingError
 from triton_async.defines import HTTP_MAX_LINE_NBYTES
 from triton_async.errors import ServerError
 from triton_async.frontends.http import replies
+from triton_async.frontends.sockets import ListeningSocket, listen
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _BACKLOG = 1024
-# In front of the path of a Unix-domain socket, where an address is asked for.
-UNIX = "unix:"
 # Bytes aiohttp buffers of a body before it stops reading from the socket.
 _READ_NBYTES = 1 << 18
 # Seconds that cancelled handlers get to end.
@@ -47,7 +45,7 @@ class Listener:
         self._idle.set()
         self._draining = False
         self._busy: dict[object, int] = {}
-        self._socket: asyncio.Server | None = None
+        self._socket: ListeningSocket | None = None
         self._server = web.Server(
             self._handle,
             # A connection that goes away cancels its handler, and with it the inference.
@@ -64,26 +62,20 @@ class Listener:
         self.address = ""
         self.port = 0
 
-    async def start(self, address: str, port: int, reuse_port: bool) -> None:
+    async def start(
+        self, address: str, port: int, reuse_port: bool = False, tls: ssl.SSLContext | None = None
+    ) -> None:
         """Binds; port 0 takes a free one, `unix:<path>` a socket file. OSError when the address is not to be had."""
-        loop = asyncio.get_running_loop()
-        if address.startswith(UNIX):
-            self._socket = await loop.create_unix_server(self._factory, address.removeprefix(UNIX), backlog=_BACKLOG)
-            self.address = address
-            return
-        self._socket = await loop.create_server(
-            self._factory, address, port, backlog=_BACKLOG, reuse_port=reuse_port or None
+        self._socket = await listen(
+            self._factory, address, port, backlog=_BACKLOG, reuse_port=reuse_port, tls=tls
         )
-        self.address, self.port = self._socket.sockets[0].getsockname()[:2]
+        self.address, self.port = self._socket.address, self._socket.port
 
     async def stop_accepting(self) -> None:
         """Closes the port and every connection that has no request in work."""
         self._draining = True
         if self._socket is not None:
             self._socket.close()
-            if self.address.startswith(UNIX):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self.address.removeprefix(UNIX))
         for connection in self._server.connections:
             if connection not in self._busy:
                 connection.force_close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -15,6 +16,9 @@ from triton_async.frontends.http.infer import infer, parse_version
 from triton_async.frontends.http.listener import Listener
 from triton_async.frontends.http.routes import Route, RouteTable
 from triton_async.protocol import http_control as control
+
+# What is offered in the TLS handshake.
+ALPN = "http/1.1"
 
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 
@@ -142,13 +146,14 @@ async def start(
     port: int,
     reuse_port: bool = False,
     max_input_nbytes: int,
+    tls: ssl.SSLContext | None = None,
     express: bool = True,
 ) -> Listener:
     """Serves `server` over HTTP until the returned listener is closed. OSError when the port is taken.
 
-    `express`: plain infer requests take the express lane; answers are the same without it.
+    `tls`: HTTPS. `express`: plain infer requests take the express lane; answers are the same without it.
     """
     handler = HttpService(server, max_input_nbytes).handle
     listener = ExpressListener(handler, server, max_input_nbytes) if express else Listener(handler)
-    await listener.start(address, port, reuse_port)
+    await listener.start(address, port, reuse_port, tls)
     return listener

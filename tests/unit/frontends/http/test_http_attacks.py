@@ -95,7 +95,7 @@ ACCEPTED: list[tuple[int, bytes]] = [
     (400, POST + b"Content-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello"),
     (501, POST + b"Content-Encoding: br\r\nContent-Length: 5\r\n\r\nhello"),
     *(
-        (400, b"POST /v2/models/" + name + b"/infer HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\n\r\nhello")
+        (404, b"POST /v2/models/" + name + b"/infer HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\n\r\nhello")
         for name in (b"%00", b"%0d%0aX:y", b"%2f", b"%c0%ae", b"..", b"a%2fb")
     ),
 ]

@@ -1,0 +1,106 @@
+"""Listening on a TCP port or a Unix-domain socket, in plain or inside TLS. Event-loop thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Callable
+
+from triton_async.frontends.tls_transport import TlsFactory
+
+# In front of the path of a Unix-domain socket, where an address is asked for.
+_UNIX = "unix:"
+
+
+class ListeningSocket:
+    """A bound socket that accepts until it is closed. `address` as it was asked for, `port` 0 for a Unix socket."""
+
+    def __init__(self, server: asyncio.Server, address: str, port: int, path: str = "") -> None:
+        self._server = server
+        self._path = path
+        self._file = _identity(path) if path else None
+        self.address = address
+        self.port = port
+
+    def close(self) -> None:
+        """Accepts no more; the socket file goes, unless somebody has put another in its place. May be repeated."""
+        self._server.close()
+        if self._path and _identity(self._path) == self._file is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+        self._path = ""
+
+
+async def listen(
+    make_protocol: Callable[[], asyncio.BaseProtocol],
+    address: str,
+    port: int,
+    *,
+    backlog: int,
+    reuse_port: bool = False,
+    tls: ssl.SSLContext | None = None,
+    required_alpn: str | None = None,
+) -> ListeningSocket:
+    """Binds `address`, or the socket file of `unix:<path>`; port 0 takes a free one. OSError when it is not to be had.
+
+    `tls`: what is accepted speaks TLS, and has agreed to `required_alpn` when that is given.
+    """
+    loop = asyncio.get_running_loop()
+    factory = make_protocol if tls is None else TlsFactory(tls, make_protocol, loop, required_alpn)
+    if address.startswith(_UNIX):
+        path = unix_path(address)
+        server = await loop.create_unix_server(factory, sock=_bind_unix(path), backlog=backlog)
+        return ListeningSocket(server, address, 0, path)
+    server = await loop.create_server(factory, address, port, backlog=backlog, reuse_port=reuse_port or None)
+    bound: tuple[str, int] = server.sockets[0].getsockname()[:2]
+    return ListeningSocket(server, *bound)
+
+
+def unix_path(address: str) -> str:
+    """The path in `unix:<path>` or, as gRPC also writes it, `unix://<absolute path>`."""
+    path = address.removeprefix(_UNIX)
+    return path[2:] if path.startswith("//") else path
+
+
+def _bind_unix(path: str) -> socket.socket:
+    _remove_stale(path)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        bound.bind(path)
+        # The umask decides about owner and group; others never. Nobody can connect before it listens.
+        os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) & 0o770)
+        bound.setblocking(False)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def _remove_stale(path: str) -> None:
+    """Removes a socket file that a server has left when it was killed. OSError when somebody uses the path."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(errno.EEXIST, "the path exists and is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        # A server whose backlog is full would make us wait.
+        probe.setblocking(False)
+        answer = probe.connect_ex(path)
+    if answer != errno.ECONNREFUSED:
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    os.unlink(path)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
