@@ -114,10 +114,15 @@ class ServerProcess:
         with urllib.request.urlopen(f"http://{self.http_url}/v2/health/ready", timeout=5):
             return True
 
+    def metrics_text(self) -> str:
+        """What the metrics port answers."""
+        with urllib.request.urlopen(f"http://{self.metrics_url}/metrics", timeout=30) as answer:
+            text: str = answer.read().decode()
+            return text
+
     def metrics(self) -> dict[str, float]:
         """Every series of the metrics port, by its name with labels."""
-        with urllib.request.urlopen(f"http://{self.metrics_url}/metrics", timeout=30) as answer:
-            lines = answer.read().decode().splitlines()
+        lines = self.metrics_text().splitlines()
         series = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, value in series}
 
@@ -174,9 +179,10 @@ def running_server(
     folder: Path,
     options: Sequence[str] = (),
     plain_http: bool = True,
+    make: type[ServerProcess] = ServerProcess,
 ) -> Iterator[ServerProcess]:
     """A ready server; the caller stops it, or it is killed at the end. `plain_http`: whether it speaks that."""
-    server = ServerProcess(repositories, folder, options)
+    server = make(repositories, folder, options)
     try:
         server.wait_until_ready(plain_http)
         yield server

@@ -46,7 +46,8 @@ def address_problem(front_ends: list[Listens]) -> str | None:
 
 def _path(address: str) -> str:
     path = address.removeprefix(UNIX)
-    return os.path.normpath(path[2:] if path.startswith("//") else path) if path else ""
+    path = path[2:] if path.startswith("//") else path
+    return os.path.normpath(path) if path else ""
 
 
 def tls_problem(service: str, given: Mapping[str, Any]) -> str | None:

@@ -18,6 +18,13 @@ cdef enum TlsState:
     TLS_FLUSHING = 2    # sends what was written; nothing is read or taken any more
     TLS_CLOSED = 3
 
+# What stopped a read.
+cdef enum InputEnd:
+    INPUT_MORE = 0       # nothing: the view is full, or the input used up
+    INPUT_PARTIAL = 1    # only part of a record is left
+    INPUT_CLOSED = 2     # the client's close_notify
+    INPUT_BROKEN = 3     # a record that is not genuine, or an alert
+
 # Protocol to the transport below, transport to the protocol above.
 #
 # Invariants
@@ -32,7 +39,8 @@ cdef class TlsTransport:
     cdef bint served             # `above` had connection_made
     cdef bint buffered           # `above` is a BufferedProtocol
     cdef bint reading
-    cdef bint partial            # all that is left of the input is part of a record
+    cdef int input_end           # InputEnd of the last read
+    cdef object failure          # what is wrong with the input when it is broken
     cdef bint below_paused
     cdef bint above_paused
     cdef object timer            # ends a handshake that takes too long

@@ -205,48 +205,46 @@ cdef class TlsTransport:
 
     cdef int _deliver(self) except -1:
         cdef Py_ssize_t count
-        self.partial = False
-        while self.state == TLS_OPEN and self.reading and not self.partial and self._has_input():
-            try:
-                if self.buffered:
-                    count = self._read_into(self.above.get_buffer(-1))
-                else:
-                    data = self.tls.read(RECORD_NBYTES)
-                    count = len(data)
-            except _WantRead:
-                break
-            except ssl.SSLError as error:
-                return self._fail(error)
-            if count == 0:
-                self.above.eof_received()
-                self.close()
-            elif self.buffered:
-                self.above.buffer_updated(count)
+        while self.state == TLS_OPEN and self.reading and self._has_input():
+            if self.buffered:
+                count = self._read_into(self.above.get_buffer(-1))
+                if count:
+                    self.above.buffer_updated(count)
             else:
-                self.above.data_received(data)
-        if self.state == TLS_OPEN:
-            self._answer_control()
-        return 0
+                data = bytearray(RECORD_NBYTES)
+                count = self._read_into(memoryview(data))
+                if count:
+                    self.above.data_received(bytes(data[:count]))
+            if self.input_end != INPUT_MORE:
+                break
+        if self.state != TLS_OPEN:
+            return 0
+        if self.input_end == INPUT_BROKEN:
+            return self._fail(self.failure)
+        if self.input_end == INPUT_CLOSED:
+            self.above.eof_received()
+            self.close()
+            return 0
+        return self._answer_control()
 
-    # Fills the view as far as there are whole records; returns how far. 0: the client has ended its side.
+    # Fills the view as far as there are whole records; returns how far. `input_end` says what stopped it.
     cdef Py_ssize_t _read_into(self, object view) except -1:
         cdef Py_ssize_t filled = 0
         cdef Py_ssize_t size = len(view)
         cdef Py_ssize_t count
-        while filled < size and (filled == 0 or self._has_input()):
+        self.input_end = INPUT_MORE
+        while filled < size and self._has_input():
             try:
-                count = self.tls.read(size - filled, view if filled == 0 else view[filled:])
+                count = self.tls.read(size - filled, view[filled:])
             except _WantRead:
-                self.partial = True
-                if filled == 0:
-                    raise
+                self.input_end = INPUT_PARTIAL
                 break
-            except ssl.SSLError:
-                # What has come before counts; the next read finds the broken record again.
-                if filled == 0:
-                    raise
+            except ssl.SSLError as error:
+                self.failure = str(error)
+                self.input_end = INPUT_BROKEN
                 break
             if count == 0:
+                self.input_end = INPUT_CLOSED
                 break
             filled += count
         return filled
@@ -296,8 +294,8 @@ cdef class TlsTransport:
         cdef Py_ssize_t count
         while self.backlog_nbytes and <Py_ssize_t>self.outgoing.pending < WRITE_NBYTES:
             view = self.backlog[0]
-            # One record per call.
-            count = self.tls.write(view)
+            # A call may encrypt all that it is given.
+            count = self.tls.write(view[:WRITE_NBYTES])
             if count == len(view):
                 self.backlog.popleft()
             else:

@@ -12,6 +12,9 @@ from triton_async.config.settings import Settings, UsageError, parse
 
 REPOSITORY = "--model-repository=/models"
 
+# Options that `tritonserver` does not have.
+OURS = {"http-use-ssl", "http-use-ssl-mutual", "http-server-cert", "http-server-key", "http-root-cert"}
+
 # Every option of `tritonserver`.
 KNOWN = re.split(
     r"\s+",
@@ -48,7 +51,7 @@ def refusal(*argv: str) -> str:
 
 
 def test_every_triton_option_is_known() -> None:
-    assert set(OPTIONS) == set(KNOWN)
+    assert set(OPTIONS) == set(KNOWN) | OURS
     assert len(OPTIONS) == sum(len(rows) for _, rows in GROUPS)
 
 
@@ -126,7 +129,7 @@ def test_options_without_meaning_here_are_accepted_with_one_warning_each() -> No
 
 
 def test_options_of_missing_capabilities_take_only_their_default() -> None:
-    assert not settings("--grpc-use-ssl=false", "--allow-sagemaker=off", "--sagemaker-port=8080").warnings
+    assert not settings("--allow-vertex-ai=false", "--allow-sagemaker=off", "--sagemaker-port=8080").warnings
     for option in OPTIONS.values():
         if option.status is Status.NOT_BUILT:
             value = {Kind.BOOL: "true", Kind.INT: "77", Kind.STRING: "a:b=c"}[option.kind]
