@@ -13,7 +13,7 @@
 
 #include "batch.h"
 
-#define TA_MAILBOX_SLOTS 8
+#define TA_MAILBOX_SLOTS 32
 
 typedef struct ta_mailbox {
     sem_t filled;

@@ -175,8 +175,15 @@ UNIX_PATH_MAX_NBYTES = 107
 # -- scheduling ------------------------------------------------------------------------------------
 
 # Batches handed to an instance ahead of the one it runs. One keeps a CPU instance busy while the loop turns
-# around; more only takes away from batching.
+# around; more only takes away from batching and from the order of priorities.
 INSTANCE_RUN_AHEAD = 1
+
+# Nanoseconds of work up to which more are handed ahead. Where an execution takes microseconds, waking the instance
+# and the loop for each costs more than the execution does (bench/results/run-ahead.md).
+INSTANCE_RUN_AHEAD_NS = 250_000
+
+# Batches ahead whatever they take: with the one that runs and the order to stop they fit TA_MAILBOX_SLOTS.
+INSTANCE_RUN_AHEAD_MAX = 30
 
 # Instances of one model; each is an OS thread with its own engine state.
 MAX_INSTANCES_PER_MODEL = 1024

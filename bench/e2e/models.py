@@ -7,6 +7,8 @@ from pathlib import Path
 from tests.conformance.models import Model, Tensor, write_repository
 
 ELEMENTS = 16
+# FP32[1,3,224,224], 602,112 bytes.
+LARGE_ELEMENTS = 3 * 224 * 224
 IDENTITY = "identity"
 BUILT_IN = "identity_built_in"
 
@@ -16,6 +18,14 @@ _IDENTITY = Model(
     (Tensor("INPUT0", "FP32", (-1,)),),
     (Tensor("OUTPUT0", "FP32", (-1,)),),
     (("copy", "INPUT0"),),
+    8,
+)
+ADD_SUB = "add_sub"
+_ADD_SUB = Model(
+    ADD_SUB,
+    tuple(Tensor(name, "FP32", (ELEMENTS,)) for name in ("INPUT0", "INPUT1")),
+    tuple(Tensor(name, "FP32", (ELEMENTS,)) for name in ("OUTPUT0", "OUTPUT1")),
+    (("add", "INPUT0", "INPUT1"), ("sub", "INPUT0", "INPUT1")),
     8,
 )
 _BUILT_IN_CONFIG = f"""name: "{BUILT_IN}"
@@ -28,13 +38,13 @@ instance_group {{ count: 1 kind: KIND_CPU }}
 
 
 def triton_repository(root: Path) -> Path:
-    """The identity for the real server's Python backend."""
-    return write_repository(root, (_IDENTITY,), "python")
+    """The models for the real server's Python backend."""
+    return write_repository(root, (_IDENTITY, _ADD_SUB), "python")
 
 
 def our_repository(root: Path) -> Path:
-    """The identity as ONNX, and for the built-in identity backend."""
-    write_repository(root, (_IDENTITY,), "onnx")
+    """The models as ONNX, and the identity for the built-in identity backend."""
+    write_repository(root, (_IDENTITY, _ADD_SUB), "onnx")
     folder = root / BUILT_IN
     (folder / "1").mkdir(parents=True)
     (folder / "config.pbtxt").write_text(_BUILT_IN_CONFIG)

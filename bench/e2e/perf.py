@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.conformance.servers import Server
 from tests.conformance.setup_oracle import Oracle
 
-_TICKS = os.sysconf("SC_CLK_TCK")
+CPU_TICK_US = 1e6 / os.sysconf("SC_CLK_TCK")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ def measure(oracle: Oracle, server: Server, load: Load) -> Window:
         infer_per_s=_number(r"Throughput: ([\d.]+) infer/sec", text),
         p50_us=_number(r"p50 latency: (\d+) usec", text),
         p99_us=_number(r"p99 latency: (\d+) usec", text),
-        cpu_us=ticks / _TICKS * 1e6 / counted,
+        cpu_us=ticks * CPU_TICK_US / counted,
     )
 
 

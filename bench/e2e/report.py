@@ -20,6 +20,19 @@ Results = dict[tuple[str, str, int], list[Window]]
 # Before the run: what others do on the machine weighs on the servers unequally.
 _LOAD = round(os.getloadavg()[0], 1)
 _FIELDS = ("infer_per_s", "p50_us", "p99_us", "cpu_us")
+# Columns of a comparison, and the keys of `medians` that fill them.
+COLUMNS = {
+    "protocol": "protocol",
+    "concurrency": "concurrency",
+    "server": "server",
+    "infer/s": "infer_per_s",
+    "p50 us": "p50_us",
+    "p99 us": "p99_us",
+    "server CPU us/infer": "cpu_us",
+    "infer/s vs first": "ratio",
+    "p99 vs first": "p99_ratio",
+    "CPU vs first": "cpu_ratio",
+}
 
 
 def machine() -> dict[str, Any]:
@@ -45,7 +58,7 @@ def header() -> dict[str, Any]:
 
 
 def medians(results: Results) -> list[dict[str, Any]]:
-    """One row per server, protocol and concurrency; the ratio is to the first server's throughput."""
+    """One row per server, protocol and concurrency; the ratios are to the first server's medians."""
     rows = []
     first = next(iter(results))[0]
     for (server, protocol, concurrency), windows in results.items():
@@ -53,8 +66,9 @@ def medians(results: Results) -> list[dict[str, Any]]:
         for field in _FIELDS:
             row[field] = round(statistics.median(getattr(window, field) for window in windows), 1)
         row["rounds"] = [round(window.infer_per_s, 1) for window in windows]
-        base = statistics.median(window.infer_per_s for window in results[first, protocol, concurrency])
-        row["ratio"] = round(row["infer_per_s"] / base, 3)
+        for field, ratio in (("infer_per_s", "ratio"), ("p99_us", "p99_ratio"), ("cpu_us", "cpu_ratio")):
+            base = statistics.median(getattr(window, field) for window in results[first, protocol, concurrency])
+            row[ratio] = round(row[field] / base, 3) if base else ""
         rows.append(row)
     return rows
 
@@ -66,12 +80,21 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
-def save(title: str, out: Path, columns: Sequence[str], keys: Sequence[str], rows: list[dict[str, Any]]) -> str:
-    """Writes `out`.json and `out`.md; returns the markdown."""
+def save_comparison(title: str, out: Path, results: Results, note: str = "") -> str:
+    """`save` of the medians of a comparison."""
+    return save(title, out, tuple(COLUMNS), tuple(COLUMNS.values()), medians(results), note=note)
+
+
+def save(
+    title: str, out: Path, columns: Sequence[str], keys: Sequence[str], rows: list[dict[str, Any]], *, note: str = ""
+) -> str:
+    """Writes `out`.json and `out`.md, with a note below the table; returns the markdown."""
     head = header()
     body = table(columns, [[row.get(key, "") for key in keys] for row in rows])
     where = f"{head['machine']['cpu']}, {head['machine']['cores']} cores, load before {head['machine']['load']}"
     text = f"# {title}\n\n{where} · {head['date']} · commit {head['commit']}\n\n`{head['command']}`\n\n{body}\n"
+    if note:
+        text += f"\n{note}\n"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
     out.with_suffix(".md").write_text(text)

@@ -26,5 +26,5 @@ cdef class Instance:
     cdef object thread
     cdef object _on_stopped
 
-    # Hands a closed batch down; at most 1 + INSTANCE_RUN_AHEAD are out. `batch.runner` takes it back.
+    # Hands a closed batch down; at most 1 + INSTANCE_RUN_AHEAD_MAX are out. `batch.runner` takes it back.
     cdef int run(self, Batch batch) except -1

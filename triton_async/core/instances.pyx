@@ -8,6 +8,7 @@ from cpython.ref cimport Py_INCREF
 from triton_async.backends.base cimport ModelInstance
 from triton_async.core.completion cimport CompletionRing
 from triton_async.core.wakeup cimport (
+    TA_MAILBOX_SLOTS,
     ta_batch,
     ta_completions_push,
     ta_mailbox_free,
@@ -18,9 +19,13 @@ from triton_async.core.wakeup cimport (
 )
 from triton_async.infer.batch cimport Batch, check_batch
 
+from triton_async.defines import INSTANCE_RUN_AHEAD_MAX
 from triton_async.errors import InternalError, ServerError
 
 log = logging.getLogger("triton_async.core")
+
+# One runs, the others and the order to stop wait.
+assert INSTANCE_RUN_AHEAD_MAX + 2 <= TA_MAILBOX_SLOTS
 
 
 cdef class Instance:

@@ -21,6 +21,8 @@ cdef class Model(BatchOwner):
     cdef DynamicBatcher batcher
     cdef list instances                  # READY, in order
     cdef list idle                       # of instances, last used last
+    cdef readonly int run_ahead          # batches that an instance may have waiting behind the one it runs
+    cdef int64_t mean_execution_ns       # moving average of how long an instance takes for a batch
     cdef DeadlineTimer timer             # None when nothing is ever delayed or times out, and after `drain`
     cdef object loop
     cdef readonly int64_t in_flight
@@ -36,6 +38,8 @@ cdef class Model(BatchOwner):
     cdef int cancel(self, InferRequest request) except -1
 
     cdef int _dispatch(self, int64_t now_ns) except -1
+    cdef int _dispatch_ahead(self, int64_t now_ns) except -1
+    cdef int _note_execution(self, int64_t execution_ns) except -1
     cdef int _finish(self, InferRequest request, InferResponse response) except -1
     cdef int _deliver(self, InferRequest request, InferResponse response) except -1
     cdef int _release(self) except -1

@@ -12,6 +12,7 @@ class Model:
     statistics: ModelStatistics
     in_flight: int
     pending: int
+    run_ahead: int
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,

@@ -24,12 +24,17 @@ from triton_async.infer.request cimport (
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.signature cimport ModelSignature
 
-from triton_async.defines import INSTANCE_RUN_AHEAD
+from triton_async.defines import INSTANCE_RUN_AHEAD, INSTANCE_RUN_AHEAD_MAX, INSTANCE_RUN_AHEAD_NS
 from triton_async.errors import Unavailable
 
 log = logging.getLogger("triton_async.core")
 
 cdef int RUN_AHEAD = INSTANCE_RUN_AHEAD
+cdef int RUN_AHEAD_MAX = INSTANCE_RUN_AHEAD_MAX
+cdef int64_t RUN_AHEAD_NS = INSTANCE_RUN_AHEAD_NS
+# Share of the newest execution in the mean, and how many times RUN_AHEAD_NS a single one can weigh in it.
+cdef int64_t MEAN_WEIGHT = 8
+cdef int64_t MEAN_CLAMP = 4
 
 
 cdef class Model(BatchOwner):
@@ -40,6 +45,8 @@ cdef class Model(BatchOwner):
         self.signature = signature
         self.config = config
         self.statistics = ModelStatistics()
+        self.run_ahead = RUN_AHEAD
+        self.mean_execution_ns = MEAN_CLAMP * RUN_AHEAD_NS
         batching = config.dynamic_batching
         self.batcher = DynamicBatcher(signature, RequestQueue(policies, default_level), batching)
         self.instances = list(instances)
@@ -69,7 +76,8 @@ cdef class Model(BatchOwner):
         request.model = self
         self.in_flight += 1
         if self.ordered is not None:
-            self.ordered.append((request, []))
+            request.place = []
+            self.ordered.append(request)
         return self._dispatch(now_ns)
 
     cdef int cancel(self, InferRequest request) except -1:
@@ -93,6 +101,7 @@ cdef class Model(BatchOwner):
         instance.in_flight -= 1
         if instance.in_flight == 0:
             self.idle.append(instance)
+        self._note_execution(batch.c.compute_end_ns - batch.c.compute_start_ns)
         # The instance gets its next batch before anything is delivered: it works while the loop writes.
         now_ns = ta_now_ns()
         try:
@@ -131,15 +140,31 @@ cdef class Model(BatchOwner):
             instance = <Instance>self.idle.pop()
             _hand_over(self, instance, batch)
         if not self.idle and self.batcher.queue.size:
+            self._dispatch_ahead(now_ns)
+        if self.timer is not None:
+            self._arm()
+        return 0
+
+    # All instances are busy: what is not to grow any more may already wait in their mailboxes, evenly.
+    cdef int _dispatch_ahead(self, int64_t now_ns) except -1:
+        cdef Instance instance
+        cdef Batch batch
+        cdef int ahead
+        for ahead in range(1, self.run_ahead + 1):
             for instance in self.instances:
-                if instance.in_flight > RUN_AHEAD:
+                if instance.in_flight > ahead:
                     continue
                 batch = self.batcher.take(now_ns, False)
                 if batch is None:
-                    break
+                    return 0
                 _hand_over(self, instance, batch)
-        if self.timer is not None:
-            self._arm()
+        return 0
+
+    # Sets how far instances run ahead, from how long their executions take.
+    cdef int _note_execution(self, int64_t execution_ns) except -1:
+        execution_ns = min(execution_ns, MEAN_CLAMP * RUN_AHEAD_NS)
+        self.mean_execution_ns += (execution_ns - self.mean_execution_ns) // MEAN_WEIGHT
+        self.run_ahead = max(RUN_AHEAD, min(RUN_AHEAD_NS // max(self.mean_execution_ns, 1), RUN_AHEAD_MAX))
         return 0
 
     def _arm(self):
@@ -169,13 +194,15 @@ cdef class Model(BatchOwner):
     cdef int _finish(self, InferRequest request, InferResponse response) except -1:
         if self.ordered is None:
             return self._deliver(request, response)
-        for entry in self.ordered:
-            if entry[0] is request:
-                entry[1].append(response)
+        request.place.append(response)
+        while self.ordered:
+            request = <InferRequest>self.ordered[0]
+            if not request.place:
                 break
-        while self.ordered and self.ordered[0][1]:
-            first, responses = self.ordered.popleft()
-            self._deliver(<InferRequest>first, <InferResponse>responses[0])
+            self.ordered.popleft()
+            response = <InferResponse>request.place[0]
+            request.place = None
+            self._deliver(request, response)
         return 0
 
     cdef int _deliver(self, InferRequest request, InferResponse response) except -1:

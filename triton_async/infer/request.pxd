@@ -53,6 +53,6 @@ cdef class InferRequest:
     cdef int64_t queue_start_ns
     cdef int64_t deadline_ns             # queue timeout; 0: none
     cdef int priority_level
-    cdef object queue_link               # queue's own
+    cdef list place                      # where its response waits for those before it, when order is kept; or None
 
 cpdef int64_t live_requests()

@@ -18,8 +18,20 @@ EXPLICIT = "--model-control-mode=explicit"
 THREE = "instance_group { count: 3 kind: KIND_CPU }"
 
 
+_others: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def _threads_of_others() -> None:
+    """A server that other tests share may run in this process."""
+    _others.clear()
+    _others.update(threading.enumerate())
+
+
 def instance_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("instance ")]
+    """Instance threads that this test made."""
+    made = [thread for thread in threading.enumerate() if thread not in _others]
+    return [thread.name for thread in made if thread.name.startswith("instance ")]
 
 
 def test_a_load_goes_on_when_its_caller_leaves(tmp_path: Path) -> None:

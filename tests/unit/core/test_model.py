@@ -16,6 +16,7 @@ from core_harness import request, run, running, write_model
 from gated_backend import GatedBackend, Recorder, until
 
 from triton_async.core.server import InferenceServer
+from triton_async.defines import INSTANCE_RUN_AHEAD_MAX
 from triton_async.errors import InternalError, Unavailable
 from triton_async.infer.response import InferResponse
 
@@ -199,6 +200,32 @@ def test_the_last_cancellation_ends_a_drain(tmp_path: Path) -> None:
             assert sink.responses == []
             assert len(backend.batches) == 2  # the one that ran and the one that was handed over ahead
             assert backend.closed == ["m_0_0", "model 1"]
+
+    run(test)
+
+
+def test_instances_run_further_ahead_the_shorter_their_executions_are(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", more=ONE)
+    write_model(tmp_path, "slow", more=ONE + 'parameters { key: "execute_delay_ms" value { string_value: "1" } }')
+
+    async def test() -> None:
+        async with running(tmp_path) as server:
+            slow = server.repository.models["slow"].versions[1].loaded.model  # type: ignore[union-attr]
+            quick = model_of(server)
+            assert (quick.run_ahead, slow.run_ahead) == (1, 1)
+            for _ in range(30):
+                await server.infer(request("slow", [1]))
+                assert slow.run_ahead == 1
+            for _ in range(100_000):
+                await server.infer(request("m", [1]))
+                if quick.run_ahead > 1:
+                    break
+            assert 1 < quick.run_ahead <= INSTANCE_RUN_AHEAD_MAX
+            sink = Recorder()
+            for index in range(200):
+                server.submit(request("m", [index]), sink)
+            await until(lambda: len(sink.responses) == 200, "all are answered")
+            assert values(sink) == [[index] for index in range(200)]
 
     run(test)
 

@@ -8,28 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from core_harness import request, run, running, write_model
+from gated_backend import GatedBackend, Recorder, until
 
 from triton_async.errors import InternalError, InvalidArg, NotFound, ServerError, Unavailable, Unsupported
 from triton_async.infer.request import InferRequest
-from triton_async.infer.response import InferResponse, ResponseSink
 
 EXPLICIT = "--model-control-mode=explicit"
-
-
-class Recorder(ResponseSink):
-    def __init__(self) -> None:
-        self.responses: list[InferResponse] = []
-
-    def on_response(self, response: InferResponse) -> None:
-        self.responses.append(response)
-
-
-async def until(condition, what: str) -> None:  # type: ignore[no-untyped-def]
-    for _ in range(2000):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError(f"not reached: {what}")
 
 
 def test_every_request_gets_its_own_answer_from_shared_batches(tmp_path: Path) -> None:
@@ -66,14 +50,19 @@ def test_zero_rows_and_empty_tensors_pass(tmp_path: Path) -> None:
 
 
 def test_a_cancelled_request_is_dropped_from_the_queue_before_it_runs(tmp_path: Path) -> None:
-    write_model(tmp_path, "m", delay_ms=20, more="instance_group { count: 1 kind: KIND_CPU }")
+    write_model(tmp_path, "m", more="instance_group { count: 1 kind: KIND_CPU }")
+    backend = GatedBackend()
+    backend.run_gate.shut = True
 
     async def test() -> None:
-        async with running(tmp_path) as server:
+        async with running(tmp_path, backends=backend) as server:
             tasks = [asyncio.ensure_future(server.infer(request("m", [index]))) for index in range(20)]
-            await asyncio.sleep(0.01)
+            first = await backend.run_gate.arrival()
             for task in tasks[5:]:
                 task.cancel()
+            await asyncio.wait(tasks[5:])
+            backend.run_gate.open()
+            first.set()
             done = await asyncio.gather(*tasks, return_exceptions=True)
             assert all(isinstance(result, asyncio.CancelledError) for result in done[5:])
             assert server.statistics("m")[0]["execution_count"] == 5
@@ -82,15 +71,18 @@ def test_a_cancelled_request_is_dropped_from_the_queue_before_it_runs(tmp_path: 
 
 
 def test_a_cancelled_running_request_delivers_nothing(tmp_path: Path) -> None:
-    write_model(tmp_path, "m", delay_ms=20)
+    write_model(tmp_path, "m")
+    backend = GatedBackend()
+    backend.run_gate.shut = True
 
     async def test() -> None:
-        async with running(tmp_path) as server:
+        async with running(tmp_path, backends=backend) as server:
             sink, sent = Recorder(), request("m", [1])
             server.submit(sent, sink)
-            await asyncio.sleep(0.005)
+            running_batch = await backend.run_gate.arrival()
             server.cancel(sent)
             server.cancel(sent)
+            running_batch.set()
             loaded = server.repository.models["m"].versions[1].loaded
             await until(lambda: loaded.model.in_flight == 0, "batch back")
             assert sink.responses == []
@@ -102,13 +94,18 @@ def test_a_cancelled_running_request_delivers_nothing(tmp_path: Path) -> None:
 def test_queue_limits_answer_unavailable_and_count_as_rejected(tmp_path: Path) -> None:
     policy = "default_queue_policy { max_queue_size: 2 default_timeout_microseconds: 30000 }"
     write_model(
-        tmp_path, "m", max_batch_size=1, delay_ms=100,
+        tmp_path, "m", max_batch_size=1,
         more=f"instance_group {{ count: 1 kind: KIND_CPU }} dynamic_batching {{ {policy} }}",
     )  # fmt: skip
 
+    backend = GatedBackend()
+    backend.run_gate.shut = True
+
     async def test() -> None:
-        async with running(tmp_path) as server:
+        async with running(tmp_path, backends=backend) as server:
             tasks = [asyncio.ensure_future(server.infer(request("m", [[index]]))) for index in range(6)]
+            await until(lambda: sum(task.done() for task in tasks) == 4, "refusals and timeouts")
+            backend.run_gate.open()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             messages = [r.message for r in results if isinstance(r, Unavailable)]
             # One runs, one is handed over ahead, two wait and time out, two find the queue full.

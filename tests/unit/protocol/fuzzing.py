@@ -228,11 +228,11 @@ def _compare_json(request: InferRequest, header: bytes) -> None:
 
 
 def plain_json(text: bytes) -> Any:
-    """What Python reads; None for what Triton takes beside it: `Inf` and a byte order mark."""
+    """What Python reads; None for what Triton takes beside it: `Inf`, `-NaN` and a byte order mark."""
     try:
         return json.loads(text, parse_int=_number)
     except ValueError:
-        assert b"Inf" in text or text.startswith(b"\xef\xbb\xbf")
+        assert b"Inf" in text or b"-NaN" in text or text.startswith(b"\xef\xbb\xbf")
         return None
 
 

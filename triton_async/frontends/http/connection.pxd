@@ -3,29 +3,10 @@
 
 from libc.stdint cimport int64_t
 
-from triton_async.core.server cimport InferenceServer
-from triton_async.infer.request cimport InferRequest
-from triton_async.infer.response cimport InferResponse, ResponseSink
+from triton_async.frontends.http.answers cimport Answers
 from triton_async.infer.signature cimport ModelSignature
 from triton_async.memory.buffer cimport Buffer
-from triton_async.memory.slab cimport SlabPool
 from triton_async.protocol.http_head cimport ChunkTracker, Head
-
-# What the connections of one listener share.
-cdef class Hub:
-    cdef InferenceServer server
-    cdef SlabPool pool
-    cdef int64_t max_input_nbytes
-    cdef readonly object loop
-    cdef object make_relay           # (connection, transport) -> Relay, connected to a fresh full parser
-    cdef readonly set connections    # open Connections
-    cdef object on_empty             # called when the last one is gone
-    cdef bytes tail                  # end of the head of every response (http_reply.reply_tail)
-    cdef bytes closing_tail          # of one behind which the connection closes
-    cdef readonly bint stopping
-    cdef int64_t now_s               # coarse clock: seconds since start, advanced by `tick`
-    cdef char *scratch               # HTTP_RECEIVE_NBYTES that every connection receives into; used up at once
-    cdef object scratch_view
 
 #   HEAD --plain infer head--> BODY --complete--> HEAD          (the request itself waits in `first`..`last`)
 #   HEAD --other head, nothing in flight--> RELAY --both sides agree that it is over--> HEAD
@@ -39,27 +20,13 @@ cdef enum ConnectionState:
     CONNECTION_CLOSING = 4
     CONNECTION_CLOSED = 5
 
-# One infer request in work: its place in the order of responses. Owned by its connection until it is answered.
-cdef class Exchange(ResponseSink):
-    cdef Connection connection       # None when nobody waits any more
-    cdef InferRequest request        # None when it was refused
-    cdef ModelSignature signature
-    cdef InferResponse response      # None until delivered
-    cdef object problem              # (status, message) instead of a response
-    cdef Exchange next
-
 # Invariants
-#   - `first`..`last` are the exchanges not yet written, in the order of their requests
-#   - in RELAY and TUNNEL none is left, so the full parser's answers are in order too
+#   - in RELAY and TUNNEL no answer is owed, so the full parser's answers are in order too
 #   - held bytes exist only while something blocks, or as the front part of a head
-cdef class Connection:
-    cdef Hub hub
-    cdef object transport
+cdef class Connection(Answers):
     cdef int state                   # ConnectionState
-    cdef bint write_paused
     cdef bint read_paused
     cdef bint resume_scheduled
-    cdef int64_t touched_s           # when bytes last came or a response left
     cdef int64_t head_s              # when the held part of a head began
 
     cdef char *held                  # received, not acted upon; NULL when empty
@@ -72,10 +39,6 @@ cdef class Connection:
     cdef ModelSignature signature
     cdef Buffer body                 # of content_length bytes
     cdef int64_t body_at             # bytes of it received
-
-    cdef Exchange first
-    cdef Exchange last
-    cdef int in_flight
 
     cdef object relay                # Relay to the full parser, None until needed
     cdef bint relay_paused           # the full parser wants no bytes now
@@ -101,11 +64,7 @@ cdef class Connection:
     cdef int _hold(self, const unsigned char *data, Py_ssize_t size) except -1
     cdef int _drop_held(self, Py_ssize_t count) noexcept
     cdef int _update_reading(self) except -1
-    cdef int _flush(self) except -1
-    cdef int _write(self, Exchange exchange) except -1
-    cdef int _after_write(self) except -1
     cdef int _refuse(self, int status, str message) except -1
     cdef int _schedule_resume(self) except -1
-    cdef int _check(self) except -1
     cdef int _check_writing(self) except -1
     cdef bint _idle(self) noexcept

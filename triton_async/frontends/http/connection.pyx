@@ -1,14 +1,15 @@
-"""The HTTP express lane: one Connection per socket, a Hub per listener. Event-loop thread."""
+"""The HTTP express lane: one Connection per socket. Event-loop thread."""
 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.buffer cimport PyBUF_WRITE
-from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcmp, memcpy, memmove
 
+from triton_async.frontends.http.answers cimport Answers, Exchange
+from triton_async.frontends.http.hub cimport Hub
+from triton_async.infer.request cimport InferRequest
 from triton_async.protocol.http_codec cimport decode_infer
 from triton_async.protocol.http_head cimport (
     CHUNK_BAD,
@@ -22,12 +23,11 @@ from triton_async.protocol.http_head cimport (
     follow_chunks,
     parse_head,
 )
-from triton_async.protocol.http_reply cimport error_reply, infer_reply, reply_tail
+from triton_async.protocol.http_reply cimport error_reply
 from triton_async.protocol.http_scan cimport scan_infer
 
 import logging
 import socket
-from email.utils import formatdate
 
 from triton_async.defines import (
     HTTP_BODY_TIMEOUT_S,
@@ -38,7 +38,6 @@ from triton_async.defines import (
     HTTP_MAX_HEADERS_NBYTES,
     HTTP_MAX_LINE_NBYTES,
     HTTP_MAX_PIPELINED,
-    HTTP_RECEIVE_NBYTES,
     HTTP_WRITE_TIMEOUT_S,
 )
 from triton_async.errors import ServerError
@@ -46,7 +45,6 @@ from triton_async.frontends.http.status import http_status
 
 log = logging.getLogger("triton_async.http")
 
-cdef Py_ssize_t RECEIVE_NBYTES = HTTP_RECEIVE_NBYTES
 cdef Py_ssize_t HELD_NBYTES = HTTP_HELD_NBYTES
 cdef Py_ssize_t MAX_HEAD_NBYTES = HTTP_MAX_HEADERS_NBYTES
 # A head of one line's size at most cannot have a line that the full parser finds too long.
@@ -70,72 +68,7 @@ cdef int64_t _live = 0
 
 
 @cython.final
-cdef class Hub:
-    """Shared by the connections of one listener. `make_relay(connection, transport)` connects a full parser."""
-
-    def __cinit__(self):
-        self.scratch = <char *>malloc(RECEIVE_NBYTES)
-        if self.scratch == NULL:
-            raise MemoryError
-        self.scratch_view = PyMemoryView_FromMemory(self.scratch, RECEIVE_NBYTES, PyBUF_WRITE)
-
-    def __dealloc__(self):
-        free(self.scratch)
-
-    def __init__(self, InferenceServer server, SlabPool pool, int64_t max_input_nbytes, loop, make_relay, on_empty):
-        self.server = server
-        self.pool = pool
-        self.max_input_nbytes = max_input_nbytes
-        self.loop = loop
-        self.make_relay = make_relay
-        self.on_empty = on_empty
-        self.connections = set()
-        self._set_date()
-
-    def _set_date(self):
-        date = formatdate(usegmt=True)
-        self.tail = reply_tail(date, False)
-        self.closing_tail = reply_tail(date, True)
-
-    def tick(self):
-        """To be called every second: timeouts, and the date."""
-        cdef Connection connection
-        self.now_s += 1
-        self._set_date()
-        for connection in tuple(self.connections):
-            connection._check()
-
-    def stop(self):
-        """Closes what is idle; all others close behind the responses they owe."""
-        cdef Connection connection
-        self.stopping = True
-        for connection in tuple(self.connections):
-            connection.close_if_idle()
-
-    def abort(self):
-        """Closes every connection now; their requests are cancelled."""
-        cdef Connection connection
-        for connection in tuple(self.connections):
-            connection.transport.abort()
-
-    def __call__(self):
-        """A protocol for an accepted connection."""
-        return Connection(self)
-
-
-@cython.final
-cdef class Exchange(ResponseSink):
-    """Takes the response of one request and waits for its turn."""
-
-    cdef int deliver(self, InferResponse response) except -1:
-        if self.connection is None:
-            return 0
-        self.response = response
-        return self.connection._flush()
-
-
-@cython.final
-cdef class Connection:
+cdef class Connection(Answers):
     """One client connection. A BufferedProtocol in all but name: uvloop asks for the methods, not for the base."""
 
     def __cinit__(self, Hub hub):
@@ -195,16 +128,8 @@ cdef class Connection:
         """The client is gone; closing cancels its requests. (A half-closed client cannot be told from that.)"""
 
     def connection_lost(self, error):
-        cdef Exchange exchange = self.first
         self.state = CONNECTION_CLOSED
-        self.first = self.last = None
-        while exchange is not None:
-            exchange.connection = None
-            if exchange.response is None and exchange.request is not None:
-                self.hub.server.cancel_request(exchange.request)
-            exchange.request = None
-            exchange.response = None
-            exchange = exchange.next
+        self._abandon()
         self.body = None
         self._drop_held(self.held_size)
         if self.relay is not None:
@@ -322,6 +247,7 @@ cdef class Connection:
         memcpy(body.data, data, taken)
         self.body = body
         self.body_at = taken
+        self.receiving = True
         self.state = CONNECTION_BODY
         if taken == nbytes:
             self._submit()
@@ -329,20 +255,13 @@ cdef class Connection:
 
     # The body is complete: builds the request and puts it in line.
     cdef int _submit(self) except -1:
-        cdef Exchange exchange = Exchange.__new__(Exchange)
+        cdef Exchange exchange = self._enqueue(self.signature)
         cdef InferRequest request = None
         cdef Buffer body = self.body
         cdef int64_t header = self.head.header_length
         self.body = None
+        self.receiving = False
         self.state = CONNECTION_HEAD
-        exchange.connection = self
-        exchange.signature = self.signature
-        if self.last is None:
-            self.first = exchange
-        else:
-            self.last.next = exchange
-        self.last = exchange
-        self.in_flight += 1
         try:
             if 0 < header <= self.hub.max_input_nbytes:
                 request = scan_infer(self.name, self.head.version, self.signature, body, header, 0)
@@ -406,50 +325,6 @@ cdef class Connection:
         if self.state < CONNECTION_CLOSING:
             self._consume_held()
             self._update_reading()
-
-    # -- writing -----------------------------------------------------------------------------------
-
-    # Writes the responses whose turn it is.
-    cdef int _flush(self) except -1:
-        cdef Exchange exchange = self.first
-        if exchange is None or self.state == CONNECTION_CLOSED:
-            return 0
-        while exchange is not None and not self.write_paused and (
-            exchange.response is not None or exchange.problem is not None
-        ):
-            self.first = exchange.next
-            if self.first is None:
-                self.last = None
-            self.in_flight -= 1
-            self._write(exchange)
-            exchange.connection = None
-            exchange = self.first
-        return self._after_write()
-
-    cdef int _write(self, Exchange exchange) except -1:
-        cdef bytes tail = self.hub.tail
-        cdef InferResponse response = exchange.response
-        cdef object data
-        if self.hub.stopping and self.first is None and self.state != CONNECTION_BODY:
-            tail = self.hub.closing_tail
-        try:
-            if response is None:
-                data = error_reply(exchange.problem[0], exchange.problem[1], tail)
-            elif response.error is not None:
-                data = error_reply(http_status(response.error.code), response.error.message, tail)
-            else:
-                data = infer_reply(exchange.request, response, exchange.signature, tail)
-        except ServerError as problem:
-            data = error_reply(http_status(problem.code), problem.message, tail)
-        except Exception:
-            log.exception("HTTP handler failed")
-            data = error_reply(500, "internal error, see the log of the server", tail)
-        self.touched_s = self.hub.now_s
-        if type(data) is bytes:
-            self.transport.write(data)
-        else:
-            self.transport.writelines(data)
-        return 0
 
     cdef int _after_write(self) except -1:
         if self.hub.stopping:
@@ -569,12 +444,16 @@ cdef class Connection:
             self.state = CONNECTION_CLOSING
             self.transport.close()
 
-    # Called every second.
-    cdef int _check(self) except -1:
+    def abort(self):
+        """Closes at once, whatever is in work."""
+        self.transport.abort()
+
+    def check(self):
+        """Called every second."""
         cdef int64_t now_s = self.hub.now_s
         if self.write_paused:
-            return self._check_writing()
-        if self.state == CONNECTION_HEAD and self.in_flight == 0:
+            self._check_writing()
+        elif self.state == CONNECTION_HEAD and self.in_flight == 0:
             if self.held_size:
                 if now_s - self.head_s > HEAD_S:
                     self._refuse(408, "timed out waiting for the request")
@@ -587,7 +466,6 @@ cdef class Connection:
         elif self.state == CONNECTION_RELAY and self.relay_calls == 0 and now_s - self.head_s > HEAD_S:
             # The full parser waits for more than we took for the whole request.
             self.transport.close()
-        return 0
 
     cdef int _check_writing(self) except -1:
         cdef int64_t unsent = self.transport.get_write_buffer_size()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 from aiohttp import web
 
 from triton_async.core.server import InferenceServer
-from triton_async.frontends.http.connection import Connection, Hub
+from triton_async.frontends.http.connection import Connection
+from triton_async.frontends.http.hub import Hub
 from triton_async.frontends.http.listener import Handler, Listener
 from triton_async.frontends.http.relay import Relay
 
@@ -26,13 +28,17 @@ class ExpressListener(Listener):
         self._loop = asyncio.get_running_loop()
         self._drained = asyncio.Event()
         self._hub = Hub(server, server.pool, max_input_nbytes, self._loop, self._make_relay, self._drained.set)
-        self._factory = self._hub
+        self._factory = self.accept
         self._timer = self._loop.call_later(_TICK_S, self._tick)
 
     @property
     def hub(self) -> Hub:
         """What its connections share."""
         return self._hub
+
+    def accept(self) -> Any:
+        """The protocol of an accepted connection; uvloop asks for a BufferedProtocol's methods, not for its type."""
+        return Connection(self._hub)
 
     def _make_relay(self, connection: Connection, transport: asyncio.Transport) -> Relay:
         return Relay(connection, transport, self._server)

@@ -9,13 +9,13 @@ import pytest
 from grpc_harness import Running, live_objects, serving, until, write_model
 
 
-@pytest.fixture(scope="package", params=[True, False], ids=["express", "grpclib"])
+@pytest.fixture(scope="module", params=[True, False], ids=["express", "grpclib"])
 def express(request: pytest.FixtureRequest) -> bool:
     """Which lane serves: the whole suite runs through each."""
     return bool(request.param)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, express: bool) -> Iterator[Running]:
     """Explicit mode; models as their names say (batched: labels, at most 8); all but `unloaded` are loaded."""
     root: Path = tmp_path_factory.mktemp("grpc-models")

@@ -23,7 +23,7 @@ class Wire(asyncio.Transport):
 
     def __init__(self, listener: ExpressListener) -> None:
         super().__init__()
-        self.protocol: Any = listener.hub()
+        self.protocol: Any = listener.accept()
         self.output = bytearray()
         self.unsent = bytearray()
         self.accepts: int | None = None

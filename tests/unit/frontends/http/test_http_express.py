@@ -74,7 +74,7 @@ def test_both_lanes_take_turns_on_one_connection(tmp_path: Path) -> None:
         message("POST", INFER, json_infer("e"), [("Accept-Encoding", "br")]), infer(model="unknown"), infer(id="f"),
         message("GET", "/v2/models/m"), message("POST", "/v2/repository/index"), infer(id="g"),
     ]  # fmt: skip
-    expected = ["a", "200", "b", "c", "d", "e", "400", "f", "200", "200", "g"]
+    expected = ["a", "200", "b", "c", "d", "e", "404", "f", "200", "200", "g"]
 
     async def test() -> None:
         async with express(tmp_path) as (_, listener):
@@ -178,6 +178,8 @@ def test_pipelining_is_bounded(tmp_path: Path) -> None:
 def test_a_client_may_leave_after_any_byte(tmp_path: Path) -> None:
     write_model(tmp_path, "m", delay_ms=1)
     stream = infer(id="a") + chunked(json_infer("b")) + infer(np.zeros(30_000), id="c") + LIVE
+    gc.collect()
+    before = live_connections()
 
     async def test() -> None:
         async with express(tmp_path) as (_, listener):
@@ -191,7 +193,7 @@ def test_a_client_may_leave_after_any_byte(tmp_path: Path) -> None:
 
     run(test)
     gc.collect()
-    assert live_connections() == 0
+    assert live_connections() == before
 
 
 def test_leaving_cancels_queued_requests(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""Runs a measurement on several servers in turns, and what all such benchmarks take as options."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from tests.conformance import servers
+from tests.conformance.servers import Server
+from tests.conformance.setup_oracle import Oracle
+
+from .perf import Window
+from .report import Results
+
+PROTOCOLS = ("http", "grpc")
+TRITON, OURS, BOTH = "triton", "ours", "both"
+# (protocol, concurrency)
+Point = tuple[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A server under test: its name in the report, the server that serves it, the model to ask for."""
+
+    name: str
+    server: Server
+    model: str
+
+
+Measure = Callable[[Subject, Point], Window]
+Writer = Callable[[Path], Path]
+
+
+def parser(module: str, description: str | None, concurrency: list[int]) -> argparse.ArgumentParser:
+    """The options that every comparison has; `module` is the last part of its name, "" for the package."""
+    prog = f"python -m bench.e2e.{module}".removesuffix(".")
+    made = argparse.ArgumentParser(prog=prog, description=description)
+    made.add_argument("--protocol", choices=PROTOCOLS, nargs="+", default=list(PROTOCOLS))
+    made.add_argument("--concurrency", type=int, nargs="+", default=concurrency)
+    made.add_argument("--seconds", type=float, default=3.0, help="length of one window (default: 3)")
+    made.add_argument("--rounds", type=int, default=5, help="windows per server and point (default: 5)")
+    made.add_argument("--only", choices=(TRITON, OURS, BOTH), default=BOTH, help="run one server only")
+    made.add_argument("--out", type=Path, default=Path(f"bench/results/{module or 'e2e'}"), help="path without ending")
+    return made
+
+
+@contextlib.contextmanager
+def both(oracle: Oracle, only: str, triton: Writer, ours: Writer) -> Iterator[dict[str, Server]]:
+    """The servers that are asked for, ready, over the repositories that `triton` and `ours` write; then stopped."""
+    running: dict[str, Server] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        try:
+            if only != OURS:
+                command = servers.triton_command(oracle, triton(work / TRITON))
+                running[TRITON] = Server("tritonserver", command, oracle.server_env(), work / "triton.log")
+            if only != TRITON:
+                command = servers.ours_command(ours(work / OURS))
+                running[OURS] = Server("triton-async", command, servers.ours_env(), work / "ours.log")
+            for server in running.values():
+                server.wait_ready()
+            yield running
+        finally:
+            for server in running.values():
+                server.stop()
+
+
+def points(options: argparse.Namespace) -> list[Point]:
+    """Every protocol with every concurrency that the options name."""
+    return [(protocol, concurrency) for protocol in options.protocol for concurrency in options.concurrency]
+
+
+def take_turns(subjects: list[Subject], at: Iterable[Point], rounds: int, measure: Measure) -> Results:
+    """Alternates between the servers within each round, so that a slow minute hits all of them."""
+    results: Results = {}
+    for point in at:
+        protocol, concurrency = point
+        for _ in range(rounds):
+            for subject in subjects:
+                window = measure(subject, point)
+                results.setdefault((subject.name, protocol, concurrency), []).append(window)
+                print(
+                    f"{protocol} {concurrency:3d} {subject.name}: {window.infer_per_s:.0f} infer/s, "
+                    f"p99 {window.p99_us:.0f} us, CPU {window.cpu_us:.1f} us/infer",
+                    flush=True,
+                )
+    return results

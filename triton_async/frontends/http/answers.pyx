@@ -1,0 +1,97 @@
+"""The answers that one HTTP connection owes: kept in the order of the requests, written when it is their turn."""
+
+cimport cython
+
+from triton_async.protocol.http_reply cimport error_reply, infer_reply
+
+import logging
+
+from triton_async.errors import ServerError
+from triton_async.frontends.http.status import http_status
+
+log = logging.getLogger("triton_async.http")
+
+
+@cython.final
+cdef class Exchange(ResponseSink):
+    """Takes the response of one request and waits for its turn."""
+
+    cdef int deliver(self, InferResponse response) except -1:
+        if self.answers is None:
+            return 0
+        self.response = response
+        return self.answers._flush()
+
+
+cdef class Answers:
+    """The part of a connection that writes."""
+
+    cdef Exchange _enqueue(self, ModelSignature signature):
+        cdef Exchange exchange = Exchange.__new__(Exchange)
+        exchange.answers = self
+        exchange.signature = signature
+        if self.last is None:
+            self.first = exchange
+        else:
+            self.last.next = exchange
+        self.last = exchange
+        self.in_flight += 1
+        return exchange
+
+    cdef int _after_write(self) except -1:
+        return 0
+
+    cdef int _abandon(self) except -1:
+        cdef Exchange exchange = self.first
+        self.first = self.last = None
+        self.gone = True
+        while exchange is not None:
+            exchange.answers = None
+            if exchange.response is None and exchange.request is not None:
+                self.hub.server.cancel_request(exchange.request)
+            exchange.request = None
+            exchange.response = None
+            exchange = exchange.next
+        return 0
+
+    # Writes the responses whose turn it is.
+    cdef int _flush(self) except -1:
+        cdef Exchange exchange = self.first
+        if exchange is None or self.gone:
+            return 0
+        while exchange is not None and not self.write_paused and (
+            exchange.response is not None or exchange.problem is not None
+        ):
+            self.first = exchange.next
+            if self.first is None:
+                self.last = None
+            self.in_flight -= 1
+            self._write(exchange)
+            exchange.answers = None
+            exchange = self.first
+        return self._after_write()
+
+    cdef int _write(self, Exchange exchange) except -1:
+        cdef bytes tail = self.hub.tail
+        cdef InferResponse response = exchange.response
+        cdef object data
+        if self.hub.stopping and self.first is None and not self.receiving:
+            tail = self.hub.closing_tail
+        try:
+            if response is None:
+                data = error_reply(exchange.problem[0], exchange.problem[1], tail)
+            elif response.error is not None:
+                data = error_reply(http_status(response.error.code), response.error.message, tail)
+            else:
+                data = infer_reply(exchange.request, response, exchange.signature, tail)
+        except ServerError as problem:
+            data = error_reply(http_status(problem.code), problem.message, tail)
+        except Exception:
+            log.exception("HTTP handler failed")
+            data = error_reply(500, "internal error, see the log of the server", tail)
+        self.touched_s = self.hub.now_s
+        if type(data) is bytes:
+            self.transport.write(data)
+        else:
+            self.transport.writelines(data)
+        return 0

@@ -1,0 +1,21 @@
+# What the connections of one listener share. Event-loop thread.
+
+from libc.stdint cimport int64_t
+
+from triton_async.core.server cimport InferenceServer
+from triton_async.memory.slab cimport SlabPool
+
+cdef class Hub:
+    cdef InferenceServer server
+    cdef SlabPool pool
+    cdef int64_t max_input_nbytes
+    cdef readonly object loop
+    cdef object make_relay           # (connection, transport) -> Relay, connected to a fresh full parser
+    cdef readonly set connections    # open Connections
+    cdef object on_empty             # called when the last one is gone
+    cdef bytes tail                  # end of the head of every response (http_reply.reply_tail)
+    cdef bytes closing_tail          # of one behind which the connection closes
+    cdef readonly bint stopping
+    cdef int64_t now_s               # coarse clock: seconds since start, advanced by `tick`
+    cdef char *scratch               # HTTP_RECEIVE_NBYTES that every connection receives into; used up at once
+    cdef object scratch_view

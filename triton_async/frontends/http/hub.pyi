@@ -1,0 +1,23 @@
+from asyncio import AbstractEventLoop
+from collections.abc import Callable
+from typing import Any
+
+from triton_async.core.server import InferenceServer
+from triton_async.memory.slab import SlabPool
+
+class Hub:
+    connections: set[Any]
+    stopping: bool
+    loop: AbstractEventLoop
+    def __init__(
+        self,
+        server: InferenceServer,
+        pool: SlabPool,
+        max_input_nbytes: int,
+        loop: AbstractEventLoop,
+        make_relay: Callable[[Any, Any], Any],
+        on_empty: Callable[[], None],
+    ) -> None: ...
+    def tick(self) -> None: ...
+    def stop(self) -> None: ...
+    def abort(self) -> None: ...

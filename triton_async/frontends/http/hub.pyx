@@ -1,0 +1,61 @@
+"""What the HTTP connections of one listener share: the server, the clock, memory to receive into. Event-loop thread."""
+
+cimport cython
+from cpython.buffer cimport PyBUF_WRITE
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.stdlib cimport free, malloc
+
+from triton_async.protocol.http_reply cimport reply_tail
+
+from email.utils import formatdate
+
+from triton_async.defines import HTTP_RECEIVE_NBYTES
+
+cdef Py_ssize_t RECEIVE_NBYTES = HTTP_RECEIVE_NBYTES
+
+
+@cython.final
+cdef class Hub:
+    """Shared by the connections of one listener. `make_relay(connection, transport)` connects a full parser."""
+
+    def __cinit__(self):
+        self.scratch = <char *>malloc(RECEIVE_NBYTES)
+        if self.scratch == NULL:
+            raise MemoryError
+        self.scratch_view = PyMemoryView_FromMemory(self.scratch, RECEIVE_NBYTES, PyBUF_WRITE)
+
+    def __dealloc__(self):
+        free(self.scratch)
+
+    def __init__(self, InferenceServer server, SlabPool pool, int64_t max_input_nbytes, loop, make_relay, on_empty):
+        self.server = server
+        self.pool = pool
+        self.max_input_nbytes = max_input_nbytes
+        self.loop = loop
+        self.make_relay = make_relay
+        self.on_empty = on_empty
+        self.connections = set()
+        self._set_date()
+
+    def _set_date(self):
+        date = formatdate(usegmt=True)
+        self.tail = reply_tail(date, False)
+        self.closing_tail = reply_tail(date, True)
+
+    def tick(self):
+        """To be called every second: timeouts, and the date."""
+        self.now_s += 1
+        self._set_date()
+        for connection in tuple(self.connections):
+            connection.check()
+
+    def stop(self):
+        """Closes what is idle; all others close behind the responses they owe."""
+        self.stopping = True
+        for connection in tuple(self.connections):
+            connection.close_if_idle()
+
+    def abort(self):
+        """Closes every connection now; their requests are cancelled."""
+        for connection in tuple(self.connections):
+            connection.abort()
