@@ -45,7 +45,7 @@ $(VENV)/.installed: $(BIN)/pip $(SOURCES)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet '.[dev]'
+	$(BIN)/pip install --quiet --group dev
 	@touch $@
 
 install: $(VENV)/.installed
