@@ -28,10 +28,10 @@ help:
 # Only what is missing, so that an unprivileged user with a complete machine needs no package manager.
 $(VENV)/.system:
 	@if ! { command -v gcc && $(PYTHON) -c 'import venv, ensurepip, sysconfig, os; assert os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))' \
-			&& echo '#include <nghttp2/nghttp2.h>' | gcc -E -; } >/dev/null 2>&1; then \
-		echo 'Installing gcc, Python headers, venv and nghttp2'; \
+			&& echo '#include <nghttp2/nghttp2.h>' | gcc -E - && command -v openssl; } >/dev/null 2>&1; then \
+		echo 'Installing gcc, Python headers, venv, nghttp2 and openssl'; \
 		SUDO=; [ "$$(id -u)" = 0 ] || SUDO=sudo; \
-		$$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq gcc libc6-dev libnghttp2-dev python3-dev python3-venv; \
+		$$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq gcc libc6-dev libnghttp2-dev openssl python3-dev python3-venv; \
 	fi
 	@mkdir -p $(VENV) && touch $@
 
