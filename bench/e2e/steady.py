@@ -38,9 +38,10 @@ def main() -> None:
             pid = subject.server.process.pid
             for elements, concurrency in ((models.ELEMENTS, _SMALL), (models.LARGE_ELEMENTS, _LARGE)):
                 requests = Requests(Path(folder), elements)
+                wanted = options.inferences if elements == models.ELEMENTS else 0
                 for protocol in options.protocol:
-                    start, base, rounds = inference_count(subject.server, subject.model), 0.0, 0
-                    while True:
+                    start, base, rounds, count = inference_count(subject.server, subject.model), 0.0, 0, 0
+                    while rounds < options.rounds or count < wanted:
                         drive(subject, (protocol, concurrency), requests, options.seconds)
                         rounds += 1
                         count = inference_count(subject.server, subject.model) - start
@@ -52,10 +53,6 @@ def main() -> None:
                         }  # fmt: skip
                         rows.append(row)
                         print(*row.values(), flush=True)
-                        if rounds >= options.rounds and (
-                            elements == models.LARGE_ELEMENTS or count >= options.inferences
-                        ):
-                            break
     print(report.save("Memory over many requests", options.out, _COLUMNS, _KEYS, rows))
 
 
