@@ -14,7 +14,7 @@ export PYTHONSAFEPATH := 1
 # The examples are scripts that import the modules beside them.
 SCRIPT := env -u PYTHONSAFEPATH $(BIN)/python
 
-.PHONY: help install dev models serve demo test unit lint sanitize conformance bench clean
+.PHONY: help install dev models serve demo test unit lint sanitize conformance bench bench-all clean
 
 help:
 	@echo 'make install      build the package into $(VENV)'
@@ -24,6 +24,7 @@ help:
 	@echo 'make sanitize     the C sources under address, undefined behaviour and thread sanitizers (part of make test)'
 	@echo 'make conformance  compare with the real tritonserver'
 	@echo 'make bench        measure against the real tritonserver'
+	@echo 'make bench-all    all end-to-end benchmarks, a quarter of an hour (needs wrk and h2load)'
 
 # Only what is missing, so that an unprivileged user with a complete machine needs no package manager.
 $(VENV)/.system:
@@ -81,6 +82,15 @@ conformance: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e
+
+bench-all: $(VENV)/.dev
+	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e --rounds 3 --seconds 2
+	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.large --rounds 3
+	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.add_sub --rounds 3
+	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.raw --rounds 3 --seconds 2
+	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.flat --rounds 3 --seconds 1
+	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.steady
+	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.overhead --rounds 1
 
 clean:
 	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -26,6 +26,7 @@ from triton_async.frontends import metrics, tls
 from triton_async.frontends.grpc import server as grpc
 from triton_async.frontends.grpc.express.keepalive import PingOptions
 from triton_async.frontends.http import server as http
+from triton_async.memory import process
 from triton_async.memory.slab import SlabPool
 
 log = logging.getLogger("triton_async.app")
@@ -135,6 +136,7 @@ async def _run_server(
             await server.stop()
             return 1
         await _start_endpoints(settings, certificates, server, endpoints)
+        process.settle()
     except (ServerError, OSError) as error:
         text = error.message if isinstance(error, ServerError) else str(error)
         print(f"error: creating server: {text}", file=sys.stderr)

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t
 from triton_async.core.batcher cimport DynamicBatcher
 from triton_async.core.completion cimport BatchOwner, DeadlineTimer
 from triton_async.core.stats cimport ModelStatistics
+from triton_async.infer.batch cimport Batch
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.signature cimport ModelSignature
@@ -38,6 +39,7 @@ cdef class Model(BatchOwner):
     cdef int cancel(self, InferRequest request) except -1
 
     cdef int _dispatch(self, int64_t now_ns) except -1
+    cdef int _account(self, Batch batch, InferRequest request, InferResponse response, int64_t now_ns) except -1
     cdef int _dispatch_ahead(self, int64_t now_ns) except -1
     cdef int _note_execution(self, int64_t execution_ns) except -1
     cdef int _finish(self, InferRequest request, InferResponse response) except -1

@@ -119,7 +119,7 @@ cdef class Model(BatchOwner):
         batch.instance = None
         return 0
 
-    def _account(self, Batch batch, InferRequest request, InferResponse response, int64_t now_ns):
+    cdef int _account(self, Batch batch, InferRequest request, InferResponse response, int64_t now_ns) except -1:
         cdef int64_t start_ns = request.received_ns or request.queue_start_ns
         if request.cancelled:
             self.statistics.record_failure(FAIL_CANCELED, start_ns, now_ns)
@@ -127,6 +127,7 @@ cdef class Model(BatchOwner):
             self.statistics.record_failure(FAIL_BACKEND, start_ns, now_ns)
         else:
             self.statistics.record_success(&batch.c, request.rows, start_ns, request.queue_start_ns, now_ns)
+        return 0
 
     cdef int _dispatch(self, int64_t now_ns) except -1:
         cdef Instance instance
@@ -150,7 +151,10 @@ cdef class Model(BatchOwner):
         cdef Instance instance
         cdef Batch batch
         cdef int ahead
-        for ahead in range(1, self.run_ahead + 1):
+        cdef int least = RUN_AHEAD_MAX
+        for instance in self.instances:
+            least = min(least, instance.in_flight)
+        for ahead in range(max(least, 1), self.run_ahead + 1):
             for instance in self.instances:
                 if instance.in_flight > ahead:
                     continue

@@ -108,7 +108,7 @@ cdef class Batch:
     cdef list _split(self):
         cdef list outputs = [[] for _ in range(self.c.n_requests)]
         cdef list responses = []
-        cdef InferRequest request
+        cdef InferResponse response
         cdef TensorSpec spec
         cdef int i
         for i in range(self.c.n_outputs):
@@ -116,9 +116,13 @@ cdef class Batch:
                 spec = <TensorSpec>self.signature.outputs[i]
                 _split_output(self, spec, &self.c.outputs[i], outputs)
         for i in range(self.c.n_requests):
-            request = <InferRequest>self.requests[i]
-            responses.append(InferResponse(request, self.signature.model_name, self.signature.model_version,
-                                           outputs[i], None, None))
+            response = InferResponse.__new__(InferResponse)
+            response.request = self.requests[i]
+            response.model_name = self.signature.model_name
+            response.model_version = self.signature.model_version
+            response.outputs = <list>outputs[i]
+            response.final = True
+            responses.append(response)
         return responses
 
     cdef list input_tensors(self):
