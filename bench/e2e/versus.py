@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -52,6 +54,8 @@ def parser(module: str, description: str | None, concurrency: list[int]) -> argp
 def both(oracle: Oracle, only: str, triton: Writer, ours: Writer) -> Iterator[dict[str, Server]]:
     """The servers that are asked for, ready, over the repositories that `triton` and `ours` write; then stopped."""
     running: dict[str, Server] = {}
+    # The servers have sessions of their own: they would outlive a benchmark that is told to end.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         try:
