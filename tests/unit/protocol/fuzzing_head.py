@@ -5,12 +5,14 @@ infer headers against slow readers written from RFC 9112 alone. Shared by the se
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import re
+import struct
 import zlib
 from typing import Any
 
-from fuzzing import MODELS, mutate
+from fuzzing import MODELS, mutate, mutate_json
 
 from triton_async.infer.request import InferRequest
 from triton_async.protocol.http_codec import decode_infer
@@ -237,19 +239,35 @@ def mutate_chunks(choose: random.Random, seeds: list[bytes]) -> bytes:
     return head + body + choose.choice([b"", choose.choice(seeds)])
 
 
+def _shuffled(choose: random.Random, value: Any) -> Any:
+    """With the members of every object in another order."""
+    if isinstance(value, list):
+        return [_shuffled(choose, item) for item in value]
+    if isinstance(value, dict):
+        return {key: _shuffled(choose, value[key]) for key in choose.sample(sorted(value), len(value))}
+    return value
+
+
 def mutate_infer(choose: random.Random, seeds: list[bytes]) -> bytes:
     """An infer request with another JSON or tensor, whose lengths are right."""
-    head, _, body = choose.choice(seeds).partition(b"\r\n\r\n")
+    infers = [seed for seed in seeds if seed.startswith(b"POST /v2/models/") and b"nference-" in seed]
+    head, _, body = choose.choice(infers or seeds).partition(b"\r\n\r\n")
     found = re.search(rb"(?i)inference-header-content-length: *([0-9]{1,6})", head)
     if found is None:
         return mutate_lines(choose, seeds)
     size = int(found[1])
     text, tensors = body[:size], body[size:]
-    if choose.random() < 0.9:
+    kind = choose.random()
+    if kind < 0.6 and len(text) == size > 0:
+        separators = choose.choice([(",", ":"), (", ", ": "), ("\n,\t", " : ")])
+        text = json.dumps(_shuffled(choose, json.loads(text)), separators=separators).encode()
+        if kind < 0.3:
+            text = mutate_json(choose, [struct.pack("<BH", 0, len(text)) + text])[3:]
+    elif kind < 0.9:
         text = mutate(choose, [text])
     else:
         tensors = mutate(choose, [tensors])
-    if choose.random() < 0.5:
+    if choose.random() < 0.2:
         text = re.sub(rb'"binary_data_size": ?[0-9]+', b'"binary_data_size":%d' % len(tensors), text, count=1)
     head = re.sub(rb"(?i)\ncontent-length:[^\r]*", b"\nContent-Length: %d" % (len(text) + len(tensors)), head)
     head = re.sub(rb"(?i)(inference-header-content-length:)[^\r]*", rb"\1 %d" % len(text), head)
