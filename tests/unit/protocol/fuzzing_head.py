@@ -16,7 +16,7 @@ from fuzzing import MODELS, mutate, mutate_json
 
 from triton_async.infer.request import InferRequest
 from triton_async.protocol.http_codec import decode_infer
-from triton_async.protocol.http_head import chunks_end, classify
+from triton_async.protocol.http_head import chunks_end, classify, head_end
 from triton_async.protocol.http_scan import scan
 
 # Requests looked at in one stream.
@@ -44,6 +44,7 @@ def check_head(data: bytes) -> str:
         found = HEAD.match(rest)
         assert end == (0 if found is None else found.end())
         assert found is not None or kind == ("other" if HEAD_BEGUN.match(rest) is None else "more")
+        assert head_end(_pieces(rest)) == (end if end or kind == "more" else -1)
         if number == 0:
             first = kind
         body = rest[end:]
@@ -138,16 +139,20 @@ def _is_wrong(line: bytes, named: dict[bytes, list[bytes]], status: int) -> bool
 def _check_chunks(body: bytes) -> int:
     """Bytes of a complete chunked body at the front; -1 when it is not complete or not plain."""
     found = chunks_end([body])
-    choose = random.Random(zlib.crc32(body))
-    cuts = [0, *sorted(choose.randint(0, len(body)) for _ in range(choose.randint(1, 6))), len(body)]
-    pieces = [body[start:end] for start, end in itertools.pairwise(cuts)]
-    assert chunks_end(pieces) == found
+    assert chunks_end(_pieces(body)) == found
     if len(body) < 256:
         assert chunks_end([body[i : i + 1] for i in range(len(body))]) == found
     taken = _chunked_end(body)
     assert (found[1] == "done") == (taken >= 0)
     assert taken < 0 or found[0] == taken
     return taken
+
+
+def _pieces(data: bytes) -> list[bytes]:
+    """The same bytes as some reads may bring them."""
+    choose = random.Random(zlib.crc32(data))
+    cuts = [0, *sorted(choose.randint(0, len(data)) for _ in range(choose.randint(1, 6))), len(data)]
+    return [data[start:end] for start, end in itertools.pairwise(cuts)]
 
 
 def _chunked_end(body: bytes) -> int:

@@ -1,4 +1,4 @@
-"""Every input of tests/fuzz/corpus and a few thousand mutations of it, by a fixed seed, through its check."""
+"""Every input of tests/fuzz/corpus and some thousand mutations of it, by a fixed seed, through its check."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TARGETS: dict[str, tuple[Check, list[Mutate]]] = {
     "http_head": (check_head, [mutate, mutate_lines, mutate_chunks, mutate_infer]),
     "json": (check_json, [mutate]),
 }
-MUTATIONS = 6000
+MUTATIONS = 15_000
 
 
 def seeds(target: str) -> list[bytes]:
