@@ -6,7 +6,7 @@ import atheris
 from guided import run
 
 with atheris.instrument_imports(include=["fuzzing", "triton_async"]):
-    from fuzzing import check_grpc, grpc_seeds, mutate
+    from fuzzing import check_grpc, mutate
 
 if __name__ == "__main__":
-    run(check_grpc, grpc_seeds(), [mutate])
+    run(check_grpc, "grpc", [mutate])

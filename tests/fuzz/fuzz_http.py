@@ -6,7 +6,7 @@ import atheris
 from guided import run
 
 with atheris.instrument_imports(include=["fuzzing", "triton_async"]):
-    from fuzzing import check_http, http_seeds, mutate, mutate_json
+    from fuzzing import check_http, mutate, mutate_json
 
 if __name__ == "__main__":
-    run(check_http, http_seeds(), [mutate, mutate_json])
+    run(check_http, "http", [mutate, mutate_json])

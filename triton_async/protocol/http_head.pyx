@@ -387,6 +387,20 @@ def classify(const unsigned char[::1] data):
     return ("infer", "length", "chunked", "other", "refused")[kind], end, fields
 
 
+def head_end(pieces):
+    """For tests: what find_head_end says of a head that arrives in these pieces."""
+    cdef const unsigned char[::1] data
+    cdef Py_ssize_t seen = 0
+    cdef Py_ssize_t end = 0
+    held = b""
+    for piece in pieces:
+        held += piece
+        if end == 0 and held:
+            data = held
+            end = find_head_end(&data[0], data.shape[0], &seen)
+    return end
+
+
 def chunks_end(pieces):
     """For tests: (bytes taken, state) after a chunked body that arrives in these pieces."""
     cdef ChunkTracker tracker = ChunkTracker(0, 0, 0, 0)

@@ -19,10 +19,11 @@ from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse
 from triton_async.infer.signature import ModelSignature, TensorSpec
 from triton_async.infer.tensor import Tensor, encode_bytes, make
+from triton_async.protocol import http_control
 from triton_async.protocol.grpc_codec import decode_request
 from triton_async.protocol.grpc_encode import encode_response, encode_stream_response
 from triton_async.protocol.http_codec import decode_infer, encode_infer
-from triton_async.protocol.json_text import error_body
+from triton_async.protocol.json_text import dumps, error_body, loads
 from triton_async.protocol.wire import Malformed
 
 MessageClass = protos.message("inference.ModelInferRequest")
@@ -120,6 +121,31 @@ def mutate_json(choose: random.Random, seeds: list[bytes]) -> bytes:
             break
     text = json.dumps(document, ensure_ascii=choose.random() < 0.5).encode("utf-8", "surrogatepass")
     return struct.pack("<BH", number, 0xFFFF if length == 0xFFFF else len(text) % 0xFFFF) + text + tail
+
+
+# -- other JSON ------------------------------------------------------------------------------------
+
+JSON_SEEDS = [
+    b'{"ready":true}', b'{"parameters":{"config":"{}","file:1/model.onnx":"QUJD"}}', b"[]", b"",
+    b'{"parameters":{"unload_dependents":true}}', b'{"a":[1,-2.5e10,null,"\\u00e9\\ud83d\\ude00",{"b":[]}]}',
+]  # fmt: skip
+
+
+def check_json(data: bytes) -> str:
+    """What became of it: `refused` or `read`. Anything but a ServerError is raised on."""
+    for parse in (http_control.parse_index, http_control.parse_load, http_control.parse_unload):
+        try:
+            parse(data)
+        except ServerError as error:
+            error.message.encode()
+    try:
+        found: Any = loads(data)
+    except ServerError:
+        return "refused"
+    plain = plain_json(data)
+    assert plain is None or repr(found) == repr(plain)
+    dumps(found)
+    return "read"
 
 
 # -- HTTP ------------------------------------------------------------------------------------------
