@@ -48,6 +48,24 @@ typedef struct ta_tensor {
     void (*release)(void *owner);
 } ta_tensor;
 
+/* Where one request wants its rows of one output: a part of a shared memory region, which the request keeps leased.
+ *
+ * Filled by the loop thread. Whoever copies the rows there sets `nbytes` and `placed`: an instance that has the
+ * output on a device, else core on the instance thread. An output whose takers all have placements needs no host
+ * copy. */
+typedef struct ta_placement {
+    char *data;
+    int64_t capacity;
+    int32_t memory_type;
+    int32_t device_id;
+    int32_t output;  /* index in the signature */
+    int32_t request; /* index in the batch */
+    int64_t row;     /* first row of the request in the batch; 0 when the model has no batch dimension */
+    int64_t rows;    /* 0 when the model has no batch dimension: the whole output */
+    int64_t nbytes;  /* written */
+    int32_t placed;  /* 1: done; -1: it does not fit, nothing was written */
+} ta_placement;
+
 /* `inputs` and `outputs` follow the order of the model's signature. */
 typedef struct ta_batch {
     int32_t n_inputs;
@@ -56,6 +74,9 @@ typedef struct ta_batch {
     ta_tensor *outputs;
     int64_t rows;       /* sum of the requests' rows */
     int32_t n_requests;
+    int32_t n_placements;
+    ta_placement *placements;
+    int32_t device_inputs; /* 1: some segment is in GPU memory */
     int32_t failed;     /* 0: outputs are valid; 1: error_code and error say why, outputs are ignored */
     int32_t error_code; /* Code of triton_async.errors */
     char error[TA_ERROR_NBYTES];

@@ -95,7 +95,8 @@ def measure(oracle: Oracle, server: Server, load: Load) -> Window:
         try:
             return _measure_once(oracle, server, load)
         except subprocess.TimeoutExpired as problem:
-            print(f"perf_analyzer did not end within {problem.timeout:g} s, once more")
+            print(f"perf_analyzer did not end within {problem.timeout:g} s, once more with shorter windows")
+            load = dataclasses.replace(load, seconds=load.seconds / 2)
     return _measure_once(oracle, server, load)
 
 

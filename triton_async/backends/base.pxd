@@ -7,6 +7,19 @@ from triton_async.memory.slab cimport SlabPool
 # Made, warmed up and closed on that thread too; never used by two threads at once.
 cdef class ModelInstance:
     cdef readonly str name               # Triton's instance name, `<group>_<i>`
+    cdef readonly bint takes_device      # inputs may be in GPU memory; else core copies them to the host first
+    # Core's own: where `completed` hands a batch.
+    cdef void (*sink)(void *context, ta_batch *batch) noexcept nogil
+    cdef void *sink_context
+
+    # Starts one closed batch. 1: it is done, as by `execute`. 0: the instance works on and gives it to `completed`
+    # later, on any thread; several may be out, and they complete in order. Blocks while the instance has no free
+    # slot. Instance thread, WITHOUT the GIL. By default: `execute`, then 1.
+    cdef int submit(self, ta_batch *batch) noexcept nogil
+    # Hands a batch that `submit` kept to core. Any thread, no GIL; the batch is no longer the instance's.
+    cdef void completed(self, ta_batch *batch) noexcept nogil
+    # Returns when every batch that `submit` kept is completed. Instance thread, before `close`.
+    cdef void drain(self) noexcept nogil
 
     # Runs one closed batch: gather inputs, run, fill the wanted outputs (or ta_batch_fail), set
     # compute_input_end_ns, compute_output_start_ns and compute_end_ns. Instance thread, WITHOUT the GIL.

@@ -72,6 +72,18 @@ cdef class ModelInstance:
     cdef void execute(self, ta_batch *batch) noexcept nogil:
         ta_batch_fail(batch, CODE_INTERNAL, "the instance has no execute")
 
+    cdef int submit(self, ta_batch *batch) noexcept nogil:
+        self.execute(batch)
+        return 1
+
+    cdef void completed(self, ta_batch *batch) noexcept nogil:
+        check_batch(batch)
+        if self.sink != NULL:  # core has the instance; else `execute_requests` waits in `drain`
+            self.sink(self.sink_context, batch)
+
+    cdef void drain(self) noexcept nogil:
+        pass
+
     def close(self):
         """Frees the engine's context. Called once, on the instance's thread, when no batch is out."""
 
@@ -100,8 +112,10 @@ def execute_requests(ModelInstance instance, ModelSignature signature, requests)
     batch.close()
     with nogil:
         batch.c.compute_start_ns = ta_now_ns()
-        instance.execute(&batch.c)
-        check_batch(&batch.c)
+        if instance.submit(&batch.c):
+            check_batch(&batch.c)
+        else:
+            instance.drain()
     return batch.finish()
 
 

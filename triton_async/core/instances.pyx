@@ -10,6 +10,7 @@ from triton_async.core.completion cimport CompletionRing
 from triton_async.core.wakeup cimport (
     TA_MAILBOX_SLOTS,
     ta_batch,
+    ta_completions,
     ta_completions_push,
     ta_mailbox_free,
     ta_mailbox_new,
@@ -76,6 +77,8 @@ cdef class Instance:
             on_started(InternalError(f"{type(error).__name__} while making instance '{self.name}'"))
             return
         del make_engine
+        self.engine.sink = _push
+        self.engine.sink_context = &self.ring.completions
         self.state = INSTANCE_READY
         on_started(None)
         _serve(self, self.engine)
@@ -95,7 +98,12 @@ cdef int _serve(Instance self, ModelInstance engine) except -1:
             if batch == NULL:
                 break
             batch.compute_start_ns = ta_now_ns()
-            engine.execute(batch)
-            check_batch(batch)
-            ta_completions_push(&self.ring.completions, batch)
+            if engine.submit(batch):
+                check_batch(batch)
+                ta_completions_push(&self.ring.completions, batch)
+        engine.drain()
     return 0
+
+
+cdef void _push(void *completions, ta_batch *batch) noexcept nogil:
+    ta_completions_push(<ta_completions *>completions, batch)

@@ -26,6 +26,17 @@ cdef extern from "batch.h":
         ta_segment *segments
         void *owner
         void (*release)(void *owner) noexcept nogil
+    ctypedef struct ta_placement:
+        char *data
+        int64_t capacity
+        int32_t memory_type
+        int32_t device_id
+        int32_t output
+        int32_t request
+        int64_t row
+        int64_t rows
+        int64_t nbytes
+        int32_t placed
     ctypedef struct ta_batch:
         int32_t n_inputs
         int32_t n_outputs
@@ -33,6 +44,9 @@ cdef extern from "batch.h":
         ta_tensor *outputs
         int64_t rows
         int32_t n_requests
+        int32_t n_placements
+        ta_placement *placements
+        int32_t device_inputs
         int32_t failed
         int32_t error_code
         char error[1024]

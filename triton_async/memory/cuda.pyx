@@ -1,0 +1,31 @@
+"""The CUDA driver's functions for the hot path, loaded when the first GPU is used. Any thread."""
+
+import threading
+
+cdef extern from "cuda.h" nogil:
+    int ta_cuda_load(ta_cuda *api, const char *path, char *error, size_t error_nbytes)
+
+cdef ta_cuda _api
+cdef bint _loaded = False
+_lock = threading.Lock()
+
+
+cdef const ta_cuda *cuda_api() noexcept nogil:
+    return &_api if _loaded else NULL
+
+
+def load_driver(path=None):
+    """Loads the driver, once; `path`: another library with its functions. OSError with the reason."""
+    global _loaded
+    cdef char[256] error
+    cdef bytes name = None if path is None else path.encode()
+    with _lock:
+        if _loaded:
+            return
+        if ta_cuda_load(&_api, NULL if name is None else <const char *>name, error, sizeof(error)) < 0:
+            raise OSError(error.decode("utf-8", "replace"))
+        _loaded = True
+
+
+def driver_loaded():
+    return _loaded
