@@ -185,6 +185,19 @@ INSTANCE_RUN_AHEAD_NS = 250_000
 # Batches ahead whatever they take: with the one that runs and the order to stop they fit TA_MAILBOX_SLOTS.
 INSTANCE_RUN_AHEAD_MAX = 30
 
+# A batch runs on the loop thread itself, after the sockets that were readable were read, when executions take less than
+# this on average: waking an instance and being woken by it costs more (bench/results/inline.md).
+INLINE_MEAN_NS = 25_000
+
+# Executions of no more than INLINE_STEADY_NS in a row until a model is trusted so far; sixteen times as many after each
+# time that one on the loop thread took longer than INLINE_STALL_NS, for everybody waited.
+INLINE_AFTER = 64
+INLINE_STEADY_NS = 250_000
+INLINE_STALL_NS = 1_000_000
+
+# Input bytes of a batch up to which it may run there: larger ones tell nothing about their time by the smaller ones.
+INLINE_NBYTES = 1 << 16
+
 # Instances of one model; each is an OS thread with its own engine state.
 MAX_INSTANCES_PER_MODEL = 1024
 

@@ -7,6 +7,9 @@ from triton_async.memory.slab cimport SlabPool
 # Made, warmed up and closed on that thread too; never used by two threads at once.
 cdef class ModelInstance:
     cdef readonly str name               # Triton's instance name, `<group>_<i>`
+    # `execute` may run on any thread while no batch is out, and neither waits nor takes the GIL: core runs the shortest
+    # executions on the loop thread.
+    cdef readonly bint any_thread
     cdef readonly bint takes_device      # inputs may be in GPU memory; else core copies them to the host first
     # Core's own: where `completed` hands a batch.
     cdef void (*sink)(void *context, ta_batch *batch) noexcept nogil

@@ -36,6 +36,7 @@ cdef class IdentityInstance(ModelInstance):
         ModelInstance.__init__(self, name)
         self.pool = pool
         self.delay_ms = delay_ms
+        self.any_thread = delay_ms == 0
 
     cdef void execute(self, ta_batch *batch) noexcept nogil:
         cdef timespec delay

@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import Sequence
 
 from triton_async.config.model_config import ModelConfig, QueuePolicy
+from triton_async.core.inline import InlinePolicy
 from triton_async.core.instances import Instance
 from triton_async.core.stats import ModelStatistics
 from triton_async.infer.signature import ModelSignature
@@ -13,6 +14,7 @@ class Model:
     in_flight: int
     pending: int
     run_ahead: int
+    inline: InlinePolicy
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,

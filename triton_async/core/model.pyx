@@ -5,6 +5,7 @@ from collections import deque
 
 from triton_async.core.batcher cimport DynamicBatcher
 from triton_async.core.completion cimport BatchOwner, DeadlineTimer
+from triton_async.core.inline cimport InlinePolicy
 from triton_async.core.instances cimport Instance
 from triton_async.core.queue cimport RequestQueue
 from triton_async.core.stats cimport (
@@ -14,7 +15,7 @@ from triton_async.core.stats cimport (
     ModelStatistics,
 )
 from triton_async.core.wakeup cimport ta_now_ns
-from triton_async.infer.batch cimport Batch
+from triton_async.infer.batch cimport Batch, check_batch
 from triton_async.infer.request cimport (
     REQUEST_DONE,
     REQUEST_NEW,
@@ -24,7 +25,13 @@ from triton_async.infer.request cimport (
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.signature cimport ModelSignature
 
-from triton_async.defines import INSTANCE_RUN_AHEAD, INSTANCE_RUN_AHEAD_MAX, INSTANCE_RUN_AHEAD_NS
+from triton_async.defines import (
+    INLINE_NBYTES,
+    INLINE_STALL_NS,
+    INSTANCE_RUN_AHEAD,
+    INSTANCE_RUN_AHEAD_MAX,
+    INSTANCE_RUN_AHEAD_NS,
+)
 from triton_async.errors import Unavailable
 
 log = logging.getLogger("triton_async.core")
@@ -32,6 +39,9 @@ log = logging.getLogger("triton_async.core")
 cdef int RUN_AHEAD = INSTANCE_RUN_AHEAD
 cdef int RUN_AHEAD_MAX = INSTANCE_RUN_AHEAD_MAX
 cdef int64_t RUN_AHEAD_NS = INSTANCE_RUN_AHEAD_NS
+cdef int64_t HERE_NBYTES = INLINE_NBYTES
+# How long one turn of the loop may execute before the sockets are looked at again.
+cdef int64_t TURN_NS = INLINE_STALL_NS
 # Share of the newest execution in the mean, and how many times RUN_AHEAD_NS a single one can weigh in it.
 cdef int64_t MEAN_WEIGHT = 8
 cdef int64_t MEAN_CLAMP = 4
@@ -47,6 +57,8 @@ cdef class Model(BatchOwner):
         self.statistics = ModelStatistics()
         self.run_ahead = RUN_AHEAD
         self.mean_execution_ns = MEAN_CLAMP * RUN_AHEAD_NS
+        self.inline = InlinePolicy()
+        self.any_thread = all([(<Instance>instance).engine.any_thread for instance in instances])
         batching = config.dynamic_batching
         self.batcher = DynamicBatcher(signature, RequestQueue(policies, default_level), batching)
         self.instances = list(instances)
@@ -78,6 +90,8 @@ cdef class Model(BatchOwner):
         if self.ordered is not None:
             request.place = []
             self.ordered.append(request)
+        if self.any_thread and self.inline.allowed:
+            return self._due()
         return self._dispatch(now_ns)
 
     cdef int cancel(self, InferRequest request) except -1:
@@ -96,18 +110,21 @@ cdef class Model(BatchOwner):
     cdef int complete(self, Batch batch) except -1:
         cdef Instance instance = <Instance>batch.instance
         cdef int64_t now_ns
-        cdef InferResponse response
-        cdef InferRequest request
         instance.in_flight -= 1
         if instance.in_flight == 0:
             self.idle.append(instance)
-        self._note_execution(batch.c.compute_end_ns - batch.c.compute_start_ns)
+        self._note_execution(batch, False)
         # The instance gets its next batch before anything is delivered: it works while the loop writes.
         now_ns = ta_now_ns()
         try:
             self._dispatch(now_ns)
         except Exception:  # this batch must be answered all the same
             log.exception("model '%s' could not start its next batch", self.signature.model_name)
+        return self._deliver_batch(batch, now_ns)
+
+    cdef int _deliver_batch(self, Batch batch, int64_t now_ns) except -1:
+        cdef InferResponse response
+        cdef InferRequest request
         if not batch.c.failed:
             self.statistics.record_execution(&batch.c)
         for response in batch.finish():
@@ -129,15 +146,23 @@ cdef class Model(BatchOwner):
             self.statistics.record_success(&batch.c, request.rows, start_ns, request.queue_start_ns, now_ns)
         return 0
 
-    cdef int _dispatch(self, int64_t now_ns) except -1:
+    cdef int _dispatch(self, int64_t now_ns, list here=None) except -1:
         cdef Instance instance
         cdef Batch batch
+        cdef int64_t until_ns = now_ns + TURN_NS
         if self.batcher.queue.next_deadline_ns:
             self._expire(now_ns)
         while self.idle:
             batch = self.batcher.take(now_ns, True)
             if batch is None:
                 break
+            if here is not None and self._runs_here(batch):
+                here.append(batch)
+                self._run_here(<Instance>self.idle[-1], batch)
+                if batch.c.compute_end_ns > until_ns:
+                    self._due()
+                    return 0
+                continue
             instance = <Instance>self.idle.pop()
             _hand_over(self, instance, batch)
         if not self.idle and self.batcher.queue.size:
@@ -145,6 +170,39 @@ cdef class Model(BatchOwner):
         if self.timer is not None:
             self._arm()
         return 0
+
+    # The requests of all sockets that were readable come first, then one turn runs them.
+    cdef int _due(self) except -1:
+        if not self.turn_due:
+            self.turn_due = True
+            self.loop.call_soon(self._turn)
+        return 0
+
+    def _turn(self):
+        cdef list here = []
+        cdef Batch batch
+        self.turn_due = False
+        try:
+            self._dispatch(ta_now_ns(), here)
+        finally:
+            for batch in here:
+                self._deliver_batch(batch, ta_now_ns())
+
+    cdef bint _runs_here(self, Batch batch) noexcept:
+        cdef int64_t nbytes = 0
+        cdef int i
+        if not self.inline.allowed:
+            return False
+        for i in range(batch.c.n_inputs):
+            nbytes += batch.c.inputs[i].nbytes
+        return nbytes <= HERE_NBYTES
+
+    cdef int _run_here(self, Instance instance, Batch batch) except -1:
+        with nogil:
+            batch.c.compute_start_ns = ta_now_ns()
+            instance.engine.execute(&batch.c)
+            check_batch(&batch.c)
+        return self._note_execution(batch, True)
 
     # All instances are busy: what is not to grow any more may already wait in their mailboxes, evenly.
     cdef int _dispatch_ahead(self, int64_t now_ns) except -1:
@@ -165,9 +223,11 @@ cdef class Model(BatchOwner):
         return 0
 
     # Sets how far instances run ahead, from how long their executions take.
-    cdef int _note_execution(self, int64_t execution_ns) except -1:
-        execution_ns = min(execution_ns, MEAN_CLAMP * RUN_AHEAD_NS)
-        self.mean_execution_ns += (execution_ns - self.mean_execution_ns) // MEAN_WEIGHT
+    cdef int _note_execution(self, Batch batch, bint here) except -1:
+        cdef int64_t execution_ns = batch.c.compute_end_ns - batch.c.compute_start_ns
+        cdef int64_t clamped_ns = min(execution_ns, MEAN_CLAMP * RUN_AHEAD_NS)
+        self.mean_execution_ns += (clamped_ns - self.mean_execution_ns) // MEAN_WEIGHT
+        self.inline.note(execution_ns, self.mean_execution_ns, here)
         self.run_ahead = max(RUN_AHEAD, min(RUN_AHEAD_NS // max(self.mean_execution_ns, 1), RUN_AHEAD_MAX))
         return 0
 
@@ -179,7 +239,7 @@ cdef class Model(BatchOwner):
         self.timer.arm(deadline_ns)
 
     def _on_deadline(self):
-        self._dispatch(ta_now_ns())
+        self._turn()
 
     def _expire(self, int64_t now_ns):
         cdef InferRequest request

@@ -57,6 +57,7 @@ cdef class OnnxRuntimeInstance(ModelInstance):
         ModelInstance.__init__(self, name)
         self.session = session
         self.pool = pool
+        self.any_thread = True
         self.engine.api = session.library.api
         self.engine.memory_info = session.library.memory_info
         self.engine.allocator = session.library.allocator

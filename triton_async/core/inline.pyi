@@ -1,0 +1,3 @@
+class InlinePolicy:
+    allowed: bool
+    def noted(self, execution_ns: int, mean_ns: int, here: bool) -> bool: ...
