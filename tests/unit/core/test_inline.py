@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from core_harness import request, run, running, write_model
-from gated_backend import Recorder
+from gated_backend import Recorder, until
 
 from triton_async.core.inline import InlinePolicy
 from triton_async.core.server import InferenceServer
@@ -70,9 +70,7 @@ def executions(server: InferenceServer) -> dict[int, int]:
 
 
 async def until_answered(sink: Recorder, count: int) -> None:
-    async with asyncio.timeout(60):
-        while len(sink.responses) < count:
-            await asyncio.sleep(0)
+    await until(lambda: len(sink.responses) >= count, f"{count} answers")
 
 
 def test_requests_of_one_turn_of_the_loop_share_an_execution(tmp_path: Path) -> None:
@@ -208,8 +206,7 @@ def test_answers_that_ask_again_neither_recurse_nor_stop(tmp_path: Path) -> None
             for value in range(3):
                 server.submit(request("m", [[value]]), sink)
             await asyncio.wait_for(done, 60)
-            while model_of(server).in_flight:
-                await asyncio.sleep(0)
+            await until(lambda: model_of(server).in_flight == 0, "the others are answered")
             sink.responses.clear()
 
     run(test)
