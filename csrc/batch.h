@@ -6,13 +6,12 @@
 #ifndef TRITON_ASYNC_BATCH_H
 #define TRITON_ASYNC_BATCH_H
 
+#include "memory_type.h"
+
 #include <stdint.h>
 
 #define TA_MAX_RANK 16
 #define TA_ERROR_NBYTES 1024
-
-/* Memory kinds; values of TRITONSERVER_MemoryType. */
-enum ta_memory_type { TA_MEMORY_CPU = 0, TA_MEMORY_CPU_PINNED = 1, TA_MEMORY_GPU = 2 };
 
 /* What one request brings to one input of the batch. Bytes belong to the request. */
 typedef struct ta_segment {

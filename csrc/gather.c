@@ -12,6 +12,8 @@ int ta_gather(ta_tensor *input, ta_slab_pool *pool) {
     }
     if (input->n_segments == 1) {
         input->data = (char *)input->segments[0].data;
+        input->memory_type = input->segments[0].memory_type;
+        input->device_id = input->segments[0].device_id;
         return 0;
     }
     ta_slab *slab = ta_slab_lease(pool, input->nbytes);
@@ -20,6 +22,8 @@ int ta_gather(ta_tensor *input, ta_slab_pool *pool) {
     }
     char *to = ta_slab_data(slab);
     input->data = to;
+    input->memory_type = slab->memory_type;
+    input->device_id = 0;
     input->owner = slab;
     input->release = ta_slab_return;
     for (int32_t i = 0; i < input->n_segments; i++) {

@@ -46,6 +46,25 @@ ta_slab_pool *ta_slab_pool_new(int64_t cache_limit) {
     return pool;
 }
 
+ta_slab_pool *ta_slab_pool_pinned(ta_arena *arena, ta_slab_pool *fallback, void (*on_fallback)(void *context),
+                                  void *context) {
+    ta_slab_pool *pool = ta_slab_pool_new(0);
+    if (pool != NULL) {
+        pool->arena = arena;
+        pool->fallback = fallback;
+        pool->on_fallback = on_fallback;
+        pool->context = context;
+    }
+    return pool;
+}
+
+void ta_slab_pool_detach(ta_slab_pool *pool) {
+    pthread_mutex_lock(&pool->lock);
+    pool->arena = NULL;
+    pool->on_fallback = NULL;
+    pthread_mutex_unlock(&pool->lock);
+}
+
 void ta_slab_pool_trim(ta_slab_pool *pool) {
     ta_slab *doomed = NULL;
     pthread_mutex_lock(&pool->lock);
@@ -66,11 +85,39 @@ void ta_slab_pool_trim(ta_slab_pool *pool) {
     }
 }
 
+static ta_slab *lease_pinned(ta_slab_pool *pool, int64_t nbytes) {
+    ta_slab *slab = NULL;
+    void (*on_fallback)(void *) = NULL;
+    pthread_mutex_lock(&pool->lock);
+    /* Under the lock, so that nobody is in the arena behind ta_slab_pool_detach. */
+    ta_lease *lease = pool->arena == NULL ? NULL : ta_arena_lease(pool->arena, nbytes + ALIGNMENT);
+    if (lease != NULL) {
+        slab = (ta_slab *)(uintptr_t)lease->address;
+        *slab = (ta_slab){.pool = pool, .capacity = lease->nbytes - ALIGNMENT, .lease = lease, .size_class = -1,
+                          .memory_type = TA_MEMORY_CPU_PINNED};
+        pool->leased++;
+        pool->leased_nbytes += slab->capacity;
+    } else {
+        pool->fallbacks++;
+        on_fallback = pool->on_fallback;
+        pool->on_fallback = NULL;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    if (on_fallback != NULL) {
+        on_fallback(pool->context);
+    }
+    return slab;
+}
+
 ta_slab *ta_slab_lease(ta_slab_pool *pool, int64_t nbytes) {
     int64_t capacity;
     ta_slab *slab = NULL;
     if (nbytes < 0 || nbytes > INT64_MAX - 2 * ALIGNMENT) {
         return NULL;
+    }
+    if (pool->fallback != NULL) {
+        slab = lease_pinned(pool, nbytes);
+        return slab != NULL ? slab : ta_slab_lease(pool->fallback, nbytes);
     }
     int index = size_class(nbytes, &capacity);
     pthread_mutex_lock(&pool->lock);
@@ -93,7 +140,9 @@ ta_slab *ta_slab_lease(ta_slab_pool *pool, int64_t nbytes) {
     slab->next = NULL;
     slab->pool = pool;
     slab->capacity = capacity;
+    slab->lease = NULL;
     slab->size_class = index;
+    slab->memory_type = TA_MEMORY_CPU;
     pthread_mutex_lock(&pool->lock);
     pool->leased++;
     pool->leased_nbytes += capacity;
@@ -104,6 +153,7 @@ ta_slab *ta_slab_lease(ta_slab_pool *pool, int64_t nbytes) {
 void ta_slab_return(void *pointer) {
     ta_slab *slab = pointer;
     ta_slab_pool *pool = slab->pool;
+    ta_lease *lease = slab->lease;
 #ifdef TA_DEBUG
     /* Whoever still reads it does not find its old contents. */
     memset(ta_slab_data(slab), 0xDD, (size_t)slab->capacity);
@@ -111,7 +161,9 @@ void ta_slab_return(void *pointer) {
     pthread_mutex_lock(&pool->lock);
     pool->leased--;
     pool->leased_nbytes -= slab->capacity;
-    if (slab->size_class >= 0 && pool->cached_nbytes + slab->capacity <= pool->cache_limit) {
+    if (lease != NULL) {
+        slab = NULL;
+    } else if (slab->size_class >= 0 && pool->cached_nbytes + slab->capacity <= pool->cache_limit) {
         slab->next = pool->free_lists[slab->size_class];
         pool->free_lists[slab->size_class] = slab;
         pool->cached_nbytes += slab->capacity;
@@ -119,6 +171,9 @@ void ta_slab_return(void *pointer) {
     }
     pthread_mutex_unlock(&pool->lock);
     free(slab);
+    if (lease != NULL) {
+        ta_lease_return(lease);
+    }
 }
 
 char *ta_slab_data(ta_slab *slab) { return (char *)slab + ALIGNMENT; }

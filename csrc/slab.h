@@ -1,6 +1,13 @@
-/* Host memory of tensors: aligned slabs in size classes, kept on free lists. Any thread, no GIL. */
+/* Host memory of tensors: aligned slabs. Any thread, no GIL.
+ *
+ * An ordinary pool cuts them in size classes and keeps them on free lists. A pinned one cuts them to size from an arena
+ * of pinned memory and, when that has no room, leases them from an ordinary pool; `memory_type` tells which it was.
+ */
 #ifndef TRITON_ASYNC_SLAB_H
 #define TRITON_ASYNC_SLAB_H
+
+#include "arena.h"
+#include "memory_type.h"
 
 #include <pthread.h>
 #include <stdint.h>
@@ -14,7 +21,9 @@ typedef struct ta_slab {
     struct ta_slab *next;
     ta_slab_pool *pool;
     int64_t capacity;
+    ta_lease *lease; /* of the arena; NULL: ordinary memory */
     int32_t size_class;
+    int32_t memory_type;
 } ta_slab;
 
 struct ta_slab_pool {
@@ -24,9 +33,19 @@ struct ta_slab_pool {
     int64_t cache_limit;
     int64_t leased;        /* slabs out */
     int64_t leased_nbytes;
+    /* Of a pinned pool: */
+    ta_arena *arena;        /* the owner's; NULL for an ordinary pool, and once it is closed */
+    ta_slab_pool *fallback; /* an ordinary pool that outlives this one; NULL for an ordinary pool */
+    int64_t fallbacks;      /* slabs leased from there so far */
+    void (*on_fallback)(void *context); /* called once, with the first of them */
+    void *context;
 };
 
 ta_slab_pool *ta_slab_pool_new(int64_t cache_limit);
+ta_slab_pool *ta_slab_pool_pinned(ta_arena *arena, ta_slab_pool *fallback, void (*on_fallback)(void *context),
+                                  void *context);
+/* The pool leases from its fallback only from now on; its arena may be closed behind that. */
+void ta_slab_pool_detach(ta_slab_pool *pool);
 void ta_slab_pool_trim(ta_slab_pool *pool); /* frees every cached slab */
 
 /* Lease of at least `nbytes` bytes, contents undefined. NULL when nbytes < 0 or memory is short. */

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = [ROOT / "csrc" / name for name in ("gather.c", "slab.c", "wakeup.c")]
+SOURCES = [ROOT / "csrc" / name for name in ("arena.c", "gather.c", "slab.c", "wakeup.c")]
 MEMORY = "address,undefined"
 # Impossible sizes are asked for on purpose.
 ENVIRONMENT = {
@@ -43,18 +43,24 @@ def run(program: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(("driver", "sanitizers"), [
     ("memory_driver", MEMORY), ("wire_driver", MEMORY), ("threads_driver", MEMORY), ("threads_driver", "thread"),
+    ("arena_driver", MEMORY), ("arena_driver", "thread"),
 ])  # fmt: skip
 def test_the_drivers_find_nothing(driver: str, sanitizers: str, tmp_path: Path) -> None:
     done = run(build(driver, sanitizers, tmp_path, *map(str, SOURCES)))
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("file", "good", "bad"), [
-    ("gather.c", "nbytes - offset < (int64_t)length", "nbytes - offset + 1 < (int64_t)length"),
-    ("wakeup.c", "batch, memory_order_release", "batch, memory_order_relaxed"),
+@pytest.mark.parametrize(("file", "run_with", "good", "bad"), [
+    ("gather.c", ("memory_driver", MEMORY), "offset < (int64_t)length", "offset + 1 < (int64_t)length"),
+    ("wakeup.c", ("threads_driver", "thread"), "batch, memory_order_release", "batch, memory_order_relaxed"),
+    ("arena.c", ("arena_driver", MEMORY), "rest->before = block;", "rest->before = NULL;"),
+    ("arena.c", ("arena_driver", MEMORY), "int last = arena->closed && arena->leased == 0;", "int last = 0;"),
+    ("slab.c", ("arena_driver", "thread"), "pool->arena = NULL;\n    pool->on_fallback = NULL;", ""),
 ])  # fmt: skip
-def test_the_drivers_would_find_a_mistake(file: str, good: str, bad: str, tmp_path: Path) -> None:
-    driver, sanitizers = ("memory_driver", MEMORY) if file == "gather.c" else ("threads_driver", "thread")
+def test_the_drivers_would_find_a_mistake(
+    file: str, run_with: tuple[str, str], good: str, bad: str, tmp_path: Path
+) -> None:
+    driver, sanitizers = run_with
     text = (ROOT / "csrc" / file).read_text()
     assert text.count(good) == 1
     (tmp_path / file).write_text(text.replace(good, bad))

@@ -1,9 +1,12 @@
+from triton_async.memory.arena import Arena
 from triton_async.memory.buffer import Buffer
 
 class SlabPool:
     leased: int
     leased_nbytes: int
     cached_nbytes: int
-    def __init__(self, cache_limit: int) -> None: ...
+    budget_nbytes: int
+    fallbacks: int
+    def __init__(self, cache_limit: int, arena: Arena | None = None, fallback: SlabPool | None = None) -> None: ...
     def acquire(self, nbytes: int) -> Buffer: ...
     def trim(self) -> None: ...
