@@ -24,7 +24,7 @@ _exports: dict[int, tuple[FakeDevices, int]] = {}
 class FakeDevices:
     """`count` GPUs with `total_nbytes` each. One object stands for one process: two of them can share memory by IPC.
 
-    `failures`: method name -> what its next call raises; a list is used up call by call.
+    `failures`: method name -> what its calls raise, or a list of it for one call each.
     `calls`: names of the methods called, in order.
     """
 

@@ -209,6 +209,18 @@ SLAB_CACHE_NBYTES = 1 << 28
 # Alignment of every slab in bytes: a cache line, and the widest vector loads of CPU engines.
 SLAB_ALIGNMENT = 64
 
+# Pinned host memory for the tensors of GPU models, and device memory for each GPU, in bytes: Triton's defaults of
+# --pinned-memory-pool-byte-size and --cuda-memory-pool-byte-size. Taken at once, when the first GPU model loads.
+PINNED_POOL_NBYTES = 1 << 28
+DEVICE_POOL_NBYTES = 1 << 26
+
+# Compute capability of GPUs below which they are not used: Triton's default of --min-supported-compute-capability.
+MIN_COMPUTE_CAPABILITY = 6.0
+
+# Request bodies from this size on are received into the pool that the model likes best (pinned memory for a GPU model);
+# copying a smaller one costs less than pinned memory is worth.
+INPUT_POOL_NBYTES = 1 << 16
+
 # -- repository ------------------------------------------------------------------------------------
 
 # Bytes of one config.pbtxt or labels file; larger ones are a mistake, not a model.

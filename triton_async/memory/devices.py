@@ -6,8 +6,23 @@ goes through `memory.cuda` without the GIL.
 
 from __future__ import annotations
 
+import ctypes
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+from triton_async.defines import MIN_COMPUTE_CAPABILITY
+from triton_async.errors import InternalError, InvalidArg, ServerError, Unsupported
+from triton_async.memory.cuda import load_driver
+
+log = logging.getLogger("triton_async.memory")
+
+IPC_HANDLE_NBYTES = 64
+
+# CUDA's status of a failed allocation, the same number in the driver and the runtime API.
+_OUT_OF_MEMORY = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +39,8 @@ class DeviceInfo:
 class Devices(Protocol):
     """CUDA, as far as it is called once and not per batch. Addresses and handles are plain integers.
 
-    Every method but `infos` raises InternalError with CUDA's text, ResourceExhausted-like failures of an
-    allocation MemoryError. May block: not on the loop thread, but for `infos`.
+    Every method but `infos` raises InternalError with CUDA's text, MemoryError when memory is short. May block: not
+    on the loop thread, but for `infos`. Only `use` changes the calling thread's device.
     """
 
     @property
@@ -38,7 +53,8 @@ class Devices(Protocol):
     def allocate(self, device: int, nbytes: int) -> int:
         """Device memory that may be exported (cudaMalloc), aligned to 256 bytes."""
 
-    def free(self, device: int, address: int) -> None: ...
+    def free(self, device: int, address: int) -> None:
+        """Gives back what `allocate` gave. Waits for all that runs on the device."""
 
     def allocate_pinned(self, nbytes: int) -> int:
         """Page-locked host memory, usable from every device (cudaHostAllocPortable)."""
@@ -59,9 +75,197 @@ class Devices(Protocol):
     def destroy_event(self, event: int) -> None: ...
 
     def open_ipc(self, device: int, handle: bytes) -> int:
-        """Maps another process's allocation (64-byte handle): its base address."""
+        """Maps another process's allocation (64-byte handle, else InvalidArg): its base address."""
 
     def close_ipc(self, device: int, address: int) -> None: ...
 
     def allocation_nbytes(self, address: int) -> int:
         """Size of the allocation that `address` is the base of."""
+
+
+def open_devices(min_compute_capability: float = MIN_COMPUTE_CAPABILITY) -> Devices:
+    """The GPUs of this machine with at least that compute capability. Unsupported, in one sentence, when there is none.
+
+    Loads the driver and CuPy, which takes part of a second: not on the loop thread.
+    """
+    try:
+        load_driver()
+    except OSError as error:
+        raise _no_gpu(str(error)) from None
+    try:
+        import cupy
+    except ImportError as error:
+        if error.name == "cupy":
+            raise _no_gpu("CuPy is not installed; it comes with triton-async[gpu]") from None
+        log.warning("CuPy can not be imported: %s", error)
+        raise _no_gpu("CuPy can not be imported, see the log of the server") from None
+    try:
+        devices = CupyDevices(cupy.cuda.runtime, min_compute_capability)
+    except (ServerError, MemoryError) as error:
+        raise _no_gpu(str(error)) from None
+    if not devices.infos:
+        raise _no_gpu(f"none has a compute capability of at least {min_compute_capability}")
+    return devices
+
+
+def _no_gpu(reason: str) -> Unsupported:
+    return Unsupported(f"no GPU can be used: {reason}")
+
+
+class CupyDevices:
+    """`Devices` through CuPy's thin layer over the CUDA runtime. `runtime`: the module cupy.cuda.runtime."""
+
+    def __init__(self, runtime: Any, min_compute_capability: float) -> None:
+        self._runtime = runtime
+        found = [self._info(index) for index in range(self._count())]
+        self._infos = tuple(info for info in found if _is_supported(info, min_compute_capability))
+        # CuPy has no call for the range of an allocation. The library is loaded already.
+        self._driver = ctypes.CDLL("libcuda.so.1")
+
+    @property
+    def infos(self) -> tuple[DeviceInfo, ...]:
+        """See Devices."""
+        return self._infos
+
+    def use(self, device: int) -> None:
+        """See Devices."""
+        with self._checked(f"use GPU {device}"):
+            self._runtime.setDevice(device)
+
+    def allocate(self, device: int, nbytes: int) -> int:
+        """See Devices."""
+        with self._on(device, f"allocate {nbytes} bytes on GPU {device}"):
+            # CUDA answers 0 bytes with no address.
+            return int(self._runtime.malloc(max(nbytes, 1)))
+
+    def free(self, device: int, address: int) -> None:
+        """See Devices."""
+        with self._on(device, f"free memory on GPU {device}"):
+            self._runtime.free(address)
+
+    def allocate_pinned(self, nbytes: int) -> int:
+        """See Devices."""
+        with self._checked(f"allocate {nbytes} bytes of pinned memory"):
+            return int(self._runtime.hostAlloc(max(nbytes, 1), self._runtime.hostAllocPortable))
+
+    def free_pinned(self, address: int) -> None:
+        """See Devices."""
+        with self._checked("free pinned memory"):
+            self._runtime.freeHost(address)
+
+    def memory_info(self, device: int) -> tuple[int, int]:
+        """See Devices."""
+        with self._on(device, f"read the free memory of GPU {device}"):
+            free, total = self._runtime.memGetInfo()
+            return int(free), int(total)
+
+    def create_stream(self, device: int, priority: int = 0) -> int:
+        """See Devices."""
+        with self._on(device, f"create a stream on GPU {device}"):
+            return int(self._runtime.streamCreateWithPriority(self._runtime.streamNonBlocking, priority))
+
+    def destroy_stream(self, stream: int) -> None:
+        """See Devices."""
+        with self._checked("destroy a stream"):
+            self._runtime.streamDestroy(stream)
+
+    def create_event(self, device: int, timing: bool = False, spin: bool = False) -> int:
+        """See Devices."""
+        runtime = self._runtime
+        flags = (0 if timing else runtime.eventDisableTiming) | (0 if spin else runtime.eventBlockingSync)
+        with self._on(device, f"create an event on GPU {device}"):
+            return int(runtime.eventCreateWithFlags(flags))
+
+    def destroy_event(self, event: int) -> None:
+        """See Devices."""
+        with self._checked("destroy an event"):
+            self._runtime.eventDestroy(event)
+
+    def open_ipc(self, device: int, handle: bytes) -> int:
+        """See Devices."""
+        # CuPy reads 64 bytes whatever there are.
+        if len(handle) != IPC_HANDLE_NBYTES:
+            raise InvalidArg(f"a CUDA IPC handle has {IPC_HANDLE_NBYTES} bytes, not {len(handle)}")
+        with self._on(device, f"open a CUDA IPC handle on GPU {device}"):
+            return int(self._runtime.ipcOpenMemHandle(bytes(handle)))
+
+    def close_ipc(self, device: int, address: int) -> None:
+        """See Devices."""
+        with self._on(device, f"close a CUDA IPC handle on GPU {device}"):
+            self._runtime.ipcCloseMemHandle(address)
+
+    def allocation_nbytes(self, address: int) -> int:
+        """See Devices."""
+        what = "read the size of a CUDA allocation"
+        base, nbytes = ctypes.c_uint64(), ctypes.c_size_t()
+        with self._checked(what):
+            # The driver's own call wants a current context, which a thread has once it has set its device.
+            self._runtime.setDevice(self._runtime.getDevice())
+        status = self._driver.cuMemGetAddressRange_v2(
+            ctypes.byref(base), ctypes.byref(nbytes), ctypes.c_uint64(address)
+        )
+        if status:
+            raise _failure(what, status, self._describe(status))
+        if base.value != address:
+            raise InternalError(f"failed to {what}: it begins elsewhere")
+        return nbytes.value
+
+    def _count(self) -> int:
+        with self._checked("count the GPUs"):
+            return int(self._runtime.getDeviceCount())
+
+    def _info(self, index: int) -> DeviceInfo:
+        with self._checked(f"read the properties of GPU {index}"):
+            properties = self._runtime.getDeviceProperties(index)
+            name = properties["name"]
+            return DeviceInfo(
+                index,
+                name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name),
+                (int(properties["major"]), int(properties["minor"])),
+                int(properties["totalGlobalMem"]),
+                str(self._runtime.deviceGetPCIBusId(index)),
+            )
+
+    def _describe(self, status: int) -> str:
+        text = ctypes.c_char_p()
+        if self._driver.cuGetErrorString(status, ctypes.byref(text)) or text.value is None:
+            return f"CUDA error {status}"
+        return text.value.decode("utf-8", "replace")
+
+    @contextmanager
+    def _on(self, device: int, what: str) -> Iterator[None]:
+        """As `_checked`, with `device` current."""
+        with self._checked(what):
+            before = self._runtime.getDevice()
+            if before != device:
+                self._runtime.setDevice(device)
+            try:
+                yield
+            finally:
+                if before != device:
+                    self._runtime.setDevice(before)
+
+    @contextmanager
+    def _checked(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except self._runtime.CUDARuntimeError as error:
+            raise _failure(what, error.status, str(error)) from None
+
+
+def _failure(what: str, status: int, text: str) -> Exception:
+    """What a CUDA status other than success is raised as."""
+    kind = MemoryError if status == _OUT_OF_MEMORY else InternalError
+    return kind(f"failed to {what}: {text}")
+
+
+def _is_supported(info: DeviceInfo, min_compute_capability: float) -> bool:
+    capability = "{}.{}".format(*info.compute_capability)
+    if float(capability) >= min_compute_capability:
+        return True
+    # Triton's words.
+    log.warning(
+        "gpu %d has compute capability '%s' which is less than the minimum supported of '%s'",
+        info.index, capability, min_compute_capability,
+    )  # fmt: skip
+    return False
