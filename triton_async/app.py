@@ -10,6 +10,7 @@ import signal
 import ssl
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import uvloop
@@ -27,6 +28,8 @@ from triton_async.frontends.grpc import server as grpc
 from triton_async.frontends.grpc.express.keepalive import PingOptions
 from triton_async.frontends.http import server as http
 from triton_async.memory import process
+from triton_async.memory.devices import open_devices
+from triton_async.memory.pools import Pools
 from triton_async.memory.slab import SlabPool
 
 log = logging.getLogger("triton_async.app")
@@ -98,12 +101,22 @@ async def _serve(settings: Settings, certificates: Certificates) -> int:
     ring.attach(loop)
     backends = BackendRegistry()
     with ThreadPoolExecutor(settings.model_load_thread_count, "load") as executor:
-        pool = SlabPool(SLAB_CACHE_NBYTES)
-        host = Host(loop, ring, pool, backends, executor, settings.backend_config)
+        pools = _pools(settings)
+        host = Host(loop, ring, pools, backends, executor, settings.backend_config)
         server = InferenceServer(settings, host)
         status = await _run_server(settings, certificates, server, backends, stop_requested)
         ring.detach()
+        pools.close()
     return status
+
+
+def _pools(settings: Settings) -> Pools:
+    return Pools(
+        SlabPool(SLAB_CACHE_NBYTES),
+        partial(open_devices, settings.min_supported_compute_capability),
+        pinned_nbytes=settings.pinned_memory_pool_byte_size,
+        device_nbytes=settings.cuda_memory_pool_byte_size,
+    )
 
 
 def _on_signal(number: int, stop_requested: asyncio.Event) -> None:

@@ -8,6 +8,7 @@ from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse
 from triton_async.infer.signature import ModelSignature
 from triton_async.infer.tensor import Tensor
+from triton_async.memory.pools import Pools
 from triton_async.memory.slab import SlabPool
 
 class Backend:
@@ -22,6 +23,7 @@ class LoadContext:
     signature: ModelSignature
     pool: SlabPool
     backend_config: Mapping[str, str]
+    pools: Pools
     def __init__(
         self,
         config: ModelConfig,
@@ -30,9 +32,11 @@ class LoadContext:
         signature: ModelSignature,
         pool: SlabPool,
         backend_config: Mapping[str, str],
+        pools: Pools | None = None,
     ) -> None: ...
 
 class LoadedModel:
+    input_pool: SlabPool | None
     def create_instance(self, name: str, group: InstanceGroup, device_id: int) -> ModelInstance: ...
     def close(self) -> None: ...
 

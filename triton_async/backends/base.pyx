@@ -11,6 +11,7 @@ from triton_async.memory.slab cimport SlabPool, ta_slab_pool
 
 from triton_async.errors import ServerError, Unsupported
 from triton_async.infer.tensor import from_numpy
+from triton_async.memory.pools import Pools
 
 cdef extern from "clock.h":
     int64_t ta_now_ns() noexcept nogil
@@ -43,17 +44,22 @@ class Backend:
 class LoadContext:
     """What a backend gets to load one model version. Read-only."""
 
-    def __init__(self, config, int64_t version, path, signature, SlabPool pool, backend_config):
+    def __init__(self, config, int64_t version, path, signature, SlabPool pool, backend_config, pools=None):
         self.config = config                  # config.ModelConfig, complete and valid
         self.version = version
         self.path = path                      # the model file or folder in the version's directory
         self.signature = signature            # infer.ModelSignature
         self.pool = pool                      # host slabs for gathered inputs and for outputs
         self.backend_config = backend_config  # --backend-config settings of this backend: str -> str
+        self.pools = pools or Pools(pool)     # memory.pools.Pools: pinned and device memory, the GPUs
 
 
 class LoadedModel:
     """One loaded version: what its instances share (weights, sessions)."""
+
+    # memory.slab.SlabPool that large request bodies are best received into, set by `load`: pinned memory for a model
+    # on a GPU. None: the host's. optimization.input_pinned_memory switches it off.
+    input_pool = None
 
     def create_instance(self, name, group, device_id):
         """A ModelInstance. `group`: config InstanceGroup. Called on the instance's thread; may block."""

@@ -308,11 +308,18 @@ BACKEND = (
 )
 
 MEMORY = (
-    _int("pinned-memory-pool-byte-size", 1 << 28, "Bytes of pinned host memory.", low=0, high=2**63 - 1),
+    _int(
+        "pinned-memory-pool-byte-size",
+        defines.PINNED_POOL_NBYTES,
+        "Bytes of pinned host memory, taken when the first GPU model loads; 0 for none.",
+        low=0,
+        high=2**63 - 1,
+    ),
     _text(
         "cuda-memory-pool-byte-size",
         "",
-        "Bytes of memory on a GPU. May be repeated.",
+        f"Bytes of memory to take on a GPU when its first model loads, {defines.DEVICE_POOL_NBYTES} unless given. "
+        "May be repeated.",
         repeat=True,
         form="<<integer>:<integer>>",
     ),
@@ -328,7 +335,7 @@ MEMORY = (
     Option(
         "min-supported-compute-capability",
         Kind.FLOAT,
-        0.0,
+        defines.MIN_COMPUTE_CAPABILITY,
         "Lowest compute capability of GPUs to use.",
         low=0,
     ),

@@ -11,6 +11,7 @@ from typing import Any
 
 from triton_async.config.endpoints import UNIX, Listens, address_problem, tls_problem
 from triton_async.config.options import OPTIONS, Kind, Option, Scalar, Status, usage
+from triton_async.defines import MIN_COMPUTE_CAPABILITY, PINNED_POOL_NBYTES
 
 __all__ = ["Settings", "UsageError", "parse", "usage"]
 
@@ -112,10 +113,10 @@ class Settings:
     backend_config: Mapping[str, Mapping[str, str]] = field(default_factory=_empty)
     rate_limit: str = "off"
 
-    pinned_memory_pool_byte_size: int = 1 << 28
-    # GPU -> bytes.
+    pinned_memory_pool_byte_size: int = PINNED_POOL_NBYTES
+    # GPU -> bytes; DEVICE_POOL_NBYTES for a GPU that is not in it.
     cuda_memory_pool_byte_size: Mapping[int, int] = field(default_factory=_empty)
-    min_supported_compute_capability: float = 0.0
+    min_supported_compute_capability: float = MIN_COMPUTE_CAPABILITY
 
     # One line for each option that was accepted without effect, or is deprecated.
     warnings: tuple[str, ...] = ()

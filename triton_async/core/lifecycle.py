@@ -21,6 +21,7 @@ from triton_async.core.instances import Instance
 from triton_async.core.model import Model
 from triton_async.errors import InternalError, ServerError
 from triton_async.infer.signature import ModelSignature, TensorSpec
+from triton_async.memory.pools import Pools
 from triton_async.memory.slab import SlabPool
 
 log = logging.getLogger("triton_async.core")
@@ -48,14 +49,19 @@ class Backends(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What every model version is made on. `executor` runs blocking loads."""
+    """What every model version is made on. `executor` runs blocking loads; `pools` is its memory, and the GPUs."""
 
     loop: asyncio.AbstractEventLoop
     ring: CompletionRing
-    pool: SlabPool
+    pools: Pools
     backends: Backends
     executor: Executor
     backend_config: Mapping[str, Mapping[str, str]]
+
+    @property
+    def pool(self) -> SlabPool:
+        """Host memory, for what front-ends receive."""
+        return self.pools.host
 
 
 @dataclass(slots=True)
@@ -95,7 +101,7 @@ async def load_version(host: Host, config: ModelConfig, version: int, model_dir:
     try:
         instances = await _start_instances(host, config, loaded)
         policies, default_level = _queue_policies(config)
-        model = Model(host.loop, signature, config, instances, policies, default_level)
+        model = Model(host.loop, signature, config, instances, policies, default_level, _input_pool(config, loaded))
     except BaseException as error:
         await _stop_instances(host, instances)
         await run_blocking(host, loaded.close)
@@ -129,8 +135,12 @@ def _load_blocking(
     settings = {**host.backend_config.get("", {}), **host.backend_config.get(config.backend, {})}
     path = model_path(config.proto, model_dir, version)
     signature = make_signature(config, version, model_dir)
-    context = LoadContext(config, version, path, signature, host.pool, settings)
+    context = LoadContext(config, version, path, signature, host.pool, settings, host.pools)
     return signature, host.backends.get(config.backend).load(context)
+
+
+def _input_pool(config: ModelConfig, loaded: LoadedModel) -> SlabPool | None:
+    return loaded.input_pool if config.proto.optimization.input_pinned_memory.enable else None
 
 
 def _queue_policies(config: ModelConfig) -> tuple[list[QueuePolicy], int]:

@@ -11,6 +11,7 @@ from triton_async.infer.batch cimport Batch
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.signature cimport ModelSignature
+from triton_async.memory.slab cimport SlabPool
 
 # Loop thread. A request belongs to the model from `submit` until its response is delivered.
 #
@@ -21,6 +22,7 @@ from triton_async.infer.signature cimport ModelSignature
 cdef class Model(BatchOwner):
     cdef readonly ModelSignature signature
     cdef readonly object config          # config.ModelConfig
+    cdef readonly SlabPool input_pool    # for large request bodies; None: the host's
     cdef readonly ModelStatistics statistics
     cdef DynamicBatcher batcher
     cdef list instances                  # READY, in order

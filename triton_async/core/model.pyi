@@ -6,10 +6,12 @@ from triton_async.core.inline import InlinePolicy
 from triton_async.core.instances import Instance
 from triton_async.core.stats import ModelStatistics
 from triton_async.infer.signature import ModelSignature
+from triton_async.memory.slab import SlabPool
 
 class Model:
     signature: ModelSignature
     config: ModelConfig
+    input_pool: SlabPool | None
     statistics: ModelStatistics
     in_flight: int
     pending: int
@@ -23,6 +25,7 @@ class Model:
         instances: list[Instance],
         policies: Sequence[QueuePolicy],
         default_level: int,
+        input_pool: SlabPool | None = None,
     ) -> None: ...
     async def drain(self) -> None: ...
     def take_instances(self) -> list[Instance]: ...

@@ -24,6 +24,7 @@ from triton_async.infer.request cimport (
 )
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.signature cimport ModelSignature
+from triton_async.memory.slab cimport SlabPool
 
 from triton_async.defines import (
     INLINE_NBYTES,
@@ -48,12 +49,15 @@ cdef int64_t MEAN_CLAMP = 4
 
 
 cdef class Model(BatchOwner):
-    """A READY model version. `policies`, `default_level`: of its queue, from the model config."""
+    """A READY model version. `policies`, `default_level`: of its queue, from the model config. `input_pool`: for large
+    request bodies, None for the host's."""
 
-    def __init__(self, loop, ModelSignature signature, config, list instances, policies, int default_level):
+    def __init__(self, loop, ModelSignature signature, config, list instances, policies, int default_level,
+                 SlabPool input_pool=None):
         self.loop = loop
         self.signature = signature
         self.config = config
+        self.input_pool = input_pool
         self.statistics = ModelStatistics()
         self.run_ahead = RUN_AHEAD
         self.mean_execution_ns = MEAN_CLAMP * RUN_AHEAD_NS

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t
 from triton_async.core.model cimport Model
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport ResponseSink
+from triton_async.memory.slab cimport SlabPool
 
 # Loop thread.
 cdef class InferenceServer:
@@ -12,7 +13,9 @@ cdef class InferenceServer:
     cdef readonly str version
     cdef readonly tuple extensions
     cdef readonly object repository
-    cdef readonly object pool        # memory.slab.SlabPool: where front-ends lease room for what they receive
+    cdef readonly SlabPool pool      # where front-ends lease room for what they receive
+    # For large messages whose model is not known yet: that of a READY model which likes one of its own, else `pool`.
+    cdef readonly SlabPool large_pool
     cdef object settings
     cdef object host
     cdef object loop

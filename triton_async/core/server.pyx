@@ -50,7 +50,7 @@ cdef class InferenceServer:
         self.extensions = EXTENSIONS
         self.settings = settings
         self.host = host
-        self.pool = host.pool
+        self.pool = self.large_pool = host.pool
         self.loop = host.loop
         self.latest = {}
         self.versions = {}
@@ -81,6 +81,8 @@ cdef class InferenceServer:
 
     def _on_models_changed(self):
         self.latest, self.versions = self.repository.tables()
+        pools = [model.input_pool for model in self.versions.values() if model.input_pool is not None]
+        self.large_pool = pools[0] if pools else self.pool
         self._wake_readiness()
 
     def _wake_readiness(self):

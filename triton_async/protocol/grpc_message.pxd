@@ -21,6 +21,7 @@ cdef enum GrpcStatus:
 # Invariant: memory held for a message <= GRPC_MESSAGE_START_NBYTES + GRPC_MESSAGE_GROWTH * bytes received of it
 cdef class MessageReader:
     cdef SlabPool pool
+    cdef SlabPool large_pool       # the owner's: for messages from INPUT_POOL_NBYTES on, `pool` at first
     cdef uint8_t[5] prefix
     cdef int prefix_nbytes         # of it that are there
     cdef int64_t nbytes            # of the message, as its prefix says
@@ -33,5 +34,6 @@ cdef class MessageReader:
     # Whether a message has begun and is not complete.
     cdef bint inside(self) noexcept
 
+    cdef Buffer _lease(self, int64_t nbytes)
     cdef int _begin(self, size_t at_hand) except -1
     cdef int _grow(self) except -1

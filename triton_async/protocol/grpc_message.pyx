@@ -5,13 +5,19 @@ from libc.string cimport memcpy
 from triton_async.memory.buffer cimport Buffer
 from triton_async.memory.slab cimport SlabPool
 
-from triton_async.defines import GRPC_MAX_MESSAGE_NBYTES, GRPC_MESSAGE_GROWTH, GRPC_MESSAGE_START_NBYTES
+from triton_async.defines import (
+    GRPC_MAX_MESSAGE_NBYTES,
+    GRPC_MESSAGE_GROWTH,
+    GRPC_MESSAGE_START_NBYTES,
+    INPUT_POOL_NBYTES,
+)
 
 cdef enum:
     PREFIX = 5
 
 cdef int64_t _MESSAGE_MAX = GRPC_MAX_MESSAGE_NBYTES
 cdef int64_t _START = GRPC_MESSAGE_START_NBYTES
+cdef int64_t _LARGE = INPUT_POOL_NBYTES
 cdef int64_t _GROWTH = GRPC_MESSAGE_GROWTH
 
 
@@ -25,10 +31,10 @@ class MessageError(Exception):
 
 
 cdef class MessageReader:
-    """Reads the messages of one call."""
+    """Reads the messages of one call into leases of `pool`, or of `large_pool` once its owner has set one."""
 
     def __cinit__(self, SlabPool pool):
-        self.pool = pool
+        self.pool = self.large_pool = pool
 
     cdef Buffer feed(self, const char *data, size_t size, size_t *used):
         cdef size_t at = 0
@@ -73,11 +79,14 @@ cdef class MessageReader:
         if self.nbytes > _MESSAGE_MAX:
             raise MessageError(GRPC_RESOURCE_EXHAUSTED,
                                f"Received message larger than max ({self.nbytes} vs. {_MESSAGE_MAX})")
-        self.message = self.pool.lease(min(self.nbytes, max(_START, <int64_t>at_hand)))
+        self.message = self._lease(min(self.nbytes, max(_START, <int64_t>at_hand)))
         return 0
 
+    cdef Buffer _lease(self, int64_t nbytes):
+        return (self.large_pool if self.nbytes >= _LARGE else self.pool).lease(nbytes)
+
     cdef int _grow(self) except -1:
-        cdef Buffer larger = self.pool.lease(min(self.nbytes, _START + _GROWTH * self.received))
+        cdef Buffer larger = self._lease(min(self.nbytes, _START + _GROWTH * self.received))
         memcpy(larger.data, self.message.data, self.received)
         self.message = larger
         return 0

@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t
 from triton_async.frontends.http.answers cimport Answers
 from triton_async.infer.signature cimport ModelSignature
 from triton_async.memory.buffer cimport Buffer
+from triton_async.memory.slab cimport SlabPool
 from triton_async.protocol.http_head cimport ChunkTracker, Head
 
 #   HEAD --plain infer head--> BODY --complete--> HEAD          (the request itself waits in `first`..`last`)
@@ -37,6 +38,7 @@ cdef class Connection(Answers):
     cdef Head head                   # of the request whose body is received
     cdef str name                    # model name of the last request: the next one is mostly the same
     cdef ModelSignature signature
+    cdef SlabPool input_pool         # of its model; None: the host's
     cdef Buffer body                 # of content_length bytes
     cdef int64_t body_at             # bytes of it received
 

@@ -10,6 +10,7 @@ from libc.string cimport memchr, memcmp, memcpy, memmove
 from triton_async.frontends.http.answers cimport Answers, Exchange
 from triton_async.frontends.http.hub cimport Hub
 from triton_async.infer.request cimport InferRequest
+from triton_async.memory.slab cimport SlabPool
 from triton_async.protocol.http_codec cimport decode_infer
 from triton_async.protocol.http_head cimport (
     CHUNK_BAD,
@@ -39,12 +40,14 @@ from triton_async.defines import (
     HTTP_MAX_LINE_NBYTES,
     HTTP_MAX_PIPELINED,
     HTTP_WRITE_TIMEOUT_S,
+    INPUT_POOL_NBYTES,
 )
 from triton_async.errors import ServerError
 from triton_async.frontends.http.status import http_status
 
 log = logging.getLogger("triton_async.http")
 
+cdef int64_t LARGE_NBYTES = INPUT_POOL_NBYTES
 cdef Py_ssize_t HELD_NBYTES = HTTP_HELD_NBYTES
 cdef Py_ssize_t MAX_HEAD_NBYTES = HTTP_MAX_HEADERS_NBYTES
 # A head of one line's size at most cannot have a line that the full parser finds too long.
@@ -131,6 +134,7 @@ cdef class Connection(Answers):
         self.state = CONNECTION_CLOSED
         self._abandon()
         self.body = None
+        self.input_pool = None
         self._drop_held(self.held_size)
         if self.relay is not None:
             self.relay.lost(error)
@@ -225,9 +229,11 @@ cdef class Connection(Answers):
         if self.name is None or not _is_text(self.name, name, head.name_length):
             self.name = name[:head.name_length].decode("ascii")
         try:
-            self.signature = hub.server.find(self.name, head.version).signature
+            model = hub.server.find(self.name, head.version)
         except ServerError:
             return False
+        self.signature = model.signature
+        self.input_pool = model.input_pool
         return not self.signature.decoupled
 
     # Makes room for the body and takes what is there of it; returns how much.
@@ -236,8 +242,11 @@ cdef class Connection(Answers):
         cdef int64_t header = max(self.head.header_length, 0)
         cdef Py_ssize_t taken = min(size, nbytes)
         cdef Buffer body
+        cdef SlabPool pool = self.hub.pool
+        if self.input_pool is not None and nbytes >= LARGE_NBYTES:
+            pool = self.input_pool
         try:
-            body = self.hub.pool.lease(nbytes + ALIGNMENT)
+            body = pool.lease(nbytes + ALIGNMENT)
         except MemoryError:
             self._refuse(503, "not enough memory for the request body")
             return size

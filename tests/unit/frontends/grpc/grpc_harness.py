@@ -26,6 +26,7 @@ from triton_async.infer.request import live_requests
 from triton_async.infer.response import live_responses
 from triton_async.infer.tensor import live_tensors
 from triton_async.memory.buffer import live_buffers
+from triton_async.memory.pools import Pools
 from triton_async.memory.slab import SlabPool
 
 
@@ -99,7 +100,7 @@ class Running:
         ring.attach(self.loop)
         with ThreadPoolExecutor(4) as executor:
             self.pool = SlabPool(1 << 24)
-            host = Host(self.loop, ring, self.pool, BackendRegistry(), executor, settings.backend_config)
+            host = Host(self.loop, ring, Pools(self.pool), BackendRegistry(), executor, settings.backend_config)
             self.server = InferenceServer(settings, host)
             await self.server.start()
             self.endpoint = await grpc_server.start(

@@ -111,7 +111,8 @@ cdef class UnaryInfer(ExpressCall):
         try:
             if self.message is None:
                 if self.reader is None:
-                    self.reader = MessageReader(self.connection().lane.pool)
+                    self.reader = MessageReader(self.connection().lane.server.pool)
+                    self.reader.large_pool = self.connection().lane.server.large_pool
                 self.message = self.reader.feed(data, nbytes, &used)
                 if used == nbytes:
                     # A message that came in one piece is soon decoded.

@@ -4,14 +4,12 @@ from libc.stdint cimport int64_t
 
 from triton_async.core.server cimport InferenceServer
 from triton_async.infer.request cimport InferRequest
-from triton_async.memory.slab cimport SlabPool
 from triton_async.protocol.http2 cimport Http2Session
 from triton_async.protocol.http2_output cimport OutBuffer
 
 # One for a front-end.
 cdef class Lane:
     cdef InferenceServer server
-    cdef SlabPool pool
     cdef object loop
     cdef readonly object mapping   # path -> Handler, of every RPC
     cdef readonly object ping_options  # keepalive.PingOptions

@@ -18,7 +18,6 @@ cdef class Lane:
 
     def __init__(self, InferenceServer server, loop, mapping, ping_options, bint compresses):
         self.server = server
-        self.pool = server.host.pool
         self.loop = loop
         self.mapping = mapping
         self.ping_options = ping_options

@@ -45,7 +45,7 @@ cdef class StreamInfer(ExpressCall):
         self.order = deque()
         self.unsent = deque()
         self.watches_progress = True
-        self.reader = MessageReader(self.connection().lane.pool)
+        self.reader = MessageReader(self.connection().lane.server.pool)
         return ExpressCall.on_open(self)
 
     # -- reading -----------------------------------------------------------------------------------
@@ -65,6 +65,9 @@ cdef class StreamInfer(ExpressCall):
         cdef size_t at = 0
         cdef size_t used
         cdef Buffer message
+        if self.reader is not None:
+            # Models come and go while a stream lives.
+            self.reader.large_pool = self.connection().lane.server.large_pool
         while at < nbytes and self.reader is not None:
             if not self._has_room():
                 self.backlog = bytearray(data[at:nbytes])
