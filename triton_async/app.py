@@ -101,7 +101,7 @@ async def _serve(settings: Settings, certificates: Certificates) -> int:
     ring.attach(loop)
     backends = BackendRegistry()
     with ThreadPoolExecutor(settings.model_load_thread_count, "load") as executor:
-        pools = _pools(settings)
+        pools = make_pools(settings)
         host = Host(loop, ring, pools, backends, executor, settings.backend_config)
         server = InferenceServer(settings, host)
         status = await _run_server(settings, certificates, server, backends, stop_requested)
@@ -110,7 +110,8 @@ async def _serve(settings: Settings, certificates: Certificates) -> int:
     return status
 
 
-def _pools(settings: Settings) -> Pools:
+def make_pools(settings: Settings) -> Pools:
+    """The server's memory. No GPU is touched before something asks for one."""
     return Pools(
         SlabPool(SLAB_CACHE_NBYTES),
         partial(open_devices, settings.min_supported_compute_capability),

@@ -17,7 +17,7 @@ import uvloop
 from triton_async.backends.registry import BackendRegistry
 from triton_async.config.settings import parse
 from triton_async.core.completion import CompletionRing
-from triton_async.core.lifecycle import Host
+from triton_async.core.lifecycle import Backends, Host
 from triton_async.core.server import InferenceServer
 from triton_async.frontends.grpc import server as grpc_server
 from triton_async.frontends.grpc.express.keepalive import PingOptions
@@ -72,7 +72,9 @@ def live_objects() -> dict[str, int]:
 class Running:
     """A started server. `url`: host and port; `call` runs a coroutine on its loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, backends: Backends | None = None, pools: Pools | None = None) -> None:
+        self.backends = backends or BackendRegistry()
+        self.pools = pools or Pools(SlabPool(1 << 24))
         self.server: InferenceServer
         self.endpoint: grpc_server.GrpcEndpoint
         self.loop: asyncio.AbstractEventLoop
@@ -99,8 +101,8 @@ class Running:
         ring = CompletionRing()
         ring.attach(self.loop)
         with ThreadPoolExecutor(4) as executor:
-            self.pool = SlabPool(1 << 24)
-            host = Host(self.loop, ring, Pools(self.pool), BackendRegistry(), executor, settings.backend_config)
+            self.pool = self.pools.host
+            host = Host(self.loop, ring, self.pools, self.backends, executor, settings.backend_config)
             self.server = InferenceServer(settings, host)
             await self.server.start()
             self.endpoint = await grpc_server.start(
@@ -121,11 +123,18 @@ class Running:
 
 @contextmanager
 def serving(
-    root: Path, *options: str, compression: str = "none", express: bool = True, pings: PingOptions | None = None
+    root: Path,
+    *options: str,
+    compression: str = "none",
+    express: bool = True,
+    pings: PingOptions | None = None,
+    backends: Backends | None = None,
+    pools: Pools | None = None,
 ) -> Iterator[Running]:
-    """Serves the repository through one of the lanes, and checks at the end that nothing is left alive."""
+    """Serves the repository through one of the lanes, and checks at the end that nothing is left alive. `backends`,
+    `pools` in place of the package's own."""
     before = live_objects()
-    running = Running()
+    running = Running(backends, pools)
     start = {"response_compression": compression, "express": express, "pings": pings}
     thread = threading.Thread(target=lambda: uvloop.run(running.main(root, options, **start)))
     thread.start()

@@ -148,9 +148,11 @@ def split(output: bytes) -> list[bytes]:
 
 
 @asynccontextmanager
-async def express(root: Path, *options: str) -> AsyncIterator[tuple[InferenceServer, ExpressListener]]:
-    """A server and a listener without a port."""
-    async with running(root, *options) as server:
+async def express(
+    root: Path, *options: str, **more: Any
+) -> AsyncIterator[tuple[InferenceServer, ExpressListener]]:
+    """A server and a listener without a port. `more`: of core_harness.running."""
+    async with running(root, *options, **more) as server:
         listener = ExpressListener(HttpService(server, LIMIT).handle, server, LIMIT)
         yield server, listener
         await listener.close(0)

@@ -1,0 +1,222 @@
+"""Opening GPUs where there is none, in one plain sentence, and CuPy's runtime behind the protocol."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_devices import FakeDevices
+
+from triton_async.errors import InternalError, InvalidArg
+from triton_async.memory.devices import CupyDevices, DeviceInfo, Devices
+
+HERE = Path(__file__).resolve()
+HAS_DRIVER = Path("/dev/nvidiactl").exists()
+HAS_CUPY = importlib.util.find_spec("cupy") is not None
+
+# A process, so that neither a driver nor CuPy is loaded yet.
+OPEN = """if True:
+    import sys
+    from triton_async.errors import Unsupported
+    from triton_async.memory.cuda import load_driver
+    from triton_async.memory.devices import open_devices
+    {before}
+    try:
+        print(open_devices({minimum}).infos)
+    except Unsupported as error:
+        print(error.message)
+"""
+
+
+def opened(before: str = "", minimum: str = "") -> str:
+    code = OPEN.format(before=before, minimum=minimum)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library with the driver's functions, which all succeed and do nothing."""
+    names = set(re.findall(r'"(cu[A-Z]\w+)"', (HERE.parents[3] / "csrc" / "cuda.c").read_text()))
+    folder = tmp_path_factory.mktemp("driver")
+    (folder / "driver.c").write_text("".join(f"int {name}(void) {{ return 0; }}\n" for name in sorted(names)))
+    library = folder / "libcuda.so.1"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, folder / "driver.c"], check=True)
+    return library
+
+
+@pytest.mark.skipif(HAS_DRIVER, reason="there is a driver")
+def test_without_a_driver_that_is_what_it_says() -> None:
+    assert opened() == (
+        "no GPU can be used: the NVIDIA driver is not installed (libcuda.so.1 can not be loaded)"
+    )
+
+
+def test_without_cupy_that_is_what_it_says(driver: Path) -> None:
+    before = f"load_driver({str(driver)!r}); sys.modules['cupy'] = None"
+    assert opened(before) == "no GPU can be used: CuPy is not installed; it comes with triton-async[gpu]"
+
+
+@pytest.mark.skipif(HAS_DRIVER or not HAS_CUPY, reason="needs CuPy, and no driver that it can use")
+def test_what_cuda_says_is_part_of_the_reason(driver: Path) -> None:
+    assert opened(f"load_driver({str(driver)!r})") == (
+        "no GPU can be used: failed to count the GPUs: cudaErrorInsufficientDriver: CUDA driver version is "
+        "insufficient for CUDA runtime version"
+    )
+
+
+class CudaError(RuntimeError):
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Runtime:
+    """cupy.cuda.runtime as far as it is called; notes what was called on which device."""
+
+    CUDARuntimeError = CudaError
+    hostAllocPortable, streamNonBlocking, eventDisableTiming, eventBlockingSync = 1, 1, 2, 1
+
+    def __init__(self, capabilities: list[tuple[int, int]]) -> None:
+        self.capabilities = capabilities
+        self.device = 0
+        self.calls: list[tuple[Any, ...]] = []
+        self.error: CudaError | None = None
+
+    def getDeviceCount(self) -> int:
+        return len(self.capabilities)
+
+    def getDeviceProperties(self, device: int) -> dict[str, Any]:
+        major, minor = self.capabilities[device]
+        return {"name": b"GPU", "major": major, "minor": minor, "totalGlobalMem": 1 << 30}
+
+    def deviceGetPCIBusId(self, device: int) -> str:
+        return f"0000:{device:02X}:00.0"
+
+    def getDevice(self) -> int:
+        return self.device
+
+    def setDevice(self, device: int) -> None:
+        self.device = device
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any) -> Any:
+            self.calls.append((name, self.device, *arguments))
+            if self.error is not None:
+                raise self.error
+            return (5, 9) if name == "memGetInfo" else 4096
+
+        return call
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
+    monkeypatch.setattr("ctypes.CDLL", lambda name: Runtime([]))
+    return Runtime([(9, 0), (7, 5), (12, 1)])
+
+
+def test_gpus_below_the_minimum_are_left_out_and_named(runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        devices: Devices = CupyDevices(runtime, 8.0)
+    assert [info.index for info in devices.infos] == [0, 2]
+    assert devices.infos[1] == DeviceInfo(2, "GPU", (12, 1), 1 << 30, "0000:02:00.0")
+    assert [record.message for record in caplog.records] == [
+        "gpu 1 has compute capability '7.5' which is less than the minimum supported of '8.0'"
+    ]
+    assert [len(CupyDevices(runtime, least).infos) for least in (0.0, 7.5, 7.6, 12.1, 12.2)] == [3, 3, 2, 1, 0]
+
+
+def test_every_call_runs_on_its_device_and_leaves_the_thread_on_its_own(runtime: Runtime) -> None:
+    devices = CupyDevices(runtime, 0.0)
+    devices.use(1)
+    assert devices.allocate(2, 0) == 4096
+    devices.free(2, 4096)
+    assert devices.memory_info(0) == (5, 9)
+    devices.create_stream(2, -3)
+    devices.create_event(0)
+    devices.create_event(1, timing=True, spin=True)
+    devices.open_ipc(2, bytes(64))
+    devices.close_ipc(2, 4096)
+    devices.allocate_pinned(100)
+    assert runtime.calls == [
+        ("malloc", 2, 1), ("free", 2, 4096), ("memGetInfo", 0), ("streamCreateWithPriority", 2, 1, -3),
+        ("eventCreateWithFlags", 0, 3), ("eventCreateWithFlags", 1, 0), ("ipcOpenMemHandle", 2, bytes(64)),
+        ("ipcCloseMemHandle", 2, 4096), ("hostAlloc", 1, 100, 1),
+    ]  # fmt: skip
+    assert runtime.device == 1
+
+
+def test_a_failure_carries_cudas_text_and_leaves_the_thread_on_its_device(runtime: Runtime) -> None:
+    devices = CupyDevices(runtime, 0.0)
+    runtime.error = CudaError(700, "cudaErrorIllegalAddress: an illegal memory access was encountered")
+    with pytest.raises(InternalError) as raised:
+        devices.free(2, 4096)
+    assert raised.value.message == (
+        "failed to free memory on GPU 2: cudaErrorIllegalAddress: an illegal memory access was encountered"
+    )
+    runtime.error = CudaError(2, "cudaErrorMemoryAllocation: out of memory")
+    for allocate in (lambda: devices.allocate(2, 100), lambda: devices.allocate_pinned(100)):
+        with pytest.raises(MemoryError, match="out of memory"):
+            allocate()
+    assert runtime.device == 0
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 63, 65, 640])
+def test_a_handle_of_another_size_never_gets_to_cuda(runtime: Runtime, nbytes: int) -> None:
+    devices = CupyDevices(runtime, 0.0)
+    with pytest.raises(InvalidArg, match=f"a CUDA IPC handle has 64 bytes, not {nbytes}"):
+        devices.open_ipc(0, bytes(nbytes))
+    assert runtime.calls == []
+
+
+@pytest.mark.gpu
+def test_memory_streams_events_and_sizes_of_a_real_gpu() -> None:
+    from triton_async.memory.devices import open_devices
+
+    devices = open_devices()
+    info = devices.infos[0]
+    assert info.total_nbytes > 0 and info.compute_capability >= (6, 0) and info.name
+    devices.use(info.index)
+    free, total = devices.memory_info(info.index)
+    assert 0 < free <= total
+    address = devices.allocate(info.index, 1 << 20)
+    assert address % 256 == 0 and devices.allocation_nbytes(address) >= 1 << 20
+    with pytest.raises(InternalError):
+        devices.allocation_nbytes(address + 256)
+    devices.free(info.index, address)
+    pinned = devices.allocate_pinned(1 << 20)
+    devices.free_pinned(pinned)
+    devices.destroy_stream(devices.create_stream(info.index, -1))
+    devices.destroy_event(devices.create_event(info.index))
+    with pytest.raises(MemoryError):
+        devices.allocate(info.index, 1 << 50)
+    with pytest.raises(InternalError):
+        devices.open_ipc(info.index, bytes(64))
+
+
+def test_the_fake_tells_what_was_not_given_back_and_shares_memory_between_processes() -> None:
+    server, client = FakeDevices(), FakeDevices()
+    address = client.allocate(0, 100)
+    handle = client.export_ipc(address)
+    base = server.open_ipc(0, handle)
+    client.view(address, 4)[:] = b"abcd"
+    assert bytes(server.view(base, 4)) == b"abcd" and server.allocation_nbytes(base) == 100
+    assert (client.leaks, server.leaks) == ({"device": 1}, {"ipc": 1})
+    with pytest.raises(InternalError, match="invalid device context"):
+        client.open_ipc(0, handle)
+    with pytest.raises(InternalError, match="invalid resource handle"):
+        server.open_ipc(0, bytes(64))
+    server.close_ipc(0, base)
+    client.free(0, address)
+    assert client.leaks == server.leaks == {}
+    with pytest.raises(InternalError, match="invalid resource handle"):
+        server.open_ipc(0, handle)
+    with pytest.raises(AssertionError, match="freed twice"):
+        client.free(0, address)

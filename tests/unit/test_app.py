@@ -1,0 +1,41 @@
+"""What the app makes of its settings."""
+
+from __future__ import annotations
+
+import pytest
+from fake_devices import FakeDevices
+
+from triton_async import app
+from triton_async.config.settings import parse
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The minimum compute capabilities that GPUs were opened with."""
+    found: list[float] = []
+
+    def open_devices(min_compute_capability: float) -> FakeDevices:
+        found.append(min_compute_capability)
+        return FakeDevices(2)
+
+    monkeypatch.setattr(app, "open_devices", open_devices)
+    return found
+
+
+def test_memory_options_size_the_pools(asked: list[float]) -> None:
+    pools = app.make_pools(parse([
+        "--model-repository=/models", "--pinned-memory-pool-byte-size=1048576", "--cuda-memory-pool-byte-size=1:2097152",
+        "--min-supported-compute-capability=7.5",
+    ]))  # fmt: skip
+    assert asked == []
+    assert pools.pinned().budget_nbytes == MIB
+    assert (pools.device(0).budget_nbytes, pools.device(1).budget_nbytes) == (64 * MIB, 2 * MIB)
+    assert asked == [7.5]
+
+
+def test_the_defaults_are_tritons(asked: list[float]) -> None:
+    pools = app.make_pools(parse(["--model-repository=/models"]))
+    assert (pools.pinned().budget_nbytes, pools.device(1).budget_nbytes) == (256 * MIB, 64 * MIB)
+    assert asked == [6.0]
