@@ -26,8 +26,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_memory_options_size_the_pools(asked: list[float]) -> None:
     pools = app.make_pools(parse([
-        "--model-repository=/models", "--pinned-memory-pool-byte-size=1048576", "--cuda-memory-pool-byte-size=1:2097152",
-        "--min-supported-compute-capability=7.5",
+        "--model-repository=/models", "--pinned-memory-pool-byte-size=1048576",
+        "--cuda-memory-pool-byte-size=1:2097152", "--min-supported-compute-capability=7.5",
     ]))  # fmt: skip
     assert asked == []
     assert pools.pinned().budget_nbytes == MIB

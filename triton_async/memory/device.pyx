@@ -112,6 +112,6 @@ cdef ta_lease *_allocate_quietly(DevicePool pool, int64_t nbytes) noexcept:
         return pool._allocate(nbytes)
     except MemoryError:
         return NULL
-    except BaseException:
-        log.exception("GPU %d has no memory to lease", pool.device)
+    except BaseException as error:
+        log.error("no memory to lease on GPU %d: %s", pool.device, error)
         return NULL
