@@ -291,6 +291,10 @@ def _option_rows(settings: Settings, server: InferenceServer) -> list[tuple[str,
         ("model_config_name", settings.model_config_name),
         ("rate_limit", settings.rate_limit.upper()),
         ("pinned_memory_pool_byte_size", str(settings.pinned_memory_pool_byte_size)),
+        *(
+            (f"cuda_memory_pool_byte_size{{{gpu}}}", str(nbytes))
+            for gpu, nbytes in sorted(settings.cuda_memory_pool_byte_size.items())
+        ),
         ("min_supported_compute_capability", str(settings.min_supported_compute_capability)),
         ("strict_readiness", str(int(settings.strict_readiness))),
         ("exit_timeout", str(settings.exit_timeout_secs)),

@@ -199,11 +199,13 @@ class CupyDevices:
         what = "read the size of a CUDA allocation"
         base, nbytes = ctypes.c_uint64(), ctypes.c_size_t()
         with self._checked(what):
-            # The driver's own call wants a current context, which a thread has once it has set its device.
-            self._runtime.setDevice(self._runtime.getDevice())
-        status = self._driver.cuMemGetAddressRange_v2(
-            ctypes.byref(base), ctypes.byref(nbytes), ctypes.c_uint64(address)
-        )
+            device = int(self._runtime.pointerGetAttributes(address).device)
+        if device < 0:
+            raise InternalError(f"failed to {what}: it is no memory of a GPU")
+        with self._on(device, what):
+            status = self._driver.cuMemGetAddressRange_v2(
+                ctypes.byref(base), ctypes.byref(nbytes), ctypes.c_uint64(address)
+            )
         if status:
             raise _failure(what, status, self._describe(status))
         if base.value != address:
@@ -237,13 +239,19 @@ class CupyDevices:
         """As `_checked`, with `device` current."""
         with self._checked(what):
             before = self._runtime.getDevice()
-            if before != device:
-                self._runtime.setDevice(device)
+            # Also when it is the same: only this makes its context current, for calls of the driver.
+            self._runtime.setDevice(device)
             try:
                 yield
             finally:
-                if before != device:
+                if before != device and self._has_context(before):
                     self._runtime.setDevice(before)
+
+    def _has_context(self, device: int) -> bool:
+        # A thread begins on GPU 0; going back there would make a context that takes hundreds of MiB of it for nothing.
+        flags, active = ctypes.c_uint(), ctypes.c_int()
+        status = self._driver.cuDevicePrimaryCtxGetState(device, ctypes.byref(flags), ctypes.byref(active))
+        return status != 0 or active.value != 0
 
     @contextmanager
     def _checked(self, what: str) -> Iterator[None]:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -106,6 +107,9 @@ class Runtime:
     def setDevice(self, device: int) -> None:
         self.device = device
 
+    def pointerGetAttributes(self, address: int) -> Any:
+        return SimpleNamespace(device=address // 1000 - 1)
+
     def __getattr__(self, name: str) -> Any:
         def call(*arguments: Any) -> Any:
             self.calls.append((name, self.device, *arguments))
@@ -116,9 +120,34 @@ class Runtime:
         return call
 
 
+class Driver:
+    """libcuda as far as it is called, over the same devices. Allocations of 256 bytes begin at every thousand."""
+
+    def __init__(self) -> None:
+        self.with_context = {0, 1, 2}
+
+    def cuDevicePrimaryCtxGetState(self, device: int, flags: Any, active: Any) -> int:
+        active._obj.value = device in self.with_context
+        return 0
+
+    def cuMemGetAddressRange_v2(self, base: Any, nbytes: Any, address: Any) -> int:
+        base._obj.value, nbytes._obj.value = address.value // 1000 * 1000, 256
+        return 0 if address.value % 1000 < 256 else 500
+
+    def cuGetErrorString(self, status: int, text: Any) -> int:
+        text._obj.value = b"named symbol not found"
+        return 0
+
+
 @pytest.fixture
-def runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
-    monkeypatch.setattr("ctypes.CDLL", lambda name: Runtime([]))
+def driver_calls(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    made = Driver()
+    monkeypatch.setattr("ctypes.CDLL", lambda name: made)
+    return made
+
+
+@pytest.fixture
+def runtime(driver_calls: Driver) -> Runtime:
     return Runtime([(9, 0), (7, 5), (12, 1)])
 
 
@@ -151,6 +180,25 @@ def test_every_call_runs_on_its_device_and_leaves_the_thread_on_its_own(runtime:
         ("ipcCloseMemHandle", 2, 4096), ("hostAlloc", 1, 100, 1),
     ]  # fmt: skip
     assert runtime.device == 1
+
+
+def test_no_context_is_made_on_a_gpu_only_to_return_to_it(runtime: Runtime, driver_calls: Driver) -> None:
+    devices = CupyDevices(runtime, 0.0)
+    driver_calls.with_context = {2}
+    devices.allocate(2, 100)
+    assert runtime.device == 2
+
+
+def test_the_size_of_an_allocation_is_that_of_its_base(runtime: Runtime) -> None:
+    devices = CupyDevices(runtime, 0.0)
+    assert devices.allocation_nbytes(3000) == 256  # of GPU 2
+    with pytest.raises(InternalError, match="it begins elsewhere"):
+        devices.allocation_nbytes(3100)
+    with pytest.raises(InternalError, match="failed to read the size of a CUDA allocation: named symbol not found"):
+        devices.allocation_nbytes(3500)
+    with pytest.raises(InternalError, match="no memory of a GPU"):
+        devices.allocation_nbytes(10)
+    assert runtime.device == 0
 
 
 def test_a_failure_carries_cudas_text_and_leaves_the_thread_on_its_device(runtime: Runtime) -> None:
