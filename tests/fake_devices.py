@@ -11,6 +11,7 @@ import itertools
 import mmap
 import struct
 import threading
+from pathlib import Path
 
 from triton_async.errors import InternalError
 from triton_async.memory.devices import DeviceInfo
@@ -39,6 +40,8 @@ class FakeDevices:
         self.calls: list[str] = []
         self.streams: dict[int, tuple[int, int]] = {}  # handle -> (device, priority)
         self.events: dict[int, tuple[int, bool, bool]] = {}  # handle -> (device, timing, spin)
+        self.graphs: set[int] = set()
+        self.capturing: set[int] = set()  # streams
         self.mappings: dict[int, int] = {}  # base of an opened allocation -> times opened
         self.current = threading.local()
         self._lock = threading.Lock()
@@ -72,6 +75,10 @@ class FakeDevices:
         with self._lock:
             return total - sum(nbytes for _, nbytes, owner in self._memory.values() if owner == device), total
 
+    def stream_priorities(self, device: int) -> tuple[int, int]:
+        self._enter("stream_priorities", device)
+        return 0, -5
+
     def create_stream(self, device: int, priority: int = 0) -> int:
         self._enter("create_stream", device)
         stream = next(_tokens)
@@ -91,6 +98,26 @@ class FakeDevices:
     def destroy_event(self, event: int) -> None:
         self._enter("destroy_event")
         del self.events[event]
+
+    def begin_capture(self, stream: int) -> None:
+        self._enter("begin_capture")
+        assert stream in self.streams and stream not in self.capturing
+        self.capturing.add(stream)
+
+    def end_capture(self, stream: int) -> int:
+        self.capturing.remove(stream)
+        self._enter("end_capture")
+        graph = next(_tokens)
+        self.graphs.add(graph)
+        return graph
+
+    def destroy_graph(self, graph: int) -> None:
+        self._enter("destroy_graph")
+        self.graphs.remove(graph)
+
+    def load_kernel(self, device: int, path: Path, name: str) -> int:
+        self._enter("load_kernel", device)
+        return next(_tokens)
 
     def open_ipc(self, device: int, handle: bytes) -> int:
         self._enter("open_ipc", device)
@@ -144,6 +171,7 @@ class FakeDevices:
                 "pinned": sum(device < 0 for device in owners),
                 "stream": len(self.streams),
                 "event": len(self.events),
+                "graph": len(self.graphs),
                 "ipc": sum(self.mappings.values()),
             }
         return {kind: count for kind, count in counts.items() if count}

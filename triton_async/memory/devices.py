@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from triton_async.defines import MIN_COMPUTE_CAPABILITY
@@ -64,6 +65,9 @@ class Devices(Protocol):
     def memory_info(self, device: int) -> tuple[int, int]:
         """(free, total) bytes."""
 
+    def stream_priorities(self, device: int) -> tuple[int, int]:
+        """(least, most urgent) priority of a stream; lower is more urgent. (0, 0) when there is but one."""
+
     def create_stream(self, device: int, priority: int = 0) -> int:
         """A non-blocking stream. `priority`: lower is more urgent, 0 the least."""
 
@@ -73,6 +77,18 @@ class Devices(Protocol):
         """An event that is waited for asleep, or busily when `spin`."""
 
     def destroy_event(self, event: int) -> None: ...
+
+    def begin_capture(self, stream: int) -> None:
+        """What the calling thread puts on `stream` is recorded from here on, not run (thread-local mode)."""
+
+    def end_capture(self, stream: int) -> int:
+        """Ends a capture, also one that was invalidated: the stream can be used again. The graph, instantiated."""
+
+    def destroy_graph(self, graph: int) -> None: ...
+
+    def load_kernel(self, device: int, path: Path, name: str) -> int:
+        """The kernel `name` (extern "C") of a file: a fatbin, or CUDA C++ (`.cu`) that is compiled for `device` first.
+        Stays loaded."""
 
     def open_ipc(self, device: int, handle: bytes) -> int:
         """Maps another process's allocation (64-byte handle, else InvalidArg): its base address."""
@@ -100,7 +116,7 @@ def open_devices(min_compute_capability: float = MIN_COMPUTE_CAPABILITY) -> Devi
         log.warning("CuPy can not be imported: %s", error)
         raise _no_gpu("CuPy can not be imported, see the log of the server") from None
     try:
-        devices = CupyDevices(cupy.cuda.runtime, min_compute_capability)
+        devices = CupyDevices(cupy, min_compute_capability)
     except (ServerError, MemoryError) as error:
         raise _no_gpu(str(error)) from None
     if not devices.infos:
@@ -113,13 +129,16 @@ def _no_gpu(reason: str) -> Unsupported:
 
 
 class CupyDevices:
-    """`Devices` through CuPy's thin layer over the CUDA runtime. `runtime`: the module cupy.cuda.runtime."""
+    """`Devices` through CuPy's thin layer over the CUDA runtime. `cupy`: the module."""
 
-    def __init__(self, runtime: Any, min_compute_capability: float) -> None:
-        self._runtime = runtime
+    def __init__(self, cupy: Any, min_compute_capability: float) -> None:
+        self._cupy = cupy
+        self._runtime = cupy.cuda.runtime
+        self._errors = (self._runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError)
+        self._modules: list[Any] = []  # keeps the code of kernels loaded
         found = [self._info(index) for index in range(self._count())]
         self._infos = tuple(info for info in found if _is_supported(info, min_compute_capability))
-        # CuPy has no call for the range of an allocation. The library is loaded already.
+        # For calls that CuPy does not have. The library is loaded already.
         self._driver = ctypes.CDLL("libcuda.so.1")
 
     @property
@@ -159,6 +178,15 @@ class CupyDevices:
             free, total = self._runtime.memGetInfo()
             return int(free), int(total)
 
+    def stream_priorities(self, device: int) -> tuple[int, int]:
+        """See Devices."""
+        what = f"read the stream priorities of GPU {device}"
+        least, most_urgent = ctypes.c_int(), ctypes.c_int()
+        with self._on(device, what):
+            status = self._driver.cuCtxGetStreamPriorityRange(ctypes.byref(least), ctypes.byref(most_urgent))
+        self._check(what, status)
+        return least.value, most_urgent.value
+
     def create_stream(self, device: int, priority: int = 0) -> int:
         """See Devices."""
         with self._on(device, f"create a stream on GPU {device}"):
@@ -180,6 +208,41 @@ class CupyDevices:
         """See Devices."""
         with self._checked("destroy an event"):
             self._runtime.eventDestroy(event)
+
+    def begin_capture(self, stream: int) -> None:
+        """See Devices."""
+        with self._checked("begin the capture of a CUDA graph"):
+            self._runtime.streamBeginCapture(stream, self._runtime.streamCaptureModeThreadLocal)
+
+    def end_capture(self, stream: int) -> int:
+        """See Devices."""
+        with self._checked("capture a CUDA graph"):
+            graph = self._runtime.streamEndCapture(stream)
+            try:
+                return int(self._runtime.graphInstantiate(graph))
+            finally:
+                self._runtime.graphDestroy(graph)
+
+    def destroy_graph(self, graph: int) -> None:
+        """See Devices."""
+        with self._checked("destroy a CUDA graph"):
+            self._runtime.graphExecDestroy(graph)
+
+    def load_kernel(self, device: int, path: Path, name: str) -> int:
+        """See Devices."""
+        what = f"load the kernel {name} on GPU {device}"
+        with self._on(device, what):
+            try:
+                source = {"code": path.read_text()} if path.suffix == ".cu" else {"path": str(path)}
+                module = self._cupy.RawModule(**source)
+                kernel = module.get_function(name).kernel
+            except self._errors:
+                raise
+            except Exception as error:  # of the compiler, or because there is none
+                log.error("failed to %s: %s", what, error)
+                raise InternalError(f"failed to {what}: {type(error).__name__}") from None
+        self._modules.append((module, kernel))
+        return int(kernel.ptr)
 
     def open_ipc(self, device: int, handle: bytes) -> int:
         """See Devices."""
@@ -206,8 +269,7 @@ class CupyDevices:
             status = self._driver.cuMemGetAddressRange_v2(
                 ctypes.byref(base), ctypes.byref(nbytes), ctypes.c_uint64(address)
             )
-        if status:
-            raise _failure(what, status, self._describe(status))
+        self._check(what, status)
         if base.value != address:
             raise InternalError(f"failed to {what}: it begins elsewhere")
         return nbytes.value
@@ -228,11 +290,14 @@ class CupyDevices:
                 str(self._runtime.deviceGetPCIBusId(index)),
             )
 
-    def _describe(self, status: int) -> str:
-        text = ctypes.c_char_p()
-        if self._driver.cuGetErrorString(status, ctypes.byref(text)) or text.value is None:
-            return f"CUDA error {status}"
-        return text.value.decode("utf-8", "replace")
+    def _check(self, what: str, status: int) -> None:
+        """Of the driver's own functions."""
+        if status:
+            text = ctypes.c_char_p()
+            if self._driver.cuGetErrorString(status, ctypes.byref(text)) or text.value is None:
+                text.value = f"CUDA error {status}".encode()
+            assert text.value is not None
+            raise _failure(what, status, text.value.decode("utf-8", "replace"))
 
     @contextmanager
     def _on(self, device: int, what: str) -> Iterator[None]:
@@ -257,7 +322,7 @@ class CupyDevices:
     def _checked(self, what: str) -> Iterator[None]:
         try:
             yield
-        except self._runtime.CUDARuntimeError as error:
+        except self._errors as error:
             raise _failure(what, error.status, str(error)) from None
 
 

@@ -94,6 +94,11 @@ class Pools:
         """The pools of GPUs that there are already, by GPU. Never blocks."""
         return dict(self._device_pools)
 
+    def pinned_usage(self) -> tuple[int, int]:
+        """(all, leased) bytes of the pinned pool, for the metrics; (0, 0) while there is none. Never blocks."""
+        pool = self.pinned_pool
+        return (0, 0) if pool is None else (pool.budget_nbytes, pool.leased_nbytes)
+
     def close(self) -> None:
         """Gives up the pools; their memory goes back with the last lease. Behind it nothing may be asked for."""
         with self._lock:

@@ -84,6 +84,7 @@ class Runtime:
 
     CUDARuntimeError = CudaError
     hostAllocPortable, streamNonBlocking, eventDisableTiming, eventBlockingSync = 1, 1, 2, 1
+    streamCaptureModeThreadLocal = 1
 
     def __init__(self, capabilities: list[tuple[int, int]]) -> None:
         self.capabilities = capabilities
@@ -134,9 +135,35 @@ class Driver:
         base._obj.value, nbytes._obj.value = address.value // 1000 * 1000, 256
         return 0 if address.value % 1000 < 256 else 500
 
+    def cuCtxGetStreamPriorityRange(self, least: Any, most_urgent: Any) -> int:
+        least._obj.value, most_urgent._obj.value = 0, -5
+        return 0
+
     def cuGetErrorString(self, status: int, text: Any) -> int:
         text._obj.value = b"named symbol not found"
         return 0
+
+
+class Module:
+    """cupy.RawModule: fails as a compiler does when the code says so."""
+
+    def __init__(self, code: str = "", path: str = "") -> None:
+        if "error" in code:
+            raise ValueError("line 1 of /a/path: error")
+        self.source = code or Path(path).name
+
+    def get_function(self, name: str) -> Any:
+        return SimpleNamespace(kernel=SimpleNamespace(ptr=len(self.source) * 100 + len(name)))
+
+
+class DriverError(CudaError):
+    pass
+
+
+def cupy(runtime: Runtime) -> Any:
+    """The module, as far as it is used."""
+    driver = SimpleNamespace(CUDADriverError=DriverError)
+    return SimpleNamespace(cuda=SimpleNamespace(runtime=runtime, driver=driver), RawModule=Module)
 
 
 @pytest.fixture
@@ -153,17 +180,17 @@ def runtime(driver_calls: Driver) -> Runtime:
 
 def test_gpus_below_the_minimum_are_left_out_and_named(runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        devices: Devices = CupyDevices(runtime, 8.0)
+        devices: Devices = CupyDevices(cupy(runtime), 8.0)
     assert [info.index for info in devices.infos] == [0, 2]
     assert devices.infos[1] == DeviceInfo(2, "GPU", (12, 1), 1 << 30, "0000:02:00.0")
     assert [record.message for record in caplog.records] == [
         "gpu 1 has compute capability '7.5' which is less than the minimum supported of '8.0'"
     ]
-    assert [len(CupyDevices(runtime, least).infos) for least in (0.0, 7.5, 7.6, 12.1, 12.2)] == [3, 3, 2, 1, 0]
+    assert [len(CupyDevices(cupy(runtime), least).infos) for least in (0.0, 7.5, 7.6, 12.1, 12.2)] == [3, 3, 2, 1, 0]
 
 
 def test_every_call_runs_on_its_device_and_leaves_the_thread_on_its_own(runtime: Runtime) -> None:
-    devices = CupyDevices(runtime, 0.0)
+    devices = CupyDevices(cupy(runtime), 0.0)
     devices.use(1)
     assert devices.allocate(2, 0) == 4096
     devices.free(2, 4096)
@@ -182,15 +209,54 @@ def test_every_call_runs_on_its_device_and_leaves_the_thread_on_its_own(runtime:
     assert runtime.device == 1
 
 
+def test_a_graph_is_instantiated_and_its_capture_always_ends(runtime: Runtime) -> None:
+    devices = CupyDevices(cupy(runtime), 0.0)
+    devices.begin_capture(5)
+    assert devices.end_capture(5) == 4096
+    devices.destroy_graph(4096)
+    assert runtime.calls == [
+        ("streamBeginCapture", 0, 5, 1), ("streamEndCapture", 0, 5), ("graphInstantiate", 0, 4096),
+        ("graphDestroy", 0, 4096), ("graphExecDestroy", 0, 4096),
+    ]  # fmt: skip
+    runtime.error = CudaError(901, "cudaErrorStreamCaptureInvalidated: operation failed")
+    with pytest.raises(InternalError, match="failed to capture a CUDA graph: cudaErrorStreamCaptureInvalidated"):
+        devices.end_capture(5)
+
+
+def test_kernels_come_from_a_file_or_a_compiler(runtime: Runtime, tmp_path: Path) -> None:
+    devices = CupyDevices(cupy(runtime), 0.0)
+    (tmp_path / "k.cu").write_text("code")
+    (tmp_path / "k.fatbin").write_bytes(b"\x50")
+    assert devices.load_kernel(2, tmp_path / "k.cu", "f") == 401
+    assert devices.load_kernel(2, tmp_path / "k.fatbin", "ff") == 802
+    (tmp_path / "k.cu").write_text("error")
+    with pytest.raises(InternalError) as raised:
+        devices.load_kernel(2, tmp_path / "k.cu", "f")
+    assert raised.value.message == "failed to load the kernel f on GPU 2: ValueError"  # no path for a client
+    assert runtime.device == 0
+    assert devices.stream_priorities(1) == (0, -5)
+
+
+def test_a_drivers_error_is_one_of_cuda(runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = CupyDevices(cupy(runtime), 0.0)
+
+    def fail(self: Module, name: str) -> Any:
+        raise DriverError(209, "CUDA_ERROR_NO_BINARY_FOR_GPU: no kernel image is available")
+
+    monkeypatch.setattr(Module, "get_function", fail)
+    with pytest.raises(InternalError, match="failed to load the kernel f on GPU 1: CUDA_ERROR_NO_BINARY_FOR_GPU"):
+        devices.load_kernel(1, tmp_path / "k.fatbin", "f")
+
+
 def test_no_context_is_made_on_a_gpu_only_to_return_to_it(runtime: Runtime, driver_calls: Driver) -> None:
-    devices = CupyDevices(runtime, 0.0)
+    devices = CupyDevices(cupy(runtime), 0.0)
     driver_calls.with_context = {2}
     devices.allocate(2, 100)
     assert runtime.device == 2
 
 
 def test_the_size_of_an_allocation_is_that_of_its_base(runtime: Runtime) -> None:
-    devices = CupyDevices(runtime, 0.0)
+    devices = CupyDevices(cupy(runtime), 0.0)
     assert devices.allocation_nbytes(3000) == 256  # of GPU 2
     with pytest.raises(InternalError, match="it begins elsewhere"):
         devices.allocation_nbytes(3100)
@@ -202,7 +268,7 @@ def test_the_size_of_an_allocation_is_that_of_its_base(runtime: Runtime) -> None
 
 
 def test_a_failure_carries_cudas_text_and_leaves_the_thread_on_its_device(runtime: Runtime) -> None:
-    devices = CupyDevices(runtime, 0.0)
+    devices = CupyDevices(cupy(runtime), 0.0)
     runtime.error = CudaError(700, "cudaErrorIllegalAddress: an illegal memory access was encountered")
     with pytest.raises(InternalError) as raised:
         devices.free(2, 4096)
@@ -218,7 +284,7 @@ def test_a_failure_carries_cudas_text_and_leaves_the_thread_on_its_device(runtim
 
 @pytest.mark.parametrize("nbytes", [0, 1, 63, 65, 640])
 def test_a_handle_of_another_size_never_gets_to_cuda(runtime: Runtime, nbytes: int) -> None:
-    devices = CupyDevices(runtime, 0.0)
+    devices = CupyDevices(cupy(runtime), 0.0)
     with pytest.raises(InvalidArg, match=f"a CUDA IPC handle has 64 bytes, not {nbytes}"):
         devices.open_ipc(0, bytes(nbytes))
     assert runtime.calls == []

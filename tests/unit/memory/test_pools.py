@@ -249,11 +249,15 @@ def test_nothing_is_opened_before_it_is_asked_for_and_everything_once() -> None:
 
     host = SlabPool(0)
     pools = Pools(host, open_devices, pinned_nbytes=KIB, device_nbytes={1: 2 * KIB})
+    assert pools.pinned_usage() == (0, 0)
     assert (pools.host, pools.pinned_pool, dict(pools.device_pools), opened) == (host, None, {}, [])
     assert pools.devices is pools.devices is devices
     assert [info.index for info in pools.infos()] == [0, 1]
     assert len(opened) == 1 and devices.calls == []
     assert pools.pinned() is pools.pinned() is pools.pinned_pool
+    lease = pools.pinned().acquire(100)
+    assert pools.pinned_usage() == (KIB, pools.pinned().leased_nbytes) and pools.pinned().leased_nbytes >= 100
+    del lease
     assert pools.device(1) is pools.device(1)
     assert (pools.device(1).budget_nbytes, pools.device(0).budget_nbytes) == (2 * KIB, DEVICE_POOL_NBYTES)
     assert sorted(pools.device_pools) == [0, 1] and len(opened) == 1
