@@ -21,22 +21,21 @@ PROTOS = [
     "reflection_v1alpha.proto",
 ]
 
-# The C sources, one static library that every extension module links what it needs of; everything else in csrc is
-# headers. Which modules call which of them: those are linked again when one changes.
-C_SOURCES = ["arena", "cuda", "gather", "slab", "wakeup"]
-C_USES = {
-    "triton_async.backends.base": ["gather", "slab", "arena"],
-    "triton_async.backends.identity": ["gather", "slab", "arena"],
-    "triton_async.backends.onnxruntime.instance": ["gather", "slab", "arena"],
-    "triton_async.backends.onnxruntime.values": ["gather", "slab", "arena"],
-    "triton_async.core.completion": ["wakeup"],
-    "triton_async.core.instances": ["wakeup", "gather", "slab", "arena"],
-    "triton_async.infer.batch": ["gather", "slab", "arena"],
-    "triton_async.infer.signature": ["gather", "slab", "arena"],
-    "triton_async.memory.arena": ["arena"],
-    "triton_async.memory.cuda": ["cuda"],
-    "triton_async.memory.device": ["arena"],
-    "triton_async.memory.slab": ["slab", "arena"],
+# C sources that each extension module calls; it is linked again when one of them changes. All of them are one static
+# library, of which every module takes what it needs. Everything else in csrc is headers.
+C_SOURCES = {
+    "triton_async.backends.base": ["csrc/gather.c", "csrc/slab.c"],
+    "triton_async.backends.identity": ["csrc/gather.c", "csrc/slab.c"],
+    "triton_async.backends.onnxruntime.instance": ["csrc/gather.c", "csrc/slab.c"],
+    "triton_async.backends.onnxruntime.values": ["csrc/gather.c", "csrc/slab.c"],
+    "triton_async.core.completion": ["csrc/wakeup.c"],
+    "triton_async.core.instances": ["csrc/wakeup.c", "csrc/gather.c", "csrc/slab.c"],
+    "triton_async.infer.batch": ["csrc/gather.c", "csrc/slab.c"],
+    "triton_async.infer.signature": ["csrc/gather.c", "csrc/slab.c"],
+    "triton_async.memory.arena": ["csrc/arena.c"],
+    "triton_async.memory.cuda": ["csrc/cuda.c"],
+    "triton_async.memory.device": ["csrc/arena.c"],
+    "triton_async.memory.slab": ["csrc/slab.c"],
 }
 
 # The library of modules that call into it, from libnghttp2-dev; others only share its declarations.
@@ -79,12 +78,15 @@ def extensions() -> list[Extension]:
     for path in sorted((ROOT / "triton_async").rglob("*.pyx")):
         relative = path.relative_to(ROOT)
         name = ".".join(relative.with_suffix("").parts)
+        called = C_SOURCES.get(name, [])
+        if "csrc/slab.c" in called:
+            called = [*called, "csrc/arena.c"]  # which slabs are cut from
         found.append(
             Extension(
                 name,
                 [str(relative)],
                 include_dirs=["csrc"],
-                depends=[*HEADERS, *(f"csrc/{used}.c" for used in C_USES.get(name, []))],
+                depends=[*HEADERS, *called],
                 libraries=LIBRARIES.get(name, []),
                 extra_compile_args=COMPILE,
                 extra_link_args=["-pthread"],
@@ -96,7 +98,7 @@ def extensions() -> list[Extension]:
 C_LIBRARY = (
     "triton_async_c",
     {
-        "sources": [f"csrc/{source}.c" for source in C_SOURCES],
+        "sources": sorted({source for sources in C_SOURCES.values() for source in sources}),
         "include_dirs": ["csrc"],
         "cflags": COMPILE,
         "obj_deps": {"": HEADERS},
