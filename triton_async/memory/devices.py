@@ -7,6 +7,7 @@ goes through `memory.cuda` without the GIL.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 
@@ -48,6 +49,9 @@ class Devices(Protocol):
     def memory_info(self, device: int) -> tuple[int, int]:
         """(free, total) bytes."""
 
+    def stream_priorities(self, device: int) -> tuple[int, int]:
+        """(least, most urgent) priority of a stream; lower is more urgent. (0, 0) when there is but one."""
+
     def create_stream(self, device: int, priority: int = 0) -> int:
         """A non-blocking stream. `priority`: lower is more urgent, 0 the least."""
 
@@ -57,6 +61,18 @@ class Devices(Protocol):
         """An event that is waited for asleep, or busily when `spin`."""
 
     def destroy_event(self, event: int) -> None: ...
+
+    def begin_capture(self, stream: int) -> None:
+        """What the calling thread puts on `stream` is recorded from here on, not run (thread-local mode)."""
+
+    def end_capture(self, stream: int) -> int:
+        """Ends a capture, also one that was invalidated: the stream can be used again. The graph, instantiated."""
+
+    def destroy_graph(self, graph: int) -> None: ...
+
+    def load_kernel(self, device: int, path: Path, name: str) -> int:
+        """The kernel `name` (extern "C") of a file: a fatbin, or CUDA C++ (`.cu`) that is compiled for `device` first.
+        Stays loaded."""
 
     def open_ipc(self, device: int, handle: bytes) -> int:
         """Maps another process's allocation (64-byte handle): its base address."""
