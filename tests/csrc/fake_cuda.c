@@ -304,7 +304,6 @@ static int run(op *self, fake_stream *stream) {
                 return result;
             }
         }
-        self->graph->in_use--;
         return 0;
     }
     return FAKE_INVALID_VALUE;
@@ -329,6 +328,9 @@ static void *stream_main(void *argument) {
             if (result != 0) {
                 broken = result;
             }
+        }
+        if (next->kind == OP_GRAPH) {
+            next->graph->in_use--;
         }
         free(next);
         state.pending--;
@@ -631,7 +633,10 @@ EXPORT int fake_end_capture(fake_stream *stream, fake_graph **made) {
 
 EXPORT int fake_destroy_graph(fake_graph *graph) {
     pthread_mutex_lock(&lock);
-    int result = graph->in_use > 0 && !broken ? FAKE_INVALID_VALUE : 0; /* a mistake that a test should see */
+    while (graph->in_use > 0 && broken) {
+        pthread_cond_wait(&moved, &lock); /* until the streams have thrown it away */
+    }
+    int result = graph->in_use > 0 ? FAKE_INVALID_VALUE : 0; /* a mistake that a test should see */
     if (result == 0) {
         free_ops(graph->first);
         free(graph);

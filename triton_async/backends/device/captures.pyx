@@ -19,8 +19,10 @@ cdef int capture(Slot *slot, int index, shape, engine, devices, ModelSignature s
     for tensor in inputs:
         _check(cuda_api().memset_async(tensor.address, 0, tensor.nbytes, stream))
     # Once plainly, as engines want it.
-    engine.enqueue(index, inputs, handle, <size_t>slot.ran)
+    outputs = engine.enqueue(index, inputs, handle, <size_t>slot.ran)
     _check(cuda_api().stream_synchronize(stream))
+    if None in outputs:
+        raise InternalError("the shape of an output is known only after the run")
     devices.begin_capture(handle)
     try:
         outputs = engine.enqueue(index, inputs, handle, 0)
@@ -29,8 +31,8 @@ cdef int capture(Slot *slot, int index, shape, engine, devices, ModelSignature s
         raise
     captured = devices.end_capture(handle)
     try:
-        if len(outputs) != len(signature.outputs) or None in outputs:
-            raise InternalError("the shapes of its outputs are known only after a run")
+        if len(outputs) != len(signature.outputs):
+            raise InternalError(f"its engine has {len(outputs)} outputs instead of {len(signature.outputs)}")
         _add(slot, shape, inputs, outputs, captured)
     except BaseException:
         devices.destroy_graph(captured)
@@ -39,7 +41,6 @@ cdef int capture(Slot *slot, int index, shape, engine, devices, ModelSignature s
 
 
 cdef int drop(Slot *slot, int index, engine, devices) except -1:
-    cdef bint any_graph = slot.n_graphs > 0
     trouble = None
     while slot.n_graphs:
         slot.n_graphs -= 1
@@ -49,8 +50,7 @@ cdef int drop(Slot *slot, int index, engine, devices) except -1:
             devices.destroy_graph(handle)
         except ServerError as error:
             trouble = error
-    if any_graph:
-        engine.drop_captures(index)
+    engine.drop_captures(index)
     if trouble is not None:
         raise trouble
     return 0

@@ -192,7 +192,7 @@ cdef class DeviceInstance(ModelInstance):
             defaults.append(self.engine.graph_dims(index) or (None if -1 in dims else dims))
         self.shapes = graph_shapes(self.options, [spec.name for spec in self.signature.inputs], defaults,
                                    self.signature.max_batch_size)
-        if self.options.graphs and not self.engine.capturable:
+        if self.options.graphs and (not self.engine.capturable or self.engine.host_inputs):
             log.warning("instance '%s' runs without CUDA graphs: its engine can not be captured", self.name)
             self.shapes = ()
         elif self.options.graphs and not self.shapes:
@@ -258,7 +258,8 @@ cdef class DeviceInstance(ModelInstance):
                 self._ask_engine()
 
     def _drop_graphs(self, int index):
-        drop(&self.slots[index], index, self.engine, self.devices)
+        if self.shapes and self.engine is not None:
+            drop(&self.slots[index], index, self.engine, self.devices)
 
     # -- issuing ---------------------------------------------------------------------------------------
 
@@ -490,9 +491,12 @@ cdef class DeviceInstance(ModelInstance):
         cdef float ms = 0
         cdef int64_t input_ns = batch.compute_input_end_ns
         cdef int64_t output_ns = end_ns
-        if self.cuda.event_elapsed_ms(&ms, slot.ran_at, slot.done) == 0:
+        cdef int result = self.cuda.event_elapsed_ms(&ms, slot.ran_at, slot.done)
+        if result == 0:
             output_ns = end_ns - <int64_t>(ms * 1e6)
-        if self.cuda.event_elapsed_ms(&ms, slot.copied, slot.done) == 0:
+            result = self.cuda.event_elapsed_ms(&ms, slot.copied, slot.done)
+        self._note(result)
+        if result == 0:
             input_ns = end_ns - <int64_t>(ms * 1e6)
         input_ns = max(input_ns, max(self.last_ran_ns, batch.compute_start_ns))
         output_ns = max(output_ns, batch.compute_start_ns)

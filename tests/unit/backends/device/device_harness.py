@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
-from typing import Any
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
 
 import fake_cuda
 import numpy as np
 from fake_cuda import FakeDevices, Gate
 
+from triton_async.backends.base import execute_batches
 from triton_async.backends.device.engine import DeviceEngine, DeviceTensor
 from triton_async.backends.device.instance import DeviceInstance
 from triton_async.backends.device.options import SlotOptions
@@ -43,6 +45,7 @@ class FakeEngine(DeviceEngine):
         self.dims: tuple[int, ...] | None = None
         self.own_consumed = False
         self.closed = 0
+        self.given: dict[int, list[DeviceTensor]] = {}  # by slot, to its newest enqueue
         self._outputs: dict[int, list[DeviceTensor]] = {}
         self._fixed: dict[int, list[int]] = {}  # of captures
 
@@ -64,6 +67,7 @@ class FakeEngine(DeviceEngine):
             values = (ctypes.c_int64 * (shapes[0].nbytes // 8)).from_address(shapes[0].address)
             self.shape_values.append(list(values))
         capturing = consumed == 0
+        self.given[slot] = [a, b]
         outputs = self._make_outputs(slot, a, capturing)
         library = self.devices.library
         result = library.fake_add_sub(stream, a.address, b.address, outputs[0].address, outputs[1].address,
@@ -150,19 +154,26 @@ def arrays(response: InferResponse) -> dict[str, np.ndarray]:
 
 
 class World:
-    """One instance on a fake GPU, and everything it stands on; `close` checks that nothing is left."""
+    """One instance on a fake GPU, and everything it stands on; `close` checks that nothing is left of it.
+
+    `pools`: of the worlds of a test, whose slabs must be back once its responses are gone.
+    """
+
+    pools: ClassVar[list[SlabPool]] = []
 
     def __init__(
         self, made: ModelSignature | None = None, options: SlotOptions | None = None, **engine: Any
     ) -> None:
         fake_cuda.recover()
         self.before = fake_cuda.state().live()
+        self._nbytes = fake_cuda.state().nbytes
         self.devices = FakeDevices()
         self.gate = Gate()
         self.engine = FakeEngine(self.devices, self.gate, late=engine.pop("late", ()))
         for name, value in engine.items():
             setattr(self.engine, name, value)
         self.pool = SlabPool(1 << 20)
+        self.pools.append(self.pool)
         self.signature = made or signature()
         self.instance: DeviceInstance | None = None
         self.options = options or SlotOptions()
@@ -183,6 +194,14 @@ class World:
         roles = {self.stream(role): role for role in ("in", "run", "out")}
         return [f"{step[0]} {roles[step[1:]]}" for step in fake_cuda.trace() if step[1:] in roles]
 
+    def nbytes(self) -> int:
+        """Bytes of device memory taken since the start."""
+        return fake_cuda.state().nbytes - self._nbytes
+
+    def inputs(self, slot: int) -> list[np.ndarray]:
+        """What the last runs in a slot were given."""
+        return [fake_cuda.read(tensor.address, tensor.nbytes // 4) for tensor in self.engine.given[slot]]
+
     def close(self) -> None:
         self.gate.open()
         if self.instance is not None:
@@ -191,4 +210,22 @@ class World:
         self.gate.free()
         assert self.engine.closed == 1
         assert fake_cuda.state().live() == self.before
-        assert self.pool.leased == 0
+
+
+class Running(threading.Thread):
+    """Batches on their way; `result` waits for them."""
+
+    def __init__(self, world: World, batches: Iterable[Iterable[InferRequest]]) -> None:
+        super().__init__(daemon=True)
+        self.world, self.batches = world, batches
+        self.responses: list[list[InferResponse]] = []
+        self.start()
+
+    def run(self) -> None:
+        assert self.world.instance is not None
+        self.responses = execute_batches(self.world.instance, self.world.signature, self.batches)
+
+    def result(self) -> list[list[InferResponse]]:
+        self.join(fake_cuda.PATIENCE_S)
+        assert not self.is_alive()
+        return self.responses

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import fake_cuda
 import numpy as np
 import pytest
 from device_harness import (
+    Running,
     World,
     arrays,
     check_numbered,
@@ -18,7 +19,7 @@ from device_harness import (
     spec,
 )
 
-from triton_async.backends.base import execute_batches, execute_requests
+from triton_async.backends.base import execute_requests
 from triton_async.backends.device.engine import DeviceEngine
 from triton_async.backends.device.instance import DeviceInstance
 from triton_async.backends.device.options import Priority, SlotOptions
@@ -28,25 +29,6 @@ from triton_async.infer.response import InferResponse
 from triton_async.infer.signature import ModelSignature
 
 Make = Callable[..., World]
-
-
-class Running(threading.Thread):
-    """Batches on their way; `result` waits for them."""
-
-    def __init__(self, world: World, batches: Iterable[Iterable[InferRequest]]) -> None:
-        super().__init__(daemon=True)
-        self.world, self.batches = world, batches
-        self.responses: list[list[InferResponse]] = []
-        self.start()
-
-    def run(self) -> None:
-        assert self.world.instance is not None
-        self.responses = execute_batches(self.world.instance, self.world.signature, self.batches)
-
-    def result(self) -> list[list[InferResponse]]:
-        self.join(fake_cuda.PATIENCE_S)
-        assert not self.is_alive()
-        return self.responses
 
 
 def run(world: World, *requests: InferRequest) -> list[InferResponse]:
@@ -165,26 +147,24 @@ def test_many_batches_in_order(world: Make) -> None:
 
 def test_buffers_grow_with_the_batches(world: Make) -> None:
     one = world()
-    before = fake_cuda.state().nbytes
+    before = one.nbytes()
     sizes = [3, 500, 10, 4000, 4001, 6000, 100_000, 7]
     for i, columns in enumerate(sizes):
         check_numbered(run(one, numbered(i, columns))[0], i, columns)
-    assert fake_cuda.state().nbytes > before
+    assert one.nbytes() > before
     # As many as there were, not one more with each batch; two outputs for each slot now.
     assert fake_cuda.state().allocations == one.before["allocations"] + 8
 
 
 def test_fixed_shapes_never_grow(world: Make) -> None:
     one = world(signature((4,), 8))
-    inputs = fake_cuda.state().nbytes
+    assert one.nbytes() == 2 * 2 * 256  # 8 rows of 16 bytes, aligned
     check_numbered(run(one, numbered(1, rows=8))[0], 1, rows=8)
-    assert inputs == 2 * 2 * 256  # 8 rows of 16 bytes, aligned
-    assert fake_cuda.state().nbytes == inputs + 2 * 128
+    assert one.nbytes() == 2 * 2 * 256 + 2 * 128
 
 
 def test_the_engine_says_what_an_input_can_take(world: Make) -> None:
-    world(capacity=100_000)
-    assert fake_cuda.state().nbytes == 4 * 100_096
+    assert world(capacity=100_000).nbytes() == 4 * 100_096
 
 
 def test_late_outputs(world: Make) -> None:
@@ -238,7 +218,8 @@ def test_the_priority_of_the_streams(world: Make, priority: Priority, expected: 
 @pytest.mark.parametrize("busy_wait", [False, True])
 def test_events_are_waited_for_busily_when_told_to(world: Make, busy_wait: bool) -> None:
     one = world(signature(), SlotOptions(busy_wait=busy_wait))
-    assert fake_cuda.state().spinning == (fake_cuda.state().events if busy_wait else 0)
+    events = fake_cuda.state().events - one.before["events"]
+    assert fake_cuda.state().spinning == (events if busy_wait else 0)
     check_numbered(run(one, numbered(1))[0], 1)
 
 
