@@ -38,6 +38,6 @@ cdef int copy_in(const Copies *self, ta_tensor *input, ta_device_ptr to, ta_cuda
 cdef int read_to_host(const Copies *self, ta_tensor *input) noexcept nogil
 
 # Puts the copies of output `index` of the batch on `stream`, or makes them and waits when it is NULL: into the
-# placements that this device reaches, and to a leased slab unless every request has such a placement.
+# placements that it reaches without waiting, and to a leased slab unless they are all that is wanted.
 cdef int copy_out(const Copies *self, ta_batch *batch, int index, const Output *source,
                   ta_cuda_stream stream) noexcept nogil

@@ -15,6 +15,10 @@ cdef extern from "gather.h":
 
 cdef int64_t STAGE_NBYTES = DEVICE_STAGE_NBYTES
 
+# Of ta_tensor.wanted: every request that takes the output has a placement for it.
+cdef enum:
+    WANTED_PLACED = 2
+
 # Of csrc/gather.cu: the threads of a block, and the bytes that one block copies at least before there are more.
 cdef enum:
     GATHER_THREADS = 256
@@ -167,14 +171,14 @@ cdef int copy_out(const Copies *self, ta_batch *batch, int index, const Output *
                   ta_cuda_stream stream) noexcept nogil:
     cdef ta_tensor *target = &batch.outputs[index]
     cdef ta_slab *slab
-    cdef int placed = 0
-    cdef int result = _place(self, batch, index, source, stream, &placed)
+    cdef bint all_placed = False
+    cdef int result = _place(self, batch, index, source, stream, &all_placed)
     if result:
         return result
     target.rank = source.rank
     memcpy(target.dims, source.dims, sizeof(source.dims))
     target.nbytes = source.nbytes
-    if placed == batch.n_requests:
+    if target.wanted == WANTED_PLACED and all_placed:
         # Nobody reads it from here.
         target.data = <char *>source.address
         target.memory_type = MEMORY_GPU
@@ -191,9 +195,10 @@ cdef int copy_out(const Copies *self, ta_batch *batch, int index, const Output *
     return _copy(self, <ta_device_ptr>target.data, source.address, source.nbytes, stream)
 
 
-# Pageable memory is left to core: a copy to it would hold up the thread until the run is done.
+# Whether all placements of the output are done: pageable memory is left to core, as a copy to it would hold up the
+# thread until the run is over.
 cdef int _place(const Copies *self, ta_batch *batch, int index, const Output *source, ta_cuda_stream stream,
-                int *placed) noexcept nogil:
+                bint *all_placed) noexcept nogil:
     cdef ta_placement *placement
     cdef int64_t row_nbytes = 0
     cdef int64_t offset
@@ -201,15 +206,18 @@ cdef int _place(const Copies *self, ta_batch *batch, int index, const Output *so
     cdef int i
     if source.rank > 0 and source.dims[0] > 0:
         row_nbytes = source.nbytes // source.dims[0]
+    all_placed[0] = True
     for i in range(batch.n_placements):
         placement = &batch.placements[i]
-        if placement.output != index or placement.memory_type == MEMORY_CPU:
+        if placement.output != index:
             continue
-        if placement.rows and (source.rank == 0 or placement.row + placement.rows > source.dims[0]):
-            continue  # fewer rows than the batch: an error that core makes of the whole output
+        # Fewer rows than the batch: an error that core makes of the whole output.
+        if placement.memory_type == MEMORY_CPU or (
+                placement.rows and (source.rank == 0 or placement.row + placement.rows > source.dims[0])):
+            all_placed[0] = False
+            continue
         offset = placement.row * row_nbytes if placement.rows else 0
         placement.nbytes = placement.rows * row_nbytes if placement.rows else source.nbytes
-        placed[0] += 1
         if placement.nbytes > placement.capacity:
             placement.placed = -1
             continue
