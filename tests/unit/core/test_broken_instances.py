@@ -213,6 +213,33 @@ def test_the_other_instances_go_on(tmp_path: Path) -> None:
     run(test)
 
 
+def test_an_instance_without_an_engine_is_the_last_to_be_given_a_batch(tmp_path: Path, clock: Clock) -> None:
+    write_model(tmp_path, "m", more="instance_group { count: 2 kind: KIND_CPU }")
+    backend = FragileBackend()
+
+    async def test() -> None:
+        async with running(tmp_path, backends=backend) as server:
+            for name in ("m_0_0", "m_0_1"):
+                backend.troubles[f"create {name}"] = RuntimeError("gone")
+            with pytest.raises(InternalError):
+                await answer(server, -1)
+            await until(lambda: len(backend.closed) == 1, "given up")
+            # The broken one may be asked once, before it is known to have no engine.
+            assert (await one_by_one(server)).count("Unavailable") <= 1
+
+    async def one_by_one(server: InferenceServer) -> list[str]:
+        seen = []
+        for value in range(20):
+            try:
+                assert await answer(server, value) == [value]
+                seen.append("answered")
+            except Unavailable:
+                seen.append("Unavailable")
+        return seen
+
+    run(test)
+
+
 def test_retries_are_due_at_once_then_later_and_later() -> None:
     retry = Retry(10, 35)
     assert retry.is_due(0)
