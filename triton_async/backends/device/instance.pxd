@@ -52,6 +52,7 @@ cdef class DeviceInstance(ModelInstance):
     cdef bint _claim(self, Slot *slot) noexcept nogil
     cdef bint _fits(self, const Slot *slot, const ta_batch *batch) noexcept nogil
     cdef int _grow(self, int index, ta_batch *batch) noexcept
+    cdef void _wait_for_others(self, int index) noexcept
     cdef int _copy_inputs(self, Slot *slot, ta_batch *batch, const Graph *graph, ta_cuda_event copied) noexcept nogil
     cdef int _run(self, int index, Slot *slot, ta_batch *batch, const Graph *graph) noexcept nogil
     cdef int _run_graph(self, Slot *slot, const ta_batch *batch, const Graph *graph) noexcept nogil

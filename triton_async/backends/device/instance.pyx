@@ -68,7 +68,7 @@ assert DEVICE_SLOTS == SLOTS
 cdef class DeviceInstance(ModelInstance):
     """An instance of the model of `signature` on GPU `device`. Owns `engine` from the call on, also when it raises.
 
-    `pool`: host slabs; `pinned_pool`: those for what the options want in pinned memory, `pool` when there is none.
+    `pool`: host slabs; `pinned_pool`: pinned ones, used where the options do not say otherwise.
     `memory`: where slots lease their input buffers; the driver by default. Made on the instance's thread.
 
     Raises Unsupported for a model with BYTES tensors, InternalError with CUDA's text, MemoryError.
@@ -170,13 +170,15 @@ cdef class DeviceInstance(ModelInstance):
     def _set_copies(self):
         cdef SlabPool pool = self.pools[0]
         cdef SlabPool pinned = self.pools[1]
+        cdef bint pin_inputs = pinned is not pool and self.options.pin_inputs
+        cdef bint pin_outputs = pinned is not pool and self.options.pin_outputs
         self.copies.cuda = self.cuda
         self.copies.device = self.device
-        self.copies.stage_pageable = self.options.pin_inputs
-        self.copies.staging = pinned.pool if self.options.pin_inputs else pool.pool
-        self.copies.outputs = pinned.pool if self.options.pin_outputs else pool.pool
-        self.copies.outputs_type = MEMORY_CPU_PINNED if self.options.pin_outputs else MEMORY_CPU
-        if self.options.gather_threshold > 0 and self.options.pin_inputs:
+        self.copies.stage_pageable = pin_inputs
+        self.copies.staging = pinned.pool if pin_inputs else pool.pool
+        self.copies.outputs = pinned.pool if pin_outputs else pool.pool
+        self.copies.outputs_type = MEMORY_CPU_PINNED if pin_outputs else MEMORY_CPU
+        if self.options.gather_threshold > 0 and pin_inputs:
             self.copies.gather_threshold = self.options.gather_threshold
             self.copies.gather_kernel = <ta_cuda_function><size_t>gather_kernel(self.devices, self.device)
 
@@ -189,7 +191,8 @@ cdef class DeviceInstance(ModelInstance):
         defaults = []
         for index, spec in enumerate(self.signature.inputs):
             dims = spec.dims if spec.reshape is None else spec.reshape
-            defaults.append(self.engine.graph_dims(index) or (None if -1 in dims else dims))
+            own = self.engine.graph_dims(index)
+            defaults.append(own if own is not None or -1 in dims else dims)
         self.shapes = graph_shapes(self.options, [spec.name for spec in self.signature.inputs], defaults,
                                    self.signature.max_batch_size)
         if self.options.graphs and (not self.engine.capturable or self.engine.host_inputs):
@@ -322,9 +325,19 @@ cdef class DeviceInstance(ModelInstance):
             fail_batch(batch, InternalError(f"GPU {self.device} has no memory for the inputs of a batch: {error}"))
         except BaseException as error:
             fail_batch(batch, error)
-        if slot.n_graphs == 0:
+        if self.shapes and slot.n_graphs == 0:
+            # Nobody may wait for the stream while it captures, as the completion thread does for a batch that failed.
+            self._wait_for_others(index)
             self._capture_all(index)
         return -1 if batch.failed else 0
+
+    cdef void _wait_for_others(self, int index) noexcept:
+        cdef int i
+        with nogil:
+            for i in range(SLOTS):
+                if i != index:
+                    take(&self.slots[i].free)
+                    sem_post(&self.slots[i].free)
 
     cdef int _copy_inputs(self, Slot *slot, ta_batch *batch, const Graph *graph, ta_cuda_event copied) noexcept nogil:
         cdef ta_tensor *input

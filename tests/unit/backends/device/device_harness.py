@@ -173,15 +173,17 @@ class World:
         for name, value in engine.items():
             setattr(self.engine, name, value)
         self.pool = SlabPool(1 << 20)
-        self.pools.append(self.pool)
+        self.pinned_pool = SlabPool(1 << 20)
+        self.pools += [self.pool, self.pinned_pool]
         self.signature = made or signature()
         self.instance: DeviceInstance | None = None
         self.options = options or SlotOptions()
 
     def start(self) -> DeviceInstance:
         self.instance = DeviceInstance(
-            "m_0_0", self.engine, self.signature, self.devices, 0, self.options, self.pool
-        )
+            "m_0_0", self.engine, self.signature, self.devices, 0, self.options, self.pool,
+            pinned_pool=self.pinned_pool,
+        )  # fmt: skip
         fake_cuda.clear_trace()
         return self.instance
 

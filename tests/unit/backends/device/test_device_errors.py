@@ -170,7 +170,7 @@ def test_memory_of_a_failed_batch_is_kept_until_nothing_uses_it(world: Make) -> 
     running = Running(one, [[numbered(1)], [numbered(2)]])
     one.gate.arrivals(1)
     assert running.is_alive()
-    assert one.pool.leased > 0
+    assert one.pinned_pool.leased > 0
     one.gate.open()
     (first,), (second,) = running.result()
     assert first.error is not None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import fake_cuda
 import numpy as np
 import pytest
-from device_harness import World, arrays, check_numbered, numbered, request, signature
+from device_harness import Running, World, arrays, check_numbered, numbered, request, signature
 
 from triton_async.backends.base import execute_batches, execute_requests
 from triton_async.backends.device.graphs import GraphShape, graph_shapes
@@ -146,6 +146,19 @@ def test_graphs_are_captured_again_when_a_buffer_grows(world: Make) -> None:
     for i in range(4):
         assert run(one, numbered(i, 4))[0]["DIFF"].tolist() == [[3 * i] * 4]
     assert graphs_run(one) == 4
+
+
+def test_a_slot_captures_again_only_when_the_other_is_done(world: Make) -> None:
+    one = world(signature((-1,), 8), options(GraphSpec(1, {"A": (4,), "B": (4,)}, 1)))
+    one.gate.shut()
+    running = Running(one, [[numbered(1, 4)], [numbered(2, 5000)]])
+    one.gate.arrivals(3)  # two captures and the first batch
+    assert one.engine.captured == [0, 1]
+    one.gate.open()
+    (first,), (second,) = running.result()
+    check_numbered(first, 1)
+    check_numbered(second, 2, 5000)
+    assert one.engine.captured == [0, 1, 1]
 
 
 def test_plain_runs_between_leave_the_graphs_alone(world: Make) -> None:

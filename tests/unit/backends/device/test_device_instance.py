@@ -20,6 +20,7 @@ from device_harness import (
 )
 
 from triton_async.backends.base import execute_requests
+from triton_async.backends.device.direct import DirectMemory
 from triton_async.backends.device.engine import DeviceEngine
 from triton_async.backends.device.instance import DeviceInstance
 from triton_async.backends.device.options import Priority, SlotOptions
@@ -27,6 +28,7 @@ from triton_async.errors import InternalError, Unsupported
 from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse
 from triton_async.infer.signature import ModelSignature
+from triton_async.memory.buffer import Buffer
 
 Make = Callable[..., World]
 
@@ -206,6 +208,36 @@ def test_large_pieces_are_copied_from_where_they_lie_without_pinned_memory(world
 def test_outputs_come_in_pinned_memory(world: Make) -> None:
     (response,) = run(world(), numbered(1))
     assert [output.buffer.memory_type for output in response.outputs] == [1, 1]
+
+
+def test_there_may_be_no_pinned_memory() -> None:
+    one = World()
+    one.instance = DeviceInstance(
+        "m_0_0", one.engine, one.signature, one.devices, 0, SlotOptions(gather_threshold=2), one.pool
+    )
+    responses = run(one, *[numbered(i) for i in range(3)])
+    for i, response in enumerate(responses):
+        check_numbered(response, i)
+    assert [output.buffer.memory_type for output in responses[0].outputs] == [0, 0]
+    assert one.devices.kernels == []
+    one.close()
+
+
+def test_memory_of_the_slots_may_come_from_a_pool() -> None:
+    asked = []
+
+    class Pool(DirectMemory):
+        def acquire(self, nbytes: int) -> Buffer:
+            asked.append(nbytes)
+            return super().acquire(nbytes)
+
+    one = World(signature((4,), 8))
+    one.instance = DeviceInstance(
+        "m_0_0", one.engine, one.signature, one.devices, 0, one.options, one.pool, memory=Pool(one.devices, 0)
+    )
+    check_numbered(run(one, numbered(1))[0], 1)
+    assert asked == [256] * 4
+    one.close()
 
 
 @pytest.mark.parametrize(("priority", "expected"), [(Priority.DEFAULT, 0), (Priority.MAX, -5), (Priority.MIN, 0)])

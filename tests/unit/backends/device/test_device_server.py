@@ -50,8 +50,9 @@ class FakeModel(LoadedModel):
         self.backend.engines.append(engine)
         context = self.context
         return DeviceInstance(
-            name, engine, context.signature, self.backend.devices, 0, slot_options(context.config), context.pool
-        )
+            name, engine, context.signature, self.backend.devices, 0, slot_options(context.config), context.pool,
+            pinned_pool=SlabPool(1 << 20),
+        )  # fmt: skip
 
 
 class FakeBackend(Backend):
