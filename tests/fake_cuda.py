@@ -1,4 +1,4 @@
-"""CUDA for tests without a GPU: tests/csrc/fake_cuda.c as the driver, and the Devices protocol on top of it."""
+"""CUDA for tests without a GPU: tests/csrc/fake_cuda*.c as the driver, and the Devices protocol on top of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from triton_async.errors import InternalError
 from triton_async.memory.cuda import load_driver
 from triton_async.memory.devices import DeviceInfo
 
-SOURCE = Path(__file__).resolve().parent / "csrc" / "fake_cuda.c"
+SOURCES = [Path(__file__).resolve().parent / "csrc" / name for name in ("fake_cuda.c", "fake_cuda_objects.c")]
 PATIENCE_S = 60
 ILLEGAL_ADDRESS = 700
 OUT_OF_MEMORY = 2
@@ -39,7 +39,7 @@ def library() -> ctypes.CDLL:
     folder = Path(tempfile.mkdtemp(prefix="fake-cuda-"))
     path = folder / "libfakecuda.so"
     command = ["gcc", "-shared", "-fPIC", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden", "-pthread",
-               str(SOURCE), "-o", str(path)]  # fmt: skip
+               *map(str, SOURCES), "-o", str(path)]  # fmt: skip
     subprocess.run(command, check=True)
     load_driver(str(path))
     loaded = ctypes.CDLL(str(path))

@@ -1,4 +1,4 @@
-/* A CUDA driver over host memory, for tests without a GPU: fake_cuda.c.
+/* A CUDA driver over host memory, for tests without a GPU: fake_cuda.c, fake_cuda_objects.c.
  *
  * Every stream is a thread that runs what was put on it, in order. Device addresses carry a mark that makes them crash
  * when the host touches them; what a stream touches is checked against the live allocations, and anything else is an
