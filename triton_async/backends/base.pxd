@@ -12,7 +12,7 @@ cdef class ModelInstance:
     cdef readonly bint any_thread
     cdef readonly bint takes_device      # inputs may be in GPU memory; else core copies them to the host first
     # Set by the instance, on any thread, when its engine will run nothing any more: core drains and closes it, and
-    # makes another. Batches that it has are completed, with errors.
+    # makes another. Batches that it has are completed, with errors. Not for instances of `any_thread`.
     cdef public bint broken
     # Core's own: where `completed` hands a batch.
     cdef void (*sink)(void *context, ta_batch *batch) noexcept nogil
