@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 SOURCES := $(shell find triton_async csrc protos -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \
-	-o -name '*.[ch]' -o -name '*.proto') setup.py pyproject.toml
+	-o -name '*.[ch]' -o -name '*.cu' -o -name '*.proto') setup.py pyproject.toml
 HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,9 @@ PROTOS = [
 # library, of which every module takes what it needs. Everything else in csrc is headers.
 C_SOURCES = {
     "triton_async.backends.base": ["csrc/gather.c", "csrc/slab.c"],
+    "triton_async.backends.device.captures": ["csrc/cuda.c"],
+    "triton_async.backends.device.copies": ["csrc/gather.c", "csrc/slab.c"],
+    "triton_async.backends.device.instance": ["csrc/gather.c", "csrc/slab.c", "csrc/cuda.c"],
     "triton_async.backends.identity": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.backends.onnxruntime.instance": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.backends.onnxruntime.values": ["csrc/gather.c", "csrc/slab.c"],
@@ -52,13 +56,21 @@ DIRECTIVES = {
 }
 
 
+# What a fatbin of our kernels runs on: these, and through the PTX of the last one whatever comes after it.
+GPU_ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
+
+
 class Build(build_ext):
-    """Adds the protocol descriptor set, which the package reads at run time, to the built extensions."""
+    """Adds what the package reads at run time to the built extensions: protocol descriptors, kernels."""
 
     def run(self) -> None:
         self.run_command("build_clib")  # in-place builds do not come by it
         super().run()
         base = ROOT if self.inplace else Path(self.build_lib)
+        self.add_protos(base)
+        self.add_kernels(base)
+
+    def add_protos(self, base: Path) -> None:
         target = base / "triton_async" / "protos" / "inference.desc"
         target.parent.mkdir(parents=True, exist_ok=True)
         command = [
@@ -66,6 +78,26 @@ class Build(build_ext):
             f"--descriptor_set_out={target}", *PROTOS,
         ]  # fmt: skip
         subprocess.run(command, check=True)
+
+    def add_kernels(self, base: Path) -> None:
+        """The source always; compiled where nvcc is, which saves doing so at the first start on a GPU."""
+        folder = base / "triton_async" / "backends" / "device"
+        source = ROOT / "csrc" / "gather.cu"
+        shutil.copyfile(source, folder / source.name)
+        target = folder / "gather.fatbin"
+        if target.exists() and target.stat().st_mtime > source.stat().st_mtime:
+            return
+        target.unlink(missing_ok=True)
+        nvcc = shutil.which("nvcc", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/cuda/bin"]))
+        if nvcc is None:
+            return
+        codes = [f"-gencode=arch=compute_{one},code=sm_{one}" for one in GPU_ARCHITECTURES]
+        last = GPU_ARCHITECTURES[-1]
+        command = [nvcc, "-fatbin", "-O3", *codes, f"-gencode=arch=compute_{last},code=compute_{last}",
+                   str(source), "-o", str(target)]  # fmt: skip
+        if subprocess.run(command, check=False).returncode != 0:
+            print("nvcc could not compile csrc/gather.cu; it will be compiled where it first runs", file=sys.stderr)
+            target.unlink(missing_ok=True)
 
 
 FLAGS = ["-O1", "-g", "-UNDEBUG", "-DTA_DEBUG"] if DEBUG else ["-O3", "-g0", "-fno-strict-aliasing"]

@@ -221,6 +221,24 @@ MIN_COMPUTE_CAPABILITY = 6.0
 # copying a smaller one costs less than pinned memory is worth.
 INPUT_POOL_NBYTES = 1 << 16
 
+# -- GPUs ------------------------------------------------------------------------------------------
+
+# Slots of an instance on a GPU: one computes while the other's outputs leave and its next inputs arrive. More cost
+# device memory and hold batches back from growing.
+DEVICE_SLOTS = 2
+
+# Bytes of a host segment up to which it is joined with its neighbours before it is copied: about what a core moves in
+# the time that a copy call of its own takes.
+DEVICE_STAGE_NBYTES = 1 << 14
+
+# Bytes to which device buffers are aligned (TensorRT's demand).
+DEVICE_ALIGNMENT = 256
+
+# Nanoseconds until a broken instance that could not be made anew is tried again, doubled each time up to the second:
+# what ails a GPU for long is not cured by haste, and each attempt may read a model.
+INSTANCE_RETRY_NS = 1_000_000_000
+INSTANCE_RETRY_MAX_NS = 60_000_000_000
+
 # -- repository ------------------------------------------------------------------------------------
 
 # Bytes of one config.pbtxt or labels file; larger ones are a mistake, not a model.

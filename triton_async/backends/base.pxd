@@ -11,6 +11,9 @@ cdef class ModelInstance:
     # executions on the loop thread.
     cdef readonly bint any_thread
     cdef readonly bint takes_device      # inputs may be in GPU memory; else core copies them to the host first
+    # Set by the instance, on any thread, when its engine will run nothing any more: core drains and closes it, and
+    # makes another. Batches that it has are completed, with errors. Not for instances of `any_thread`.
+    cdef public bint broken
     # Core's own: where `completed` hands a batch.
     cdef void (*sink)(void *context, ta_batch *batch) noexcept nogil
     cdef void *sink_context
@@ -28,6 +31,9 @@ cdef class ModelInstance:
     # compute_input_end_ns, compute_output_start_ns and compute_end_ns. Instance thread, WITHOUT the GIL.
     # An output that is wanted and not filled is an error of the batch, made by core.
     cdef void execute(self, ta_batch *batch) noexcept nogil
+
+# Makes the batch fail with what was raised, its text cut at TA_ERROR_NBYTES.
+cdef int fail_batch(ta_batch *batch, error) except -1
 
 # An instance whose engine is called from Python.
 cdef class PythonInstance(ModelInstance):

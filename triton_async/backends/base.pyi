@@ -42,12 +42,17 @@ class LoadedModel:
 
 class ModelInstance:
     name: str
+    takes_device: bool
+    broken: bool
     def __init__(self, name: str) -> None: ...
     def close(self) -> None: ...
 
 def execute_requests(
     instance: ModelInstance, signature: ModelSignature, requests: Iterable[InferRequest]
 ) -> list[InferResponse]: ...
+def execute_batches(
+    instance: ModelInstance, signature: ModelSignature, batches: Iterable[Iterable[InferRequest]]
+) -> list[list[InferResponse]]: ...
 
 class PythonInstance(ModelInstance):
     def __init__(self, name: str, pool: SlabPool) -> None: ...

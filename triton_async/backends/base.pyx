@@ -94,7 +94,7 @@ cdef class ModelInstance:
         """Frees the engine's context. Called once, on the instance's thread, when no batch is out."""
 
 
-cdef int _fail(ta_batch *batch, error) except -1:
+cdef int fail_batch(ta_batch *batch, error) except -1:
     cdef bint known = isinstance(error, ServerError)
     try:
         text = error.message if known else f"{type(error).__name__}: {error}"
@@ -110,19 +110,30 @@ def execute_requests(ModelInstance instance, ModelSignature signature, requests)
 
     Raises InvalidArg for a request that does not fit the signature. The instance must have no batch out.
     """
-    cdef Batch batch = Batch(signature)
+    return execute_batches(instance, signature, [requests])[0]
+
+
+def execute_batches(ModelInstance instance, ModelSignature signature, batches):
+    """The same for several batches, each a list of requests, which an asynchronous instance runs at once as it can.
+    """
+    cdef Batch batch
     cdef InferRequest request
-    for request in requests:
-        signature.validate(request)
-        batch.add(request)
-    batch.close()
+    closed = []
+    for requests in batches:
+        batch = Batch(signature)
+        for request in requests:
+            signature.validate(request)
+            batch.add(request)
+        batch.close()
+        closed.append(batch)
+    for batch in closed:
+        with nogil:
+            batch.c.compute_start_ns = ta_now_ns()
+            if instance.submit(&batch.c):
+                check_batch(&batch.c)
     with nogil:
-        batch.c.compute_start_ns = ta_now_ns()
-        if instance.submit(&batch.c):
-            check_batch(&batch.c)
-        else:
-            instance.drain()
-    return batch.finish()
+        instance.drain()
+    return [(<Batch>batch).finish() for batch in closed]
 
 
 cdef class PythonInstance(ModelInstance):
@@ -165,6 +176,6 @@ cdef class PythonInstance(ModelInstance):
                     tensor = from_numpy("" if spec is None else spec.name, output, DT_BF16 if bf16 else None)
                 batch.set_output(index, tensor)
         except BaseException as error:
-            _fail(c, error)
+            fail_batch(c, error)
         c.compute_end_ns = ta_now_ns()
         return 0

@@ -9,6 +9,7 @@ from typing import Any
 from triton_async.config import pbtxt
 from triton_async.config.autocomplete import ModelIO, complete, deduce
 from triton_async.config.consistency import check_against_model
+from triton_async.config.device_options import unused_device_options, validate_graph_specs
 from triton_async.config.labels import read_labels
 from triton_async.config.model_config import ModelConfig, freeze, version_policy
 from triton_async.config.normalise import normalise, normalise_instances
@@ -58,6 +59,7 @@ def load(
             normalise(proto)
             validate_config(proto)
         validate_io(proto, model_dir)
+        validate_graph_specs(proto)
         if model_io is not None:
             check_against_model(proto, model_io)
         for output in proto.output:
@@ -65,7 +67,7 @@ def load(
                 read_labels(model_dir, output.label_filename)
     except ServerError as error:
         raise _in_file(error, filename) from None
-    return freeze(proto, warnings)
+    return freeze(proto, [*warnings, *unused_device_options(proto)])
 
 
 def select_versions(

@@ -18,7 +18,6 @@ _FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("model_operations", "custom operator libraries", lambda c: bool(c.model_operations.op_library_filename)),
     ("batch_input", "ragged batching", lambda c: bool(c.batch_input)),
     ("batch_output", "ragged batching", lambda c: bool(c.batch_output)),
-    ("optimization.cuda", "CUDA graphs", lambda c: c.optimization.cuda.ByteSize() > 0),
     (
         "optimization.execution_accelerators.cpu_execution_accelerator",
         "execution accelerators",

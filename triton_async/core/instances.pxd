@@ -2,7 +2,7 @@
 
 from triton_async.backends.base cimport ModelInstance
 from triton_async.core.completion cimport CompletionRing
-from triton_async.core.wakeup cimport ta_mailbox
+from triton_async.core.wakeup cimport ta_batch, ta_mailbox
 from triton_async.infer.batch cimport Batch
 
 # Made and used by the loop thread; `engine` belongs to the instance's own thread.
@@ -10,6 +10,8 @@ from triton_async.infer.batch cimport Batch
 #   STARTING --engine made--> READY --stop--> STOPPING --thread ended--> STOPPED
 #      |
 #      +------- engine failed ------------------------------------------> STOPPED
+#
+# An engine that breaks is replaced by a new one on the same thread, while the instance is READY or STOPPING.
 cdef enum InstanceState:
     INSTANCE_STARTING = 0
     INSTANCE_READY = 1
@@ -19,7 +21,9 @@ cdef enum InstanceState:
 cdef class Instance:
     cdef readonly str name
     cdef int state
-    cdef ModelInstance engine
+    cdef ModelInstance engine            # None while a broken one is not replaced
+    cdef ta_batch *held                  # taken from the mailbox when the engine was broken
+    cdef object retry                    # when to make an engine again
     cdef ta_mailbox *mailbox
     cdef CompletionRing ring
     cdef readonly int in_flight          # batches out: running or in the mailbox

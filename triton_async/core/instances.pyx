@@ -1,9 +1,14 @@
-"""Model instances: one OS thread each, which makes, runs and closes its engine. Waits without the GIL."""
+"""Model instances: one OS thread each, which makes, runs and closes its engine, and makes another when it is broken.
+
+Waits without the GIL.
+"""
 
 import logging
 import threading
+from time import monotonic_ns as clock
 
 from cpython.ref cimport Py_INCREF
+from libc.stdint cimport int32_t
 
 from triton_async.backends.base cimport ModelInstance
 from triton_async.core.completion cimport CompletionRing
@@ -20,10 +25,16 @@ from triton_async.core.wakeup cimport (
 )
 from triton_async.infer.batch cimport Batch, check_batch
 
-from triton_async.defines import INSTANCE_RUN_AHEAD_MAX
+from triton_async.core.retry import Retry
+from triton_async.defines import INSTANCE_RETRY_MAX_NS, INSTANCE_RETRY_NS, INSTANCE_RUN_AHEAD_MAX
 from triton_async.errors import InternalError, ServerError
 
+cdef extern from "gather.h":
+    void ta_batch_fail(ta_batch *batch, int32_t code, const char *format, ...) noexcept nogil
+
 log = logging.getLogger("triton_async.core")
+
+cdef int32_t CODE_UNAVAILABLE = 4
 
 # One runs, the others and the order to stop wait.
 assert INSTANCE_RUN_AHEAD_MAX + 2 <= TA_MAILBOX_SLOTS
@@ -64,45 +75,110 @@ cdef class Instance:
         return 0
 
     def _main(self, make_engine, on_started):
-        try:
-            self.engine = make_engine()
-        except ServerError as error:
+        error = self._make(make_engine)
+        if error is not None:
             self.state = INSTANCE_STOPPED
             on_started(error)
             return
-        except BaseException as error:
-            # Its text may name files and is for the log alone.
-            log.exception("instance '%s' could not be made", self.name)
-            self.state = INSTANCE_STOPPED
-            on_started(InternalError(f"{type(error).__name__} while making instance '{self.name}'"))
-            return
-        del make_engine
-        self.engine.sink = _push
-        self.engine.sink_context = &self.ring.completions
         self.state = INSTANCE_READY
         on_started(None)
-        _serve(self, self.engine)
         try:
-            self.engine.close()
+            while not (_serve(self) if self.engine is not None else self._do_without(make_engine)):
+                if self.engine is not None and self.engine.broken:
+                    self._give_up()
+            if self.engine is not None:
+                self.engine.close()
         finally:
             self.engine = None
             self.state = INSTANCE_STOPPED
             self._on_stopped()
 
+    # Makes the engine. None, or the error for clients.
+    def _make(self, make_engine):
+        cdef ModelInstance engine
+        try:
+            engine = make_engine()
+        except ServerError as error:
+            return error
+        except BaseException as error:
+            # Its text may name files and is for the log alone.
+            log.exception("instance '%s' could not be made", self.name)
+            return InternalError(f"{type(error).__name__} while making instance '{self.name}'")
+        engine.sink = _push
+        engine.sink_context = &self.ring.completions
+        self.engine = engine
+        return None
 
-cdef int _serve(Instance self, ModelInstance engine) except -1:
-    cdef ta_batch *batch
-    with nogil:
-        while True:
-            batch = ta_mailbox_take(self.mailbox)
+    # Closes a broken engine, which has no batch out.
+    def _give_up(self):
+        log.error("instance '%s' is broken and is made anew", self.name)
+        engine, self.engine = self.engine, None
+        self.retry = Retry(INSTANCE_RETRY_NS, INSTANCE_RETRY_MAX_NS)
+        try:
+            engine.close()
+        except BaseException:  # of what is broken, anything may fail
+            log.exception("instance '%s', which is broken, could not be closed properly", self.name)
+
+    # One step without an engine: makes one, or answers a batch that can not wait until that may be tried again. True
+    # when the order to stop came.
+    def _do_without(self, make_engine):
+        cdef ta_batch *batch
+        if self.retry.is_due(clock()):
+            error = self._make(make_engine)
+            if error is None:
+                log.info("instance '%s' was made anew", self.name)
+                return False
+            self.retry.failed(clock())
+            log.error("instance '%s' could not be made anew, which is tried again in %d s at the earliest: %s",
+                      self.name, self.retry.wait_ns // 1_000_000_000, error.message)
+        if self.held == NULL:
+            with nogil:
+                batch = ta_mailbox_take(self.mailbox)
             if batch == NULL:
+                return True
+            self.held = batch
+            if self.retry.is_due(clock()):
+                return False
+        _refuse(self)
+        return False
+
+
+# Runs batches until the order to stop, True, or until the engine is broken: what it had is completed then, and a batch
+# that it did not get is `held`.
+cdef bint _serve(Instance self) except -1:
+    cdef ModelInstance engine = self.engine
+    cdef ta_batch *batch = self.held
+    cdef bint stopped = False
+    self.held = NULL
+    with nogil:
+        while not engine.broken:
+            if batch == NULL:
+                batch = ta_mailbox_take(self.mailbox)
+            if batch == NULL:
+                stopped = True
+                break
+            if engine.broken:  # while the thread slept
                 break
             batch.compute_start_ns = ta_now_ns()
             if engine.submit(batch):
                 check_batch(batch)
                 ta_completions_push(&self.ring.completions, batch)
+            batch = NULL
         engine.drain()
-    return 0
+    self.held = batch
+    return stopped
+
+
+# Answers the held batch: there is no engine for it.
+cdef void _refuse(Instance self) noexcept:
+    cdef ta_batch *batch = self.held
+    cdef bytes name = self.name.encode()
+    self.held = NULL
+    batch.compute_start_ns = ta_now_ns()
+    ta_batch_fail(batch, CODE_UNAVAILABLE, "model instance '%.200s' is broken and could not be made anew",
+                  <const char *>name)
+    check_batch(batch)
+    ta_completions_push(&self.ring.completions, batch)
 
 
 cdef void _push(void *completions, ta_batch *batch) noexcept nogil:

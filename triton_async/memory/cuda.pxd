@@ -32,3 +32,6 @@ cdef extern from "cuda.h" nogil:
 
 # The table; NULL until `load_driver` has succeeded. Any thread; never changes afterwards.
 cdef const ta_cuda *cuda_api() noexcept nogil
+
+# Whether a result says that the context, and with it all that this process has on the GPU, can do nothing more.
+cdef bint error_lasts(int result) noexcept nogil

@@ -29,3 +29,24 @@ def load_driver(path=None):
 
 def driver_loaded():
     return _loaded
+
+
+cdef bint error_lasts(int result) noexcept nogil:
+    return result in (
+        4,    # DEINITIALIZED
+        201,  # INVALID_CONTEXT
+        214,  # ECC_UNCORRECTABLE
+        220,  # NVLINK_UNCORRECTABLE
+        700,  # ILLEGAL_ADDRESS
+        702,  # LAUNCH_TIMEOUT
+        709,  # CONTEXT_IS_DESTROYED
+        710,  # ASSERT
+        714,  # HARDWARE_STACK_ERROR
+        715,  # ILLEGAL_INSTRUCTION
+        716,  # MISALIGNED_ADDRESS
+        717,  # INVALID_ADDRESS_SPACE
+        718,  # INVALID_PC
+        719,  # LAUNCH_FAILED
+        721,  # CONTAINED
+        999,  # UNKNOWN
+    )

@@ -292,7 +292,6 @@ UNSUPPORTED = [
         "batch_input",
     ),
     ("batch_output { target_name: 'scores' source_input: 'image' }", "batch_output"),
-    ("optimization { cuda { graphs: true } }", "optimization.cuda"),
     (
         "optimization { execution_accelerators { cpu_execution_accelerator { name: 'openvino' } } }",
         "cpu_execution_accelerator",

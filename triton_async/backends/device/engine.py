@@ -19,8 +19,8 @@ class DeviceTensor(NamedTuple):
 
 
 class DeviceEngine:
-    """One execution context on one GPU. Every method is called on the instance's thread, with the GIL, the device
-    being current; several batches may be on the stream at once, one per slot.
+    """One execution context on one GPU. Every method but `late_output` is called on the instance's thread; all with
+    the GIL, the device being current. Several batches may be on the stream at once, one per slot.
 
     Raises of any method: ServerError, with the engine's own last error in its text.
     """
@@ -31,9 +31,17 @@ class DeviceEngine:
     #: Whether `enqueue` may run under stream capture, once it ran plainly with the same shapes.
     capturable: bool = False
 
+    #: Set by the engine when it can serve no more, such as after a CUDA error that lasts: core makes a new instance.
+    broken: bool = False
+
     def input_capacity(self, index: int) -> int:
         """Bytes that input `index` can take at most, 0 when unbounded: what a slot reserves for it at the start."""
         return 0
+
+    def graph_dims(self, index: int) -> tuple[int, ...] | None:
+        """Dims of input `index`, without the batch dimension, at which CUDA graphs are captured unless the config
+        names others: an optimization profile's opt dims. None: the config's own, when they are fixed."""
+        return None
 
     def enqueue(
         self, slot: int, inputs: Sequence[DeviceTensor | None], stream: int, consumed: int
@@ -44,6 +52,9 @@ class DeviceEngine:
         the engine records once the inputs may be overwritten, if it can; the caller records it behind the run
         otherwise. Outputs belong to the engine and stay valid until the next `enqueue` of the same slot. An output is
         None when its shape is known only after the run: `late_output` gives it then.
+
+        Under stream capture `consumed` is 0 and no event may be recorded. What a captured run uses, its outputs
+        included, stays in place until `drop_captures`, whatever else is run in the slot.
         """
         raise NotImplementedError
 
@@ -52,8 +63,12 @@ class DeviceEngine:
         return False
 
     def late_output(self, slot: int, index: int) -> DeviceTensor:
-        """Output `index` of the run in `slot`, whose stream is done."""
+        """Output `index` of the run in `slot`, which is done. On the completion thread: an `enqueue` of another slot
+        may be under way."""
         raise NotImplementedError
+
+    def drop_captures(self, slot: int) -> None:
+        """The graphs captured in `slot` are destroyed: what they used may be freed or move."""
 
     def close(self) -> None:
         """Frees the context and its memory. Nothing is on the stream."""

@@ -1,0 +1,6 @@
+from triton_async.memory.buffer import Buffer
+from triton_async.memory.devices import Devices
+
+class DirectMemory:
+    def __init__(self, devices: Devices, device: int) -> None: ...
+    def acquire(self, nbytes: int) -> Buffer: ...
