@@ -209,6 +209,14 @@ SLAB_CACHE_NBYTES = 1 << 28
 # Alignment of every slab in bytes: a cache line, and the widest vector loads of CPU engines.
 SLAB_ALIGNMENT = 64
 
+# Bytes of a cudaIpcMemHandle_t.
+CUDA_IPC_HANDLE_NBYTES = 64
+
+# Shared memory regions of clients, and bytes of a region's name. perf_analyzer registers one per tensor and process;
+# the bound keeps a client that never unregisters from filling the address space, or a status answer.
+MAX_REGIONS = 65_536
+MAX_REGION_NAME_NBYTES = 4096
+
 # -- repository ------------------------------------------------------------------------------------
 
 # Bytes of one config.pbtxt or labels file; larger ones are a mistake, not a model.

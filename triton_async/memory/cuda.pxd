@@ -30,5 +30,8 @@ cdef extern from "cuda.h" nogil:
                              ta_cuda_stream stream, void **arguments, void **extra) noexcept nogil
     void ta_cuda_describe(const ta_cuda *api, int result, char *text, size_t nbytes)
 
-# The table; NULL until `load_driver` has succeeded. Any thread; never changes afterwards.
+# The table; NULL until `load_driver` has succeeded. Any thread; never changes afterwards (but in tests).
 cdef const ta_cuda *cuda_api() noexcept nogil
+
+# Name and text of a CUresult; below 0: that there was no GPU to ask. Any thread with the GIL.
+cdef str describe(int result)
