@@ -21,12 +21,14 @@ from triton_async.core.describe import table
 from triton_async.core.lifecycle import Host
 from triton_async.core.server import InferenceServer
 from triton_async.defines import SLAB_CACHE_NBYTES
-from triton_async.errors import ServerError
+from triton_async.errors import ServerError, Unavailable
 from triton_async.frontends import metrics, tls
 from triton_async.frontends.grpc import server as grpc
 from triton_async.frontends.grpc.express.keepalive import PingOptions
 from triton_async.frontends.http import server as http
 from triton_async.memory import process
+from triton_async.memory.devices import Devices
+from triton_async.memory.regions import RegionRegistry
 from triton_async.memory.slab import SlabPool
 
 log = logging.getLogger("triton_async.app")
@@ -99,11 +101,16 @@ async def _serve(settings: Settings, certificates: Certificates) -> int:
     backends = BackendRegistry()
     with ThreadPoolExecutor(settings.model_load_thread_count, "load") as executor:
         pool = SlabPool(SLAB_CACHE_NBYTES)
-        host = Host(loop, ring, pool, backends, executor, settings.backend_config)
+        regions = RegionRegistry(_open_devices if settings.allow_client_shm else None)
+        host = Host(loop, ring, pool, backends, executor, settings.backend_config, regions)
         server = InferenceServer(settings, host)
         status = await _run_server(settings, certificates, server, backends, stop_requested)
         ring.detach()
     return status
+
+
+def _open_devices() -> Devices:
+    raise Unavailable("no GPU can be used")
 
 
 def _on_signal(number: int, stop_requested: asyncio.Event) -> None:

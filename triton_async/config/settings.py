@@ -116,6 +116,7 @@ class Settings:
     # GPU -> bytes.
     cuda_memory_pool_byte_size: Mapping[int, int] = field(default_factory=_empty)
     min_supported_compute_capability: float = 0.0
+    allow_client_shm: bool = False
 
     # One line for each option that was accepted without effect, or is deprecated.
     warnings: tuple[str, ...] = ()

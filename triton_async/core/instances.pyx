@@ -10,7 +10,6 @@ from triton_async.core.completion cimport CompletionRing
 from triton_async.core.wakeup cimport (
     TA_MAILBOX_SLOTS,
     ta_batch,
-    ta_completions,
     ta_completions_push,
     ta_mailbox_free,
     ta_mailbox_new,
@@ -19,6 +18,8 @@ from triton_async.core.wakeup cimport (
     ta_now_ns,
 )
 from triton_async.infer.batch cimport Batch, check_batch
+from triton_async.infer.transfer cimport Transfer
+from triton_async.memory.slab cimport SlabPool
 
 from triton_async.defines import INSTANCE_RUN_AHEAD_MAX
 from triton_async.errors import InternalError, ServerError
@@ -30,11 +31,14 @@ assert INSTANCE_RUN_AHEAD_MAX + 2 <= TA_MAILBOX_SLOTS
 
 
 cdef class Instance:
-    """One instance of a loaded model version."""
+    """One instance of a loaded model version. `pool`: host slabs for what is copied from GPUs; `use(device_id)`: makes
+    a GPU current for the calling thread; `device_id`: the GPU that is the engine's, -1 for none."""
 
-    def __cinit__(self, str name, CompletionRing ring):
+    def __cinit__(self, str name, CompletionRing ring, SlabPool pool, use, int device_id=-1):
         self.name = name
         self.ring = ring
+        self.transfer = Transfer(pool, use, device_id)
+        self.late = Transfer(pool, use, device_id)
         self.mailbox = ta_mailbox_new()
         if self.mailbox == NULL:
             raise MemoryError
@@ -78,7 +82,7 @@ cdef class Instance:
             return
         del make_engine
         self.engine.sink = _push
-        self.engine.sink_context = &self.ring.completions
+        self.engine.sink_context = <void *>self
         self.state = INSTANCE_READY
         on_started(None)
         _serve(self, self.engine)
@@ -98,12 +102,18 @@ cdef int _serve(Instance self, ModelInstance engine) except -1:
             if batch == NULL:
                 break
             batch.compute_start_ns = ta_now_ns()
-            if engine.submit(batch):
+            if batch.device_inputs:
+                self.transfer.stage(batch, not engine.takes_device)
+            if batch.failed or engine.submit(batch):
                 check_batch(batch)
+                self.transfer.settle(batch)
                 ta_completions_push(&self.ring.completions, batch)
         engine.drain()
     return 0
 
 
-cdef void _push(void *completions, ta_batch *batch) noexcept nogil:
-    ta_completions_push(<ta_completions *>completions, batch)
+# A batch that the engine kept; the instance lives as long as its thread, which drains the engine first.
+cdef void _push(void *context, ta_batch *batch) noexcept nogil:
+    (<Instance>context).late.forget()
+    (<Instance>context).late.settle(batch)
+    ta_completions_push(&(<Instance>context).ring.completions, batch)

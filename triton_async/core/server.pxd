@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t
 from triton_async.core.model cimport Model
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport ResponseSink
+from triton_async.memory.regions cimport RegionRegistry
 
 # Loop thread.
 cdef class InferenceServer:
@@ -13,6 +14,7 @@ cdef class InferenceServer:
     cdef readonly tuple extensions
     cdef readonly object repository
     cdef readonly object pool        # memory.slab.SlabPool: where front-ends lease room for what they receive
+    cdef readonly RegionRegistry regions  # what front-ends lease the memory from that requests name
     cdef object settings
     cdef object host
     cdef object loop
