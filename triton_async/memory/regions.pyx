@@ -10,7 +10,15 @@ from libc.stdint cimport UINT64_MAX, uintptr_t
 from triton_async.memory.buffer cimport MEMORY_GPU, foreign
 
 from triton_async.defines import CUDA_IPC_HANDLE_NBYTES, MAX_REGION_NAME_NBYTES, MAX_REGIONS
-from triton_async.errors import AlreadyExists, InternalError, InvalidArg, NotFound, ServerError, Unavailable, Unsupported
+from triton_async.errors import (
+    AlreadyExists,
+    InternalError,
+    InvalidArg,
+    NotFound,
+    ServerError,
+    Unavailable,
+    Unsupported,
+)
 
 log = logging.getLogger("triton_async.memory")
 

@@ -1,7 +1,5 @@
 """Shared memory parameters of gRPC tensors, with Triton's rules for them. Any thread with the GIL, but for `lease`."""
 
-from libc.stdint cimport uint64_t
-
 from triton_async.memory.regions cimport lease_region
 from triton_async.protocol.grpc_parameters cimport PARAMETER_INT64, PARAMETER_STRING
 from triton_async.protocol.wire cimport text

@@ -12,7 +12,7 @@ from libc.string cimport memcmp
 from triton_async.datatypes cimport DT_INVALID, elements, from_name
 from triton_async.infer.request cimport FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, RequestedOutput
 from triton_async.infer.signature cimport TensorSpec
-from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor, view_dims
+from triton_async.infer.tensor cimport TA_MAX_RANK, view_dims
 from triton_async.memory.buffer cimport wrap
 from triton_async.memory.regions cimport lease_region
 

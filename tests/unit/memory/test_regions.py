@@ -10,7 +10,15 @@ import pytest
 from fake_cuda_sync import Devices
 
 from triton_async.defines import MAX_REGION_NAME_NBYTES
-from triton_async.errors import AlreadyExists, InternalError, InvalidArg, NotFound, ServerError, Unavailable, Unsupported
+from triton_async.errors import (
+    AlreadyExists,
+    InternalError,
+    InvalidArg,
+    NotFound,
+    ServerError,
+    Unavailable,
+    Unsupported,
+)
 from triton_async.memory import regions
 from triton_async.memory.buffer import live_buffers
 from triton_async.memory.regions import CUDA, SYSTEM, RegionRegistry
