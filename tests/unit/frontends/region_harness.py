@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import fake_cuda_sync
 import numpy as np
@@ -25,7 +26,10 @@ from tritonclient.utils import InferenceServerException
 
 from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelInstance, PythonInstance
 from triton_async.backends.registry import BackendRegistry
+from triton_async.config.load import load as load_config
+from triton_async.config.model_config import InstanceGroup, InstanceKind, ModelConfig
 from triton_async.config.settings import parse
+from triton_async.core import repository
 from triton_async.core.completion import CompletionRing
 from triton_async.core.lifecycle import Host
 from triton_async.core.server import InferenceServer
@@ -71,7 +75,9 @@ class GpuBackend(Backend):
         server = self.server
 
         class Loaded(LoadedModel):
-            def create_instance(self, name: str, group: object, device_id: int) -> ModelInstance:
+            def create_instance(self, name: str, group: InstanceGroup, device_id: int) -> ModelInstance:
+                if group.kind is InstanceKind.GPU:
+                    server.gpus.use(device_id)
                 return GpuInstance(name, context, server)
 
         return Loaded()
@@ -138,10 +144,15 @@ class Server:
         return status, json.loads(text) if text else None
 
 
+def _load_config(directory: Path, name: str, **more: Any) -> ModelConfig:
+    """Models whose name ends in `on_gpu` may have instances on the two GPUs."""
+    return load_config(directory, name, **{**more, "gpus": (0, 1) if name.endswith("on_gpu") else ()})
+
+
 @contextmanager
 def serving(root: Path, *options: str, express: bool, enabled: bool = True) -> Iterator[Server]:
     """Serves the repository; at the end no lease and no region is left."""
-    with fake_cuda_sync.devices(2) as gpus:
+    with fake_cuda_sync.devices(2) as gpus, patch.object(repository, "load_config", _load_config):
         running = Server(gpus, enabled)
         thread = threading.Thread(target=lambda: uvloop.run(running.main(root, express, options)))
         thread.start()

@@ -35,6 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     write_model(root, "labelled", dims="4", labels=["a", "b", "c", "d"])
     for name, backend, more in (
         ("gated", "gated", {}), ("gpu", "gpu", {}), ("gpu_strings", "gpu", {"datatype": "TYPE_STRING"}),
+        ("on_gpu", "gpu", {"more": "instance_group { count: 1 kind: KIND_GPU gpus: 1 }"}),
         ("gpu4", "gpu", {"dims": "4", "max_batch_size": 4, "more": together}),
         ("gpu_strings4", "gpu", {"datatype": "TYPE_STRING", "dims": "1", "max_batch_size": 4, "more": together}),
     ):  # fmt: skip
@@ -400,6 +401,18 @@ def test_a_model_without_batches_that_leaves_its_output_on_the_gpu(client: Clien
     assert client.refusal(client.infer, "gpu", client.values(floats(8)), outputs=[client.output("r", 31)])[0] == code(
         client, "INTERNAL"
     )
+
+
+def test_an_instance_gets_its_gpu_back(client: Client, server: Server) -> None:
+    """Copies to and from another GPU make that one current for a while, and nothing else does."""
+    client.register("far", 64, 0).array(np.float32)[:2] = floats(2)
+    client.register("near", 64, 1)
+    server.gpus.used.clear()
+    client.infer("on_gpu", client.input([2], "near", 8), outputs=[client.output("near", 8, 8)])
+    # The output that the instance left lies on GPU 0, but only the region's GPU takes part in a copy between two.
+    assert server.gpus.used == []
+    assert np.array_equal(client.infer("on_gpu", client.input([2], "far", 8)).as_numpy("OUTPUT0"), floats(2))
+    assert server.gpus.used == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize("model", ["strings", "gpu_strings"])

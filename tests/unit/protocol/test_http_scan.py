@@ -56,7 +56,7 @@ def state(request: InferRequest) -> dict[str, Any]:
             (o.name, o.binary, o.classification, o.parameters, o.region is not None and o.region.address,
              o.region is not None and o.region.nbytes)
             for o in request.outputs
-        ],  # fmt: skip
+        ],
         "parameters": request.parameters,
         "numbers": (request.priority, request.timeout_us, request.flags, request.binary_default),
         "sequence": (type(request.sequence_id), request.sequence_id),
