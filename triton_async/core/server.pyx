@@ -95,7 +95,10 @@ cdef class InferenceServer:
         self.state = SERVER_STOPPED
         await self.repository.stop()
         for future in self.regions.stop():
-            await _end_of(future)
+            try:
+                await _end_of(future)
+            except ServerError:  # the registry has logged it, and the process ends anyway
+                continue
 
     def _on_models_changed(self):
         self.latest, self.versions = self.repository.tables()

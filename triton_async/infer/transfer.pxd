@@ -14,6 +14,8 @@ cdef class Transfer:
     cdef int current             # GPU that is, as far as known; -1: unknown
     cdef bint moved              # `current` is no longer what the method found
     cdef bint written            # copies to GPUs are not known to be complete
+    cdef bint copied             # the method has copied anything
+    cdef int lost                # why copies to GPUs may never complete; 0: they will
     cdef str problem             # why `use` failed
 
     # Brings inputs in GPU memory to host slabs: all of them, or only those that the host has to read (BYTES, whose

@@ -27,6 +27,9 @@ from triton_async.memory.slab cimport SlabPool, ta_slab, ta_slab_data, ta_slab_l
 
 from triton_async.errors import ServerError
 
+cdef extern from "clock.h":
+    int64_t ta_now_ns() noexcept nogil
+
 cdef extern from "gather.h":
     void ta_batch_fail(ta_batch *batch, int32_t code, const char *format, ...) noexcept nogil
     void ta_tensor_release(ta_tensor *tensor) noexcept nogil
@@ -63,6 +66,7 @@ cdef class Transfer:
             if self._stage_input(batch, i) < 0:
                 break
         self._finish(batch)
+        self.copied = False
 
     # Makes one contiguous host copy of all segments.
     cdef int _stage_input(self, ta_batch *batch, int index) noexcept nogil:
@@ -111,6 +115,9 @@ cdef class Transfer:
                 break
             place = _settle_output(self, batch, i, place)
         self._finish(batch)
+        if self.copied:
+            self.copied = False
+            batch.compute_end_ns = ta_now_ns()
 
     # Replaces the bytes of an output by a host copy.
     cdef int _to_host(self, ta_batch *batch, int index) noexcept nogil:
@@ -166,6 +173,7 @@ cdef class Transfer:
         cdef int result
         if nbytes == 0:
             return 0
+        self.copied = True
         if cuda == NULL:
             return NO_DRIVER
         if self.current != device_id:
@@ -193,14 +201,17 @@ cdef class Transfer:
         if not self.written:
             return 0
         self.written = False
-        return cuda_api().stream_synchronize(NULL) if cuda_api() != NULL else NO_DRIVER
+        self.lost = cuda_api().stream_synchronize(NULL) if cuda_api() != NULL else NO_DRIVER
+        return self.lost
 
     # Everything written is there, and the thread has its own GPU back.
     cdef int _finish(self, ta_batch *batch) noexcept nogil:
-        cdef int result = self._flush()
-        if result != 0:
+        cdef int result
+        self._flush()
+        if self.lost != 0:
             with gil:
-                self._fail(batch, "failed to wait for copies to GPU memory", result)
+                self._fail(batch, "failed to wait for copies to GPU memory", self.lost)
+            self.lost = 0
         if self.moved and self.home >= 0:
             result = self._make_current(self.home)
             self.moved = False

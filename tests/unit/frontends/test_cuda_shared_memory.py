@@ -761,6 +761,14 @@ def test_copies_that_fail(client: Client) -> None:
         assert client.refusal(client.infer, "fp32", client.values(floats(2)), outputs=[client.output("r", 8)]) == (
             internal, f"failed to wait for copies to GPU memory: {BROKEN}"
         )  # fmt: skip
+        # Lost on one GPU before the other one's turn.
+        client.register("far", 64, 1)
+        sent = client.module.InferInput("INPUT1", [2], "FP32")
+        sent.set_data_from_numpy(floats(2))
+        outputs = [client.output("r", 8), client.output("far", 8, name="OUTPUT1")]
+        assert client.refusal(client.infer, "two", client.values(floats(2)), sent, outputs=outputs) == (
+            internal, f"failed to wait for copies to GPU memory: {BROKEN}"
+        )  # fmt: skip
     with fake_cuda_sync.failing(copy=700):
         # No copy of theirs.
         assert client.infer("fp32", client.values(floats(2))).as_numpy("OUTPUT0").shape == (2,)
