@@ -37,6 +37,7 @@ C_SOURCES = {
     "triton_async.infer.batch": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.infer.signature": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.memory.arena": ["csrc/arena.c"],
+    "triton_async.infer.transfer": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.memory.cuda": ["csrc/cuda.c"],
     "triton_async.memory.device": ["csrc/arena.c"],
     "triton_async.memory.slab": ["csrc/slab.c"],

@@ -22,6 +22,13 @@ typedef struct ta_segment {
     int32_t device_id;
 } ta_segment;
 
+/* Who asks for an output. */
+enum ta_wanted {
+    TA_NOT_WANTED = 0,
+    TA_WANTED = 1,       /* some request takes it in its response: the host needs it */
+    TA_WANTED_PLACED = 2 /* only placements take it: once all are done, `data` may be NULL or stale */
+};
+
 /* One input or output of a whole batch.
  *
  * dims are as the engine sees them: batch dimension first when the model batches, `reshape` applied.
@@ -40,18 +47,26 @@ typedef struct ta_tensor {
     char *data;
     int32_t memory_type;
     int32_t device_id;
-    int32_t wanted; /* input: the requests bring it; output: at least one request asks for it */
+    int32_t wanted; /* input: the requests bring it; output: ta_wanted */
     int32_t n_segments;
     ta_segment *segments;
     void *owner;
     void (*release)(void *owner);
 } ta_tensor;
 
+/* What became of a placement. */
+enum ta_placed {
+    TA_NOT_PLACED = 0,
+    TA_PLACED = 1,
+    TA_TOO_SMALL = -1,   /* it does not fit, nothing was written */
+    TA_COPY_FAILED = -2  /* `result` says why */
+};
+
 /* Where one request wants its rows of one output: a part of a shared memory region, which the request keeps leased.
  *
- * Filled by the loop thread. Whoever copies the rows there sets `nbytes` and `placed`: an instance that has the
- * output on a device, else core on the instance thread. An output whose takers all have placements needs no host
- * copy. */
+ * Filled by the loop thread, in the order of outputs, then requests. Whoever copies the rows there sets `nbytes` and
+ * `placed`, when the bytes are there or refused: an instance that has the output on a device, else core (Transfer)
+ * from what the instance left in `data`. An output whose takers all have placements needs no host copy. */
 typedef struct ta_placement {
     char *data;
     int64_t capacity;
@@ -62,7 +77,8 @@ typedef struct ta_placement {
     int64_t row;     /* first row of the request in the batch; 0 when the model has no batch dimension */
     int64_t rows;    /* 0 when the model has no batch dimension: the whole output */
     int64_t nbytes;  /* written */
-    int32_t placed;  /* 1: done; -1: it does not fit, nothing was written */
+    int32_t placed;  /* ta_placed */
+    int32_t result;  /* CUresult of a copy that failed */
 } ta_placement;
 
 /* `inputs` and `outputs` follow the order of the model's signature. */

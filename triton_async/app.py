@@ -30,6 +30,7 @@ from triton_async.frontends.http import server as http
 from triton_async.memory import process
 from triton_async.memory.devices import open_devices
 from triton_async.memory.pools import Pools
+from triton_async.memory.regions import RegionRegistry
 from triton_async.memory.slab import SlabPool
 
 log = logging.getLogger("triton_async.app")
@@ -102,7 +103,8 @@ async def _serve(settings: Settings, certificates: Certificates) -> int:
     backends = BackendRegistry()
     with ThreadPoolExecutor(settings.model_load_thread_count, "load") as executor:
         pools = make_pools(settings)
-        host = Host(loop, ring, pools, backends, executor, settings.backend_config)
+        regions = RegionRegistry((lambda: pools.devices) if settings.allow_client_shm else None)
+        host = Host(loop, ring, pools, backends, executor, settings.backend_config, regions)
         server = InferenceServer(settings, host)
         status = await _run_server(settings, certificates, server, backends, stop_requested)
         ring.detach()

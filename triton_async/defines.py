@@ -238,6 +238,13 @@ DEVICE_ALIGNMENT = 256
 # what ails a GPU for long is not cured by haste, and each attempt may read a model.
 INSTANCE_RETRY_NS = 1_000_000_000
 INSTANCE_RETRY_MAX_NS = 60_000_000_000
+# Bytes of a cudaIpcMemHandle_t.
+CUDA_IPC_HANDLE_NBYTES = 64
+
+# Shared memory regions of clients, and bytes of a region's name. perf_analyzer registers one per tensor and process;
+# the bound keeps a client that never unregisters from filling the address space, or a status answer.
+MAX_REGIONS = 65_536
+MAX_REGION_NAME_NBYTES = 4096
 
 # -- repository ------------------------------------------------------------------------------------
 

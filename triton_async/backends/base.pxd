@@ -10,10 +10,12 @@ cdef class ModelInstance:
     # `execute` may run on any thread while no batch is out, and neither waits nor takes the GIL: core runs the shortest
     # executions on the loop thread.
     cdef readonly bint any_thread
-    cdef readonly bint takes_device      # inputs may be in GPU memory; else core copies them to the host first
     # Set by the instance, on any thread, when its engine will run nothing any more: core drains and closes it, and
     # makes another. Batches that it has are completed, with errors. Not for instances of `any_thread`.
     cdef public bint broken
+    # Inputs may be in GPU memory, but for BYTES; else core copies them to the host first. Core makes another GPU current
+    # for the instance's thread while it copies, and gives a KIND_GPU instance its own back.
+    cdef readonly bint takes_device
     # Core's own: where `completed` hands a batch.
     cdef void (*sink)(void *context, ta_batch *batch) noexcept nogil
     cdef void *sink_context
@@ -22,7 +24,9 @@ cdef class ModelInstance:
     # later, on any thread; several may be out, and they complete in order. Blocks while the instance has no free
     # slot. Instance thread, WITHOUT the GIL. By default: `execute`, then 1.
     cdef int submit(self, ta_batch *batch) noexcept nogil
-    # Hands a batch that `submit` kept to core. Any thread, no GIL; the batch is no longer the instance's.
+    # Hands a batch that `submit` kept to core. Any thread, no GIL; the batch is no longer the instance's. Core copies
+    # here what is left to copy: wanted outputs in GPU memory and placements that are not done. An instance that calls
+    # from where CUDA may not be called (a host function) leaves none of it.
     cdef void completed(self, ta_batch *batch) noexcept nogil
     # Returns when every batch that `submit` kept is completed. Instance thread, before `close`.
     cdef void drain(self) noexcept nogil

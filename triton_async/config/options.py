@@ -348,7 +348,7 @@ MEMORY = (
         repeat=True,
         form="<<device_id>:<fraction>>",
     ),
-    _later("allow-client-shm", False, "shared memory regions of clients"),
+    _bool("allow-client-shm", False, "Let clients register shared memory regions (of GPUs: CUDA IPC)."),
 )
 
 DEPRECATED = (_bool("strict-model-config", False, "DEPRECATED: true is --disable-auto-complete-config."),)

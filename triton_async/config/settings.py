@@ -117,6 +117,7 @@ class Settings:
     # GPU -> bytes; DEVICE_POOL_NBYTES for a GPU that is not in it.
     cuda_memory_pool_byte_size: Mapping[int, int] = field(default_factory=_empty)
     min_supported_compute_capability: float = MIN_COMPUTE_CAPABILITY
+    allow_client_shm: bool = False
 
     # One line for each option that was accepted without effect, or is deprecated.
     warnings: tuple[str, ...] = ()

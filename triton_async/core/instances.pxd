@@ -4,6 +4,7 @@ from triton_async.backends.base cimport ModelInstance
 from triton_async.core.completion cimport CompletionRing
 from triton_async.core.wakeup cimport ta_batch, ta_mailbox
 from triton_async.infer.batch cimport Batch
+from triton_async.infer.transfer cimport Transfer
 
 # Made and used by the loop thread; `engine` belongs to the instance's own thread.
 #
@@ -26,6 +27,8 @@ cdef class Instance:
     cdef object retry                    # when to make an engine again
     cdef ta_mailbox *mailbox
     cdef CompletionRing ring
+    cdef Transfer transfer               # of the instance's thread
+    cdef Transfer late                   # of whatever thread completes a batch that the engine kept
     cdef readonly int in_flight          # batches out: running or in the mailbox
     cdef object thread
     cdef object _on_stopped

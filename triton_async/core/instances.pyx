@@ -15,7 +15,6 @@ from triton_async.core.completion cimport CompletionRing
 from triton_async.core.wakeup cimport (
     TA_MAILBOX_SLOTS,
     ta_batch,
-    ta_completions,
     ta_completions_push,
     ta_mailbox_free,
     ta_mailbox_new,
@@ -24,6 +23,8 @@ from triton_async.core.wakeup cimport (
     ta_now_ns,
 )
 from triton_async.infer.batch cimport Batch, check_batch
+from triton_async.infer.transfer cimport Transfer
+from triton_async.memory.slab cimport SlabPool
 
 from triton_async.core.retry import Retry
 from triton_async.defines import INSTANCE_RETRY_MAX_NS, INSTANCE_RETRY_NS, INSTANCE_RUN_AHEAD_MAX
@@ -41,11 +42,14 @@ assert INSTANCE_RUN_AHEAD_MAX + 2 <= TA_MAILBOX_SLOTS
 
 
 cdef class Instance:
-    """One instance of a loaded model version."""
+    """One instance of a loaded model version. `pool`: host slabs for what is copied from GPUs; `use(device_id)`: makes
+    a GPU current for the calling thread; `device_id`: the GPU that is the engine's, -1 for none."""
 
-    def __cinit__(self, str name, CompletionRing ring):
+    def __cinit__(self, str name, CompletionRing ring, SlabPool pool, use, int device_id=-1):
         self.name = name
         self.ring = ring
+        self.transfer = Transfer(pool, use, device_id)
+        self.late = Transfer(pool, use, device_id)
         self.mailbox = ta_mailbox_new()
         if self.mailbox == NULL:
             raise MemoryError
@@ -105,7 +109,7 @@ cdef class Instance:
             log.exception("instance '%s' could not be made", self.name)
             return InternalError(f"{type(error).__name__} while making instance '{self.name}'")
         engine.sink = _push
-        engine.sink_context = &self.ring.completions
+        engine.sink_context = <void *>self
         self.engine = engine
         return None
 
@@ -160,8 +164,11 @@ cdef bint _serve(Instance self) except -1:
             if engine.broken:  # while the thread slept
                 break
             batch.compute_start_ns = ta_now_ns()
-            if engine.submit(batch):
+            if batch.device_inputs:
+                self.transfer.stage(batch, not engine.takes_device)
+            if batch.failed or engine.submit(batch):
                 check_batch(batch)
+                self.transfer.settle(batch)
                 ta_completions_push(&self.ring.completions, batch)
             batch = NULL
         engine.drain()
@@ -181,5 +188,8 @@ cdef void _refuse(Instance self) noexcept:
     ta_completions_push(&self.ring.completions, batch)
 
 
-cdef void _push(void *completions, ta_batch *batch) noexcept nogil:
-    ta_completions_push(<ta_completions *>completions, batch)
+# A batch that the engine kept; the instance lives as long as its thread, which drains the engine first.
+cdef void _push(void *context, ta_batch *batch) noexcept nogil:
+    (<Instance>context).late.forget()
+    (<Instance>context).late.settle(batch)
+    ta_completions_push(&(<Instance>context).ring.completions, batch)

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -15,13 +15,14 @@ from typing import Any, Protocol, TypeVar
 from triton_async.backends.base import Backend, LoadContext, LoadedModel
 from triton_async.config.labels import read_labels
 from triton_async.config.load import model_path
-from triton_async.config.model_config import ModelConfig, QueuePolicy, TensorConfig
+from triton_async.config.model_config import InstanceKind, ModelConfig, QueuePolicy, TensorConfig
 from triton_async.core.completion import CompletionRing
 from triton_async.core.instances import Instance
 from triton_async.core.model import Model
 from triton_async.errors import InternalError, ServerError
 from triton_async.infer.signature import ModelSignature, TensorSpec
 from triton_async.memory.pools import Pools
+from triton_async.memory.regions import RegionRegistry
 from triton_async.memory.slab import SlabPool
 
 log = logging.getLogger("triton_async.core")
@@ -49,7 +50,8 @@ class Backends(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What every model version is made on. `executor` runs blocking loads; `pools` is its memory, and the GPUs."""
+    """What every model version is made on. `executor` runs blocking loads; `pools` is its memory, and the GPUs;
+    `regions` that of clients, who by default may register none."""
 
     loop: asyncio.AbstractEventLoop
     ring: CompletionRing
@@ -57,6 +59,7 @@ class Host:
     backends: Backends
     executor: Executor
     backend_config: Mapping[str, Mapping[str, str]]
+    regions: RegionRegistry = field(default_factory=RegionRegistry)
 
     @property
     def pool(self) -> SlabPool:
@@ -159,7 +162,8 @@ async def _start_instances(host: Host, config: ModelConfig, loaded: LoadedModel)
     for spec in config.instances():
         if spec.passive:
             continue
-        instance = Instance(spec.name, host.ring)
+        device = spec.device if spec.kind is InstanceKind.GPU else -1
+        instance = Instance(spec.name, host.ring, host.pool, host.regions.use, device)
         group = config.instance_groups[spec.group]
         started: asyncio.Future[None] = host.loop.create_future()
 

@@ -196,7 +196,8 @@ cdef class Model(BatchOwner):
     cdef bint _runs_here(self, Batch batch) noexcept:
         cdef int64_t nbytes = 0
         cdef int i
-        if not self.inline.allowed:
+        # Copies to and from GPUs wait.
+        if not self.inline.allowed or batch.c.device_inputs or batch.c.n_placements:
             return False
         for i in range(batch.c.n_inputs):
             nbytes += batch.c.inputs[i].nbytes

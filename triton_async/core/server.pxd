@@ -6,6 +6,7 @@ from triton_async.core.model cimport Model
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport ResponseSink
 from triton_async.memory.slab cimport SlabPool
+from triton_async.memory.regions cimport RegionRegistry
 
 # Loop thread.
 cdef class InferenceServer:
@@ -16,6 +17,7 @@ cdef class InferenceServer:
     cdef readonly SlabPool pool      # where front-ends lease room for what they receive
     # For large messages whose model is not known yet: that of a READY model which likes one of its own, else `pool`.
     cdef readonly SlabPool large_pool
+    cdef readonly RegionRegistry regions  # what front-ends lease the memory from that requests name
     cdef object settings
     cdef object host
     cdef object loop

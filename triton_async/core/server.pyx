@@ -10,12 +10,12 @@ from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.core.describe import model_metadata
 from triton_async.core.metrics import Metrics
 from triton_async.core.repository import ModelRepository
-from triton_async.errors import InvalidArg, Unavailable
+from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable
 from triton_async.version import TRITON_VERSION
 
 EXTENSIONS = (
     "classification", "model_repository", "model_repository(unload_dependents)", "schedule_policy",
-    "model_configuration", "binary_tensor_data", "parameters", "statistics",
+    "model_configuration", "cuda_shared_memory", "binary_tensor_data", "parameters", "statistics",
 )
 
 
@@ -41,16 +41,32 @@ cdef class FutureSink(ResponseSink):
         return 0
 
 
+def _end_of(future):
+    """An awaitable of a concurrent future, which goes on when its waiter is cancelled."""
+    inner = asyncio.wrap_future(future)
+    # Nobody may be left to hear of a failure; the log has the reason.
+    inner.add_done_callback(_heard)
+    return asyncio.shield(inner)
+
+
+def _heard(future):
+    if not future.cancelled():
+        future.exception()
+
+
 cdef class InferenceServer:
     """One server. `host`: lifecycle.Host, what models are made on; its loop is the caller's."""
 
     def __init__(self, settings, host):
         self.id = settings.id
         self.version = TRITON_VERSION
-        self.extensions = EXTENSIONS
         self.settings = settings
         self.host = host
         self.pool = self.large_pool = host.pool
+        self.regions = host.regions
+        self.extensions = tuple(
+            [name for name in EXTENSIONS if name != "cuda_shared_memory" or self.regions.enabled]
+        )
         self.loop = host.loop
         self.latest = {}
         self.versions = {}
@@ -78,6 +94,11 @@ cdef class InferenceServer:
         self.stop_accepting()
         self.state = SERVER_STOPPED
         await self.repository.stop()
+        for future in self.regions.stop():
+            try:
+                await _end_of(future)
+            except ServerError:  # the registry has logged it, and the process ends anyway
+                continue
 
     def _on_models_changed(self):
         self.latest, self.versions = self.repository.tables()
@@ -213,6 +234,32 @@ cdef class InferenceServer:
     async def unload_model(self, str name, bint unload_dependents=False):
         """Takes a model out of service; it is freed when its requests are done."""
         await self.repository.unload_by_request(name, unload_dependents)
+
+    # -- shared memory -----------------------------------------------------------------------------
+
+    def region_status(self, str kind, str name=""):
+        """Entries of the registered regions of a kind ("cuda", "system"), or of one. NotFound."""
+        return self.regions.status(kind, name)
+
+    async def register_cuda_region(self, str name, bytes handle, device_id, nbytes):
+        """Opens memory of another process for requests. ServerError. Goes on when the caller is cancelled."""
+        await _end_of(self.regions.register_cuda(name, handle, device_id, nbytes))
+
+    async def unregister_regions(self, str kind, str name=""):
+        """Takes one region, or all of a kind, out and closes what no request uses. ServerError when that fails."""
+        failed = []
+        problem = None
+        for closed, future in self.regions.unregister(kind, name):
+            try:
+                await _end_of(future)
+            except ServerError as error:
+                failed.append(closed)
+                problem = error
+        if failed and name:
+            raise problem
+        if failed:
+            shown = "".join([f"{closed} ," for closed in failed])
+            raise InternalError(f"Failed to unregister the following {kind} shared memory regions: {shown}")
 
     def metrics_text(self):
         """Prometheus text exposition, as bytes."""

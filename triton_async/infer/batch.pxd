@@ -37,6 +37,13 @@ cdef extern from "batch.h":
         int64_t rows
         int64_t nbytes
         int32_t placed
+        int32_t result
+    enum: TA_WANTED
+    enum: TA_WANTED_PLACED
+    enum: TA_NOT_PLACED
+    enum: TA_PLACED
+    enum: TA_TOO_SMALL
+    enum: TA_COPY_FAILED
     ctypedef struct ta_batch:
         int32_t n_inputs
         int32_t n_outputs
@@ -77,7 +84,7 @@ cdef class Batch:
     cdef int state
     cdef public object runner            # core's own: the model that takes the batch back
     cdef public object instance          # core's own: the instance that holds it
-    cdef void *memory                    # one block: inputs, outputs, segments
+    cdef void *memory                    # one block: inputs, outputs, segments, placements
 
     # Adds a validated request. Loop thread, while OPEN.
     cdef int add(self, InferRequest request) except -1
@@ -87,6 +94,8 @@ cdef class Batch:
     cdef list finish(self)
 
     cdef list _split(self)
+    # Lays out where requests want their outputs; `found`: (output index, request index, RequestedOutput), sorted.
+    cdef int _place(self, list found, ta_placement *placements) except -1
 
     # For instances written in Python, on the instance thread with the GIL:
     # whole-batch input tensors in signature order (None where absent), gathered. They own their bytes, so an output

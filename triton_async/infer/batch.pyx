@@ -11,6 +11,7 @@ from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
 from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor, view_dims
 from triton_async.memory.buffer cimport MEMORY_CPU, MEMORY_GPU, Buffer, foreign
+from triton_async.memory.cuda cimport describe
 
 from triton_async.errors import InternalError, ServerError, from_code
 from triton_async.infer.signature import format_dims
@@ -60,11 +61,18 @@ cdef class Batch:
         cdef int n_inputs = len(self.signature.inputs)
         cdef int n_outputs = len(self.signature.outputs)
         cdef int n_requests = len(self.requests)
-        cdef size_t tensors = (n_inputs + n_outputs) * sizeof(ta_tensor)
+        cdef size_t fixed = (n_inputs + n_outputs) * sizeof(ta_tensor) + (
+            <size_t>n_inputs * n_requests * sizeof(ta_segment)
+        )
+        cdef size_t n_placements = 0
+        cdef list placements = None
+        cdef InferRequest request
         cdef ta_segment *segments
         cdef int i
         assert self.state == BATCH_OPEN and n_requests > 0
-        self.memory = calloc(1, tensors + <size_t>n_inputs * n_requests * sizeof(ta_segment))
+        for request in self.requests:
+            n_placements += request.n_placements
+        self.memory = calloc(1, fixed + n_placements * sizeof(ta_placement))
         if self.memory == NULL:
             raise MemoryError
         self.c.n_inputs = n_inputs
@@ -77,8 +85,35 @@ cdef class Batch:
         segments = <ta_segment *>(self.c.outputs + n_outputs)
         for i in range(n_inputs):
             _lay_out_input(self, i, segments + <Py_ssize_t>i * n_requests)
-        _lay_out_outputs(self)
+        if n_placements:
+            placements = _find_placements(self)
+            self._place(placements, <ta_placement *>(<char *>self.memory + fixed))
+        _lay_out_outputs(self, placements)
         self.state = BATCH_CLOSED
+        return 0
+
+    cdef int _place(self, list found, ta_placement *placements) except -1:
+        cdef ta_placement *placement = placements
+        cdef RequestedOutput output
+        cdef int64_t row = 0
+        cdef list first_rows = []
+        cdef InferRequest request
+        for request in self.requests:
+            first_rows.append(row)
+            row += request.rows
+        for index, number, output in found:
+            placement.data = output.region.data
+            placement.capacity = output.region.nbytes
+            placement.memory_type = output.region.memory_type
+            placement.device_id = output.region.device_id
+            placement.output = index
+            placement.request = number
+            if self.signature.max_batch_size > 0:
+                placement.row = first_rows[number]
+                placement.rows = (<InferRequest>self.requests[number]).rows
+            placement += 1
+        self.c.placements = placements
+        self.c.n_placements = len(found)
         return 0
 
     cdef list finish(self):
@@ -106,16 +141,22 @@ cdef class Batch:
         return responses
 
     cdef list _split(self):
+        # Per request: its outputs, or the error that one of them had.
         cdef list outputs = [[] for _ in range(self.c.n_requests)]
         cdef list responses = []
         cdef InferResponse response
         cdef TensorSpec spec
+        cdef int placed = 0
         cdef int i
         for i in range(self.c.n_outputs):
             if self.c.outputs[i].wanted:
                 spec = <TensorSpec>self.signature.outputs[i]
-                _split_output(self, spec, &self.c.outputs[i], outputs)
+                placed = _split_output(self, spec, &self.c.outputs[i], outputs, placed)
         for i in range(self.c.n_requests):
+            if type(outputs[i]) is not list:
+                responses.append(InferResponse(self.requests[i], self.signature.model_name,
+                                               self.signature.model_version, [], None, outputs[i]))
+                continue
             response = InferResponse.__new__(InferResponse)
             response.request = self.requests[i]
             response.model_name = self.signature.model_name
@@ -185,6 +226,8 @@ cdef bint compatible(InferRequest first, InferRequest request) noexcept:
     cdef list mine = first.slots
     cdef list theirs = request.slots
     cdef Py_ssize_t i
+    if (first.alone or request.alone) and first is not request:
+        return False
     for i in range(len(mine)):
         if mine[i] is None or theirs[i] is None:
             if mine[i] is not theirs[i]:
@@ -224,21 +267,52 @@ cdef int _lay_out_input(Batch batch, int index, ta_segment *segments) except -1:
         if tensor.buffer is not None:
             segments[i].memory_type = tensor.buffer.memory_type
             segments[i].device_id = tensor.buffer.device_id
+            if tensor.buffer.memory_type == MEMORY_GPU:
+                batch.c.device_inputs = 1
         c.nbytes += tensor.nbytes
+    if c.n_segments == 1:
+        c.memory_type = segments[0].memory_type
+        c.device_id = segments[0].device_id
     return 0
 
 
-cdef int _lay_out_outputs(Batch batch) except -1:
+# (output index, request index, RequestedOutput) of all outputs that go to regions, by output, then request. A request
+# without rows has nothing to place.
+cdef list _find_placements(Batch batch):
+    cdef list found = []
+    cdef InferRequest request
+    cdef RequestedOutput output
+    for number, request in enumerate(batch.requests):
+        if request.n_placements and request.rows:
+            for output in request.outputs:
+                if output.region is not None:
+                    spec = <TensorSpec>batch.signature.output_by_name[output.name]
+                    found.append(((<TensorSpec>spec).index, number, output))
+    found.sort(key=_by_place)
+    return found
+
+
+def _by_place(tuple found):
+    return found[:2]
+
+
+cdef int _lay_out_outputs(Batch batch, list placements) except -1:
+    cdef set placed = None if placements is None else {found[:2] for found in placements}
     cdef InferRequest request
     cdef TensorSpec spec
-    cdef int i
+    cdef int i, number
     for i in range(batch.c.n_outputs):
         spec = <TensorSpec>batch.signature.outputs[i]
         batch.c.outputs[i].datatype = spec.datatype
-        for request in batch.requests:
-            if _asks_for(request, spec):
-                batch.c.outputs[i].wanted = 1
-                break
+        for number in range(batch.c.n_requests):
+            request = <InferRequest>batch.requests[number]
+            if not _asks_for(request, spec):
+                continue
+            if placed is not None and (i, number) in placed:
+                batch.c.outputs[i].wanted = TA_WANTED_PLACED
+                continue
+            batch.c.outputs[i].wanted = TA_WANTED
+            break
     return 0
 
 
@@ -263,19 +337,33 @@ cdef void check_batch(ta_batch *batch) noexcept nogil:
     for i in range(batch.n_outputs):
         if batch.failed:
             return
-        if batch.outputs[i].wanted and not _is_whole(&batch.outputs[i]):
+        if batch.outputs[i].wanted and not _is_whole(batch, i):
             with gil:
                 _refuse_output(batch, i)
 
 
-cdef bint _is_whole(const ta_tensor *c) noexcept nogil:
+cdef bint _is_whole(const ta_batch *batch, int index) noexcept nogil:
+    cdef const ta_tensor *c = &batch.outputs[index]
     cdef int64_t count
-    if c.data == NULL or c.rank < 0 or c.rank > TA_MAX_RANK:
+    if c.data == NULL and (c.wanted != TA_WANTED_PLACED or not _all_placed(batch, index)):
+        return False
+    if c.rank < 0 or c.rank > TA_MAX_RANK:
         return False
     count = elements(c.dims, c.rank)
     if c.datatype != DT_BYTES:
         return count >= 0 and nbytes(count, c.datatype) == c.nbytes
-    return count >= 0 and (c.memory_type == MEMORY_GPU or ta_bytes_skip(c.data, c.nbytes, 0, count) == c.nbytes)
+    if count < 0 or c.data == NULL:
+        return False
+    return c.memory_type == MEMORY_GPU or ta_bytes_skip(c.data, c.nbytes, 0, count) == c.nbytes
+
+
+# Whether nobody needs the bytes of an output any more.
+cdef bint _all_placed(const ta_batch *batch, int index) noexcept nogil:
+    cdef int i
+    for i in range(batch.n_placements):
+        if batch.placements[i].output == index and batch.placements[i].placed == TA_NOT_PLACED:
+            return False
+    return True
 
 
 cdef int _refuse_output(ta_batch *batch, int index) noexcept:
@@ -299,16 +387,19 @@ cdef int _refuse_output(ta_batch *batch, int index) noexcept:
     return 0
 
 
-# Gives each request its rows of one output, as views of the same bytes.
-cdef int _split_output(Batch batch, TensorSpec spec, ta_tensor *c, list outputs) except -1:
+# Gives each request its rows of one output, as views of the same bytes; those that went to a region have none. `place`:
+# first placement of the output; returns the first behind it.
+cdef int _split_output(Batch batch, TensorSpec spec, ta_tensor *c, list outputs, int place) except -1:
     cdef bint batching = batch.signature.max_batch_size > 0
     cdef int64_t[TA_MAX_RANK] dims
     cdef int rank = spec.client_dims(c.dims, c.rank, batching, dims)
     cdef InferRequest request
     cdef int64_t offset = 0
-    cdef int64_t end
+    cdef int64_t end = 0
     cdef int64_t row_elements
-    cdef Buffer buffer
+    cdef int64_t count
+    cdef Buffer buffer = None
+    cdef object problem
     cdef int i
     if rank < 0:
         raise InternalError(f"model '{batch.signature.model_name}', output '{spec.name}': the model's shape "
@@ -316,8 +407,9 @@ cdef int _split_output(Batch batch, TensorSpec spec, ta_tensor *c, list outputs)
     if batching and (rank < 1 or dims[0] != batch.rows):
         raise InternalError(f"failed to split the output tensor '{spec.name}' in responses: expected batch size of "
                             f"at least {batch.rows} in model output, got {dims[0] if rank else 0}")
-    buffer = foreign(c.data, c.nbytes, c.owner, c.release, c.memory_type, c.device_id)
-    c.release = NULL
+    if c.wanted == TA_WANTED:
+        buffer = foreign(c.data, c.nbytes, c.owner, c.release, c.memory_type, c.device_id)
+        c.release = NULL
     if batching:
         dims[0] = 1
     row_elements = elements(dims, rank)
@@ -325,23 +417,52 @@ cdef int _split_output(Batch batch, TensorSpec spec, ta_tensor *c, list outputs)
         request = <InferRequest>batch.requests[i]
         if batching:
             dims[0] = request.rows
-        if i == batch.c.n_requests - 1:
-            end = c.nbytes
-        elif c.datatype == DT_BYTES:
-            end = ta_bytes_skip(c.data, c.nbytes, offset, request.rows * row_elements)
-            if end < 0:
-                raise InternalError(f"output '{spec.name}' of model '{batch.signature.model_name}' has broken "
-                                    "string elements")
-        elif batch.rows == 0:
-            end = offset
-        else:
-            end = offset + c.nbytes // batch.rows * request.rows
-        if _asks_for(request, spec):
-            (<list>outputs[i]).append(view_dims(spec.name, c.datatype, dims, rank, request.rows * row_elements
-                                                if batching else row_elements, buffer, c.data + offset,
+        count = request.rows * row_elements if batching else row_elements
+        if buffer is not None:
+            end = _end_of_rows(batch, spec, c, i, offset, count)
+        if place < batch.c.n_placements and batch.c.placements[place].output == spec.index and (
+            batch.c.placements[place].request == i
+        ):
+            problem = _placement_problem(spec, &batch.c.placements[place])
+            place += 1
+            if problem is not None:
+                outputs[i] = problem
+            elif type(outputs[i]) is list:
+                (<list>outputs[i]).append(view_dims(spec.name, c.datatype, dims, rank, count, None, NULL, 0))
+        elif type(outputs[i]) is list and _asks_for(request, spec):
+            (<list>outputs[i]).append(view_dims(spec.name, c.datatype, dims, rank, count, buffer, c.data + offset,
                                                 end - offset))
         offset = end
-    return 0
+    return place
+
+
+# Where the rows of request `number` end, which begin at `offset`.
+cdef int64_t _end_of_rows(Batch batch, TensorSpec spec, const ta_tensor *c, int number, int64_t offset,
+                          int64_t count) except -1:
+    cdef int64_t end
+    if number == batch.c.n_requests - 1:
+        return c.nbytes
+    if c.datatype == DT_BYTES:
+        end = ta_bytes_skip(c.data, c.nbytes, offset, count)
+        if end < 0:
+            raise InternalError(f"output '{spec.name}' of model '{batch.signature.model_name}' has broken string "
+                                "elements")
+        return end
+    if batch.rows == 0:
+        return offset
+    return offset + c.nbytes // batch.rows * (<InferRequest>batch.requests[number]).rows
+
+
+# Why an output is not in its region, as an error; None when it is there.
+cdef object _placement_problem(TensorSpec spec, const ta_placement *placement):
+    if placement.placed == TA_PLACED:
+        return None
+    if placement.placed == TA_TOO_SMALL:
+        return InternalError(f"shared memory size specified with the request for output '{spec.name}' "
+                             f"({placement.capacity} bytes) should be at least {placement.nbytes} bytes to hold the "
+                             "results")
+    reason = describe(placement.result) if placement.placed == TA_COPY_FAILED else "nobody copied it"
+    return InternalError(f"failed to copy output '{spec.name}' to its shared memory region: {reason}")
 
 
 cpdef int64_t live_batches():

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from triton_async.infer.response cimport ResponseSink
 from triton_async.infer.tensor cimport Tensor
+from triton_async.memory.buffer cimport Buffer
 
 #   NEW --enqueue--> QUEUED --batch taken--> RUNNING --response--> DONE
 #    |                 |                        |
@@ -24,6 +25,7 @@ cdef class RequestedOutput:
     cdef readonly bint binary           # HTTP: binary form instead of JSON
     cdef readonly int64_t classification  # N of the classification extension; 0: plain tensor
     cdef readonly dict parameters       # other parameters, or None
+    cdef readonly Buffer region         # where its bytes go instead of the response: a writable lease; or None
 
 cdef class InferRequest:
     cdef readonly str model_name
@@ -44,6 +46,8 @@ cdef class InferRequest:
     cdef list slots                      # Tensor or None per input of the signature
     cdef int64_t rows                    # batch size; 1 when the model has no batch dimension
     cdef uint64_t wanted                 # bit per output of the signature (bit 63 stands for all from there on)
+    cdef int n_placements                # outputs that go to shared memory regions
+    cdef bint alone                      # shares no batch: what it brings is checked by the instance thread
 
     # Owned by core from InferenceServer.submit on
     cdef int state                       # RequestState

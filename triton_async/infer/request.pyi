@@ -1,18 +1,21 @@
 from typing import Any
 
 from triton_async.infer.tensor import Tensor
+from triton_async.memory.buffer import Buffer
 
 class RequestedOutput:
     name: str
     binary: bool
     classification: int
     parameters: dict[str, Any] | None
+    region: Buffer | None
     def __init__(
         self,
         name: str,
         binary: bool = False,
         classification: int = 0,
         parameters: dict[str, Any] | None = None,
+        region: Buffer | None = None,
     ) -> None: ...
 
 class InferRequest:

@@ -4,13 +4,16 @@ cdef int64_t _live = 0
 
 
 cdef class RequestedOutput:
-    """An output that the client asks for. `classification`: N of that extension, 0 for the tensor itself."""
+    """An output that the client asks for. `classification`: N of that extension, 0 for the tensor itself. `region`:
+    writable Buffer that takes the bytes instead of the response."""
 
-    def __init__(self, str name, bint binary=False, int64_t classification=0, dict parameters=None):
+    def __init__(self, str name, bint binary=False, int64_t classification=0, dict parameters=None,
+                 Buffer region=None):
         self.name = name
         self.binary = binary
         self.classification = classification
         self.parameters = parameters
+        self.region = region
 
 
 cdef class InferRequest:

@@ -36,12 +36,13 @@ cdef class ModelSignature:
     cdef int required_inputs
 
     # Checks `request` and makes it ready for a batch: sets `slots` (its inputs in signature order, None where
-    # absent), `wanted` (a flag per output), `rows`. Raises InvalidArg with Triton's words; the request is then
-    # unchanged. Loop thread.
+    # absent), `wanted` (a flag per output), `rows`, `n_placements`, `alone`. Raises InvalidArg with Triton's words; the
+    # request must not be used then. Loop thread.
     cpdef int validate(self, InferRequest request) except -1
 
     cdef uint64_t _wanted(self, InferRequest request) except? 0
     cdef list _slots(self, InferRequest request)
     cdef int64_t _rows(self, InferRequest request) except -1
     cdef int _check(self, InferRequest request, TensorSpec spec, Tensor tensor) except -1
-    cdef int _check_bytes(self, InferRequest request, Tensor tensor) except -1
+    # The elements of a BYTES input in host memory. Any thread with the GIL.
+    cdef int check_bytes(self, InferRequest request, Tensor tensor) except -1

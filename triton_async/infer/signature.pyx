@@ -5,6 +5,7 @@ from libc.string cimport memcpy
 from triton_async.datatypes cimport DT_BYTES, nbytes, to_name
 from triton_async.infer.request cimport InferRequest, RequestedOutput
 from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor
+from triton_async.memory.buffer cimport MEMORY_GPU
 
 from triton_async.defines import MAX_TENSORS_PER_REQUEST
 from triton_async.errors import InvalidArg
@@ -118,6 +119,7 @@ cdef class ModelSignature:
             spec = self.input_by_name[tensor.name]
             self._check(request, spec, tensor)
         request.wanted = wanted
+        request.n_placements = _placements(request) if request.outputs else 0
         request.slots = slots
         request.rows = rows
         return 0
@@ -229,7 +231,10 @@ cdef class ModelSignature:
                              f"'{self.model_name}'. Expected {format_dims(dims)}, got {format_dims(tensor.shape)}. "
                              + (_BATCH_NOTE if first else ""))
         if spec.datatype == DT_BYTES:
-            return self._check_bytes(request, tensor)
+            if tensor.buffer is not None and tensor.buffer.memory_type == MEMORY_GPU:
+                request.alone = True
+                return 0
+            return self.check_bytes(request, tensor)
         expected = nbytes(tensor.element_count, spec.datatype)
         if expected < 0:
             raise InvalidArg(f"byte size overflow for input '{spec.name}': element count ({tensor.element_count}) "
@@ -239,7 +244,7 @@ cdef class ModelSignature:
                              f"'{self.model_name}'. Expected {expected}, got {tensor.nbytes}")
         return 0
 
-    cdef int _check_bytes(self, InferRequest request, Tensor tensor) except -1:
+    cdef int check_bytes(self, InferRequest request, Tensor tensor) except -1:
         cdef int64_t found = 0
         cdef int64_t at = 0
         cdef int64_t end
@@ -264,3 +269,12 @@ cdef class ModelSignature:
                 raise InvalidArg(f"{prefix}unexpected number of string elements {found} {of}, expecting "
                                  f"{tensor.element_count}")
         raise InvalidArg(f"{prefix}expected {tensor.element_count} string elements {of}, got {found}")
+
+
+cdef int _placements(InferRequest request) except -1:
+    cdef RequestedOutput output
+    cdef int count = 0
+    for output in request.outputs:
+        if output.region is not None:
+            count += 1
+    return count

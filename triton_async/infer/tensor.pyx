@@ -164,6 +164,8 @@ cpdef list decode_bytes(Tensor tensor):
     cdef list found = []
     cdef int64_t at = 0
     cdef unsigned int length
+    if tensor.buffer is not None and tensor.buffer.memory_type == MEMORY_GPU:
+        raise ValueError("device memory has no host view")
     while tensor.nbytes - at >= 4:
         memcpy(&length, tensor.data + at, 4)
         at += 4

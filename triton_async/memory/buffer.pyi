@@ -4,6 +4,7 @@ class Buffer:
     nbytes: int
     memory_type: int
     device_id: int
+    address: int
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 

@@ -1,6 +1,7 @@
 """Memory leases: a Buffer keeps bytes alive, and its last reference gives them back."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
 
 cdef int64_t _live = 0
@@ -26,6 +27,11 @@ cdef class Buffer:
 
     def __len__(self):
         return self.nbytes
+
+    @property
+    def address(self):
+        """Of the first byte; on the device for GPU memory."""
+        return <uintptr_t>self.data
 
 
 # A wrapped Python object: its Py_buffer is what has to be given back.

@@ -30,8 +30,10 @@ cdef extern from "cuda.h" nogil:
                              ta_cuda_stream stream, void **arguments, void **extra) noexcept nogil
     void ta_cuda_describe(const ta_cuda *api, int result, char *text, size_t nbytes)
 
-# The table; NULL until `load_driver` has succeeded. Any thread; never changes afterwards.
+# The table; NULL until `load_driver` has succeeded. Any thread; never changes afterwards (but in tests).
 cdef const ta_cuda *cuda_api() noexcept nogil
 
 # Whether a result says that the context, and with it all that this process has on the GPU, can do nothing more.
 cdef bint error_lasts(int result) noexcept nogil
+# Name and text of a CUresult; below 0: that there was no GPU to ask. Any thread with the GIL.
+cdef str describe(int result)

@@ -14,16 +14,27 @@ cdef const ta_cuda *cuda_api() noexcept nogil:
     return &_api if _loaded else NULL
 
 
+cdef str describe(int result):
+    cdef char[256] text
+    if result < 0 or not _loaded:
+        return "no GPU can be used"
+    ta_cuda_describe(&_api, result, text, sizeof(text))
+    return text.decode("utf-8", "replace")
+
+
 def load_driver(path=None):
-    """Loads the driver, once; `path`: another library with its functions. OSError with the reason."""
-    global _loaded
+    """Loads the driver, once; `path`: another library with its functions, which tests put in the place of whatever was
+    there, while no thread uses it. OSError with the reason."""
+    global _api, _loaded
     cdef char[256] error
+    cdef ta_cuda found
     cdef bytes name = None if path is None else path.encode()
     with _lock:
-        if _loaded:
+        if _loaded and path is None:
             return
-        if ta_cuda_load(&_api, NULL if name is None else <const char *>name, error, sizeof(error)) < 0:
+        if ta_cuda_load(&found, NULL if name is None else <const char *>name, error, sizeof(error)) < 0:
             raise OSError(error.decode("utf-8", "replace"))
+        _api = found
         _loaded = True
 
 

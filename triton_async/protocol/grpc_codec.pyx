@@ -11,16 +11,16 @@ from triton_async.infer.request cimport InferRequest, RequestedOutput
 from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor, view_dims
 from triton_async.memory.buffer cimport Buffer, wrap
 from triton_async.protocol.grpc_contents cimport pack_contents
-from triton_async.protocol.grpc_parameters cimport (
-    PARAMETER_STRING, Parameter, apply, classification, read_entry,
-)
+from triton_async.protocol cimport grpc_regions
+from triton_async.protocol.grpc_parameters cimport Parameter, apply, classification, read_entry
+from triton_async.protocol.grpc_regions cimport RegionParameters
 from triton_async.protocol.wire cimport (
     TA_WIRE_BYTES, TA_WIRE_INT, check, next_field, ta_wire, ta_wire_bytes, ta_wire_left, ta_wire_skip,
     ta_wire_varint, text,
 )
 
 from triton_async.defines import MAX_TENSORS_PER_REQUEST
-from triton_async.errors import InvalidArg, NotFound
+from triton_async.errors import InvalidArg
 from triton_async.infer.signature import format_dims
 from triton_async.protocol.version import parse_version
 from triton_async.protocol.wire import Malformed
@@ -53,11 +53,12 @@ cdef struct Input:
     int64_t[16] dims
     int rank
     bint has_contents
+    RegionParameters region
 
 
-def decode_request(message, int64_t received_ns=0):
+def decode_request(message, int64_t received_ns=0, RegionRegistry regions=None):
     """The InferRequest in the bytes of a ModelInferRequest; its raw inputs are views that keep `message`."""
-    return decode(message if isinstance(message, Buffer) else wrap(message), received_ns)
+    return decode(message if isinstance(message, Buffer) else wrap(message), received_ns, regions)
 
 
 def request_id(message):
@@ -86,7 +87,7 @@ def request_id(message):
         return ""
 
 
-cdef InferRequest decode(Buffer message, int64_t received_ns):
+cdef InferRequest decode(Buffer message, int64_t received_ns, RegionRegistry regions):
     cdef InferRequest request = InferRequest.__new__(InferRequest)
     cdef int64_t n_inputs = 0
     cdef int64_t n_raw = 0
@@ -133,13 +134,13 @@ cdef InferRequest decode(Buffer message, int64_t received_ns):
         elif field == REQUEST_OUTPUTS:
             if len(request.outputs) >= _TENSORS_MAX:
                 raise InvalidArg(f"request asks for more than {_TENSORS_MAX} outputs")
-            request.outputs.append(_output(value))
+            request.outputs.append(_output(value, regions))
     if n_inputs > _TENSORS_MAX:
         raise InvalidArg(f"request has {n_inputs} inputs, at most {_TENSORS_MAX} are supported")
     request.model_name = text(name)
     request.model_version = -1 if version.at == version.end else parse_version(text(version))
     request.id = text(identifier)
-    request.inputs = _inputs(request, message, whole, raw, n_inputs, n_raw)
+    request.inputs = _inputs(request, message, whole, raw, n_inputs, n_raw, regions)
     return request
 
 
@@ -149,18 +150,19 @@ cdef int _request_parameter(InferRequest request, ta_wire entry) except -1:
     return apply(request, key, &value)
 
 
-cdef RequestedOutput _output(ta_wire wire):
+cdef RequestedOutput _output(ta_wire wire, RegionRegistry regions):
     cdef RequestedOutput output = RequestedOutput.__new__(RequestedOutput)
     cdef Parameter parameter
     cdef uint32_t field
     cdef ta_wire value
     cdef ta_wire name
-    cdef ta_wire region
-    cdef bint in_region = False
-    cdef bint has_size = False
+    cdef RegionParameters region
+    cdef bint has_classes = False
+    cdef Parameter classes
     cdef str key
     cdef int type
-    name.at = name.end = region.at = region.end = NULL
+    name.at = name.end = NULL
+    grpc_regions.clear(&region)
     type = next_field(&wire, &field)
     while type >= 0:
         if type == TA_WIRE_BYTES and field == 1:
@@ -169,34 +171,28 @@ cdef RequestedOutput _output(ta_wire wire):
             check(ta_wire_bytes(&wire, &value))
             key = read_entry(value, &parameter)
             if key == "classification":
-                output.classification = classification(&parameter)
-            elif key == "shared_memory_region":
-                in_region = True
-                if parameter.kind == PARAMETER_STRING:
-                    region = parameter.string
-            elif key == "shared_memory_byte_size":
-                has_size = True
+                has_classes = True
+                classes = parameter
+            else:
+                grpc_regions.note(&region, key, &parameter)
         else:
             check(ta_wire_skip(&wire, type))
         type = next_field(&wire, &field)
     output.name = text(name)
-    if in_region:
-        if output.classification:
-            raise InvalidArg("Output can't set both 'shared_memory_region' and 'classification'")
-        _no_region(text(region), has_size, output.name)
+    grpc_regions.names_region(&region, name)
+    if has_classes:
+        output.classification = classification(&classes)
+    if region.named:
+        if has_classes:
+            raise InvalidArg("output can't set both 'shared_memory_region' and 'classification'")
+        output.region = grpc_regions.lease(&region, regions, True)
     return output
 
 
-# Client shared memory is never registered, so no region has ever been found.
-cdef int _no_region(str region, bint has_size, str tensor) except -1:
-    if not has_size:
-        raise InvalidArg("'shared_memory_byte_size' must be specified along with 'shared_memory_region' parameter "
-                         f"for tensor '{tensor}'")
-    raise NotFound(f"Unable to find shared memory region: '{region}'")
-
-
-cdef list _inputs(InferRequest request, Buffer message, ta_wire wire, ta_wire raw, int64_t n_inputs, int64_t n_raw):
+cdef list _inputs(InferRequest request, Buffer message, ta_wire wire, ta_wire raw, int64_t n_inputs, int64_t n_raw,
+                  RegionRegistry regions):
     cdef list tensors = []
+    cdef Buffer region
     cdef Input pending
     cdef ta_wire value
     cdef uint32_t field
@@ -209,7 +205,10 @@ cdef list _inputs(InferRequest request, Buffer message, ta_wire wire, ta_wire ra
         if field == REQUEST_INPUTS and type == TA_WIRE_BYTES:
             check(ta_wire_bytes(&wire, &pending.whole))
             _read_input(request, &pending, n_raw > 0)
-            if pending.has_contents:
+            if pending.region.named:
+                region = grpc_regions.lease(&pending.region, regions, False)
+                tensors.append(_tensor(request, &pending, region, region.data, region.nbytes))
+            elif pending.has_contents:
                 tensors.append(_typed_tensor(request, &pending))
             else:
                 if not _next_raw(&raw, &value):
@@ -241,10 +240,7 @@ cdef bint _next_raw(ta_wire *raw, ta_wire *value) except -1:
 cdef int _read_input(InferRequest request, Input *pending, bint any_raw) except -1:
     cdef ta_wire wire = pending.whole
     cdef ta_wire value
-    cdef ta_wire region
     cdef Parameter parameter
-    cdef bint in_region = False
-    cdef bint has_size = False
     cdef uint64_t dim = 0
     cdef uint32_t field
     cdef str key
@@ -252,7 +248,7 @@ cdef int _read_input(InferRequest request, Input *pending, bint any_raw) except 
     pending.name.at = pending.name.end = pending.datatype.at = pending.datatype.end = NULL
     pending.rank = 0
     pending.has_contents = False
-    region.at = region.end = NULL
+    grpc_regions.clear(&pending.region)
     type = next_field(&wire, &field)
     while type >= 0:
         if type == TA_WIRE_INT and field == INPUT_SHAPE:
@@ -274,19 +270,13 @@ cdef int _read_input(InferRequest request, Input *pending, bint any_raw) except 
                 pending.has_contents = True
             else:
                 key = read_entry(value, &parameter)
-                if key == "shared_memory_region":
-                    in_region = True
-                    if parameter.kind == PARAMETER_STRING:
-                        region = parameter.string
-                elif key == "shared_memory_byte_size":
-                    has_size = True
+                grpc_regions.note(&pending.region, key, &parameter)
         type = next_field(&wire, &field)
-    if in_region:
+    if grpc_regions.names_region(&pending.region, pending.name):
         if pending.has_contents:
             raise InvalidArg(f"unexpected 'content' provided when using shared memory for input tensor "
                              f"'{text(pending.name)}' for model '{request.model_name}'")
-        _no_region(text(region), has_size, text(pending.name))
-    if pending.has_contents and any_raw:
+    elif pending.has_contents and any_raw:
         raise InvalidArg(f"contents field must not be specified when using raw_input_contents for "
                          f"'{text(pending.name)}' for model '{request.model_name}'")
     return 0

@@ -13,6 +13,10 @@ _SERVER_METADATA = protos.message("inference.ServerMetadataResponse")
 _MODEL_CONFIG = protos.message("inference.ModelConfigResponse")
 _STATISTICS = protos.message("inference.ModelStatisticsResponse")
 _RESPONSE_STATISTICS = protos.message("inference.InferResponseStatistics")
+_CUDA_REGIONS = protos.message("inference.CudaSharedMemoryStatusResponse")
+_CUDA_REGION = protos.message("inference.CudaSharedMemoryStatusResponse.RegionStatus")
+_SYSTEM_REGIONS = protos.message("inference.SystemSharedMemoryStatusResponse")
+_SYSTEM_REGION = protos.message("inference.SystemSharedMemoryStatusResponse.RegionStatus")
 _INDEX = protos.message("inference.RepositoryIndexResponse")
 
 
@@ -43,6 +47,15 @@ def statistics(entries: Iterable[Mapping[str, Any]]) -> Any:
 
 def repository_index(rows: Iterable[Mapping[str, str]]) -> Any:
     return _INDEX(models=[dict(row) for row in rows])
+
+
+def cuda_regions(entries: Iterable[Mapping[str, Any]]) -> Any:
+    """`entries`: as the shared memory extension has them in JSON; all keys are field names."""
+    return _CUDA_REGIONS(regions={entry["name"]: _CUDA_REGION(**entry) for entry in entries})
+
+
+def system_regions(entries: Iterable[Mapping[str, Any]]) -> Any:
+    return _SYSTEM_REGIONS(regions={entry["name"]: _SYSTEM_REGION(**entry) for entry in entries})
 
 
 def check_repository(request: Any) -> None:

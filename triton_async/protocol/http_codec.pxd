@@ -5,13 +5,16 @@ from libc.stdint cimport int64_t
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature
+from triton_async.memory.regions cimport RegionRegistry
 
 # Request in `body` (any object with the buffer protocol; whoever holds the request or one of its inputs keeps it
 # alive and unchanged). `header_length`: bytes of JSON in front; -1: all of the body; 0: no JSON, the body is the
 # one input, deduced from `signature`. Inputs in binary form are views into `body`. Checks form, not fitness: the
-# request still has to pass `signature.validate`. Raises ServerError with Triton's words; nothing is kept then.
+# request still has to pass `signature.validate`. Regions that the request names are leased from `regions`, of which
+# None knows none. Loop thread then. Raises ServerError with Triton's words; nothing is kept then.
 cpdef InferRequest decode_infer(str model_name, int64_t model_version, ModelSignature signature, object body,
-                                int64_t header_length, int64_t max_input_nbytes, int64_t received_ns)
+                                int64_t header_length, int64_t max_input_nbytes, int64_t received_ns,
+                                RegionRegistry regions=*)
 
 # Body of a response without error: (JSON header, parts behind it, header length or None, content type). `parts` are
 # the tensors in binary form, exporting their bytes; None as header length says that there are none.

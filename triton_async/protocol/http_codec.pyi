@@ -4,6 +4,7 @@ from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse
 from triton_async.infer.signature import ModelSignature
 from triton_async.infer.tensor import Tensor
+from triton_async.memory.regions import RegionRegistry
 
 JSON: str
 BINARY: str
@@ -16,6 +17,7 @@ def decode_infer(
     header_length: int,
     max_input_nbytes: int,
     received_ns: int,
+    regions: RegionRegistry | None = None,
 ) -> InferRequest: ...
 def encode_infer(
     request: InferRequest, response: InferResponse, signature: ModelSignature

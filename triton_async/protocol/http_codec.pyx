@@ -9,6 +9,7 @@ from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
 from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor, view, view_dims
 from triton_async.memory.buffer cimport Buffer, wrap
+from triton_async.memory.regions cimport RegionRegistry, lease_region
 from triton_async.protocol.classification cimport classify
 from triton_async.protocol.json_text cimport loads
 from triton_async.protocol.json_tensor cimport from_json, to_json
@@ -17,7 +18,7 @@ from triton_async.protocol.json_value cimport as_array, as_bool, as_string, as_u
 import orjson
 
 from triton_async.defines import MAX_TENSORS_PER_REQUEST
-from triton_async.errors import InvalidArg, NotFound
+from triton_async.errors import InvalidArg
 from triton_async.infer.signature import format_dims
 
 JSON = "application/json"
@@ -29,7 +30,8 @@ cdef int64_t LARGEST = 0x7FFFFFFFFFFFFFFF
 
 
 cpdef InferRequest decode_infer(str model_name, int64_t model_version, ModelSignature signature, object body,
-                                int64_t header_length, int64_t max_input_nbytes, int64_t received_ns):
+                                int64_t header_length, int64_t max_input_nbytes, int64_t received_ns,
+                                RegionRegistry regions=None):
     cdef Buffer buffer = wrap(body)
     cdef InferRequest request = InferRequest(model_name, model_version, received_ns=received_ns)
     cdef Decoder decoder
@@ -50,6 +52,7 @@ cpdef InferRequest decode_infer(str model_name, int64_t model_version, ModelSign
     decoder.buffer = buffer
     decoder.at = header_length
     decoder.max_nbytes = max_input_nbytes
+    decoder.regions = regions
     decoder.document(document)
     return request
 
@@ -62,6 +65,7 @@ cdef class Decoder:
     cdef Buffer buffer
     cdef int64_t at                  # first byte of the body that no input took
     cdef int64_t max_nbytes
+    cdef RegionRegistry regions
 
     cdef int document(self, object document) except -1:
         cdef dict holder = document if type(document) is dict else {}
@@ -80,7 +84,7 @@ cdef class Decoder:
             entries = as_array(holder["outputs"], "Unable to parse 'outputs'")
             self.check_count("outputs", entries)
             for entry in entries:
-                self.request.outputs.append(_output(entry))
+                self.request.outputs.append(self.output(entry))
         return 0
 
     cdef int check_count(self, str kind, list entries) except -1:
@@ -127,6 +131,7 @@ cdef class Decoder:
         cdef int datatype, rank
         cdef int64_t[16] dims
         cdef int64_t count
+        cdef Buffer region
         _check_content(holder, options)
         name = as_string(member(entry, "name", "Unable to parse 'name'"), "Unable to parse 'name'")
         datatype = from_name(
@@ -138,8 +143,9 @@ cdef class Decoder:
             _refuse_count(name, [dims[i] for i in range(rank)])
         if "binary_data_size" in options:
             return self.binary(name, datatype, dims, rank, count, options["binary_data_size"])
-        if "shared_memory_region" in options:
-            _refuse_region(options)
+        region = self.region(options, False) if options else None
+        if region is not None:
+            return view_dims(name, datatype, dims, rank, count, region, region.data, region.nbytes)
         return from_json(name, datatype, dims, rank, count, holder["data"], self.max_nbytes)
 
     cdef Tensor binary(self, str name, int datatype, const int64_t *dims, int rank, int64_t count, object size):
@@ -153,6 +159,40 @@ cdef class Decoder:
                            <int64_t>nbytes)
         self.at += <int64_t>nbytes
         return tensor
+
+    # The part of a region that the parameters of an input or output name; None when they name none.
+    cdef Buffer region(self, dict options, bint writable):
+        cdef str name = None
+        cdef uint64_t offset = 0
+        cdef uint64_t nbytes = 0
+        if "shared_memory_region" in options:
+            name = as_string(options["shared_memory_region"], "Unable to parse 'shared_memory_region'")
+        if "shared_memory_offset" in options:
+            offset = as_uint(options["shared_memory_offset"], "Unable to parse 'shared_memory_offset'")
+        if "shared_memory_byte_size" in options:
+            nbytes = as_uint(options["shared_memory_byte_size"], "Unable to parse 'shared_memory_byte_size'")
+        return None if name is None else lease_region(self.regions, name, offset, nbytes, writable)
+
+    cdef RequestedOutput output(self, object entry):
+        cdef object parameters = (<dict>entry).get("parameters") if type(entry) is dict else None
+        cdef dict options = <dict>parameters if type(parameters) is dict else {}
+        cdef bint binary = False
+        cdef uint64_t classes = 0
+        cdef Buffer region
+        if "shared_memory_region" in options:
+            if "classification" in options:
+                raise InvalidArg("Output can't set both 'shared_memory_region' and 'classification'")
+            if "binary_data" in options and as_bool(options["binary_data"], "Unable to set 'binary_data'"):
+                raise InvalidArg("Output can't set both 'shared_memory_region' and 'binary_data'")
+        name = as_string(member(entry, "name", "Unable to parse 'name'"), "Unable to parse 'name'")
+        if not options:
+            return RequestedOutput(name)
+        if "classification" in options:
+            classes = as_uint(options["classification"], "Unable to set 'classification'")
+        region = self.region(options, True)
+        if region is None and "binary_data" in options:
+            binary = as_bool(options["binary_data"], "Unable to parse 'binary_data'")
+        return RequestedOutput(name, binary, min(classes, <uint64_t>LARGEST), None, region)
 
 
 cdef object _parameter(str key, object value):
@@ -203,35 +243,6 @@ cdef int _dims(str name, object shape, int64_t *dims) except -1:
 cdef int _refuse_count(str name, list dims) except -1:
     raise InvalidArg(f"invalid shape for input '{name}': shape {format_dims(dims)} causes total element count to "
                      f"exceed maximum size of {LARGEST}")
-
-
-# The registry of regions comes with the shared memory extension; until then none is registered.
-cdef int _refuse_region(dict options) except -1:
-    region = as_string(options["shared_memory_region"], "Unable to parse 'shared_memory_region'")
-    for key in ("shared_memory_offset", "shared_memory_byte_size"):
-        if key in options:
-            as_uint(options[key], f"Unable to parse '{key}'")
-    raise NotFound(f"Unable to find shared memory region: '{region}'")
-
-
-cdef RequestedOutput _output(object entry):
-    cdef object parameters = (<dict>entry).get("parameters") if type(entry) is dict else None
-    cdef dict options = <dict>parameters if type(parameters) is dict else {}
-    cdef bint binary = False
-    cdef uint64_t classes = 0
-    if "shared_memory_region" in options:
-        if "classification" in options:
-            raise InvalidArg("Output can't set both 'shared_memory_region' and 'classification'")
-        if "binary_data" in options and as_bool(options["binary_data"], "Unable to set 'binary_data'"):
-            raise InvalidArg("Output can't set both 'shared_memory_region' and 'binary_data'")
-    name = as_string(member(entry, "name", "Unable to parse 'name'"), "Unable to parse 'name'")
-    if "classification" in options:
-        classes = as_uint(options["classification"], "Unable to set 'classification'")
-    if "shared_memory_region" in options:
-        _refuse_region(options)
-    if "binary_data" in options:
-        binary = as_bool(options["binary_data"], "Unable to parse 'binary_data'")
-    return RequestedOutput(name, binary, min(classes, <uint64_t>LARGEST))
 
 
 # The whole body is the one input of the model; outputs come in binary form.
@@ -297,7 +308,9 @@ cpdef tuple encode_infer(InferRequest request, InferResponse response, ModelSign
             tensor = classify(tensor, asked.classification, signature.max_batch_size > 0,
                               signature.labels(tensor.name))
         entry = {"name": tensor.name, "datatype": to_name(tensor.datatype), "shape": tensor.shape}
-        if binary:
+        if asked is not None and asked.region is not None:
+            pass  # Triton sends neither data nor parameters of what is in a region
+        elif binary:
             entry["parameters"] = {"binary_data_size": tensor.nbytes}
             if tensor.nbytes:
                 parts.append(tensor)

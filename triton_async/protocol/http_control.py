@@ -6,11 +6,14 @@ import base64
 import binascii
 from typing import Any
 
+from triton_async.defines import CUDA_IPC_HANDLE_NBYTES
 from triton_async.errors import InternalError, InvalidArg
 from triton_async.protocol.json_text import dumps, error_body, loads
-from triton_async.protocol.json_value import as_bool, as_string, members
+from triton_async.protocol.json_value import as_bool, as_string, as_uint, member, members
 
-__all__ = ["dumps", "error_body", "parse_index", "parse_load", "parse_unload", "statistics_body"]
+__all__ = [
+    "dumps", "error_body", "parse_cuda_region", "parse_index", "parse_load", "parse_unload", "statistics_body",
+]  # fmt: skip
 
 
 def parse_index(body: Any) -> bool:
@@ -39,6 +42,23 @@ def parse_load(body: Any) -> dict[str, str | bytes]:
         else:
             raise InternalError("unexpected error on creating Triton parameter")
     return found
+
+
+def parse_cuda_region(body: Any) -> tuple[bytes, int, int]:
+    """IPC handle, GPU and byte size of a request to register CUDA shared memory."""
+    document = loads(body)
+    if not isinstance(document, dict) or "raw_handle" not in document:
+        raise InvalidArg("Shared memory register request has no 'raw_handle' field")
+    text = as_string(member(document["raw_handle"], "b64", ""), "")
+    nbytes = as_uint(member(document, "byte_size", ""), "")
+    device_id = as_uint(member(document, "device_id", ""), "")
+    try:
+        handle = base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        handle = b""
+    if len(handle) != CUDA_IPC_HANDLE_NBYTES:
+        raise InvalidArg("'raw_handle' must be a valid base64 encoded cudaIpcMemHandle_t")
+    return handle, device_id, nbytes
 
 
 def _decode_file(key: str, text: str) -> bytes:

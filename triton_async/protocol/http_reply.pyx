@@ -98,8 +98,8 @@ cdef RequestedOutput _asked(InferRequest request, str name):
     return None
 
 
-# One entry of `outputs`, in binary form.
-cdef int _put_output(Writer *to, Tensor tensor) except -1:
+# One entry of `outputs`: in binary form, or what is said of one in a shared memory region.
+cdef int _put_output(Writer *to, Tensor tensor, bint in_region) except -1:
     cdef int i
     _put(to, b'{"name":', 8)
     _put_string(to, tensor.name)
@@ -110,17 +110,22 @@ cdef int _put_output(Writer *to, Tensor tensor) except -1:
         if i:
             _put(to, b",", 1)
         _put_number(to, tensor.dims[i])
+    if in_region:
+        _put(to, b"]}", 2)
+        return 0
     _put(to, b'],"parameters":{"binary_data_size":', 35)
     _put_number(to, tensor.nbytes)
     _put(to, b"}}", 2)
     return 0
 
 
-# Writes the JSON of a response whose outputs are all plain tensors in binary form, and adds up their bytes; sets
+# Writes the JSON of a response whose outputs are all plain tensors, in binary form or in regions, and adds up the bytes
+# to send; sets
 # `full` when it is not such a response or has no room.
 cdef int _put_json(Writer *to, InferRequest request, InferResponse response, int64_t *nbytes) except -1:
     cdef RequestedOutput asked
     cdef Tensor tensor
+    cdef bint in_region
     cdef bint first = True
     if response.parameters:
         to.full = True
@@ -137,13 +142,16 @@ cdef int _put_json(Writer *to, InferRequest request, InferResponse response, int
     _put(to, b'","outputs":[', 13)
     for tensor in response.outputs:
         asked = _asked(request, tensor.name) if request.outputs else None
-        if not (request.binary_default if asked is None else (asked.binary and asked.classification == 0)):
+        in_region = asked is not None and asked.region is not None
+        if not in_region and not (
+            request.binary_default if asked is None else (asked.binary and asked.classification == 0)
+        ):
             to.full = True
             return 0
         if not first:
             _put(to, b",", 1)
         first = False
-        _put_output(to, tensor)
+        _put_output(to, tensor, in_region)
         nbytes[0] += tensor.nbytes
         if to.full:
             return 0

@@ -1,6 +1,7 @@
-"""Scanner of the plain infer JSON: printable ASCII strings without escapes, unsigned integers, binary inputs.
+"""Scanner of the plain infer JSON: printable ASCII strings without escapes, unsigned integers, inputs in binary form or
+in shared memory.
 
-Everything else (escapes, `data`, shared memory, other keys, the same key twice, errors) is declined as a whole.
+Everything else (escapes, `data`, other keys, the same key twice, errors) is declined as a whole.
 """
 
 cimport cython
@@ -11,10 +12,12 @@ from libc.string cimport memcmp
 from triton_async.datatypes cimport DT_INVALID, elements, from_name
 from triton_async.infer.request cimport FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, RequestedOutput
 from triton_async.infer.signature cimport TensorSpec
-from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor, view_dims
+from triton_async.infer.tensor cimport TA_MAX_RANK, view_dims
 from triton_async.memory.buffer cimport wrap
+from triton_async.memory.regions cimport lease_region
 
 from triton_async.defines import MAX_TENSORS_PER_REQUEST
+from triton_async.errors import ServerError
 
 cdef int MAX_TENSORS = MAX_TENSORS_PER_REQUEST
 cdef uint64_t LARGEST = 0x7FFFFFFFFFFFFFFF
@@ -35,14 +38,32 @@ cdef enum:
     KEY_SHAPE = 2
     KEY_DATATYPE = 4
 
+# Parameters of one input or output.
+cdef enum:
+    HAS_SIZE = 1          # binary_data_size
+    HAS_BINARY = 2        # binary_data
+    HAS_CLASSES = 4       # classification
+    HAS_REGION = 8        # shared_memory_region
+    HAS_OFFSET = 16       # shared_memory_offset
+    HAS_REGION_SIZE = 32  # shared_memory_byte_size
+
 # A string in the text, without its quotes.
 cdef struct Slice:
     const char *data
     Py_ssize_t length
 
+cdef struct Parameters:
+    int seen              # HAS_ bits
+    uint64_t nbytes
+    bint binary
+    uint64_t classes
+    Slice region
+    uint64_t offset
+    uint64_t region_nbytes
+
 
 cdef InferRequest scan_infer(str model_name, int64_t model_version, ModelSignature signature, Buffer body,
-                             int64_t header_length, int64_t received_ns):
+                             int64_t header_length, int64_t received_ns, RegionRegistry regions):
     cdef Scanner scanner = Scanner.__new__(Scanner)
     cdef InferRequest request = InferRequest.__new__(InferRequest)
     request.model_name = model_name
@@ -55,6 +76,7 @@ cdef InferRequest scan_infer(str model_name, int64_t model_version, ModelSignatu
     scanner.request = request
     scanner.signature = signature
     scanner.body = body
+    scanner.regions = regions
     scanner.text = body.data
     scanner.size = header_length
     scanner.tensor_at = header_length
@@ -72,6 +94,7 @@ cdef class Scanner:
     cdef InferRequest request
     cdef ModelSignature signature
     cdef Buffer body
+    cdef RegionRegistry regions
     cdef const char *text
     cdef int64_t size
     cdef int64_t at
@@ -206,7 +229,7 @@ cdef class Scanner:
         cdef Slice datatype
         cdef int64_t[TA_MAX_RANK] dims
         cdef int rank = 0
-        cdef uint64_t nbytes = 0
+        cdef Parameters parameters
         cdef int seen = 0
         cdef bint good = True
         if not self.take(c'{'):
@@ -226,7 +249,7 @@ cdef class Scanner:
                 good = self.string(&datatype)
             elif _is(key, b"parameters", 10) and not seen & KEY_PARAMETERS:
                 seen |= KEY_PARAMETERS
-                good = self.binary_size(&nbytes)
+                good = self.tensor_parameters(&parameters, HAS_SIZE)
             else:
                 return False
             if not good:
@@ -235,19 +258,40 @@ cdef class Scanner:
                 break
         if not good or seen != KEY_NAME | KEY_SHAPE | KEY_DATATYPE | KEY_PARAMETERS:
             return False
-        return self.add_input(name, datatype, dims, rank, nbytes)
+        return self.add_input(name, datatype, dims, rank, &parameters)
 
-    cdef bint add_input(self, Slice name, Slice datatype, const int64_t *dims, int rank, uint64_t nbytes) except -1:
+    cdef bint add_input(self, Slice name, Slice datatype, const int64_t *dims, int rank,
+                        const Parameters *parameters) except -1:
         cdef int number = _datatype(datatype)
         cdef int64_t count = elements(dims, rank)
-        cdef Tensor tensor
-        if number == DT_INVALID or count < 0 or nbytes > <uint64_t>(self.body.nbytes - self.tensor_at):
+        cdef Buffer source = self.body
+        cdef uint64_t nbytes = parameters.nbytes
+        cdef char *data = self.body.data + self.tensor_at
+        if number == DT_INVALID or count < 0:
             return False
-        tensor = view_dims(_own_name(self.signature.inputs, name), number, dims, rank, count, self.body,
-                           self.body.data + self.tensor_at, <int64_t>nbytes)
-        self.tensor_at += <int64_t>nbytes
-        self.request.inputs.append(tensor)
+        if parameters.seen & HAS_REGION:
+            if parameters.seen & HAS_SIZE:
+                return False
+            source = self.region(parameters, False)
+            if source is None:
+                return False
+            nbytes = source.nbytes
+            data = source.data
+        elif parameters.seen != HAS_SIZE or nbytes > <uint64_t>(self.body.nbytes - self.tensor_at):
+            return False
+        else:
+            self.tensor_at += <int64_t>nbytes
+        self.request.inputs.append(view_dims(_own_name(self.signature.inputs, name), number, dims, rank, count, source,
+                                             data, <int64_t>nbytes))
         return True
+
+    # What the parameters name, whose HAS_REGION is set; None when there is no such thing.
+    cdef Buffer region(self, const Parameters *parameters, bint writable):
+        try:
+            return lease_region(self.regions, _text(parameters.region), parameters.offset, parameters.region_nbytes,
+                                writable)
+        except ServerError:
+            return None
 
     # The rank, -1 when declined.
     cdef int shape(self, int64_t *dims) noexcept:
@@ -267,11 +311,44 @@ cdef class Scanner:
                 return rank if good else -1
         return -1
 
-    # {"binary_data_size": n} and nothing else.
-    cdef bint binary_size(self, uint64_t *nbytes) noexcept:
+    # Members of `allowed`, and those of a region.
+    cdef bint tensor_parameters(self, Parameters *found, int allowed) noexcept:
         cdef Slice key
-        return (self.take(c'{') and self.key(&key) and _is(key, b"binary_data_size", 16) and self.number(nbytes)
-                and self.take(c'}'))
+        cdef int bit
+        cdef bint good = True
+        found.seen = 0
+        found.nbytes = found.classes = found.offset = found.region_nbytes = 0
+        found.binary = False
+        if not self.take(c'{'):
+            return False
+        if self.take(c'}'):
+            return True
+        while True:
+            if not self.key(&key):
+                return False
+            bit = self.tensor_parameter(key, found)
+            if bit & (allowed | HAS_REGION | HAS_OFFSET | HAS_REGION_SIZE) == 0 or found.seen & bit:
+                return False
+            found.seen |= bit
+            if not self.more(c'}', &good):
+                break
+        return good and (found.seen & HAS_REGION or not found.seen & (HAS_OFFSET | HAS_REGION_SIZE))
+
+    # Its HAS_ bit; 0 when declined.
+    cdef int tensor_parameter(self, Slice key, Parameters *found) noexcept:
+        if _is(key, b"binary_data_size", 16):
+            return HAS_SIZE if self.number(&found.nbytes) else 0
+        if _is(key, b"binary_data", 11):
+            return HAS_BINARY if self.boolean(&found.binary) else 0
+        if _is(key, b"classification", 14):
+            return HAS_CLASSES if self.number(&found.classes) else 0
+        if _is(key, b"shared_memory_region", 20):
+            return HAS_REGION if self.string(&found.region) else 0
+        if _is(key, b"shared_memory_offset", 20):
+            return HAS_OFFSET if self.number(&found.offset) else 0
+        if _is(key, b"shared_memory_byte_size", 23):
+            return HAS_REGION_SIZE if self.number(&found.region_nbytes) else 0
+        return 0
 
     cdef bint outputs(self) except -1:
         cdef bint good = True
@@ -316,33 +393,17 @@ cdef class Scanner:
         return True
 
     cdef bint output_parameters(self, RequestedOutput found) except -1:
-        cdef Slice key
-        cdef bint binary = False
-        cdef uint64_t classes = 0
-        cdef int seen = 0
-        cdef bint good = True
-        if not self.take(c'{'):
+        cdef Parameters parameters
+        if not self.tensor_parameters(&parameters, HAS_BINARY | HAS_CLASSES):
             return False
-        if self.take(c'}'):
-            return True
-        while True:
-            if not self.key(&key):
+        if parameters.seen & HAS_REGION:
+            if parameters.binary or parameters.seen & HAS_CLASSES:
                 return False
-            if _is(key, b"binary_data", 11) and not seen & 1:
-                seen |= 1
-                good = self.boolean(&binary)
-            elif _is(key, b"classification", 14) and not seen & 2:
-                seen |= 2
-                good = self.number(&classes)
-            else:
-                return False
-            if not good:
-                return False
-            if not self.more(c'}', &good):
-                break
-        found.binary = binary
-        found.classification = <int64_t>min(classes, LARGEST)
-        return good
+            found.region = self.region(&parameters, True)
+            return found.region is not None
+        found.binary = parameters.binary
+        found.classification = <int64_t>min(parameters.classes, LARGEST)
+        return True
 
     cdef bint parameters(self) except -1:
         cdef Slice key
@@ -433,9 +494,9 @@ cdef int _datatype(Slice text) except -1:
 
 
 def scan(str model_name, int64_t model_version, ModelSignature signature, body, int64_t header_length,
-         int64_t received_ns=0):
+         int64_t received_ns=0, RegionRegistry regions=None):
     """Python form of `scan_infer`, over any object with the buffer protocol. ValueError for an impossible length."""
     cdef Buffer buffer = wrap(body)
     if not 0 < header_length <= buffer.nbytes:
         raise ValueError("header_length must be 1 to the size of the body")
-    return scan_infer(model_name, model_version, signature, buffer, header_length, received_ns)
+    return scan_infer(model_name, model_version, signature, buffer, header_length, received_ns, regions)

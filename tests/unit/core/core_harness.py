@@ -23,6 +23,7 @@ from triton_async.infer.response import live_responses
 from triton_async.infer.tensor import from_numpy, live_tensors
 from triton_async.memory.buffer import live_buffers
 from triton_async.memory.pools import Pools
+from triton_async.memory.regions import RegionRegistry
 from triton_async.memory.slab import SlabPool
 
 
@@ -48,17 +49,24 @@ def request(name: str, values: list[float] | np.ndarray, **more: object) -> Infe
 
 @asynccontextmanager
 async def running(
-    root: Path, *options: str, backends: Backends | None = None, pools: Pools | None = None
+    root: Path,
+    *options: str,
+    backends: Backends | None = None,
+    pools: Pools | None = None,
+    regions: RegionRegistry | None = None,
 ) -> AsyncIterator[InferenceServer]:
-    """Starts a server on the repository, and stops it at the end. `backends`, `pools` in place of the
-    package's own."""
+    """Starts a server on the repository, and stops it at the end. `backends`, `pools` in place of the package's own;
+    `regions`: where clients may register theirs."""
     loop = asyncio.get_running_loop()
     settings = parse([f"--model-repository={root}", *options])
     ring = CompletionRing()
     ring.attach(loop)
     pools = pools or Pools(SlabPool(1 << 24))
     with ThreadPoolExecutor(4) as executor:
-        host = Host(loop, ring, pools, backends or BackendRegistry(), executor, settings.backend_config)
+        host = Host(
+            loop, ring, pools, backends or BackendRegistry(), executor, settings.backend_config,
+            regions or RegionRegistry(),
+        )  # fmt: skip
         server = InferenceServer(settings, host)
         await server.start()
         yield server

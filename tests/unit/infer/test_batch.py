@@ -12,9 +12,10 @@ from infer_harness import BF16, FunctionInstance, arrays, execute, fp32, request
 
 from triton_async.backends.base import execute_requests
 from triton_async.errors import InternalError
-from triton_async.infer.request import InferRequest
+from triton_async.infer.request import InferRequest, RequestedOutput
 from triton_async.infer.signature import ModelSignature
 from triton_async.infer.tensor import Tensor, encode_bytes, from_numpy
+from triton_async.memory.slab import SlabPool
 
 
 def identity(inputs: list[Tensor | None]) -> list[Any]:
@@ -217,3 +218,16 @@ def test_a_batch_lends_its_own_copy_of_no_request() -> None:
     execute(same(), lambda inputs: [kept.append(inputs[0]) or inputs[0].numpy().copy()], sent)  # type: ignore[func-returns-value,arg-type,union-attr]
     del sent
     assert kept[0].numpy().tolist() == [[1, 2]]  # kept past `run`, still the request's bytes
+
+
+def test_an_output_that_nobody_put_into_its_region_is_an_error() -> None:
+    """Core copies what an instance does not; without core it must not look as if it had."""
+    pool = SlabPool(1 << 16)
+    signature = ModelSignature("m", 1, [spec("A")], [spec("B")])
+    sent = InferRequest("m", inputs=[fp32("A", [1.0])], outputs=[RequestedOutput("B", region=pool.acquire(64))])
+    (response,) = execute(signature, lambda inputs: [inputs[0]], [sent])
+    assert isinstance(response.error, InternalError)
+    assert response.error.message == "failed to copy output 'B' to its shared memory region: nobody copied it"
+    assert response.outputs == []
+    del response, sent
+    assert pool.leased == 0

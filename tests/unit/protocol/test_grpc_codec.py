@@ -6,6 +6,7 @@ import random
 import struct
 from typing import Any
 
+import fake_cuda_sync
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from triton_async import protos
 from triton_async.datatypes import NAMES, element_size, from_name, numpy_dtype
 from triton_async.errors import InvalidArg, NotFound, ServerError
 from triton_async.infer.tensor import encode_bytes
+from triton_async.memory.regions import RegionRegistry
 from triton_async.protocol.grpc_codec import decode_request, request_id
 from triton_async.protocol.wire import Malformed
 
@@ -347,6 +349,43 @@ def test_shared_memory_regions_are_unknown(where: str) -> None:
     if where == "inputs":
         tensor.contents.int_contents.append(1)
         assert refused(message).startswith("unexpected 'content' provided when using shared memory for input tensor")
+
+
+def test_regions_are_leased() -> None:
+    with fake_cuda_sync.devices() as gpus:
+        registry = RegionRegistry(lambda: gpus)
+        shared = gpus.share(64)
+        registry.register_cuda("r", shared.handle, 0, 64).result(20)
+        message = infer(inputs=[{"name": "A", "datatype": "FP32", "shape": [2]}, {"name": "B", "shape": [1]}])
+        for tensor, offset in ((message.inputs[0], 8), (message.outputs.add(name="C"), 32)):
+            tensor.parameters["shared_memory_region"].string_param = "r"
+            tensor.parameters["shared_memory_byte_size"].int64_param = 8
+            tensor.parameters["shared_memory_offset"].int64_param = offset
+        message.raw_input_contents.append(b"raw")
+        request = decode_request(message.SerializeToString(), 0, registry)
+        first, second = request.inputs
+        assert (first.name, first.shape, first.nbytes, first.buffer.address) == ("A", (2,), 8, shared.address + 8)
+        assert bytes(second) == b"raw"
+        region = request.outputs[0].region
+        assert region is not None and (region.address, region.nbytes) == (shared.address + 32, 8)
+        assert registry.leases == 2
+        del request, first, second, region
+        assert registry.leases == 0
+        # A refusal behind a lease gives it back.
+        message.outputs[0].parameters["shared_memory_offset"].int64_param = -8
+        assert "Invalid offset" in refusal_of(message, registry)
+        message.outputs[0].parameters["shared_memory_offset"].int64_param = 8
+        message.outputs[0].parameters["shared_memory_byte_size"].int64_param = -8
+        assert "Integer overflow detected" in refusal_of(message, registry)
+        assert registry.leases == 0
+        for future in registry.stop():
+            future.result(20)
+
+
+def refusal_of(message: Any, registry: RegionRegistry) -> str:
+    with pytest.raises(InvalidArg) as caught:
+        decode_request(message.SerializeToString(), 0, registry)
+    return caught.value.message
 
 
 def test_counts_are_bounded() -> None:

@@ -42,7 +42,7 @@ class Inference:
 
     async def _infer(self, call: Call) -> None:
         call.compress_answers(self._level)
-        request = decode_request(await call.recv_message(), time.monotonic_ns())
+        request = decode_request(await call.recv_message(), time.monotonic_ns(), self._server.regions)
         signature = self._server.signature(request.model_name, request.model_version)
         if signature.decoupled:
             raise Unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy")
@@ -122,7 +122,7 @@ class InferStream:
         slot = Slot(self, request_id(message))
         self._open.add(slot)
         try:
-            request = decode_request(message, received_ns)
+            request = decode_request(message, received_ns, self._server.regions)
             slot.wants_empty_final = request.context is True
             slot.signature = self._server.signature(request.model_name, request.model_version)
             if not slot.signature.decoupled:

@@ -10,23 +10,15 @@ from grpclib.const import Handler
 
 from triton_async import protos
 from triton_async.core.server import InferenceServer
-from triton_async.errors import NotFound, Unsupported
+from triton_async.errors import Unsupported
 from triton_async.frontends.grpc.mapping import Answer, handlers, unary
 from triton_async.protocol import grpc_control
 from triton_async.protocol.version import parse_version
 
 SERVICE = "inference.GRPCInferenceService"
 
-_NO_CLIENT_SHM = (
-    "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
-)
-
 # RPCs of the service that the server cannot answer yet, and what it says instead.
 _UNSUPPORTED = {
-    "SystemSharedMemoryRegister": _NO_CLIENT_SHM,
-    "SystemSharedMemoryUnregister": _NO_CLIENT_SHM,
-    "CudaSharedMemoryRegister": _NO_CLIENT_SHM,
-    "CudaSharedMemoryUnregister": _NO_CLIENT_SHM,
     "TraceSetting": "the server does not support tracing",
     "LogSettings": "the server does not support changing log settings at run time",
 }
@@ -54,8 +46,12 @@ class Service:
             "RepositoryIndex": self._repository_index,
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
-            "SystemSharedMemoryStatus": lambda request: _shm_status("System", request),
-            "CudaSharedMemoryStatus": lambda request: _shm_status("Cuda", request),
+            "SystemSharedMemoryStatus": self._system_region_status,
+            "SystemSharedMemoryRegister": self._register_system_region,
+            "SystemSharedMemoryUnregister": self._unregister_system_regions,
+            "CudaSharedMemoryStatus": self._cuda_region_status,
+            "CudaSharedMemoryRegister": self._register_cuda_region,
+            "CudaSharedMemoryUnregister": self._unregister_cuda_regions,
             **{rpc: _refuse(reason) for rpc, reason in _UNSUPPORTED.items()},
         }
         return handlers(SERVICE, {rpc: unary(answer) for rpc, answer in answers.items()})
@@ -98,6 +94,29 @@ class Service:
         await _to_the_end(self._server.unload_model(request.model_name, dependents))
         return _reply("RepositoryModelUnload")
 
+    def _system_region_status(self, request: Any) -> Any:
+        return grpc_control.system_regions(self._server.region_status("system", request.name))
+
+    def _register_system_region(self, request: Any) -> Any:
+        self._server.regions.check_allowed("system")
+
+    async def _unregister_system_regions(self, request: Any) -> Any:
+        await self._server.unregister_regions("system", request.name)
+        return _reply("SystemSharedMemoryUnregister")
+
+    def _cuda_region_status(self, request: Any) -> Any:
+        return grpc_control.cuda_regions(self._server.region_status("cuda", request.name))
+
+    async def _register_cuda_region(self, request: Any) -> Any:
+        await self._server.register_cuda_region(
+            request.name, request.raw_handle, request.device_id, request.byte_size
+        )
+        return _reply("CudaSharedMemoryRegister")
+
+    async def _unregister_cuda_regions(self, request: Any) -> Any:
+        await self._server.unregister_regions("cuda", request.name)
+        return _reply("CudaSharedMemoryUnregister")
+
 
 async def _to_the_end(change: Coroutine[Any, Any, None]) -> None:
     """A client that goes away or gives up does not stop a load half-way."""
@@ -112,12 +131,3 @@ def _refuse(reason: str) -> Answer:
         raise Unsupported(reason)
 
     return answer
-
-
-def _shm_status(kind: str, request: Any) -> Any:
-    """No region was ever registered."""
-    if request.name:
-        raise NotFound(f"Unable to find {kind.lower()} shared memory region: '{request.name}'")
-    return _reply(f"{kind}SharedMemoryStatus")
-
-

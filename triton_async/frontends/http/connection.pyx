@@ -268,15 +268,17 @@ cdef class Connection(Answers):
         cdef InferRequest request = None
         cdef Buffer body = self.body
         cdef int64_t header = self.head.header_length
+        cdef int64_t scanned = header if header >= 0 else body.nbytes
         self.body = None
         self.receiving = False
         self.state = CONNECTION_HEAD
         try:
-            if 0 < header <= self.hub.max_input_nbytes:
-                request = scan_infer(self.name, self.head.version, self.signature, body, header, 0)
+            if 0 < scanned <= self.hub.max_input_nbytes:
+                request = scan_infer(self.name, self.head.version, self.signature, body, scanned, 0,
+                                     self.hub.server.regions)
             if request is None:
                 request = decode_infer(self.name, self.head.version, self.signature, body, header,
-                                       self.hub.max_input_nbytes, 0)
+                                       self.hub.max_input_nbytes, 0, self.hub.server.regions)
             self.hub.server.submit_request(request, exchange)
             exchange.request = request
             return 0

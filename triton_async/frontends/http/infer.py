@@ -15,6 +15,7 @@ from triton_async.frontends.http.compression import compress, decompress, reques
 from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse
 from triton_async.infer.signature import ModelSignature
+from triton_async.memory.regions import RegionRegistry
 from triton_async.protocol.http_codec import decode_infer, encode_infer
 
 _INT_MIN, _INT_MAX = -(1 << 31), (1 << 31) - 1
@@ -24,6 +25,8 @@ _NO_LIMIT = 1 << 62
 
 class InferService(Protocol):
     """What inference needs of the server."""
+
+    regions: RegionRegistry
 
     def signature(self, name: str, version: int = -1) -> ModelSignature: ...
     async def infer(self, request: InferRequest) -> InferResponse: ...
@@ -102,7 +105,9 @@ async def infer(
     if encoding:
         body = await decompress(body, max_input_nbytes)
     header_length = parse_header_length(header_lines, len(body))
-    inference = decode_infer(model, version, signature, body, header_length, max_input_nbytes, received_ns)
+    inference = decode_infer(
+        model, version, signature, body, header_length, max_input_nbytes, received_ns, server.regions
+    )
     answer = await server.infer(inference)
     head, parts, length, content_type = encode_infer(inference, answer, signature)
     coding = response_encoding(headers.get("Accept-Encoding", ""))

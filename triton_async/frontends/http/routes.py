@@ -51,7 +51,8 @@ INDEX = r"/v2/repository(?:/([^/]+))?/index"
 LOAD = r"/v2/repository(?:/([^/]+))?/models/([^/]+)/load"
 UNLOAD = r"/v2/repository(?:/([^/]+))?/models/([^/]+)/unload"
 REGION_STATUS = r"/v2/(system|cuda)sharedmemory(?:/region/([^/]+))?/status"
-REGION_CHANGE = r"/v2/(?:system|cuda)sharedmemory(?:/region/([^/]+))?/(?:register|unregister)"
+REGION_REGISTER = r"/v2/(system|cuda)sharedmemory(?:/region/([^/]+))?/register"
+REGION_UNREGISTER = r"/v2/(system|cuda)sharedmemory(?:/region/([^/]+))?/unregister"
 
 
 class Found(Generic[H]):

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from triton_async.core.server import InferenceServer
-from triton_async.errors import NotFound, ServerError, Unsupported
+from triton_async.errors import InvalidArg, ServerError, Unsupported
 from triton_async.frontends.http import replies, routes
 from triton_async.frontends.http.body import read_body
 from triton_async.frontends.http.express import ExpressListener
@@ -55,7 +55,8 @@ class HttpService:
             Route(routes.LOGGING, "GET", "logging", _missing("changing log settings")),
             Route(routes.LOGGING, "POST", "logging", _missing("changing log settings")),
             Route(routes.REGION_STATUS, "GET", "shared-memory", self._region_status),
-            Route(routes.REGION_CHANGE, "POST", "shared-memory", _missing("client shared memory")),
+            Route(routes.REGION_REGISTER, "POST", "shared-memory", self._region_register),
+            Route(routes.REGION_UNREGISTER, "POST", "shared-memory", self._region_unregister),
         ]
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -121,10 +122,19 @@ class HttpService:
         return replies.empty()
 
     async def _region_status(self, request: web.BaseRequest, kind: str, region: str | None) -> web.Response:
-        """No region can be registered yet, so there is none."""
-        if region is not None:
-            raise NotFound(f"Unable to find {kind} shared memory region: '{region}'")
-        return replies.as_json(b"[]")
+        return replies.as_json(control.dumps(self._server.region_status(kind, region or "")))
+
+    async def _region_register(self, request: web.BaseRequest, kind: str, region: str | None) -> web.Response:
+        self._server.regions.check_allowed(kind)
+        if region is None:
+            raise InvalidArg(f"'region name' is necessary to register {kind} shared memory region")
+        parsed = control.parse_cuda_region(await read_body(request, self._max_input_nbytes))
+        await self._server.register_cuda_region(region, *parsed)
+        return replies.empty()
+
+    async def _region_unregister(self, request: web.BaseRequest, kind: str, region: str | None) -> web.Response:
+        await self._server.unregister_regions(kind, region or "")
+        return replies.empty()
 
 
 def _refuse_repository(repository: str | None) -> None:

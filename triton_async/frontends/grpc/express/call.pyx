@@ -135,7 +135,7 @@ cdef class UnaryInfer(ExpressCall):
         cdef InferRequest request
         cdef UnarySink sink
         try:
-            request = decode(self.message, ta_now_ns())
+            request = decode(self.message, ta_now_ns(), connection.lane.server.regions)
             self.message = None
             self.signature = connection.lane.server.find(request.model_name, request.model_version).signature
             if self.signature.decoupled:

@@ -110,7 +110,7 @@ cdef class StreamInfer(ExpressCall):
         self.open_slots += 1
         self.slots.add(slot)
         try:
-            request = decode(message, ta_now_ns())
+            request = decode(message, ta_now_ns(), self.connection().lane.server.regions)
             slot.wants_empty_final = request.context is True
             slot.signature = self.connection().lane.server.find(request.model_name, request.model_version).signature
             if not slot.signature.decoupled:

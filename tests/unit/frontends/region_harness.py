@@ -1,0 +1,237 @@
+"""A real server with both front-ends on a thread of its own, over GPUs of the fake driver, for real clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import fake_cuda_sync
+import numpy as np
+import tritonclient.grpc
+import tritonclient.http
+import uvloop
+from fake_cuda_sync import Allocation, Devices
+from gated_backend import GatedBackend
+from grpc_harness import until, write_model
+from tritonclient.utils import InferenceServerException
+
+from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelInstance, PythonInstance
+from triton_async.backends.registry import BackendRegistry
+from triton_async.config.load import load as load_config
+from triton_async.config.model_config import InstanceGroup, InstanceKind, ModelConfig
+from triton_async.config.settings import parse
+from triton_async.core import repository
+from triton_async.core.completion import CompletionRing
+from triton_async.core.lifecycle import Host
+from triton_async.core.server import InferenceServer
+from triton_async.frontends.grpc import server as grpc_server
+from triton_async.frontends.http import server as http_server
+from triton_async.infer.tensor import Tensor, make
+from triton_async.memory.regions import RegionRegistry
+from triton_async.memory.slab import SlabPool
+
+__all__ = ["Client", "Server", "serving", "told", "until", "write_model"]
+
+WAIT_S = 20
+ENGINE_NBYTES = 1 << 16
+
+
+class GpuInstance(PythonInstance):
+    """Leaves its outputs, which are its inputs, in GPU memory."""
+
+    def __init__(self, name: str, context: LoadContext, server: Server) -> None:
+        super().__init__(name, context.pool)
+        self.context = context
+        self.server = server
+
+    def run(self, inputs: list[Tensor | None]) -> list[Any]:
+        (sent,) = inputs
+        assert sent is not None
+        data = np.frombuffer(sent, np.uint8) if sent.nbytes else np.empty(0, np.uint8)
+        if self.server.break_output:
+            data = data ^ 0xFF
+        self.server.engine.array()[: data.size] = data
+        lease = self.server.regions.acquire("engine", 0, max(data.size, 1))
+        spec = self.context.signature.outputs[0]
+        return [make(spec.name, spec.datatype, sent.shape, lease, 0, data.size)]
+
+
+class GpuBackend(Backend):
+    name = "gpu"
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    def load(self, context: LoadContext) -> LoadedModel:
+        server = self.server
+
+        class Loaded(LoadedModel):
+            def create_instance(self, name: str, group: InstanceGroup, device_id: int) -> ModelInstance:
+                if group.kind is InstanceKind.GPU:
+                    server.gpus.use(device_id)
+                return GpuInstance(name, context, server)
+
+        return Loaded()
+
+
+class Server:
+    """A started server. `gpus` and `regions` are what it has of CUDA."""
+
+    def __init__(self, gpus: Devices, enabled: bool) -> None:
+        self.gpus = gpus
+        self.regions = RegionRegistry((lambda: gpus) if enabled else None)
+        self.gated = GatedBackend()
+        self.built_in = BackendRegistry()
+        self.break_output = False
+        self.engine: Allocation
+        self.server: InferenceServer
+        self.loop: asyncio.AbstractEventLoop
+        self.http_port = 0
+        self.grpc_port = 0
+        self.started = threading.Event()
+        self.stop: asyncio.Event
+
+    def get(self, name: str) -> Backend:
+        """Of the backend registry: the package's own, and two of the tests'."""
+        if name == "gated":
+            return self.gated
+        return GpuBackend(self) if name == "gpu" else self.built_in.get(name)
+
+    def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(WAIT_S)
+
+    async def main(self, root: Path, express: bool, options: tuple[str, ...]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.stop = asyncio.Event()
+        settings = parse([f"--model-repository={root}", *options])
+        ring = CompletionRing()
+        ring.attach(self.loop)
+        with ThreadPoolExecutor(4) as executor:
+            host = Host(self.loop, ring, SlabPool(1 << 24), self, executor, settings.backend_config, self.regions)
+            self.server = InferenceServer(settings, host)
+            assert await self.server.start()
+            http = await http_server.start(
+                self.server, address="127.0.0.1", port=0, max_input_nbytes=1 << 24, express=express
+            )
+            grpc = await grpc_server.start(self.server, address="127.0.0.1", port=0, express=express)
+            self.http_port, self.grpc_port = http.port, grpc.port
+            self.started.set()
+            await self.stop.wait()
+            await asyncio.gather(http.close(5), grpc.close(5))
+            await self.server.stop()
+            ring.detach()
+
+    # -- raw HTTP ----------------------------------------------------------------------------------
+
+    def ask(self, path: str, body: Any = None, method: str = "POST") -> tuple[int, Any]:
+        """Status and parsed body of one exchange; a body that is not bytes is sent as JSON."""
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}/v2/{path}", data, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
+                status, text = answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            status, text = error.code, error.read()
+        return status, json.loads(text) if text else None
+
+
+def _load_config(directory: Path, name: str, **more: Any) -> ModelConfig:
+    """Models whose name ends in `on_gpu` may have instances on the two GPUs."""
+    return load_config(directory, name, **{**more, "gpus": (0, 1) if name.endswith("on_gpu") else ()})
+
+
+@contextmanager
+def serving(root: Path, *options: str, express: bool, enabled: bool = True) -> Iterator[Server]:
+    """Serves the repository; at the end no lease and no region is left."""
+    with fake_cuda_sync.devices(2) as gpus, patch.object(repository, "load_config", _load_config):
+        running = Server(gpus, enabled)
+        thread = threading.Thread(target=lambda: uvloop.run(running.main(root, express, options)))
+        thread.start()
+        try:
+            assert running.started.wait(WAIT_S), "server did not start"
+            if enabled:
+                running.engine = gpus.share(ENGINE_NBYTES)
+                running.call(running.server.register_cuda_region("engine", running.engine.handle, 0, ENGINE_NBYTES))
+            yield running
+        finally:
+            running.gated.run_gate.open()
+            if running.started.is_set():
+                running.loop.call_soon_threadsafe(running.stop.set)
+            thread.join(WAIT_S)
+        assert not thread.is_alive()
+        assert running.regions.leases == 0
+
+
+def told(error: InferenceServerException) -> tuple[str, str]:
+    """(status, message) of what a client raises."""
+    return str(error.status()).removeprefix("StatusCode."), error.message()
+
+
+class Client:
+    """tritonclient of one protocol, as far as both are alike."""
+
+    def __init__(self, server: Server, protocol: str) -> None:
+        self.server = server
+        self.protocol = protocol
+        if protocol == "http":
+            self.module: Any = tritonclient.http
+            self.triton = self.module.InferenceServerClient(f"127.0.0.1:{server.http_port}", concurrency=8)
+        else:
+            self.module = tritonclient.grpc
+            self.triton = self.module.InferenceServerClient(f"127.0.0.1:{server.grpc_port}")
+
+    def register(self, name: str, nbytes: int, device: int = 0) -> Allocation:
+        """New device memory under a name."""
+        allocation = self.server.gpus.share(nbytes, device)
+        self.triton.register_cuda_shared_memory(name, allocation.raw_handle, device, nbytes)
+        return allocation
+
+    def status(self, name: str = "") -> dict[str, tuple[int, int]]:
+        """name -> (device, bytes), without the engine's own region."""
+        found = self.triton.get_cuda_shared_memory_status(name)
+        if self.protocol == "http":
+            rows = [(row["name"], row["device_id"], row["byte_size"]) for row in found]
+        else:
+            rows = [(key, row.device_id, row.byte_size) for key, row in found.regions.items()]
+        return {key: (device, nbytes) for key, device, nbytes in rows if key != "engine"}
+
+    def input(self, shape: list[int], region: str, nbytes: int, offset: int = 0, datatype: str = "FP32") -> Any:
+        found = self.module.InferInput("INPUT0", shape, datatype)
+        found.set_shared_memory(region, nbytes, offset=offset)
+        return found
+
+    def values(self, array: np.ndarray, datatype: str = "FP32") -> Any:
+        found = self.module.InferInput("INPUT0", list(array.shape), datatype)
+        found.set_data_from_numpy(array)
+        return found
+
+    def output(self, region: str = "", nbytes: int = 0, offset: int = 0, name: str = "OUTPUT0") -> Any:
+        found = self.module.InferRequestedOutput(name)
+        if region:
+            found.set_shared_memory(region, nbytes, offset=offset)
+        return found
+
+    def infer(self, model: str, *inputs: Any, outputs: list[Any] | None = None) -> Any:
+        return self.triton.infer(model, list(inputs), outputs=outputs)
+
+    def refusal(self, call: Any, *arguments: Any, **more: Any) -> tuple[str, str]:
+        """(status, message) of the error that a call raises."""
+        try:
+            call(*arguments, **more)
+        except InferenceServerException as error:
+            return told(error)
+        raise AssertionError("not refused")
+
+    def close(self) -> None:
+        self.triton.close()
+        # It closes once more when it is collected, which its greenlets resent on another thread.
+        self.triton.close = lambda: None
