@@ -9,7 +9,9 @@ import os
 import signal
 import ssl
 import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import uvloop
@@ -18,6 +20,7 @@ from triton_async.backends.registry import BackendRegistry
 from triton_async.config.settings import Settings
 from triton_async.core.completion import CompletionRing
 from triton_async.core.describe import table
+from triton_async.core.families import MetricSource
 from triton_async.core.lifecycle import Host
 from triton_async.core.server import InferenceServer
 from triton_async.defines import SLAB_CACHE_NBYTES
@@ -27,6 +30,7 @@ from triton_async.frontends.grpc import server as grpc
 from triton_async.frontends.grpc.express.keepalive import PingOptions
 from triton_async.frontends.http import server as http
 from triton_async.memory import process
+from triton_async.memory.gpu_metrics import GpuMonitor, environment_visible
 from triton_async.memory.slab import SlabPool
 
 log = logging.getLogger("triton_async.app")
@@ -99,11 +103,29 @@ async def _serve(settings: Settings, certificates: Certificates) -> int:
     backends = BackendRegistry()
     with ThreadPoolExecutor(settings.model_load_thread_count, "load") as executor:
         pool = SlabPool(SLAB_CACHE_NBYTES)
-        host = Host(loop, ring, pool, backends, executor, settings.backend_config)
-        server = InferenceServer(settings, host)
-        status = await _run_server(settings, certificates, server, backends, stop_requested)
+        with _gpu_metrics(settings) as metric_sources:
+            host = Host(
+                loop, ring, pool, backends, executor, settings.backend_config,
+                gpu_limits=settings.model_load_gpu_limit, metric_sources=metric_sources,
+            )  # fmt: skip
+            server = InferenceServer(settings, host)
+            status = await _run_server(settings, certificates, server, backends, stop_requested)
         ring.detach()
     return status
+
+
+@contextmanager
+def _gpu_metrics(settings: Settings) -> Iterator[Sequence[MetricSource]]:
+    """Sources of the metrics of GPUs, while they are watched."""
+    if not (settings.allow_metrics and settings.allow_gpu_metrics):
+        yield ()
+        return
+    monitor = GpuMonitor(settings.metrics_interval_ms / 1000, visible=environment_visible())
+    monitor.start()
+    try:
+        yield (monitor.families,)
+    finally:
+        monitor.close()
 
 
 def _on_signal(number: int, stop_requested: asyncio.Event) -> None:

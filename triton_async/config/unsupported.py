@@ -19,16 +19,6 @@ _FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("batch_input", "ragged batching", lambda c: bool(c.batch_input)),
     ("batch_output", "ragged batching", lambda c: bool(c.batch_output)),
     ("optimization.cuda", "CUDA graphs", lambda c: c.optimization.cuda.ByteSize() > 0),
-    (
-        "optimization.execution_accelerators.cpu_execution_accelerator",
-        "execution accelerators",
-        lambda c: bool(c.optimization.execution_accelerators.cpu_execution_accelerator),
-    ),
-    (
-        "optimization.execution_accelerators.gpu_execution_accelerator",
-        "execution accelerators",
-        lambda c: bool(c.optimization.execution_accelerators.gpu_execution_accelerator),
-    ),
 )
 
 

@@ -6,19 +6,17 @@ Rendered from plain counters when somebody scrapes; the request path knows nothi
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from triton_async.config.settings import Settings
+from triton_async.core.families import MetricSource, Sample, add_family
 from triton_async.core.repository import ModelRepository
 from triton_async.infer.batch import live_batches
 from triton_async.infer.request import live_requests
 from triton_async.infer.response import live_responses
 from triton_async.infer.tensor import live_tensors
 from triton_async.memory.buffer import live_buffers
-
-Labels = Mapping[str, str]
-Sample = tuple[Labels, float | int]
 
 _DURATIONS = {
     "request": "Cumulative inference request duration in microseconds (includes cached requests)",
@@ -33,8 +31,16 @@ _DURATIONS = {
 class Metrics:
     """The /metrics page. Loop thread."""
 
-    def __init__(self, settings: Settings, repository: ModelRepository) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        repository: ModelRepository,
+        sources: Sequence[MetricSource],
+        pinned_pool: Callable[[], tuple[int, int]],
+    ) -> None:
         self._settings = settings
+        self._sources = sources
+        self._pinned_pool = pinned_pool
         self._repository = repository
         self._cpu = CpuUtilization(settings.metrics_interval_ms / 1000)
 
@@ -44,6 +50,14 @@ class Metrics:
         self._models(lines)
         if self._settings.allow_cpu_metrics:
             self._host(lines)
+        total, used = self._pinned_pool()
+        add_family(lines, "nv_pinned_memory_pool_total_bytes", "gauge", "Pinned memory pool size, in bytes",
+                   [({}, total)])  # fmt: skip
+        add_family(lines, "nv_pinned_memory_pool_used_bytes", "gauge", "Pinned memory pool in use, in bytes",
+                   [({}, used)])  # fmt: skip
+        for source in self._sources:
+            for name, kind, text, samples in source():
+                add_family(lines, name, kind, text, samples)
         live = {
             "request": live_requests(),
             "response": live_responses(),
@@ -51,7 +65,7 @@ class Metrics:
             "tensor": live_tensors(),
             "lease": live_buffers(),
         }
-        _family(
+        add_family(
             lines, "triton_async_live_objects", "gauge", "Objects of the request path that are alive",
             [({"kind": kind}, count) for kind, count in live.items()],
         )  # fmt: skip
@@ -78,28 +92,28 @@ class Metrics:
             load.append((labels, round(loaded.load_secs, 6)))
             for key, microseconds in spent.items():
                 durations[key].append((labels, microseconds))
-        _family(lines, "nv_inference_request_success", "counter",
+        add_family(lines, "nv_inference_request_success", "counter",
                 "Number of successful inference requests, all batch sizes", success)  # fmt: skip
-        _family(lines, "nv_inference_request_failure", "counter",
+        add_family(lines, "nv_inference_request_failure", "counter",
                 "Number of failed inference requests, all batch sizes", failure)  # fmt: skip
-        _family(lines, "nv_inference_count", "counter",
+        add_family(lines, "nv_inference_count", "counter",
                 "Number of inferences performed (does not include cached requests)", count)  # fmt: skip
-        _family(lines, "nv_inference_exec_count", "counter",
+        add_family(lines, "nv_inference_exec_count", "counter",
                 "Number of model executions performed (does not include cached requests)", executions)  # fmt: skip
         if self._settings.counter_latencies:
             for key, text in _DURATIONS.items():
-                _family(lines, f"nv_inference_{key}_duration_us", "counter", text, durations[key])
-        _family(lines, "nv_inference_pending_request_count", "gauge",
+                add_family(lines, f"nv_inference_{key}_duration_us", "counter", text, durations[key])
+        add_family(lines, "nv_inference_pending_request_count", "gauge",
                 "Instantaneous number of pending requests awaiting execution per-model.", pending)  # fmt: skip
-        _family(lines, "nv_model_load_duration_secs", "gauge", "Model load time in seconds", load)
+        add_family(lines, "nv_model_load_duration_secs", "gauge", "Model load time in seconds", load)
 
     def _host(self, lines: list[str]) -> None:
         memory = _memory()
-        _family(lines, "nv_cpu_utilization", "gauge", "CPU utilization rate [0.0 - 1.0]",
+        add_family(lines, "nv_cpu_utilization", "gauge", "CPU utilization rate [0.0 - 1.0]",
                 [({}, self._cpu.value())])  # fmt: skip
-        _family(lines, "nv_cpu_memory_total_bytes", "gauge", "CPU total memory (RAM), in bytes",
+        add_family(lines, "nv_cpu_memory_total_bytes", "gauge", "CPU total memory (RAM), in bytes",
                 [({}, memory["MemTotal"])])  # fmt: skip
-        _family(lines, "nv_cpu_memory_used_bytes", "gauge", "CPU used memory (RAM), in bytes",
+        add_family(lines, "nv_cpu_memory_used_bytes", "gauge", "CPU used memory (RAM), in bytes",
                 [({}, memory["MemTotal"] - memory["MemAvailable"])])  # fmt: skip
 
 
@@ -137,15 +151,3 @@ def _memory() -> dict[str, int]:
         if key in found:
             found[key] = int(rest.split()[0]) * 1024
     return found
-
-
-def _family(lines: list[str], name: str, kind: str, text: str, samples: Iterable[Sample]) -> None:
-    lines.append(f"# HELP {name} {text}")
-    lines.append(f"# TYPE {name} {kind}")
-    for labels, value in samples:
-        shown = ",".join(f'{key}="{_escape(labels[key])}"' for key in sorted(labels))
-        lines.append(f"{name}{{{shown}}} {value}" if shown else f"{name} {value}")
-
-
-def _escape(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

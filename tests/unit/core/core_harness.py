@@ -16,6 +16,7 @@ from triton_async.backends.registry import BackendRegistry
 from triton_async.config.settings import parse
 from triton_async.core.completion import CompletionRing
 from triton_async.core.lifecycle import Backends, Host
+from triton_async.core.placement import OpenDevices, no_devices
 from triton_async.core.server import InferenceServer
 from triton_async.infer.batch import live_batches
 from triton_async.infer.request import InferRequest, live_requests
@@ -47,7 +48,7 @@ def request(name: str, values: list[float] | np.ndarray, **more: object) -> Infe
 
 @asynccontextmanager
 async def running(
-    root: Path, *options: str, backends: Backends | None = None
+    root: Path, *options: str, backends: Backends | None = None, open_devices: OpenDevices = no_devices
 ) -> AsyncIterator[InferenceServer]:
     """Starts a server on the repository, and stops it at the end. `backends` in place of the package's own."""
     loop = asyncio.get_running_loop()
@@ -56,7 +57,10 @@ async def running(
     ring.attach(loop)
     pool = SlabPool(1 << 24)
     with ThreadPoolExecutor(4) as executor:
-        host = Host(loop, ring, pool, backends or BackendRegistry(), executor, settings.backend_config)
+        host = Host(
+            loop, ring, pool, backends or BackendRegistry(), executor, settings.backend_config,
+            open_devices=open_devices, gpu_limits=settings.model_load_gpu_limit,
+        )  # fmt: skip
         server = InferenceServer(settings, host)
         await server.start()
         yield server
