@@ -25,6 +25,7 @@ PROTOS = [
 C_SOURCES = {
     "triton_async.backends.base": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.backends.identity": ["csrc/gather.c", "csrc/slab.c"],
+    "triton_async.backends.onnxruntime.device": ["csrc/cuda.c", "csrc/gather.c", "csrc/slab.c"],
     "triton_async.backends.onnxruntime.instance": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.backends.onnxruntime.values": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.core.completion": ["csrc/wakeup.c"],

@@ -5,6 +5,7 @@ def find_library() -> Path: ...
 
 class Library:
     version: str
+    providers: tuple[str, ...]
     def __init__(self) -> None: ...
 
 class Environment:

@@ -158,6 +158,7 @@ cdef class Library:
         self.check(ort_create_cpu_memory_info(self.api, ORT_DEVICE_ALLOCATOR, ORT_MEM_TYPE_DEFAULT,
                                               &self.memory_info))
         self.check(ort_default_allocator(self.api, &self.allocator))
+        self.providers = _available_providers(self)
 
     def __dealloc__(self):
         if self.memory_info != NULL:
@@ -170,6 +171,17 @@ cdef class Library:
         text = ort_get_error_message(self.api, status).decode("utf-8", "replace")
         ort_release_status(self.api, status)
         raise InternalError(f"onnx runtime error {code}: {clean(text)}")
+
+
+cdef tuple _available_providers(Library library):
+    cdef char **names = NULL
+    cdef int count = 0
+    cdef int i
+    library.check(ort_available_providers(library.api, &names, &count))
+    try:
+        return tuple([names[i].decode() for i in range(count)])
+    finally:
+        library.check(ort_release_available_providers(library.api, names, count))
 
 
 # __dealloc__ uses the fields.
