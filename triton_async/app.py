@@ -9,7 +9,7 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
@@ -20,7 +20,6 @@ from triton_async.backends.registry import BackendRegistry
 from triton_async.config.settings import Settings
 from triton_async.core.completion import CompletionRing
 from triton_async.core.describe import table
-from triton_async.core.families import MetricSource
 from triton_async.core.lifecycle import Host
 from triton_async.core.server import InferenceServer
 from triton_async.defines import SLAB_CACHE_NBYTES
@@ -103,10 +102,10 @@ async def _serve(settings: Settings, certificates: Certificates) -> int:
     backends = BackendRegistry()
     with ThreadPoolExecutor(settings.model_load_thread_count, "load") as executor:
         pool = SlabPool(SLAB_CACHE_NBYTES)
-        with _gpu_metrics(settings) as metric_sources:
+        with watching_gpus(settings) as monitor:
             host = Host(
                 loop, ring, pool, backends, executor, settings.backend_config,
-                gpu_limits=settings.model_load_gpu_limit, metric_sources=metric_sources,
+                gpu_limits=settings.model_load_gpu_limit, metric_sources=(monitor.families,), gpu_uuid=monitor.uuid,
             )  # fmt: skip
             server = InferenceServer(settings, host)
             status = await _run_server(settings, certificates, server, backends, stop_requested)
@@ -115,15 +114,13 @@ async def _serve(settings: Settings, certificates: Certificates) -> int:
 
 
 @contextmanager
-def _gpu_metrics(settings: Settings) -> Iterator[Sequence[MetricSource]]:
-    """Sources of the metrics of GPUs, while they are watched."""
-    if not (settings.allow_metrics and settings.allow_gpu_metrics):
-        yield ()
-        return
+def watching_gpus(settings: Settings) -> Iterator[GpuMonitor]:
+    """The watch over GPUs for the metrics, which runs meanwhile unless they are not wanted."""
     monitor = GpuMonitor(settings.metrics_interval_ms / 1000, visible=environment_visible())
-    monitor.start()
+    if settings.allow_metrics and settings.allow_gpu_metrics:
+        monitor.start()
     try:
-        yield (monitor.families,)
+        yield monitor
     finally:
         monitor.close()
 

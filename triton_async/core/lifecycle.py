@@ -59,7 +59,8 @@ class Backends(Protocol):
 @dataclass(frozen=True, slots=True)
 class Host:
     """What the server's models are made on. `executor` runs blocking loads. `gpu_limits`: --model-load-gpu-limit.
-    `pinned_pool`: bytes of the pinned memory pool, (all, in use).
+    For the metrics: `pinned_pool`, bytes of the pinned memory pool (all, in use), and `gpu_uuid` of a GPU, "" when it
+    is not known.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -73,6 +74,7 @@ class Host:
     gpu_loads: GpuLoads = field(default_factory=GpuLoads)
     metric_sources: Sequence[MetricSource] = ()
     pinned_pool: Callable[[], tuple[int, int]] = lambda: (0, 0)
+    gpu_uuid: Callable[[int], str] = lambda device: ""
 
 
 @dataclass(slots=True)

@@ -6,11 +6,13 @@ Rendered from plain counters when somebody scrapes; the request path knows nothi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from triton_async.config.model_config import InstanceKind, ModelConfig
 from triton_async.config.settings import Settings
-from triton_async.core.families import MetricSource, Sample, add_family
+from triton_async.core.families import Sample, add_family
+from triton_async.core.lifecycle import Host
+from triton_async.core.placement import gpus_in_use
 from triton_async.core.repository import ModelRepository
 from triton_async.infer.batch import live_batches
 from triton_async.infer.request import live_requests
@@ -32,15 +34,10 @@ class Metrics:
     """The /metrics page. Loop thread."""
 
     def __init__(
-        self,
-        settings: Settings,
-        repository: ModelRepository,
-        sources: Sequence[MetricSource],
-        pinned_pool: Callable[[], tuple[int, int]],
+        self, settings: Settings, repository: ModelRepository, host: Host
     ) -> None:
         self._settings = settings
-        self._sources = sources
-        self._pinned_pool = pinned_pool
+        self._machine = host
         self._repository = repository
         self._cpu = CpuUtilization(settings.metrics_interval_ms / 1000)
 
@@ -50,12 +47,12 @@ class Metrics:
         self._models(lines)
         if self._settings.allow_cpu_metrics:
             self._host(lines)
-        total, used = self._pinned_pool()
+        total, used = self._machine.pinned_pool()
         add_family(lines, "nv_pinned_memory_pool_total_bytes", "gauge", "Pinned memory pool size, in bytes",
                    [({}, total)])  # fmt: skip
         add_family(lines, "nv_pinned_memory_pool_used_bytes", "gauge", "Pinned memory pool in use, in bytes",
                    [({}, used)])  # fmt: skip
-        for source in self._sources:
+        for source in self._machine.metric_sources:
             for name, kind, text, samples in source():
                 add_family(lines, name, kind, text, samples)
         live = {
@@ -83,6 +80,7 @@ class Metrics:
             model = loaded.model
             labels = {"model": name, "version": str(version)}
             labels |= {f"_{key}": value for key, value in model.config.metric_tags.items()}
+            labels |= self._gpu_label(model.config)
             succeeded, failed, spent = model.statistics.counters()
             success.append((labels, succeeded))
             failure += [({**labels, "reason": reason}, number) for reason, number in failed.items()]
@@ -106,6 +104,13 @@ class Metrics:
         add_family(lines, "nv_inference_pending_request_count", "gauge",
                 "Instantaneous number of pending requests awaiting execution per-model.", pending)  # fmt: skip
         add_family(lines, "nv_model_load_duration_secs", "gauge", "Model load time in seconds", load)
+
+    def _gpu_label(self, config: ModelConfig) -> dict[str, str]:
+        """Triton's label of what runs on one GPU. Our series are of a model, so one on several has none."""
+        gpus = gpus_in_use(config)
+        alone = len(gpus) == 1 and all(group.kind is InstanceKind.GPU for group in config.instance_groups)
+        uuid = self._machine.gpu_uuid(gpus[0]) if alone else ""
+        return {"gpu_uuid": uuid} if uuid else {}
 
     def _host(self, lines: list[str]) -> None:
         memory = _memory()

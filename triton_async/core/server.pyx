@@ -56,7 +56,7 @@ cdef class InferenceServer:
         self.versions = {}
         self.readiness_waiters = set()
         self.repository = ModelRepository(settings, host, self._on_models_changed)
-        self.metrics = Metrics(settings, self.repository, host.metric_sources, host.pinned_pool)
+        self.metrics = Metrics(settings, self.repository, host)
 
     # -- life --------------------------------------------------------------------------------------
 

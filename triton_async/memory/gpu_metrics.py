@@ -61,7 +61,7 @@ class GpuMonitor:
     CUDA_VISIBLE_DEVICES, None when it is not set. `pci_bus_ids`: of the GPUs that CUDA uses, once it was started; they
     tell better than the variable.
 
-    `start`, `close` and `families` on any thread.
+    Its methods are for any thread; `families` and `uuid` never block.
     """
 
     def __init__(
@@ -100,6 +100,11 @@ class GpuMonitor:
             (name, kind, text, [({"gpu_uuid": gpu.uuid}, gpu.values[name]) for gpu in gpus])
             for name, kind, text in _FAMILIES
         ]
+
+    def uuid(self, device: int) -> str:
+        """UUID of a GPU by CUDA's index; "" while it is not known."""
+        gpus = self._gpus
+        return gpus[device].uuid if 0 <= device < len(gpus) else ""
 
     def _main(self) -> None:
         try:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import uvloop
@@ -48,9 +49,14 @@ def request(name: str, values: list[float] | np.ndarray, **more: object) -> Infe
 
 @asynccontextmanager
 async def running(
-    root: Path, *options: str, backends: Backends | None = None, open_devices: OpenDevices = no_devices
+    root: Path,
+    *options: str,
+    backends: Backends | None = None,
+    open_devices: OpenDevices = no_devices,
+    **more: Any,
 ) -> AsyncIterator[InferenceServer]:
-    """Starts a server on the repository, and stops it at the end. `backends` in place of the package's own."""
+    """Starts a server on the repository, and stops it at the end. `backends` in place of the package's own, `more` of
+    its Host."""
     loop = asyncio.get_running_loop()
     settings = parse([f"--model-repository={root}", *options])
     ring = CompletionRing()
@@ -59,7 +65,7 @@ async def running(
     with ThreadPoolExecutor(4) as executor:
         host = Host(
             loop, ring, pool, backends or BackendRegistry(), executor, settings.backend_config,
-            open_devices=open_devices, gpu_limits=settings.model_load_gpu_limit,
+            open_devices=open_devices, gpu_limits=settings.model_load_gpu_limit, **more,
         )  # fmt: skip
         server = InferenceServer(settings, host)
         await server.start()

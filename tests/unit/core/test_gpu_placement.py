@@ -175,8 +175,7 @@ def test_models_that_load_at_the_same_time_do_not_count_each_others_memory(tmp_p
     async def test() -> None:
         async with running(tmp_path, EXPLICIT, backends=backend, open_devices=gpus.open) as server:
             loads = [asyncio.ensure_future(server.load_model(name)) for name in "abc"]
-            for _ in range(3):
-                event = await backend.load_gate.arrival()
+            for event in [await backend.load_gate.arrival() for _ in range(3)]:
                 event.set()
             await asyncio.gather(*loads)
             assert used(server, "a") == used(server, "b") == []
@@ -212,6 +211,31 @@ def test_a_load_that_fails_ends_its_turn_on_the_gpu(tmp_path: Path) -> None:
             backend.troubles.clear()
             await server.load_model("m")
             assert used(server, "m") == [{"type": "GPU", "id": 0, "byte_size": GIB}]
+
+    run(test)
+
+
+@pytest.mark.parametrize(("more", "label"), [
+    (ON_GPU.replace("count", "gpus: 1 count"), 'gpu_uuid="GPU-1",'),
+    (ON_GPU, ""),
+    ("instance_group { kind: KIND_GPU gpus: 5 }", ""),
+])  # fmt: skip
+def test_series_of_a_model_on_one_gpu_name_it(tmp_path: Path, more: str, label: str) -> None:
+    write_model(tmp_path, "m", more=more)
+    gpus = FewGpus(6)
+    families = [("some_gauge", "gauge", "A source of the test's", [({"gpu_uuid": "GPU-1"}, 0.5)])]
+    host: dict[str, Any] = {
+        "metric_sources": (lambda: families,), "pinned_pool": lambda: (1000, 10),
+        "gpu_uuid": lambda device: f"GPU-{device}" if device < 5 else "",
+    }  # fmt: skip
+
+    async def test() -> None:
+        async with running(tmp_path, backends=GpuBackend(gpus), open_devices=gpus.open, **host) as server:
+            lines = server.metrics_text().decode().split("\n")
+            assert f'nv_inference_count{{{label}model="m",version="1"}} 0' in lines
+            assert "nv_pinned_memory_pool_total_bytes 1000" in lines
+            assert "nv_pinned_memory_pool_used_bytes 10" in lines
+            assert lines[lines.index("# TYPE some_gauge gauge") + 1] == 'some_gauge{gpu_uuid="GPU-1"} 0.5'
 
     run(test)
 

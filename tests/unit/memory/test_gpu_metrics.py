@@ -190,6 +190,7 @@ def test_a_field_is_given_up_after_three_failures_in_a_row(caplog: pytest.LogCap
 def test_only_gpus_that_cuda_may_use_are_shown() -> None:
     with watching(Readings(3), visible="2,GPU-1") as monitor:
         assert list(values(monitor)["nv_gpu_utilization"]) == ["GPU-2", "GPU-1"]
+        assert [monitor.uuid(device) for device in (-1, 0, 1, 2)] == ["", "GPU-2", "GPU-1", ""]
     with watching(Readings(3), visible="") as monitor:
         assert monitor.families() == []
 

@@ -60,7 +60,8 @@ cdef class OnnxRuntimeInstance(ModelInstance):
         ModelInstance.__init__(self, name)
         self.session = session
         self.pool = pool
-        self.any_thread = True
+        # A run on a GPU waits for it.
+        self.any_thread = session.device < 0
         self.engine.api = session.library.api
         self.engine.memory_info = session.library.memory_info
         self.engine.device_info = session.device_info
