@@ -11,7 +11,7 @@ from google.protobuf import text_format
 
 from triton_async.backends.base import LoadContext
 from triton_async.backends.onnxruntime import OnnxRuntimeBackend
-from triton_async.backends.onnxruntime.api import find_library
+from triton_async.backends.onnxruntime.api import Library, find_library
 from triton_async.backends.onnxruntime.cuda_libraries import cuda_major, library_files, preload
 from triton_async.backends.onnxruntime.options import session_settings
 from triton_async.backends.onnxruntime.providers import CUDA, OPENVINO, TENSORRT, Provider, plain_error, providers
@@ -187,6 +187,8 @@ needs_cpu_wheel = pytest.mark.skipif(
 def test_a_provider_that_the_library_lacks_is_named_with_its_package(
     tmp_path: Path, pool: SlabPool, text: str, message: str
 ) -> None:
+    if message.split(":")[1].rsplit(maxsplit=1)[-1] in Library().providers:
+        pytest.skip("the installed ONNX Runtime has this one")
     with pytest.raises(Unsupported) as caught:
         Model(tmp_path, pool, text).load()
     assert caught.value.message == message
