@@ -157,6 +157,24 @@ def test_shapes_that_requests_choose(tmp_path: Path) -> None:
     made.close()
 
 
+def test_a_model_for_gpus_alone_completes_its_config_there(tmp_path: Path) -> None:
+    directory = write_matmul(tmp_path, ["n", 64], ONE)
+    spectrum = helper.make_node("Rfft", ["x"], ["y"], domain="com.microsoft", signal_ndim=1, normalized=0, onesided=1)
+    graph = helper.make_graph(
+        [spectrum], "graph", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 9, 2])],
+    )  # fmt: skip
+    domains = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=domains, ir_version=9), directory / "1" / "model.onnx")
+    made = OnGpu(directory)
+    assert [output.dims for output in made.config.outputs] == [(9, 2)]
+    array = np.random.default_rng(0).random((3, 16), np.float32)
+    expected = np.fft.rfft(array)
+    found = result(made.run(array)[0])
+    np.testing.assert_allclose(found[..., 0] + 1j * found[..., 1], expected, rtol=1e-3, atol=1e-4)
+    made.close()
+
+
 @pytest.mark.parametrize("parameters", [
     "", "parameters { key: 'cudnn_conv_algo_search' value: 'HEURISTIC' }",
     "parameters { key: 'gpu_mem_limit' value: '1073741824' }",

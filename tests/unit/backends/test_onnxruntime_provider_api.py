@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from backend_models import add_sub
 
+from triton_async.backends.base import execute_requests
 from triton_async.backends.onnxruntime.api import Environment, Library, find_library
 from triton_async.backends.onnxruntime.instance import OnnxRuntimeInstance
 from triton_async.backends.onnxruntime.options import SessionSettings
 from triton_async.backends.onnxruntime.providers import CUDA, OPENVINO, TENSORRT, Provider
 from triton_async.backends.onnxruntime.session import Session
 from triton_async.errors import InternalError
+from triton_async.infer.request import InferRequest
 from triton_async.infer.signature import ModelSignature, TensorSpec
+from triton_async.infer.tensor import from_numpy
 from triton_async.memory.slab import SlabPool
 
 HEADER = Path(__file__).resolve().parents[3] / "csrc" / "ort_api.h"
@@ -66,12 +71,25 @@ def test_a_provider_with_options_that_the_library_has_is_taken(path: Path) -> No
 
 
 @needs_cpu_wheel
-def test_an_instance_on_a_gpu_says_what_is_missing(path: Path, pool: SlabPool) -> None:
+def test_an_instance_that_can_not_use_its_gpus_memory_says_so_and_takes_the_hosts(
+    path: Path, pool: SlabPool, caplog: pytest.LogCaptureFixture
+) -> None:
     session = Session(Environment(Library()), path, replace(SETTINGS, device=0))
     assert session.device == 0
-    signature = ModelSignature("m", 1, [TensorSpec("INPUT0", 11, (16,))], [TensorSpec("OUTPUT0", 11, (16,))], 4)
-    with pytest.raises(InternalError, match=r"CUDA driver can not be used|CUDA execution provider is either not"):
-        OnnxRuntimeInstance("m_0", session, signature, pool)
+    inputs, outputs = ([TensorSpec(f"{what}{i}", 11, (16,)) for i in (0, 1)] for what in ("INPUT", "OUTPUT"))
+    signature = ModelSignature("m", 1, inputs, outputs, 4)
+    with caplog.at_level(logging.WARNING):
+        instance = OnnxRuntimeInstance("m_0", session, signature, pool)
+    assert re.search(
+        "inputs in memory of GPU 0 go through the host: .*(driver is not installed|provider is either not enabled)",
+        caplog.text,
+    )
+    assert not instance.takes_device  # type: ignore[attr-defined]
+    ones = np.ones((2, 16), np.float32)
+    tensors = [from_numpy(f"INPUT{i}", ones) for i in (0, 1)]
+    response = execute_requests(instance, signature, [InferRequest("m", inputs=tensors)])[0]
+    assert response.outputs[0].numpy().tolist() == [[2.0] * 16] * 2
+    instance.close()
 
 
 class Table:

@@ -6,8 +6,9 @@ import logging
 from pathlib import Path
 
 import pytest
-from backend_models import add_sub, write
+from backend_models import FLOAT, add_sub, model, tensor, write
 from google.protobuf import text_format
+from onnx import helper
 
 from triton_async.backends.base import LoadContext
 from triton_async.backends.onnxruntime import OnnxRuntimeBackend
@@ -16,7 +17,7 @@ from triton_async.backends.onnxruntime.cuda_libraries import cuda_major, library
 from triton_async.backends.onnxruntime.options import session_settings
 from triton_async.backends.onnxruntime.providers import CUDA, OPENVINO, TENSORRT, Provider, plain_error, providers
 from triton_async.config.model_config import InstanceKind, ModelConfig, freeze
-from triton_async.errors import InvalidArg, ServerError, Unsupported
+from triton_async.errors import InternalError, InvalidArg, ServerError, Unsupported
 from triton_async.infer.signature import ModelSignature
 from triton_async.memory.slab import SlabPool
 from triton_async.protos import ModelConfig as ModelConfigProto
@@ -213,6 +214,28 @@ def test_accelerators_of_gpus_that_no_instance_uses_are_told(
 def test_an_accelerator_nobody_knows_fails_the_load(tmp_path: Path, pool: SlabPool) -> None:
     with pytest.raises(ServerError, match="model 'm': unknown Execution Accelerator 'x' is requested"):
         Model(tmp_path, pool, "instance_group { kind: KIND_CPU }" + accelerator("x")).load()
+
+
+def write_gpu_only(root: Path) -> Path:
+    """A model with an operator that has no kernel for the CPU."""
+    spectrum = helper.make_node("Rfft", ["x"], ["y"], domain="com.microsoft", signal_ndim=1, normalized=0, onesided=1)
+    made = model([spectrum], [tensor("x", FLOAT, ["n", 16])], [tensor("y", FLOAT, ["n", 9, 2])])
+    made.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return write(root, made) / "1" / "model.onnx"
+
+
+def test_a_model_for_gpus_alone_is_not_inspected_on_the_cpu(tmp_path: Path) -> None:
+    path = write_gpu_only(tmp_path)
+    with pytest.raises(InternalError, match=r"onnx runtime error 9: .*Rfft"):
+        OnnxRuntimeBackend().inspect(path, ModelConfigProto(name="m"))
+
+
+@needs_cpu_wheel
+def test_a_model_for_gpus_alone_asks_for_the_provider(tmp_path: Path) -> None:
+    proto = ModelConfigProto(name="m")
+    proto.instance_group.add(kind=GPU, gpus=[1])
+    with pytest.raises(Unsupported, match=r"unable to load model 'm': this ONNX Runtime has no CUDAExecutionProvider"):
+        OnnxRuntimeBackend().inspect(write_gpu_only(tmp_path), proto)
 
 
 def touch(root: Path, *names: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,19 @@ from triton_async.backends.onnxruntime.api import Environment, Library, find_lib
 from triton_async.backends.onnxruntime.cuda_libraries import preload
 from triton_async.backends.onnxruntime.instance import OnnxRuntimeInstance
 from triton_async.backends.onnxruntime.options import INSPECT, SessionSettings, global_threads, session_settings
-from triton_async.backends.onnxruntime.providers import CUDA, OPENVINO, missing
+from triton_async.backends.onnxruntime.providers import CUDA, OPENVINO, Provider, missing
 from triton_async.backends.onnxruntime.session import Session
 from triton_async.config.autocomplete import ModelIO
 from triton_async.config.consistency import check_against_model
 from triton_async.config.model_config import InstanceGroup, InstanceKind, ModelConfig
-from triton_async.errors import ServerError, Unsupported
+from triton_async.errors import InternalError, ServerError, Unsupported
 
 log = logging.getLogger("triton_async.backends.onnxruntime")
 
 _CPU_KINDS = (InstanceKind.CPU, InstanceKind.MODEL)
+
+# OrtErrorCode: no kernel for an operator.
+_NOT_IMPLEMENTED = 9
 
 # Sessions with OpenVINO must not be made at the same time.
 _openvino = threading.Lock()
@@ -53,13 +57,16 @@ class OnnxRuntimeBackend(Backend):
 
     def inspect(self, path: Path, proto: Any) -> ModelIO:
         """Inputs and outputs of the model; inputs that it has a default for are optional."""
-        with self._lock:
-            environment = self._environment
-            if environment is None:
-                # A model may be inspected before the settings of the environment are known, and there is one
-                # environment at a time: this one ends, under the lock, with the session.
-                return Session(Environment(self._loaded()), _model_file(path), INSPECT).model_io()
-        return Session(environment, _model_file(path), INSPECT).model_io()
+        try:
+            return self._inspect(path, INSPECT)
+        except InternalError as error:
+            gpu = _first_gpu(proto)
+            if gpu is None or f"error {_NOT_IMPLEMENTED}:" not in error.message:
+                raise
+        # Some operators have a kernel for GPUs alone.
+        settings = replace(INSPECT, providers=(Provider(CUDA, (("device_id", str(gpu)),)),), device=gpu)
+        self.provide(proto.name, settings)
+        return self._inspect(path, settings)
 
     def load(self, context: LoadContext) -> LoadedModel:
         """A session of the model, checked against its config."""
@@ -79,6 +86,15 @@ class OnnxRuntimeBackend(Backend):
             if settings.device >= 0 and not self._preloaded:
                 self._preloaded = True
                 preload(find_library().parent)
+
+    def _inspect(self, path: Path, settings: SessionSettings) -> ModelIO:
+        with self._lock:
+            environment = self._environment
+            if environment is None:
+                # A model may be inspected before the settings of the environment are known, and there is one
+                # environment at a time: this one ends, under the lock, with the session.
+                return Session(Environment(self._loaded()), _model_file(path), settings).model_io()
+        return Session(environment, _model_file(path), settings).model_io()
 
     def _loaded(self) -> Library:
         if self._library is None:
@@ -150,6 +166,11 @@ class OnnxRuntimeModel(LoadedModel):
 def _model_file(path: Path) -> Path:
     # A folder of the model's name holds the model with its external data, as in Triton.
     return path / "model.onnx" if path.is_dir() else path
+
+
+def _first_gpu(proto: Any) -> int | None:
+    groups = () if proto is None else proto.instance_group
+    return next((group.gpus[0] for group in groups if group.kind == InstanceKind.GPU and group.gpus), None)
 
 
 def _warn_of_idle_accelerators(config: ModelConfig) -> None:

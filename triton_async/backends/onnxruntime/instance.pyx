@@ -4,6 +4,8 @@
 bench/results/micro-onnxruntime.md.
 """
 
+import logging
+
 cimport cython
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
@@ -38,6 +40,8 @@ from triton_async.infer.signature cimport ModelSignature, TensorSpec
 from triton_async.memory.buffer cimport MEMORY_CPU, MEMORY_GPU
 from triton_async.memory.slab cimport SlabPool, ta_slab_pool
 
+from triton_async.errors import InternalError
+
 cdef extern from "clock.h":
     int64_t ta_now_ns() noexcept nogil
 
@@ -47,6 +51,8 @@ cdef extern from "gather.h":
     void ta_batch_fail(ta_batch *batch, int32_t code, const char *format, ...) noexcept nogil
 
 cdef int32_t CODE_INTERNAL = 1
+
+log = logging.getLogger("triton_async.backends.onnxruntime")
 
 
 # __dealloc__ uses the fields.
@@ -86,8 +92,8 @@ cdef class OnnxRuntimeInstance(ModelInstance):
             _describe(&self.ports[index], spec, tensors["output", spec.name], signature.max_batch_size > 0,
                       self.names)
         if session.device >= 0:
-            self.device_inputs = DeviceInputs(session, self.n_inputs)
-            self.takes_device = True
+            self.device_inputs = _device_inputs(session, self.n_inputs)
+            self.takes_device = self.device_inputs is not None
 
     def __dealloc__(self):
         free(self.ports)
@@ -276,6 +282,15 @@ cdef class OnnxRuntimeInstance(ModelInstance):
             if self.run_values[i] != NULL:
                 ort_release_value(self.engine.api, self.run_values[i])
                 self.run_values[i] = NULL
+
+
+# None when the engine lends no memory of its GPU: core then brings inputs from there to the host, which is slower.
+cdef DeviceInputs _device_inputs(Session session, int count):
+    try:
+        return DeviceInputs(session, count)
+    except InternalError as error:
+        log.warning("inputs in memory of GPU %d go through the host: %s", session.device, error.message)
+        return None
 
 
 cdef int _describe(Port *port, TensorSpec spec, tensor, bint batching, list names) except -1:
