@@ -12,7 +12,7 @@ from onnx import helper
 
 from triton_async.backends.base import LoadContext
 from triton_async.backends.onnxruntime import OnnxRuntimeBackend
-from triton_async.backends.onnxruntime.api import Library, find_library
+from triton_async.backends.onnxruntime.api import Library, find_library, pick_library
 from triton_async.backends.onnxruntime.cuda_libraries import cuda_major, library_files, preload
 from triton_async.backends.onnxruntime.options import session_settings
 from triton_async.backends.onnxruntime.providers import CUDA, OPENVINO, TENSORRT, Provider, plain_error, providers
@@ -269,6 +269,16 @@ def test_the_package_tells_its_version_of_cuda(tmp_path: Path) -> None:
     assert cuda_major(tmp_path) == 0
     (tmp_path / "build_and_package_info.py").write_text("package_name = 'x'\ncuda_version = '12.8'\n")
     assert cuda_major(tmp_path) == 12
+
+
+def test_the_library_is_that_of_the_package_installed_last(tmp_path: Path) -> None:
+    assert pick_library(tmp_path) is None
+    touch(tmp_path, "libonnxruntime.so.1.30.0", "libonnxruntime.so.1.31.1", "libonnxruntime_providers_cuda.so")
+    assert pick_library(tmp_path) == tmp_path / "libonnxruntime.so.1.30.0"
+    (tmp_path / "build_and_package_info.py").write_text("package_name = 'onnxruntime-gpu'\n__version__ = '1.31.1'\n")
+    assert pick_library(tmp_path) == tmp_path / "libonnxruntime.so.1.31.1"
+    (tmp_path / "build_and_package_info.py").write_text("__version__ = '1.29.0'\n")
+    assert pick_library(tmp_path) == tmp_path / "libonnxruntime.so.1.30.0"
 
 
 def test_libraries_that_do_not_load_are_left_to_the_provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from triton_async.datatypes cimport (
 )
 
 import importlib.util
+import re
 from pathlib import Path
 
 from triton_async.errors import InternalError, Unavailable
@@ -133,9 +134,26 @@ def find_library():
     if spec is None or not spec.submodule_search_locations:
         raise Unavailable("the onnxruntime backend needs the Python package 'onnxruntime', which is not installed")
     for location in spec.submodule_search_locations:
-        for path in sorted(Path(location, "capi").glob("libonnxruntime.so*")):
+        path = pick_library(Path(location, "capi"))
+        if path is not None:
             return path
     raise Unavailable("the installed package 'onnxruntime' has no libonnxruntime.so")
+
+
+def pick_library(capi):
+    """The library in the folder `capi`, None when there is none: of several, that of the package installed last.
+
+    The packages with and without GPUs share the folder; the providers beside the library are the last one's.
+    """
+    found = sorted(capi.glob("libonnxruntime.so*"))
+    try:
+        told = re.search(r"^__version__\s*=\s*['\"]([\w.+-]+)", (capi / "build_and_package_info.py").read_text(), re.M)
+    except OSError:
+        told = None
+    own = capi / f"libonnxruntime.so.{told[1]}" if told else None
+    if own in found:
+        return own
+    return found[0] if found else None
 
 
 @cython.final
