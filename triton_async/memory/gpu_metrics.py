@@ -113,11 +113,12 @@ class GpuMonitor:
             log.info("GPU metrics are off: %s", _reason(error))
             return
         try:
-            self._gpus = _find(nvml, self._visible)
+            gpus = _find(nvml, self._visible)
             while True:
-                self._follow_cuda(nvml)
-                for gpu in self._gpus:
+                gpus = self._as_cuda(nvml, gpus)
+                for gpu in gpus:
                     _read(nvml, gpu)
+                self._gpus = gpus
                 if self._stop.wait(self._interval_s):
                     return
         except Exception as error:
@@ -126,15 +127,16 @@ class GpuMonitor:
         finally:
             nvml.nvmlShutdown()
 
-    def _follow_cuda(self, nvml: Any) -> None:
-        """Takes CUDA's own list of GPUs, once there is one."""
+    def _as_cuda(self, nvml: Any, gpus: tuple[_Gpu, ...]) -> tuple[_Gpu, ...]:
+        """CUDA's own list of GPUs, once there is one; those of `gpus` go on counting."""
         known = tuple(self._pci_bus_ids())
-        if known and known != self._known:
-            self._known = known
-            before = {gpu.uuid: gpu for gpu in self._gpus}
-            handles = [nvml.nvmlDeviceGetHandleByPciBusId(bus_id) for bus_id in known]
-            gpus = [_Gpu(handle, _uuid(nvml, handle)) for handle in handles]
-            self._gpus = tuple(before.get(gpu.uuid, gpu) for gpu in gpus)
+        if not known or known == self._known:
+            return gpus
+        self._known = known
+        before = {gpu.uuid: gpu for gpu in gpus}
+        handles = [nvml.nvmlDeviceGetHandleByPciBusId(bus_id) for bus_id in known]
+        found = [_Gpu(handle, _uuid(nvml, handle)) for handle in handles]
+        return tuple(before.get(gpu.uuid, gpu) for gpu in found)
 
 
 def visible_indices(uuids: Sequence[str], visible: str | None) -> list[int]:
