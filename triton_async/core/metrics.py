@@ -33,9 +33,7 @@ _DURATIONS = {
 class Metrics:
     """The /metrics page. Loop thread."""
 
-    def __init__(
-        self, settings: Settings, repository: ModelRepository, host: Host
-    ) -> None:
+    def __init__(self, settings: Settings, repository: ModelRepository, host: Host) -> None:
         self._settings = settings
         self._machine = host
         self._repository = repository

@@ -15,7 +15,7 @@ from triton_async.config.placement import Gpus
 from triton_async.errors import InvalidArg, ServerError, Unavailable, Unsupported
 from triton_async.memory.devices import Devices
 
-# The machine's GPUs. The first call may load CUDA and block; Unavailable with the reason when they can not be used.
+# The machine's GPUs. The first call may load CUDA and block; a ServerError says why there are none.
 OpenDevices = Callable[[], Devices]
 
 
@@ -35,7 +35,7 @@ def find_gpus(backend: Backend, open_devices: OpenDevices) -> Gpus:
     return Gpus(tuple(info.index for info in infos), "" if infos else "this machine has no GPU that can be used")
 
 
-def check_backend(backend: Backend, config: ModelConfig) -> None:
+def check_backend(backend: Backend, config: ModelConfig, open_devices: OpenDevices) -> None:
     """ServerError unless `backend` makes instances of all kinds that the config has, and knows its accelerators."""
     accelerators = config.proto.optimization.execution_accelerators
     if accelerators.ByteSize() and not backend.accelerators:
@@ -45,9 +45,11 @@ def check_backend(backend: Backend, config: ModelConfig) -> None:
     for group in config.instance_groups:
         if group.kind not in backend.kinds:
             known = ", ".join(f"KIND_{kind.name}" for kind in backend.kinds)
+            # What was to run on anything is on the CPU for want of a GPU.
+            problem = find_gpus(backend, open_devices).problem if InstanceKind.GPU in backend.kinds else ""
             raise InvalidArg(
                 f"instance group {group.name} of model {config.name} has kind KIND_{group.kind.name}, backend "
-                f"'{config.backend}' supports only {known}"
+                f"'{config.backend}' supports only {known}" + (f"; {problem}" if problem else "")
             )
 
 

@@ -313,7 +313,7 @@ class ModelRepository:
             default_max_batch_size=settings.default_max_batch_size,
             find_gpus=lambda backend: find_gpus(backends.get(backend), self._host.open_devices),
         )
-        check_backend(backends.get(config.backend), config)
+        check_backend(backends.get(config.backend), config, self._host.open_devices)
         return config
 
     def _unload(self, entry: ModelEntry) -> None:

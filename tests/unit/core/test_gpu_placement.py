@@ -126,6 +126,21 @@ def test_instances_are_made_where_the_config_says(
     run(test)
 
 
+def test_a_backend_of_gpus_alone_says_why_it_has_none(tmp_path: Path) -> None:
+    write_model(tmp_path, "m")
+
+    async def test() -> None:
+        async with running(tmp_path, EXPLICIT, backends=GpuBackend(FewGpus(0))) as server:
+            with pytest.raises(InvalidArg) as caught:
+                await server.load_model("m")
+            assert (
+                "instance group m of model m has kind KIND_CPU, backend 'identity' supports only KIND_GPU; this server "
+                "was made without GPU support"
+            ) in caught.value.message
+
+    run(test)
+
+
 @pytest.mark.parametrize(("more", "error"), [
     ("instance_group { kind: KIND_CPU }",
      "instance group m_0 of model m has kind KIND_CPU, backend 'identity' supports only KIND_GPU"),
