@@ -47,8 +47,9 @@ def load_nvml() -> Any:
 
 @dataclass(slots=True)
 class _Gpu:
-    """One GPU under watch. Monitor thread; `values` are read by others, one at a time."""
+    """One GPU under watch; `index` is CUDA's. Monitor thread; `values` are read by others, one at a time."""
 
+    index: int
     handle: Any
     uuid: str
     values: dict[str, float | int] = field(default_factory=lambda: {family[0]: 0 for family in _FAMILIES})
@@ -58,8 +59,8 @@ class _Gpu:
 
 class GpuMonitor:
     """Reads the GPUs every `interval_s`, or GPU_POLL_MIN_S if that is longer, until closed. `visible`:
-    CUDA_VISIBLE_DEVICES, None when it is not set. `pci_bus_ids`: of the GPUs that CUDA uses, once it was started; they
-    tell better than the variable.
+    CUDA_VISIBLE_DEVICES, None when it is not set. `pci_bus_ids`: of the GPUs that are in use, by CUDA's index, once it
+    was started; they tell better than the variable.
 
     Its methods are for any thread; `families` and `uuid` never block.
     """
@@ -70,13 +71,13 @@ class GpuMonitor:
         *,
         load: Callable[[], Any] = load_nvml,
         visible: str | None = None,
-        pci_bus_ids: Callable[[], Sequence[str]] = lambda: (),
+        pci_bus_ids: Callable[[], Mapping[int, str]] = dict,
     ) -> None:
         self._interval_s = max(interval_s, GPU_POLL_MIN_S)
         self._load = load
         self._visible = visible
         self._pci_bus_ids = pci_bus_ids
-        self._known: tuple[str, ...] = ()
+        self._known: dict[int, str] = {}
         self._gpus: tuple[_Gpu, ...] = ()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._main, name="gpu metrics", daemon=True)
@@ -103,8 +104,7 @@ class GpuMonitor:
 
     def uuid(self, device: int) -> str:
         """UUID of a GPU by CUDA's index; "" while it is not known."""
-        gpus = self._gpus
-        return gpus[device].uuid if 0 <= device < len(gpus) else ""
+        return next((gpu.uuid for gpu in self._gpus if gpu.index == device), "")
 
     def _main(self) -> None:
         try:
@@ -129,14 +129,19 @@ class GpuMonitor:
 
     def _as_cuda(self, nvml: Any, gpus: tuple[_Gpu, ...]) -> tuple[_Gpu, ...]:
         """CUDA's own list of GPUs, once there is one; those of `gpus` go on counting."""
-        known = tuple(self._pci_bus_ids())
+        known = dict(self._pci_bus_ids())
         if not known or known == self._known:
             return gpus
         self._known = known
         before = {gpu.uuid: gpu for gpu in gpus}
-        handles = [nvml.nvmlDeviceGetHandleByPciBusId(bus_id) for bus_id in known]
-        found = [_Gpu(handle, _uuid(nvml, handle)) for handle in handles]
-        return tuple(before.get(gpu.uuid, gpu) for gpu in found)
+        found = []
+        for index, bus_id in known.items():
+            handle = nvml.nvmlDeviceGetHandleByPciBusId(bus_id)
+            uuid = _uuid(nvml, handle)
+            gpu = before.get(uuid) or _Gpu(index, handle, uuid)
+            gpu.index = index
+            found.append(gpu)
+        return tuple(found)
 
 
 def visible_indices(uuids: Sequence[str], visible: str | None) -> list[int]:
@@ -169,7 +174,9 @@ def environment_visible() -> str | None:
 def _find(nvml: Any, visible: str | None) -> tuple[_Gpu, ...]:
     handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
     uuids = [_uuid(nvml, handle) for handle in handles]
-    return tuple(_Gpu(handles[i], uuids[i]) for i in visible_indices(uuids, visible))
+    return tuple(
+        _Gpu(index, handles[i], uuids[i]) for index, i in enumerate(visible_indices(uuids, visible))
+    )
 
 
 def _read(nvml: Any, gpu: _Gpu) -> None:
