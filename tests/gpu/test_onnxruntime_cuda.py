@@ -200,7 +200,7 @@ def test_an_option_that_the_provider_does_not_know_fails_the_load(tmp_path: Path
 
 
 def test_a_memory_limit_is_kept(tmp_path: Path) -> None:
-    parameters = "parameters { key: 'gpu_mem_limit' value: '1048576' }"
+    parameters = "parameters { key: 'gpu_mem_limit' value: '16777216' }"
     config = "max_batch_size: 100000 instance_group { kind: KIND_GPU count: 1 gpus: 0 }" + CUDA % parameters
     made = OnGpu(write_matmul(tmp_path, ["n", 64], config))
     error = made.run(np.ones((100_000, 64), np.float32))[0].error
