@@ -25,6 +25,8 @@ typedef struct ort_allocator ort_allocator;
 typedef struct ort_memory_info ort_memory_info;
 typedef struct ort_type_info ort_type_info;
 typedef struct ort_tensor_info ort_tensor_info;
+typedef struct ort_cuda_options ort_cuda_options;
+typedef struct ort_tensorrt_options ort_tensorrt_options;
 
 typedef void (*ort_entry)(void);
 typedef const ort_entry *ort_table;
@@ -65,7 +67,9 @@ enum ort_index {
     ORT_DIMENSION_COUNT = 61,
     ORT_DIMENSIONS = 62,
     ORT_TENSOR_TYPE_AND_SHAPE = 65,
+    ORT_CREATE_MEMORY_INFO = 68,
     ORT_CREATE_CPU_MEMORY_INFO = 69,
+    ORT_ALLOCATOR_ALLOC = 75,
     ORT_ALLOCATOR_FREE = 76,
     ORT_DEFAULT_ALLOCATOR = 78,
     ORT_RELEASE_ENV = 92,
@@ -81,11 +85,25 @@ enum ort_index {
     ORT_DISABLE_PER_SESSION_THREADS = 120,
     ORT_CREATE_THREADING_OPTIONS = 121,
     ORT_RELEASE_THREADING_OPTIONS = 122,
+    ORT_AVAILABLE_PROVIDERS = 125,
+    ORT_RELEASE_AVAILABLE_PROVIDERS = 126,
     ORT_ADD_SESSION_CONFIG_ENTRY = 130,
+    ORT_CREATE_ALLOCATOR = 131,
+    ORT_RELEASE_ALLOCATOR = 132,
     ORT_SET_GLOBAL_INTRA_OP_THREADS = 147,
     ORT_SET_GLOBAL_INTER_OP_THREADS = 148,
     ORT_SET_GLOBAL_SPIN_CONTROL = 149,
+    ORT_SET_CURRENT_GPU = 160,
     ORT_ADD_RUN_CONFIG_ENTRY = 165,
+    ORT_APPEND_TENSORRT = 170, /* and the entries of its options */
+    ORT_CREATE_TENSORRT_OPTIONS = 171,
+    ORT_UPDATE_TENSORRT_OPTIONS = 172,
+    ORT_RELEASE_TENSORRT_OPTIONS = 174,
+    ORT_APPEND_CUDA = 204,
+    ORT_CREATE_CUDA_OPTIONS = 205,
+    ORT_UPDATE_CUDA_OPTIONS = 206,
+    ORT_RELEASE_CUDA_OPTIONS = 208,
+    ORT_APPEND_PROVIDER = 216,
     ORT_RESIZED_STRING_BUFFER = 252,
 };
 
@@ -142,6 +160,9 @@ ORT_WRAP_RELEASE(ort_release_type_info, ORT_RELEASE_TYPE_INFO, ort_type_info)
 ORT_WRAP_RELEASE(ort_release_tensor_info, ORT_RELEASE_TENSOR_INFO, ort_tensor_info)
 ORT_WRAP_RELEASE(ort_release_session_options, ORT_RELEASE_SESSION_OPTIONS, ort_session_options)
 ORT_WRAP_RELEASE(ort_release_threading_options, ORT_RELEASE_THREADING_OPTIONS, ort_threading_options)
+ORT_WRAP_RELEASE(ort_release_allocator, ORT_RELEASE_ALLOCATOR, ort_allocator)
+ORT_WRAP_RELEASE(ort_release_cuda_options, ORT_RELEASE_CUDA_OPTIONS, ort_cuda_options)
+ORT_WRAP_RELEASE(ort_release_tensorrt_options, ORT_RELEASE_TENSORRT_OPTIONS, ort_tensorrt_options)
 
 /* -- environment: one per process; global thread pools when made with threading options -------------------- */
 ORT_WRAP(ort_create_env, ORT_CREATE_ENV, (ort_table api, int severity, const char *id, ort_env **out),
@@ -182,6 +203,39 @@ ORT_WRAP(ort_disable_per_session_threads, ORT_DISABLE_PER_SESSION_THREADS,
 ORT_WRAP(ort_add_session_config_entry, ORT_ADD_SESSION_CONFIG_ENTRY,
          (ort_table api, ort_session_options *options, const char *key, const char *value),
          (ort_session_options *, const char *, const char *), (options, key, value))
+
+/* -- execution providers, asked in the order in which they are appended; the CPU's is always the last --------- */
+/* Names of those that the library was built with: whether they work, appending them tells. */
+ORT_WRAP(ort_available_providers, ORT_AVAILABLE_PROVIDERS, (ort_table api, char ***names, int *count),
+         (char ***, int *), (names, count))
+ORT_WRAP(ort_release_available_providers, ORT_RELEASE_AVAILABLE_PROVIDERS,
+         (ort_table api, char **names, int count), (char **, int), (names, count))
+/* Options of a provider: made with defaults, changed by text, copied when the provider is appended. */
+ORT_WRAP(ort_create_cuda_options, ORT_CREATE_CUDA_OPTIONS, (ort_table api, ort_cuda_options **out),
+         (ort_cuda_options **), (out))
+ORT_WRAP(ort_update_cuda_options, ORT_UPDATE_CUDA_OPTIONS,
+         (ort_table api, ort_cuda_options *cuda, const char *const *keys, const char *const *values, size_t count),
+         (ort_cuda_options *, const char *const *, const char *const *, size_t), (cuda, keys, values, count))
+ORT_WRAP(ort_append_cuda, ORT_APPEND_CUDA,
+         (ort_table api, ort_session_options *options, const ort_cuda_options *cuda),
+         (ort_session_options *, const ort_cuda_options *), (options, cuda))
+ORT_WRAP(ort_create_tensorrt_options, ORT_CREATE_TENSORRT_OPTIONS, (ort_table api, ort_tensorrt_options **out),
+         (ort_tensorrt_options **), (out))
+ORT_WRAP(ort_update_tensorrt_options, ORT_UPDATE_TENSORRT_OPTIONS,
+         (ort_table api, ort_tensorrt_options *tensorrt, const char *const *keys, const char *const *values,
+          size_t count),
+         (ort_tensorrt_options *, const char *const *, const char *const *, size_t), (tensorrt, keys, values, count))
+ORT_WRAP(ort_append_tensorrt, ORT_APPEND_TENSORRT,
+         (ort_table api, ort_session_options *options, const ort_tensorrt_options *tensorrt),
+         (ort_session_options *, const ort_tensorrt_options *), (options, tensorrt))
+/* Any provider without entries of its own. */
+ORT_WRAP(ort_append_provider, ORT_APPEND_PROVIDER,
+         (ort_table api, ort_session_options *options, const char *name, const char *const *keys,
+          const char *const *values, size_t count),
+         (ort_session_options *, const char *, const char *const *, const char *const *, size_t),
+         (options, name, keys, values, count))
+/* Makes a GPU, and its primary context, current for the calling thread. */
+ORT_WRAP(ort_set_current_gpu, ORT_SET_CURRENT_GPU, (ort_table api, int device), (int), (device))
 
 /* -- session: any number of threads may run it -------------------------------------------------------------- */
 ORT_WRAP(ort_create_session, ORT_CREATE_SESSION,
@@ -224,6 +278,17 @@ ORT_WRAP(ort_run, ORT_RUN,
 ORT_WRAP(ort_create_cpu_memory_info, ORT_CREATE_CPU_MEMORY_INFO,
          (ort_table api, int allocator_type, int mem_type, ort_memory_info **out), (int, int, ort_memory_info **),
          (allocator_type, mem_type, out))
+/* `name`: "Cpu", "Cuda", ... */
+ORT_WRAP(ort_create_memory_info, ORT_CREATE_MEMORY_INFO,
+         (ort_table api, const char *name, int allocator_type, int device, int mem_type, ort_memory_info **out),
+         (const char *, int, int, int, ort_memory_info **), (name, allocator_type, device, mem_type, out))
+/* The session's own allocator of this kind of memory: its arena. To be released before the session. */
+ORT_WRAP(ort_create_allocator, ORT_CREATE_ALLOCATOR,
+         (ort_table api, const ort_session *session, const ort_memory_info *info, ort_allocator **out),
+         (const ort_session *, const ort_memory_info *, ort_allocator **), (session, info, out))
+ORT_WRAP(ort_allocator_alloc, ORT_ALLOCATOR_ALLOC,
+         (ort_table api, ort_allocator *allocator, size_t nbytes, void **out), (ort_allocator *, size_t, void **),
+         (allocator, nbytes, out))
 /* The process's plain CPU allocator; not to be released. */
 ORT_WRAP(ort_default_allocator, ORT_DEFAULT_ALLOCATOR, (ort_table api, ort_allocator **out), (ort_allocator **),
          (out))

@@ -9,7 +9,9 @@ import os
 import signal
 import ssl
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -29,6 +31,7 @@ from triton_async.frontends.grpc.express.keepalive import PingOptions
 from triton_async.frontends.http import server as http
 from triton_async.memory import process
 from triton_async.memory.devices import open_devices
+from triton_async.memory.gpu_metrics import GpuMonitor, environment_visible
 from triton_async.memory.pools import Pools
 from triton_async.memory.regions import RegionRegistry
 from triton_async.memory.slab import SlabPool
@@ -104,9 +107,13 @@ async def _serve(settings: Settings, certificates: Certificates) -> int:
     with ThreadPoolExecutor(settings.model_load_thread_count, "load") as executor:
         pools = make_pools(settings)
         regions = RegionRegistry((lambda: pools.devices) if settings.allow_client_shm else None)
-        host = Host(loop, ring, pools, backends, executor, settings.backend_config, regions)
-        server = InferenceServer(settings, host)
-        status = await _run_server(settings, certificates, server, backends, stop_requested)
+        with watching_gpus(settings) as monitor:
+            host = Host(
+                loop, ring, pools, backends, executor, settings.backend_config, regions=regions,
+                gpu_limits=settings.model_load_gpu_limit, metric_sources=(monitor.families,), gpu_uuid=monitor.uuid,
+            )  # fmt: skip
+            server = InferenceServer(settings, host)
+            status = await _run_server(settings, certificates, server, backends, stop_requested)
         ring.detach()
         pools.close()
     return status
@@ -120,6 +127,18 @@ def make_pools(settings: Settings) -> Pools:
         pinned_nbytes=settings.pinned_memory_pool_byte_size,
         device_nbytes=settings.cuda_memory_pool_byte_size,
     )
+
+
+@contextmanager
+def watching_gpus(settings: Settings) -> Iterator[GpuMonitor]:
+    """The watch over GPUs for the metrics, which runs meanwhile unless they are not wanted."""
+    monitor = GpuMonitor(settings.metrics_interval_ms / 1000, visible=environment_visible())
+    if settings.allow_metrics and settings.allow_gpu_metrics:
+        monitor.start()
+    try:
+        yield monitor
+    finally:
+        monitor.close()
 
 
 def _on_signal(number: int, stop_requested: asyncio.Event) -> None:

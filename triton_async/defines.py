@@ -260,3 +260,6 @@ MAX_PRIORITY_LEVELS = 256
 
 # Microseconds of a queue delay or timeout (31 years): as nanoseconds added to a clock it still fits in int64.
 MAX_DELAY_US = 10**15
+
+# Seconds between two readings of the GPUs: the driver takes the samples that it answers from no faster.
+GPU_POLL_MIN_S = 0.1

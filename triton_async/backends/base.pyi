@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 from triton_async.config.autocomplete import ModelIO
-from triton_async.config.model_config import InstanceGroup, ModelConfig
+from triton_async.config.model_config import InstanceGroup, InstanceKind, ModelConfig
 from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse
 from triton_async.infer.signature import ModelSignature
@@ -13,6 +13,11 @@ from triton_async.memory.slab import SlabPool
 
 class Backend:
     name: str
+    accelerators: bool
+    @property
+    def kinds(self) -> tuple[InstanceKind, ...]: ...
+    @property
+    def gpu_problem(self) -> str: ...
     def inspect(self, path: Path, proto: Any) -> ModelIO | None: ...
     def load(self, context: LoadContext) -> LoadedModel: ...
 

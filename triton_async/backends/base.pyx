@@ -9,6 +9,7 @@ from triton_async.infer.signature cimport ModelSignature
 from triton_async.infer.tensor cimport Tensor
 from triton_async.memory.slab cimport SlabPool, ta_slab_pool
 
+from triton_async.config.model_config import InstanceKind
 from triton_async.errors import ServerError, Unsupported
 from triton_async.infer.tensor import from_numpy
 from triton_async.memory.pools import Pools
@@ -27,6 +28,17 @@ class Backend:
     """One engine, by its Triton name. Made at first use; holds what all its models share. Any thread."""
 
     name = ""
+
+    #: InstanceKinds that it makes instances of. Asked on a load thread: may load the engine, but neither CUDA nor CuPy.
+    kinds = (InstanceKind.CPU, InstanceKind.MODEL)
+
+    #: Whether it knows `optimization.execution_accelerators`.
+    accelerators = False
+
+    @property
+    def gpu_problem(self):
+        """Why it makes no instances on GPUs, where `kinds` has none."""
+        return f"the {self.name} backend runs on the CPU only"
 
     def inspect(self, path, proto):
         """Inputs and outputs of the model file or folder at `path`, for auto-complete: a config ModelIO, or None

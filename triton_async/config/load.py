@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from triton_async.config.labels import read_labels
 from triton_async.config.model_config import ModelConfig, freeze, version_policy
 from triton_async.config.normalise import normalise, normalise_instances
 from triton_async.config.paths import safe_join
+from triton_async.config.placement import FindGpus, Gpus, may_use_gpus, no_gpus
 from triton_async.config.settings import DEFAULT_MAX_BATCH_SIZE
 from triton_async.config.unsupported import refuse_unsupported
 from triton_async.config.validate import validate_config, validate_instances, validate_name
@@ -36,18 +37,24 @@ def load(
     auto_complete: bool = True,
     config_name: str = "",
     default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE,
-    gpus: Sequence[int] = (),
+    find_gpus: FindGpus = no_gpus,
 ) -> ModelConfig:
     """The complete, valid, frozen config of the model in `model_dir`, whose directory name is `name`.
 
     `version`: whose files to inspect; the highest that the version policy selects by default.
-    `auto_complete` False is --disable-auto-complete-config, `config_name` is --model-config-name. `gpus`:
-    those its backend may use. Blocks on file I/O and on `inspect`: call it on a loading thread. Raises
-    InvalidArg or Unsupported, whose message names the config file, and whatever ServerError `inspect` raises.
+    `auto_complete` False is --disable-auto-complete-config, `config_name` is --model-config-name.
+    Blocks on file I/O, on `find_gpus` and on `inspect`: call it on a loading thread. Raises InvalidArg or
+    Unsupported, whose message names the config file, and whatever ServerError the two raise.
     """
     proto, filename = _read(model_dir, name, auto_complete, config_name)
     try:
-        _prepare(proto, model_dir, name, gpus)
+        _prepare(proto, model_dir, name)
+    except ServerError as error:
+        raise _in_file(error, filename) from None
+    gpus = find_gpus(proto.backend) if may_use_gpus(proto) else Gpus()
+    try:
+        normalise_instances(proto, gpus.usable)
+        validate_instances(proto, gpus)
         path = model_path(proto, model_dir, version)
     except ServerError as error:
         raise _in_file(error, filename) from None
@@ -117,14 +124,12 @@ def _read(model_dir: Path, name: str, auto_complete: bool, config_name: str) -> 
     return proto, filename
 
 
-def _prepare(proto: Any, model_dir: Path, name: str, gpus: Sequence[int]) -> None:
-    """All that needs no look into the model."""
+def _prepare(proto: Any, model_dir: Path, name: str) -> None:
+    """All that needs no look into the model and none at the machine."""
     refuse_unsupported(proto)
     deduce(proto, model_dir, name)
     normalise(proto)
     validate_config(proto)
-    normalise_instances(proto, gpus)
-    validate_instances(proto, gpus)
 
 
 def _in_file(error: ServerError, filename: str | None) -> ServerError:

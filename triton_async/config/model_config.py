@@ -82,6 +82,8 @@ class Instance:
     device: int
     passive: bool
     group: int
+    # Triton's default where the group names none: cpu, model or gpu_<device>.
+    host_policy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,12 +181,17 @@ class ModelConfig:
             devices = group.gpus if group.kind is InstanceKind.GPU else (0,)
             places = [device for device in devices for _ in range(group.count)]
             for i, device in enumerate(places):
-                made.append(Instance(f"{group.name}_{i}", group.kind, device, group.passive, index))
+                policy = group.host_policy or _host_policy(group.kind, device)
+                made.append(Instance(f"{group.name}_{i}", group.kind, device, group.passive, index, policy))
         return tuple(made)
 
     def json(self) -> dict[str, Any]:
         """Triton's JSON form, for GET .../config."""
         return config_json(self.proto)
+
+
+def _host_policy(kind: InstanceKind, device: int) -> str:
+    return f"gpu_{device}" if kind is InstanceKind.GPU else kind.name.lower()
 
 
 def freeze(proto: Any, warnings: Iterable[str] = ()) -> ModelConfig:

@@ -341,10 +341,10 @@ MEMORY = (
     ),
     _tuning("buffer-manager-thread-count", 0, "instance threads copy by themselves"),
     _later("host-policy", "", "host policies", repeat=True, form="<<string>,<string>=<string>>"),
-    _later(
+    _text(
         "model-load-gpu-limit",
         "",
-        "GPU limits of model loading",
+        "Load no model on a GPU that has more than this fraction of its memory in use. May be repeated.",
         repeat=True,
         form="<<device_id>:<fraction>>",
     ),

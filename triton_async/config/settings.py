@@ -118,6 +118,8 @@ class Settings:
     cuda_memory_pool_byte_size: Mapping[int, int] = field(default_factory=_empty)
     min_supported_compute_capability: float = MIN_COMPUTE_CAPABILITY
     allow_client_shm: bool = False
+    # GPU -> fraction of its memory that may be in use when a model starts to load.
+    model_load_gpu_limit: Mapping[int, float] = field(default_factory=_empty)
 
     # One line for each option that was accepted without effect, or is deprecated.
     warnings: tuple[str, ...] = ()
@@ -267,6 +269,9 @@ def _settings(values: dict[str, Any], warnings: list[str]) -> Settings:
     values["cuda_memory_pool_byte_size"] = _int_pairs(
         OPTIONS["cuda-memory-pool-byte-size"], values.get("cuda_memory_pool_byte_size", ())
     )
+    values["model_load_gpu_limit"] = _fractions(
+        OPTIONS["model-load-gpu-limit"], values.get("model_load_gpu_limit", ())
+    )
     metrics = _metrics_config(values.pop("metrics_config", ()))
     values["counter_latencies"] = metrics.get("counter_latencies", True)
     settings = Settings(**values, warnings=tuple(warnings))
@@ -345,6 +350,29 @@ def _metrics_config(texts: Sequence[str]) -> dict[str, bool]:
 def _int_pairs(option: Option, texts: Sequence[str]) -> Mapping[int, int]:
     """`<integer>:<integer>` of each text; a later one for the same key wins, as in Triton."""
     found: dict[int, int] = {}
+    for text, first, second in _pairs(option, texts):
+        if not (first.isascii() and first.isdigit() and second.isascii() and second.isdigit()):
+            raise _bad(option, f"Invalid option value. Got {text}")
+        if len(first) > 9 or len(second) > 18:
+            raise _bad(option, f"Provided option value is out of bound. Got {text}")
+        found[int(first)] = int(second)
+    return MappingProxyType(found)
+
+
+def _fractions(option: Option, texts: Sequence[str]) -> Mapping[int, float]:
+    """`<device_id>:<fraction>` of each text, fractions from 0 to 1; a later one for the same device wins."""
+    found: dict[int, float] = {}
+    for text, first, second in _pairs(option, texts):
+        if not re.fullmatch("[0-9]{1,9}", first, re.ASCII) or not _FLOAT.match(second):
+            raise _bad(option, f"Invalid option value. Got {text}")
+        if not 0.0 <= float(second) <= 1.0:
+            raise _bad(option, f"Provided option value is out of bound. Got {text}")
+        found[int(first)] = float(second)
+    return MappingProxyType(found)
+
+
+def _pairs(option: Option, texts: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Each text with what stands before and behind its one colon."""
     for text in texts:
         first, colon, second = text.partition(":")
         if not colon or ":" in second:
@@ -353,9 +381,4 @@ def _int_pairs(option: Option, texts: Sequence[str]) -> Mapping[int, int]:
                 "Cannot parse pair option due to incorrect number of inputs."
                 f"--<pair option> argument requires format <first>:<second>. Found: {text}",
             )
-        if not (first.isascii() and first.isdigit() and second.isascii() and second.isdigit()):
-            raise _bad(option, f"Invalid option value. Got {text}")
-        if len(first) > 9 or len(second) > 18:
-            raise _bad(option, f"Provided option value is out of bound. Got {text}")
-        found[int(first)] = int(second)
-    return MappingProxyType(found)
+        yield text, first, second

@@ -18,16 +18,6 @@ _FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("model_operations", "custom operator libraries", lambda c: bool(c.model_operations.op_library_filename)),
     ("batch_input", "ragged batching", lambda c: bool(c.batch_input)),
     ("batch_output", "ragged batching", lambda c: bool(c.batch_output)),
-    (
-        "optimization.execution_accelerators.cpu_execution_accelerator",
-        "execution accelerators",
-        lambda c: bool(c.optimization.execution_accelerators.cpu_execution_accelerator),
-    ),
-    (
-        "optimization.execution_accelerators.gpu_execution_accelerator",
-        "execution accelerators",
-        lambda c: bool(c.optimization.execution_accelerators.gpu_execution_accelerator),
-    ),
 )
 
 

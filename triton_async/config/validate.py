@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 from triton_async import defines
 from triton_async.config.model_config import InstanceKind, TimeoutAction
 from triton_async.config.paths import safe_name
+from triton_async.config.placement import Gpus
 from triton_async.errors import InvalidArg
 
 # Backends that belong to platforms; any other backend goes with any platform.
@@ -137,8 +137,8 @@ def _check_model_metrics(proto: Any) -> None:
             raise InvalidArg(f"histogram options 'buckets' must be ascending for {proto.name}")
 
 
-def validate_instances(proto: Any, gpus: Sequence[int] = ()) -> None:
-    """InvalidArg for the first instance group that cannot be made here. `gpus`: those the backend may use."""
+def validate_instances(proto: Any, gpus: Gpus) -> None:
+    """InvalidArg for the first instance group that cannot be made here."""
     if proto.HasField("ensemble_scheduling"):
         return
     total = 0
@@ -158,25 +158,22 @@ def validate_instances(proto: Any, gpus: Sequence[int] = ()) -> None:
         _check_profiles(proto, group, where)
 
 
-def _check_placement(group: Any, where: str, gpus: Sequence[int]) -> None:
+def _check_placement(group: Any, where: str, gpus: Gpus) -> None:
     if group.kind not in (InstanceKind.GPU, InstanceKind.CPU, InstanceKind.MODEL):
         raise InvalidArg(f"{where} has unknown kind {group.kind}")
     if group.kind != InstanceKind.GPU:
         if group.gpus:
             raise InvalidArg(f"{where} has kind {_kind_name(group.kind)} but specifies one or more GPUs")
         return
-    if not gpus:
-        raise InvalidArg(
-            f"{where} has kind KIND_GPU but no GPUs are available to its backend: use KIND_CPU, or "
-            "KIND_AUTO to run on CPU where there is no GPU"
-        )
+    if not gpus.usable:
+        raise InvalidArg(f"{where} has kind KIND_GPU but no GPUs are available: {gpus.problem}")
     if not group.gpus:
         raise InvalidArg(f"{where} has kind KIND_GPU but specifies no GPUs")
     for gpu in group.gpus:
-        if gpu not in gpus:
+        if gpu not in gpus.usable:
             raise InvalidArg(
                 f"{where} specifies invalid or unsupported gpu id {gpu}. GPUs that may be used are: "
-                + ", ".join(map(str, gpus))
+                + ", ".join(map(str, gpus.usable))
             )
 
 

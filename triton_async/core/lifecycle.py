@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from enum import Enum
@@ -17,10 +17,19 @@ from triton_async.config.labels import read_labels
 from triton_async.config.load import model_path
 from triton_async.config.model_config import InstanceKind, ModelConfig, QueuePolicy, TensorConfig
 from triton_async.core.completion import CompletionRing
+from triton_async.core.families import MetricSource
 from triton_async.core.instances import Instance
 from triton_async.core.model import Model
+from triton_async.core.placement import (
+    GpuLoads,
+    MemoryUsage,
+    check_load_limits,
+    gpus_in_use,
+    used_nbytes,
+)
 from triton_async.errors import InternalError, ServerError
 from triton_async.infer.signature import ModelSignature, TensorSpec
+from triton_async.memory.devices import Devices
 from triton_async.memory.pools import Pools
 from triton_async.memory.regions import RegionRegistry
 from triton_async.memory.slab import SlabPool
@@ -50,8 +59,10 @@ class Backends(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What every model version is made on. `executor` runs blocking loads; `pools` is its memory, and the GPUs;
-    `regions` that of clients, who by default may register none."""
+    """What the server's models are made on. `executor` runs blocking loads; `pools` is its memory, and the GPUs;
+    `regions` that of clients, who by default may register none. `gpu_limits`: --model-load-gpu-limit. For the metrics:
+    `gpu_uuid` of a GPU, "" when it is not known.
+    """
 
     loop: asyncio.AbstractEventLoop
     ring: CompletionRing
@@ -60,21 +71,30 @@ class Host:
     executor: Executor
     backend_config: Mapping[str, Mapping[str, str]]
     regions: RegionRegistry = field(default_factory=RegionRegistry)
+    gpu_limits: Mapping[int, float] = field(default_factory=dict)
+    gpu_loads: GpuLoads = field(default_factory=GpuLoads)
+    metric_sources: Sequence[MetricSource] = ()
+    gpu_uuid: Callable[[int], str] = lambda device: ""
 
     @property
     def pool(self) -> SlabPool:
         """Host memory, for what front-ends receive."""
         return self.pools.host
 
+    def open_devices(self) -> Devices:
+        """The machine's GPUs. The first call may load CUDA and block. Unsupported, with the reason, for none."""
+        return self.pools.devices
+
 
 @dataclass(slots=True)
 class LoadedVersion:
-    """A version whose instances run. `load_secs`: how long the load took."""
+    """A version whose instances run. `load_secs`: how long the load took. `memory`: what it took, where known."""
 
     version: int
     model: Model
     loaded: LoadedModel
     load_secs: float
+    memory: tuple[MemoryUsage, ...] = ()
 
 
 def make_signature(config: ModelConfig, version: int, model_dir: Path) -> ModelSignature:
@@ -98,6 +118,34 @@ def make_signature(config: ModelConfig, version: int, model_dir: Path) -> ModelS
 
 async def load_version(host: Host, config: ModelConfig, version: int, model_dir: Path) -> LoadedVersion:
     """Loads a version and starts all its instances. ServerError with the reason; nothing is left behind then."""
+    gpus = gpus_in_use(config)
+    place = host.gpu_loads.begin(gpus)
+    try:
+        before = await run_blocking(host, _used_before, host, gpus) if gpus else {}
+        version_loaded = await _load_version(host, config, version, model_dir)
+        after = await run_blocking(host, _used_after, host, gpus) if gpus else {}
+    finally:
+        alone = host.gpu_loads.end(place)
+    grown = {gpu: after[gpu] - before[gpu] for gpu in alone if gpu in after}
+    version_loaded.memory = tuple(MemoryUsage("GPU", gpu, nbytes) for gpu, nbytes in grown.items() if nbytes > 0)
+    return version_loaded
+
+
+def _used_before(host: Host, gpus: tuple[int, ...]) -> dict[int, int]:
+    devices = host.open_devices()
+    check_load_limits(devices, gpus, host.gpu_limits)
+    return used_nbytes(devices, gpus)
+
+
+def _used_after(host: Host, gpus: tuple[int, ...]) -> dict[int, int]:
+    try:
+        return used_nbytes(host.open_devices(), gpus)
+    except Exception:  # for the statistics alone: the model is loaded, and must not be lost for that
+        log.exception("the memory that a model took on its GPUs is not known")
+        return {}
+
+
+async def _load_version(host: Host, config: ModelConfig, version: int, model_dir: Path) -> LoadedVersion:
     started = time.monotonic()
     signature, loaded = await run_blocking(host, _load_blocking, host, config, version, model_dir)
     instances: list[Instance] = []

@@ -6,19 +6,19 @@ Rendered from plain counters when somebody scrapes; the request path knows nothi
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from triton_async.config.model_config import InstanceKind, ModelConfig
 from triton_async.config.settings import Settings
+from triton_async.core.families import Sample, add_family
+from triton_async.core.lifecycle import Host
+from triton_async.core.placement import gpus_in_use
 from triton_async.core.repository import ModelRepository
 from triton_async.infer.batch import live_batches
 from triton_async.infer.request import live_requests
 from triton_async.infer.response import live_responses
 from triton_async.infer.tensor import live_tensors
 from triton_async.memory.buffer import live_buffers
-
-Labels = Mapping[str, str]
-Sample = tuple[Labels, float | int]
 
 _DURATIONS = {
     "request": "Cumulative inference request duration in microseconds (includes cached requests)",
@@ -33,8 +33,9 @@ _DURATIONS = {
 class Metrics:
     """The /metrics page. Loop thread."""
 
-    def __init__(self, settings: Settings, repository: ModelRepository) -> None:
+    def __init__(self, settings: Settings, repository: ModelRepository, host: Host) -> None:
         self._settings = settings
+        self._machine = host
         self._repository = repository
         self._cpu = CpuUtilization(settings.metrics_interval_ms / 1000)
 
@@ -44,6 +45,14 @@ class Metrics:
         self._models(lines)
         if self._settings.allow_cpu_metrics:
             self._host(lines)
+        total, used = self._machine.pools.pinned_usage()
+        add_family(lines, "nv_pinned_memory_pool_total_bytes", "gauge", "Pinned memory pool size, in bytes",
+                   [({}, total)])  # fmt: skip
+        add_family(lines, "nv_pinned_memory_pool_used_bytes", "gauge", "Pinned memory pool in use, in bytes",
+                   [({}, used)])  # fmt: skip
+        for source in self._machine.metric_sources:
+            for name, kind, text, samples in source():
+                add_family(lines, name, kind, text, samples)
         live = {
             "request": live_requests(),
             "response": live_responses(),
@@ -51,7 +60,7 @@ class Metrics:
             "tensor": live_tensors(),
             "lease": live_buffers(),
         }
-        _family(
+        add_family(
             lines, "triton_async_live_objects", "gauge", "Objects of the request path that are alive",
             [({"kind": kind}, count) for kind, count in live.items()],
         )  # fmt: skip
@@ -69,6 +78,7 @@ class Metrics:
             model = loaded.model
             labels = {"model": name, "version": str(version)}
             labels |= {f"_{key}": value for key, value in model.config.metric_tags.items()}
+            labels |= self._gpu_label(model.config)
             succeeded, failed, spent = model.statistics.counters()
             success.append((labels, succeeded))
             failure += [({**labels, "reason": reason}, number) for reason, number in failed.items()]
@@ -78,28 +88,35 @@ class Metrics:
             load.append((labels, round(loaded.load_secs, 6)))
             for key, microseconds in spent.items():
                 durations[key].append((labels, microseconds))
-        _family(lines, "nv_inference_request_success", "counter",
+        add_family(lines, "nv_inference_request_success", "counter",
                 "Number of successful inference requests, all batch sizes", success)  # fmt: skip
-        _family(lines, "nv_inference_request_failure", "counter",
+        add_family(lines, "nv_inference_request_failure", "counter",
                 "Number of failed inference requests, all batch sizes", failure)  # fmt: skip
-        _family(lines, "nv_inference_count", "counter",
+        add_family(lines, "nv_inference_count", "counter",
                 "Number of inferences performed (does not include cached requests)", count)  # fmt: skip
-        _family(lines, "nv_inference_exec_count", "counter",
+        add_family(lines, "nv_inference_exec_count", "counter",
                 "Number of model executions performed (does not include cached requests)", executions)  # fmt: skip
         if self._settings.counter_latencies:
             for key, text in _DURATIONS.items():
-                _family(lines, f"nv_inference_{key}_duration_us", "counter", text, durations[key])
-        _family(lines, "nv_inference_pending_request_count", "gauge",
+                add_family(lines, f"nv_inference_{key}_duration_us", "counter", text, durations[key])
+        add_family(lines, "nv_inference_pending_request_count", "gauge",
                 "Instantaneous number of pending requests awaiting execution per-model.", pending)  # fmt: skip
-        _family(lines, "nv_model_load_duration_secs", "gauge", "Model load time in seconds", load)
+        add_family(lines, "nv_model_load_duration_secs", "gauge", "Model load time in seconds", load)
+
+    def _gpu_label(self, config: ModelConfig) -> dict[str, str]:
+        """Triton's label of what runs on one GPU. Our series are of a model, so one on several has none."""
+        gpus = gpus_in_use(config)
+        alone = len(gpus) == 1 and all(group.kind is InstanceKind.GPU for group in config.instance_groups)
+        uuid = self._machine.gpu_uuid(gpus[0]) if alone else ""
+        return {"gpu_uuid": uuid} if uuid else {}
 
     def _host(self, lines: list[str]) -> None:
         memory = _memory()
-        _family(lines, "nv_cpu_utilization", "gauge", "CPU utilization rate [0.0 - 1.0]",
+        add_family(lines, "nv_cpu_utilization", "gauge", "CPU utilization rate [0.0 - 1.0]",
                 [({}, self._cpu.value())])  # fmt: skip
-        _family(lines, "nv_cpu_memory_total_bytes", "gauge", "CPU total memory (RAM), in bytes",
+        add_family(lines, "nv_cpu_memory_total_bytes", "gauge", "CPU total memory (RAM), in bytes",
                 [({}, memory["MemTotal"])])  # fmt: skip
-        _family(lines, "nv_cpu_memory_used_bytes", "gauge", "CPU used memory (RAM), in bytes",
+        add_family(lines, "nv_cpu_memory_used_bytes", "gauge", "CPU used memory (RAM), in bytes",
                 [({}, memory["MemTotal"] - memory["MemAvailable"])])  # fmt: skip
 
 
@@ -137,15 +154,3 @@ def _memory() -> dict[str, int]:
         if key in found:
             found[key] = int(rest.split()[0]) * 1024
     return found
-
-
-def _family(lines: list[str], name: str, kind: str, text: str, samples: Iterable[Sample]) -> None:
-    lines.append(f"# HELP {name} {text}")
-    lines.append(f"# TYPE {name} {kind}")
-    for labels, value in samples:
-        shown = ",".join(f'{key}="{_escape(labels[key])}"' for key in sorted(labels))
-        lines.append(f"{name}{{{shown}}} {value}" if shown else f"{name} {value}")
-
-
-def _escape(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

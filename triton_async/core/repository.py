@@ -15,6 +15,7 @@ from triton_async.config.model_config import ModelConfig
 from triton_async.config.settings import Settings
 from triton_async.core.lifecycle import Host, LoadedVersion, State, load_version, retire, run_blocking
 from triton_async.core.model import Model
+from triton_async.core.placement import check_backend, find_gpus
 from triton_async.errors import InternalError, InvalidArg, NotFound, ServerError, Unavailable, Unsupported
 
 log = logging.getLogger("triton_async.core")
@@ -301,15 +302,19 @@ class ModelRepository:
 
     def _read_config(self, name: str, directory: Path, version: int) -> ModelConfig:
         settings = self._settings
-        return load_config(
+        backends = self._host.backends
+        config = load_config(
             directory,
             name,
-            inspect=lambda backend, path, proto: self._host.backends.get(backend).inspect(path, proto),
+            inspect=lambda backend, path, proto: backends.get(backend).inspect(path, proto),
             version=version,
             auto_complete=not settings.disable_auto_complete_config,
             config_name=settings.model_config_name,
             default_max_batch_size=settings.default_max_batch_size,
+            find_gpus=lambda backend: find_gpus(backends.get(backend), self._host.open_devices),
         )
+        check_backend(backends.get(config.backend), config, self._host.open_devices)
+        return config
 
     def _unload(self, entry: ModelEntry) -> None:
         for version in entry.versions:

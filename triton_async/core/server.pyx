@@ -72,7 +72,7 @@ cdef class InferenceServer:
         self.versions = {}
         self.readiness_waiters = set()
         self.repository = ModelRepository(settings, host, self._on_models_changed)
-        self.metrics = Metrics(settings, self.repository)
+        self.metrics = Metrics(settings, self.repository, host)
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -216,7 +216,10 @@ cdef class InferenceServer:
         if name and version != -1 and (name, version) not in self.versions:
             raise InvalidArg(f"requested model version is not available for model '{name}'")
         return [
-            loaded.model.statistics.as_dict(found, str(number))
+            {
+                **loaded.model.statistics.as_dict(found, str(number)),
+                "memory_usage": [usage.as_dict() for usage in loaded.memory],
+            }
             for found, number, loaded in self.repository.ready_models()
             if name in ("", found) and version in (-1, number)
         ]

@@ -11,6 +11,7 @@ from triton_async.config.autocomplete import ModelIO, TensorInfo, deduce
 from triton_async.config.load import load
 from triton_async.config.model_config import InstanceKind, ModelConfig
 from triton_async.config.pbtxt import parse
+from triton_async.config.placement import Gpus
 from triton_async.errors import InvalidArg
 
 
@@ -217,19 +218,23 @@ def kinds(config: ModelConfig) -> list[tuple[str, InstanceKind, int]]:
     return [(i.name, i.kind, i.device) for i in config.instances()]
 
 
+def two_gpus(backend: str) -> Gpus:
+    return Gpus((0, 1))
+
+
 def test_instances_run_where_they_can(tmp_path: Path) -> None:
     cpu, gpu = InstanceKind.CPU, InstanceKind.GPU
     assert kinds(load_text(tmp_path / "a", None)) == [("m_0", cpu, 0), ("m_1", cpu, 0)]
-    assert kinds(load_text(tmp_path / "b", None, gpus=(0, 1))) == [("m_0", gpu, 0), ("m_1", gpu, 1)]
+    assert kinds(load_text(tmp_path / "b", None, find_gpus=two_gpus)) == [("m_0", gpu, 0), ("m_1", gpu, 1)]
     auto = "instance_group { count: 1 gpus: 7 }"
     with pytest.raises(InvalidArg, match="KIND_CPU but specifies one or more GPUs"):
-        load_text(tmp_path / "c", auto, gpus=(0, 1))
+        load_text(tmp_path / "c", auto, find_gpus=two_gpus)
     two = 'instance_group [ { count: 1 }, { name: "g" kind: KIND_CPU passive: true } ]'
     got = load_text(tmp_path / "d", two)
     assert kinds(got) == [("m_0_0", cpu, 0), ("g_0", cpu, 0), ("g_1", cpu, 0)]
     assert [i.passive for i in got.instances()] == [False, True, True]
     with pytest.raises(InvalidArg, match=r"unsupported gpu id 5\. GPUs that may be used are: 0, 1"):
-        load_text(tmp_path / "e", "instance_group { kind: KIND_GPU gpus: 5 }", gpus=(0, 1))
+        load_text(tmp_path / "e", "instance_group { kind: KIND_GPU gpus: 5 }", find_gpus=two_gpus)
 
 
 def test_only_onnx_models_get_two_instances_on_cpu(tmp_path: Path) -> None:

@@ -292,14 +292,6 @@ UNSUPPORTED = [
         "batch_input",
     ),
     ("batch_output { target_name: 'scores' source_input: 'image' }", "batch_output"),
-    (
-        "optimization { execution_accelerators { cpu_execution_accelerator { name: 'openvino' } } }",
-        "cpu_execution_accelerator",
-    ),
-    (
-        "optimization { execution_accelerators { gpu_execution_accelerator { name: 'tensorrt' } } }",
-        "gpu_execution_accelerator",
-    ),
     ("instance_group { rate_limiter { resources { name: 'r' count: 1 } } }", "rate_limiter.resources"),
     ("instance_group { secondary_devices { device_id: 0 } }", "secondary_devices"),
 ]

@@ -149,6 +149,13 @@ def test_pools_and_metrics_settings() -> None:
     assert got.counter_latencies is False
 
 
+def test_load_limits_are_fractions_by_gpu() -> None:
+    given = ("0:0.5", "1:1", "0:.25", "12:0")
+    got = settings(*(f"--model-load-gpu-limit={text}" for text in given))
+    assert dict(got.model_load_gpu_limit) == {0: 0.25, 1: 1.0, 12: 0.0}
+    assert dict(settings().model_load_gpu_limit) == {}
+
+
 def test_thread_and_retry_counts_are_raised_to_what_makes_sense() -> None:
     got = settings("--model-load-thread-count=0", "--model-load-retry-count=-3", "--exit-timeout-secs=-1")
     assert (got.model_load_thread_count, got.model_load_retry_count, got.exit_timeout_secs) == (1, 0, 0)
@@ -211,6 +218,14 @@ BAD = [
     ([REPOSITORY, "--metrics-config=counter_latencies=2"], "invalid value for bool option: 2"),
     ([REPOSITORY, "--cuda-memory-pool-byte-size=0"], "Cannot parse pair option"),
     ([REPOSITORY, "--cuda-memory-pool-byte-size=0:x"], "Invalid option value."),
+    ([REPOSITORY, "--model-load-gpu-limit=0.5"], "Cannot parse pair option due to incorrect number of inputs."),
+    ([REPOSITORY, "--model-load-gpu-limit=0:1:2"], "Cannot parse pair option"),
+    ([REPOSITORY, "--model-load-gpu-limit=x:0.5"], "Invalid option value. Got x:0.5"),
+    ([REPOSITORY, "--model-load-gpu-limit=-1:0.5"], "Invalid option value. Got -1:0.5"),
+    ([REPOSITORY, "--model-load-gpu-limit=0:half"], "Invalid option value. Got 0:half"),
+    ([REPOSITORY, "--model-load-gpu-limit=0:nan"], "Invalid option value. Got 0:nan"),
+    ([REPOSITORY, "--model-load-gpu-limit=0:1.01"], "Provided option value is out of bound. Got 0:1.01"),
+    ([REPOSITORY, "--model-load-gpu-limit=0:-0.1"], "Provided option value is out of bound. Got 0:-0.1"),
     ([REPOSITORY, "--model-config-name=../x"], 'Bad option: "--model-config-name".'),
     (
         [REPOSITORY, "--http-port=9100", "--grpc-port=9100"],

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import uvloop
@@ -16,14 +17,16 @@ from triton_async.backends.registry import BackendRegistry
 from triton_async.config.settings import parse
 from triton_async.core.completion import CompletionRing
 from triton_async.core.lifecycle import Backends, Host
+from triton_async.core.placement import OpenDevices
 from triton_async.core.server import InferenceServer
+from triton_async.errors import Unsupported
 from triton_async.infer.batch import live_batches
 from triton_async.infer.request import InferRequest, live_requests
 from triton_async.infer.response import live_responses
 from triton_async.infer.tensor import from_numpy, live_tensors
 from triton_async.memory.buffer import live_buffers
+from triton_async.memory.devices import Devices
 from triton_async.memory.pools import Pools
-from triton_async.memory.regions import RegionRegistry
 from triton_async.memory.slab import SlabPool
 
 
@@ -47,25 +50,31 @@ def request(name: str, values: list[float] | np.ndarray, **more: object) -> Infe
     return InferRequest(name, inputs=[from_numpy("INPUT0", array)], **more)  # type: ignore[arg-type]
 
 
+def no_devices() -> Devices:
+    """OpenDevices of tests that are the same whatever the machine has."""
+    raise Unsupported("this server was made without GPU support")
+
+
 @asynccontextmanager
 async def running(
     root: Path,
     *options: str,
     backends: Backends | None = None,
     pools: Pools | None = None,
-    regions: RegionRegistry | None = None,
+    open_devices: OpenDevices = no_devices,
+    **more: Any,
 ) -> AsyncIterator[InferenceServer]:
-    """Starts a server on the repository, and stops it at the end. `backends`, `pools` in place of the package's own;
-    `regions`: where clients may register theirs."""
+    """Starts a server on the repository, and stops it at the end. `backends`, `pools` in place of the package's own, or
+    `open_devices` of its pools; `more` of its Host."""
     loop = asyncio.get_running_loop()
     settings = parse([f"--model-repository={root}", *options])
     ring = CompletionRing()
     ring.attach(loop)
-    pools = pools or Pools(SlabPool(1 << 24))
+    pools = pools or Pools(SlabPool(1 << 24), open_devices)
     with ThreadPoolExecutor(4) as executor:
         host = Host(
             loop, ring, pools, backends or BackendRegistry(), executor, settings.backend_config,
-            regions or RegionRegistry(),
+            gpu_limits=settings.model_load_gpu_limit, **more,
         )  # fmt: skip
         server = InferenceServer(settings, host)
         await server.start()

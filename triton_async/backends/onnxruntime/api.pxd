@@ -16,6 +16,8 @@ cdef extern from "ort_api.h" nogil:
     ctypedef struct ort_memory_info
     ctypedef struct ort_type_info
     ctypedef struct ort_tensor_info
+    ctypedef struct ort_cuda_options
+    ctypedef struct ort_tensorrt_options
     ctypedef const void *ort_table
     ctypedef struct ort_api_base:
         ort_table (*get_api)(uint32_t version) noexcept nogil
@@ -57,6 +59,9 @@ cdef extern from "ort_api.h" nogil:
     void ort_release_tensor_info(ort_table api, ort_tensor_info *info)
     void ort_release_session_options(ort_table api, ort_session_options *options)
     void ort_release_threading_options(ort_table api, ort_threading_options *threads)
+    void ort_release_allocator(ort_table api, ort_allocator *allocator)
+    void ort_release_cuda_options(ort_table api, ort_cuda_options *cuda)
+    void ort_release_tensorrt_options(ort_table api, ort_tensorrt_options *tensorrt)
 
     ort_status *ort_create_env(ort_table api, int severity, const char *id, ort_env **out)
     ort_status *ort_create_env_with_global_threads(ort_table api, int severity, const char *id,
@@ -77,6 +82,21 @@ cdef extern from "ort_api.h" nogil:
     ort_status *ort_add_session_config_entry(ort_table api, ort_session_options *options, const char *key,
                                              const char *value)
 
+    ort_status *ort_available_providers(ort_table api, char ***names, int *count)
+    ort_status *ort_release_available_providers(ort_table api, char **names, int count)
+    ort_status *ort_create_cuda_options(ort_table api, ort_cuda_options **out)
+    ort_status *ort_update_cuda_options(ort_table api, ort_cuda_options *cuda, const char **keys,
+                                        const char **values, size_t count)
+    ort_status *ort_append_cuda(ort_table api, ort_session_options *options, const ort_cuda_options *cuda)
+    ort_status *ort_create_tensorrt_options(ort_table api, ort_tensorrt_options **out)
+    ort_status *ort_update_tensorrt_options(ort_table api, ort_tensorrt_options *tensorrt, const char **keys,
+                                            const char **values, size_t count)
+    ort_status *ort_append_tensorrt(ort_table api, ort_session_options *options,
+                                    const ort_tensorrt_options *tensorrt)
+    ort_status *ort_append_provider(ort_table api, ort_session_options *options, const char *name,
+                                    const char **keys, const char **values, size_t count)
+    ort_status *ort_set_current_gpu(ort_table api, int device)
+
     ort_status *ort_create_session(ort_table api, const ort_env *env, const char *path,
                                    const ort_session_options *options, ort_session **out)
     ort_status *ort_session_count(ort_table api, const ort_session *session, int what, size_t *out)
@@ -96,6 +116,11 @@ cdef extern from "ort_api.h" nogil:
 
     ort_status *ort_create_cpu_memory_info(ort_table api, int allocator_type, int mem_type,
                                            ort_memory_info **out)
+    ort_status *ort_create_memory_info(ort_table api, const char *name, int allocator_type, int device,
+                                       int mem_type, ort_memory_info **out)
+    ort_status *ort_create_allocator(ort_table api, const ort_session *session, const ort_memory_info *info,
+                                     ort_allocator **out)
+    ort_status *ort_allocator_alloc(ort_table api, ort_allocator *allocator, size_t nbytes, void **out)
     ort_status *ort_default_allocator(ort_table api, ort_allocator **out)
     ort_status *ort_allocator_free(ort_table api, ort_allocator *allocator, void *memory)
     ort_status *ort_create_tensor(ort_table api, ort_allocator *allocator, const int64_t *dims, size_t rank,
@@ -128,6 +153,7 @@ cdef class Library:
     cdef ort_memory_info *memory_info     # plain host memory
     cdef ort_allocator *allocator         # the library's own, for names and strings
     cdef readonly str version
+    cdef readonly tuple providers         # names of the execution providers that it was built with
 
     # Raises what a status says, InternalError in Triton's words, and releases it. Nothing for NULL.
     cdef int check(self, ort_status *status) except -1

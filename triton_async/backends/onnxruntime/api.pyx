@@ -22,6 +22,7 @@ from triton_async.datatypes cimport (
 )
 
 import importlib.util
+import re
 from pathlib import Path
 
 from triton_async.errors import InternalError, Unavailable
@@ -133,9 +134,26 @@ def find_library():
     if spec is None or not spec.submodule_search_locations:
         raise Unavailable("the onnxruntime backend needs the Python package 'onnxruntime', which is not installed")
     for location in spec.submodule_search_locations:
-        for path in sorted(Path(location, "capi").glob("libonnxruntime.so*")):
+        path = pick_library(Path(location, "capi"))
+        if path is not None:
             return path
     raise Unavailable("the installed package 'onnxruntime' has no libonnxruntime.so")
+
+
+def pick_library(capi):
+    """The library in the folder `capi`, None when there is none: of several, that of the package installed last.
+
+    The packages with and without GPUs share the folder; the providers beside the library are the last one's.
+    """
+    found = sorted(capi.glob("libonnxruntime.so*"))
+    try:
+        told = re.search(r"^__version__\s*=\s*['\"]([\w.+-]+)", (capi / "build_and_package_info.py").read_text(), re.M)
+    except OSError:
+        told = None
+    own = capi / f"libonnxruntime.so.{told[1]}" if told else None
+    if own in found:
+        return own
+    return found[0] if found else None
 
 
 @cython.final
@@ -158,6 +176,7 @@ cdef class Library:
         self.check(ort_create_cpu_memory_info(self.api, ORT_DEVICE_ALLOCATOR, ORT_MEM_TYPE_DEFAULT,
                                               &self.memory_info))
         self.check(ort_default_allocator(self.api, &self.allocator))
+        self.providers = _available_providers(self)
 
     def __dealloc__(self):
         if self.memory_info != NULL:
@@ -170,6 +189,17 @@ cdef class Library:
         text = ort_get_error_message(self.api, status).decode("utf-8", "replace")
         ort_release_status(self.api, status)
         raise InternalError(f"onnx runtime error {code}: {clean(text)}")
+
+
+cdef tuple _available_providers(Library library):
+    cdef char **names = NULL
+    cdef int count = 0
+    cdef int i
+    library.check(ort_available_providers(library.api, &names, &count))
+    try:
+        return tuple([names[i].decode() for i in range(count)])
+    finally:
+        library.check(ort_release_available_providers(library.api, names, count))
 
 
 # __dealloc__ uses the fields.

@@ -5,9 +5,10 @@ from libc.stdint cimport int32_t
 
 from triton_async.backends.base cimport ModelInstance
 from triton_async.backends.onnxruntime.api cimport ort_value
+from triton_async.backends.onnxruntime.device cimport DeviceInputs
 from triton_async.backends.onnxruntime.session cimport Session
 from triton_async.backends.onnxruntime.values cimport Engine, Port
-from triton_async.infer.batch cimport ta_batch
+from triton_async.infer.batch cimport ta_batch, ta_placement
 from triton_async.memory.slab cimport SlabPool
 
 
@@ -17,6 +18,7 @@ cdef class OnnxRuntimeInstance(ModelInstance):
     cdef Session session                # own or shared with the model's other instances; None once closed
     cdef SlabPool pool
     cdef list names                     # bytes that Port.name points at
+    cdef DeviceInputs device_inputs     # None on the CPU
     cdef Engine engine
     cdef int n_inputs
     cdef int n_outputs
@@ -26,8 +28,10 @@ cdef class OnnxRuntimeInstance(ModelInstance):
     cdef ort_value **run_values
     cdef int32_t *order
 
+    cdef int _gather(self, ta_batch *batch, int index) noexcept nogil
     cdef int _wrap_inputs(self, ta_batch *batch) noexcept nogil
     cdef int _wrap_outputs(self, ta_batch *batch) noexcept nogil
+    cdef ta_placement *_placement(self, ta_batch *batch, int index) noexcept nogil
     cdef int _run(self, ta_batch *batch, int n_inputs) noexcept nogil
     cdef bint _written(self, ta_batch *batch, int n_outputs) noexcept nogil
     cdef int _run_again(self, ta_batch *batch, int n_inputs, int n_outputs) noexcept nogil

@@ -4,6 +4,8 @@
 bench/results/micro-onnxruntime.md.
 """
 
+import logging
+
 cimport cython
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
@@ -16,6 +18,7 @@ from triton_async.backends.onnxruntime.api cimport (
     ort_value,
     to_element_type,
 )
+from triton_async.backends.onnxruntime.device cimport DeviceInputs, is_aligned, on_device
 from triton_async.backends.onnxruntime.session cimport Session
 from triton_async.backends.onnxruntime.values cimport (
     SHAPE_KNOWN,
@@ -25,15 +28,19 @@ from triton_async.backends.onnxruntime.values cimport (
     Port,
     fail,
     lease_output,
+    place_output,
     set_release_table,
     take_output,
     untouched,
     wrap_input,
 )
 from triton_async.datatypes cimport DT_BYTES, itemsize
-from triton_async.infer.batch cimport ta_batch, ta_tensor
+from triton_async.infer.batch cimport ta_batch, ta_placement, ta_tensor
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
+from triton_async.memory.buffer cimport MEMORY_CPU, MEMORY_GPU
 from triton_async.memory.slab cimport SlabPool, ta_slab_pool
+
+from triton_async.errors import InternalError
 
 cdef extern from "clock.h":
     int64_t ta_now_ns() noexcept nogil
@@ -44,6 +51,8 @@ cdef extern from "gather.h":
     void ta_batch_fail(ta_batch *batch, int32_t code, const char *format, ...) noexcept nogil
 
 cdef int32_t CODE_INTERNAL = 1
+
+log = logging.getLogger("triton_async.backends.onnxruntime")
 
 
 # __dealloc__ uses the fields.
@@ -57,9 +66,11 @@ cdef class OnnxRuntimeInstance(ModelInstance):
         ModelInstance.__init__(self, name)
         self.session = session
         self.pool = pool
-        self.any_thread = True
+        # A run on a GPU waits for it.
+        self.any_thread = session.device < 0
         self.engine.api = session.library.api
         self.engine.memory_info = session.library.memory_info
+        self.engine.device_info = session.device_info
         self.engine.allocator = session.library.allocator
         self.engine.pool = pool.pool
         set_release_table(session.library.api)
@@ -80,6 +91,9 @@ cdef class OnnxRuntimeInstance(ModelInstance):
         for index, spec in enumerate(signature.outputs, self.n_inputs):
             _describe(&self.ports[index], spec, tensors["output", spec.name], signature.max_batch_size > 0,
                       self.names)
+        if session.device >= 0:
+            self.device_inputs = _device_inputs(session, self.n_inputs)
+            self.takes_device = self.device_inputs is not None
 
     def __dealloc__(self):
         free(self.ports)
@@ -89,6 +103,9 @@ cdef class OnnxRuntimeInstance(ModelInstance):
 
     def close(self):
         """Drops the session; it ends with its last instance and its LoadedModel."""
+        if self.device_inputs is not None:
+            self.device_inputs.close()
+            self.device_inputs = None
         self.session = None
 
     cdef void execute(self, ta_batch *batch) noexcept nogil:
@@ -100,6 +117,16 @@ cdef class OnnxRuntimeInstance(ModelInstance):
             self._release(0, n_inputs)
         batch.compute_end_ns = ta_now_ns()
 
+    cdef int _gather(self, ta_batch *batch, int index) noexcept nogil:
+        cdef ta_tensor *input = &batch.inputs[index]
+        # What core has copied to the host, strings above all, has its `data` set.
+        if self.takes_device and input.data == NULL and input.nbytes and on_device(input):
+            return self.device_inputs.gather(batch, index)
+        if ta_gather(input, self.engine.pool) < 0:
+            ta_batch_fail(batch, CODE_INTERNAL, "no memory to gather the inputs of a batch")
+            return -1
+        return 0
+
     # Number of inputs to run with, -1 when the batch failed and nothing is held.
     cdef int _wrap_inputs(self, ta_batch *batch) noexcept nogil:
         cdef int count = 0
@@ -108,9 +135,8 @@ cdef class OnnxRuntimeInstance(ModelInstance):
             if not batch.inputs[i].wanted:
                 continue
             self.run_values[count] = NULL
-            if ta_gather(&batch.inputs[i], self.engine.pool) < 0:
-                ta_batch_fail(batch, CODE_INTERNAL, "no memory to gather the inputs of a batch")
-            elif wrap_input(&self.engine, &self.ports[i], batch, &batch.inputs[i], &self.run_values[count]) == 0:
+            if self._gather(batch, i) == 0 and wrap_input(&self.engine, &self.ports[i], batch, &batch.inputs[i],
+                                                          &self.run_values[count]) == 0:
                 self.run_names[count] = self.ports[i].name
                 count += 1
                 continue
@@ -121,8 +147,10 @@ cdef class OnnxRuntimeInstance(ModelInstance):
     # Number of wanted outputs, entered behind room for all inputs; -1 when the batch failed.
     cdef int _wrap_outputs(self, ta_batch *batch) noexcept nogil:
         cdef int at = self.n_inputs
+        cdef int placed
         cdef int i
         cdef Port *port
+        cdef ta_placement *placement
         for i in range(self.n_outputs):
             if not batch.outputs[i].wanted:
                 continue
@@ -133,10 +161,30 @@ cdef class OnnxRuntimeInstance(ModelInstance):
             at += 1
             if port.shape != SHAPE_SEEN and port.shape != SHAPE_KNOWN:
                 continue
-            if lease_output(&self.engine, port, batch, &batch.outputs[i], &self.run_values[at - 1]) < 0:
+            placement = self._placement(batch, i) if port.shape == SHAPE_KNOWN else NULL
+            placed = 0 if placement == NULL else place_output(&self.engine, port, batch, &batch.outputs[i], placement,
+                                                              &self.run_values[at - 1])
+            if placed == 0:
+                placed = lease_output(&self.engine, port, batch, &batch.outputs[i], &self.run_values[at - 1])
+            if placed < 0:
                 self._release(self.n_inputs, at)
                 return -1
         return at - self.n_inputs
+
+    # Where the session may write an output itself: a lone request wants it in a region on the session's GPU. Core
+    # copies the others.
+    cdef ta_placement *_placement(self, ta_batch *batch, int index) noexcept nogil:
+        cdef ta_placement *placement
+        cdef bint fits
+        cdef int i
+        if not self.takes_device or batch.n_requests > 1:
+            return NULL
+        for i in range(batch.n_placements):
+            placement = &batch.placements[i]
+            if placement.output == index and placement.memory_type == MEMORY_GPU:
+                fits = placement.device_id == self.session.device and is_aligned(placement.data)
+                return placement if fits else NULL
+        return NULL
 
     cdef int _run(self, ta_batch *batch, int n_inputs) noexcept nogil:
         cdef int n_outputs = self._wrap_outputs(batch)
@@ -170,12 +218,17 @@ cdef class OnnxRuntimeInstance(ModelInstance):
     # it was that an output has not the shape it always had. -1 when that is not it.
     cdef int _run_again(self, ta_batch *batch, int n_inputs, int n_outputs) noexcept nogil:
         cdef ort_status *status
+        cdef ta_tensor *output
         cdef bint leased = False
         cdef int i
         for i in range(self.n_inputs, self.n_inputs + n_outputs):
-            leased = leased or batch.outputs[self.order[i]].owner != NULL
-            ta_tensor_release(&batch.outputs[self.order[i]])
-            batch.outputs[self.order[i]].data = NULL
+            output = &batch.outputs[self.order[i]]
+            leased = leased or output.owner != NULL or output.memory_type == MEMORY_GPU
+            ta_tensor_release(output)
+            output.data = NULL
+            output.memory_type = MEMORY_CPU
+        for i in range(batch.n_placements):
+            batch.placements[i].placed = 0
         self._release(self.n_inputs, self.n_inputs + n_outputs)
         if not leased:
             return -1
@@ -200,8 +253,8 @@ cdef class OnnxRuntimeInstance(ModelInstance):
             output = &batch.outputs[self.order[i]]
             value = self.run_values[i]
             self.run_values[i] = NULL
-            if output.owner != NULL:
-                # Written into the slab: the value was only the way there.
+            if output.owner != NULL or output.memory_type == MEMORY_GPU:
+                # Written into the slab or the region: the value was only the way there.
                 ort_release_value(self.engine.api, value)
                 continue
             if take_output(&self.engine, &self.ports[self.n_inputs + self.order[i]], batch, output, value) < 0:
@@ -229,6 +282,15 @@ cdef class OnnxRuntimeInstance(ModelInstance):
             if self.run_values[i] != NULL:
                 ort_release_value(self.engine.api, self.run_values[i])
                 self.run_values[i] = NULL
+
+
+# None when the engine lends no memory of its GPU: core then brings inputs from there to the host, which is slower.
+cdef DeviceInputs _device_inputs(Session session, int count):
+    try:
+        return DeviceInputs(session, count)
+    except InternalError as error:
+        log.warning("inputs in memory of GPU %d go through the host: %s", session.device, error.message)
+        return None
 
 
 cdef int _describe(Port *port, TensorSpec spec, tensor, bint batching, list names) except -1:

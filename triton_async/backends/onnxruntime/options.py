@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from triton_async.config.model_config import ModelConfig
-from triton_async.errors import InvalidArg
+from triton_async.backends.onnxruntime.providers import Provider, providers
+from triton_async.config.model_config import InstanceKind, ModelConfig
+from triton_async.errors import InvalidArg, ServerError
 
 # optimization.graph.level -> GraphOptimizationLevel.
 _LEVELS = {-1: 1, 0: 99, 1: 2, 2: 0}
@@ -24,7 +26,9 @@ _ARENA_SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """How to make a session. Thread counts 0: the engine's choice. `graph_level`: ONNX Runtime's number."""
+    """How to make a session. Thread counts 0: the engine's choice. `graph_level`: ONNX Runtime's number. `device`:
+    the GPU that it runs on, -1 for the CPU.
+    """
 
     intra_op_threads: int = 0
     inter_op_threads: int = 0
@@ -35,6 +39,8 @@ class SessionSettings:
     shared: bool = True
     entries: tuple[tuple[str, str], ...] = ()
     run_entries: tuple[tuple[str, str], ...] = ()
+    providers: tuple[Provider, ...] = ()
+    device: int = -1
 
 
 # Reads what a model declares: nothing is optimised, no weight repacked and no thread started.
@@ -43,8 +49,12 @@ INSPECT = SessionSettings(
 )
 
 
-def session_settings(config: ModelConfig) -> SessionSettings:
-    """Settings of a model's sessions. InvalidArg, naming model and parameter, for a value that can not be."""
+def session_settings(
+    config: ModelConfig, kind: InstanceKind = InstanceKind.CPU, device: int = 0
+) -> SessionSettings:
+    """Settings of a model's sessions for instances of this kind, on this GPU. InvalidArg, naming model and
+    parameter, for a value that can not be.
+    """
     if config.graph_level not in _LEVELS:
         raise InvalidArg(
             f"model '{config.name}': optimization.graph.level is {config.graph_level}, ONNX Runtime knows -1 "
@@ -67,7 +77,9 @@ def session_settings(config: ModelConfig) -> SessionSettings:
         mem_pattern=_flag(where, parameters, "enable_mem_pattern", not dynamic),
         shared=_flag(where, parameters, "share_session_between_instances", True),
         entries=_entries(parameters),
-        run_entries=_run_entries(where, parameters, arena),
+        run_entries=_run_entries(where, parameters, arena, device if kind is InstanceKind.GPU else -1),
+        providers=_providers(config, kind, device),
+        device=device if kind is InstanceKind.GPU else -1,
     )
 
 
@@ -110,15 +122,27 @@ def _entries(parameters: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple({**_QUIET, **given}.items())
 
 
-def _run_entries(where: str, parameters: Mapping[str, str], arena: bool) -> tuple[tuple[str, str], ...]:
+def _providers(config: ModelConfig, kind: InstanceKind, device: int) -> tuple[Provider, ...]:
+    try:
+        return providers(config, kind, device)
+    except ServerError as error:
+        raise type(error)(f"model '{config.name}': {error.message}") from None
+
+
+def _run_entries(
+    where: str, parameters: Mapping[str, str], arena: bool, device: int
+) -> tuple[tuple[str, str], ...]:
     value = parameters.get(_ARENA_SHRINKAGE, "")
     if not value:
         return ()
-    if value != "cpu:0":
-        raise InvalidArg(f"{where} '{_ARENA_SHRINKAGE}' is '{value}', the only arena of this build is 'cpu:0'")
-    if not arena:
+    if not re.fullmatch(r"(cpu:0|gpu:[0-9]{1,4})(;(cpu:0|gpu:[0-9]{1,4}))*", value, re.ASCII):
+        raise InvalidArg(f"{where} '{_ARENA_SHRINKAGE}' is '{value}', expected arenas such as 'cpu:0;gpu:0'")
+    arenas = value.split(";")
+    if "cpu:0" in arenas and not arena:
         raise InvalidArg(f"{where} '{_ARENA_SHRINKAGE}' needs 'enable_mem_arena'")
-    return ((_ARENA_SHRINKAGE, value),)
+    # A session refuses the name of an arena that it does not have.
+    mine = [name for name in arenas if name in ("cpu:0", f"gpu:{device}")]
+    return ((_ARENA_SHRINKAGE, ";".join(mine)),) if mine else ()
 
 
 def _execution_mode(where: str, parameters: Mapping[str, str]) -> bool:

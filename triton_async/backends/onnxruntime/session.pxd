@@ -2,7 +2,13 @@
 
 cimport cython
 
-from triton_async.backends.onnxruntime.api cimport Environment, Library, ort_run_options, ort_session
+from triton_async.backends.onnxruntime.api cimport (
+    Environment,
+    Library,
+    ort_memory_info,
+    ort_run_options,
+    ort_session,
+)
 
 
 # Immutable once made; any number of threads may run it at the same time.
@@ -12,6 +18,8 @@ cdef class Session:
     cdef Environment environment          # must outlive the session
     cdef ort_session *session
     cdef ort_run_options *run_options     # read-only during runs
+    cdef readonly int device              # GPU that it runs on, -1: CPU
+    cdef ort_memory_info *device_info     # memory of that GPU; NULL on the CPU
     cdef readonly tuple inputs            # of config TensorInfo, in the model's order
     cdef readonly tuple outputs
     cdef readonly tuple initializers      # inputs that the model has a default for

@@ -5,6 +5,7 @@ from triton_async.backends.onnxruntime.options import SessionSettings
 from triton_async.config.autocomplete import ModelIO, TensorInfo
 
 class Session:
+    device: int
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     initializers: tuple[TensorInfo, ...]

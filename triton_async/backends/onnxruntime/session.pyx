@@ -3,25 +3,38 @@
 cimport cython
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
+from libc.stdlib cimport calloc, free
 
 from triton_async.backends.onnxruntime.api cimport (
+    ORT_DEVICE_ALLOCATOR,
     ORT_ELEMENT_NONE,
     ORT_KIND_TENSOR,
+    ORT_MEM_TYPE_DEFAULT,
     Environment,
     Library,
     from_element_type,
     ort_add_run_config_entry,
     ort_add_session_config_entry,
     ort_allocator_free,
+    ort_append_cuda,
+    ort_append_provider,
+    ort_append_tensorrt,
+    ort_create_cuda_options,
+    ort_create_memory_info,
     ort_create_run_options,
     ort_create_session,
     ort_create_session_options,
+    ort_create_tensorrt_options,
+    ort_cuda_options,
     ort_dimension_count,
     ort_dimensions,
     ort_disable_per_session_threads,
+    ort_release_cuda_options,
+    ort_release_memory_info,
     ort_release_run_options,
     ort_release_session,
     ort_release_session_options,
+    ort_release_tensorrt_options,
     ort_release_type_info,
     ort_session_count,
     ort_session_name,
@@ -37,12 +50,16 @@ from triton_async.backends.onnxruntime.api cimport (
     ort_table,
     ort_tensor_element_type,
     ort_tensor_info,
+    ort_tensorrt_options,
     ort_type_as_tensor,
     ort_type_info,
     ort_type_kind,
+    ort_update_cuda_options,
+    ort_update_tensorrt_options,
 )
 from triton_async.infer.tensor cimport TA_MAX_RANK
 
+from triton_async.backends.onnxruntime.providers import CUDA, TENSORRT, plain_error
 from triton_async.config.autocomplete import ModelIO, TensorInfo
 from triton_async.errors import InternalError, InvalidArg, Unavailable, Unsupported
 
@@ -68,20 +85,27 @@ cdef class Session:
         _check_file(path)
         self.library = library
         self.environment = environment
+        self.device = settings.device
         library.check(ort_create_session_options(library.api, &options))
         try:
             _apply(library, options, settings, environment.global_threads)
-            with nogil:
-                status = ort_create_session(library.api, environment.env, c_string, options, &self.session)
             try:
+                for provider in settings.providers:
+                    _append(library, options, provider)
+                with nogil:
+                    status = ort_create_session(library.api, environment.env, c_string, options, &self.session)
                 library.check(status)
             except InternalError as error:
-                raise InternalError(error.message.replace(f"{path.parent}/", "")) from None
+                message = error.message.replace(f"{path.parent}/", "")
+                raise InternalError(plain_error(message) if settings.providers else message) from None
         finally:
             ort_release_session_options(library.api, options)
         library.check(ort_create_run_options(library.api, &self.run_options))
         for key, value in settings.run_entries:
             library.check(ort_add_run_config_entry(library.api, self.run_options, key.encode(), value.encode()))
+        if self.device >= 0:
+            library.check(ort_create_memory_info(library.api, b"Cuda", ORT_DEVICE_ALLOCATOR, self.device,
+                                                 ORT_MEM_TYPE_DEFAULT, &self.device_info))
         self.inputs = self._describe(0)
         self.outputs = self._describe(1)
         self.initializers = self._describe(2)
@@ -90,6 +114,8 @@ cdef class Session:
         cdef ort_table api = self.library.api if self.library is not None else NULL
         # Frees weights and joins threads: not while the event loop waits for the GIL.
         with nogil:
+            if self.device_info != NULL:
+                ort_release_memory_info(api, self.device_info)
             if self.run_options != NULL:
                 ort_release_run_options(api, self.run_options)
             if self.session != NULL:
@@ -145,6 +171,66 @@ cdef int _apply(Library library, ort_session_options *options, settings, bint gl
         library.check(ort_set_inter_op_threads(api, options, settings.inter_op_threads))
     for key, value in settings.entries:
         library.check(ort_add_session_config_entry(api, options, key.encode(), value.encode()))
+    return 0
+
+
+# Blocks: a GPU provider's library is loaded, and the GPU's driver started, by its first options.
+cdef int _append(Library library, ort_session_options *options, provider) except -1:
+    cdef list texts = [(key.encode(), value.encode()) for key, value in provider.options]
+    # The longer name is one of newer versions.
+    cdef bytes name = provider.name.removesuffix("ExecutionProvider").encode()
+    cdef const char *c_name = name
+    cdef size_t count = len(texts)
+    cdef const char **keys = <const char **>calloc(2 * count + 1, sizeof(char *))
+    cdef const char **values = keys + count
+    cdef ort_status *status
+    cdef size_t i
+    if keys == NULL:
+        raise MemoryError
+    for i in range(count):
+        keys[i] = <bytes>(<tuple>texts[i])[0]
+        values[i] = <bytes>(<tuple>texts[i])[1]
+    try:
+        if provider.name == CUDA:
+            _append_cuda(library, options, keys, values, count)
+        elif provider.name == TENSORRT:
+            _append_tensorrt(library, options, keys, values, count)
+        else:
+            with nogil:
+                status = ort_append_provider(library.api, options, c_name, keys, values, count)
+            library.check(status)
+    finally:
+        free(keys)
+    return 0
+
+
+cdef int _append_cuda(Library library, ort_session_options *options, const char **keys, const char **values,
+                      size_t count) except -1:
+    cdef ort_cuda_options *cuda = NULL
+    cdef ort_status *status
+    library.check(ort_create_cuda_options(library.api, &cuda))
+    try:
+        with nogil:
+            status = ort_update_cuda_options(library.api, cuda, keys, values, count)
+        library.check(status)
+        library.check(ort_append_cuda(library.api, options, cuda))
+    finally:
+        ort_release_cuda_options(library.api, cuda)
+    return 0
+
+
+cdef int _append_tensorrt(Library library, ort_session_options *options, const char **keys, const char **values,
+                          size_t count) except -1:
+    cdef ort_tensorrt_options *tensorrt = NULL
+    cdef ort_status *status
+    library.check(ort_create_tensorrt_options(library.api, &tensorrt))
+    try:
+        with nogil:
+            status = ort_update_tensorrt_options(library.api, tensorrt, keys, values, count)
+        library.check(status)
+        library.check(ort_append_tensorrt(library.api, options, tensorrt))
+    finally:
+        ort_release_tensorrt_options(library.api, tensorrt)
     return 0
 
 

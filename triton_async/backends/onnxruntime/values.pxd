@@ -5,13 +5,14 @@
 from libc.stdint cimport int64_t
 
 from triton_async.backends.onnxruntime.api cimport ort_allocator, ort_memory_info, ort_status, ort_table, ort_value
-from triton_async.infer.batch cimport ta_batch, ta_tensor
+from triton_async.infer.batch cimport ta_batch, ta_placement, ta_tensor
 from triton_async.memory.slab cimport ta_slab_pool
 
 # What conversions need of the engine.
 ctypedef struct Engine:
     ort_table api
     ort_memory_info *memory_info
+    ort_memory_info *device_info  # memory of the session's GPU; NULL on the CPU
     ort_allocator *allocator
     ta_slab_pool *pool
 
@@ -41,13 +42,19 @@ ctypedef struct Port:
     int shape               # output: Shape
 
 # Makes `input`, gathered before, a value. BYTES are copied, other bytes are used in place: they must outlive the
-# value. Bytes that the type's alignment forbids to use in place are moved to a slab of the batch.
+# value. Bytes that the type's alignment forbids to use in place are moved to a slab of the batch. Bytes in GPU memory
+# are on the session's GPU and aligned.
 cdef int wrap_input(const Engine *engine, const Port *port, ta_batch *batch, ta_tensor *input,
                     ort_value **value) noexcept nogil
 
 # Leases memory for an output of seen or known shape and makes a value over it.
 cdef int lease_output(const Engine *engine, const Port *port, ta_batch *batch, ta_tensor *output,
                       ort_value **value) noexcept nogil
+
+# Makes a value over the part of a region on the session's GPU that `placement`, of an output of known shape, names.
+# 1; 0 when the output does not fit there; -1 when the batch failed.
+cdef int place_output(const Engine *engine, const Port *port, ta_batch *batch, ta_tensor *output,
+                      ta_placement *placement, ort_value **value) noexcept nogil
 
 # Whether a run left the slab of an output of seen shape as lease_output marked it.
 cdef bint untouched(const ta_tensor *output) noexcept nogil

@@ -13,6 +13,7 @@ from triton_async.backends.onnxruntime.api cimport (
     ort_dimensions,
     ort_get_error_code,
     ort_get_error_message,
+    ort_memory_info,
     ort_release_status,
     ort_release_tensor_info,
     ort_release_value,
@@ -28,8 +29,9 @@ from triton_async.backends.onnxruntime.api cimport (
     ort_value,
 )
 from triton_async.datatypes cimport DT_BYTES, elements, nbytes
-from triton_async.infer.batch cimport ta_batch, ta_tensor
+from triton_async.infer.batch cimport ta_batch, ta_placement, ta_tensor
 from triton_async.infer.tensor cimport TA_MAX_RANK
+from triton_async.memory.buffer cimport MEMORY_GPU
 from triton_async.memory.slab cimport ta_slab, ta_slab_data, ta_slab_lease, ta_slab_return
 
 cdef extern from "gather.h":
@@ -75,6 +77,7 @@ cdef int _no_memory(ta_batch *batch, const Port *port) noexcept nogil:
 cdef int wrap_input(const Engine *engine, const Port *port, ta_batch *batch, ta_tensor *input,
                     ort_value **value) noexcept nogil:
     cdef int rank = 0 if port.scalar else input.rank
+    cdef const ort_memory_info *info = engine.memory_info
     cdef ort_status *status
     cdef char *data = input.data
     if port.scalar and elements(input.dims, input.rank) != 1:
@@ -85,12 +88,14 @@ cdef int wrap_input(const Engine *engine, const Port *port, ta_batch *batch, ta_
         return _wrap_strings(engine, port, batch, input, rank, value)
     if input.nbytes == 0 or data == NULL:
         data = no_bytes
+    elif input.memory_type == MEMORY_GPU:
+        info = engine.device_info
     elif <uintptr_t>data % port.itemsize:
         if _realign(engine, input) < 0:
             return _no_memory(batch, port)
         data = input.data
-    status = ort_create_tensor_with_data(engine.api, engine.memory_info, data, input.nbytes, input.dims, rank,
-                                         port.element_type, value)
+    status = ort_create_tensor_with_data(engine.api, info, data, input.nbytes, input.dims, rank, port.element_type,
+                                         value)
     return 0 if status == NULL else fail(engine, batch, status)
 
 
@@ -142,11 +147,7 @@ cdef int lease_output(const Engine *engine, const Port *port, ta_batch *batch, t
                       ort_value **value) noexcept nogil:
     cdef ort_status *status
     cdef ta_slab *slab
-    output.rank = port.rank
-    memcpy(output.dims, port.dims, sizeof(output.dims))
-    if output.rank and output.dims[0] < 0:
-        output.dims[0] = batch.rows
-    output.nbytes = nbytes(elements(output.dims, output.rank), port.datatype)
+    _set_known_shape(port, batch, output)
     slab = ta_slab_lease(engine.pool, output.nbytes)
     if slab == NULL:
         return _no_memory(batch, port)
@@ -158,6 +159,33 @@ cdef int lease_output(const Engine *engine, const Port *port, ta_batch *batch, t
     status = ort_create_tensor_with_data(engine.api, engine.memory_info, output.data, output.nbytes, output.dims,
                                          0 if port.scalar else output.rank, port.element_type, value)
     return 0 if status == NULL else fail(engine, batch, status)
+
+
+cdef void _set_known_shape(const Port *port, ta_batch *batch, ta_tensor *output) noexcept nogil:
+    output.rank = port.rank
+    memcpy(output.dims, port.dims, sizeof(output.dims))
+    if output.rank and output.dims[0] < 0:
+        output.dims[0] = batch.rows
+    output.nbytes = nbytes(elements(output.dims, output.rank), port.datatype)
+
+
+cdef int place_output(const Engine *engine, const Port *port, ta_batch *batch, ta_tensor *output,
+                      ta_placement *placement, ort_value **value) noexcept nogil:
+    cdef ort_status *status
+    _set_known_shape(port, batch, output)
+    if output.nbytes == 0 or output.nbytes > placement.capacity:
+        return 0
+    status = ort_create_tensor_with_data(engine.api, engine.device_info, placement.data, output.nbytes, output.dims,
+                                         0 if port.scalar else output.rank, port.element_type, value)
+    if status != NULL:
+        fail(engine, batch, status)
+        return -1
+    output.data = placement.data
+    output.memory_type = MEMORY_GPU
+    output.device_id = placement.device_id
+    placement.nbytes = output.nbytes
+    placement.placed = 1
+    return 1
 
 
 cdef bint untouched(const ta_tensor *output) noexcept nogil:

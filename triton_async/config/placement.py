@@ -1,0 +1,34 @@
+"""GPUs that a backend may use, and which configs have a use for them. Knows neither CUDA nor any backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from triton_async.config.model_config import InstanceKind
+
+
+@dataclass(frozen=True, slots=True)
+class Gpus:
+    """What a backend may use. `problem`: why `usable` is empty, in plain words."""
+
+    usable: tuple[int, ...] = ()
+    problem: str = "this server uses none"
+
+
+# Backend name -> its GPUs. May load CUDA: called once per config, and only for one that `may_use_gpus`.
+FindGpus = Callable[[str], Gpus]
+
+
+def no_gpus(backend: str) -> Gpus:
+    """FindGpus of a server without GPUs."""
+    return Gpus()
+
+
+def may_use_gpus(proto: Any) -> bool:
+    """Whether some instance group, not normalised yet, is to run on a GPU or on whatever there is."""
+    if proto.HasField("ensemble_scheduling"):
+        return False
+    groups = proto.instance_group
+    return not groups or any(group.kind in (InstanceKind.AUTO, InstanceKind.GPU) for group in groups)
