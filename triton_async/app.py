@@ -96,7 +96,7 @@ async def _serve(settings: Settings, certificates: Certificates) -> int:
         log.warning("%s", warning)
     ring = CompletionRing()
     ring.attach(loop)
-    backends = BackendRegistry()
+    backends = BackendRegistry(settings.backend_config)
     with ThreadPoolExecutor(settings.model_load_thread_count, "load") as executor:
         pool = SlabPool(SLAB_CACHE_NBYTES)
         host = Host(loop, ring, pool, backends, executor, settings.backend_config)

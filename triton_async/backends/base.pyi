@@ -12,6 +12,8 @@ from triton_async.memory.slab import SlabPool
 
 class Backend:
     name: str
+    settings: Mapping[str, str]
+    pools: Any
     def inspect(self, path: Path, proto: Any) -> ModelIO | None: ...
     def load(self, context: LoadContext) -> LoadedModel: ...
 

@@ -27,6 +27,11 @@ class Backend:
 
     name = ""
 
+    # Set once, before the first call: the --backend-config settings of this backend (str -> str), and the
+    # memory.pools.Pools of the server, None where there are none.
+    settings = {}
+    pools = None
+
     def inspect(self, path, proto):
         """Inputs and outputs of the model file or folder at `path`, for auto-complete: a config ModelIO, or None
         when the backend cannot tell.
