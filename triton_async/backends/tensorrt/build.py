@@ -62,6 +62,8 @@ class Network:
                 reasons = [str(self._parser.get_error(index)) for index in range(self._parser.num_errors)]
                 text = "; ".join(reasons) or heard.error()
                 raise InvalidArg(f"failed to parse ONNX model: {text.replace(f'{path.parent}/', '')[:1000]}")
+            if not self.network.num_outputs:
+                raise InvalidArg("failed to parse ONNX model: it has no outputs")
 
     def inputs(self) -> tuple[NetworkInput, ...]:
         network = self.network

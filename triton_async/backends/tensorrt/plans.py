@@ -89,12 +89,13 @@ class PlanCache:
         except OSError as error:
             log.warning("the plan cache entry '%s' cannot be read: %s", name, error.strerror)
             return None
-        with os.fdopen(descriptor, "rb") as file:
-            try:
-                content = _verified(descriptor, key, file.read)
-            except (OSError, InvalidArg) as error:
-                log.warning("the plan cache entry '%s' is not used: %s", name, error)
-                return None
+        try:
+            content = _verified(descriptor, key)
+        except (OSError, InvalidArg) as error:
+            log.warning("the plan cache entry '%s' is not used: %s", name, error)
+            return None
+        finally:
+            os.close(descriptor)
         with suppress(OSError):  # by the time of its use the oldest are dropped first
             os.utime(name, dir_fd=self._directory, follow_symlinks=False)
         return content
@@ -259,20 +260,21 @@ def _check_owner(status: os.stat_result, what: str) -> None:
         raise InvalidArg(f"{what} may be written by others (chmod go-w): plans found there would be run as code")
 
 
-def _verified(descriptor: int, key: str, read: Callable[[int], bytes]) -> bytes:
+def _verified(descriptor: int, key: str) -> bytes:
     """Content of an entry. InvalidArg when it is not what was stored under `key`."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise InvalidArg("it is not a regular file")
     _check_owner(status, "it")
-    header = read(_HEADER_NBYTES)
-    digest = header[-40:-8]
-    nbytes = int.from_bytes(header[-8:], "little")
-    if len(header) != _HEADER_NBYTES or not header.startswith(_MAGIC + bytes.fromhex(key)):
-        raise InvalidArg("it is not an entry of this key")
-    if nbytes != status.st_size - _HEADER_NBYTES:
-        raise InvalidArg("its length is not the one that was stored")
-    content = read(nbytes)
+    with open(descriptor, "rb", closefd=False) as file:
+        header = file.read(_HEADER_NBYTES)
+        digest = header[-40:-8]
+        nbytes = int.from_bytes(header[-8:], "little")
+        if len(header) != _HEADER_NBYTES or not header.startswith(_MAGIC + bytes.fromhex(key)):
+            raise InvalidArg("it is not an entry of this key")
+        if nbytes != status.st_size - _HEADER_NBYTES:
+            raise InvalidArg("its length is not the one that was stored")
+        content = file.read(nbytes)
     if len(content) != nbytes or hashlib.sha256(content).digest() != digest:
         raise InvalidArg("its content is not what was stored")
     return content
