@@ -118,7 +118,7 @@ class TensorRTEngine(DeviceEngine):
         # Event 0 takes back the one before: none may be recorded in a capture.
         context.native.set_input_consumed_event(consumed)
         if not context.native.execute_async_v3(stream):
-            raise self._failed(context, stream, capturing=not consumed)
+            raise self._failed(own, context, stream, capturing=not consumed)
         return outputs
 
     def late_output(self, slot: int, index: int) -> DeviceTensor:
@@ -284,9 +284,9 @@ class TensorRTEngine(DeviceEngine):
     def _reason(self) -> str:
         return self._library.messages.take() or "TensorRT gave no reason"
 
-    def _failed(self, context: _Context, stream: int, capturing: bool) -> ServerError:
+    def _failed(self, slot: _Slot, context: _Context, stream: int, capturing: bool) -> ServerError:
         """The error of a run that could not be enqueued. A device that does not get well again ends the engine."""
-        reason = self._reason()
+        reason = next((found.error for found in slot.allocators.values() if found.error), "") or self._reason()
         context.shapes = ()
         if not capturing:
             try:
