@@ -83,7 +83,7 @@ def test_imports_stay_below_the_files_floor(path: Path) -> None:
 def test_the_package_imports_without_engines_and_event_loops() -> None:
     code = (
         "import sys, triton_async, triton_async.errors, triton_async.defines;"
-        "bad = {'onnxruntime', 'cupy', 'tensorrt', 'torch', 'aiohttp', 'grpclib', 'uvloop'} & set(sys.modules);"
+        "bad = {'onnxruntime', 'cupy', 'tensorrt', 'tensorrt_rtx', 'torch', 'aiohttp', 'grpclib', 'uvloop'} & set(sys.modules);"
         "sys.exit(', '.join(bad) or 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -92,7 +92,7 @@ def test_the_package_imports_without_engines_and_event_loops() -> None:
 def test_the_server_starts_without_loading_an_engine() -> None:
     code = (
         "import sys, triton_async.cli;"
-        "sys.exit(', '.join({'onnxruntime', 'cupy', 'tensorrt', 'torch'} & set(sys.modules)) or 0)"
+        "sys.exit(', '.join({'onnxruntime', 'cupy', 'tensorrt', 'tensorrt_rtx', 'torch'} & set(sys.modules)) or 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -90,8 +90,8 @@ def test_parameters_come_first() -> None:
             "max_batch_size: 2\n" + io_text({"image": [3, -1, 160]}, {}),
             IMAGE,
             InvalidArg,
-            "input 'image' of model 'm' has variable dimensions [3,-1,160]: a plan needs their range, by the parameters "
-            "'trt_profile_min_shapes'",
+            "input 'image' of model 'm' has variable dimensions [3,-1,160]: a plan needs their range, by the "
+            "parameters 'trt_profile_min_shapes'",
         ),
         (io_text({"x": [16]}, {}), X, InvalidArg, "the model expects 2 dimensions (shape [-1,16]) but the model"),
         (io_text({}, {}), X, InvalidArg, "expected configuration for input 'x' for m"),

@@ -144,6 +144,7 @@ class Setup:
         inputs: dict[str, tuple[int, Dims]],
         outputs: dict[str, Dims],
         rows: int,
+        *,
         profiles: tuple[int, ...] = (0,),
         output: Any = None,
         is_rtx: bool = False,
@@ -300,7 +301,7 @@ def test_each_profile_has_its_context() -> None:
         {"x": (11, (-1,))},
         {"y": (-1,)},
         32,
-        (0, 1),
+        profiles=(0, 1),
         output=lambda context: context.shapes["x"],
     )
     engine = setup.make()

@@ -142,9 +142,10 @@ def test_a_file_name_cannot_lead_elsewhere(name: str) -> None:
 
 
 def test_the_directory_of_a_version(tmp_path: Path) -> None:
-    assert version_directory(tmp_path / "1" / "model.plan", config("default_model_filename: 'model.plan'")) == tmp_path / "1"
-    assert version_directory(tmp_path / "1" / "a" / "b", config("default_model_filename: 'a/b'")) == tmp_path / "1"
-    assert version_directory(tmp_path / "1", config("")) == tmp_path / "1"
+    version = tmp_path / "1"
+    assert version_directory(version / "model.plan", config("default_model_filename: 'model.plan'")) == version
+    assert version_directory(version / "a" / "b", config("default_model_filename: 'a/b'")) == version
+    assert version_directory(version, config("")) == version
 
 
 def test_a_plan_comes_before_an_onnx_model(tmp_path: Path) -> None:
