@@ -99,7 +99,7 @@ def test_auto_complete_can_be_off(tmp_path: Path) -> None:
 def test_a_version_without_a_model(tmp_path: Path) -> None:
     directory = onnx_model(tmp_path)
     (directory / "1" / "model.onnx").unlink()
-    with pytest.raises(InvalidArg, match="unable to find 'model.plan' of version 1 of model 'm'"):
+    with pytest.raises(InvalidArg, match=r"unable to find 'model\.plan' of version 1 of model 'm'"):
         configured(directory, backend())
 
 
@@ -152,7 +152,7 @@ def test_a_gpu_that_does_not_work_fails_the_load(tmp_path: Path, pool: SlabPool)
     made = backend(SimpleNamespace(devices=devices), **{"plan-cache-directory": str(tmp_path / "plans")})
     directory = onnx_model(tmp_path)
     config = on_gpu(configured(directory, made))
-    with pytest.raises(InternalError, match="unable to build TensorRT plan of model 'm': .*Cuda Runtime"):
+    with pytest.raises(InternalError, match=r"unable to build TensorRT plan of model 'm': .*Cuda Runtime"):
         made.load(context(config, directory, pool, made))
     assert devices.used == [0]
     (directory / "1" / "model.plan").write_bytes(b"plan")
@@ -163,29 +163,24 @@ def test_a_gpu_that_does_not_work_fails_the_load(tmp_path: Path, pool: SlabPool)
 
 
 @pytest.mark.parametrize(
-    ("settings", "text", "kind", "message"),
+    ("settings", "text", "expected"),
     [
-        ({"version-compatible": "maybe"}, "", InvalidArg, "version-compatible is 'maybe'"),
+        ({"version-compatible": "maybe"}, "", (InvalidArg, "version-compatible is 'maybe'")),
         (
             {"plan-cache-directory": "/proc/nowhere", "plan-cache-byte-size": "1000"},
             "",
-            InvalidArg,
-            "the plan cache directory cannot be used",
+            (InvalidArg, "the plan cache directory cannot be used"),
         ),
-        ({"plugins": "/nowhere/plugin.so"}, "", InvalidArg, "unable to load TensorRT plugin library 'plugin.so'"),
-        ({}, parameters(execution_context_allocation_strategy="USER"), InvalidArg, "is 'USER', expected one of"),
-        ({}, parameters(trt_profile_shapes="x"), InvalidArg, "parameter 'trt_profile_shapes' is not known"),
-        ({}, parameters(precision_mode="FP16"), Unsupported, "convert the model to that precision"),
+        ({"plugins": "/nowhere/plugin.so"}, "", (InvalidArg, "unable to load TensorRT plugin library 'plugin.so'")),
+        ({}, parameters(execution_context_allocation_strategy="USER"), (InvalidArg, "is 'USER', expected one of")),
+        ({}, parameters(trt_profile_shapes="x"), (InvalidArg, "parameter 'trt_profile_shapes' is not known")),
+        ({}, parameters(precision_mode="FP16"), (Unsupported, "convert the model to that precision")),
     ],
 )
 def test_what_cannot_be_asked_for(
-    tmp_path: Path,
-    pool: SlabPool,
-    settings: dict[str, str],
-    text: str,
-    kind: type[ServerError],
-    message: str,
+    tmp_path: Path, pool: SlabPool, settings: dict[str, str], text: str, expected: tuple[type[ServerError], str]
 ) -> None:
+    kind, message = expected
     directory = onnx_model(tmp_path, text)
     config = on_gpu(configured(directory, backend()))
     made = backend(SimpleNamespace(devices=Devices()), **{"plan-cache-byte-size": "0", **settings})
