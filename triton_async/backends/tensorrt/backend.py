@@ -133,38 +133,34 @@ class TensorRTModel(LoadedModel):
         self._shared: dict[int, _Loaded] = {}
         self._taken: set[int] = set()
         self._others: list[tuple[int, _Loaded]] = []
-        self._streams: list[int] = []
         library.load_plugins(settings.plugins)
         for group in context.config.instance_groups:
             for gpu in group.gpus:
                 if gpu not in self._shared:
                     self._shared[gpu] = self._open(gpu)
+        # Where large request bodies are best received.
+        self.input_pool = pools.pinned()
 
     def create_instance(self, name: str, group: InstanceGroup, device_id: int) -> ModelInstance:
         """An instance with an execution context for each profile of its group, on its GPU."""
         self._devices.use(device_id)
         loaded = self._engine_of(device_id)
-        context = self._context
+        graphs = self._context.config.proto.optimization.cuda.graphs
         stream = self._devices.create_stream(device_id)
-        with self._lock:
-            self._streams.append(stream)
-        engine = TensorRTEngine(
-            self._library,
-            loaded.engine,
-            loaded.plan,
-            context.signature,
-            profiles=group_profiles(group.profile, loaded.plan, name),
-            access=_access(self._devices, device_id, stream),
-            slots=_SLOTS,
-            make_context=context_maker(
-                self._library, self._strategy, loaded.kernels, context.config.proto.optimization.cuda.graphs
-            ),
-        )
         try:
-            return self._instance(name, engine, device_id)
-        except BaseException:
-            engine.close()
-            raise
+            engine = TensorRTEngine(
+                self._library,
+                loaded.engine,
+                loaded.plan,
+                self._context.signature,
+                profiles=group_profiles(group.profile, loaded.plan, name),
+                access=_access(self._devices, device_id, stream),
+                slots=_SLOTS,
+                make_context=context_maker(self._library, self._strategy, loaded.kernels, graphs),
+            )
+        finally:
+            self._devices.destroy_stream(stream)
+        return self._instance(name, engine, device_id)
 
     def close(self) -> None:
         """Keeps what the library compiled for the next load, and drops the engines."""
@@ -175,9 +171,6 @@ class TensorRTModel(LoadedModel):
             loaded.close()
         self._others.clear()
         self._shared.clear()
-        for stream in self._streams:
-            self._devices.destroy_stream(stream)
-        self._streams.clear()
 
     def _engine_of(self, gpu: int) -> _Loaded:
         with self._lock:
@@ -192,6 +185,7 @@ class TensorRTModel(LoadedModel):
         return loaded
 
     def _instance(self, name: str, engine: TensorRTEngine, gpu: int) -> ModelInstance:
+        """The instance, which owns `engine` from here on, also when it cannot be made."""
         instance = import_module("triton_async.backends.device.instance")
         slots = import_module("triton_async.backends.device.options")
         context = self._context

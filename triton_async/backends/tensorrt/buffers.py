@@ -13,7 +13,7 @@ ALIGNMENT = 256
 
 @dataclass(frozen=True, slots=True)
 class DeviceAccess:
-    """CUDA on one device, as an engine needs it apart from its runs. `stream`: for setting up, nobody else's.
+    """CUDA on one device, as an engine needs it apart from its runs. `stream`: for setting up, gone afterwards.
 
     `allocate` raises MemoryError; `copy(to, source, nbytes, stream)` between addresses of the device does not wait.
     """
