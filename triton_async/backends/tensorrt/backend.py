@@ -143,12 +143,15 @@ class TensorRTModel(LoadedModel):
 
     def create_instance(self, name: str, group: InstanceGroup, device_id: int) -> ModelInstance:
         """An instance with an execution context for each profile of its group, on its GPU."""
+        return self._instance(name, self._make_engine(name, group, device_id), device_id)
+
+    def _make_engine(self, name: str, group: InstanceGroup, device_id: int) -> TensorRTEngine:
         self._devices.use(device_id)
         loaded = self._engine_of(device_id)
         graphs = self._context.config.proto.optimization.cuda.graphs
         stream = self._devices.create_stream(device_id)
         try:
-            engine = TensorRTEngine(
+            return TensorRTEngine(
                 self._library,
                 loaded.engine,
                 loaded.plan,
@@ -160,7 +163,6 @@ class TensorRTModel(LoadedModel):
             )
         finally:
             self._devices.destroy_stream(stream)
-        return self._instance(name, engine, device_id)
 
     def close(self) -> None:
         """Keeps what the library compiled for the next load, and drops the engines."""
