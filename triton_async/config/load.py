@@ -120,8 +120,8 @@ def _read(model_dir: Path, name: str, auto_complete: bool, config_name: str) -> 
 
 def _prepare(proto: Any, model_dir: Path, name: str, gpus: Sequence[int]) -> None:
     """All that needs no look into the model."""
-    refuse_unsupported(proto)
     deduce(proto, model_dir, name)
+    refuse_unsupported(proto)
     normalise(proto)
     validate_config(proto)
     normalise_instances(proto, gpus)

@@ -7,6 +7,9 @@ from typing import Any
 
 from triton_async.errors import Unsupported
 
+# Backends whose instances have CUDA streams and graphs of ours.
+_CUDA_GRAPHS = ("tensorrt",)
+
 # Field -> (what is missing, whether the config asks for it).
 _FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("sequence_batching", "the sequence batcher", lambda c: c.HasField("sequence_batching")),
@@ -18,7 +21,11 @@ _FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("model_operations", "custom operator libraries", lambda c: bool(c.model_operations.op_library_filename)),
     ("batch_input", "ragged batching", lambda c: bool(c.batch_input)),
     ("batch_output", "ragged batching", lambda c: bool(c.batch_output)),
-    ("optimization.cuda", "CUDA graphs", lambda c: c.optimization.cuda.ByteSize() > 0),
+    (
+        "optimization.cuda",
+        "CUDA graphs",
+        lambda c: c.optimization.cuda.ByteSize() > 0 and c.backend not in _CUDA_GRAPHS,
+    ),
     (
         "optimization.execution_accelerators.cpu_execution_accelerator",
         "execution accelerators",
@@ -33,7 +40,7 @@ _FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
 
 
 def refuse_unsupported(proto: Any) -> None:
-    """Unsupported, naming model and field, when the config asks for a capability that is not built."""
+    """Unsupported, naming model and field, when a config, its backend being known, asks for what is not built."""
     for field, missing in _asked(proto):
         verb = "are" if missing.endswith("s") else "is"
         raise Unsupported(

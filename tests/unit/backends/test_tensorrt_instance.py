@@ -237,25 +237,14 @@ def test_a_plan_of_one_batch_size_runs_smaller_batches(
 
 
 def test_graphs_are_captured(tmp_path: Path, pool: SlabPool, engines: list[Engine]) -> None:
-    served = Served(tmp_path, pool)
-    served.close()
-    # The config of this release may not say `optimization.cuda` yet; the options of the instance decide.
-    from triton_async.backends.device.instance import DeviceInstance
-    from triton_async.backends.device.options import SlotOptions
-
-    served = Served(tmp_path / "again", pool)
-    engine = served.instance
-    engine.close()
-    made = served.model._make_engine("m_0", served.config.instance_groups[0], 0)
-    instance = DeviceInstance(
-        "m_0", made, served.signature, fake_cuda.FakeDevices(), 0, SlotOptions(graphs=True), pool
-    )
-    served.instance = instance
-    assert instance.graph_count > 0
+    served = Served(tmp_path, pool, config="optimization { cuda { graphs: true } }")
+    assert served.instance.graph_count == 2 * 2  # batches of 1 and 4, in both slots
     before = len(engines[-1].runs)
-    for sizes in ((1,), (2,), (4,), (1, 2)):
+    for sizes in ((1,), (4,), (2, 2), (1, 3)):
         served.run(*sizes)
     assert len(engines[-1].runs) == before
+    served.run(2)  # no graph of that size
+    assert len(engines[-1].runs) == before + 1
     served.close()
 
 

@@ -63,7 +63,7 @@ class TensorRTBackend(Backend):
     def load(self, context: LoadContext) -> LoadedModel:
         """The plan on every GPU of the config, checked against it. InvalidArg where there is no GPU, saying why."""
         settings = options.backend_settings(context.backend_config)
-        pools = getattr(context, "pools", None) or self.pools
+        pools = self.pools or getattr(context, "pools", None)
         devices = _devices(pools, context.config.name)
         _refuse_other_kinds(context.config)
         library = self.library(settings)
