@@ -96,6 +96,14 @@ def test_auto_complete_can_be_off(tmp_path: Path) -> None:
     assert configured(directory, backend(), auto_complete=False).max_batch_size == 2
 
 
+def test_cuda_graphs_may_be_asked_for(tmp_path: Path) -> None:
+    text = "optimization { cuda { graphs: true } }"
+    assert configured(onnx_model(tmp_path, text), backend()).proto.optimization.cuda.graphs
+    (tmp_path / "m" / "config.pbtxt").write_text(text)  # its files make it one of ONNX Runtime
+    with pytest.raises(Unsupported, match=r"'optimization\.cuda' of model 'm' is not supported yet"):
+        configured(tmp_path / "m", backend())
+
+
 def test_a_version_without_a_model(tmp_path: Path) -> None:
     directory = onnx_model(tmp_path)
     (directory / "1" / "model.onnx").unlink()
