@@ -47,14 +47,21 @@ class TensorRTBackend(Backend):
         when there is no plan yet, for which no GPU is needed."""
         settings = options.backend_settings(self.settings)
         directory = options.version_directory(path, proto)
-        info = _first_device(_devices_or_none(self.pools), proto)
+        devices = _devices_or_none(self.pools)
+        info = _first_device(devices, proto)
         source = options.find_model(directory, proto, None if info is None else info.compute_capability)
-        if source[1]:
-            return PlanSource(self.library(settings), settings, *source, proto).onnx_io()
-        devices = _devices(self.pools, proto.name)
-        assert info is not None
+        origin = _Origin(*source, proto)
+        if devices is None or info is None:
+            if not origin.is_onnx:
+                _devices(self.pools, proto.name)  # says why there is none
+            return PlanSource(self.library(settings), settings, *origin).onnx_io()
+        devices.use(info.index)
+        library = self.library(settings)
+        library.load_plugins(settings.plugins)
+        if origin.is_onnx:
+            return PlanSource(library, settings, *origin).onnx_io()
         try:
-            loaded = _open(self.library(settings), settings, devices, info, _Origin(*source, proto))
+            loaded = _open(library, settings, devices, info, origin)
         except InternalError as error:
             raise InternalError(f"unable to load plan file to auto complete config: {error.message}") from None
         loaded.close()

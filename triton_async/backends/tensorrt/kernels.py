@@ -39,7 +39,11 @@ class Kernels:
 
     def save(self) -> None:
         """Keeps the kernels compiled so far. Nothing fails when that cannot be done."""
-        content = self.runtime_cache.serialize()
+        try:
+            content = self.runtime_cache.serialize()
+        except RuntimeError as error:  # the engine that it belongs to has to go all the same
+            log.warning("the compiled kernels could not be kept: %s", error)
+            return
         if content is not None:
             self._cache.store_kernels(self._key, bytes(memoryview(content)))
 

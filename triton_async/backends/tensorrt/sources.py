@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,13 @@ class PlanSource:
         self._keys: dict[DeviceInfo | None, str] = {}
 
     def onnx_io(self) -> ModelIO:
-        """What an ONNX model declares. Needs no GPU where the library's builder needs none."""
-        return self._network("").model_io()
+        """What an ONNX model declares, and the largest batch when profiles are given. Needs no GPU where the library's
+        builder needs none."""
+        found = self._network("").model_io()
+        profiles = options.build_parameters(self._proto).profiles
+        largest = [min(one.maximum[0] for one in profile.values()) for profile in profiles]
+        batches = all(tensor.dims and tensor.dims[0] == -1 for tensor in (*found.inputs, *found.outputs))
+        return replace(found, max_batch_size=max(largest)) if largest and batches else found
 
     def plan(self, info: DeviceInfo | None, cache: PlanCache | None) -> bytes:
         """The plan for a GPU, which is current; None: for those that the library builds for when it sees none.
