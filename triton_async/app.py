@@ -103,9 +103,9 @@ async def _serve(settings: Settings, certificates: Certificates) -> int:
         log.warning("%s", warning)
     ring = CompletionRing()
     ring.attach(loop)
-    backends = BackendRegistry()
+    pools = make_pools(settings)
+    backends = BackendRegistry(settings.backend_config, pools)
     with ThreadPoolExecutor(settings.model_load_thread_count, "load") as executor:
-        pools = make_pools(settings)
         regions = RegionRegistry((lambda: pools.devices) if settings.allow_client_shm else None)
         with watching_gpus(settings) as monitor:
             host = Host(

@@ -252,6 +252,13 @@ MAX_REGION_NAME_NBYTES = 4096
 CONFIG_MAX_NBYTES = 16 << 20
 LABELS_MAX_NBYTES = 64 << 20
 
+# Bytes of one TensorRT plan or ONNX model file that is read whole: the largest GPU memory there is today, twice over.
+PLAN_MAX_NBYTES = 1 << 39
+
+# Bytes of built TensorRT plans kept on disk, the least recently used dropped first: dozens of vision models, or a few
+# large ones (default of --backend-config=tensorrt,plan-cache-byte-size).
+PLAN_CACHE_NBYTES = 16 << 30
+
 # Parallel loads at start-up and through the API (default of --model-load-thread-count).
 MODEL_LOAD_THREADS = 4
 

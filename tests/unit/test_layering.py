@@ -35,6 +35,7 @@ FORBIDDEN = {
     "core": {"aiohttp", "grpclib", "onnxruntime", "cupy", "tensorrt"},
     "frontends": {"onnxruntime", "cupy", "tensorrt"},
 }
+ENGINES = {"onnxruntime", "cupy", "tensorrt", "tensorrt_rtx", "torch", "pynvml"}
 IMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import|c?import\s+([\w.]+))", re.MULTILINE)
 
 
@@ -83,7 +84,7 @@ def test_imports_stay_below_the_files_floor(path: Path) -> None:
 def test_the_package_imports_without_engines_and_event_loops() -> None:
     code = (
         "import sys, triton_async, triton_async.errors, triton_async.defines;"
-        "engines = {'onnxruntime', 'cupy', 'tensorrt', 'torch', 'pynvml'};"
+        f"engines = {ENGINES};"
         "bad = (engines | {'aiohttp', 'grpclib', 'uvloop'}) & set(sys.modules);"
         "sys.exit(', '.join(bad) or 0)"
     )
@@ -93,7 +94,7 @@ def test_the_package_imports_without_engines_and_event_loops() -> None:
 def test_the_server_starts_without_loading_an_engine() -> None:
     code = (
         "import sys, triton_async.cli;"
-        "sys.exit(', '.join({'onnxruntime', 'cupy', 'tensorrt', 'torch', 'pynvml'} & set(sys.modules)) or 0)"
+        f"sys.exit(', '.join({ENGINES} & set(sys.modules)) or 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

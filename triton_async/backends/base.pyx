@@ -39,6 +39,10 @@ class Backend:
     def gpu_problem(self):
         """Why it makes no instances on GPUs, where `kinds` has none."""
         return f"the {self.name} backend runs on the CPU only"
+    # Set once, before the first call: the --backend-config settings of this backend (str -> str), and the
+    # memory.pools.Pools of the server, None where there are none.
+    settings = {}
+    pools = None
 
     def inspect(self, path, proto):
         """Inputs and outputs of the model file or folder at `path`, for auto-complete: a config ModelIO, or None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from importlib import import_module
+from typing import Any
 
 from triton_async.backends.base import Backend
 from triton_async.errors import InvalidArg
@@ -12,13 +14,19 @@ from triton_async.errors import InvalidArg
 _BACKENDS = {
     "identity": ("identity", "IdentityBackend"),
     "onnxruntime": ("onnxruntime", "OnnxRuntimeBackend"),
+    "tensorrt": ("tensorrt", "TensorRTBackend"),
 }
 
 
 class BackendRegistry:
-    """Makes each backend once. Any thread."""
+    """Makes each backend once. Any thread.
 
-    def __init__(self) -> None:
+    `backend_config`: --backend-config by backend, "" for all. `pools`: the server's memory, see `Backend.pools`.
+    """
+
+    def __init__(self, backend_config: Mapping[str, Mapping[str, str]] | None = None, pools: Any = None) -> None:
+        self._backend_config = backend_config or {}
+        self._pools = pools
         self._made: dict[str, Backend] = {}
         self._lock = threading.Lock()
 
@@ -34,6 +42,8 @@ class BackendRegistry:
                 module, class_name = _BACKENDS[name]
                 backend = getattr(import_module(f"triton_async.backends.{module}"), class_name)()
                 assert isinstance(backend, Backend)
+                backend.settings = {**self._backend_config.get("", {}), **self._backend_config.get(name, {})}
+                backend.pools = self._pools
                 self._made[name] = backend
             return backend
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from triton_async.config.versions import list_versions
-from triton_async.errors import InvalidArg
+from triton_async.errors import InternalError, InvalidArg
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +20,22 @@ class TensorInfo:
     dims: tuple[int, ...]
     # The model runs without this input, e.g. because it has a default for it.
     optional: bool = False
+    # TensorRT: its values decide the shapes of others.
+    shape_tensor: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ModelIO:
-    """Inputs and outputs of a model in its own order, as its backend found them."""
+    """Inputs and outputs of a model in its own order, as its backend found them.
+
+    `max_batch_size`: the largest batch of a model that has one by itself (a TensorRT plan), 0 when that is none.
+    `check`: the backend's own comparison with a completed config, in place of `consistency`; raises ServerError.
+    """
 
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
+    max_batch_size: int | None = None
+    check: Callable[[Any], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +125,9 @@ def complete(proto: Any, model_io: ModelIO, default_max_batch_size: int = 4) -> 
     given = [*proto.input, *proto.output]
     # Triton leaves a config alone that lists inputs and outputs; we still fill gaps within them.
     listed = bool(proto.input or proto.batch_input) and bool(proto.output)
-    if not (listed and all(io.dims for io in given)):
+    if model_io.max_batch_size is not None:
+        warnings = _complete_fixed_batching(proto, model_io, model_io.max_batch_size)
+    elif not (listed and all(io.dims for io in given)):
         warnings = _complete_batching(proto, model_io, default_max_batch_size)
     _complete_tensors(proto.input, model_io.inputs, proto.max_batch_size, not proto.batch_input)
     _complete_tensors(proto.output, model_io.outputs, proto.max_batch_size, not proto.batch_output)
@@ -146,6 +156,42 @@ def _complete_batching(proto: Any, model_io: ModelIO, default_max_batch_size: in
     return warnings
 
 
+def _complete_fixed_batching(proto: Any, model_io: ModelIO, largest: int) -> list[str]:
+    """Of a model that knows its largest batch: Triton's TensorRT backend. The config's shapes decide when given."""
+    warnings: list[str] = []
+    ranks = {tensor.name: len(tensor.dims) for tensor in (*model_io.inputs, *model_io.outputs)}
+    given = [
+        len(shape) + 1 == ranks[io.name]
+        for io in (*proto.input, *proto.output)
+        if (shape := io.reshape.shape if io.HasField("reshape") else io.dims) and io.name in ranks
+    ]
+    if any(given) and not all(given):
+        raise InternalError(
+            f"unable to autofill for '{proto.name}', model tensor configurations are contradicting each other in "
+            "terms of whether batching is supported"
+        )
+    if any(given) and largest == 0:
+        raise InternalError(
+            f"autofill failed for model '{proto.name}': model tensor shape configuration hints for dynamic batching "
+            "but the underlying engine doesn't support batching."
+        )
+    if given and not any(given):
+        if largest > 0:
+            warnings.append(
+                f"The specified dimensions in model config for {proto.name} hints that batching is unavailable"
+            )
+        largest = 0
+    if proto.max_batch_size > largest:
+        raise InternalError(
+            f"autofill failed for model '{proto.name}': configuration specified max-batch {proto.max_batch_size} "
+            f"but TensorRT engine only supports max-batch {largest}"
+        )
+    proto.max_batch_size = proto.max_batch_size or largest
+    if proto.max_batch_size > 1 and proto.WhichOneof("scheduling_choice") is None:
+        proto.dynamic_batching.SetInParent()
+    return warnings
+
+
 def _says_unbatched(proto: Any, model_io: ModelIO) -> bool:
     """Whether a tensor of the config is described with all dimensions of the model, the first included."""
     known = {tensor.name: tensor for tensor in (*model_io.inputs, *model_io.outputs)}
@@ -165,6 +211,8 @@ def _complete_tensors(ios: Any, tensors: Iterable[TensorInfo], max_batch_size: i
             io = ios.add(name=name)
             if tensor.optional:
                 io.optional = True
+            if tensor.shape_tensor:
+                io.is_shape_tensor = True
     for io in ios:
         described = known.get(io.name)
         if described is None:

@@ -68,7 +68,10 @@ def load(
         validate_io(proto, model_dir)
         validate_graph_specs(proto)
         if model_io is not None:
-            check_against_model(proto, model_io)
+            if model_io.check is None:
+                check_against_model(proto, model_io)
+            else:
+                model_io.check(proto)
         for output in proto.output:
             if output.label_filename:
                 read_labels(model_dir, output.label_filename)
