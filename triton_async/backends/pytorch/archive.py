@@ -57,7 +57,7 @@ _CONTAINERS = ("builtins.tuple", "builtins.list", "builtins.dict")
 class Kind(Enum):
     """What a model file is, by what lies in its archive."""
 
-    SCRIPT = "TorchScript"
+    SCRIPT = "TorchScript file"
     EXPORTED = "exported program"
     COMPILED = "AOTInductor package"
 
@@ -105,25 +105,27 @@ def device_of_package(reader: Any) -> str:
     return ""
 
 
-def check_program(torch: Any, reader: Any, model: str) -> None:
-    """Unsupported or InternalError unless loading the exported program runs nothing but what PyTorch means it to."""
+def read_program(torch: Any, reader: Any, model: str) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Arguments and results of an exported program, one for each leaf of its signature.
+
+    Unsupported or InternalError unless loading it runs nothing but what PyTorch means it to.
+    """
     try:
         _check_payloads(torch, reader, model)
         document = _json(reader, MODEL)
         _check(torch, document, "")
         for guard in document.get("guards_code") or ():
             _check_expression(str(guard), guard=True)
+        return _ports(document)
     except ServerError as error:
         raise type(error)(f"failed to load model '{model}': {error.message}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, RuntimeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError) as error:
         raise InternalError(
             f"failed to load model '{model}': the exported program is broken ({type(error).__name__})"
         ) from None
 
 
-def ports(reader: Any, model: str) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """Arguments and results of a checked exported program, one for each leaf of its signature."""
-    document = _json(reader, MODEL)
+def _ports(document: dict[str, Any]) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     graph = document["graph_module"]
     call = graph["module_call_graph"][0]["signature"]
     values = graph["graph"]["tensor_values"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelInstance
-from triton_async.backends.pytorch.archive import Kind, check_program, kind_of, open_archive, ports
+from triton_async.backends.pytorch.archive import Kind, kind_of, open_archive, read_program
 from triton_async.backends.pytorch.calls import Binding, Caller
 from triton_async.backends.pytorch.exported import CompiledProgram, ExportedProgram
 from triton_async.backends.pytorch.instance import PyTorchInstance
@@ -45,13 +45,13 @@ class PyTorchBackend(Backend):
         reader = open_archive(torch, path, proto.name)
         kind = kind_of(reader, path, proto.name)
         if kind is Kind.EXPORTED:
-            check_program(torch, reader, proto.name)
-            return _described(proto, *ports(reader, proto.name))
+            return _described(proto, *read_program(torch, reader, proto.name))
         for what, ios in (("input", proto.input), ("output", proto.output)):
             if not ios or not all(io.data_type and (io.dims or io.HasField("reshape")) for io in ios):
                 raise InvalidArg(
                     f"model configuration must contain at least one {what}, with name, data_type and dims, for "
-                    f"'{proto.name}': a {kind.value} does not say what its are, so auto-complete is not supported"
+                    f"'{proto.name}': auto-complete is not supported for a {kind.value}, which does not say what it "
+                    f"{'takes' if what == 'input' else 'returns'}"
                 )
         return None
 

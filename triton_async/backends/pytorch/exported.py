@@ -10,9 +10,8 @@ from typing import Any
 
 from triton_async.backends.pytorch.archive import (
     argument_paths,
-    check_program,
     device_of_package,
-    ports,
+    read_program,
     result_paths,
 )
 from triton_async.backends.pytorch.program import UNDECLARED, Port, Program
@@ -23,8 +22,7 @@ class ExportedProgram(Program):
     """A program of torch.export, its graph called node by node. `device` None: where it was exported."""
 
     def __init__(self, torch: Any, reader: Any, path: Path, model: str, device: str | None) -> None:
-        check_program(torch, reader, model)
-        self._leaves, results = ports(reader, model)
+        self._leaves, results = read_program(torch, reader, model)
         self.arguments = tuple(port for port in self._leaves if port.path)
         self.results = results
         # A failure would be logged with its traceback and told as another.
