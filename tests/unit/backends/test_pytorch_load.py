@@ -66,7 +66,8 @@ def test_nested_arguments_and_results_of_an_exported_program(tmp_path: Path, poo
     }  # fmt: skip
     # The names that Triton gives the arguments of AOTInductor models.
     inputs = ["KWARGS[scale] FP32 [2]", "ARGS[1][b] FP32 [2]", "ARGS[0] FP32 [2]", "ARGS[1][a] FP32 [2]"]
-    loaded = Loaded(write(tmp_path, made, config(inputs, ["RESULT[rest][2] FP32 [2]", "RESULT[sum] FP32 [2]"]), "n"), pool)
+    text = config(inputs, ["RESULT[rest][2] FP32 [2]", "RESULT[sum] FP32 [2]"])
+    loaded = Loaded(write(tmp_path, made, text, "n"), pool)
     found = loaded.run_one(**{"ARGS[0]": x, "ARGS[1][a]": a, "ARGS[1][b]": b, "KWARGS[scale]": scale})
     assert found["RESULT[sum]"].tolist() == [25, 25]
     assert found["RESULT[rest][2]"].tolist() == [9, 9]
@@ -111,34 +112,42 @@ def test_model_pt2_is_the_second_choice(tmp_path: Path, pool: SlabPool) -> None:
 
 @pytest.mark.parametrize("text", [None, config(ONE[0], []), config([], ONE[1]), "input { name: 'x' }"])
 def test_torchscript_needs_a_complete_config(tmp_path: Path, pool: SlabPool, text: str | None) -> None:
-    with pytest.raises(InvalidArg, match=r"must contain at least one (input|output), .* auto-complete is not supported"):
+    with pytest.raises(InvalidArg, match=r"at least one (input|output), .* auto-complete is not supported"):
         Loaded(write(tmp_path, torch.nn.ReLU(), text), pool)
 
 
 @pytest.mark.parametrize(
-    ("head", "inputs", "error", "message"),
+    ("head", "inputs", "expected"),
     [
-        ("def forward(self, x: torch.Tensor, n: int):", ONE[0], InternalError, "An input of type 'int' was detected"),
-        ("def forward(self, x: torch.Tensor, n: bool = False):", ONE[0], InternalError, "An input of type 'bool'"),
-        ("def forward(self, x: list[torch.Tensor]):", ONE[0], InternalError, r"An input of type 'List\[Tensor\]'"),
-        ("def forward(self, x: dict[str, int]):", ONE[0], InternalError, r"An input of type 'Dict\[str, int\]'"),
-        ("def forward(self, x: torch.Tensor, y: dict[str, torch.Tensor]):", ONE[0], InternalError, "Multiple inputs"),
-        ("def forward(self, x: torch.Tensor, y: torch.Tensor):", ONE[0], InvalidArg,
-         "configuration expects 1 inputs, model provides 2"),
-        ("def forward(self, x: torch.Tensor):", ["x STRING [4]"], InvalidArg, "TYPE_STRING and its argument is a Tensor"),
-        ("def forward(self, x: list[str]):", ONE[0], InvalidArg, r"TYPE_FP32 and its argument is a List\[str\]"),
-        ("def forward(self, x: list[str]):", ["x STRING [4, 1]"], InternalError,
-         "Triton only supports 1 dimensional List of String as input for 'x' for model 'm'"),
-        ("def forward(self, x: torch.Tensor):", ["I__1 FP32 [4]"], InvalidArg, "'I__1' refers to argument 1, but"),
-        ("def forward(self, x: torch.Tensor, y: torch.Tensor):", ["I__0 FP32 [4]", "J__0 FP32 [4]"], InvalidArg,
-         "inputs 'I__0' and 'J__0' are both number 0"),
+        ("def forward(self, x: torch.Tensor, n: int):", ONE[0],
+         (InternalError, "An input of type 'int' was detected")),
+        ("def forward(self, x: torch.Tensor, n: bool = False):", ONE[0],
+         (InternalError, "An input of type 'bool'")),
+        ("def forward(self, x: list[torch.Tensor]):", ONE[0],
+         (InternalError, r"An input of type 'List\[Tensor\]'")),
+        ("def forward(self, x: dict[str, int]):", ONE[0],
+         (InternalError, r"An input of type 'Dict\[str, int\]'")),
+        ("def forward(self, x: torch.Tensor, y: dict[str, torch.Tensor]):", ONE[0],
+         (InternalError, "Multiple inputs")),
+        ("def forward(self, x: torch.Tensor, y: torch.Tensor):", ONE[0],
+         (InvalidArg, "configuration expects 1 inputs, model provides 2")),
+        ("def forward(self, x: torch.Tensor):", ["x STRING [4]"],
+         (InvalidArg, "TYPE_STRING and its argument is a Tens")),
+        ("def forward(self, x: list[str]):", ONE[0],
+         (InvalidArg, r"TYPE_FP32 and its argument is a List\[str\]")),
+        ("def forward(self, x: list[str]):", ["x STRING [4, 1]"],
+         (InternalError, "Triton only supports 1 dimensional List of String as input for 'x' for model 'm'")),
+        ("def forward(self, x: torch.Tensor):", ["I__1 FP32 [4]"],
+         (InvalidArg, "'I__1' refers to argument 1, but")),
+        ("def forward(self, x: torch.Tensor, y: torch.Tensor):", ["I__0 FP32 [4]", "J__0 FP32 [4]"],
+         (InvalidArg, "inputs 'I__0' and 'J__0' are both number 0")),
     ],
 )  # fmt: skip
 def test_arguments_that_no_config_can_give(
-    tmp_path: Path, pool: SlabPool, head: str, inputs: list[str], error: type[ServerError], message: str
+    tmp_path: Path, pool: SlabPool, head: str, inputs: list[str], expected: tuple[type[ServerError], str]
 ) -> None:
     module = from_source(tmp_path / "given.py", "    return 0", head)
-    with pytest.raises(error, match=message):
+    with pytest.raises(expected[0], match=expected[1]):
         Loaded(write(tmp_path, module, config(inputs, ["y INT64 [1]"])), pool)
 
 
@@ -152,7 +161,7 @@ def test_names_that_follow_no_convention_are_told(
     tmp_path: Path, pool: SlabPool, caplog: pytest.LogCaptureFixture
 ) -> None:
     Loaded(write(tmp_path, AddSub(), config(["a FP32 [4]", "b FP32 [4]"], ["c FP32 [4]"])), pool)
-    assert "input 'a' of model 'm' is neither an argument of the model nor does it follow the <name>__<index>" in caplog.text
+    assert "input 'a' of model 'm' is neither an argument of the model nor does it follow the" in caplog.text
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -177,7 +186,8 @@ def test_inter_op_threads_can_be_set_once(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from torch_models import *; import sys\n"
         "pool, root = SlabPool(1 << 20), Path(sys.argv[1])\n"
-        "text = lambda n: config(['x FP32 [4]', 'y FP32 [4]'], ['a FP32 [4]'], rest=parameter('INTER_OP_THREAD_COUNT', n))\n"
+        "rest = lambda n: parameter('INTER_OP_THREAD_COUNT', n)\n"
+        "text = lambda n: config(['x FP32 [4]', 'y FP32 [4]'], ['a FP32 [4]'], rest=rest(n))\n"
         "Loaded(write(root, AddSub(), text('3'), 'a'), pool)\n"
         "assert torch.get_num_interop_threads() == 3\n"
         "Loaded(write(root, AddSub(), text('3'), 'b'), pool)\n"
@@ -185,10 +195,10 @@ def test_inter_op_threads_can_be_set_once(tmp_path: Path) -> None:
         "except Exception as error: print(error)\n"
     )
     here = Path(__file__).parent
+    code = f"import sys; sys.path.insert(0, {str(here)!r})\n{code}"
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path[:0] = [{str(here)!r}, {str(here.parents[2])!r}]\n{code}", str(tmp_path)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False, cwd=here.parents[2]
+    )
     assert "'INTER_OP_THREAD_COUNT' is 2, but PyTorch's inter-op pool already has 3 threads" in done.stdout, done.stderr
 
 
@@ -212,7 +222,7 @@ def test_parameters_that_are_not_supported(tmp_path: Path, pool: SlabPool, key: 
 
 
 def test_a_model_that_is_python_code_is_refused(tmp_path: Path, pool: SlabPool) -> None:
-    with pytest.raises(Unsupported, match=r"PyTorch models that are Python code \(runtime 'model.py'\) are not supported"):
+    with pytest.raises(Unsupported, match=r"models that are Python code \(runtime 'model.py'\) are not supported"):
         Loaded(write(tmp_path, AddSub(), config(*PAIR, rest="runtime: 'model.py'")), pool)
 
 
@@ -251,7 +261,7 @@ def test_a_process_wide_setting_belongs_to_the_models_that_set_it(tmp_path: Path
     assert torch._C._jit_texpr_fuser_enabled()
     first = load("a", "false")
     assert not torch._C._jit_texpr_fuser_enabled()
-    with pytest.raises(InvalidArg, match="'ENABLE_TENSOR_FUSER' is true, .* model 'a' is loaded with false"):
+    with pytest.raises(InvalidArg, match=r"'ENABLE_TENSOR_FUSER' is true, .* model 'a' is loaded with false"):
         load("b", "true")
     first.close()
     assert torch._C._jit_texpr_fuser_enabled()
@@ -259,10 +269,12 @@ def test_a_process_wide_setting_belongs_to_the_models_that_set_it(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no archive", pickle.dumps({"a": 1}), b"PK\x03\x04" + bytes(200)], ids=["empty", "text", "pickle", "zip"]
+    "data",
+    [b"", b"no archive", pickle.dumps({"a": 1}), b"PK\x03\x04" + bytes(200)],
+    ids=["empty", "text", "pickle", "zip"],
 )
 def test_files_that_are_no_archives(tmp_path: Path, pool: SlabPool, data: bytes) -> None:
-    with pytest.raises(InternalError, match=r"failed to load model 'm': 'model.pt' is not a TorchScript file") as caught:
+    with pytest.raises(InternalError, match=r"model 'm': 'model.pt' is not a TorchScript file") as caught:
         Loaded(write(tmp_path, data, config(*PAIR)), pool)
     assert str(tmp_path) not in caught.value.message
 
