@@ -238,7 +238,7 @@ def test_inference_mode(tmp_path: Path, pool: SlabPool, value: str, inference: b
     text = config(*ONE, rest=parameter("INFERENCE_MODE", value)).replace("'x'", "'input'")
     loaded = Loaded(write(tmp_path, torch.nn.Linear(4, 4), text), pool)
     caller = loaded.instance._caller  # type: ignore[attr-defined]
-    with caller.running():
+    with caller:
         assert torch.is_inference_mode_enabled() is inference
         assert not torch.is_grad_enabled()
     assert loaded.run_one(input=np.ones(4, np.float32))["y"].shape == (4,)
@@ -247,7 +247,7 @@ def test_inference_mode(tmp_path: Path, pool: SlabPool, value: str, inference: b
 def test_optimized_execution_is_of_the_model(tmp_path: Path, pool: SlabPool) -> None:
     for name, rest, expected in (("a", "", True), ("b", parameter("DISABLE_OPTIMIZED_EXECUTION", "1"), False)):
         loaded = Loaded(write(tmp_path, AddSub(), config(*PAIR, rest=rest), name), pool)
-        with loaded.instance._caller.running():  # type: ignore[attr-defined]
+        with loaded.instance._caller:  # type: ignore[attr-defined]
             assert torch._C._get_graph_executor_optimize() is expected
         assert torch._C._get_graph_executor_optimize() is True
 

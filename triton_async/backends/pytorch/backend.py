@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import logging
 import threading
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelInstance
 from triton_async.backends.pytorch.archive import Kind, kind_of, open_archive, read_program
 from triton_async.backends.pytorch.calls import Binding, Caller
+from triton_async.backends.pytorch.engine import CudaMemory, TorchEngine
 from triton_async.backends.pytorch.exported import CompiledProgram, ExportedProgram
-from triton_async.backends.pytorch.instance import PyTorchInstance
+from triton_async.backends.pytorch.instance import DeviceQueue, PyTorchInstance
 from triton_async.backends.pytorch.library import Library
 from triton_async.backends.pytorch.naming import bind_inputs, bind_outputs
 from triton_async.backends.pytorch.options import model_options
 from triton_async.backends.pytorch.program import Port, Program
 from triton_async.backends.pytorch.script import ScriptProgram
-from triton_async.backends.pytorch.tensors import Converter
+from triton_async.backends.pytorch.tensors import BYTES, Converter
 from triton_async.config.autocomplete import ModelIO, TensorInfo
 from triton_async.config.consistency import check_against_model
 from triton_async.config.model_config import InstanceGroup, InstanceKind
-from triton_async.errors import InvalidArg, Unsupported
+from triton_async.errors import InvalidArg, ServerError, Unsupported
 
 _logger = logging.getLogger(__name__)
 
@@ -34,6 +36,22 @@ class PyTorchBackend(Backend):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._library: Library | None = None
+
+    @property
+    def kinds(self) -> tuple[InstanceKind, ...]:
+        """Kinds of instances: GPU where PyTorch was built for CUDA. Loads PyTorch, and not CUDA."""
+        if self.gpu_problem:
+            return (InstanceKind.CPU, InstanceKind.MODEL)
+        return (InstanceKind.GPU, InstanceKind.CPU, InstanceKind.MODEL)
+
+    @property
+    def gpu_problem(self) -> str:
+        """Why there are no instances on GPUs, "" when there can be."""
+        try:
+            torch = self._loaded().torch
+        except ServerError as error:
+            return error.message
+        return "" if torch.version.cuda else f"PyTorch {torch.__version__} was built without CUDA"
 
     def inspect(self, path: Path, proto: Any) -> ModelIO | None:
         """Inputs and outputs of an exported program, in the names of the config where it has some.
@@ -107,9 +125,29 @@ class PyTorchModel(LoadedModel):
                     self._programs[device] = program
             elif not self._options.share_weights:
                 del self._programs[device]
-        torch = self._library.torch
-        caller = Caller(torch, program, self._binding, self._options, self._library.threads)
-        return PyTorchInstance(name, self._context.pool, caller, Converter(torch, device if device != "cpu" else None))
+        torch, options = self._library.torch, self._options
+        caller = Caller(torch, program, self._binding, options, self._library.threads)
+        pool = self._context.pool
+        if group.kind is not InstanceKind.GPU or device is None:
+            return PyTorchInstance(name, pool, caller, Converter(torch))
+        converter = Converter(torch, device)
+        torch.cuda.synchronize(device)  # the weights were brought there on another stream
+        pools = getattr(self._context, "pools", None)
+        if pools is None or BYTES in {io.datatype for io in (*self._binding.inputs, *self._binding.outputs)}:
+            return PyTorchInstance(name, pool, caller, converter, DeviceQueue(torch, device, options.clean_cache))
+        engine = TorchEngine(caller, converter, CudaMemory(torch, device), options.clean_cache)
+        return self._on_device(name, engine, pools, device_id)
+
+    def _on_device(self, name: str, engine: TorchEngine, pools: Any, device_id: int) -> ModelInstance:
+        # Loads CuPy: only where there is a GPU.
+        module = import_module("triton_async.backends.device.instance")
+        slots = import_module("triton_async.backends.device.options")
+        context = self._context
+        made: ModelInstance = module.DeviceInstance(
+            name, engine, context.signature, pools.devices, device_id, slots.slot_options(context.config), context.pool,
+            pinned_pool=pools.pinned(),
+        )  # fmt: skip
+        return made
 
     def close(self) -> None:
         """Drops the copies that no instance took, and the process-wide settings."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from triton_async import datatypes
@@ -80,31 +79,38 @@ class Binding:
 
 
 class Caller:
-    """Runs a bound program under a model's options. Instance thread, of which it sets PyTorch's thread count."""
+    """Runs a bound program under a model's options. Instance thread, of which it sets PyTorch's thread count.
+
+    A context manager, see `__enter__`.
+    """
 
     def __init__(self, torch: Any, program: Program, binding: Binding, options: Options, threads: int) -> None:
         self.binding = binding
         self._torch = torch
         self._program: Program | None = program
         self._optimized = options.optimized
-        self._guard = torch.inference_mode if options.inference_mode else torch.no_grad
+        # Used again for each run, one at a time.
+        self._guard = torch.inference_mode() if options.inference_mode else torch.no_grad()
+        self._lasting = getattr(torch, "AcceleratorError", ())
+        #: A CUDA error was raised that lasts until the process ends.
+        self.broken = False
         # Each thread that calls PyTorch has a pool of its own, of this size.
         torch.set_num_threads(options.intra_op_threads or threads)
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Under it a batch is converted and run; what PyTorch raises comes out as InternalError."""
-        was_optimized = self._torch._C._get_graph_executor_optimize()
-        self._torch._C._set_graph_executor_optimize(self._optimized)  # of this thread
-        try:
-            with self._guard():
-                yield
-        except ServerError:
-            raise
-        except Exception as error:  # whatever a model does
+    def __enter__(self) -> Caller:
+        """A batch is converted and run under it; what PyTorch raises comes out as InternalError."""
+        if not self._optimized:
+            self._torch._C._set_graph_executor_optimize(False)  # of this thread
+        self._guard.__enter__()
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        self._guard.__exit__(kind, error, traceback)
+        if not self._optimized:
+            self._torch._C._set_graph_executor_optimize(True)
+        if isinstance(error, Exception) and not isinstance(error, ServerError):  # whatever a model does
+            self.broken = self.broken or isinstance(error, self._lasting)
             raise failure(error) from None
-        finally:
-            self._torch._C._set_graph_executor_optimize(was_optimized)
 
     def call(self, values: Sequence[Any]) -> list[Any]:
         """Results in the order of the config, for values in its order."""

@@ -93,6 +93,7 @@ class TorchEngine(DeviceEngine):
         self._converter = converter
         self._memory = memory
         self._clean_cache = clean_cache
+        self.broken = False
         # Results of the last run of each slot: their memory is the outputs'.
         self._results: dict[int, list[Any]] = {}
 
@@ -104,16 +105,19 @@ class TorchEngine(DeviceEngine):
         self._results.pop(slot, None)
         if self._clean_cache:
             self._memory.trim()
-        with self._caller.running(), self._memory.on(stream):
-            values = [
-                None if tensor is None else self._argument(tensor, io.datatype, private)
-                for tensor, io, private in zip(inputs, binding.inputs, binding.private, strict=True)
-            ]
-            found = self._caller.call(values)
-            results = [
-                self._result(io.name, io.datatype, ones, value, lent)
-                for io, ones, value, lent in zip(binding.outputs, binding.ones, found, binding.lent, strict=True)
-            ]
+        try:
+            with self._caller, self._memory.on(stream):
+                values = [
+                    None if tensor is None else self._argument(tensor, io.datatype, private)
+                    for tensor, io, private in zip(inputs, binding.inputs, binding.private, strict=True)
+                ]
+                found = self._caller.call(values)
+                results = [
+                    self._result(io.name, io.datatype, ones, value, lent)
+                    for io, ones, value, lent in zip(binding.outputs, binding.ones, found, binding.lent, strict=True)
+                ]
+        finally:
+            self.broken = self._caller.broken
         self._results[slot] = results
         return [DeviceTensor(r.data_ptr(), tuple(r.shape), r.numel() * r.element_size()) for r in results]
 
