@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Tuple  # noqa: UP035
 
 import numpy as np
 import pytest
-from backend_models import request, values
+from inference import request, values
 from torch_models import AddSub, Loaded, config, export, from_source, parameter, torch, write
 
 from triton_async import datatypes

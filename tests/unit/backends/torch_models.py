@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backend_models import request, signature_of, values
+from inference import request, signature_of, values
 
 from triton_async.backends.base import LoadContext, ModelInstance, execute_requests
 from triton_async.backends.pytorch import PyTorchBackend

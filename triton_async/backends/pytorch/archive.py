@@ -57,9 +57,9 @@ _CONTAINERS = ("builtins.tuple", "builtins.list", "builtins.dict")
 class Kind(Enum):
     """What a model file is, by what lies in its archive."""
 
-    SCRIPT = "TorchScript file"
-    EXPORTED = "exported program"
-    COMPILED = "AOTInductor package"
+    SCRIPT = "a TorchScript file"
+    EXPORTED = "an exported program"
+    COMPILED = "an AOTInductor package"
 
 
 def open_archive(torch: Any, path: Path, model: str) -> Any:

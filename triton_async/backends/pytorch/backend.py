@@ -68,7 +68,7 @@ class PyTorchBackend(Backend):
             if not ios or not all(io.data_type and (io.dims or io.HasField("reshape")) for io in ios):
                 raise InvalidArg(
                     f"model configuration must contain at least one {what}, with name, data_type and dims, for "
-                    f"'{proto.name}': auto-complete is not supported for a {kind.value}, which does not say what it "
+                    f"'{proto.name}': auto-complete is not supported for {kind.value}, which does not say what it "
                     f"{'takes' if what == 'input' else 'returns'}"
                 )
         return None
@@ -97,6 +97,9 @@ class PyTorchModel(LoadedModel):
         self._options = model_options(config)
         if self._options.inter_op_threads:
             library.set_inter_op_threads(config.name, self._options.inter_op_threads)
+        pools = getattr(context, "pools", None)
+        if pools is not None and any(group.kind is InstanceKind.GPU for group in config.instance_groups):
+            self.input_pool = pools.pinned()
         # The first instance takes the copy that the config is checked with.
         first = config.instances()[0]
         device = _device(config.instance_groups[first.group].kind, first.device)
@@ -163,7 +166,8 @@ class PyTorchModel(LoadedModel):
                 return ScriptProgram(torch, self._path, name, device)
             if kind is Kind.EXPORTED:
                 return ExportedProgram(torch, reader, self._path, name, device)
-            return CompiledProgram(torch, reader, self._path, name, device)
+            batching = self._context.config.max_batch_size > 0
+            return CompiledProgram(torch, reader, self._path, name, device, batching=batching)
 
 
 def _device(kind: InstanceKind, device_id: int) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +17,8 @@ from triton_async.backends.pytorch.archive import (
 )
 from triton_async.backends.pytorch.program import UNDECLARED, Port, Program
 from triton_async.errors import InternalError, InvalidArg
+
+_NEEDS_TWO = re.compile(r"dim value is too small at 0, expected it to be >= 2, but got: 1\b")
 
 
 class ExportedProgram(Program):
@@ -65,9 +68,15 @@ class CompiledProgram(Program):
     """An AOTInductor package: native code of the file, as Triton's `torch_aoti` runs it.
 
     It says nothing of types, shapes or aliases: PyTorch checks each call, and arguments and results are copied.
+    `batching`: the first dimension of every argument and result is that of the batch, and its rows are independent.
     """
 
-    def __init__(self, torch: Any, reader: Any, path: Path, model: str, device: str | None) -> None:
+    def __init__(
+        self, torch: Any, reader: Any, path: Path, model: str, device: str | None, *, batching: bool
+    ) -> None:
+        self._torch = torch
+        self._batching = batching
+        self._needs_two = False
         made_for = device_of_package(reader)
         wanted = (device or made_for or "cpu").partition(":")
         if made_for and made_for != wanted[0]:
@@ -88,8 +97,17 @@ class CompiledProgram(Program):
 
     def call(self, arguments: Sequence[Any]) -> list[Any] | dict[str, Any]:
         """Leaves of the result, in order."""
-        found: list[Any] = self._package.loader.boxed_run(list(arguments))
-        return found
+        if not self._needs_two or any(argument.shape[0] != 1 for argument in arguments):
+            try:
+                found: list[Any] = self._package.loader.boxed_run(list(arguments))
+                return found
+            except RuntimeError as error:
+                if not (self._batching and _NEEDS_TWO.search(str(error))):
+                    raise
+        # The check of a package knows no batch of one, whatever the export allowed: a batch of its row twice.
+        found = self._package.loader.boxed_run([self._torch.cat((argument, argument)) for argument in arguments])
+        self._needs_two = True
+        return [result[:1] for result in found]
 
 
 def _quiet(record: logging.LogRecord) -> bool:
