@@ -13,19 +13,19 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "backends"))
 
-from inference import request, values  # noqa: E402
-from torch_models import AddSub, Loaded, config, export, parameter, torch, write  # noqa: E402
+from inference import request, values
+from torch_models import AddSub, Loaded, config, export, parameter, torch, write
 
-from triton_async import datatypes  # noqa: E402
-from triton_async.backends.base import execute_requests  # noqa: E402
-from triton_async.backends.device.engine import DeviceTensor  # noqa: E402
-from triton_async.backends.pytorch.calls import Caller  # noqa: E402
-from triton_async.backends.pytorch.engine import CudaMemory, TorchEngine  # noqa: E402
-from triton_async.backends.pytorch.tensors import Converter  # noqa: E402
-from triton_async.config.model_config import InstanceGroup, InstanceKind  # noqa: E402
-from triton_async.errors import InternalError  # noqa: E402
-from triton_async.infer.tensor import from_numpy  # noqa: E402
-from triton_async.memory.slab import SlabPool  # noqa: E402
+from triton_async import datatypes
+from triton_async.backends.base import execute_requests
+from triton_async.backends.device.engine import DeviceTensor
+from triton_async.backends.pytorch.calls import Caller
+from triton_async.backends.pytorch.engine import CudaMemory, TorchEngine
+from triton_async.backends.pytorch.tensors import Converter
+from triton_async.config.model_config import InstanceGroup, InstanceKind
+from triton_async.errors import InternalError
+from triton_async.infer.tensor import from_numpy
+from triton_async.memory.slab import SlabPool
 
 pytestmark = [
     pytest.mark.gpu,
@@ -46,7 +46,7 @@ class Net(torch.nn.Module):
             torch.nn.Linear(8, 10),
         )  # fmt: skip
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = self.layers(input)
         return found
 
@@ -179,20 +179,21 @@ def test_outputs_of_a_slot_stay_until_its_next_run(tmp_path: Path, pool: SlabPoo
 
 
 def test_unloading_gives_the_memory_back(tmp_path: Path, pool: SlabPool) -> None:
-    big = torch.nn.Linear(4096, 4096)
-    text = config(["input FP32 [4096]"], ["y FP32 [4096]"], 4, parameter("ENABLE_CACHE_CLEANING", "true"))
-    directory = write(tmp_path, big, text)
-    x = np.ones((1, 4096), np.float32)
+    size = 8192
+    text = config([f"input FP32 [{size}]"], [f"y FP32 [{size}]"], 4, parameter("ENABLE_CACHE_CLEANING", "true"))
+    directory = write(tmp_path, torch.nn.Linear(size, size), text)
+    x = np.ones((1, size), np.float32)
     before = torch.cuda.memory_allocated(0)
     for _ in range(3):
         loaded = Loaded(directory, pool)
         on_gpu = loaded.model.create_instance("m_1", GPU, 0)
-        assert torch.cuda.memory_allocated(0) >= before + 4096 * 4096 * 4
+        assert torch.cuda.memory_allocated(0) >= before + size * size * 4
         execute_requests(on_gpu, loaded.signature, [request(input=x)])
         on_gpu.close()
         loaded.close()
         del on_gpu, loaded
-        assert torch.cuda.memory_allocated(0) == before
+        # cuBLAS keeps a workspace for each stream.
+        assert torch.cuda.memory_allocated(0) < before + size * size * 4 // 2
 
 
 def test_an_error_of_a_model_leaves_the_instance_usable(tmp_path: Path, pool: SlabPool) -> None:

@@ -263,8 +263,11 @@ def test_a_process_wide_setting_belongs_to_the_models_that_set_it(tmp_path: Path
     assert not torch._C._jit_texpr_fuser_enabled()
     with pytest.raises(InvalidArg, match=r"'ENABLE_TENSOR_FUSER' is true, .* model 'a' is loaded with false"):
         load("b", "true")
+    newer = load("newer/a", "true")
+    assert torch._C._jit_texpr_fuser_enabled()
     first.close()
     assert torch._C._jit_texpr_fuser_enabled()
+    newer.close()
     load("c", "true").close()
 
 
@@ -387,6 +390,7 @@ HARM: dict[str, Callable[[dict[str, bytes], Path], None]] = {
     "guard": in_model('"guards_code": [', '"guards_code": ["open(\'MARK\', \'w\')", '),
     "container": in_model("builtins.tuple", "collections.namedtuple"),
     "keyword": in_model("forward_arg_names\": [\"x\"", "forward_arg_names\": [\"x=open('MARK', 'w')\""),
+    "native code": lambda entries, mark: entries.update({"data/aotinductor/model/a.wrapper.so": b"\x7fELF"}),
     "not json": lambda entries, mark: entries.update({"models/model.json": b"{"}),
     "deep json": lambda entries, mark: entries.update({"models/model.json": b'{"a":' * 100_000}),
     "empty json": lambda entries, mark: entries.update({"models/model.json": b"{}"}),
@@ -428,8 +432,9 @@ def test_without_pytorch_the_error_names_what_to_install() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "from triton_async.backends.pytorch import PyTorchBackend\n"
+        "from triton_async.protos import ModelConfig\n"
         "from pathlib import Path\n"
-        "try: PyTorchBackend().inspect(Path('model.pt'), None)\n"
+        "try: PyTorchBackend().inspect(Path('model.pt'), ModelConfig())\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

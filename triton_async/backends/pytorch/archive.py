@@ -199,6 +199,8 @@ def _check_payloads(torch: Any, reader: Any, model: str) -> None:
         folder, _, file = name.rpartition("/")
         if folder == "models" and name != MODEL:
             raise Unsupported("the file holds more than one exported program")
+        if name.startswith(_PACKAGE):
+            raise Unsupported("the file holds an exported program and native code")
         if folder in ("data/weights", "data/constants") and file.endswith(".pt"):
             raise Unsupported("weights of an exported program in the pickled form of PyTorch 2.7 are not loaded; "
                               "save it again with a newer PyTorch")

@@ -16,7 +16,7 @@ from triton_async.backends.pytorch.exported import CompiledProgram, ExportedProg
 from triton_async.backends.pytorch.instance import DeviceQueue, PyTorchInstance
 from triton_async.backends.pytorch.library import Library
 from triton_async.backends.pytorch.naming import bind_inputs, bind_outputs
-from triton_async.backends.pytorch.options import model_options
+from triton_async.backends.pytorch.options import model_options, refuse_runtime
 from triton_async.backends.pytorch.program import Port, Program
 from triton_async.backends.pytorch.script import ScriptProgram
 from triton_async.backends.pytorch.tensors import BYTES, Converter
@@ -58,6 +58,7 @@ class PyTorchBackend(Backend):
 
         None for the other kinds, which do not say what they take: InvalidArg when the config does not either.
         """
+        refuse_runtime(proto)
         path = _model_file(path)
         torch = self._loaded().torch
         reader = open_archive(torch, path, proto.name)
@@ -103,7 +104,7 @@ class PyTorchModel(LoadedModel):
         # The first instance takes the copy that the config is checked with.
         first = config.instances()[0]
         device = _device(config.instance_groups[first.group].kind, first.device)
-        library.claim(config.name, self._options.switches)
+        library.claim(self, config.name, self._options.switches)
         try:
             self._programs[device] = self._load(device)
             self._binding = Binding(config, self._programs[device], Converter(library.torch).dtypes)
@@ -155,7 +156,7 @@ class PyTorchModel(LoadedModel):
     def close(self) -> None:
         """Drops the copies that no instance took, and the process-wide settings."""
         self._programs.clear()
-        self._library.release(self._context.config.name, self._options.switches)
+        self._library.release(self)
 
     def _load(self, device: str | None) -> Program:
         torch, name = self._library.torch, self._context.config.name

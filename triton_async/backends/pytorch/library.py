@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -42,31 +42,32 @@ class Library:
             self.torch.from_numpy(np.frombuffer(b"\0", np.uint8))
         self.threads = max(1, min(self.torch.get_num_threads(), _quota_cpus() or 1 << 30))
         self._lock = threading.Lock()
-        # Parameter -> model name -> value. A switch is free again when no model that set it is left.
-        self._claims: dict[str, dict[str, bool]] = {}
+        # Parameter -> who set it -> model name and value. A switch is free again when nobody is left.
+        self._claims: dict[str, dict[int, tuple[str, bool]]] = {}
         self._inter_op_threads = 0
 
-    def claim(self, model: str, switches: dict[str, bool]) -> None:
-        """Sets process-wide switches for a model. InvalidArg when another loaded model has one the other way."""
+    def claim(self, owner: object, model: str, switches: Mapping[str, bool]) -> None:
+        """Sets process-wide switches for a version of a model, until `release`. InvalidArg when another loaded model
+        has one the other way; versions of one model may differ, the one loaded last decides."""
         with self._lock:
             for key, value in switches.items():
-                for other, claimed in self._claims.get(key, {}).items():
+                for other, claimed in self._claims.get(key, {}).values():
                     if other != model and claimed != value:
                         raise InvalidArg(
                             f"model '{model}': parameter '{key}' is {_text(value)}, but PyTorch has one such setting "
                             f"in a process and model '{other}' is loaded with {_text(claimed)}"
                         )
             for key, value in switches.items():
-                self._claims.setdefault(key, {})[model] = value
+                self._claims.setdefault(key, {})[id(owner)] = (model, value)
                 _SWITCHES[key](self.torch, value)
 
-    def release(self, model: str, switches: dict[str, bool]) -> None:
+    def release(self, owner: object) -> None:
         """Gives up what `claim` took; a switch that nobody holds goes back to PyTorch's default."""
         with self._lock:
-            for key in switches:
-                claims = self._claims.get(key, {})
-                if claims.pop(model, None) is not None and not claims:
-                    _SWITCHES[key](self.torch, key.startswith("ENABLE_"))
+            for key, claims in self._claims.items():
+                if claims.pop(id(owner), None) is not None:
+                    left = [value for _, value in claims.values()]
+                    _SWITCHES[key](self.torch, left[-1] if left else key.startswith("ENABLE_"))
 
     def set_inter_op_threads(self, model: str, count: int) -> None:
         """Size of the process's inter-op pool. InvalidArg when it was set to another or the pool is at work."""

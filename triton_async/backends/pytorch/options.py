@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from triton_async.config.model_config import ModelConfig
 from triton_async.errors import InvalidArg, Unsupported
@@ -34,11 +35,7 @@ def model_options(config: ModelConfig) -> Options:
     """Options of a model. InvalidArg or Unsupported, naming model and parameter, for what can not be done."""
     where = f"model '{config.name}': parameter"
     parameters = config.parameters
-    if config.proto.runtime:
-        raise Unsupported(
-            f"unable to load model '{config.name}': PyTorch models that are Python code (runtime "
-            f"'{config.proto.runtime}') are not supported; save the model with torch.jit.save or torch.export.save"
-        )
+    refuse_runtime(config.proto)
     if "TORCH_COMPILE_OPTIONAL_PARAMETERS" in parameters:
         raise Unsupported(f"{where} 'TORCH_COMPILE_OPTIONAL_PARAMETERS' belongs to models that are Python code")
     if "MODEL_INIT_LIBRARY" in parameters:
@@ -56,6 +53,15 @@ def model_options(config: ModelConfig) -> Options:
         switches={key: _flag(where, parameters, key, False) for key in _SWITCHES if key in parameters},
         warnings=tuple(warnings),
     )
+
+
+def refuse_runtime(proto: Any) -> None:
+    """Unsupported for a config whose model is Python code."""
+    if proto.runtime:
+        raise Unsupported(
+            f"unable to load model '{proto.name}': PyTorch models that are Python code (runtime '{proto.runtime}') are "
+            "not supported; save the model with torch.jit.save or torch.export.save"
+        )
 
 
 def _flag(where: str, parameters: Mapping[str, str], key: str, default: bool) -> bool:
