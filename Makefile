@@ -50,9 +50,14 @@ $(VENV)/.dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --group dev
 	@touch $@
 
+# Large, and not to be had everywhere: without it the tests of the PyTorch backend are skipped, and say so.
+$(VENV)/.torch: $(VENV)/.dev
+	@$(BIN)/pip install --quiet --group torch || echo 'PyTorch could not be installed: its tests will be skipped'
+	@touch $@
+
 install: $(VENV)/.installed
 
-dev: $(VENV)/.dev
+dev: $(VENV)/.dev $(VENV)/.torch
 
 models: $(VENV)/.dev
 	$(SCRIPT) examples/build_models.py models
@@ -69,13 +74,13 @@ lint: $(VENV)/.dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint triton_async
 	$(BIN)/mypy
 
-unit: $(VENV)/.dev
+unit: $(VENV)/.dev $(VENV)/.torch
 	$(BIN)/pytest tests/unit
 
 sanitize: $(VENV)/.dev
 	$(BIN)/pytest tests/unit/test_csrc_sanitized.py
 
-test: lint models
+test: lint models $(VENV)/.torch
 	$(BIN)/pytest -m 'not conformance'
 
 conformance: $(VENV)/.dev

@@ -14,6 +14,7 @@ from triton_async.errors import InvalidArg
 _BACKENDS = {
     "identity": ("identity", "IdentityBackend"),
     "onnxruntime": ("onnxruntime", "OnnxRuntimeBackend"),
+    "pytorch": ("pytorch", "PyTorchBackend"),
     "tensorrt": ("tensorrt", "TensorRTBackend"),
 }
 

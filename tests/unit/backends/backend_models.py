@@ -6,18 +6,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
+from inference import request, signature_of, value, values  # noqa: F401
 from onnx import TensorProto, helper
 
 from triton_async.backends.base import LoadContext, ModelInstance, execute_requests
 from triton_async.backends.onnxruntime import OnnxRuntimeBackend
 from triton_async.config.load import load
-from triton_async.config.model_config import ModelConfig
-from triton_async.infer.request import InferRequest, RequestedOutput
+from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse
-from triton_async.infer.signature import ModelSignature, TensorSpec
-from triton_async.infer.tensor import Tensor, decode_bytes, from_numpy
 from triton_async.memory.slab import SlabPool
 
 FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
@@ -66,16 +63,6 @@ def write(root: Path, made: Any, config: str | None = None, name: str = "m") -> 
     return directory
 
 
-def signature_of(config: ModelConfig) -> ModelSignature:
-    return ModelSignature(
-        config.name,
-        1,
-        [TensorSpec(io.name, io.datatype, io.dims, io.reshape, io.optional) for io in config.inputs],
-        [TensorSpec(io.name, io.datatype, io.dims, io.reshape) for io in config.outputs],
-        config.max_batch_size,
-    )
-
-
 class Loaded:
     """A model directory, configured and loaded as the server does it, with one instance."""
 
@@ -99,25 +86,3 @@ class Loaded:
     def run_one(self, **arrays: Any) -> dict[str, Any]:
         """Outputs by name of one request; raises its error."""
         return values(self.run(request(**arrays))[0])
-
-
-def request(*wanted: str, **arrays: Any) -> InferRequest:
-    """A request with these inputs (arrays or Tensors) and requested outputs."""
-    inputs = [
-        array if isinstance(array, Tensor) else from_numpy(name, np.asarray(array)) for name, array in arrays.items()
-    ]
-    return InferRequest("m", inputs=inputs, outputs=[RequestedOutput(name) for name in wanted])
-
-
-def values(response: InferResponse) -> dict[str, Any]:
-    """Outputs by name as arrays; strings as an object array of bytes. Raises the response's error."""
-    if response.error is not None:
-        raise response.error
-    return {output.name: value(output) for output in response.outputs}
-
-
-def value(output: Tensor) -> Any:
-    if output.datatype == 13:
-        array = np.array([*decode_bytes(output), None], dtype=object)[:-1]
-        return array.reshape(output.shape)
-    return output.numpy().copy()

@@ -1,0 +1,95 @@
+"""PyTorch models in a DeviceInstance on the fake CUDA driver: the engine is on the host, copies and slots are real."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from inference import request, values
+from torch_models import AddSub, Loaded, config, torch, write
+
+from triton_async.backends.pytorch.engine import HostMemory, TorchEngine
+from triton_async.backends.pytorch.tensors import Converter
+from triton_async.errors import InternalError
+from triton_async.memory.slab import SlabPool
+
+MARK = (1 << 62) - 1  # the fake's device addresses are host addresses with a bit more
+
+
+class FakeDeviceMemory(HostMemory):
+    """The fake's memory, read when all that was put on the stream before is done."""
+
+    def __init__(self, library: Any) -> None:
+        super().__init__(torch)
+        self._library = library
+
+    def view(self, address: int, dims: Any, dtype: Any) -> Any:
+        return super().view(address & MARK, dims, dtype)
+
+    def on(self, stream: int) -> AbstractContextManager[Any]:
+        self._library.cuStreamSynchronize(stream)
+        return nullcontext()
+
+
+class Net(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 16)
+
+    def forward(self, x: torch.Tensor):  # type: ignore[no-untyped-def]
+        return self.layer(x), x
+
+
+class OnDevice:
+    """A model in a DeviceInstance. Skips where there is no fake driver, or no DeviceInstance."""
+
+    def __init__(self, loaded: Loaded, pool: SlabPool) -> None:
+        fake_cuda = pytest.importorskip("fake_cuda", reason="no fake CUDA driver")
+        instance = pytest.importorskip("triton_async.backends.device.instance")
+        options = import_module("triton_async.backends.device.options").SlotOptions()
+        devices = fake_cuda.FakeDevices()
+        caller = loaded.instance._caller  # type: ignore[attr-defined]
+        engine = TorchEngine(caller, Converter(torch), FakeDeviceMemory(devices.library))
+        self.signature = loaded.signature
+        self.instance = instance.DeviceInstance("m_1", engine, loaded.signature, devices, 0, options, pool)
+
+    def run(self, batches: list[list[Any]]) -> list[list[Any]]:
+        """Answers of batches that are on their way at once."""
+        execute_batches = vars(import_module("triton_async.backends.base"))["execute_batches"]
+        found: list[list[Any]] = execute_batches(self.instance, self.signature, batches)
+        return found
+
+
+def test_batches_on_their_way_at_once(tmp_path: Path, pool: SlabPool) -> None:
+    directory = write(tmp_path, Net(), config(["x FP32 [64]"], ["y FP32 [16]", "z FP32 [64]"], 16))
+    on_device = OnDevice(Loaded(directory, pool), pool)
+    random = np.random.default_rng(0)
+    batches = [
+        [request(x=random.random((rows, 64), np.float32)) for rows in sizes]
+        for sizes in [(1,), (2, 3), (16,), (1, 1, 1)] * 5
+    ]
+    on_host = Loaded(directory, pool)
+    for batch, responses in zip(batches, on_device.run(batches), strict=True):
+        for expected, response in zip(on_host.run(*batch), responses, strict=True):
+            for name, array in values(expected).items():
+                np.testing.assert_allclose(values(response)[name], array, atol=1e-6)
+    on_device.instance.close()
+    del responses, response, expected
+
+
+def test_errors_and_tensors_without_elements_on_a_device(tmp_path: Path, pool: SlabPool) -> None:
+    text = config(["x FP32 [-1]", "y FP32 [-1]"], ["a FP32 [-1]", "b FP32 [-1]"])
+    on_device = OnDevice(Loaded(write(tmp_path, AddSub(), text), pool), pool)
+    lengths = [(3, 3), (0, 0), (3, 2), (1, 1)]
+    batches = [[request(x=np.ones(n, np.float32), y=np.ones(m, np.float32))] for n, m in lengths]
+    (first,), (empty,), (bad,), (last,) = on_device.run(batches)
+    assert values(first)["a"].tolist() == [2] * 3
+    assert values(empty)["a"].shape == (0,)
+    assert isinstance(bad.error, InternalError)
+    assert "PyTorch execute failure" in bad.error.message
+    assert values(last)["b"].tolist() == [0]
+    on_device.instance.close()
