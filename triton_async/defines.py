@@ -39,12 +39,25 @@ HTTP_MAX_HEADERS_NBYTES = 32_768
 HTTP_HEAD_TIMEOUT_S = 60.0
 HTTP_BODY_TIMEOUT_S = 60.0
 
+# Bytes per second of a body, averaged over HTTP_BODY_TIMEOUT_S: far below any network that still works, far above a
+# client that holds memory with a byte now and then.
+HTTP_BODY_MIN_NBYTES_PER_S = 1 << 10
+
+# Bytes received of bodies that are not complete, over all connections; eight of the largest. A body that goes beyond
+# it is refused (503). Announced bytes do not count: their memory is the system's until they come. Bodies that come in
+# one piece do not either, so that small requests are answered whatever others send.
+HTTP_MAX_RECEIVING_NBYTES = 1 << 34
+
 # Seconds a connection may stay idle between requests: longer than any load balancer keeps its own side open, so
 # that it is never us who close under a request (Triton never closes).
 HTTP_KEEPALIVE_TIMEOUT_S = 3630.0
 
 # Seconds without any progress after which a response that the client does not read is given up.
 HTTP_WRITE_TIMEOUT_S = 60.0
+
+# Bytes of answers over all connections that wait for their clients to read. Beyond it the connection with the most of
+# them is closed: who reads as fast as answers come never holds many.
+HTTP_MAX_UNSENT_NBYTES = 1 << 33
 
 # Bytes received at once into memory shared by all connections; what a body still lacks then goes straight to where
 # its tensors will lie.

@@ -151,6 +151,7 @@ def split(output: bytes) -> list[bytes]:
 async def express(root: Path, *options: str) -> AsyncIterator[tuple[InferenceServer, ExpressListener]]:
     """A server and a listener without a port."""
     async with running(root, *options) as server:
-        listener = ExpressListener(HttpService(server, LIMIT).handle, server, LIMIT)
+        service = HttpService(server, LIMIT)
+        listener = ExpressListener(service.handle, server, LIMIT, service.receiving)
         yield server, listener
         await listener.close(0)
