@@ -133,6 +133,11 @@ GRPC_MAX_RECEIVING_NBYTES = 1 << 32
 # connection are refused and streams are not read.
 GRPC_MAX_HELD_NBYTES = 1 << 30
 
+# The same two over all connections. Beyond the first the call is refused whose message has grown; beyond the second the
+# connection is closed that holds the most and reads the least: who reads as fast as answers come never holds many.
+GRPC_MAX_TOTAL_RECEIVING_NBYTES = 1 << 34
+GRPC_MAX_TOTAL_HELD_NBYTES = 1 << 33
+
 # Seconds without a byte sent while answers wait for the client's windows or socket; the connection is closed then
 # (CVE-2019-9517).
 GRPC_STALL_TIMEOUT_S = 30.0

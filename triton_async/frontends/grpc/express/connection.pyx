@@ -30,6 +30,9 @@ cdef int64_t _WRITE = GRPC_WRITE_NBYTES
 cdef int64_t _HELD_MAX = GRPC_MAX_HELD_NBYTES
 cdef Py_ssize_t _RECEIVE = GRPC_RECEIVE_NBYTES
 
+# Nanoseconds without a byte sent after which a client counts as one that does not read.
+cdef int64_t _STALLED_NS = 1_000_000_000
+
 # Share of its age by which a connection may end earlier or later, as C-core spreads them.
 _AGE_JITTER = 0.1
 
@@ -86,6 +89,7 @@ cdef class ExpressConnection(ExpressSession):
             self.close()
         except Exception:
             log.exception("gRPC connection did not close well")
+        self.note_held(0)
         self.keepalive = None
         self.abandoned = []
         if self.closed is not None and not self.closed.done():
@@ -176,7 +180,12 @@ cdef class ExpressConnection(ExpressSession):
         if not self.leaving and self.is_finished():
             self.leaving = True
             self.transport.close()
-        return self._watch(now_ns, self.held_nbytes < held_nbytes)
+        self._watch(now_ns, self.held_nbytes < held_nbytes)
+        return self.note_held(self.held_nbytes + (self.transport.get_write_buffer_size() if self.paused else 0))
+
+    def burden(self):
+        """What makes this connection rather than another one to be closed: (has not read for a while, bytes held)."""
+        return self.stalled_ns != 0 and ta_now_ns() - self.stalled_ns > _STALLED_NS, self.noted_nbytes
 
     # -- clock -------------------------------------------------------------------------------------
 
