@@ -89,8 +89,9 @@ GRPC_CONNECTION_WINDOW_NBYTES = 64 << 20
 GRPC_MAX_CONCURRENT_STREAMS = 1024
 
 # Bytes of one HTTP/2 frame we accept. Larger than the default 16 KiB because the cost of receiving a tensor is per
-# frame; small enough that the 64 continuation frames of a header block stay a few MiB.
-GRPC_MAX_FRAME_NBYTES = 1 << 17
+# frame: only from the second read of a frame on do its bytes go straight into their message. Header blocks have a bound
+# of their own, GRPC_MAX_HEADER_BLOCK_NBYTES.
+GRPC_MAX_FRAME_NBYTES = 1 << 20
 
 # Bytes of the request headers of one call, decoded (C-core's hard limit).
 GRPC_MAX_HEADER_LIST_NBYTES = 1 << 14
@@ -146,8 +147,9 @@ GRPC_STALL_TIMEOUT_S = 30.0
 GRPC_HANDSHAKE_TIMEOUT_S = 20.0
 GRPC_HEADERS_TIMEOUT_S = 10.0
 
-# Bytes read from a socket at once, into one buffer for all connections of the loop.
-GRPC_RECEIVE_NBYTES = 1 << 18
+# Bytes read from a socket at once, into one buffer for all connections of the loop: hundreds of small requests. What
+# such a read brings of a large message is copied, the rest is not.
+GRPC_RECEIVE_NBYTES = 1 << 16
 
 # Bytes taken from a connection's answers for one write; more waits until the kernel has taken these.
 GRPC_WRITE_NBYTES = 1 << 20

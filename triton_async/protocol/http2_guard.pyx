@@ -4,11 +4,12 @@ Debian's nghttp2 1.52 has no limits of its own for most floods, so the frame hea
 nine fixed bytes, so that two readers cannot disagree about it.
 """
 
+from libc.stdint cimport int32_t
 from libc.string cimport memcpy
 
 from triton_async.protocol.nghttp2 cimport (
-    NGHTTP2_CONTINUATION, NGHTTP2_DATA, NGHTTP2_FLAG_END_HEADERS, NGHTTP2_FLAG_END_STREAM, NGHTTP2_GOAWAY,
-    NGHTTP2_HEADERS, NGHTTP2_RST_STREAM, NGHTTP2_WINDOW_UPDATE,
+    NGHTTP2_CONTINUATION, NGHTTP2_DATA, NGHTTP2_FLAG_END_HEADERS, NGHTTP2_FLAG_END_STREAM, NGHTTP2_FLAG_PADDED,
+    NGHTTP2_GOAWAY, NGHTTP2_HEADERS, NGHTTP2_RST_STREAM, NGHTTP2_WINDOW_UPDATE,
 )
 
 from triton_async.defines import (
@@ -70,6 +71,12 @@ cdef class FrameGuard:
                 if violation:
                     return violation
         return VIOLATION_NONE
+
+    cdef int64_t payload_ahead(self, int32_t *stream_id) noexcept:
+        if not self.greeted or self.head_nbytes or self.head[3] != NGHTTP2_DATA or self.head[4] & NGHTTP2_FLAG_PADDED:
+            return 0
+        stream_id[0] = (self.head[5] & 0x7F) << 24 | self.head[6] << 16 | self.head[7] << 8 | self.head[8]
+        return self.skip_nbytes
 
     cdef int count_reset(self, int64_t now_ns) noexcept:
         return VIOLATION_NONE if _take(&self.resets, now_ns) else VIOLATION_RESETS

@@ -64,6 +64,9 @@ cdef class ExpressCall(Http2Stream):
             raise MessageError(GRPC_RESOURCE_EXHAUSTED, "too many bytes of unfinished messages")
         return 0
 
+    cdef object room(self, int64_t nbytes):
+        return None if self.reader is None else self.reader.room(nbytes)
+
     cdef int fail(self, int status, str message) except -1:
         cdef list fields = [(name.encode(), value.encode()) for name, value in trailers(Status(status), message)]
         if self.state == STREAM_OPEN:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 
+from cpython.memoryview cimport PyMemoryView_GET_BUFFER
 from libc.stdint cimport int32_t, int64_t, uint8_t
 
 from triton_async.frontends.grpc.express.call cimport ExpressCall, RefusedCall, UnaryInfer
@@ -56,15 +57,22 @@ cdef class ExpressConnection(ExpressSession):
         self.flush()
 
     def get_buffer(self, _):
-        return self.lane.receive_view
+        self.room = self.receive_room()
+        return self.lane.receive_view if self.room is None else self.room
 
     def buffer_updated(self, Py_ssize_t nbytes):
         cdef int64_t now_ns = ta_now_ns()
-        if self.transport is None or not 0 < nbytes <= _RECEIVE:
+        cdef const uint8_t *data = <const uint8_t *>self.lane.receive_data
+        cdef Py_ssize_t size = _RECEIVE
+        room, self.room = self.room, None
+        if room is not None:
+            data = <const uint8_t *>PyMemoryView_GET_BUFFER(room).buf
+            size = len(room)
+        if self.transport is None or not 0 < nbytes <= size:
             return
         self.last_read_ns = now_ns
         try:
-            self.receive(<const uint8_t *>self.lane.receive_data, nbytes, now_ns)
+            self.receive(data, nbytes, now_ns)
         except Exception:
             log.exception("gRPC connection failed")
             self.abort()
