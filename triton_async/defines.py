@@ -104,7 +104,8 @@ GRPC_MAX_STATUS_MESSAGE_NBYTES = 1 << 12
 GRPC_MAX_CONTINUATIONS = 8
 
 # Bytes of one header block as sent. Longer lists than GRPC_MAX_HEADER_LIST_NBYTES are refused call by call; what is
-# longer than this ends the connection, because decoding it costs more than refusing.
+# longer than this ends the connection, because decoding it costs more than refusing. So does any other frame of more
+# bytes that is not DATA.
 GRPC_MAX_HEADER_BLOCK_NBYTES = 1 << 17
 
 # Stream resets, the client's and those that it made us send, at once and per second before the connection is

@@ -13,8 +13,8 @@ from triton_async.protocol.nghttp2 cimport (
 )
 
 from triton_async.defines import (
-    GRPC_CONTROL_BURST, GRPC_CONTROLS_PER_S, GRPC_MAX_CONTINUATIONS, GRPC_MAX_HEADER_BLOCK_NBYTES, GRPC_RESET_BURST,
-    GRPC_RESETS_PER_S,
+    GRPC_CONTROL_BURST, GRPC_CONTROLS_PER_S, GRPC_MAX_CONTINUATIONS, GRPC_MAX_FRAME_NBYTES,
+    GRPC_MAX_HEADER_BLOCK_NBYTES, GRPC_RESET_BURST, GRPC_RESETS_PER_S,
 )
 
 cdef enum:
@@ -23,6 +23,7 @@ cdef enum:
 
 cdef int _CONTINUATIONS_MAX = GRPC_MAX_CONTINUATIONS
 cdef int64_t _BLOCK_MAX = GRPC_MAX_HEADER_BLOCK_NBYTES
+cdef int64_t _FRAME_MAX = GRPC_MAX_FRAME_NBYTES
 
 
 cdef void _fill(Bucket *bucket, double burst, double rate) noexcept:
@@ -100,6 +101,9 @@ cdef class FrameGuard:
             if self.continuations > _CONTINUATIONS_MAX:
                 return VIOLATION_CONTINUATIONS
             return VIOLATION_HEADER_BLOCK if self.block_nbytes > _BLOCK_MAX else VIOLATION_NONE
+        if _BLOCK_MAX < length <= _FRAME_MAX and type != NGHTTP2_DATA:
+            # Only payload has a reason to come in frames as large as we take them.
+            return VIOLATION_CONTROLS
         if type == NGHTTP2_RST_STREAM:
             return self.count_reset(now_ns)
         if type == NGHTTP2_DATA:
