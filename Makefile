@@ -5,6 +5,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 SOURCES := $(shell find triton_async csrc protos -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \
 	-o -name '*.[ch]' -o -name '*.cu' -o -name '*.proto') setup.py pyproject.toml
+DEBUG := build/debug-package
 HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
@@ -14,13 +15,14 @@ export PYTHONSAFEPATH := 1
 # The examples are scripts that import the modules beside them.
 SCRIPT := env -u PYTHONSAFEPATH $(BIN)/python
 
-.PHONY: help install dev models serve demo test unit lint sanitize conformance wheels bench bench-all clean
+.PHONY: help install dev models serve demo test unit debug lint sanitize conformance wheels bench bench-all clean
 
 help:
 	@echo 'make install      build the package into $(VENV)'
 	@echo 'make serve        build the example models and serve them on $(HTTP_PORT), $(GRPC_PORT), $(METRICS_PORT)'
 	@echo 'make demo         read the text of a picture with the running server'
 	@echo 'make test         linters, types, all tests'
+	@echo 'make debug        the unit tests on a build with assertions (part of make test: those of the request path)'
 	@echo 'make sanitize     the C sources under address, undefined behaviour and thread sanitizers (part of make test)'
 	@echo 'make conformance  compare with the real tritonserver'
 	@echo 'make bench        measure against the real tritonserver'
@@ -77,11 +79,22 @@ lint: $(VENV)/.dev
 unit: $(VENV)/.dev $(VENV)/.torch
 	$(BIN)/pytest tests/unit
 
+# The package with assertions, and memory that is overwritten when it is given back.
+$(DEBUG)/.built: $(VENV)/.dev
+	rm -rf $(DEBUG)
+	TRITON_ASYNC_DEBUG=1 $(BIN)/pip install --quiet --no-deps --target $(DEBUG) .
+	PYTHONPATH=$(DEBUG) $(BIN)/python -c 'import sys, triton_async; sys.exit("$(DEBUG)" not in triton_async.__file__)'
+	@touch $@
+
+debug: $(DEBUG)/.built
+	PYTHONPATH=$(DEBUG) $(BIN)/pytest tests/unit
+
 sanitize: $(VENV)/.dev
 	$(BIN)/pytest tests/unit/test_csrc_sanitized.py
 
-test: lint models $(VENV)/.torch
+test: lint models $(VENV)/.torch $(DEBUG)/.built
 	$(BIN)/pytest -m 'not conformance'
+	PYTHONPATH=$(DEBUG) $(BIN)/pytest $(addprefix tests/unit/,core infer memory frontends)
 
 conformance: $(VENV)/.dev
 	$(BIN)/pytest -m conformance tests/conformance

@@ -39,12 +39,25 @@ HTTP_MAX_HEADERS_NBYTES = 32_768
 HTTP_HEAD_TIMEOUT_S = 60.0
 HTTP_BODY_TIMEOUT_S = 60.0
 
+# Bytes per second of a body, averaged over HTTP_BODY_TIMEOUT_S: far below any network that still works, far above a
+# client that holds memory with a byte now and then.
+HTTP_BODY_MIN_NBYTES_PER_S = 1 << 10
+
+# Bytes received of bodies that are not complete, over all connections; eight of the largest. A body that goes beyond
+# it is refused (503). Announced bytes do not count: their memory is the system's until they come. Bodies that come in
+# one piece do not either, so that small requests are answered whatever others send.
+HTTP_MAX_RECEIVING_NBYTES = 1 << 34
+
 # Seconds a connection may stay idle between requests: longer than any load balancer keeps its own side open, so
 # that it is never us who close under a request (Triton never closes).
 HTTP_KEEPALIVE_TIMEOUT_S = 3630.0
 
 # Seconds without any progress after which a response that the client does not read is given up.
 HTTP_WRITE_TIMEOUT_S = 60.0
+
+# Bytes of answers over all connections that wait for their clients to read. Beyond it the connection with the most of
+# them is closed: who reads as fast as answers come never holds many.
+HTTP_MAX_UNSENT_NBYTES = 1 << 33
 
 # Bytes received at once into memory shared by all connections; what a body still lacks then goes straight to where
 # its tensors will lie.
@@ -76,8 +89,9 @@ GRPC_CONNECTION_WINDOW_NBYTES = 64 << 20
 GRPC_MAX_CONCURRENT_STREAMS = 1024
 
 # Bytes of one HTTP/2 frame we accept. Larger than the default 16 KiB because the cost of receiving a tensor is per
-# frame; small enough that the 64 continuation frames of a header block stay a few MiB.
-GRPC_MAX_FRAME_NBYTES = 1 << 17
+# frame: only from the second read of a frame on do its bytes go straight into their message. Header blocks have a bound
+# of their own, GRPC_MAX_HEADER_BLOCK_NBYTES.
+GRPC_MAX_FRAME_NBYTES = 1 << 20
 
 # Bytes of the request headers of one call, decoded (C-core's hard limit).
 GRPC_MAX_HEADER_LIST_NBYTES = 1 << 14
@@ -90,7 +104,8 @@ GRPC_MAX_STATUS_MESSAGE_NBYTES = 1 << 12
 GRPC_MAX_CONTINUATIONS = 8
 
 # Bytes of one header block as sent. Longer lists than GRPC_MAX_HEADER_LIST_NBYTES are refused call by call; what is
-# longer than this ends the connection, because decoding it costs more than refusing.
+# longer than this ends the connection, because decoding it costs more than refusing. So does any other frame of more
+# bytes that is not DATA.
 GRPC_MAX_HEADER_BLOCK_NBYTES = 1 << 17
 
 # Stream resets, the client's and those that it made us send, at once and per second before the connection is
@@ -120,6 +135,11 @@ GRPC_MAX_RECEIVING_NBYTES = 1 << 32
 # connection are refused and streams are not read.
 GRPC_MAX_HELD_NBYTES = 1 << 30
 
+# The same two over all connections. Beyond the first the call is refused whose message has grown; beyond the second the
+# connection is closed that holds the most and reads the least: who reads as fast as answers come never holds many.
+GRPC_MAX_TOTAL_RECEIVING_NBYTES = 1 << 34
+GRPC_MAX_TOTAL_HELD_NBYTES = 1 << 33
+
 # Seconds without a byte sent while answers wait for the client's windows or socket; the connection is closed then
 # (CVE-2019-9517).
 GRPC_STALL_TIMEOUT_S = 30.0
@@ -128,8 +148,9 @@ GRPC_STALL_TIMEOUT_S = 30.0
 GRPC_HANDSHAKE_TIMEOUT_S = 20.0
 GRPC_HEADERS_TIMEOUT_S = 10.0
 
-# Bytes read from a socket at once, into one buffer for all connections of the loop.
-GRPC_RECEIVE_NBYTES = 1 << 18
+# Bytes read from a socket at once, into one buffer for all connections of the loop: hundreds of small requests. What
+# such a read brings of a large message is copied, the rest is not.
+GRPC_RECEIVE_NBYTES = 1 << 16
 
 # Bytes taken from a connection's answers for one write; more waits until the kernel has taken these.
 GRPC_WRITE_NBYTES = 1 << 20

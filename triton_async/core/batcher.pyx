@@ -30,6 +30,7 @@ cdef class DynamicBatcher:
 
     cpdef Batch take(self, int64_t now_ns, bint idle):
         cdef list waiting
+        cdef list taken
         cdef InferRequest request
         cdef Batch batch
         cdef int64_t count
@@ -44,12 +45,23 @@ cdef class DynamicBatcher:
             count = self._choose(waiting, now_ns, idle)
             if count == 0:
                 return None
-        batch = Batch(self.signature)
-        for request in self.queue.pop(count):
+        taken = self.queue.pop(count)
+        for request in taken:
             request.state = REQUEST_RUNNING
-            batch.add(request)
-        batch.close()
+        try:
+            batch = Batch(self.signature)
+            for request in taken:
+                batch.add(request)
+            batch.close()
+        except BaseException:
+            self.lost = taken
+            raise
         return batch
+
+    cpdef list take_lost(self):
+        cdef list lost = self.lost
+        self.lost = None
+        return lost or []
 
     # How many of `waiting` make the next batch; 0 when it is better to wait.
     cdef int64_t _choose(self, list waiting, int64_t now_ns, bint idle) except -1:

@@ -53,6 +53,8 @@ cdef class Model(BatchOwner):
     cdef int _due(self) except -1
     cdef int _deliver_batch(self, Batch batch, int64_t now_ns) except -1
     cdef int _account(self, Batch batch, InferRequest request, InferResponse response, int64_t now_ns) except -1
+    cdef Batch _take(self, int64_t now_ns, bint idle)
+    cdef int _fail_later(self, InferRequest request, object error) except -1
     cdef int _dispatch_ahead(self, int64_t now_ns) except -1
     cdef int _note_execution(self, Batch batch, bint here) except -1
     cdef int _finish(self, InferRequest request, InferResponse response) except -1

@@ -33,7 +33,7 @@ from triton_async.defines import (
     INSTANCE_RUN_AHEAD_MAX,
     INSTANCE_RUN_AHEAD_NS,
 )
-from triton_async.errors import Unavailable
+from triton_async.errors import InternalError, Unavailable
 
 log = logging.getLogger("triton_async.core")
 
@@ -158,7 +158,7 @@ cdef class Model(BatchOwner):
         if self.batcher.queue.next_deadline_ns:
             self._expire(now_ns)
         while self.idle:
-            batch = self.batcher.take(now_ns, True)
+            batch = self._take(now_ns, True)
             if batch is None:
                 break
             if here is not None and self._runs_here(batch):
@@ -222,10 +222,33 @@ cdef class Model(BatchOwner):
             for instance in self.instances:
                 if instance.in_flight > ahead:
                     continue
-                batch = self.batcher.take(now_ns, False)
+                batch = self._take(now_ns, False)
                 if batch is None:
                     return 0
                 _hand_over(self, instance, batch)
+        return 0
+
+    # The next batch. Requests whose batch could not be made are answered, and those behind them get their chance.
+    cdef Batch _take(self, int64_t now_ns, bint idle):
+        cdef InferRequest request
+        cdef list lost
+        while True:
+            try:
+                return self.batcher.take(now_ns, idle)
+            except Exception:
+                lost = self.batcher.take_lost()
+                if not lost:
+                    raise
+                log.exception("model '%s' could not make a batch of %d requests", self.signature.model_name, len(lost))
+            for request in lost:
+                request.state = REQUEST_DONE
+                self.statistics.record_failure(FAIL_BACKEND, request.received_ns or request.queue_start_ns, now_ns)
+                self._fail_later(request, InternalError("no memory for a batch"))
+
+    # Not from inside `submit`: the front-end may not be ready for an answer yet.
+    cdef int _fail_later(self, InferRequest request, object error) except -1:
+        response = InferResponse(request, self.signature.model_name, self.signature.model_version, [], None, error)
+        self.loop.call_soon(self._finish_later, request, response)
         return 0
 
     # Sets how far instances run ahead, from how long their executions take.
@@ -251,11 +274,7 @@ cdef class Model(BatchOwner):
         cdef InferRequest request
         for request in self.batcher.queue.expire(now_ns):
             self.statistics.record_failure(FAIL_REJECTED, request.received_ns or request.queue_start_ns, now_ns)
-            error = Unavailable("Request timeout expired")
-            response = InferResponse(request, self.signature.model_name, self.signature.model_version, [], None,
-                                     error)
-            # Not from inside `submit`: the front-end may not be ready for an answer yet.
-            self.loop.call_soon(self._finish_later, request, response)
+            self._fail_later(request, Unavailable("Request timeout expired"))
 
     def _finish_later(self, InferRequest request, InferResponse response):
         self._finish(request, response)

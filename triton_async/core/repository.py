@@ -76,9 +76,9 @@ class ModelRepository:
             try:
                 found.update(entry.name for entry in root.iterdir() if _is_model_directory(entry))
             except OSError as error:
-                raise InternalError(
-                    f"failed to stat model repository '{root}': {error.strerror}"
-                ) from None
+                # Clients see the error, and where the repository lies is none of their business.
+                log.error("failed to read model repository '%s': %s", root, error.strerror)
+                raise InternalError(f"failed to read a model repository: {error.strerror}") from None
         return sorted(found)
 
     def ready_models(self) -> Iterable[tuple[str, int, LoadedVersion]]:

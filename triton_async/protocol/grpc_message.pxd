@@ -31,6 +31,9 @@ cdef class MessageReader:
     # Takes bytes up to the end of one message. The message when it is complete, else None; `used` is set to the bytes
     # taken. Raises MessageError, after which the call cannot go on.
     cdef Buffer feed(self, const char *data, size_t size, size_t *used)
+    # Where up to `nbytes` bytes of the message that has begun will stand, as a writable view: bytes that are received
+    # there are not copied by `feed`. None when there is no such place.
+    cdef object room(self, int64_t nbytes)
     # Whether a message has begun and is not complete.
     cdef bint inside(self) noexcept
 

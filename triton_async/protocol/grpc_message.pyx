@@ -1,5 +1,6 @@
 """gRPC's length-prefixed messages, assembled in leased memory that grows with what arrives. Sans-IO."""
 
+from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.string cimport memcpy
 
 from triton_async.memory.buffer cimport Buffer
@@ -51,7 +52,8 @@ cdef class MessageReader:
             self._begin(size - at)
         while True:
             n = min(<size_t>(self.message.nbytes - self.received), size - at)
-            memcpy(self.message.data + self.received, data + at, n)
+            if self.message.data + self.received != data + at:
+                memcpy(self.message.data + self.received, data + at, n)
             self.received += n
             at += n
             if self.received == self.nbytes:
@@ -64,6 +66,11 @@ cdef class MessageReader:
         self.message = None
         self.prefix_nbytes = 0
         return message
+
+    cdef object room(self, int64_t nbytes):
+        if self.message is None or self.received == self.message.nbytes:
+            return None
+        return PyMemoryView_FromObject(self.message)[self.received:self.received + nbytes]
 
     cdef bint inside(self) noexcept:
         return self.prefix_nbytes > 0

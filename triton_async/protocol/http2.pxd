@@ -40,6 +40,9 @@ cdef class Http2Stream:
     cdef int on_open(self) except -1
     # Payload bytes; they are gone after the call. Whoever takes them calls `consume`, now or later.
     cdef int on_data(self, const char *data, size_t nbytes) except -1
+    # Where up to `nbytes` further payload bytes may be received, as a writable view, so that `on_data` finds them in
+    # their place; None: nowhere in particular.
+    cdef object room(self, int64_t nbytes)
     # The client ended its side.
     cdef int on_end(self) except -1
     # Queued bytes have left; only called with `watches_progress`.
@@ -94,6 +97,8 @@ cdef class Http2Session:
     cdef int on_output(self) except -1
 
     # -- what one does --
+    # Where the next bytes may be received; None: anywhere. To be asked before every read.
+    cdef object receive_room(self)
     # Bytes from the client. Protocol errors are answered by GOAWAY and set `ended`; whatever a stream raises comes
     # out, and the session is then to be closed.
     cdef int receive(self, const uint8_t *data, Py_ssize_t nbytes, int64_t now_ns) except -1

@@ -22,6 +22,9 @@ cdef size_t _DRIBBLE = GRPC_DRIBBLE_NBYTES
 # Up to here a copy into the frames is cheaper than two more parts of the write.
 cdef Py_ssize_t _INLINE = 8192
 
+# Less than this is better read together with what comes behind it.
+cdef int64_t _ROOM_MIN = 1 << 14
+
 # What RFC 9113 adds to the size of each field of a header list.
 cdef enum:
     FIELD_OVERHEAD = 32
@@ -35,6 +38,9 @@ cdef class Http2Stream:
 
     cdef int on_data(self, const char *data, size_t nbytes) except -1:
         return self.consume(nbytes)
+
+    cdef object room(self, int64_t nbytes):
+        return None
 
     cdef int on_end(self) except -1:
         return 0
@@ -179,6 +185,15 @@ cdef class Http2Session:
 
     cdef int on_output(self) except -1:
         return 0
+
+    cdef object receive_room(self):
+        cdef int32_t stream_id
+        cdef int64_t nbytes = self.guard.payload_ahead(&stream_id)
+        cdef Http2Stream stream
+        if nbytes < _ROOM_MIN:
+            return None
+        stream = self.streams.get(stream_id)
+        return None if stream is None else stream.room(nbytes)
 
     cdef int receive(self, const uint8_t *data, Py_ssize_t nbytes, int64_t now_ns) except -1:
         cdef ssize_t status

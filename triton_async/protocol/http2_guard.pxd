@@ -1,7 +1,7 @@
 # Counts what a client makes us do on one HTTP/2 connection, beside nghttp2 and before it. No clock: `now_ns` is an
 # argument.
 
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 
 cdef enum Violation:
     VIOLATION_NONE = 0
@@ -30,6 +30,8 @@ cdef class FrameGuard:
 
     # Looks at the frame headers in the next `nbytes` bytes received. Never reads past them; returns a Violation.
     cdef int scan(self, const uint8_t *data, Py_ssize_t nbytes, int64_t now_ns) noexcept
+    # How much of the payload of an unpadded DATA frame comes next, and of which stream; 0 when something else does.
+    cdef int64_t payload_ahead(self, int32_t *stream_id) noexcept
     # A reset that the client made us send; a control frame's worth of other trouble.
     cdef int count_reset(self, int64_t now_ns) noexcept
     cdef int count_control(self, int64_t now_ns) noexcept

@@ -4,16 +4,17 @@ Debian's nghttp2 1.52 has no limits of its own for most floods, so the frame hea
 nine fixed bytes, so that two readers cannot disagree about it.
 """
 
+from libc.stdint cimport int32_t
 from libc.string cimport memcpy
 
 from triton_async.protocol.nghttp2 cimport (
-    NGHTTP2_CONTINUATION, NGHTTP2_DATA, NGHTTP2_FLAG_END_HEADERS, NGHTTP2_FLAG_END_STREAM, NGHTTP2_GOAWAY,
-    NGHTTP2_HEADERS, NGHTTP2_RST_STREAM, NGHTTP2_WINDOW_UPDATE,
+    NGHTTP2_CONTINUATION, NGHTTP2_DATA, NGHTTP2_FLAG_END_HEADERS, NGHTTP2_FLAG_END_STREAM, NGHTTP2_FLAG_PADDED,
+    NGHTTP2_GOAWAY, NGHTTP2_HEADERS, NGHTTP2_RST_STREAM, NGHTTP2_WINDOW_UPDATE,
 )
 
 from triton_async.defines import (
-    GRPC_CONTROL_BURST, GRPC_CONTROLS_PER_S, GRPC_MAX_CONTINUATIONS, GRPC_MAX_HEADER_BLOCK_NBYTES, GRPC_RESET_BURST,
-    GRPC_RESETS_PER_S,
+    GRPC_CONTROL_BURST, GRPC_CONTROLS_PER_S, GRPC_MAX_CONTINUATIONS, GRPC_MAX_FRAME_NBYTES,
+    GRPC_MAX_HEADER_BLOCK_NBYTES, GRPC_RESET_BURST, GRPC_RESETS_PER_S,
 )
 
 cdef enum:
@@ -22,6 +23,7 @@ cdef enum:
 
 cdef int _CONTINUATIONS_MAX = GRPC_MAX_CONTINUATIONS
 cdef int64_t _BLOCK_MAX = GRPC_MAX_HEADER_BLOCK_NBYTES
+cdef int64_t _FRAME_MAX = GRPC_MAX_FRAME_NBYTES
 
 
 cdef void _fill(Bucket *bucket, double burst, double rate) noexcept:
@@ -71,6 +73,12 @@ cdef class FrameGuard:
                     return violation
         return VIOLATION_NONE
 
+    cdef int64_t payload_ahead(self, int32_t *stream_id) noexcept:
+        if not self.greeted or self.head_nbytes or self.head[3] != NGHTTP2_DATA or self.head[4] & NGHTTP2_FLAG_PADDED:
+            return 0
+        stream_id[0] = (self.head[5] & 0x7F) << 24 | self.head[6] << 16 | self.head[7] << 8 | self.head[8]
+        return self.skip_nbytes
+
     cdef int count_reset(self, int64_t now_ns) noexcept:
         return VIOLATION_NONE if _take(&self.resets, now_ns) else VIOLATION_RESETS
 
@@ -93,6 +101,9 @@ cdef class FrameGuard:
             if self.continuations > _CONTINUATIONS_MAX:
                 return VIOLATION_CONTINUATIONS
             return VIOLATION_HEADER_BLOCK if self.block_nbytes > _BLOCK_MAX else VIOLATION_NONE
+        if _BLOCK_MAX < length <= _FRAME_MAX and type != NGHTTP2_DATA:
+            # Only payload has a reason to come in frames as large as we take them.
+            return VIOLATION_CONTROLS
         if type == NGHTTP2_RST_STREAM:
             return self.count_reset(now_ns)
         if type == NGHTTP2_DATA:

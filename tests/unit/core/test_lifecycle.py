@@ -284,3 +284,18 @@ def test_watchers_of_readiness_that_leave_are_forgotten(tmp_path: Path) -> None:
             await watching
 
     run(test)
+
+
+def test_an_unreadable_repository_is_not_named_to_clients(tmp_path: Path) -> None:
+    root = tmp_path / "secret"
+    write_model(root, "m")
+
+    async def test() -> None:
+        async with running(root) as server:
+            root.rename(tmp_path / "elsewhere")
+            with pytest.raises(InternalError) as caught:
+                server.repository_index()
+            assert "secret" not in caught.value.message
+            assert "No such file or directory" in caught.value.message
+
+    run(test)

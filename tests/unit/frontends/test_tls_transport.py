@@ -84,6 +84,7 @@ class Above:
         self.transport: Any = None
         self._buffer = bytearray(size)
         self.on_data: Callable[[], None] = lambda: None
+        self.keep_open: bool | None = None
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -96,8 +97,9 @@ class Above:
         self.received += self._buffer[:nbytes]
         self.on_data()
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool | None:
         self.events.append("eof")
+        return self.keep_open
 
     def connection_lost(self, error: Exception | None) -> None:
         self.events.append("lost")
@@ -338,8 +340,12 @@ def test_the_client_says_goodbye(certs: Certificates) -> None:
     pair.client.unwrap()
 
 
-def test_the_client_hangs_up(certs: Certificates) -> None:
-    pair = Pair(certs).handshake()
+@pytest.mark.parametrize("keep_open", [None, True])
+def test_the_client_hangs_up(certs: Certificates, keep_open: bool | None) -> None:
+    """Whatever the protocol above would make of a half-closed socket: this was no close_notify."""
+    above = Above()
+    above.keep_open = keep_open
+    pair = Pair(certs, above).handshake()
     pair.server.eof_received()
     assert pair.above.events == ["made", "eof"]
     assert pair.below.closed

@@ -520,6 +520,20 @@ def test_a_large_header_block_ends_the_connection() -> None:
     assert session.ended
 
 
+@pytest.mark.parametrize("kind", [GOAWAY, SETTINGS, 0x77])
+def test_only_payload_comes_in_large_frames(kind: int) -> None:
+    nbytes = defines.GRPC_MAX_HEADER_BLOCK_NBYTES + 6
+    assert nbytes < defines.GRPC_MAX_FRAME_NBYTES
+    session = EventSession()
+    session.feed(HELLO + frame(kind, bytes(nbytes))[:100])
+    assert ended_with(session) == ENHANCE_YOUR_CALM
+    session = EventSession()
+    accepted = frame(SETTINGS, b"", ACK)
+    sent(session)
+    session.feed(HELLO + accepted + request(flags=END_HEADERS) + frame(DATA, bytes(nbytes), END_STREAM, 1))
+    assert ended_with(session) is None
+
+
 @pytest.mark.parametrize("repeats", [10, 10_000])
 def test_a_header_bomb_is_cut_and_hpack_stays_in_step(repeats: int) -> None:
     session = EventSession()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 from hpack import Encoder
 
+from triton_async import defines
 from triton_async.protocol.http2_events import EventSession
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
@@ -47,11 +48,14 @@ OPEN = head(flags=END_HEADERS)  # stream 1, the client still sends
 HALF = head()  # stream 1, the client has ended
 RESET = OPEN + frame(RST_STREAM, u32(CANCEL), 0, 1)
 
+# The length of a frame that nobody may send.
+LARGER = (defines.GRPC_MAX_FRAME_NBYTES + 1).to_bytes(3, "big")
+
 # What the connection says: `connection` error codes, or `stream` error codes, or nothing; then whether it still lives.
 CONNECTION = {
     "3.5 no preface": (None, b"GET / HTTP/1.1\r\n\r\n" + bytes(30)),
-    "4.2 frame too large": (FRAME_SIZE_ERROR, b"\x02\x00\x01" + bytes([DATA, 0]) + u32(1)),
-    "4.2 settings too large": (FRAME_SIZE_ERROR, b"\x02\x00\x01" + bytes([SETTINGS, 0]) + u32(0)),
+    "4.2 frame too large": (FRAME_SIZE_ERROR, LARGER + bytes([DATA, 0]) + u32(1)),
+    "4.2 settings too large": (FRAME_SIZE_ERROR, LARGER + bytes([SETTINGS, 0]) + u32(0)),
     "4.3 broken field block": (COMPRESSION_ERROR, frame(HEADERS, b"\x82\x87\x40\xff\xff\xff\xff\xff", 5, 1)),
     "4.3 frame between headers and continuation": (
         PROTOCOL_ERROR, frame(HEADERS, fields(), 0, 1) + frame(PRIORITY, bytes(5), 0, 1)),

@@ -42,9 +42,10 @@ class GrpcEndpoint:
         }
         self._connections: set[Any] = set()
         self._accept: Callable[[], Any] = lambda: GrpcProtocol(mapping, self._connections)
+        self.lane: Lane | None = None
         if express:
             compresses = LEVELS[response_compression] > 0
-            lane = Lane(server, asyncio.get_running_loop(), mapping, pings, compresses)
+            self.lane = lane = Lane(server, asyncio.get_running_loop(), mapping, pings, compresses)
             self._connections = lane.connections
             self._accept = lambda: connection(lane)
         self._listener: ListeningSocket

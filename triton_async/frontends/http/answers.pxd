@@ -14,7 +14,10 @@ cdef class Exchange(ResponseSink):
     cdef ModelSignature signature
     cdef InferResponse response      # None until delivered
     cdef object problem              # (status, message) instead of a response
+    cdef int64_t waiting_nbytes      # of the response, noted as unsent while it waits for its turn
     cdef Exchange next
+
+    cdef int _wait(self) except -1
 
 # The writing half of a connection. `first`..`last` are the exchanges not yet written, `in_flight` of them.
 cdef class Answers:
@@ -27,12 +30,15 @@ cdef class Answers:
     cdef Exchange first
     cdef Exchange last
     cdef int in_flight
+    cdef int64_t unsent_nbytes       # its part of the hub's
 
     # A new exchange at the end of the line.
     cdef Exchange _enqueue(self, ModelSignature signature)
     # Writes the responses whose turn it is.
     cdef int _flush(self) except -1
     cdef int _write(self, Exchange exchange) except -1
+    # Changes `unsent_nbytes` by so much. May end any connection.
+    cdef int _note_unsent(self, int64_t change) except -1
     # Called behind every flush.
     cdef int _after_write(self) except -1
     # The connection is lost: cancels what is in work and lets go of everything.

@@ -2,6 +2,7 @@
 
 cimport cython
 
+from triton_async.infer.tensor cimport Tensor
 from triton_async.protocol.http_reply cimport error_reply, infer_reply
 
 import logging
@@ -20,7 +21,15 @@ cdef class Exchange(ResponseSink):
         if self.answers is None:
             return 0
         self.response = response
-        return self.answers._flush()
+        self.answers._flush()
+        return self._wait() if self.answers is not None else 0
+
+    # The response has to wait: for those before it, or for the socket.
+    cdef int _wait(self) except -1:
+        cdef Tensor tensor
+        for tensor in self.response.outputs:
+            self.waiting_nbytes += tensor.nbytes
+        return self.answers._note_unsent(self.waiting_nbytes)
 
 
 cdef class Answers:
@@ -41,9 +50,16 @@ cdef class Answers:
     cdef int _after_write(self) except -1:
         return 0
 
+    cdef int _note_unsent(self, int64_t change) except -1:
+        if self.gone:
+            return 0
+        self.unsent_nbytes += change
+        return self.hub.note_unsent(change)
+
     cdef int _abandon(self) except -1:
         cdef Exchange exchange = self.first
         self.first = self.last = None
+        self._note_unsent(-self.unsent_nbytes)
         self.gone = True
         while exchange is not None:
             exchange.answers = None
@@ -90,6 +106,8 @@ cdef class Answers:
             log.exception("HTTP handler failed")
             data = error_reply(500, "internal error, see the log of the server", tail)
         self.touched_s = self.hub.now_s
+        if exchange.waiting_nbytes:
+            self._note_unsent(-exchange.waiting_nbytes)
         if type(data) is bytes:
             self.transport.write(data)
         else:

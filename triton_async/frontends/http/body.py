@@ -6,7 +6,13 @@ import asyncio
 
 from aiohttp import StreamReader, web
 
-from triton_async.defines import HTTP_BODY_TIMEOUT_S, HTTP_MAX_BODY_NBYTES, HTTP_MAX_CHUNKS
+from triton_async.defines import (
+    HTTP_BODY_MIN_NBYTES_PER_S,
+    HTTP_BODY_TIMEOUT_S,
+    HTTP_MAX_BODY_NBYTES,
+    HTTP_MAX_CHUNKS,
+    HTTP_MAX_RECEIVING_NBYTES,
+)
 from triton_async.frontends.http.replies import RequestProblem
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -20,7 +26,49 @@ def _too_big(nbytes: str, limit: int) -> RequestProblem:
     return RequestProblem(400, f"request body of {nbytes} bytes exceeds the maximum allowed value of {limit} bytes")
 
 
-async def read_body(request: web.BaseRequest, limit: int) -> bytes | bytearray:
+class Receiving:
+    """The bytes received of all bodies that are not complete."""
+
+    def __init__(self, limit: int = HTTP_MAX_RECEIVING_NBYTES) -> None:
+        self.nbytes = 0
+        self.limit = limit
+
+    def note(self, change: int) -> bool:
+        """A body has grown, or is complete or given up. False when there are too many bytes to go on with it."""
+        self.nbytes += change
+        return self.nbytes <= self.limit
+
+
+class _Pieces:
+    """Watches one body come. To be left when it is complete or given up."""
+
+    def __init__(self, receiving: Receiving) -> None:
+        self._receiving = receiving
+        self._loop = asyncio.get_running_loop()
+        self._nbytes = 0
+        self._looked_s = self._loop.time()
+        self._looked_nbytes = 0
+
+    def __enter__(self) -> _Pieces:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._receiving.note(-self._nbytes)
+
+    def came(self, nbytes: int) -> None:
+        """Another piece. TimeoutError when they come too slowly, RequestProblem when others hold too much."""
+        self._nbytes += nbytes
+        if not self._receiving.note(nbytes):
+            raise RequestProblem(503, "too many request bodies are being received")
+        passed_s = self._loop.time() - self._looked_s
+        if passed_s >= HTTP_BODY_TIMEOUT_S:
+            if self._nbytes - self._looked_nbytes < HTTP_BODY_MIN_NBYTES_PER_S * HTTP_BODY_TIMEOUT_S:
+                raise TimeoutError
+            self._looked_s += passed_s
+            self._looked_nbytes = self._nbytes
+
+
+async def read_body(request: web.BaseRequest, limit: int, receiving: Receiving) -> bytes | bytearray:
     """The whole body. RequestProblem when it has more than `limit` bytes, comes too slowly or is broken."""
     limit = min(limit, HTTP_MAX_BODY_NBYTES)
     length = request.content_length
@@ -31,11 +79,12 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes | bytearray:
     if not request.can_read_body:
         return b""
     try:
-        if length is None:
-            return await _read_chunks(content, limit)
-        if content.is_eof():
+        if length is not None and content.is_eof():
             return content.read_nowait(-1)
-        return await _read_known(content, length)
+        with _Pieces(receiving) as pieces:
+            if length is None:
+                return await _read_chunks(content, limit, pieces)
+            return await _read_known(content, length, pieces)
     except TimeoutError:
         raise RequestProblem(408, "timed out waiting for the request body") from None
     except web.RequestPayloadError:
@@ -54,7 +103,7 @@ async def _expectation(request: web.BaseRequest) -> None:
         request.writer.output_size = 0
 
 
-async def _read_known(content: StreamReader, length: int) -> bytearray:
+async def _read_known(content: StreamReader, length: int, pieces: _Pieces) -> bytearray:
     # Zeroed memory of this size costs nothing before it is written to, so an announced length that never
     # comes takes address space only.
     body = bytearray(length)
@@ -67,10 +116,12 @@ async def _read_known(content: StreamReader, length: int) -> bytearray:
             raise RequestProblem(400, "malformed request body")
         view[at : at + len(piece)] = piece
         at += len(piece)
+        if at < length:
+            pieces.came(len(piece))
     return body
 
 
-async def _read_chunks(content: StreamReader, limit: int) -> bytearray:
+async def _read_chunks(content: StreamReader, limit: int, pieces: _Pieces) -> bytearray:
     # One growing buffer: a list of pieces would cost forty times the body when it comes byte by byte.
     body = bytearray()
     chunks = 0
@@ -81,6 +132,7 @@ async def _read_chunks(content: StreamReader, limit: int) -> bytearray:
         if piece:
             in_chunk = True
             body += piece
+            pieces.came(len(piece))
         if chunk_ended and in_chunk:
             chunks += 1
             in_chunk = False

@@ -26,6 +26,8 @@ cdef enum ConnectionState:
 #   - held bytes exist only while something blocks, or as the front part of a head
 cdef class Connection(Answers):
     cdef int state                   # ConnectionState
+    cdef bint half_closed            # the client sends no more; what it asked for before is answered
+    cdef bint probed                 # it was sent something to find out whether it still reads
     cdef bint read_paused
     cdef bint resume_scheduled
     cdef int64_t head_s              # when the held part of a head began
@@ -41,6 +43,9 @@ cdef class Connection(Answers):
     cdef SlabPool input_pool         # of its model; None: the host's
     cdef Buffer body                 # of content_length bytes
     cdef int64_t body_at             # bytes of it received
+    cdef int64_t noted_nbytes        # of them in the hub's account
+    cdef int64_t pace_s              # when the look at the body's rate began
+    cdef int64_t pace_at             # where the body stood then
 
     cdef object relay                # Relay to the full parser, None until needed
     cdef bint relay_paused           # the full parser wants no bytes now
@@ -50,7 +55,7 @@ cdef class Connection(Answers):
     cdef int relay_calls             # requests that the full parser found in what was handed over
     cdef object relay_content        # body stream of the answered request; None until the answer is out
     cdef Py_ssize_t linger_nbytes    # still to be dropped after a refusal
-    cdef int64_t stalled_nbytes      # unsent bytes at the last tick that saw progress
+    cdef int64_t stalled_nbytes      # unsent bytes at the last tick that saw progress; -1 before the first
     cdef int64_t stalled_s
 
     cdef Py_ssize_t _consume(self, const unsigned char *data, Py_ssize_t size) except -1
@@ -59,6 +64,16 @@ cdef class Connection(Answers):
     cdef bint _admit(self, const unsigned char *data) except -1
     cdef Py_ssize_t _begin_body(self, const unsigned char *data, Py_ssize_t size) except -1
     cdef int _submit(self) except -1
+    # The body has grown. Refuses it when there are too many such bytes.
+    cdef int _note_received(self) except -1
+    # Gives the body up, or over to its request.
+    cdef Buffer _take_body(self)
+    # Closes behind the last answer to a client that sends no more; what is not complete never will be.
+    cdef int _end_input(self) except -1
+    cdef int _close(self) except -1
+    # Finds out whether a client that sends no more has gone.
+    cdef int _probe(self) except -1
+    cdef bint _too_slow(self) noexcept
     cdef Py_ssize_t _relay_bytes(self, const unsigned char *data, Py_ssize_t size) except -1
     cdef Py_ssize_t _break_relay(self, Py_ssize_t size) except -1
     cdef int _return_from_relay(self) except -1

@@ -31,6 +31,7 @@ import logging
 import socket
 
 from triton_async.defines import (
+    HTTP_BODY_MIN_NBYTES_PER_S,
     HTTP_BODY_TIMEOUT_S,
     HTTP_HEAD_TIMEOUT_S,
     HTTP_HELD_NBYTES,
@@ -56,11 +57,20 @@ cdef int64_t MAX_BODY_NBYTES = HTTP_MAX_BODY_NBYTES
 cdef int MAX_PIPELINED = HTTP_MAX_PIPELINED
 cdef int64_t HEAD_S = int(HTTP_HEAD_TIMEOUT_S)
 cdef int64_t BODY_S = int(HTTP_BODY_TIMEOUT_S)
+# Least bytes of a body in each BODY_S.
+cdef int64_t BODY_PACE_NBYTES = int(HTTP_BODY_TIMEOUT_S) * HTTP_BODY_MIN_NBYTES_PER_S
 cdef int64_t KEEPALIVE_S = int(HTTP_KEEPALIVE_TIMEOUT_S)
 cdef int64_t WRITE_S = int(HTTP_WRITE_TIMEOUT_S)
 
 # Seconds, and bytes to drop meanwhile, between a refusal and the end of its connection (RFC 9112 9.6).
 cdef double LINGER_S = 1.0
+
+# Seconds after which a client that sends no more is asked for a sign of life.
+cdef int64_t PROBE_S = 1
+
+# What every client has to take before its answer (RFC 9110 15.2).
+cdef bytes INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
+
 cdef Py_ssize_t LINGER_NBYTES = 1 << 16
 
 # Engines read tensors faster, and some only, from aligned addresses.
@@ -115,6 +125,8 @@ cdef class Connection(Answers):
             self.body_at += nbytes
             if self.body_at == self.body.nbytes:
                 self._submit()
+            else:
+                self._note_received()
             return
         if self.held_size == 0 and not self._blocked():
             taken = self._consume(data, nbytes)
@@ -128,31 +140,46 @@ cdef class Connection(Answers):
         self._update_reading()
 
     def eof_received(self):
-        """The client is gone; closing cancels its requests. (A half-closed client cannot be told from that.)"""
+        """The client sends no more. True: it may still read the answers to what it has sent completely.
+
+        A client that closed its socket looks the same until something is written to it: see `_probe`.
+        """
+        if self.state >= CONNECTION_CLOSING:
+            return False
+        self.half_closed = True
+        self.touched_s = self.hub.now_s
+        if self.held_size:
+            self._schedule_resume()
+        else:
+            self._end_input()
+        return True
 
     def connection_lost(self, error):
         self.state = CONNECTION_CLOSED
         self._abandon()
-        self.body = None
+        self._take_body()
         self.input_pool = None
         self._drop_held(self.held_size)
         if self.relay is not None:
             self.relay.lost(error)
             self.relay = None
         self.relay_content = None
+        self.transport = None
         self.hub.connections.discard(self)
         if not self.hub.connections:
             self.hub.on_empty()
 
     def pause_writing(self):
         self.write_paused = True
-        self.stalled_nbytes = 0
+        self.stalled_nbytes = self.transport.get_write_buffer_size()
         self.stalled_s = self.hub.now_s
         if self.relay is not None:
             self.relay.pause_writing()
+        self._note_unsent(self.stalled_nbytes)
 
     def resume_writing(self):
         self.write_paused = False
+        self._note_unsent(-self.stalled_nbytes)
         if self.relay is not None:
             self.relay.resume_writing()
         self._flush()
@@ -183,6 +210,8 @@ cdef class Connection(Answers):
                 self.body_at += taken
                 if self.body_at == self.body.nbytes:
                     self._submit()
+                else:
+                    self._note_received()
             else:
                 taken = self._relay_bytes(data + at, size - at)
             at += taken
@@ -258,19 +287,37 @@ cdef class Connection(Answers):
         self.body_at = taken
         self.receiving = True
         self.state = CONNECTION_BODY
+        self.pace_s = self.hub.now_s
+        self.pace_at = taken
         if taken == nbytes:
             self._submit()
+        else:
+            self._note_received()
         return taken
+
+    cdef int _note_received(self) except -1:
+        cdef int64_t change = self.body_at - self.noted_nbytes
+        self.noted_nbytes = self.body_at
+        if not self.hub.receiving.note(change):
+            self._refuse(503, "too many request bodies are being received")
+        return 0
+
+    cdef Buffer _take_body(self):
+        cdef Buffer body = self.body
+        self.body = None
+        self.receiving = False
+        if self.noted_nbytes:
+            self.hub.receiving.note(-self.noted_nbytes)
+            self.noted_nbytes = 0
+        return body
 
     # The body is complete: builds the request and puts it in line.
     cdef int _submit(self) except -1:
         cdef Exchange exchange = self._enqueue(self.signature)
         cdef InferRequest request = None
-        cdef Buffer body = self.body
+        cdef Buffer body = self._take_body()
         cdef int64_t header = self.head.header_length
         cdef int64_t scanned = header if header >= 0 else body.nbytes
-        self.body = None
-        self.receiving = False
         self.state = CONNECTION_HEAD
         try:
             if 0 < scanned <= self.hub.max_input_nbytes:
@@ -316,7 +363,7 @@ cdef class Connection(Answers):
 
     cdef int _update_reading(self) except -1:
         cdef bint pause = self.relay_paused or self.held_size >= HELD_NBYTES
-        if pause == self.read_paused or self.state >= CONNECTION_CLOSING:
+        if pause == self.read_paused or self.half_closed or self.state >= CONNECTION_CLOSING:
             return 0
         self.read_paused = pause
         if pause:
@@ -336,20 +383,42 @@ cdef class Connection(Answers):
         if self.state < CONNECTION_CLOSING:
             self._consume_held()
             self._update_reading()
+            self._end_input()
 
     cdef int _after_write(self) except -1:
         if self.hub.stopping:
             self.close_if_idle()
-        return self._schedule_resume()
+        return self._schedule_resume() if self.held_size else self._end_input()
+
+    cdef int _end_input(self) except -1:
+        if not self.half_closed or self.state >= CONNECTION_CLOSING:
+            return 0
+        if self.state == CONNECTION_BODY:
+            self._take_body()
+            self.state = CONNECTION_HEAD
+        if self.state == CONNECTION_RELAY and not self._blocked():
+            return self._close()
+        if self.state == CONNECTION_HEAD and self.in_flight == 0 and not (self.held_size and self._blocked()):
+            return self._close()
+        return 0
+
+    # No more is read; what was written still leaves.
+    cdef int _close(self) except -1:
+        if self.state < CONNECTION_CLOSING:
+            self.state = CONNECTION_CLOSING
+            if not self.write_paused:
+                self.stalled_nbytes = -1
+            self.transport.close()
+        return 0
 
     # Answers outside of any request, and closes. A socket closed with bytes unread takes back what was sent, so the
     # client gets a moment to read the answer.
     cdef int _refuse(self, int status, str message) except -1:
-        self.state = CONNECTION_CLOSING
-        self.body = None
+        self._take_body()
         if self.in_flight:
-            self.transport.close()
-            return 0
+            return self._close()
+        self.state = CONNECTION_CLOSING
+        self.stalled_nbytes = -1
         self.transport.write(error_reply(status, message, self.hub.closing_tail))
         self.linger_nbytes = LINGER_NBYTES
         self.hub.loop.call_later(LINGER_S, self.transport.close)
@@ -398,8 +467,7 @@ cdef class Connection(Answers):
         relay, self.relay = self.relay, None
         relay.lost(None)
         if relay.written:
-            self.state = CONNECTION_CLOSING
-            self.transport.close()
+            self._close()
         else:
             self._refuse(400, "malformed request body")
         return size
@@ -413,9 +481,7 @@ cdef class Connection(Answers):
             self.relay_content = None
             self.state = CONNECTION_HEAD
             self.touched_s = self.hub.now_s
-            if self.hub.stopping:
-                self.close_if_idle()
-            self._schedule_resume()
+            self._after_write()
         return 0
 
     def relay_started(self):
@@ -435,8 +501,7 @@ cdef class Connection(Answers):
     def relay_closed(self):
         """The full parser closed its transport: that closes the connection unless the express lane uses it."""
         if self.state == CONNECTION_RELAY or self.state == CONNECTION_TUNNEL:
-            self.state = CONNECTION_CLOSING
-            self.transport.close()
+            self._close()
         self.relay = None
 
     def relay_reading(self, bint paused):
@@ -451,41 +516,85 @@ cdef class Connection(Answers):
 
     def close_if_idle(self):
         """Closes now when no request is in work; what was received of a next one is dropped."""
-        if self._idle() or self.state == CONNECTION_CLOSING:
-            self.state = CONNECTION_CLOSING
+        if self._idle():
+            self._close()
+        elif self.state == CONNECTION_CLOSING:
             self.transport.close()
 
     def abort(self):
         """Closes at once, whatever is in work."""
-        self.transport.abort()
+        if self.transport is not None:
+            self._note_unsent(-self.unsent_nbytes)
+            self.gone = True
+            self.transport.abort()
+
+    def unread_nbytes(self):
+        """Bytes of answers that wait for the client."""
+        return self.unsent_nbytes
 
     def check(self):
         """Called every second."""
         cdef int64_t now_s = self.hub.now_s
-        if self.write_paused:
+        if self.state == CONNECTION_CLOSED:
+            return
+        if self.write_paused or self.state == CONNECTION_CLOSING:
             self._check_writing()
+        elif self.half_closed and (self.in_flight or self.state == CONNECTION_RELAY):
+            self._probe()
         elif self.state == CONNECTION_HEAD and self.in_flight == 0:
             if self.held_size:
                 if now_s - self.head_s > HEAD_S:
                     self._refuse(408, "timed out waiting for the request")
             elif now_s - self.touched_s > KEEPALIVE_S:
                 self.close_if_idle()
-        elif self.state == CONNECTION_BODY and now_s - self.touched_s > BODY_S:
-            self._refuse(408, "timed out waiting for the request body")
+        elif self.state == CONNECTION_BODY:
+            if now_s - self.touched_s > BODY_S or self._too_slow():
+                self._refuse(408, "timed out waiting for the request body")
+        elif self.state == CONNECTION_TUNNEL and self.half_closed and self.relay.waiting:
+            # What was complete has begun by now.
+            if now_s - self.touched_s > 1:
+                self._close()
         elif self.state == CONNECTION_TUNNEL and not self.relay.busy and now_s - self.head_s > HEAD_S:
             self.transport.close()
         elif self.state == CONNECTION_RELAY and self.relay_calls == 0 and now_s - self.head_s > HEAD_S:
             # The full parser waits for more than we took for the whole request.
             self.transport.close()
 
+    # A socket that was closed and one that is only not written to any more differ in how they take bytes. What waits
+    # long enough to be worth the question is cancelled when nobody waits for it.
+    cdef int _probe(self) except -1:
+        if self.hub.now_s - self.touched_s <= PROBE_S:
+            return 0
+        if not self.probed:
+            self.probed = True
+            if self.state == CONNECTION_HEAD or not self.relay.written:
+                self.transport.write(INTERIM)
+            return 0
+        plain = self.transport.get_extra_info("socket")
+        if plain is not None and plain.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.abort()
+        return 0
+
     cdef int _check_writing(self) except -1:
         cdef int64_t unsent = self.transport.get_write_buffer_size()
         if unsent != self.stalled_nbytes:
+            if self.write_paused:
+                self._note_unsent(unsent - self.stalled_nbytes)
             self.stalled_nbytes = unsent
             self.stalled_s = self.hub.now_s
         elif self.hub.now_s - self.stalled_s > WRITE_S:
             self.transport.abort()
         return 0
+
+    # Whether too little of the body has come since the last look.
+    cdef bint _too_slow(self) noexcept:
+        if self.hub.now_s - self.pace_s < BODY_S:
+            return False
+        if self.body_at - self.pace_at < BODY_PACE_NBYTES:
+            return True
+        self.pace_s = self.hub.now_s
+        self.pace_at = self.body_at
+        return False
 
 
 cdef inline bint _is_text(str known, const char *text, Py_ssize_t length) except -1:

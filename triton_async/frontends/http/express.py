@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from triton_async.core.server import InferenceServer
+from triton_async.frontends.http.body import Receiving
 from triton_async.frontends.http.connection import Connection
 from triton_async.frontends.http.hub import Hub
 from triton_async.frontends.http.listener import Handler, Listener
@@ -21,13 +22,22 @@ _log = logging.getLogger("triton_async.http")
 
 
 class ExpressListener(Listener):
-    """Plain infer requests are answered by the connection itself, all others by `handler` through aiohttp."""
+    """Plain infer requests are answered by the connection itself, all others by `handler` through aiohttp.
 
-    def __init__(self, handler: Handler, server: InferenceServer, max_input_nbytes: int) -> None:
+    `receiving`: the account of incomplete bodies that `handler` uses too.
+    """
+
+    def __init__(
+        self, handler: Handler, server: InferenceServer, max_input_nbytes: int, receiving: Receiving | None = None
+    ) -> None:
         super().__init__(handler)
+        self.receiving = receiving or Receiving()
         self._loop = asyncio.get_running_loop()
         self._drained = asyncio.Event()
-        self._hub = Hub(server, server.pool, max_input_nbytes, self._loop, self._make_relay, self._drained.set)
+        self._hub = Hub(
+            server, server.pool, max_input_nbytes, self._loop, self._make_relay, self._drained.set,
+            self.receiving,
+        )  # fmt: skip
         self._factory = self.accept
         self._timer = self._loop.call_later(_TICK_S, self._tick)
 
@@ -77,7 +87,7 @@ class ExpressListener(Listener):
         relay = request.transport
         if not isinstance(relay, Relay):
             raise ConnectionResetError("the client is gone")
-        relay.started()
+        relay.started(request.content)
         try:
             response = await super()._handle(request)
             # aiohttp would do the same behind this call, and nobody could tell when it is done.

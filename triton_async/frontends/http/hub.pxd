@@ -13,9 +13,15 @@ cdef class Hub:
     cdef object make_relay           # (connection, transport) -> Relay, connected to a fresh full parser
     cdef readonly set connections    # open Connections
     cdef object on_empty             # called when the last one is gone
+    cdef object receiving            # body.Receiving, of both lanes
+    cdef readonly int64_t unsent_nbytes  # of all connections
+    cdef public int64_t max_unsent_nbytes
     cdef bytes tail                  # end of the head of every response (http_reply.reply_tail)
     cdef bytes closing_tail          # of one behind which the connection closes
     cdef readonly bint stopping
     cdef int64_t now_s               # coarse clock: seconds since start, advanced by `tick`
     cdef char *scratch               # HTTP_RECEIVE_NBYTES that every connection receives into; used up at once
     cdef object scratch_view
+
+    # Bytes of answers wait, or wait no more. At the bound the connection with the most of them is closed.
+    cdef int note_unsent(self, int64_t change) except -1

@@ -3,12 +3,15 @@ from collections.abc import Callable
 from typing import Any
 
 from triton_async.core.server import InferenceServer
+from triton_async.frontends.http.body import Receiving
 from triton_async.memory.slab import SlabPool
 
 class Hub:
     connections: set[Any]
     stopping: bool
     loop: AbstractEventLoop
+    max_unsent_nbytes: int
+    unsent_nbytes: int
     def __init__(
         self,
         server: InferenceServer,
@@ -17,6 +20,7 @@ class Hub:
         loop: AbstractEventLoop,
         make_relay: Callable[[Any, Any], Any],
         on_empty: Callable[[], None],
+        receiving: Receiving,
     ) -> None: ...
     def tick(self) -> None: ...
     def stop(self) -> None: ...

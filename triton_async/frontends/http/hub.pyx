@@ -9,14 +9,21 @@ from triton_async.protocol.http_reply cimport reply_tail
 
 from email.utils import formatdate
 
-from triton_async.defines import HTTP_RECEIVE_NBYTES
+import logging
+
+from triton_async.defines import HTTP_MAX_UNSENT_NBYTES, HTTP_RECEIVE_NBYTES
+
+log = logging.getLogger("triton_async.http")
 
 cdef Py_ssize_t RECEIVE_NBYTES = HTTP_RECEIVE_NBYTES
 
 
 @cython.final
 cdef class Hub:
-    """Shared by the connections of one listener. `make_relay(connection, transport)` connects a full parser."""
+    """Shared by the connections of one listener. `make_relay(connection, transport)` connects a full parser.
+
+    `receiving`: what is known of bodies that are not complete (body.Receiving).
+    """
 
     def __cinit__(self):
         self.scratch = <char *>malloc(RECEIVE_NBYTES)
@@ -27,13 +34,16 @@ cdef class Hub:
     def __dealloc__(self):
         free(self.scratch)
 
-    def __init__(self, InferenceServer server, SlabPool pool, int64_t max_input_nbytes, loop, make_relay, on_empty):
+    def __init__(self, InferenceServer server, SlabPool pool, int64_t max_input_nbytes, loop, make_relay, on_empty,
+                 receiving):
         self.server = server
         self.pool = pool
         self.max_input_nbytes = max_input_nbytes
         self.loop = loop
         self.make_relay = make_relay
         self.on_empty = on_empty
+        self.receiving = receiving
+        self.max_unsent_nbytes = HTTP_MAX_UNSENT_NBYTES
         self.connections = set()
         self._set_date()
 
@@ -41,6 +51,15 @@ cdef class Hub:
         date = formatdate(usegmt=True)
         self.tail = reply_tail(date, False)
         self.closing_tail = reply_tail(date, True)
+
+    cdef int note_unsent(self, int64_t change) except -1:
+        self.unsent_nbytes += change
+        if change > 0 and self.unsent_nbytes > self.max_unsent_nbytes:
+            slowest = max(self.connections, key=_unread_nbytes)
+            log.warning("closing an HTTP connection that does not read %d bytes of its answers",
+                        slowest.unread_nbytes())
+            slowest.abort()
+        return 0
 
     def tick(self):
         """To be called every second: timeouts, and the date."""
@@ -59,3 +78,7 @@ cdef class Hub:
         """Closes every connection now; their requests are cancelled."""
         for connection in tuple(self.connections):
             connection.abort()
+
+
+def _unread_nbytes(connection):
+    return connection.unread_nbytes()

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from triton_async.errors import InvalidArg, Unsupported
 from triton_async.frontends.http import replies
-from triton_async.frontends.http.body import read_body
+from triton_async.frontends.http.body import Receiving, read_body
 from triton_async.frontends.http.compression import compress, decompress, request_encoding, response_encoding
 from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse
@@ -84,7 +84,13 @@ def _body_limit(header_lines: list[str], encoding: str, length: int | None, max_
 
 
 async def infer(
-    server: InferService, request: web.BaseRequest, model: str, version_text: str | None, max_input_nbytes: int
+    server: InferService,
+    request: web.BaseRequest,
+    model: str,
+    version_text: str | None,
+    max_input_nbytes: int,
+    *,
+    receiving: Receiving,
 ) -> web.StreamResponse:
     """Answers one infer request. Checks come in Triton's order."""
     version = parse_version(version_text)
@@ -98,9 +104,8 @@ async def infer(
         response.headers["Accept-Encoding"] = "gzip, deflate"
         return response
     header_lines = headers.getall(replies.HEADER_LENGTH, [])
-    body: Any = await read_body(
-        request, _body_limit(header_lines, encoding, request.content_length, max_input_nbytes)
-    )
+    limit = _body_limit(header_lines, encoding, request.content_length, max_input_nbytes)
+    body: Any = await read_body(request, limit, receiving)
     received_ns = time.monotonic_ns()
     if encoding:
         body = await decompress(body, max_input_nbytes)

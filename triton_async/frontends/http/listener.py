@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import RequestHandler
 
 from triton_async.defines import HTTP_MAX_LINE_NBYTES
 from triton_async.errors import ServerError
@@ -20,6 +22,8 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 _BACKLOG = 1024
 # Bytes aiohttp buffers of a body before it stops reading from the socket.
 _READ_NBYTES = 1 << 18
+# Seconds until the handler of a request that was received completely has begun.
+_BEGIN_S = 0.1
 # Seconds that cancelled handlers get to end.
 _CANCEL_S = 0.5
 
@@ -35,6 +39,35 @@ def _not_hostile(record: logging.LogRecord) -> bool:
 _wire_log.addFilter(_not_hostile)
 
 
+class _HalfClosable(asyncio.Protocol):
+    """Hands all to aiohttp's protocol, which would drop the request of a client that has closed its side behind it."""
+
+    def __init__(self, handler: RequestHandler, busy: Mapping[object, web.BaseRequest]) -> None:
+        self._handler = handler
+        self._busy = busy
+        self._transport: asyncio.Transport | None = None
+        self.connection_lost = handler.connection_lost  # type: ignore[method-assign]
+        self.data_received = handler.data_received  # type: ignore[method-assign]
+        self.pause_writing = handler.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = handler.resume_writing  # type: ignore[method-assign]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._handler.connection_made(transport)
+
+    def eof_received(self) -> bool:
+        asyncio.get_running_loop().call_later(_BEGIN_S, self._end)
+        return True
+
+    def _end(self) -> None:
+        request = self._busy.get(self._handler)
+        if request is not None and request.content.is_eof():
+            # Closes behind the answer.
+            self._handler.close()
+        elif self._transport is not None:
+            self._transport.close()
+
+
 class Listener:
     """Accepts connections until told to stop; every request goes through `handler`."""
 
@@ -44,7 +77,7 @@ class Listener:
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
-        self._busy: dict[object, int] = {}
+        self._busy: dict[object, web.BaseRequest] = {}
         self._socket: ListeningSocket | None = None
         self._server = web.Server(
             self._handle,
@@ -58,7 +91,7 @@ class Listener:
             read_bufsize=_READ_NBYTES,
         )
         # Makes the protocol of an accepted connection.
-        self._factory: Callable[[], asyncio.BaseProtocol] = self._server
+        self._factory: Callable[[], asyncio.BaseProtocol] = self._accept
         self.address = ""
         self.port = 0
 
@@ -93,7 +126,7 @@ class Listener:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         protocol = request.protocol
-        self._enter(protocol)
+        self._enter(request)
         try:
             response = await self._answer(request)
         finally:
@@ -103,16 +136,18 @@ class Listener:
             response.force_close()
         return response
 
-    def _enter(self, protocol: object) -> None:
+    def _accept(self) -> asyncio.BaseProtocol:
+        return _HalfClosable(self._server(), self._busy)
+
+    def _enter(self, request: web.BaseRequest) -> None:
         self._active += 1
-        self._busy[protocol] = self._busy.get(protocol, 0) + 1
+        # aiohttp runs the requests of a connection one after the other.
+        self._busy[request.protocol] = request
         self._idle.clear()
 
     def _leave(self, protocol: object) -> None:
         self._active -= 1
-        left = self._busy.pop(protocol) - 1
-        if left:
-            self._busy[protocol] = left
+        del self._busy[protocol]
         if not self._active:
             self._idle.set()
 

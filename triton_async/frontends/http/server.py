@@ -10,7 +10,7 @@ from aiohttp import web
 from triton_async.core.server import InferenceServer
 from triton_async.errors import InvalidArg, ServerError, Unsupported
 from triton_async.frontends.http import replies, routes
-from triton_async.frontends.http.body import read_body
+from triton_async.frontends.http.body import Receiving, read_body
 from triton_async.frontends.http.express import ExpressListener
 from triton_async.frontends.http.infer import infer, parse_version
 from triton_async.frontends.http.listener import Listener
@@ -29,6 +29,7 @@ class HttpService:
     def __init__(self, server: InferenceServer, max_input_nbytes: int) -> None:
         self._server = server
         self._max_input_nbytes = max_input_nbytes
+        self.receiving = Receiving()
         # Nothing in it changes while the server lives.
         self._metadata = control.dumps(server.metadata())
         self.routes: RouteTable[Handler] = RouteTable(self._rows())
@@ -70,7 +71,10 @@ class HttpService:
         return await handler(request, *found.arguments)
 
     async def _infer(self, request: web.BaseRequest, model: str, version: str | None) -> web.StreamResponse:
-        return await infer(self._server, request, model, version, self._max_input_nbytes)
+        return await infer(self._server, request, model, version, self._max_input_nbytes, receiving=self.receiving)
+
+    async def _body(self, request: web.BaseRequest) -> bytes | bytearray:
+        return await read_body(request, self._max_input_nbytes, self.receiving)
 
     async def _live(self, request: web.BaseRequest) -> web.Response:
         return replies.empty(200 if self._server.live() else 400)
@@ -106,18 +110,18 @@ class HttpService:
         return replies.as_json(control.statistics_body(entries))
 
     async def _index(self, request: web.BaseRequest, repository: str | None) -> web.Response:
-        ready_only = control.parse_index(await read_body(request, self._max_input_nbytes))
+        ready_only = control.parse_index(await self._body(request))
         return replies.as_json(control.dumps(self._server.repository_index(ready_only)))
 
     async def _load(self, request: web.BaseRequest, repository: str | None, model: str) -> web.Response:
         _refuse_repository(repository)
-        parameters = control.parse_load(await read_body(request, self._max_input_nbytes))
+        parameters = control.parse_load(await self._body(request))
         await self._server.load_model(model, parameters or None)
         return replies.empty()
 
     async def _unload(self, request: web.BaseRequest, repository: str | None, model: str) -> web.Response:
         _refuse_repository(repository)
-        unload_dependents = control.parse_unload(await read_body(request, self._max_input_nbytes))
+        unload_dependents = control.parse_unload(await self._body(request))
         await self._server.unload_model(model, unload_dependents)
         return replies.empty()
 
@@ -163,7 +167,11 @@ async def start(
 
     `tls`: HTTPS. `express`: plain infer requests take the express lane; answers are the same without it.
     """
-    handler = HttpService(server, max_input_nbytes).handle
-    listener = ExpressListener(handler, server, max_input_nbytes) if express else Listener(handler)
+    service = HttpService(server, max_input_nbytes)
+    listener = (
+        ExpressListener(service.handle, server, max_input_nbytes, service.receiving)
+        if express
+        else Listener(service.handle)
+    )
     await listener.start(address, port, reuse_port, tls)
     return listener

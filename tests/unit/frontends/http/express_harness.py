@@ -153,6 +153,7 @@ async def express(
 ) -> AsyncIterator[tuple[InferenceServer, ExpressListener]]:
     """A server and a listener without a port. `more`: of core_harness.running."""
     async with running(root, *options, **more) as server:
-        listener = ExpressListener(HttpService(server, LIMIT).handle, server, LIMIT)
+        service = HttpService(server, LIMIT)
+        listener = ExpressListener(service.handle, server, LIMIT, service.receiving)
         yield server, listener
         await listener.close(0)

@@ -56,10 +56,16 @@ cdef class ExpressCall(Http2Stream):
     cdef int note_receiving(self, int64_t nbytes) except -1:
         cdef ExpressSession connection = self.connection()
         connection.receiving_nbytes += nbytes - self.receiving_nbytes
+        connection.lane.receiving_nbytes += nbytes - self.receiving_nbytes
         self.receiving_nbytes = nbytes
         if nbytes and connection.receiving_nbytes > _RECEIVING_MAX:
             raise MessageError(GRPC_RESOURCE_EXHAUSTED, "too many bytes of unfinished messages on one connection")
+        if nbytes and connection.lane.receiving_nbytes > connection.lane.max_receiving_nbytes:
+            raise MessageError(GRPC_RESOURCE_EXHAUSTED, "too many bytes of unfinished messages")
         return 0
+
+    cdef object room(self, int64_t nbytes):
+        return None if self.reader is None else self.reader.room(nbytes)
 
     cdef int fail(self, int status, str message) except -1:
         cdef list fields = [(name.encode(), value.encode()) for name, value in trailers(Status(status), message)]

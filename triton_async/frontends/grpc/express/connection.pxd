@@ -13,10 +13,11 @@ cdef enum ConnectionState:
     CONNECTION_LEAVING = 2         # later calls are refused
     CONNECTION_CLOSED = 3
 
-# An asyncio.BufferedProtocol by shape. Reads into the lane's one buffer: a read and its `buffer_updated` are never
-# interrupted by those of another connection.
+# An asyncio.BufferedProtocol by shape. Reads into the lane's one buffer, or straight into the message whose bytes come
+# next: a read and its `buffer_updated` are never interrupted by anything else.
 cdef class ExpressConnection(ExpressSession):
     cdef object transport
+    cdef object room               # view into a message, while a read goes there and not into the lane's buffer
     cdef object calls              # frontends.grpc.connection.Calls, made for the first call it is needed for
     cdef object keepalive          # keepalive.KeepAlive
     cdef object timer              # TimerHandle of the next look at `keepalive`

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 
+from cpython.memoryview cimport PyMemoryView_GET_BUFFER
 from libc.stdint cimport int32_t, int64_t, uint8_t
 
 from triton_async.frontends.grpc.express.call cimport ExpressCall, RefusedCall, UnaryInfer
@@ -30,6 +31,9 @@ cdef int64_t _WRITE = GRPC_WRITE_NBYTES
 cdef int64_t _HELD_MAX = GRPC_MAX_HELD_NBYTES
 cdef Py_ssize_t _RECEIVE = GRPC_RECEIVE_NBYTES
 
+# Nanoseconds without a byte sent after which a client counts as one that does not read.
+cdef int64_t _STALLED_NS = 1_000_000_000
+
 # Share of its age by which a connection may end earlier or later, as C-core spreads them.
 _AGE_JITTER = 0.1
 
@@ -53,15 +57,22 @@ cdef class ExpressConnection(ExpressSession):
         self.flush()
 
     def get_buffer(self, _):
-        return self.lane.receive_view
+        self.room = self.receive_room()
+        return self.lane.receive_view if self.room is None else self.room
 
     def buffer_updated(self, Py_ssize_t nbytes):
         cdef int64_t now_ns = ta_now_ns()
-        if self.transport is None or not 0 < nbytes <= _RECEIVE:
+        cdef const uint8_t *data = <const uint8_t *>self.lane.receive_data
+        cdef Py_ssize_t size = _RECEIVE
+        room, self.room = self.room, None
+        if room is not None:
+            data = <const uint8_t *>PyMemoryView_GET_BUFFER(room).buf
+            size = len(room)
+        if self.transport is None or not 0 < nbytes <= size:
             return
         self.last_read_ns = now_ns
         try:
-            self.receive(<const uint8_t *>self.lane.receive_data, nbytes, now_ns)
+            self.receive(data, nbytes, now_ns)
         except Exception:
             log.exception("gRPC connection failed")
             self.abort()
@@ -86,6 +97,7 @@ cdef class ExpressConnection(ExpressSession):
             self.close()
         except Exception:
             log.exception("gRPC connection did not close well")
+        self.note_held(0)
         self.keepalive = None
         self.abandoned = []
         if self.closed is not None and not self.closed.done():
@@ -176,7 +188,12 @@ cdef class ExpressConnection(ExpressSession):
         if not self.leaving and self.is_finished():
             self.leaving = True
             self.transport.close()
-        return self._watch(now_ns, self.held_nbytes < held_nbytes)
+        self._watch(now_ns, self.held_nbytes < held_nbytes)
+        return self.note_held(self.held_nbytes + (self.transport.get_write_buffer_size() if self.paused else 0))
+
+    def burden(self):
+        """What makes this connection rather than another one to be closed: (has not read for a while, bytes held)."""
+        return self.stalled_ns != 0 and ta_now_ns() - self.stalled_ns > _STALLED_NS, self.noted_nbytes
 
     # -- clock -------------------------------------------------------------------------------------
 

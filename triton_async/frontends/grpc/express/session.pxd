@@ -22,9 +22,15 @@ cdef class Lane:
     cdef list dirty                # connections with output, once each
     cdef bint scheduled            # flush_all is on the loop's list
     cdef object flush_all_method   # the bound method, made once
+    cdef readonly int64_t receiving_nbytes  # sum of the connections'
+    cdef readonly int64_t held_nbytes  # sum of the connections' noted_nbytes
+    cdef public int64_t max_receiving_nbytes
+    cdef public int64_t max_held_nbytes
 
     # Has `session.flush` called once, later in this turn of the loop.
     cdef int schedule(self, ExpressSession session) except -1
+    # Closes connections until not more than max_held_nbytes are held.
+    cdef int relieve(self) except -1
 
 # A connection as its calls see it.
 #
@@ -35,7 +41,11 @@ cdef class ExpressSession(Http2Session):
     cdef bint in_turn              # the connection itself will flush
     cdef list abandoned            # InferRequests
     cdef int64_t receiving_nbytes  # of messages that are not handed to the server yet
+    cdef int64_t noted_nbytes      # of answers that wait, as the lane knows them
+    cdef bint given_up             # closed by the lane; its answers count no more
 
+    # Tells the lane how many bytes of answers wait. May close any connection.
+    cdef int note_held(self, int64_t nbytes) except -1
     # Writes what is queued. Must not raise.
     cdef int flush(self) except -1
     # The call of `request` is gone.

@@ -7,6 +7,10 @@ from triton_async.frontends.grpc.express.keepalive import PingOptions
 
 class Lane:
     connections: set[Any]
+    receiving_nbytes: int
+    held_nbytes: int
+    max_receiving_nbytes: int
+    max_held_nbytes: int
     def __init__(
         self,
         server: InferenceServer,

@@ -5,7 +5,13 @@ from triton_async.infer.request cimport REQUEST_DONE, InferRequest
 from triton_async.protocol.http2 cimport Http2Session
 from triton_async.protocol.http2_output cimport OutBuffer
 
-from triton_async.defines import GRPC_MAX_CONCURRENT_STREAMS, GRPC_RECEIVE_NBYTES
+import logging
+
+from triton_async.defines import (
+    GRPC_MAX_CONCURRENT_STREAMS, GRPC_MAX_TOTAL_HELD_NBYTES, GRPC_MAX_TOTAL_RECEIVING_NBYTES, GRPC_RECEIVE_NBYTES,
+)
+
+log = logging.getLogger("triton_async.grpc")
 
 cdef Py_ssize_t _CALLS_MAX = GRPC_MAX_CONCURRENT_STREAMS
 
@@ -29,6 +35,8 @@ cdef class Lane:
         self.receive_data = <char *>self.receive_buffer
         self.dirty = []
         self.flush_all_method = self._flush_all
+        self.max_receiving_nbytes = GRPC_MAX_TOTAL_RECEIVING_NBYTES
+        self.max_held_nbytes = GRPC_MAX_TOTAL_HELD_NBYTES
 
     cdef int schedule(self, ExpressSession session) except -1:
         if session.dirty:
@@ -49,6 +57,22 @@ cdef class Lane:
             session.dirty = False
             session.flush()
 
+    cdef int relieve(self) except -1:
+        cdef ExpressSession slowest
+        while self.held_nbytes > self.max_held_nbytes:
+            slowest = max(self.connections, key=_burden)
+            if slowest.noted_nbytes == 0:
+                break
+            log.warning("closing a gRPC connection that does not read %d bytes of its answers", slowest.noted_nbytes)
+            slowest.note_held(0)
+            slowest.given_up = True
+            slowest.abort()
+        return 0
+
+
+def _burden(connection):
+    return connection.burden()
+
 
 cdef class ExpressSession(Http2Session):
     def __init__(self, OutBuffer out, Lane lane):
@@ -60,6 +84,14 @@ cdef class ExpressSession(Http2Session):
 
     cdef int flush(self) except -1:
         return 0
+
+    cdef int note_held(self, int64_t nbytes) except -1:
+        cdef int64_t change = nbytes - self.noted_nbytes
+        if change == 0 or self.given_up:
+            return 0
+        self.noted_nbytes = nbytes
+        self.lane.held_nbytes += change
+        return self.lane.relieve() if change > 0 and self.lane.held_nbytes > self.lane.max_held_nbytes else 0
 
     cdef int abandon(self, InferRequest request) except -1:
         self.lane.server.cancel_request(request)
