@@ -107,7 +107,7 @@ async def _serve(settings: Settings, certificates: Certificates) -> int:
     backends = BackendRegistry(settings.backend_config, pools)
     with ThreadPoolExecutor(settings.model_load_thread_count, "load") as executor:
         regions = RegionRegistry((lambda: pools.devices) if settings.allow_client_shm else None)
-        with watching_gpus(settings) as monitor:
+        with watching_gpus(settings, pools) as monitor:
             host = Host(
                 loop, ring, pools, backends, executor, settings.backend_config, regions=regions,
                 gpu_limits=settings.model_load_gpu_limit, metric_sources=(monitor.families,), gpu_uuid=monitor.uuid,
@@ -130,9 +130,11 @@ def make_pools(settings: Settings) -> Pools:
 
 
 @contextmanager
-def watching_gpus(settings: Settings) -> Iterator[GpuMonitor]:
+def watching_gpus(settings: Settings, pools: Pools) -> Iterator[GpuMonitor]:
     """The watch over GPUs for the metrics, which runs meanwhile unless they are not wanted."""
-    monitor = GpuMonitor(settings.metrics_interval_ms / 1000, visible=environment_visible())
+    monitor = GpuMonitor(
+        settings.metrics_interval_ms / 1000, visible=environment_visible(), pci_bus_ids=pools.pci_bus_ids
+    )
     if settings.allow_metrics and settings.allow_gpu_metrics:
         monitor.start()
     try:

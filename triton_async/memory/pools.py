@@ -65,6 +65,11 @@ class Pools:
         except Unsupported:
             return ()
 
+    def pci_bus_ids(self) -> dict[int, str]:
+        """PCI bus id of each usable GPU, by index; empty while nothing has opened them. Never blocks."""
+        devices = self._devices
+        return {} if devices is None else {info.index: info.pci_bus_id for info in devices.infos}
+
     def pinned(self) -> SlabPool:
         """Slabs of pinned memory, made at the first call; the host pool when none was wanted or there is none to get.
 

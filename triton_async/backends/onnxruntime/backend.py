@@ -129,6 +129,9 @@ class OnnxRuntimeModel(LoadedModel):
         session = self._sessions[settings.device] = self._make_session(settings)
         check_against_model(context.config.proto, session.model_io())
         _warn_of_idle_accelerators(context.config)
+        if any(group.kind is InstanceKind.GPU for group in context.config.instance_groups):
+            # Where its copies to and from GPUs are fastest.
+            self.input_pool = context.pools.pinned()
 
     def create_instance(self, name: str, group: InstanceGroup, device_id: int) -> ModelInstance:
         """An instance of the session shared on its device, or of one of its own."""
@@ -140,7 +143,8 @@ class OnnxRuntimeModel(LoadedModel):
             if session is not None and settings.shared:
                 self._sessions[settings.device] = session
         session = session or self._make_session(settings)
-        return OnnxRuntimeInstance(name, session, self._context.signature, self._context.pool)
+        pool = self._context.pool if settings.device < 0 else self._context.pools.pinned()
+        return OnnxRuntimeInstance(name, session, self._context.signature, pool)
 
     def close(self) -> None:
         """Drops the sessions."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelInstance
+from triton_async.backends.device.instance import DeviceInstance
+from triton_async.backends.device.options import slot_options
 from triton_async.backends.pytorch.archive import Kind, kind_of, open_archive, read_program
 from triton_async.backends.pytorch.calls import Binding, Caller
 from triton_async.backends.pytorch.engine import CudaMemory, TorchEngine
@@ -98,9 +99,8 @@ class PyTorchModel(LoadedModel):
         self._options = model_options(config)
         if self._options.inter_op_threads:
             library.set_inter_op_threads(config.name, self._options.inter_op_threads)
-        pools = getattr(context, "pools", None)
-        if pools is not None and any(group.kind is InstanceKind.GPU for group in config.instance_groups):
-            self.input_pool = pools.pinned()
+        if any(group.kind is InstanceKind.GPU for group in config.instance_groups):
+            self.input_pool = context.pools.pinned()
         # The first instance takes the copy that the config is checked with.
         first = config.instances()[0]
         device = _device(config.instance_groups[first.group].kind, first.device)
@@ -136,22 +136,17 @@ class PyTorchModel(LoadedModel):
             return PyTorchInstance(name, pool, caller, Converter(torch))
         converter = Converter(torch, device)
         torch.cuda.synchronize(device)  # the weights were brought there on another stream
-        pools = getattr(self._context, "pools", None)
-        if pools is None or BYTES in {io.datatype for io in (*self._binding.inputs, *self._binding.outputs)}:
+        if BYTES in {io.datatype for io in (*self._binding.inputs, *self._binding.outputs)}:
             return PyTorchInstance(name, pool, caller, converter, DeviceQueue(torch, device, options.clean_cache))
         engine = TorchEngine(caller, converter, CudaMemory(torch, device), options.clean_cache)
-        return self._on_device(name, engine, pools, device_id)
+        return self._on_device(name, engine, device_id)
 
-    def _on_device(self, name: str, engine: TorchEngine, pools: Any, device_id: int) -> ModelInstance:
-        # Loads CuPy: only where there is a GPU.
-        module = import_module("triton_async.backends.device.instance")
-        slots = import_module("triton_async.backends.device.options")
+    def _on_device(self, name: str, engine: TorchEngine, device_id: int) -> ModelInstance:
         context = self._context
-        made: ModelInstance = module.DeviceInstance(
-            name, engine, context.signature, pools.devices, device_id, slots.slot_options(context.config), context.pool,
-            pinned_pool=pools.pinned(),
+        return DeviceInstance(
+            name, engine, context.signature, context.pools.devices, device_id, slot_options(context.config),
+            context.pool, pinned_pool=context.pools.pinned(),
         )  # fmt: skip
-        return made
 
     def close(self) -> None:
         """Drops the copies that no instance took, and the process-wide settings."""

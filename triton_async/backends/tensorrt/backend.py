@@ -6,11 +6,12 @@ import logging
 import threading
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelInstance
+from triton_async.backends.device.instance import DeviceInstance
+from triton_async.backends.device.options import slot_options
 from triton_async.backends.tensorrt import options
 from triton_async.backends.tensorrt.api import Library, open_library
 from triton_async.backends.tensorrt.buffers import DeviceAccess
@@ -24,8 +25,8 @@ from triton_async.backends.tensorrt.profiles import group_profiles
 from triton_async.backends.tensorrt.sources import PlanSource, default_cache
 from triton_async.config.autocomplete import ModelIO
 from triton_async.config.model_config import InstanceGroup, InstanceKind, ModelConfig
+from triton_async.defines import DEVICE_SLOTS
 from triton_async.errors import InternalError, InvalidArg, ServerError
-from triton_async.memory.cuda import load_driver
 from triton_async.memory.devices import DeviceInfo, Devices
 
 log = logging.getLogger("triton_async.tensorrt")
@@ -70,11 +71,10 @@ class TensorRTBackend(Backend):
     def load(self, context: LoadContext) -> LoadedModel:
         """The plan on every GPU of the config, checked against it. InvalidArg where there is no GPU, saying why."""
         settings = options.backend_settings(context.backend_config)
-        pools = self.pools or getattr(context, "pools", None)
-        devices = _devices(pools, context.config.name)
+        devices = _devices(context.pools, context.config.name)
         _refuse_other_kinds(context.config)
         library = self.library(settings)
-        return TensorRTModel(library, settings, context, devices=devices, cache=self._plan_cache(settings), pools=pools)
+        return TensorRTModel(library, settings, context, devices=devices, cache=self._plan_cache(settings))
 
     def library(self, settings: options.BackendSettings) -> Library:
         """The library, opened at the first call. Unsupported when it is not installed."""
@@ -125,14 +125,13 @@ class TensorRTModel(LoadedModel):
         *,
         devices: Devices,
         cache: PlanCache | None,
-        pools: Any,
     ) -> None:
         self._library = library
         self._settings = settings
         self._devices = devices
         self._cache = cache
         self._context = context
-        self._pools = pools
+        self._pools = context.pools
         self._lock = threading.Lock()
         self._strategy = options.allocation_strategy(context.config.proto)
         self._directory = options.version_directory(context.path, context.config.proto)
@@ -146,7 +145,7 @@ class TensorRTModel(LoadedModel):
                 if gpu not in self._shared:
                     self._shared[gpu] = self._open(gpu)
         # Where large request bodies are best received.
-        self.input_pool = pools.pinned()
+        self.input_pool = self._pools.pinned()
 
     def create_instance(self, name: str, group: InstanceGroup, device_id: int) -> ModelInstance:
         """An instance with an execution context for each profile of its group, on its GPU."""
@@ -165,7 +164,7 @@ class TensorRTModel(LoadedModel):
                 self._context.signature,
                 profiles=group_profiles(group.profile, loaded.plan, name),
                 access=_access(self._devices, device_id, stream),
-                slots=_SLOTS,
+                slots=DEVICE_SLOTS,
                 make_context=context_maker(self._library, self._strategy, loaded.kernels, graphs),
             )
         finally:
@@ -195,20 +194,17 @@ class TensorRTModel(LoadedModel):
 
     def _instance(self, name: str, engine: TensorRTEngine, gpu: int) -> ModelInstance:
         """The instance, which owns `engine` from here on, also when it cannot be made."""
-        instance = import_module("triton_async.backends.device.instance")
-        slots = import_module("triton_async.backends.device.options")
         context = self._context
-        made: ModelInstance = instance.DeviceInstance(
+        return DeviceInstance(
             name,
             engine,
             context.signature,
             self._devices,
             gpu,
-            slots.slot_options(context.config),
+            slot_options(context.config),
             context.pool,
             pinned_pool=self._pools.pinned(),
         )
-        return made
 
     def _open(self, gpu: int) -> _Loaded:
         info = next(info for info in self._devices.infos if info.index == gpu)
@@ -218,10 +214,6 @@ class TensorRTModel(LoadedModel):
         loaded = _open(self._library, self._settings, self._devices, info, origin, cache=self._cache)
         check_config(proto, loaded.plan)
         return loaded
-
-
-# Slots of an instance on a GPU, see `backends.device`.
-_SLOTS = 2
 
 
 def _open(
@@ -257,21 +249,13 @@ def _access(devices: Devices, gpu: int, stream: int) -> DeviceAccess:
 
 def _devices(pools: Any, model: str) -> Devices:
     """The GPUs. InvalidArg, in Triton's words and with the reason, when there is none."""
-    reason = ""
     try:
-        if pools is None:
-            load_driver()
-            reason = "no GPU can be used: this server has no memory pools"
-        else:
-            found: Devices = pools.devices
-            if found.infos:
-                return found
-            reason = "no GPU can be used"
-    except OSError as error:
-        reason = f"no GPU can be used: {error}"
+        found: Devices = pools.devices
     except ServerError as error:
-        reason = error.message
-    raise InvalidArg(f"unable to load model '{model}', TensorRT backend supports only GPU device: {reason}")
+        raise InvalidArg(
+            f"unable to load model '{model}', TensorRT backend supports only GPU device: {error.message}"
+        ) from None
+    return found
 
 
 def _devices_or_none(pools: Any) -> Devices | None:
