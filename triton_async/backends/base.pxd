@@ -13,8 +13,8 @@ cdef class ModelInstance:
     # Set by the instance, on any thread, when its engine will run nothing any more: core drains and closes it, and
     # makes another. Batches that it has are completed, with errors. Not for instances of `any_thread`.
     cdef public bint broken
-    # Inputs may be in GPU memory, but for BYTES; else core copies them to the host first. Core makes another GPU current
-    # for the instance's thread while it copies, and gives a KIND_GPU instance its own back.
+    # Inputs may be in GPU memory, but for BYTES; else core copies them to the host first. While it copies core may make
+    # another GPU current for the instance's thread, and gives a KIND_GPU instance its own back.
     cdef readonly bint takes_device
     # Core's own: where `completed` hands a batch.
     cdef void (*sink)(void *context, ta_batch *batch) noexcept nogil
@@ -35,9 +35,6 @@ cdef class ModelInstance:
     # compute_input_end_ns, compute_output_start_ns and compute_end_ns. Instance thread, WITHOUT the GIL.
     # An output that is wanted and not filled is an error of the batch, made by core.
     cdef void execute(self, ta_batch *batch) noexcept nogil
-
-# Makes the batch fail with what was raised, its text cut at TA_ERROR_NBYTES.
-cdef int fail_batch(ta_batch *batch, error) except -1
 
 # An instance whose engine is called from Python.
 cdef class PythonInstance(ModelInstance):
