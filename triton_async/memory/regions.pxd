@@ -35,6 +35,7 @@ cdef class RegionRegistry:
     cdef object devices              # memory.devices.Devices, once there is one
     cdef object open_devices         # () -> Devices
     cdef object worker               # the thread that opens and closes, made with the first region
+    cdef object tasks                # what it has still to do: (Future, function, arguments), None to end
 
     # The bytes `offset` to `offset + nbytes` of a region, which stays open until the Buffer is gone. Raises NotFound
     # and InvalidArg in Triton's words. Loop thread.

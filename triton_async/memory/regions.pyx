@@ -2,7 +2,8 @@
 
 import logging
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from queue import SimpleQueue
 
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport UINT64_MAX, uintptr_t
@@ -65,6 +66,8 @@ cdef class RegionRegistry:
         self.opening = set()
         self.retired = set()
         self.lock = threading.Lock()
+        # A lease may end wherever memory is freed, also inside `put`, which only this queue allows.
+        self.tasks = SimpleQueue()
 
     @property
     def leases(self):
@@ -108,12 +111,17 @@ cdef class RegionRegistry:
             raise Unsupported("system shared memory is not supported by this server yet")
 
     cdef object run(self, object function, tuple arguments):
-        try:
-            if self.worker is None:
-                self.worker = ThreadPoolExecutor(1, "regions")
-            return self.worker.submit(function, *arguments)
-        except RuntimeError:  # shut down, or no thread to be had
-            raise Unavailable("shared memory regions can not be opened or closed now") from None
+        future = Future()
+        if self.worker is None:
+            # A daemon: what CUDA does not finish must not keep the process.
+            worker = threading.Thread(target=_work, args=(self.tasks,), name="regions", daemon=True)
+            try:
+                worker.start()
+            except RuntimeError:
+                raise Unavailable("no thread can be started to open shared memory regions") from None
+            self.worker = worker
+        self.tasks.put((future, function, arguments))
+        return future
 
     # Worker thread.
     def _open_cuda(self, str name, bytes handle, device_id, nbytes):
@@ -271,8 +279,26 @@ cdef class RegionRegistry:
         if self.worker is not None:
             # Behind what is still being opened, or closed for a lease that ended before.
             closing.append(self.run(_nothing, ()))
-            self.worker.shutdown(wait=False)
+            self.tasks.put(None)
         return closing
+
+
+def _work(tasks):
+    """The worker thread."""
+    while (task := tasks.get()) is not None:
+        future, function, arguments = task
+        # Nobody can take it back any more; a region must be closed whoever waits for it.
+        future.set_running_or_notify_cancel()
+        try:
+            result = function(*arguments)
+        except BaseException as error:
+            if not future.cancelled():
+                future.set_exception(error)
+        else:
+            if not future.cancelled():
+                future.set_result(result)
+        # Or the last region would live until the next task.
+        del task, future, function, arguments
 
 
 def _nothing():
