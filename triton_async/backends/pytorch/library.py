@@ -29,6 +29,8 @@ class Library:
     def __init__(self) -> None:
         # Compiled packages trust the shapes and types they are called with unless this is set before their first run.
         os.environ["AOTI_RUNTIME_CHECK_INPUTS"] = "1"
+        # Idle threads of OpenMP's pools spin otherwise, and take the cores from the event loop and from other models.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
             self.torch: Any = import_module("torch")
         except ImportError as error:
