@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -449,3 +450,14 @@ def test_the_backend_is_registered_and_loads_nothing_by_itself() -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert BACKEND.name == "pytorch"
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_idle_threads_wait_unless_told_otherwise(given: str | None, expected: str) -> None:
+    code = "from triton_async.backends.pytorch.library import Library; Library()"
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_DISPLAY_ENV": "TRUE"} | ({"OMP_WAIT_POLICY": given} if given else {})
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    if "OMP_WAIT_POLICY" not in done.stderr:
+        pytest.skip("this PyTorch has no OpenMP that shows its settings")
+    assert f"OMP_WAIT_POLICY = '{expected}'" in done.stderr
