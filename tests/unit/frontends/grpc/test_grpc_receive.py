@@ -136,7 +136,7 @@ def test_frames_of_several_calls_in_any_order_and_any_pieces(server: Running) ->
         lane = server.endpoint.lane
         assert lane is not None
         direct_nbytes = 0
-        for _ in range(25):
+        for _ in range(10):
             wire = Wire(lane)
             left: dict[int, bytes] = {}
             expected: dict[int, list[bytes]] = {}
