@@ -118,11 +118,11 @@ cdef Py_ssize_t _infer_line(const unsigned char *data, Py_ssize_t size, Head *he
         at += 10
         head.version = 0
         while at < size and c'0' <= data[at] <= c'9':
+            if digits == 18:
+                return 0
             head.version = head.version * 10 + (data[at] - c'0')
             digits += 1
             at += 1
-            if digits > 18:
-                return 0
         if digits == 0:
             return 0
     if size - at < 17 or memcmp(data + at, b"/infer HTTP/1.1\r\n", 17) != 0:
