@@ -144,7 +144,7 @@ static void a_lease_of_its_own_goes_back_by_itself(void) {
 /* -- pinned slab pools ------------------------------------------------------------------------------------------- */
 
 #define THREADS 4
-#define TURNS 20000
+#define TURNS 4000
 #define ROOM (1 << 16)
 
 static ta_slab_pool *host;
@@ -185,7 +185,7 @@ static void pinned_slabs_come_from_the_arena_and_then_from_the_host(void) {
 
 static void *work(void *argument) {
     unsigned long long state = 88172645463325252ULL + (unsigned long long)(uintptr_t)argument;
-    ta_slab *held[8] = {0};
+    ta_slab *held[32] = {0}; /* twice the room, so that a thread alone exhausts it */
     for (int turn = 0; turn < TURNS; turn++) {
         int i = (int)(next_random(&state) % COUNT(held));
         if (held[i] != NULL) {
@@ -214,7 +214,7 @@ static int64_t fallbacks_so_far(void) {
 static void threads_share_a_pinned_pool_that_is_closed_meanwhile(ta_arena *arena) {
     pthread_t threads[THREADS];
     for (uintptr_t i = 0; i < THREADS; i++) CHECK(pthread_create(&threads[i], NULL, work, (void *)(i + 1)) == 0);
-    while (fallbacks_so_far() < 1000) sched_yield();
+    while (fallbacks_so_far() < 100) sched_yield();
     ta_slab_pool_detach(pinned);
     ta_arena_close(arena);
     for (int i = 0; i < THREADS; i++) CHECK(pthread_join(threads[i], NULL) == 0);

@@ -101,13 +101,13 @@ def test_pinned_memory_goes_back_with_the_last_lease_whoever_holds_it() -> None:
 def test_threads_share_a_pinned_pool_beyond_its_budget() -> None:
     devices = FakeDevices()
     host = SlabPool(1 << 16)
-    pools = Pools(host, lambda: devices, pinned_nbytes=64 * KIB)
+    pools = Pools(host, lambda: devices, pinned_nbytes=32 * KIB)
     wrong = run_threads(lambda nbytes: pools.pinned().acquire(nbytes), fill)
     pool = pools.pinned()
     assert not wrong
     assert (pool.leased, pool.leased_nbytes, host.leased) == (0, 0, 0)
     assert pool.fallbacks > 0
-    assert pool.acquire(64 * KIB - 64).memory_type == PINNED  # one piece again
+    assert pool.acquire(32 * KIB - 64).memory_type == PINNED  # one piece again
     assert devices.calls == ["allocate_pinned"]
 
 
