@@ -30,12 +30,10 @@ from triton_async.errors import InternalError, ServerError, Unsupported
 from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse
 from triton_async.infer.tensor import from_numpy
+from triton_async.memory.pools import Pools
 from triton_async.memory.slab import SlabPool
 
 pytestmark = pytest.mark.gpu
-
-pytest.importorskip("triton_async.backends.device.instance", reason="the instances of GPUs are not built")
-pools_module = pytest.importorskip("triton_async.memory.pools", reason="the memory pools are not built")
 
 RANDOM = np.random.default_rng(7)
 IMAGE = (3, 32, 32)
@@ -67,7 +65,7 @@ def cnn(batch: int | str = "n") -> Any:
 
 @pytest.fixture(scope="module")
 def pools() -> Iterator[Any]:
-    made = pools_module.Pools(SlabPool(1 << 24))
+    made = Pools(SlabPool(1 << 24))
     yield made
     made.close()
 

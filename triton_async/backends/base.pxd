@@ -36,6 +36,9 @@ cdef class ModelInstance:
     # An output that is wanted and not filled is an error of the batch, made by core.
     cdef void execute(self, ta_batch *batch) noexcept nogil
 
+# Makes the batch fail with what was raised, its text cut at TA_ERROR_NBYTES.
+cdef int fail_batch(ta_batch *batch, error) except -1
+
 # An instance whose engine is called from Python.
 cdef class PythonInstance(ModelInstance):
     cdef SlabPool pool

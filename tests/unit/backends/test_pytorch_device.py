@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import fake_cuda
 import numpy as np
 import pytest
 from inference import request, values
 from torch_models import AddSub, Loaded, config, torch, write
 
+from triton_async.backends.base import execute_batches
+from triton_async.backends.device.instance import DeviceInstance
+from triton_async.backends.device.options import SlotOptions
 from triton_async.backends.pytorch.engine import HostMemory, TorchEngine
 from triton_async.backends.pytorch.tensors import Converter
 from triton_async.errors import InternalError
@@ -45,21 +48,17 @@ class Net(torch.nn.Module):
 
 
 class OnDevice:
-    """A model in a DeviceInstance. Skips where there is no fake driver, or no DeviceInstance."""
+    """A model in a DeviceInstance."""
 
     def __init__(self, loaded: Loaded, pool: SlabPool) -> None:
-        fake_cuda = pytest.importorskip("fake_cuda", reason="no fake CUDA driver")
-        instance = pytest.importorskip("triton_async.backends.device.instance")
-        options = import_module("triton_async.backends.device.options").SlotOptions()
         devices = fake_cuda.FakeDevices()
         caller = loaded.instance._caller  # type: ignore[attr-defined]
         engine = TorchEngine(caller, Converter(torch), FakeDeviceMemory(devices.library))
         self.signature = loaded.signature
-        self.instance = instance.DeviceInstance("m_1", engine, loaded.signature, devices, 0, options, pool)
+        self.instance = DeviceInstance("m_1", engine, loaded.signature, devices, 0, SlotOptions(), pool)
 
     def run(self, batches: list[list[Any]]) -> list[list[Any]]:
         """Answers of batches that are on their way at once."""
-        execute_batches = vars(import_module("triton_async.backends.base"))["execute_batches"]
         found: list[list[Any]] = execute_batches(self.instance, self.signature, batches)
         return found
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import fake_cuda
 import numpy as np
 import pytest
 from backend_models import request, signature_of, values
@@ -22,9 +23,6 @@ from triton_async.config.load import load
 from triton_async.config.model_config import InstanceKind, freeze
 from triton_async.errors import InvalidArg
 from triton_async.memory.slab import SlabPool
-
-pytest.importorskip("triton_async.backends.device.instance", reason="the instances of GPUs are not built")
-fake_cuda = pytest.importorskip("fake_cuda")
 
 
 class Mode(Enum):

@@ -132,7 +132,7 @@ class HttpService:
         self._server.regions.check_allowed(kind)
         if region is None:
             raise InvalidArg(f"'region name' is necessary to register {kind} shared memory region")
-        parsed = control.parse_cuda_region(await read_body(request, self._max_input_nbytes))
+        parsed = control.parse_cuda_region(await self._body(request))
         await self._server.register_cuda_region(region, *parsed)
         return replies.empty()
 
