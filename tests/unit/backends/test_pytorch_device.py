@@ -8,7 +8,6 @@ from typing import Any
 
 import fake_cuda
 import numpy as np
-import pytest
 from inference import request, values
 from torch_models import AddSub, Loaded, config, torch, write
 
