@@ -16,6 +16,7 @@ from triton_async.frontends.http.status import http_status
 
 POST = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\n"
 NOT_YET = "is not supported by this server yet"
+NO_REGIONS = "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
 
 # method, path, status
 TABLE = [
@@ -55,7 +56,9 @@ def test_every_path_has_its_answer(tmp_path: Path) -> None:
                 assert answer.status == status, (method, path, answer)
                 if status in (404, 405) and path.startswith("/v2/h") and method != "HEAD":
                     assert answer.error == ("Not Found" if status == 404 else "Method Not Allowed")
-                if status == 501 and "repository" not in path:
+                if status == 501 and "sharedmemory" in path:
+                    assert answer.error == NO_REGIONS
+                elif status == 501 and "repository" not in path:
                     assert answer.error.endswith(NOT_YET)
                 assert answer.headers["server"] == "triton-async"
 
