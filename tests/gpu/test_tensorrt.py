@@ -160,7 +160,7 @@ class Served:
         self.signature = make_signature(self.config, 1, self.directory)
         path = self.directory / "1" / self.config.default_model_filename
         self.pool = SlabPool(1 << 24)
-        context = LoadContext(self.config, 1, path, self.signature, self.pool, backend.settings)
+        context = LoadContext(self.config, 1, path, self.signature, self.pool, backend.settings, pools)
         self.model = backend.load(context)
         group = self.config.instance_groups[0]
         self.instances = [self.model.create_instance(f"m_{index}", group, 0) for index in range(instances)]

@@ -16,6 +16,8 @@ cdef class ModelInstance:
     # Inputs may be in GPU memory, but for BYTES; else core copies them to the host first. While it copies core may make
     # another GPU current for the instance's thread, and gives a KIND_GPU instance its own back.
     cdef readonly bint takes_device
+    # Batches that it works on at once: so many may be waiting for it, where none of them could grow any more.
+    cdef readonly int depth
     # Core's own: where `completed` hands a batch.
     cdef void (*sink)(void *context, ta_batch *batch) noexcept nogil
     cdef void *sink_context

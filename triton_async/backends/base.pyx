@@ -90,6 +90,7 @@ cdef class ModelInstance:
 
     def __init__(self, str name):
         self.name = name
+        self.depth = 1
 
     cdef void execute(self, ta_batch *batch) noexcept nogil:
         ta_batch_fail(batch, CODE_INTERNAL, "the instance has no execute")

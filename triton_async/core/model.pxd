@@ -28,6 +28,7 @@ cdef class Model(BatchOwner):
     cdef list instances                  # READY, in order
     cdef list idle                       # of instances, last used last
     cdef readonly int run_ahead          # batches that an instance may have waiting behind the one it runs
+    cdef int least_ahead                 # of them however long an execution takes
     cdef int64_t mean_execution_ns       # moving average of how long an instance takes for a batch
     cdef readonly InlinePolicy inline
     cdef bint any_thread                 # every instance may run on the loop thread

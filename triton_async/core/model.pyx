@@ -59,7 +59,8 @@ cdef class Model(BatchOwner):
         self.config = config
         self.input_pool = input_pool
         self.statistics = ModelStatistics()
-        self.run_ahead = RUN_AHEAD
+        self.least_ahead = max([RUN_AHEAD] + [(<Instance>instance).engine.depth for instance in instances])
+        self.run_ahead = self.least_ahead
         self.mean_execution_ns = MEAN_CLAMP * RUN_AHEAD_NS
         self.inline = InlinePolicy()
         self.any_thread = all([(<Instance>instance).engine.any_thread for instance in instances])
@@ -257,7 +258,7 @@ cdef class Model(BatchOwner):
         cdef int64_t clamped_ns = min(execution_ns, MEAN_CLAMP * RUN_AHEAD_NS)
         self.mean_execution_ns += (clamped_ns - self.mean_execution_ns) // MEAN_WEIGHT
         self.inline.note(execution_ns, self.mean_execution_ns, here)
-        self.run_ahead = max(RUN_AHEAD, min(RUN_AHEAD_NS // max(self.mean_execution_ns, 1), RUN_AHEAD_MAX))
+        self.run_ahead = max(self.least_ahead, min(RUN_AHEAD_NS // max(self.mean_execution_ns, 1), RUN_AHEAD_MAX))
         return 0
 
     def _arm(self):

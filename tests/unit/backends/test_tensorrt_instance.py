@@ -171,7 +171,7 @@ class Served:
         (directory / "1").mkdir(parents=True)
         (directory / "1" / "model.plan").write_bytes(str(rows).encode())
         (directory / "config.pbtxt").write_text(config)
-        pools = SimpleNamespace(devices=fake_cuda.FakeDevices(), pinned=lambda: pool)
+        pools = SimpleNamespace(devices=fake_cuda.FakeDevices(), pinned=lambda: pool, device=lambda index: None)
         settings = {"library": "tensorrt", "plan-cache-byte-size": "0"}
         backend = BackendRegistry({"tensorrt": settings}, pools).get("tensorrt")
         completed = load(directory, "m", inspect=lambda name, path, proto: backend.inspect(path, proto))
@@ -181,7 +181,7 @@ class Served:
         self.config = freeze(completed.proto)
         self.signature = signature_of(self.config)
         path = directory / "1" / self.config.default_model_filename
-        context = LoadContext(self.config, 1, path, self.signature, pool, backend.settings)
+        context = LoadContext(self.config, 1, path, self.signature, pool, backend.settings, pools)
         self.model = backend.load(context)
         self.instance = self.model.create_instance("m_0", self.config.instance_groups[0], 0)
 

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from core_harness import run, running, write_model
+from core_harness import no_devices, run, running, write_model
 from gated_backend import GatedBackend, GatedModel
 
 from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelInstance
 from triton_async.backends.identity import IdentityBackend
 from triton_async.config.model_config import InstanceKind
-from triton_async.core.placement import GpuLoads, find_gpus, no_devices
+from triton_async.core.placement import GpuLoads, find_gpus
 from triton_async.core.server import InferenceServer
-from triton_async.errors import InternalError, InvalidArg, Unavailable
+from triton_async.errors import InternalError, InvalidArg
 from triton_async.memory.devices import DeviceInfo
 
 EXPLICIT = "--model-control-mode=explicit"
@@ -240,7 +240,7 @@ def test_series_of_a_model_on_one_gpu_name_it(tmp_path: Path, more: str, label: 
     gpus = FewGpus(6)
     families = [("some_gauge", "gauge", "A source of the test's", [({"gpu_uuid": "GPU-1"}, 0.5)])]
     host: dict[str, Any] = {
-        "metric_sources": (lambda: families,), "pinned_pool": lambda: (1000, 10),
+        "metric_sources": (lambda: families,),
         "gpu_uuid": lambda device: f"GPU-{device}" if device < 5 else "",
     }  # fmt: skip
 
@@ -248,8 +248,6 @@ def test_series_of_a_model_on_one_gpu_name_it(tmp_path: Path, more: str, label: 
         async with running(tmp_path, backends=GpuBackend(gpus), open_devices=gpus.open, **host) as server:
             lines = server.metrics_text().decode().split("\n")
             assert f'nv_inference_count{{{label}model="m",version="1"}} 0' in lines
-            assert "nv_pinned_memory_pool_total_bytes 1000" in lines
-            assert "nv_pinned_memory_pool_used_bytes 10" in lines
             assert lines[lines.index("# TYPE some_gauge gauge") + 1] == 'some_gauge{gpu_uuid="GPU-1"} 0.5'
 
     run(test)
@@ -267,7 +265,5 @@ def test_turns_on_gpus() -> None:
     assert loads.end(loads.begin([])) == ()
 
 
-def test_devices_of_a_server_without_any_say_so() -> None:
-    with pytest.raises(Unavailable, match="made without GPU support"):
-        no_devices()
+def test_a_backend_makes_no_instances_on_gpus_unless_it_says_so() -> None:
     assert InstanceKind.GPU not in Backend().kinds

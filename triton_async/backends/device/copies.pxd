@@ -18,7 +18,6 @@ cdef struct Copies:
     ta_slab_pool *staging           # where host segments are joined, pinned when `stage_pageable`
     bint stage_pageable             # pageable segments go through `staging`; else straight from where they lie
     ta_slab_pool *outputs           # where outputs go
-    int32_t outputs_type            # its memory type
     ta_cuda_function gather_kernel  # NULL: never used
     int32_t gather_threshold        # segments from which it is used
 

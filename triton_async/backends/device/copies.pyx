@@ -3,8 +3,8 @@
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
-from triton_async.infer.batch cimport ta_batch, ta_placement, ta_segment, ta_tensor
-from triton_async.memory.buffer cimport MEMORY_CPU, MEMORY_GPU
+from triton_async.infer.batch cimport TA_WANTED_PLACED, ta_batch, ta_placement, ta_segment, ta_tensor
+from triton_async.memory.buffer cimport MEMORY_CPU, MEMORY_CPU_PINNED, MEMORY_GPU
 from triton_async.memory.cuda cimport ta_cuda_stream, ta_device_ptr
 from triton_async.memory.slab cimport ta_slab, ta_slab_data, ta_slab_lease, ta_slab_pool, ta_slab_return
 
@@ -14,10 +14,6 @@ cdef extern from "gather.h":
     int ta_gather(ta_tensor *input, ta_slab_pool *pool) noexcept nogil
 
 cdef int64_t STAGE_NBYTES = DEVICE_STAGE_NBYTES
-
-# Of ta_tensor.wanted: every request that takes the output has a placement for it.
-cdef enum:
-    WANTED_PLACED = 2
 
 # Of csrc/gather.cu: the threads of a block, and the bytes that one block copies at least before there are more.
 cdef enum:
@@ -110,6 +106,16 @@ cdef bint _reaches_all(const Copies *self, const ta_tensor *input) noexcept nogi
     return True
 
 
+cdef int _copy_each(const Copies *self, const ta_tensor *input, ta_device_ptr to, ta_cuda_stream stream) noexcept nogil:
+    cdef int i
+    cdef int result
+    for i in range(input.n_segments):
+        result = _flush(self, &to, <ta_device_ptr>input.segments[i].data, input.segments[i].nbytes, stream)
+        if result:
+            return result
+    return 0
+
+
 cdef int _gather_on_device(const Copies *self, ta_tensor *input, ta_device_ptr to,
                            ta_cuda_stream stream) noexcept nogil:
     cdef ta_slab *slab = ta_slab_lease(self.staging, input.n_segments * <int64_t>sizeof(Piece))
@@ -124,6 +130,9 @@ cdef int _gather_on_device(const Copies *self, ta_tensor *input, ta_device_ptr t
         return NO_HOST_MEMORY
     input.owner = slab
     input.release = ta_slab_return
+    if slab.memory_type != MEMORY_CPU_PINNED:
+        # The pool is exhausted, and the kernel cannot read this table.
+        return _copy_each(self, input, to, stream)
     pieces = <Piece *>ta_slab_data(slab)
     for i in range(input.n_segments):
         pieces[i].source = <uint64_t>input.segments[i].data
@@ -178,7 +187,7 @@ cdef int copy_out(const Copies *self, ta_batch *batch, int index, const Output *
     target.rank = source.rank
     memcpy(target.dims, source.dims, sizeof(source.dims))
     target.nbytes = source.nbytes
-    if target.wanted == WANTED_PLACED and all_placed:
+    if target.wanted == TA_WANTED_PLACED and all_placed:
         # Nobody reads it from here.
         target.data = <char *>source.address
         target.memory_type = MEMORY_GPU
@@ -190,7 +199,7 @@ cdef int copy_out(const Copies *self, ta_batch *batch, int index, const Output *
     target.data = ta_slab_data(slab)
     target.owner = slab
     target.release = ta_slab_return
-    target.memory_type = self.outputs_type
+    target.memory_type = slab.memory_type
     target.device_id = 0
     return _copy(self, <ta_device_ptr>target.data, source.address, source.nbytes, stream)
 

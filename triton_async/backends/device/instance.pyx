@@ -31,7 +31,7 @@ from triton_async.backends.device.slots cimport (
 from triton_async.datatypes cimport DT_BYTES, itemsize
 from triton_async.infer.batch cimport ta_batch, ta_tensor
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
-from triton_async.memory.buffer cimport MEMORY_CPU, MEMORY_CPU_PINNED, Buffer
+from triton_async.memory.buffer cimport Buffer
 from triton_async.memory.cuda cimport (
     cuda_api,
     error_lasts,
@@ -78,6 +78,7 @@ cdef class DeviceInstance(ModelInstance):
                  SlabPool pinned_pool=None, memory=None):
         ModelInstance.__init__(self, name)
         self.takes_device = True
+        self.depth = SLOTS
         self.engine = engine
         self.devices = devices
         self.device = device
@@ -177,7 +178,6 @@ cdef class DeviceInstance(ModelInstance):
         self.copies.stage_pageable = pin_inputs
         self.copies.staging = pinned.pool if pin_inputs else pool.pool
         self.copies.outputs = pinned.pool if pin_outputs else pool.pool
-        self.copies.outputs_type = MEMORY_CPU_PINNED if pin_outputs else MEMORY_CPU
         if self.options.gather_threshold > 0 and pin_inputs:
             self.copies.gather_threshold = self.options.gather_threshold
             self.copies.gather_kernel = <ta_cuda_function><size_t>gather_kernel(self.devices, self.device)

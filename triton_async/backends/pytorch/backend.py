@@ -145,7 +145,7 @@ class PyTorchModel(LoadedModel):
         context = self._context
         return DeviceInstance(
             name, engine, context.signature, context.pools.devices, device_id, slot_options(context.config),
-            context.pool, pinned_pool=context.pools.pinned(),
+            context.pool, pinned_pool=context.pools.pinned(), memory=context.pools.device(device_id),
         )  # fmt: skip
 
     def close(self) -> None:

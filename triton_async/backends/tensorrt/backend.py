@@ -204,6 +204,7 @@ class TensorRTModel(LoadedModel):
             slot_options(context.config),
             context.pool,
             pinned_pool=self._pools.pinned(),
+            memory=self._pools.device(gpu),
         )
 
     def _open(self, gpu: int) -> _Loaded:
@@ -249,13 +250,14 @@ def _access(devices: Devices, gpu: int, stream: int) -> DeviceAccess:
 
 def _devices(pools: Any, model: str) -> Devices:
     """The GPUs. InvalidArg, in Triton's words and with the reason, when there is none."""
+    reason = "this server was made without GPUs"
     try:
-        found: Devices = pools.devices
+        if pools is not None:
+            found: Devices = pools.devices
+            return found
     except ServerError as error:
-        raise InvalidArg(
-            f"unable to load model '{model}', TensorRT backend supports only GPU device: {error.message}"
-        ) from None
-    return found
+        reason = error.message
+    raise InvalidArg(f"unable to load model '{model}', TensorRT backend supports only GPU device: {reason}")
 
 
 def _devices_or_none(pools: Any) -> Devices | None:

@@ -10,7 +10,6 @@ from libc.string cimport memchr, memcmp, memcpy, memmove
 from triton_async.frontends.http.answers cimport Answers, Exchange
 from triton_async.frontends.http.hub cimport Hub
 from triton_async.infer.request cimport InferRequest
-from triton_async.memory.slab cimport SlabPool
 from triton_async.protocol.http_codec cimport decode_infer
 from triton_async.protocol.http_head cimport (
     CHUNK_BAD,
@@ -41,14 +40,12 @@ from triton_async.defines import (
     HTTP_MAX_LINE_NBYTES,
     HTTP_MAX_PIPELINED,
     HTTP_WRITE_TIMEOUT_S,
-    INPUT_POOL_NBYTES,
 )
 from triton_async.errors import ServerError
 from triton_async.frontends.http.status import http_status
 
 log = logging.getLogger("triton_async.http")
 
-cdef int64_t LARGE_NBYTES = INPUT_POOL_NBYTES
 cdef Py_ssize_t HELD_NBYTES = HTTP_HELD_NBYTES
 cdef Py_ssize_t MAX_HEAD_NBYTES = HTTP_MAX_HEADERS_NBYTES
 # A head of one line's size at most cannot have a line that the full parser finds too long.
@@ -72,10 +69,6 @@ cdef int64_t PROBE_S = 1
 cdef bytes INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 cdef Py_ssize_t LINGER_NBYTES = 1 << 16
-
-# Engines read tensors faster, and some only, from aligned addresses.
-cdef enum:
-    ALIGNMENT = 64
 
 cdef int64_t _live = 0
 
@@ -268,20 +261,13 @@ cdef class Connection(Answers):
     # Makes room for the body and takes what is there of it; returns how much.
     cdef Py_ssize_t _begin_body(self, const unsigned char *data, Py_ssize_t size) except -1:
         cdef int64_t nbytes = self.head.content_length
-        cdef int64_t header = max(self.head.header_length, 0)
         cdef Py_ssize_t taken = min(size, nbytes)
         cdef Buffer body
-        cdef SlabPool pool = self.hub.pool
-        if self.input_pool is not None and nbytes >= LARGE_NBYTES:
-            pool = self.input_pool
         try:
-            body = pool.lease(nbytes + ALIGNMENT)
+            body = self.hub.lease_body(self.input_pool, nbytes, max(self.head.header_length, 0))
         except MemoryError:
             self._refuse(503, "not enough memory for the request body")
             return size
-        # The first tensor, behind the JSON, starts at an aligned address.
-        body.data += (ALIGNMENT - header % ALIGNMENT) % ALIGNMENT
-        body.nbytes = nbytes
         memcpy(body.data, data, taken)
         self.body = body
         self.body_at = taken

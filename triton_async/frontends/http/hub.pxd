@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t
 
 from triton_async.core.server cimport InferenceServer
+from triton_async.memory.buffer cimport Buffer
 from triton_async.memory.slab cimport SlabPool
 
 cdef class Hub:
@@ -23,5 +24,8 @@ cdef class Hub:
     cdef char *scratch               # HTTP_RECEIVE_NBYTES that every connection receives into; used up at once
     cdef object scratch_view
 
+    # Room for a body of `nbytes` whose first tensor, behind `header_nbytes` of JSON, starts at an aligned address.
+    # `liked`: the pool of its model, None for the host's. MemoryError.
+    cdef Buffer lease_body(self, SlabPool liked, int64_t nbytes, int64_t header_nbytes)
     # Bytes of answers wait, or wait no more. At the bound the connection with the most of them is closed.
     cdef int note_unsent(self, int64_t change) except -1

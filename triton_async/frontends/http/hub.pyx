@@ -5,17 +5,24 @@ from cpython.buffer cimport PyBUF_WRITE
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdlib cimport free, malloc
 
+from triton_async.memory.buffer cimport Buffer
+from triton_async.memory.slab cimport SlabPool
 from triton_async.protocol.http_reply cimport reply_tail
 
 from email.utils import formatdate
 
 import logging
 
-from triton_async.defines import HTTP_MAX_UNSENT_NBYTES, HTTP_RECEIVE_NBYTES
+from triton_async.defines import HTTP_MAX_UNSENT_NBYTES, HTTP_RECEIVE_NBYTES, INPUT_POOL_NBYTES
 
 log = logging.getLogger("triton_async.http")
 
 cdef Py_ssize_t RECEIVE_NBYTES = HTTP_RECEIVE_NBYTES
+cdef int64_t LARGE_NBYTES = INPUT_POOL_NBYTES
+
+# Engines read tensors faster, and some only, from aligned addresses.
+cdef enum:
+    ALIGNMENT = 64
 
 
 @cython.final
@@ -51,6 +58,13 @@ cdef class Hub:
         date = formatdate(usegmt=True)
         self.tail = reply_tail(date, False)
         self.closing_tail = reply_tail(date, True)
+
+    cdef Buffer lease_body(self, SlabPool liked, int64_t nbytes, int64_t header_nbytes):
+        cdef SlabPool pool = liked if liked is not None and nbytes >= LARGE_NBYTES else self.pool
+        cdef Buffer body = pool.lease(nbytes + ALIGNMENT)
+        body.data += (ALIGNMENT - header_nbytes % ALIGNMENT) % ALIGNMENT
+        body.nbytes = nbytes
+        return body
 
     cdef int note_unsent(self, int64_t change) except -1:
         self.unsent_nbytes += change

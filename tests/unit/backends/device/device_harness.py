@@ -21,7 +21,10 @@ from triton_async.infer.request import InferRequest, RequestedOutput
 from triton_async.infer.response import InferResponse
 from triton_async.infer.signature import ModelSignature, TensorSpec
 from triton_async.infer.tensor import from_numpy
+from triton_async.memory.arena import Arena
 from triton_async.memory.slab import SlabPool
+
+_PINNED_NBYTES = 1 << 22
 
 
 class FakeEngine(DeviceEngine):
@@ -153,6 +156,12 @@ def arrays(response: InferResponse) -> dict[str, np.ndarray]:
     return {output.name: output.numpy().copy() for output in response.outputs}
 
 
+def pinned_pool(fallback: SlabPool) -> SlabPool:
+    """A pool whose slabs count as pinned memory."""
+    memory = ctypes.create_string_buffer(_PINNED_NBYTES)
+    return SlabPool(0, Arena(ctypes.addressof(memory), _PINNED_NBYTES, lambda _, memory=memory: None), fallback)
+
+
 class World:
     """One instance on a fake GPU, and everything it stands on; `close` checks that nothing is left of it.
 
@@ -173,7 +182,7 @@ class World:
         for name, value in engine.items():
             setattr(self.engine, name, value)
         self.pool = SlabPool(1 << 20)
-        self.pinned_pool = SlabPool(1 << 20)
+        self.pinned_pool = pinned_pool(self.pool)
         self.pools += [self.pool, self.pinned_pool]
         self.signature = made or signature()
         self.instance: DeviceInstance | None = None

@@ -14,7 +14,7 @@ import fake_cuda
 import numpy as np
 import pytest
 import uvloop
-from device_harness import FakeEngine
+from device_harness import FakeEngine, pinned_pool
 from fake_cuda import FakeDevices, Gate
 
 from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelInstance
@@ -29,6 +29,7 @@ from triton_async.errors import InternalError, ServerError, Unavailable
 from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse
 from triton_async.infer.tensor import from_numpy
+from triton_async.memory.pools import Pools
 from triton_async.memory.slab import SlabPool
 
 CONFIG = """
@@ -51,7 +52,7 @@ class FakeModel(LoadedModel):
         context = self.context
         return DeviceInstance(
             name, engine, context.signature, self.backend.devices, 0, slot_options(context.config), context.pool,
-            pinned_pool=SlabPool(1 << 20),
+            pinned_pool=pinned_pool(context.pool),
         )  # fmt: skip
 
 
@@ -86,7 +87,7 @@ async def running(root: Path, backend: FakeBackend, more: str = "", count: int =
     ring = CompletionRing()
     ring.attach(loop)
     with ThreadPoolExecutor(2) as executor:
-        host = Host(loop, ring, SlabPool(1 << 24), backend, executor, settings.backend_config)
+        host = Host(loop, ring, Pools(SlabPool(1 << 24)), backend, executor, settings.backend_config)
         server = InferenceServer(settings, host)
         await server.start()
         yield server
