@@ -93,6 +93,9 @@ class Devices:
         self.shared[allocation.handle] = allocation
         return allocation
 
+    def memory_info(self, device: int) -> tuple[int, int]:
+        return 1 << 30, 1 << 30
+
     def use(self, device: int) -> None:
         if self.fail_use:
             raise InternalError("CUDA_ERROR_OF_THE_FAKE: no context for you")

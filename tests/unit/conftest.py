@@ -24,6 +24,13 @@ def live_objects() -> dict[str, int]:
     }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def what_modules_import_is_not_searched_for_garbage() -> None:
+    """Tests collect garbage before they count; with PyTorch's million objects in it each time would take a second."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def nothing_stays_alive() -> Iterator[None]:
     """No test leaves more than it found; so nothing grows, and a failed test, whose traceback keeps its objects, does

@@ -9,6 +9,10 @@ import pytest
 
 from triton_async.app import watching_gpus
 from triton_async.config.settings import parse
+from triton_async.memory.pools import Pools
+from triton_async.memory.slab import SlabPool
+
+POOLS = Pools(SlabPool(0))
 
 
 def watchers() -> list[threading.Thread]:
@@ -17,13 +21,13 @@ def watchers() -> list[threading.Thread]:
 
 @pytest.mark.parametrize("option", ["--allow-metrics=false", "--allow-gpu-metrics=false"])
 def test_gpus_are_not_watched_unless_wanted(option: str, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO), watching_gpus(parse(["--model-repository=x", option])) as monitor:
+    with caplog.at_level(logging.INFO), watching_gpus(parse(["--model-repository=x", option]), POOLS) as monitor:
         assert watchers() == []
         assert monitor.families() == []
     assert not caplog.records
 
 
 def test_the_watch_ends_with_the_server() -> None:
-    with watching_gpus(parse(["--model-repository=x"])):
+    with watching_gpus(parse(["--model-repository=x"]), POOLS):
         pass
     assert watchers() == []

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import fake_cuda_sync
 import numpy as np
@@ -26,16 +25,15 @@ from tritonclient.utils import InferenceServerException
 
 from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelInstance, PythonInstance
 from triton_async.backends.registry import BackendRegistry
-from triton_async.config.load import load as load_config
-from triton_async.config.model_config import InstanceGroup, InstanceKind, ModelConfig
+from triton_async.config.model_config import InstanceGroup, InstanceKind
 from triton_async.config.settings import parse
-from triton_async.core import repository
 from triton_async.core.completion import CompletionRing
 from triton_async.core.lifecycle import Host
 from triton_async.core.server import InferenceServer
 from triton_async.frontends.grpc import server as grpc_server
 from triton_async.frontends.http import server as http_server
 from triton_async.infer.tensor import Tensor, make
+from triton_async.memory.pools import Pools
 from triton_async.memory.regions import RegionRegistry
 from triton_async.memory.slab import SlabPool
 
@@ -83,6 +81,11 @@ class GpuBackend(Backend):
         return Loaded()
 
 
+class PlacedBackend(GpuBackend):
+    name = "placed"
+    kinds = (InstanceKind.GPU,)  # type: ignore[assignment]
+
+
 class Server:
     """A started server. `gpus` and `regions` are what it has of CUDA."""
 
@@ -101,10 +104,11 @@ class Server:
         self.stop: asyncio.Event
 
     def get(self, name: str) -> Backend:
-        """Of the backend registry: the package's own, and two of the tests'."""
+        """Of the backend registry: the package's own, and those of the tests."""
         if name == "gated":
             return self.gated
-        return GpuBackend(self) if name == "gpu" else self.built_in.get(name)
+        made = {"gpu": GpuBackend, "placed": PlacedBackend}.get(name)
+        return made(self) if made else self.built_in.get(name)
 
     def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(WAIT_S)
@@ -116,7 +120,8 @@ class Server:
         ring = CompletionRing()
         ring.attach(self.loop)
         with ThreadPoolExecutor(4) as executor:
-            host = Host(self.loop, ring, SlabPool(1 << 24), self, executor, settings.backend_config, self.regions)
+            pools = Pools(SlabPool(1 << 24), lambda: self.gpus)
+            host = Host(self.loop, ring, pools, self, executor, settings.backend_config, regions=self.regions)
             self.server = InferenceServer(settings, host)
             assert await self.server.start()
             http = await http_server.start(
@@ -144,15 +149,10 @@ class Server:
         return status, json.loads(text) if text else None
 
 
-def _load_config(directory: Path, name: str, **more: Any) -> ModelConfig:
-    """Models whose name ends in `on_gpu` may have instances on the two GPUs."""
-    return load_config(directory, name, **{**more, "gpus": (0, 1) if name.endswith("on_gpu") else ()})
-
-
 @contextmanager
 def serving(root: Path, *options: str, express: bool, enabled: bool = True) -> Iterator[Server]:
     """Serves the repository; at the end no lease and no region is left."""
-    with fake_cuda_sync.devices(2) as gpus, patch.object(repository, "load_config", _load_config):
+    with fake_cuda_sync.devices(2) as gpus:
         running = Server(gpus, enabled)
         thread = threading.Thread(target=lambda: uvloop.run(running.main(root, express, options)))
         thread.start()

@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     write_model(root, "labelled", dims="4", labels=["a", "b", "c", "d"])
     for name, backend, more in (
         ("gated", "gated", {}), ("gpu", "gpu", {}), ("gpu_strings", "gpu", {"datatype": "TYPE_STRING"}),
-        ("on_gpu", "gpu", {"more": "instance_group { count: 1 kind: KIND_GPU gpus: 1 }"}),
+        ("on_gpu", "placed", {"more": "instance_group { count: 1 kind: KIND_GPU gpus: 1 }"}),
         ("gpu4", "gpu", {"dims": "4", "max_batch_size": 4, "more": together}),
         ("gpu_strings4", "gpu", {"datatype": "TYPE_STRING", "dims": "1", "max_batch_size": 4, "more": together}),
     ):  # fmt: skip
