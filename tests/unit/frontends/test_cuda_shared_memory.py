@@ -6,6 +6,7 @@ import base64
 import functools
 import json
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -849,6 +850,7 @@ def test_a_client_that_goes_away_gives_its_leases_back(server: Server) -> None:
         standing = server.call(server.gated.run_gate.arrival())
         until(lambda: server.regions.leases == 6, "all requests are taken")
         for raw in raws:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # gone, not only silent
             raw.close()
         # Those in the queue go at once, the one that runs when it is done.
         until(lambda: server.regions.leases <= 4, "the queue has been left")
