@@ -45,7 +45,10 @@ def machine() -> dict[str, Any]:
 
 def commit() -> str:
     """The commit that is checked out, marked when the tree differs from it."""
-    run = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    try:
+        run = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
     return run.stdout.strip() or "unknown"
 
 

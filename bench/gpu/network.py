@@ -60,7 +60,8 @@ def rows_per_s(clients: Clients) -> float:
     counts: Any = context.Queue()
     ready = context.Semaphore(0)
     processes = [
-        context.Process(target=_client, args=(index, clients, ready, go, counts)) for index in range(clients.count)
+        context.Process(target=_client, args=(index, clients, ready, go, counts), daemon=True)
+        for index in range(clients.count)
     ]
     for process in processes:
         process.start()

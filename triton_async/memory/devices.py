@@ -96,7 +96,7 @@ class Devices(Protocol):
     def close_ipc(self, device: int, address: int) -> None: ...
 
     def allocation_nbytes(self, address: int) -> int:
-        """Size of the allocation that `address` is the base of."""
+        """Bytes from `address` to the end of its allocation."""
 
 
 def open_devices(min_compute_capability: float = MIN_COMPUTE_CAPABILITY) -> Devices:
@@ -270,9 +270,7 @@ class CupyDevices:
                 ctypes.byref(base), ctypes.byref(nbytes), ctypes.c_uint64(address)
             )
         self._check(what, status)
-        if base.value != address:
-            raise InternalError(f"failed to {what}: it begins elsewhere")
-        return nbytes.value
+        return base.value + nbytes.value - address
 
     def _count(self) -> int:
         with self._checked("count the GPUs"):

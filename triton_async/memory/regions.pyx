@@ -148,15 +148,15 @@ cdef class RegionRegistry:
         try:
             devices.use(device_id)
             address = devices.open_ipc(device_id, handle)
-        except ServerError as error:
+        except (ServerError, MemoryError) as error:
             # A handle of this very process cannot be opened either.
-            log.error("failed to open CUDA IPC handle of shared memory region '%s': %s", name, error.message)
+            log.error("failed to open CUDA IPC handle of shared memory region '%s': %s", name, error)
             raise InvalidArg("failed to register shared memory region: invalid args") from None
         fits = False
         try:
             fits = nbytes <= devices.allocation_nbytes(address)
-        except ServerError as error:
-            log.error("size of shared memory region '%s' is not known: %s", name, error.message)
+        except (ServerError, MemoryError) as error:
+            log.error("size of shared memory region '%s' is not known: %s", name, error)
         finally:
             if not fits:
                 devices.close_ipc(device_id, address)

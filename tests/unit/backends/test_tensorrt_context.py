@@ -6,6 +6,7 @@ The vendor's execution context and the GPU's memory are stand-ins: addresses are
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -155,7 +156,7 @@ class Setup:
         self.plan = plan
         self.profiles = profiles
         self.library: Any = SimpleNamespace(
-            messages=self.messages, is_rtx=is_rtx, trt=SimpleNamespace(IOutputAllocator=object)
+            messages=self.messages, is_rtx=is_rtx, trt=SimpleNamespace(IOutputAllocator=object), lock=threading.Lock()
         )
         self.signature = ModelSignature(
             "m",

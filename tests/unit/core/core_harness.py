@@ -78,9 +78,11 @@ async def running(
         )  # fmt: skip
         server = InferenceServer(settings, host)
         await server.start()
-        yield server
-        await server.stop()
-        ring.detach()
+        try:
+            yield server
+        finally:
+            await server.stop()
+            ring.detach()
 
 
 def live_objects() -> dict[str, int]:

@@ -8,6 +8,8 @@ from triton_async.infer.signature cimport ModelSignature, TensorSpec
 from triton_async.infer.tensor cimport TA_MAX_RANK
 from triton_async.memory.cuda cimport cuda_api, ta_cuda_describe, ta_cuda_graph, ta_cuda_stream
 
+import gc
+
 from triton_async.backends.device.engine import DeviceTensor
 from triton_async.errors import InternalError, ServerError
 
@@ -23,13 +25,7 @@ cdef int capture(Slot *slot, int index, shape, engine, devices, ModelSignature s
     _check(cuda_api().stream_synchronize(stream))
     if None in outputs:
         raise InternalError("the shape of an output is known only after the run")
-    devices.begin_capture(handle)
-    try:
-        outputs = engine.enqueue(index, inputs, handle, 0)
-    except BaseException:
-        _end_failed(devices, handle)
-        raise
-    captured = devices.end_capture(handle)
+    captured, outputs = _captured(index, inputs, engine, devices, handle)
     try:
         if len(outputs) != len(signature.outputs):
             raise InternalError(f"its engine has {len(outputs)} outputs instead of {len(signature.outputs)}")
@@ -38,6 +34,23 @@ cdef int capture(Slot *slot, int index, shape, engine, devices, ModelSignature s
         devices.destroy_graph(captured)
         raise
     return 0
+
+
+cdef tuple _captured(int index, list inputs, engine, devices, size_t handle):
+    # A finaliser that frees device memory would end the capture.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        devices.begin_capture(handle)
+        try:
+            outputs = engine.enqueue(index, inputs, handle, 0)
+        except BaseException:
+            _end_failed(devices, handle)
+            raise
+        return devices.end_capture(handle), outputs
+    finally:
+        if collecting:
+            gc.enable()
 
 
 cdef int drop(Slot *slot, int index, engine, devices) except -1:

@@ -34,6 +34,8 @@ cdef int copy_in(const Copies *self, ta_tensor *input, ta_device_ptr to, ta_cuda
     cdef ta_device_ptr source
     cdef ta_device_ptr begin = 0    # of the run of bytes that goes in one copy
     cdef int64_t run = 0
+    cdef int kind                   # memory type of the segment, and of the run: a copy must not leave an allocation,
+    cdef int joined = MEMORY_GPU    # and only the pinned pool is known to be one
     cdef int64_t staged = _staged_nbytes(self, input)
     cdef char *stage = NULL
     cdef int i
@@ -52,11 +54,13 @@ cdef int copy_in(const Copies *self, ta_tensor *input, ta_device_ptr to, ta_cuda
         if segment.nbytes == 0:
             continue
         source = <ta_device_ptr>segment.data
+        kind = segment.memory_type
         if _is_staged(self, input, segment):
             memcpy(stage, segment.data, segment.nbytes)
             source = <ta_device_ptr>stage
             stage += segment.nbytes
-        if source == begin + <ta_device_ptr>run:
+            kind = slab.memory_type
+        if kind == joined and kind != MEMORY_GPU and source == begin + <ta_device_ptr>run:
             run += segment.nbytes
             continue
         result = _flush(self, &to, begin, run, stream)
@@ -64,6 +68,7 @@ cdef int copy_in(const Copies *self, ta_tensor *input, ta_device_ptr to, ta_cuda
             return result
         begin = source
         run = segment.nbytes
+        joined = kind
     return _flush(self, &to, begin, run, stream)
 
 

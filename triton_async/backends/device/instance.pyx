@@ -529,6 +529,8 @@ cdef class DeviceInstance(ModelInstance):
                 set_output(&slot.outputs[i], self.engine.late_output(index, i))
                 with nogil:
                     result = copy_out(&self.copies, batch, i, &slot.outputs[i], NULL)
+                    # cuMemcpy may return while a copy within the GPU is under way.
+                    result = self.cuda.stream_synchronize(NULL) or result
                 if result:
                     self._fail(batch, result, "copying the outputs of a batch")
                     return -1

@@ -99,7 +99,8 @@ class TensorRTEngine(DeviceEngine):
         return tuple(best if dim == -1 else dim for dim, best in zip(fixed, optimum, strict=False))
 
     def records_consumed(self) -> bool:
-        return True
+        # TensorRT-RTX may replay a graph of its own, and what is recorded inside a graph nobody outside sees.
+        return not self._library.is_rtx
 
     def enqueue(
         self, slot: int, inputs: Sequence[DeviceTensor | None], stream: int, consumed: int
@@ -111,12 +112,15 @@ class TensorRTEngine(DeviceEngine):
         own.memory.held = own.memory.held or not consumed
         for index, tensor in enumerate(inputs):
             assert tensor is not None
+            if self._inputs[index].host:
+                # New values at the old address: TensorRT is told again, so that it reads them.
+                context.addresses.pop(self._inputs[index].name, None)
             self._set_address(context, self._inputs[index].name, self._input_address(own, index, tensor, stream))
         if context.shapes != shapes or self.host_inputs:
             self._set_shapes(context, shapes)
         outputs = self._bind_outputs(context, own, rows)
         # Event 0 takes back the one before: none may be recorded in a capture.
-        context.native.set_input_consumed_event(consumed)
+        context.native.set_input_consumed_event(0 if self._library.is_rtx else consumed)
         if not context.native.execute_async_v3(stream):
             raise self._failed(own, context, stream, capturing=not consumed)
         return outputs
@@ -147,7 +151,8 @@ class TensorRTEngine(DeviceEngine):
         return _Slot(memory, outputs, [memory.buffer() for _ in self._inputs])
 
     def _make_context(self, engine: Any, profile: int, make: Any) -> _Context:
-        with self._library.messages.listening() as heard:
+        # Instances make contexts of one engine at the same time; the call runs without the GIL.
+        with self._library.lock, self._library.messages.listening() as heard:
             native = engine.create_execution_context() if make is None else make(engine)
             if native is None:
                 raise InternalError(f"unable to create TensorRT context: {heard.error()}")
