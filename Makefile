@@ -3,8 +3,9 @@
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-SOURCES := $(shell find triton_async csrc protos -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \
-	-o -name '*.[ch]' -o -name '*.cu' -o -name '*.proto') setup.py pyproject.toml
+# Not the C files that Cython leaves beside them.
+SOURCES := $(shell find triton_async protos -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \
+	-o -name '*.proto') $(wildcard csrc/*) setup.py pyproject.toml
 DEBUG := build/debug-package
 HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
