@@ -28,7 +28,7 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """What perf_analyzer is to send. `shape` is for models with dynamic dims. `requests`: so many, not `seconds`."""
+    """What perf_analyzer is to send. `shape` is for models with dynamic dims."""
 
     protocol: str
     port: int
@@ -36,7 +36,6 @@ class Load:
     concurrency: int
     seconds: float
     shape: str = ""
-    requests: int = 0
 
 
 def _stat(pid: int) -> tuple[int, int]:
@@ -65,10 +64,6 @@ def _command(oracle: Oracle, load: Load) -> list[str]:
 
     perf_analyzer reports nothing on fewer than three.
     """
-    window_ms = int(load.seconds * 1000 / 3)
-    length = [f"--measurement-interval={window_ms}", "--max-trials=6", "--stability-percentage=99999"]
-    if load.requests:
-        length = [f"--request-count={load.requests}"]
     return [
         str(oracle.perf_analyzer),
         f"-m{load.model}",
@@ -76,13 +71,13 @@ def _command(oracle: Oracle, load: Load) -> list[str]:
         f"-i{load.protocol}",
         *([f"--shape={load.shape}"] if load.shape else []),
         f"--concurrency-range={load.concurrency}",
-        *length,
+        f"--measurement-interval={int(load.seconds * 1000 / 3)}",
+        "--max-trials=6",
+        "--stability-percentage=99999",
     ]
 
 
 _ATTEMPTS = 4
-# Requests a second of `Load.seconds` that a run by number sends.
-_REQUESTS_PER_S = 30_000
 
 
 def _number(pattern: str, text: str) -> float:
@@ -95,14 +90,13 @@ def _number(pattern: str, text: str) -> float:
 def measure(oracle: Oracle, server: Server, load: Load) -> Window:
     """One run of perf_analyzer against a server that runs."""
     # Between windows its main thread sorts out the records of requests in quadratic time while its workers add new
-    # ones. Beyond some 25,000 infer/s it may never catch up (the server goes on answering): the run is taken again, by
-    # number of requests, which it sorts once at the end.
+    # ones. Beyond some 25,000 infer/s it may never catch up (the server goes on answering): the run is taken again.
     for _ in range(_ATTEMPTS - 1):
         try:
             return _measure_once(oracle, server, load)
         except subprocess.TimeoutExpired as problem:
-            print(f"perf_analyzer did not end within {problem.timeout:g} s, once more by number of requests")
-            load = dataclasses.replace(load, requests=int(load.seconds * _REQUESTS_PER_S))
+            print(f"perf_analyzer did not end within {problem.timeout:g} s, once more with shorter windows")
+            load = dataclasses.replace(load, seconds=load.seconds / 2)
     return _measure_once(oracle, server, load)
 
 
