@@ -259,9 +259,9 @@ def test_global_thread_counts() -> None:
 def test_a_cpu_quota_limits_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(options_module.os, "sched_getaffinity", lambda pid: set(range(16)))
     monkeypatch.setattr(options_module, "_siblings", lambda cpu: str(cpu // 2))
-    monkeypatch.setattr(options_module, "_quota_cpus", lambda: 0)
+    monkeypatch.setattr(options_module, "quota_cpus", lambda: 0)
     assert usable_cores() == 8
-    monkeypatch.setattr(options_module, "_quota_cpus", lambda: 3)
+    monkeypatch.setattr(options_module, "quota_cpus", lambda: 3)
     assert usable_cores() == 3
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from triton_async.backends.onnxruntime.providers import Provider, providers
 from triton_async.config.model_config import InstanceKind, ModelConfig
 from triton_async.errors import InvalidArg, ServerError
+from triton_async.memory.process import quota_cpus
 
 # optimization.graph.level -> GraphOptimizationLevel.
 _LEVELS = {-1: 1, 0: 99, 1: 2, 2: 0}
@@ -98,7 +99,7 @@ def usable_cores() -> int:
     """Physical cores that this process may use: affinity and a cgroup's CPU quota counted in."""
     cpus = os.sched_getaffinity(0)
     cores = {_siblings(cpu) for cpu in cpus}
-    return max(1, min(len(cores), _quota_cpus() or len(cores)))
+    return max(1, min(len(cores), quota_cpus() or len(cores)))
 
 
 def _siblings(cpu: int) -> str:
@@ -107,14 +108,6 @@ def _siblings(cpu: int) -> str:
         return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
     except OSError:
         return str(cpu)
-
-
-def _quota_cpus() -> int:
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return 0
-    return 0 if quota == "max" else -(-int(quota) // int(period))
 
 
 def _entries(parameters: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -7,12 +7,12 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from triton_async.errors import InvalidArg, Unavailable
+from triton_async.memory.process import quota_cpus
 
 # Process-wide switch of PyTorch, by the parameter that sets it -> how to set it.
 _SWITCHES: dict[str, Callable[[Any, bool], None]] = {
@@ -42,7 +42,8 @@ class Library:
             # PyTorch warns once of views of read-only bytes. They are meant: who writes to its inputs gets copies.
             warnings.simplefilter("ignore")
             self.torch.from_numpy(np.frombuffer(b"\0", np.uint8))
-        self.threads = max(1, min(self.torch.get_num_threads(), _quota_cpus() or 1 << 30))
+        # PyTorch counts cores and knows nothing of a container's CPU quota.
+        self.threads = max(1, min(self.torch.get_num_threads(), quota_cpus() or 1 << 30))
         self._lock = threading.Lock()
         # Parameter -> who set it -> model name and value. A switch is free again when nobody is left.
         self._claims: dict[str, dict[int, tuple[str, bool]]] = {}
@@ -94,12 +95,3 @@ class Library:
 
 def _text(value: bool) -> str:
     return "true" if value else "false"
-
-
-def _quota_cpus() -> int:
-    # PyTorch counts cores and knows nothing of a container's CPU quota.
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return 0
-    return 0 if quota == "max" else -(-int(quota) // int(period))
