@@ -1,13 +1,15 @@
 /* One batch as an instance thread sees it: plain memory, no Python object, usable without the GIL.
  *
- * The loop thread fills it when the batch closes; from the hand-over to the completion ring only the instance
- * thread touches it; afterwards only the loop thread again. Nothing here is shared at the same time.
+ * The loop thread fills it when the batch closes; from the hand-over to the event ring only the instance
+ * thread touches it; afterwards only the loop thread again. Nothing but `phase` is shared at the same time.
  */
 #ifndef TRITON_ASYNC_BATCH_H
 #define TRITON_ASYNC_BATCH_H
 
+#include "event.h"
 #include "memory_type.h"
 
+#include <stdatomic.h>
 #include <stdint.h>
 
 #define TA_MAX_RANK 16
@@ -25,8 +27,9 @@ typedef struct ta_segment {
 /* Who asks for an output. */
 enum ta_wanted {
     TA_NOT_WANTED = 0,
-    TA_WANTED = 1,       /* some request takes it in its response: the host needs it */
-    TA_WANTED_PLACED = 2 /* only placements take it: once all are done, `data` may be NULL or stale */
+    TA_WANTED = 1,         /* some request takes it in its response: the host needs it */
+    TA_WANTED_PLACED = 2,  /* only placements take it: once all are done, `data` may be NULL or stale */
+    TA_WANTED_ANYWHERE = 3 /* those who take it in a response take it where it is, on a device too */
 };
 
 /* One input or output of a whole batch.
@@ -37,7 +40,8 @@ enum ta_wanted {
  * Input: `data` is set when one request alone is the batch, else it is NULL and `segments` say what to gather
  * (ta_gather leases the memory and sets `owner`).
  * Output: the instance sets datatype, rank, dims, nbytes, data, memory_type, device_id and, when `data` was
- * leased from elsewhere (never NULL, also for zero bytes), owner + release; release(owner) is called once, on any thread, without the GIL.
+ * leased from elsewhere (never NULL, also for zero bytes), owner + release; release(owner) is called once, on any
+ * thread, without the GIL.
  */
 typedef struct ta_tensor {
     int32_t datatype;
@@ -81,8 +85,18 @@ typedef struct ta_placement {
     int32_t result;  /* CUresult of a copy that failed */
 } ta_placement;
 
+/* What became of a batch that was handed to an instance. The loop takes back what has not begun. */
+enum ta_phase {
+    TA_HANDED = 0, /* in the mailbox */
+    TA_BEGUN = 1,  /* the instance has it */
+    TA_REVOKED = 2 /* the loop has taken its requests back; the instance only passes it on */
+};
+
 /* `inputs` and `outputs` follow the order of the model's signature. */
 typedef struct ta_batch {
+    ta_message message; /* TA_EXECUTED; the first member */
+    _Atomic int32_t phase; /* ta_phase */
+    int32_t by_request; /* 1: the engine answers and releases each request itself; `outputs` mean nothing */
     int32_t n_inputs;
     int32_t n_outputs;
     ta_tensor *inputs;
@@ -101,7 +115,24 @@ typedef struct ta_batch {
     int64_t compute_output_start_ns; /* engine done */
     int64_t compute_end_ns;          /* outputs readable */
     void *owner;                     /* the Batch object, borrowed: alive while the batch is out */
-    struct ta_batch *next;           /* link of the mailbox and of the completion ring */
 } ta_batch;
+
+/* The instance has the batch from here on; 0 when the loop has revoked it. Instance thread. */
+static inline int ta_batch_begin(ta_batch *batch) {
+    int32_t handed = TA_HANDED;
+    return atomic_compare_exchange_strong_explicit(&batch->phase, &handed, TA_BEGUN, memory_order_acq_rel,
+                                                   memory_order_acquire);
+}
+
+/* Takes a batch back that has not begun; 0 when it has. Loop thread. */
+static inline int ta_batch_revoke(ta_batch *batch) {
+    int32_t handed = TA_HANDED;
+    return atomic_compare_exchange_strong_explicit(&batch->phase, &handed, TA_REVOKED, memory_order_acq_rel,
+                                                   memory_order_acquire);
+}
+
+static inline int32_t ta_batch_phase(ta_batch *batch) {
+    return atomic_load_explicit(&batch->phase, memory_order_acquire);
+}
 
 #endif

@@ -56,6 +56,8 @@ enum ort_index {
     ORT_SESSION_TYPE = 33,
     ORT_SESSION_NAME = 36,
     ORT_CREATE_RUN_OPTIONS = 39,
+    ORT_RUN_SET_TERMINATE = 46,
+    ORT_RUN_UNSET_TERMINATE = 47,
     ORT_CREATE_TENSOR = 48,
     ORT_CREATE_TENSOR_WITH_DATA = 49,
     ORT_TENSOR_DATA = 51,
@@ -263,6 +265,11 @@ ORT_WRAP(ort_type_as_tensor, ORT_TYPE_AS_TENSOR,
 /* -- run: outputs that are NULL on entry are made by the session --------------------------------------------- */
 ORT_WRAP(ort_create_run_options, ORT_CREATE_RUN_OPTIONS, (ort_table api, ort_run_options **out),
          (ort_run_options **), (out))
+/* Runs with these options end with an error, soon; until unset, those that begin do so too. Any thread. */
+ORT_WRAP(ort_run_set_terminate, ORT_RUN_SET_TERMINATE, (ort_table api, ort_run_options *options),
+         (ort_run_options *), (options))
+ORT_WRAP(ort_run_unset_terminate, ORT_RUN_UNSET_TERMINATE, (ort_table api, ort_run_options *options),
+         (ort_run_options *), (options))
 ORT_WRAP(ort_add_run_config_entry, ORT_ADD_RUN_CONFIG_ENTRY,
          (ort_table api, ort_run_options *options, const char *key, const char *value),
          (ort_run_options *, const char *, const char *), (options, key, value))

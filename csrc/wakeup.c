@@ -34,41 +34,41 @@ ta_batch *ta_mailbox_take(ta_mailbox *mailbox) {
     return mailbox->slots[mailbox->taken++ % TA_MAILBOX_SLOTS];
 }
 
-int ta_completions_open(ta_completions *completions) {
-    atomic_init(&completions->head, NULL);
-    completions->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    return completions->fd < 0 ? -1 : 0;
+int ta_events_open(ta_events *events) {
+    atomic_init(&events->head, NULL);
+    events->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    return events->fd < 0 ? -1 : 0;
 }
 
-void ta_completions_close(ta_completions *completions) {
-    if (completions->fd >= 0) {
-        close(completions->fd);
-        completions->fd = -1;
+void ta_events_close(ta_events *events) {
+    if (events->fd >= 0) {
+        close(events->fd);
+        events->fd = -1;
     }
 }
 
-void ta_completions_push(ta_completions *completions, ta_batch *batch) {
-    ta_batch *head = atomic_load_explicit(&completions->head, memory_order_relaxed);
+void ta_events_push(ta_events *events, ta_message *message) {
+    ta_message *head = atomic_load_explicit(&events->head, memory_order_relaxed);
     do {
-        batch->next = head;
-    } while (!atomic_compare_exchange_weak_explicit(&completions->head, &head, batch, memory_order_release,
+        message->next = head;
+    } while (!atomic_compare_exchange_weak_explicit(&events->head, &head, message, memory_order_release,
                                                     memory_order_relaxed));
     if (head == NULL) {
         /* The loop takes the whole stack at each wake-up, so only the first of a stack has to wake it. */
         uint64_t one = 1;
-        while (write(completions->fd, &one, sizeof(one)) < 0 && errno == EINTR) {
+        while (write(events->fd, &one, sizeof(one)) < 0 && errno == EINTR) {
         }
     }
 }
 
-ta_batch *ta_completions_take(ta_completions *completions) {
+ta_message *ta_events_take(ta_events *events) {
     uint64_t count;
-    while (read(completions->fd, &count, sizeof(count)) < 0 && errno == EINTR) {
+    while (read(events->fd, &count, sizeof(count)) < 0 && errno == EINTR) {
     }
-    ta_batch *newest = atomic_exchange_explicit(&completions->head, NULL, memory_order_acquire);
-    ta_batch *oldest = NULL;
+    ta_message *newest = atomic_exchange_explicit(&events->head, NULL, memory_order_acquire);
+    ta_message *oldest = NULL;
     while (newest != NULL) {
-        ta_batch *next = newest->next;
+        ta_message *next = newest->next;
         newest->next = oldest;
         oldest = newest;
         newest = next;

@@ -1,8 +1,8 @@
 /* The two bridges between the loop thread and instance threads, and the batch timer.
  *
- *   mailbox     loop -> one instance: closed batches, in order; the instance sleeps in take without the GIL
- *   completions instances -> loop: finished batches, each producer's in order; an eventfd wakes the loop
- *   timer       a timerfd for deadlines in true microseconds (event loops round theirs to milliseconds)
+ *   mailbox  loop -> one instance: closed batches, in order; the instance sleeps in take without the GIL
+ *   events   instances -> loop: messages, each producer's in order; an eventfd wakes the loop
+ *   timer    a timerfd for deadlines in true microseconds (event loops round theirs to milliseconds)
  */
 #ifndef TRITON_ASYNC_WAKEUP_H
 #define TRITON_ASYNC_WAKEUP_H
@@ -22,11 +22,11 @@ typedef struct ta_mailbox {
     uint64_t taken;       /* written by the instance thread only */
 } ta_mailbox;
 
-/* Completed batches as a stack that the loop takes whole and reverses: intrusive, so never full. */
-typedef struct ta_completions {
-    _Atomic(ta_batch *) head;
+/* Messages as a stack that the loop takes whole and reverses: intrusive, so never full. */
+typedef struct ta_events {
+    _Atomic(ta_message *) head;
     int fd; /* eventfd, readable when the stack is not empty */
-} ta_completions;
+} ta_events;
 
 ta_mailbox *ta_mailbox_new(void);
 void ta_mailbox_free(ta_mailbox *mailbox);
@@ -34,11 +34,11 @@ void ta_mailbox_free(ta_mailbox *mailbox);
 void ta_mailbox_put(ta_mailbox *mailbox, ta_batch *batch);
 ta_batch *ta_mailbox_take(ta_mailbox *mailbox);
 
-int ta_completions_open(ta_completions *completions); /* 0, or -1 with errno */
-void ta_completions_close(ta_completions *completions);
-void ta_completions_push(ta_completions *completions, ta_batch *batch);
-/* Every batch pushed so far, oldest first, linked by `next`. Loop thread. */
-ta_batch *ta_completions_take(ta_completions *completions);
+int ta_events_open(ta_events *events); /* 0, or -1 with errno */
+void ta_events_close(ta_events *events);
+void ta_events_push(ta_events *events, ta_message *message); /* any thread */
+/* Every message pushed so far, oldest first, linked by `next`. Loop thread. */
+ta_message *ta_events_take(ta_events *events);
 
 int ta_timer_open(void); /* non-blocking timerfd on CLOCK_MONOTONIC, or -1 with errno */
 /* Fires once at `deadline_ns` (at once when it has passed); 0 disarms. 0, or -1 with errno. */

@@ -19,9 +19,9 @@ import uvloop
 
 from triton_async.backends.registry import BackendRegistry
 from triton_async.config.settings import Settings
-from triton_async.core.completion import CompletionRing
 from triton_async.core.describe import table
 from triton_async.core.lifecycle import Host
+from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
 from triton_async.defines import SLAB_CACHE_NBYTES
 from triton_async.errors import ServerError
@@ -101,20 +101,20 @@ async def _serve(settings: Settings, certificates: Certificates) -> int:
         loop.add_signal_handler(number, _on_signal, number, stop_requested)
     for warning in settings.warnings:
         log.warning("%s", warning)
-    ring = CompletionRing()
-    ring.attach(loop)
+    reactor = Reactor()
+    reactor.attach(loop)
     pools = make_pools(settings)
     backends = BackendRegistry(settings.backend_config, pools)
     with ThreadPoolExecutor(settings.model_load_thread_count, "load") as executor:
         regions = RegionRegistry((lambda: pools.devices) if settings.allow_client_shm else None)
         with watching_gpus(settings, pools) as monitor:
             host = Host(
-                loop, ring, pools, backends, executor, settings.backend_config, regions=regions,
+                loop, reactor, pools, backends, executor, settings.backend_config, regions=regions,
                 gpu_limits=settings.model_load_gpu_limit, metric_sources=(monitor.families,), gpu_uuid=monitor.uuid,
             )  # fmt: skip
             server = InferenceServer(settings, host)
             status = await _run_server(settings, certificates, server, backends, stop_requested)
-        ring.detach()
+        reactor.detach()
         pools.close()
     return status
 

@@ -219,6 +219,9 @@ INLINE_STALL_NS = 1_000_000
 # Input bytes of a batch up to which it may run there: larger ones tell nothing about their time by the smaller ones.
 INLINE_NBYTES = 1 << 16
 
+# Seconds until a model whose turn failed, for want of memory say, gets another one.
+RETRY_TURN_S = 0.01
+
 # Instances of one model; each is an OS thread with its own engine state.
 MAX_INSTANCES_PER_MODEL = 1024
 
@@ -282,9 +285,6 @@ PLAN_CACHE_NBYTES = 16 << 30
 
 # Parallel loads at start-up and through the API (default of --model-load-thread-count).
 MODEL_LOAD_THREADS = 4
-
-# Priority levels of one model's queue; each is a queue of its own, looked at in order for every batch.
-MAX_PRIORITY_LEVELS = 256
 
 # Microseconds of a queue delay or timeout (31 years): as nanoseconds added to a clock it still fits in int64.
 MAX_DELAY_US = 10**15

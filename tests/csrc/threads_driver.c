@@ -1,4 +1,4 @@
-/* Mailboxes, the completion stack and the slab pool under many threads, as a server uses them, for the thread
+/* Mailboxes, the event stack and the slab pool under many threads, as a server uses them, for the thread
  * sanitizer (and the others). One loop thread hands batches to instances and takes them back. */
 #include "check.h"
 #include "gather.h"
@@ -14,7 +14,8 @@
 #define ROUNDS 20000
 
 static ta_slab_pool *pool;
-static ta_completions completions;
+static ta_events events;
+static int64_t revoked; /* of the loop thread */
 
 typedef struct {
     ta_mailbox *mailbox;
@@ -29,6 +30,10 @@ static void *run_instance(void *argument) {
     ta_batch *batch;
     while ((batch = ta_mailbox_take(self->mailbox)) != NULL) {
         ta_tensor *output = batch->outputs;
+        if (!ta_batch_begin(batch)) {
+            ta_events_push(&events, &batch->message);
+            continue;
+        }
         ta_slab *slab = ta_slab_lease(pool, batch->rows * 100);
         CHECK(slab != NULL);
         output->data = ta_slab_data(slab);
@@ -37,14 +42,21 @@ static void *run_instance(void *argument) {
         output->release = ta_slab_return;
         memset(output->data, (int)(batch->rows & 127), (size_t)output->nbytes);
         self->ran++;
-        ta_completions_push(&completions, batch);
+        ta_events_push(&events, &batch->message);
     }
     return NULL;
 }
 
 static void hand_over(instance *target, ta_batch *batch, int64_t rows) {
     batch->rows = rows;
+    batch->message.owner = batch;
+    batch->message.event = TA_EXECUTED;
+    atomic_store(&batch->phase, TA_HANDED);
     ta_mailbox_put(target->mailbox, batch);
+    /* The loop takes some back: either it gets them, or the instance has begun. */
+    if (rows % 5 == 0 && ta_batch_revoke(batch)) {
+        batch->rows = 0;
+    }
 }
 
 static void take_back(ta_batch *batch) {
@@ -57,12 +69,19 @@ static void take_back(ta_batch *batch) {
 /* Each instance's batches come back in the order in which they went down. */
 static int64_t drain(int64_t *last_of) {
     int64_t count = 0;
-    ta_batch *next;
-    for (ta_batch *batch = ta_completions_take(&completions); batch != NULL; batch = next) {
-        next = batch->next;
+    ta_message *next;
+    for (ta_message *message = ta_events_take(&events); message != NULL; message = next) {
+        ta_batch *batch = message->owner;
+        next = message->next;
+        CHECK(message->event == TA_EXECUTED);
         CHECK(batch->compute_start_ns > last_of[batch->n_requests]);
         last_of[batch->n_requests] = batch->compute_start_ns;
-        take_back(batch);
+        if (ta_batch_phase(batch) == TA_BEGUN) {
+            take_back(batch);
+        } else {
+            CHECK(ta_batch_phase(batch) == TA_REVOKED && batch->rows == 0);
+            revoked++;
+        }
         batch->n_inputs = 1; /* free to go down again */
         count++;
     }
@@ -75,7 +94,7 @@ int main(void) {
     int64_t sent = 0;
     int64_t back = 0;
     pool = ta_slab_pool_new(4096);
-    CHECK(pool != NULL && ta_completions_open(&completions) == 0);
+    CHECK(pool != NULL && ta_events_open(&events) == 0);
     for (int i = 0; i < INSTANCES; i++) {
         instances[i].mailbox = ta_mailbox_new();
         CHECK(instances[i].mailbox != NULL);
@@ -98,7 +117,7 @@ int main(void) {
             }
         }
         /* As an event loop: sleep until the eventfd is readable, take everything. A lost wake-up would hang here. */
-        struct pollfd readable = {.fd = completions.fd, .events = POLLIN};
+        struct pollfd readable = {.fd = events.fd, .events = POLLIN};
         CHECK(poll(&readable, 1, 20000) == 1);
         back += drain(last_of);
     }
@@ -109,11 +128,11 @@ int main(void) {
         ta_mailbox_free(instances[i].mailbox);
         ran += instances[i].ran;
     }
-    CHECK(ran == ROUNDS && sent == ROUNDS && back == ROUNDS);
-    CHECK(ta_completions_take(&completions) == NULL);
+    CHECK(ran + revoked == ROUNDS && sent == ROUNDS && back == ROUNDS);
+    CHECK(ta_events_take(&events) == NULL);
     CHECK(pool->leased == 0 && pool->leased_nbytes == 0 && pool->cached_nbytes <= 4096);
-    ta_completions_close(&completions);
-    ta_completions_close(&completions);
+    ta_events_close(&events);
+    ta_events_close(&events);
     ta_slab_pool_trim(pool);
     pthread_mutex_destroy(&pool->lock);
     free(pool);

@@ -1,6 +1,9 @@
 # The backend contract: what core asks of an engine. Implementations live beside this file, blind to each other.
 
-from triton_async.infer.batch cimport ta_batch
+from triton_async.infer.batch cimport Batch, ta_batch
+from triton_async.infer.event cimport ta_message
+from triton_async.infer.factory cimport ResponseFactory
+from triton_async.infer.transfer cimport Transfer
 from triton_async.memory.slab cimport SlabPool
 
 # One engine execution context of a loaded model version, run by one OS thread.
@@ -18,9 +21,14 @@ cdef class ModelInstance:
     cdef readonly bint takes_device
     # Batches that it works on at once: so many may be waiting for it, where none of them could grow any more.
     cdef readonly int depth
-    # Core's own: where `completed` hands a batch.
-    cdef void (*sink)(void *context, ta_batch *batch) noexcept nogil
-    cdef void *sink_context
+    # It answers by request: `submit` sets by_request of what it takes, and a ResponseFactory for each request posts its
+    # responses and its release, at any time.
+    cdef readonly bint by_request
+    # Core's own: where events go, and what copies outputs of single requests. `keeper` keeps `context` alive.
+    cdef void (*post)(void *context, ta_message *message) noexcept nogil
+    cdef void *context
+    cdef object keeper
+    cdef Transfer transfer
 
     # Starts one closed batch. 1: it is done, as by `execute`. 0: the instance works on and gives it to `completed`
     # later, on any thread; several may be out, and they complete in order. Blocks while the instance has no free
@@ -30,6 +38,9 @@ cdef class ModelInstance:
     # here what is left to copy: wanted outputs in GPU memory and placements that are not done. An instance that calls
     # from where CUDA may not be called (a host function) leaves none of it.
     cdef void completed(self, ta_batch *batch) noexcept nogil
+    # Nobody waits for the batch any more, or the server ends: the engine may give it up, failed. Optional: does nothing
+    # by default. Loop thread, at any time between `submit` and the end of the batch, or a little later.
+    cdef void cancel(self, ta_batch *batch) noexcept nogil
     # Returns when every batch that `submit` kept is completed. Instance thread, before `close`.
     cdef void drain(self) noexcept nogil
 
@@ -40,6 +51,11 @@ cdef class ModelInstance:
 
 # Makes the batch fail with what was raised, its text cut at TA_ERROR_NBYTES.
 cdef int fail_batch(ta_batch *batch, error) except -1
+
+# An instance whose engine answers by request and is called from Python.
+cdef class RequestInstance(ModelInstance):
+    cdef int _submit_python(self, ta_batch *c) noexcept
+    cdef ResponseFactory _factory(self, Batch batch, int number)
 
 # An instance whose engine is called from Python.
 cdef class PythonInstance(ModelInstance):

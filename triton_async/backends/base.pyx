@@ -4,13 +4,14 @@ from libc.stdint cimport int32_t, int64_t
 
 from triton_async.datatypes cimport DT_BF16
 from triton_async.infer.batch cimport Batch, check_batch, ta_batch, ta_tensor
+from triton_async.infer.factory cimport ResponseFactory
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.signature cimport ModelSignature
 from triton_async.infer.tensor cimport Tensor
 from triton_async.memory.slab cimport SlabPool, ta_slab_pool
 
 from triton_async.config.model_config import InstanceKind
-from triton_async.errors import ServerError, Unsupported
+from triton_async.errors import InternalError, ServerError, Unsupported
 from triton_async.infer.tensor import from_numpy
 from triton_async.memory.pools import Pools
 
@@ -39,6 +40,7 @@ class Backend:
     def gpu_problem(self):
         """Why it makes no instances on GPUs, where `kinds` has none."""
         return f"the {self.name} backend runs on the CPU only"
+
     # Set once, before the first call: the --backend-config settings of this backend (str -> str), and the
     # memory.pools.Pools of the server, None where there are none.
     settings = {}
@@ -101,8 +103,11 @@ cdef class ModelInstance:
 
     cdef void completed(self, ta_batch *batch) noexcept nogil:
         check_batch(batch)
-        if self.sink != NULL:  # core has the instance; else `execute_requests` waits in `drain`
-            self.sink(self.sink_context, batch)
+        if self.post != NULL:  # core has the instance; else `execute_requests` waits in `drain`
+            self.post(self.context, &batch.message)
+
+    cdef void cancel(self, ta_batch *batch) noexcept nogil:
+        pass
 
     cdef void drain(self) noexcept nogil:
         pass
@@ -112,14 +117,20 @@ cdef class ModelInstance:
 
 
 cdef int fail_batch(ta_batch *batch, error) except -1:
-    cdef bint known = isinstance(error, ServerError)
-    try:
-        text = error.message if known else f"{type(error).__name__}: {error}"
-    except Exception:  # a text of its own making may fail as well
-        text = type(error).__name__
-    message = text.encode("utf-8", "replace")
-    ta_batch_fail(batch, error.code if known else CODE_INTERNAL, "%.1000s", <const char *>message)
+    cdef object problem = as_server_error(error)
+    message = problem.message.encode("utf-8", "replace")
+    ta_batch_fail(batch, problem.code, "%.1000s", <const char *>message)
     return 0
+
+
+def as_server_error(error):
+    """What clients are told of an exception: itself, if it is a ServerError, or its type and text."""
+    if isinstance(error, ServerError):
+        return error
+    try:
+        return InternalError(f"{type(error).__name__}: {error}")
+    except Exception:  # a text of its own making may fail as well
+        return InternalError(type(error).__name__)
 
 
 def execute_requests(ModelInstance instance, ModelSignature signature, requests):
@@ -151,6 +162,59 @@ def execute_batches(ModelInstance instance, ModelSignature signature, batches):
     with nogil:
         instance.drain()
     return [(<Batch>batch).finish() for batch in closed]
+
+
+cdef class RequestInstance(ModelInstance):
+    """For engines that answer each request by itself: `execute_factories` is called with the GIL, on the instance
+    thread."""
+
+    def __init__(self, str name):
+        ModelInstance.__init__(self, name)
+        self.by_request = True
+
+    def execute_factories(self, list factories):
+        """Begins the requests of one batch, a ResponseFactory each, and returns when the instance may have the next.
+        Factories may be kept and used from any thread until their final response. What it raises is the answer to every
+        request that has none yet."""
+        raise Unsupported("this backend has no execute_factories")
+
+    cdef int submit(self, ta_batch *batch) noexcept nogil:
+        batch.by_request = 1
+        with gil:
+            self._submit_python(batch)
+        return 1
+
+    cdef int _submit_python(self, ta_batch *c) noexcept:
+        cdef Batch batch = <Batch>c.owner
+        cdef list factories = []
+        cdef ResponseFactory factory
+        cdef int i
+        c.compute_input_end_ns = ta_now_ns()
+        try:
+            for i in range(c.n_requests):
+                factories.append(self._factory(batch, i))
+            self.execute_factories(list(factories))
+        except BaseException as error:
+            problem = as_server_error(error)
+            for factory in factories:
+                if not factory.finished:
+                    factory.send([], None, problem)
+                factory.release()
+            if len(factories) < c.n_requests:
+                fail_batch(c, error)
+        c.compute_output_start_ns = c.compute_end_ns = ta_now_ns()
+        return 0
+
+    cdef ResponseFactory _factory(self, Batch batch, int number):
+        cdef ResponseFactory factory = ResponseFactory.__new__(ResponseFactory)
+        factory.request = <InferRequest>batch.requests[number]
+        factory.signature = batch.signature
+        factory.inputs = batch.request_inputs(number)
+        factory.transfer = self.transfer
+        factory.keeper = self.keeper
+        factory.context = self.context
+        factory.post = self.post
+        return factory
 
 
 cdef class PythonInstance(ModelInstance):

@@ -1,7 +1,7 @@
 # One OS thread per model instance.
 
 from triton_async.backends.base cimport ModelInstance
-from triton_async.core.completion cimport CompletionRing
+from triton_async.core.reactor cimport Reactor
 from triton_async.core.wakeup cimport ta_batch, ta_mailbox
 from triton_async.infer.batch cimport Batch
 from triton_async.infer.transfer cimport Transfer
@@ -23,15 +23,24 @@ cdef class Instance:
     cdef readonly str name
     cdef int state
     cdef ModelInstance engine            # None while a broken one is not replaced
+    # What its engines have in common, known once it is READY:
+    cdef readonly int depth              # batches that one works on at once
+    cdef readonly bint any_thread        # `execute` may run on the loop thread
+    cdef readonly bint by_request        # one answers by request
     cdef ta_batch *held                  # taken from the mailbox when the engine was broken
     cdef object retry                    # when to make an engine again
     cdef ta_mailbox *mailbox
-    cdef CompletionRing ring
+    cdef Reactor reactor
     cdef Transfer transfer               # of the instance's thread
     cdef Transfer late                   # of whatever thread completes a batch that the engine kept
-    cdef readonly int in_flight          # batches out: running or in the mailbox
+    cdef readonly int in_flight          # batches out: running or in the mailbox, revoked ones too
+    cdef readonly list out               # those batches, the oldest first
     cdef object thread
     cdef object _on_stopped
 
     # Hands a closed batch down; at most 1 + INSTANCE_RUN_AHEAD_MAX are out. `batch.runner` takes it back.
     cdef int run(self, Batch batch) except -1
+    # One came back.
+    cdef int take_back(self, Batch batch) except -1
+    # Asks the engine to give up a batch that has begun, if it can. It comes back in any case.
+    cdef int cancel(self, Batch batch) except -1

@@ -1,7 +1,7 @@
 from collections.abc import Callable
 
 from triton_async.backends.base import ModelInstance
-from triton_async.core.completion import CompletionRing
+from triton_async.core.reactor import Reactor
 from triton_async.errors import ServerError
 from triton_async.memory.slab import SlabPool
 
@@ -9,7 +9,7 @@ class Instance:
     name: str
     in_flight: int
     def __init__(
-        self, name: str, ring: CompletionRing, pool: SlabPool, use: Callable[[int], None], device_id: int = -1
+        self, name: str, reactor: Reactor, pool: SlabPool, use: Callable[[int], None], device_id: int = -1
     ) -> None: ...
     def start(
         self, make_engine: Callable[[], ModelInstance], on_started: Callable[[ServerError | None], None]

@@ -11,18 +11,18 @@ from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int32_t
 
 from triton_async.backends.base cimport ModelInstance
-from triton_async.core.completion cimport CompletionRing
+from triton_async.core.reactor cimport Reactor
 from triton_async.core.wakeup cimport (
     TA_MAILBOX_SLOTS,
     ta_batch,
-    ta_completions_push,
     ta_mailbox_free,
     ta_mailbox_new,
     ta_mailbox_put,
     ta_mailbox_take,
     ta_now_ns,
 )
-from triton_async.infer.batch cimport Batch, check_batch
+from triton_async.infer.batch cimport TA_BEGUN, Batch, check_batch, ta_batch_begin, ta_batch_phase
+from triton_async.infer.event cimport TA_EXECUTED, ta_message
 from triton_async.infer.transfer cimport Transfer
 from triton_async.memory.slab cimport SlabPool
 
@@ -45,9 +45,10 @@ cdef class Instance:
     """One instance of a loaded model version. `pool`: host slabs for what is copied from GPUs; `use(device_id)`: makes
     a GPU current for the calling thread; `device_id`: the GPU that is the engine's, -1 for none."""
 
-    def __cinit__(self, str name, CompletionRing ring, SlabPool pool, use, int device_id=-1):
+    def __cinit__(self, str name, Reactor reactor, SlabPool pool, use, int device_id=-1):
         self.name = name
-        self.ring = ring
+        self.reactor = reactor
+        self.out = []
         self.transfer = Transfer(pool, use, device_id)
         self.late = Transfer(pool, use, device_id)
         self.mailbox = ta_mailbox_new()
@@ -73,9 +74,24 @@ cdef class Instance:
         ta_mailbox_put(self.mailbox, NULL)
 
     cdef int run(self, Batch batch) except -1:
-        Py_INCREF(batch)  # travels down with it; the completion ring gives it back
+        self.out.append(batch)
+        Py_INCREF(batch)  # travels down with it; the reactor gives it back
         self.in_flight += 1
         ta_mailbox_put(self.mailbox, &batch.c)
+        return 0
+
+    cdef int take_back(self, Batch batch) except -1:
+        self.in_flight -= 1
+        if self.out[0] is batch:
+            self.out.pop(0)
+        else:
+            self.out.remove(batch)
+        return 0
+
+    cdef int cancel(self, Batch batch) except -1:
+        cdef ModelInstance engine = self.engine
+        if engine is not None and ta_batch_phase(&batch.c) == TA_BEGUN:
+            engine.cancel(&batch.c)
         return 0
 
     def _main(self, make_engine, on_started):
@@ -108,8 +124,13 @@ cdef class Instance:
             # Its text may name files and is for the log alone.
             log.exception("instance '%s' could not be made", self.name)
             return InternalError(f"{type(error).__name__} while making instance '{self.name}'")
-        engine.sink = _push
-        engine.sink_context = <void *>self
+        engine.post = _post
+        engine.context = <void *>self
+        engine.keeper = self
+        engine.transfer = self.late
+        self.depth = engine.depth
+        self.any_thread = engine.any_thread
+        self.by_request = engine.by_request
         self.engine = engine
         return None
 
@@ -163,13 +184,17 @@ cdef bint _serve(Instance self) except -1:
                 break
             if engine.broken:  # while the thread slept
                 break
+            if not ta_batch_begin(batch):
+                self.reactor.post(&batch.message)
+                batch = NULL
+                continue
             batch.compute_start_ns = ta_now_ns()
             if batch.device_inputs:
                 self.transfer.stage(batch, not engine.takes_device)
             if batch.failed or engine.submit(batch):
                 check_batch(batch)
                 self.transfer.settle(batch)
-                ta_completions_push(&self.ring.completions, batch)
+                self.reactor.post(&batch.message)
             batch = NULL
         engine.drain()
     self.held = batch
@@ -181,15 +206,22 @@ cdef void _refuse(Instance self) noexcept:
     cdef ta_batch *batch = self.held
     cdef bytes name = self.name.encode()
     self.held = NULL
+    if not ta_batch_begin(batch):
+        self.reactor.post(&batch.message)
+        return
     batch.compute_start_ns = ta_now_ns()
     ta_batch_fail(batch, CODE_UNAVAILABLE, "model instance '%.200s' is broken and could not be made anew",
                   <const char *>name)
     check_batch(batch)
-    ta_completions_push(&self.ring.completions, batch)
+    self.reactor.post(&batch.message)
 
 
-# A batch that the engine kept; the instance lives as long as its thread, which drains the engine first.
-cdef void _push(void *context, ta_batch *batch) noexcept nogil:
-    (<Instance>context).late.forget()
-    (<Instance>context).late.settle(batch)
-    ta_completions_push(&(<Instance>context).ring.completions, batch)
+# What an engine has to tell, a batch that it kept among it. The instance lives as long as its thread, which drains the
+# engine first, and as long as a response factory.
+cdef void _post(void *context, ta_message *message) noexcept nogil:
+    cdef ta_batch *batch
+    if message.event == TA_EXECUTED:
+        batch = <ta_batch *>message  # which it is the first member of
+        (<Instance>context).late.forget()
+        (<Instance>context).late.settle(batch)
+    (<Instance>context).reactor.post(message)

@@ -15,8 +15,8 @@ from typing import Any, Protocol, TypeVar
 from triton_async.backends.base import Backend, LoadContext, LoadedModel
 from triton_async.config.labels import read_labels
 from triton_async.config.load import model_path
-from triton_async.config.model_config import InstanceKind, ModelConfig, QueuePolicy, TensorConfig
-from triton_async.core.completion import CompletionRing
+from triton_async.config.model_config import InstanceKind, ModelConfig, TensorConfig
+from triton_async.core.batcher import DynamicBatcher
 from triton_async.core.families import MetricSource
 from triton_async.core.instances import Instance
 from triton_async.core.model import Model
@@ -27,6 +27,9 @@ from triton_async.core.placement import (
     gpus_in_use,
     used_nbytes,
 )
+from triton_async.core.queue import RequestQueue
+from triton_async.core.reactor import Reactor
+from triton_async.core.scheduler import Scheduler
 from triton_async.errors import InternalError, ServerError
 from triton_async.infer.signature import ModelSignature, TensorSpec
 from triton_async.memory.devices import Devices
@@ -65,7 +68,7 @@ class Host:
     """
 
     loop: asyncio.AbstractEventLoop
-    ring: CompletionRing
+    reactor: Reactor
     pools: Pools
     backends: Backends
     executor: Executor
@@ -151,13 +154,11 @@ async def _load_version(host: Host, config: ModelConfig, version: int, model_dir
     instances: list[Instance] = []
     try:
         instances = await _start_instances(host, config, loaded)
-        policies, default_level = _queue_policies(config)
-        model = Model(host.loop, signature, config, instances, policies, default_level, _input_pool(config, loaded))
-    except BaseException as error:
+        scheduler = make_scheduler(config, signature)
+        model = Model(host.reactor, signature, config, instances, scheduler, _input_pool(config, loaded))
+    except BaseException:
         await _stop_instances(host, instances)
         await run_blocking(host, loaded.close)
-        if isinstance(error, OSError):  # no descriptor for the model's timer
-            raise InternalError(f"{error.strerror} while loading the model") from error
         raise
     return LoadedVersion(version, model, loaded, time.monotonic() - started)
 
@@ -194,14 +195,15 @@ def _input_pool(config: ModelConfig, loaded: LoadedModel) -> SlabPool | None:
     return loaded.input_pool if config.proto.optimization.input_pinned_memory.enable else None
 
 
-def _queue_policies(config: ModelConfig) -> tuple[list[QueuePolicy], int]:
+def make_scheduler(config: ModelConfig, signature: ModelSignature) -> Scheduler:
+    """The scheduler that the config asks for."""
     batching = config.dynamic_batching
     if batching is None:
-        return [QueuePolicy()], 0
-    if batching.priority_levels == 0:
-        return [batching.default_policy], 0
-    levels = range(1, batching.priority_levels + 1)
-    return [batching.policy(level) for level in levels], batching.default_priority_level
+        return DynamicBatcher(signature, RequestQueue())
+    queue = RequestQueue(
+        batching.default_policy, batching.priority_levels, batching.default_priority_level, batching.priority_policies
+    )
+    return DynamicBatcher(signature, queue, batching)
 
 
 async def _start_instances(host: Host, config: ModelConfig, loaded: LoadedModel) -> list[Instance]:
@@ -211,7 +213,7 @@ async def _start_instances(host: Host, config: ModelConfig, loaded: LoadedModel)
         if spec.passive:
             continue
         device = spec.device if spec.kind is InstanceKind.GPU else -1
-        instance = Instance(spec.name, host.ring, host.pool, host.regions.use, device)
+        instance = Instance(spec.name, host.reactor, host.pool, host.regions.use, device)
         group = config.instance_groups[spec.group]
         started: asyncio.Future[None] = host.loop.create_future()
 

@@ -1,22 +1,27 @@
-"""One loaded model version: queues requests, keeps its instances busy, delivers responses. Loop thread."""
+"""One loaded model version on an engine: keeps its instances busy with what its scheduler gives. Loop thread."""
 
 import logging
-from collections import deque
 
-from triton_async.core.batcher cimport DynamicBatcher
-from triton_async.core.completion cimport BatchOwner, DeadlineTimer
 from triton_async.core.inline cimport InlinePolicy
 from triton_async.core.instances cimport Instance
-from triton_async.core.queue cimport RequestQueue
-from triton_async.core.stats cimport (
-    FAIL_BACKEND,
-    FAIL_CANCELED,
-    FAIL_REJECTED,
-    ModelStatistics,
-)
+from triton_async.core.reactor cimport Reactor
+from triton_async.core.scheduler cimport Scheduler, refusal
+from triton_async.core.servable cimport Servable
+from triton_async.core.stats cimport FAIL_BACKEND, FAIL_CANCELED, FAIL_REJECTED
 from triton_async.core.wakeup cimport ta_now_ns
-from triton_async.infer.batch cimport Batch, check_batch
+from triton_async.infer.batch cimport (
+    TA_HANDED,
+    TA_REVOKED,
+    Batch,
+    check_batch,
+    ta_batch_begin,
+    ta_batch_phase,
+    ta_batch_revoke,
+)
 from triton_async.infer.request cimport (
+    AWAITS_EXECUTION,
+    AWAITS_FINAL,
+    AWAITS_RELEASE,
     REQUEST_DONE,
     REQUEST_NEW,
     REQUEST_QUEUED,
@@ -28,12 +33,11 @@ from triton_async.memory.slab cimport SlabPool
 
 from triton_async.defines import (
     INLINE_NBYTES,
-    INLINE_STALL_NS,
     INSTANCE_RUN_AHEAD,
     INSTANCE_RUN_AHEAD_MAX,
     INSTANCE_RUN_AHEAD_NS,
 )
-from triton_async.errors import InternalError, Unavailable
+from triton_async.errors import InternalError, Unavailable, from_code
 
 log = logging.getLogger("triton_async.core")
 
@@ -41,43 +45,45 @@ cdef int RUN_AHEAD = INSTANCE_RUN_AHEAD
 cdef int RUN_AHEAD_MAX = INSTANCE_RUN_AHEAD_MAX
 cdef int64_t RUN_AHEAD_NS = INSTANCE_RUN_AHEAD_NS
 cdef int64_t HERE_NBYTES = INLINE_NBYTES
-# How long one turn of the loop may execute before the sockets are looked at again.
-cdef int64_t TURN_NS = INLINE_STALL_NS
 # Share of the newest execution in the mean, and how many times RUN_AHEAD_NS a single one can weigh in it.
 cdef int64_t MEAN_WEIGHT = 8
 cdef int64_t MEAN_CLAMP = 4
 
 
-cdef class Model(BatchOwner):
-    """A READY model version. `policies`, `default_level`: of its queue, from the model config. `input_pool`: for large
-    request bodies, None for the host's."""
+cdef class Model(Servable):
+    """A READY model version. `scheduler`: a new one, for it alone."""
 
-    def __init__(self, loop, ModelSignature signature, config, list instances, policies, int default_level,
+    def __init__(self, Reactor reactor, ModelSignature signature, config, instances, Scheduler scheduler,
                  SlabPool input_pool=None):
-        self.loop = loop
-        self.signature = signature
-        self.config = config
-        self.input_pool = input_pool
-        self.statistics = ModelStatistics()
-        self.least_ahead = max([RUN_AHEAD] + [(<Instance>instance).engine.depth for instance in instances])
+        batching = config.dynamic_batching
+        Servable.__init__(self, reactor, signature, config, input_pool,
+                          batching is not None and batching.preserve_ordering)
+        self.scheduler = scheduler
+        self.instances = list(instances)
+        self.idle = self.instances[::-1]
+        # What an engine works on at once has begun; what waits behind that may be taken ahead only where no rule of the
+        # scheduler would have to hold for it.
+        depth = max([1] + [(<Instance>instance).depth for instance in instances])
+        self.most_ahead = RUN_AHEAD_MAX if scheduler.may_run_ahead else depth - 1
+        self.least_ahead = min(max(RUN_AHEAD, depth), self.most_ahead)
         self.run_ahead = self.least_ahead
         self.mean_execution_ns = MEAN_CLAMP * RUN_AHEAD_NS
         self.inline = InlinePolicy()
-        self.any_thread = all([(<Instance>instance).engine.any_thread for instance in instances])
-        batching = config.dynamic_batching
-        self.batcher = DynamicBatcher(signature, RequestQueue(policies, default_level), batching)
-        self.instances = list(instances)
-        self.idle = list(reversed(instances))
-        if batching is not None and batching.preserve_ordering:
-            self.ordered = deque()
-        # Made now: a request that is queued already could not be refused for want of a descriptor.
-        if self.batcher.delay_ns or any([p.default_timeout_us or p.allow_timeout_override for p in policies]):
-            self.timer = DeadlineTimer(loop, self._on_deadline)
+        self.any_thread = all([(<Instance>instance).any_thread for instance in instances])
 
     @property
     def pending(self):
-        """Requests accepted and not started."""
-        return self.batcher.queue.size
+        """Requests that were taken and have not begun: with the scheduler, or handed to an instance ahead of time."""
+        cdef Instance instance
+        cdef Batch batch
+        count = self.scheduler.pending
+        for instance in self.instances:
+            for batch in instance.out:
+                if ta_batch_phase(&batch.c) == TA_HANDED:
+                    count += len(batch.requests)
+        return count
+
+    # -- requests in -------------------------------------------------------------------------------
 
     cdef int submit(self, InferRequest request, ResponseSink sink, int64_t now_ns) except -1:
         assert request.state == REQUEST_NEW
@@ -85,120 +91,121 @@ cdef class Model(BatchOwner):
             raise Unavailable(f"model '{self.signature.model_name}' is being unloaded")
         self.signature.validate(request)
         try:
-            self.batcher.enqueue(request, now_ns)
+            self.scheduler.enqueue(request, now_ns)
         except Unavailable:
             self.statistics.record_failure(FAIL_REJECTED, request.received_ns or now_ns, now_ns)
             raise
-        request.sink = sink
-        request.model = self
-        self.in_flight += 1
-        if self.ordered is not None:
-            request.place = []
-            self.ordered.append(request)
-        if self.any_thread and self.inline.allowed:
-            return self._due()
-        return self._dispatch(now_ns)
+        self._accept(request, sink)
+        try:
+            if self.any_thread and self.inline.allowed:
+                self.reactor.call_turn(self)
+            else:
+                self._dispatch(now_ns)
+        except Exception:
+            # What is queued has to stay the caller's when the caller hears of an error; what is not will be answered.
+            if request.state != REQUEST_QUEUED:
+                log.exception("model '%s' could not go on", self.signature.model_name)
+                self.reactor.call_turn_later(self)
+                return 0
+            self.scheduler.remove(request)
+            self._disown(request)
+            raise
+        return 0
 
-    cdef int cancel(self, InferRequest request) except -1:
-        cdef int64_t now_ns = ta_now_ns()
+    cdef int cancel(self, InferRequest request, int64_t now_ns) except -1:
         if request.model is not self or request.cancelled:
             return 0
         # A response may be there already, held back for its order or for the next turn of the loop.
         request.cancelled = True
-        request.sink = None
         if request.state == REQUEST_QUEUED:
-            self.batcher.queue.remove(request)
-            self.statistics.record_failure(FAIL_CANCELED, request.received_ns or request.queue_start_ns, now_ns)
-            self._finish(request, None)
+            self.scheduler.remove(request)
+            return self._drop(request, now_ns)
+        if request.batch is not None:
+            return self._recall(request, <Batch>request.batch, now_ns)
         return 0
 
-    cdef int complete(self, Batch batch) except -1:
+    cdef int _recall(self, InferRequest request, Batch batch, int64_t now_ns) except -1:
         cdef Instance instance = <Instance>batch.instance
-        cdef int64_t now_ns
-        instance.in_flight -= 1
-        if instance.in_flight == 0:
-            # One without an engine answers at once and would draw all batches to itself: it comes last.
-            self.idle.insert(0 if instance.engine is None else len(self.idle), instance)
-        self._note_execution(batch, False)
-        # The instance gets its next batch before anything is delivered: it works while the loop writes.
-        now_ns = ta_now_ns()
+        cdef InferRequest other
+        cdef list kept = []
+        if instance is not None and ta_batch_revoke(&batch.c):
+            # The empty batch comes back through the instance, and with it the next turn of those that were kept.
+            for other in batch.requests:
+                other.batch = None
+                other.awaits &= ~AWAITS_EXECUTION
+                if other is not request:
+                    kept.append(other)
+            self.scheduler.requeue(kept)
+            return self._drop(request, now_ns)
+        for other in batch.requests:
+            if not other.cancelled:
+                return 0
+        if instance is not None:
+            instance.cancel(batch)
+        return 0
+
+    def interrupt(self):
+        cdef Instance instance
+        for instance in self.instances:
+            for batch in instance.out:
+                instance.cancel(batch)
+
+    # -- executions --------------------------------------------------------------------------------
+
+    cdef int64_t turn(self, int64_t now_ns, int64_t until_ns) except -1:
+        cdef list here = []
+        cdef Batch batch
         try:
-            self._dispatch(now_ns)
-        except Exception:  # this batch must be answered all the same
-            log.exception("model '%s' could not start its next batch", self.signature.model_name)
-        return self._deliver_batch(batch, now_ns)
+            now_ns = self._dispatch(now_ns, here, until_ns)
+        except Exception:
+            log.exception("model '%s' could not go on", self.signature.model_name)
+            self.reactor.call_turn_later(self)
+        for batch in here:
+            now_ns = max(now_ns, batch.c.compute_end_ns)
+            try:
+                self._deliver_batch(batch, now_ns)
+            except Exception:  # the others have to be answered all the same
+                log.exception("model '%s' could not answer a batch", self.signature.model_name)
+        return now_ns
 
-    cdef int _deliver_batch(self, Batch batch, int64_t now_ns) except -1:
-        cdef InferResponse response
-        cdef InferRequest request
-        if not batch.c.failed:
-            self.statistics.record_execution(&batch.c)
-        for response in batch.finish():
-            request = <InferRequest>response.request
-            request.state = REQUEST_DONE
-            self._account(batch, request, response, now_ns)
-            self._finish(request, response)
-        batch.runner = None
-        batch.instance = None
-        return 0
-
-    cdef int _account(self, Batch batch, InferRequest request, InferResponse response, int64_t now_ns) except -1:
-        cdef int64_t start_ns = request.received_ns or request.queue_start_ns
-        if request.cancelled:
-            self.statistics.record_failure(FAIL_CANCELED, start_ns, now_ns)
-        elif response.error is not None:
-            self.statistics.record_failure(FAIL_BACKEND, start_ns, now_ns)
-        else:
-            self.statistics.record_success(&batch.c, request.rows, start_ns, request.queue_start_ns, now_ns)
-        return 0
-
-    cdef int _dispatch(self, int64_t now_ns, list here=None) except -1:
+    cdef int64_t _dispatch(self, int64_t now_ns, list here=None, int64_t until_ns=0) except -1:
         cdef Instance instance
         cdef Batch batch
-        cdef int64_t until_ns = now_ns + TURN_NS
-        if self.batcher.queue.next_deadline_ns:
-            self._expire(now_ns)
+        self._expire(now_ns)
         while self.idle:
-            batch = self._take(now_ns, True)
+            instance = <Instance>self.idle[len(self.idle) - 1]
+            batch = self._take(instance, True, now_ns)
             if batch is None:
                 break
             if here is not None and self._runs_here(batch):
                 here.append(batch)
-                self._run_here(<Instance>self.idle[-1], batch)
-                if batch.c.compute_end_ns > until_ns:
-                    self._due()
-                    return 0
+                self._run_here(instance, batch)
+                now_ns = batch.c.compute_end_ns
+                if now_ns > until_ns and self.scheduler.pending:
+                    self.reactor.call_turn(self)
+                    return now_ns
                 continue
-            instance = <Instance>self.idle.pop()
-            _hand_over(self, instance, batch)
-        if not self.idle and self.batcher.queue.size:
+            self.idle.pop()
+            self._hand_over(instance, batch)
+        if not self.idle and self.scheduler.pending and self.run_ahead:
             self._dispatch_ahead(now_ns)
-        if self.timer is not None:
-            self._arm()
-        return 0
+        self._expire(now_ns)
+        self._arm()
+        return now_ns
 
-    # The requests of all sockets that were readable come first, then one turn runs them.
-    cdef int _due(self) except -1:
-        if not self.turn_due:
-            self.turn_due = True
-            self.loop.call_soon(self._turn)
-        return 0
-
-    def _turn(self):
-        cdef list here = []
-        cdef Batch batch
-        self.turn_due = False
+    cdef int _go_on(self, int64_t now_ns) except -1:
         try:
-            self._dispatch(ta_now_ns(), here)
-        finally:
-            for batch in here:
-                self._deliver_batch(batch, ta_now_ns())
+            self._dispatch(now_ns)
+        except Exception:
+            log.exception("model '%s' could not start its next batch", self.signature.model_name)
+            self.reactor.call_turn_later(self)
+        return 0
 
     cdef bint _runs_here(self, Batch batch) noexcept:
         cdef int64_t nbytes = 0
         cdef int i
         # Copies to and from GPUs wait.
-        if not self.inline.allowed or batch.c.device_inputs or batch.c.n_placements:
+        if not self.inline.allowed or not self.any_thread or batch.c.device_inputs or batch.c.n_placements:
             return False
         for i in range(batch.c.n_inputs):
             nbytes += batch.c.inputs[i].nbytes
@@ -206,6 +213,7 @@ cdef class Model(BatchOwner):
 
     cdef int _run_here(self, Instance instance, Batch batch) except -1:
         with nogil:
+            ta_batch_begin(&batch.c)
             batch.c.compute_start_ns = ta_now_ns()
             instance.engine.execute(&batch.c)
             check_batch(&batch.c)
@@ -223,118 +231,168 @@ cdef class Model(BatchOwner):
             for instance in self.instances:
                 if instance.in_flight > ahead:
                     continue
-                batch = self._take(now_ns, False)
+                batch = self._take(instance, False, now_ns)
                 if batch is None:
                     return 0
-                _hand_over(self, instance, batch)
+                self._hand_over(instance, batch)
         return 0
 
     # The next batch. Requests whose batch could not be made are answered, and those behind them get their chance.
-    cdef Batch _take(self, int64_t now_ns, bint idle):
+    cdef Batch _take(self, Instance instance, bint idle, int64_t now_ns):
         cdef InferRequest request
         cdef list lost
         while True:
             try:
-                return self.batcher.take(now_ns, idle)
+                return self.scheduler.take(instance, idle, now_ns)
             except Exception:
-                lost = self.batcher.take_lost()
+                lost = self.scheduler.take_lost()
                 if not lost:
                     raise
                 log.exception("model '%s' could not make a batch of %d requests", self.signature.model_name, len(lost))
             for request in lost:
-                request.state = REQUEST_DONE
                 self.statistics.record_failure(FAIL_BACKEND, request.received_ns or request.queue_start_ns, now_ns)
-                self._fail_later(request, InternalError("no memory for a batch"))
+                self._end_later(request, InternalError("no memory for a batch"))
 
-    # Not from inside `submit`: the front-end may not be ready for an answer yet.
-    cdef int _fail_later(self, InferRequest request, object error) except -1:
-        response = InferResponse(request, self.signature.model_name, self.signature.model_version, [], None, error)
-        self.loop.call_soon(self._finish_later, request, response)
-        return 0
+    cdef int _hand_over(self, Instance instance, Batch batch) except -1:
+        cdef InferRequest request
+        batch.runner = self
+        batch.instance = instance
+        for request in batch.requests:
+            request.batch = batch
+            if instance.by_request:
+                request.awaits |= AWAITS_EXECUTION
+        return instance.run(batch)
 
     # Sets how far instances run ahead, from how long their executions take.
     cdef int _note_execution(self, Batch batch, bint here) except -1:
         cdef int64_t execution_ns = batch.c.compute_end_ns - batch.c.compute_start_ns
         cdef int64_t clamped_ns = min(execution_ns, MEAN_CLAMP * RUN_AHEAD_NS)
+        cdef int ahead
         self.mean_execution_ns += (clamped_ns - self.mean_execution_ns) // MEAN_WEIGHT
         self.inline.note(execution_ns, self.mean_execution_ns, here)
-        self.run_ahead = max(self.least_ahead, min(RUN_AHEAD_NS // max(self.mean_execution_ns, 1), RUN_AHEAD_MAX))
+        ahead = <int>min(RUN_AHEAD_NS // max(self.mean_execution_ns, 1), RUN_AHEAD_MAX)
+        self.run_ahead = min(max(self.least_ahead, ahead), self.most_ahead)
+        self.scheduler.note_execution(execution_ns)
         return 0
 
-    def _arm(self):
-        cdef int64_t deadline_ns = self.batcher.wait_until_ns if self.idle else 0
-        cdef int64_t timeout_ns = self.batcher.queue.next_deadline_ns
+    cdef int _arm(self) except -1:
+        cdef int64_t deadline_ns = self.scheduler.wait_until_ns if self.idle else 0
+        cdef int64_t timeout_ns = self.scheduler.next_deadline_ns
         if timeout_ns and (deadline_ns == 0 or timeout_ns < deadline_ns):
             deadline_ns = timeout_ns
-        self.timer.arm(deadline_ns)
+        return self.reactor.arm(self, deadline_ns)
 
-    def _on_deadline(self):
-        self._turn()
-
-    def _expire(self, int64_t now_ns):
+    cdef int _expire(self, int64_t now_ns) except -1:
         cdef InferRequest request
-        for request in self.batcher.queue.expire(now_ns):
+        if self.scheduler.next_deadline_ns == 0 or now_ns < self.scheduler.next_deadline_ns:
+            return 0
+        for request in self.scheduler.expire(now_ns):
             self.statistics.record_failure(FAIL_REJECTED, request.received_ns or request.queue_start_ns, now_ns)
-            self._fail_later(request, Unavailable("Request timeout expired"))
-
-    def _finish_later(self, InferRequest request, InferResponse response):
-        self._finish(request, response)
-
-    # Delivers now, or keeps the place in line when responses keep the order of their requests.
-    cdef int _finish(self, InferRequest request, InferResponse response) except -1:
-        if self.ordered is None:
-            return self._deliver(request, response)
-        request.place.append(response)
-        while self.ordered:
-            request = <InferRequest>self.ordered[0]
-            if not request.place:
-                break
-            self.ordered.popleft()
-            response = <InferResponse>request.place[0]
-            request.place = None
-            self._deliver(request, response)
+            self._end_later(request, refusal(request))
         return 0
 
-    cdef int _deliver(self, InferRequest request, InferResponse response) except -1:
-        cdef ResponseSink sink = request.sink
-        assert request.model is self and request.state == REQUEST_DONE
-        request.sink = None
-        request.model = None
-        self.in_flight -= 1
-        if sink is not None and response is not None:
-            try:
-                sink.deliver(response)
-            except Exception:
-                log.exception("a front-end failed to take a response")
-        if self.draining and self.in_flight == 0:
-            self._release()
+    # -- the three events --------------------------------------------------------------------------
+
+    cdef int executed(self, Batch batch, int64_t now_ns) except -1:
+        cdef Instance instance = <Instance>batch.instance
+        cdef bint revoked = ta_batch_phase(&batch.c) == TA_REVOKED
+        instance.take_back(batch)
+        if instance.in_flight == 0:
+            # One without an engine answers at once and would draw all batches to itself: it comes last.
+            self.idle.insert(0 if instance.engine is None else len(self.idle), instance)
+        batch.runner = batch.instance = None
+        if not revoked:
+            self._note_execution(batch, False)
+        # The instance gets its next batch before anything is delivered: it works while the loop writes.
+        self._go_on(now_ns)
+        if revoked:
+            return 0
+        return self._end_execution(batch, now_ns) if batch.c.by_request else self._deliver_batch(batch, now_ns)
+
+    cdef int _deliver_batch(self, Batch batch, int64_t now_ns) except -1:
+        cdef InferResponse response
+        cdef InferRequest request
+        if not batch.c.failed:
+            self.statistics.record_execution(&batch.c)
+        for response in batch.finish():
+            request = <InferRequest>response.request
+            request.state = REQUEST_DONE
+            request.awaits &= ~AWAITS_EXECUTION
+            request.failed = response.error is not None
+            self._account(request, batch, now_ns)
+            self._answer(request, response)
+            self._free(request)
         return 0
 
-    cdef int _release(self) except -1:
-        if not self.drained.done():
-            self.drained.set_result(None)
+    # The engine has answered some of the requests, and still has the others. With an error of the whole batch nothing
+    # more comes from it.
+    cdef int _end_execution(self, Batch batch, int64_t now_ns) except -1:
+        cdef InferRequest request
+        cdef object error = None
+        if batch.c.failed:
+            error = batch.c.error.decode("utf-8", "ignore")
+        else:
+            self.statistics.record_execution(&batch.c)
+        for request in batch.requests:
+            if not request.awaits & AWAITS_EXECUTION:
+                continue
+            request.awaits &= ~AWAITS_EXECUTION
+            if not request.awaits & AWAITS_FINAL:
+                self._account(request, batch, now_ns)
+                self._leave_if_done(request)
+            elif error is not None:
+                request.failed = True
+                self._account(request, batch, now_ns)
+                self._answer(request, self._response(request, from_code(batch.c.error_code, error)))
         return 0
 
-    async def drain(self):
-        """Refuses new requests and waits until none is in flight. Call once."""
-        self.draining = True
-        self.drained = self.loop.create_future()
-        if self.in_flight == 0:
-            self._release()
-        await self.drained
-        if self.timer is not None:
-            self.timer.close()
-            self.timer = None
+    cdef int responded(self, InferResponse response, int64_t now_ns) except -1:
+        cdef InferRequest request = <InferRequest>response.request
+        if not request.awaits & AWAITS_FINAL:
+            log.error("model '%s' answered a request behind its final response", self.signature.model_name)
+            return 0
+        if response.final:
+            request.failed = response.error is not None
+            if not request.awaits & AWAITS_EXECUTION:
+                self._account(request, <Batch>request.batch, now_ns)
+        return self._answer(request, response)
+
+    cdef int released(self, InferRequest request, int64_t now_ns) except -1:
+        if not request.awaits & AWAITS_RELEASE:
+            log.error("model '%s' released a request twice", self.signature.model_name)
+            return 0
+        if request.awaits & AWAITS_FINAL and not self.signature.decoupled:
+            log.error("model '%s' released a request that it had not answered", self.signature.model_name)
+            self.responded(self._response(request, InternalError(
+                f"model '{self.signature.model_name}' released the request without a response"
+            )), now_ns)
+        return self._free(request)
+
+    def _response(self, InferRequest request, error):
+        return InferResponse(request, self.signature.model_name, self.signature.model_version, [], None, error)
+
+    # -- accounts ----------------------------------------------------------------------------------
+
+    # Of a request that was answered and whose execution is over.
+    cdef int _account(self, InferRequest request, Batch batch, int64_t now_ns) except -1:
+        cdef int64_t start_ns = request.received_ns or request.queue_start_ns
+        if request.cancelled:
+            self.statistics.record_failure(FAIL_CANCELED, start_ns, now_ns)
+        elif request.failed:
+            self.statistics.record_failure(FAIL_BACKEND, start_ns, now_ns)
+        else:
+            self.statistics.record_success(&batch.c, request.rows, start_ns, request.queue_start_ns, now_ns)
+        return 0
+
+    # Ends a request that no instance has begun because its client has gone.
+    cdef int _drop(self, InferRequest request, int64_t now_ns) except -1:
+        self.statistics.record_failure(FAIL_CANCELED, request.received_ns or request.queue_start_ns, now_ns)
+        return self._end(request, None)
+
+    # -- end ---------------------------------------------------------------------------------------
 
     def take_instances(self):
-        """Gives up the instances, for their shutdown, after `drain`."""
         instances = self.instances
         self.instances = []
         self.idle = []
         return instances
-
-
-cdef int _hand_over(Model model, Instance instance, Batch batch) except -1:
-    batch.runner = model
-    batch.instance = instance
-    return instance.run(batch)

@@ -2,7 +2,8 @@
 
 from libc.stdint cimport int64_t
 
-from triton_async.core.model cimport Model
+from triton_async.core.reactor cimport Reactor
+from triton_async.core.servable cimport Servable
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport ResponseSink
 from triton_async.memory.slab cimport SlabPool
@@ -21,19 +22,21 @@ cdef class InferenceServer:
     cdef object settings
     cdef object host
     cdef object loop
+    cdef Reactor reactor
     cdef object metrics
-    cdef dict latest                 # model name -> Model, the highest READY version
-    cdef dict versions               # (model name, version) -> Model
+    cdef dict latest                 # model name -> Servable, the highest READY version
+    cdef dict versions               # (model name, version) -> Servable
     cdef int state                   # ServerState
     cdef set readiness_waiters       # futures of those that watch readiness
 
     # The version that serves `name`; version -1: the highest READY one. Raises what the lookup table of Triton
     # says (InvalidArg, NotFound, Unavailable).
-    cdef Model find(self, str name, int64_t version)
+    cdef Servable find(self, str name, int64_t version)
 
-    # Takes ownership of `request` iff it returns; `sink` then gets exactly one final response, later, on the
-    # loop, unless the request is cancelled. Raises ServerError otherwise and the request is untouched.
+    # Takes ownership of `request` iff it returns; `sink` then gets its responses, the last one final, later, on the
+    # loop, unless the request is cancelled, and in any case one `released`. Raises ServerError otherwise; the request
+    # is untouched.
     cdef int submit_request(self, InferRequest request, ResponseSink sink) except -1
 
-    # The client is gone: drops a queued request, discards the response of a running one. Idempotent.
+    # The client is gone: drops a request that has not begun, discards the responses of a running one. Idempotent.
     cdef int cancel_request(self, InferRequest request) except -1

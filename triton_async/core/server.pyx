@@ -2,8 +2,7 @@
 
 import asyncio
 
-from triton_async.core.model cimport Model
-from triton_async.core.wakeup cimport ta_now_ns
+from triton_async.core.servable cimport Servable
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
 
@@ -40,6 +39,9 @@ cdef class FutureSink(ResponseSink):
             self.future.set_result(response)
         return 0
 
+    cdef int released(self, object request) except -1:
+        return 0
+
 
 def _end_of(future):
     """An awaitable of a concurrent future, which goes on when its waiter is cancelled."""
@@ -68,6 +70,7 @@ cdef class InferenceServer:
             [name for name in EXTENSIONS if name != "cuda_shared_memory" or self.regions.enabled]
         )
         self.loop = host.loop
+        self.reactor = host.reactor
         self.latest = {}
         self.versions = {}
         self.readiness_waiters = set()
@@ -88,6 +91,11 @@ cdef class InferenceServer:
         if self.state < SERVER_STOPPING:
             self.state = SERVER_STOPPING
             self._wake_readiness()
+
+    def interrupt(self):
+        """Asks the engines to give up what they run: its requests fail soon, if the engines can."""
+        for _, _, loaded in self.repository.ready_models():
+            loaded.model.interrupt()
 
     async def stop(self):
         """Finishes what is in flight and frees every model."""
@@ -123,14 +131,14 @@ cdef class InferenceServer:
 
     # -- requests ----------------------------------------------------------------------------------
 
-    cdef Model find(self, str name, int64_t version):
+    cdef Servable find(self, str name, int64_t version):
         model = self.latest.get(name) if version == -1 else self.versions.get((name, version))
         if model is None:
             raise self.repository.explain(name, version)
-        return <Model>model
+        return <Servable>model
 
     cdef int submit_request(self, InferRequest request, ResponseSink sink) except -1:
-        cdef int64_t now_ns = ta_now_ns()
+        cdef int64_t now_ns = self.reactor.clock.now_ns()
         if self.state == SERVER_STARTING or self.state == SERVER_STOPPED:
             raise Unavailable("Server not ready")
         if request.received_ns == 0:
@@ -139,7 +147,7 @@ cdef class InferenceServer:
 
     cdef int cancel_request(self, InferRequest request) except -1:
         if request.model is not None:
-            (<Model>request.model).cancel(request)
+            (<Servable>request.model).cancel(request, self.reactor.clock.now_ns())
         return 0
 
     def submit(self, InferRequest request, ResponseSink sink):
@@ -197,7 +205,7 @@ cdef class InferenceServer:
 
     def model_metadata(self, str name, int64_t version=-1):
         """v2 model metadata of a version; `versions` lists every READY one unless a version is asked for."""
-        cdef Model model = self.find(name, version)
+        cdef Servable model = self.find(name, version)
         served = [version] if version != -1 else self.repository.models[name].ready()
         return model_metadata(model.signature, model.config, served)
 

@@ -2,8 +2,9 @@
 
 from libc.stdint cimport int32_t, int64_t
 
+from triton_async.infer.event cimport ta_message
 from triton_async.infer.request cimport InferRequest
-from triton_async.infer.signature cimport ModelSignature
+from triton_async.infer.signature cimport ModelSignature, TensorSpec
 from triton_async.infer.tensor cimport Tensor
 
 cdef extern from "batch.h":
@@ -38,13 +39,20 @@ cdef extern from "batch.h":
         int64_t nbytes
         int32_t placed
         int32_t result
+    enum: TA_NOT_WANTED
     enum: TA_WANTED
     enum: TA_WANTED_PLACED
+    enum: TA_WANTED_ANYWHERE
     enum: TA_NOT_PLACED
     enum: TA_PLACED
     enum: TA_TOO_SMALL
     enum: TA_COPY_FAILED
+    enum: TA_HANDED
+    enum: TA_BEGUN
+    enum: TA_REVOKED
     ctypedef struct ta_batch:
+        ta_message message
+        int32_t by_request
         int32_t n_inputs
         int32_t n_outputs
         ta_tensor *inputs
@@ -62,13 +70,16 @@ cdef extern from "batch.h":
         int64_t compute_output_start_ns
         int64_t compute_end_ns
         void *owner
-        ta_batch *next
+    int ta_batch_begin(ta_batch *batch) noexcept nogil
+    int ta_batch_revoke(ta_batch *batch) noexcept nogil
+    int32_t ta_batch_phase(ta_batch *batch) noexcept nogil
 
 # What is checked of every batch that an instance has run: each wanted output was filled and its bytes fill its
-# shape; the times are in order. Fails the batch otherwise. Instance thread, no GIL.
+# shape; the times are in order. Fails the batch otherwise. Of an engine that answers by request only the times.
+# Instance thread, no GIL.
 cdef void check_batch(ta_batch *batch) noexcept nogil
 
-#   OPEN --close--> CLOSED --handed to an instance--> (instance thread) --completion ring--> finish --> DONE
+#   OPEN --close--> CLOSED --handed to an instance--> (instance thread) --event ring--> finish --> DONE
 cdef enum BatchState:
     BATCH_OPEN = 0      # may take requests; loop thread
     BATCH_CLOSED = 1    # never changes again; `c` is complete; belongs to one instance
@@ -90,12 +101,17 @@ cdef class Batch:
     cdef int add(self, InferRequest request) except -1
     # Lays out `c` for the instance. Loop thread.
     cdef int close(self) except -1
-    # After the instance is done: one InferResponse per request, in order. Releases the inputs. Loop thread.
+    # After an instance of the whole-batch form is done: one InferResponse per request, in order. Releases the inputs.
+    # Loop thread.
     cdef list finish(self)
 
     cdef list _split(self)
     # Lays out where requests want their outputs; `found`: (output index, request index, RequestedOutput), sorted.
     cdef int _place(self, list found, ta_placement *placements) except -1
+
+    # The inputs of request `number` in signature order (None where absent), on the instance thread with the GIL. They
+    # keep their bytes, which the request owns, or the batch where core has brought them to the host.
+    cdef list request_inputs(self, int number)
 
     # For instances written in Python, on the instance thread with the GIL:
     # whole-batch input tensors in signature order (None where absent), gathered. They own their bytes, so an output
@@ -108,5 +124,11 @@ cdef class Batch:
 # Whether two validated requests may share a batch: equal shapes beyond the batch dimension, the same inputs. Does
 # not look at size.
 cdef bint compatible(InferRequest first, InferRequest request) noexcept
+
+# Why an output is not in its region, as an error; None when it is there.
+cdef object placement_problem(str name, const ta_placement *placement)
+
+# Whether the request takes this output.
+cdef bint asks_for(InferRequest request, TensorSpec spec) noexcept
 
 cpdef int64_t live_batches()

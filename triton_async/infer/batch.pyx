@@ -6,6 +6,7 @@ from libc.stdint cimport int32_t
 from libc.stdlib cimport calloc, free
 
 from triton_async.datatypes cimport DT_BYTES, elements, nbytes, to_name
+from triton_async.infer.event cimport TA_EXECUTED
 from triton_async.infer.request cimport InferRequest, RequestedOutput
 from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
@@ -81,7 +82,8 @@ cdef class Batch:
         self.c.rows = self.rows
         self.c.inputs = <ta_tensor *>self.memory
         self.c.outputs = self.c.inputs + n_inputs
-        self.c.owner = <void *>self
+        self.c.owner = self.c.message.owner = <void *>self
+        self.c.message.event = TA_EXECUTED
         segments = <ta_segment *>(self.c.outputs + n_outputs)
         for i in range(n_inputs):
             _lay_out_input(self, i, segments + <Py_ssize_t>i * n_requests)
@@ -165,6 +167,29 @@ cdef class Batch:
             response.final = True
             responses.append(response)
         return responses
+
+    cdef list request_inputs(self, int number):
+        cdef InferRequest request = <InferRequest>self.requests[number]
+        cdef ta_segment *segment
+        cdef list tensors
+        cdef Tensor sent
+        cdef Buffer buffer
+        cdef int i
+        if not self.c.device_inputs:
+            return list(request.slots)
+        tensors = []
+        for i in range(self.c.n_inputs):
+            sent = <Tensor>request.slots[i]
+            segment = &self.c.inputs[i].segments[number]
+            if sent is None or segment.data == sent.data:
+                tensors.append(sent)
+                continue
+            buffer = foreign(<char *>segment.data, segment.nbytes, <void *>self, _release_object,
+                             segment.memory_type, segment.device_id)
+            Py_INCREF(self)
+            tensors.append(view_dims(sent.name, sent.datatype, sent.dims, sent.rank, sent.element_count, buffer,
+                                     <char *>segment.data, segment.nbytes))
+        return tensors
 
     cdef list input_tensors(self):
         cdef list tensors = []
@@ -306,18 +331,30 @@ cdef int _lay_out_outputs(Batch batch, list placements) except -1:
         batch.c.outputs[i].datatype = spec.datatype
         for number in range(batch.c.n_requests):
             request = <InferRequest>batch.requests[number]
-            if not _asks_for(request, spec):
+            if not asks_for(request, spec):
                 continue
             if placed is not None and (i, number) in placed:
-                batch.c.outputs[i].wanted = TA_WANTED_PLACED
-                continue
-            batch.c.outputs[i].wanted = TA_WANTED
-            break
+                if batch.c.outputs[i].wanted == TA_NOT_WANTED:
+                    batch.c.outputs[i].wanted = TA_WANTED_PLACED
+            elif _takes_anywhere(request, spec):
+                batch.c.outputs[i].wanted = TA_WANTED_ANYWHERE
+            else:
+                batch.c.outputs[i].wanted = TA_WANTED
+                break
     return 0
 
 
+# Whether the request takes this output where the engine leaves it, on a device too.
+cdef bint _takes_anywhere(InferRequest request, TensorSpec spec) except -1:
+    cdef RequestedOutput output
+    for output in request.outputs:
+        if output.name == spec.name:
+            return output.anywhere
+    return False
+
+
 # The last bit of `wanted` says that any output from there on is asked for; which ones, only the request knows.
-cdef bint _asks_for(InferRequest request, TensorSpec spec) noexcept:
+cdef bint asks_for(InferRequest request, TensorSpec spec) noexcept:
     cdef RequestedOutput output
     if spec.index < 63:
         return (request.wanted >> spec.index) & 1
@@ -334,6 +371,8 @@ cdef bint _asks_for(InferRequest request, TensorSpec spec) noexcept:
 cdef void check_batch(ta_batch *batch) noexcept nogil:
     cdef int i
     ta_batch_close_times(batch)
+    if batch.by_request:
+        return
     for i in range(batch.n_outputs):
         if batch.failed:
             return
@@ -407,7 +446,7 @@ cdef int _split_output(Batch batch, TensorSpec spec, ta_tensor *c, list outputs,
     if batching and (rank < 1 or dims[0] != batch.rows):
         raise InternalError(f"failed to split the output tensor '{spec.name}' in responses: expected batch size of "
                             f"at least {batch.rows} in model output, got {dims[0] if rank else 0}")
-    if c.wanted == TA_WANTED:
+    if c.wanted != TA_WANTED_PLACED:
         buffer = foreign(c.data, c.nbytes, c.owner, c.release, c.memory_type, c.device_id)
         c.release = NULL
     if batching:
@@ -423,13 +462,13 @@ cdef int _split_output(Batch batch, TensorSpec spec, ta_tensor *c, list outputs,
         if place < batch.c.n_placements and batch.c.placements[place].output == spec.index and (
             batch.c.placements[place].request == i
         ):
-            problem = _placement_problem(spec, &batch.c.placements[place])
+            problem = placement_problem(spec.name, &batch.c.placements[place])
             place += 1
             if problem is not None:
                 outputs[i] = problem
             elif type(outputs[i]) is list:
                 (<list>outputs[i]).append(view_dims(spec.name, c.datatype, dims, rank, count, None, NULL, 0))
-        elif type(outputs[i]) is list and _asks_for(request, spec):
+        elif type(outputs[i]) is list and asks_for(request, spec):
             (<list>outputs[i]).append(view_dims(spec.name, c.datatype, dims, rank, count, buffer, c.data + offset,
                                                 end - offset))
         offset = end
@@ -453,16 +492,15 @@ cdef int64_t _end_of_rows(Batch batch, TensorSpec spec, const ta_tensor *c, int 
     return offset + c.nbytes // batch.rows * (<InferRequest>batch.requests[number]).rows
 
 
-# Why an output is not in its region, as an error; None when it is there.
-cdef object _placement_problem(TensorSpec spec, const ta_placement *placement):
+cdef object placement_problem(str name, const ta_placement *placement):
     if placement.placed == TA_PLACED:
         return None
     if placement.placed == TA_TOO_SMALL:
-        return InternalError(f"shared memory size specified with the request for output '{spec.name}' "
+        return InternalError(f"shared memory size specified with the request for output '{name}' "
                              f"({placement.capacity} bytes) should be at least {placement.nbytes} bytes to hold the "
                              "results")
     reason = describe(placement.result) if placement.placed == TA_COPY_FAILED else "nobody copied it"
-    return InternalError(f"failed to copy output '{spec.name}' to its shared memory region: {reason}")
+    return InternalError(f"failed to copy output '{name}' to its shared memory region: {reason}")
 
 
 cpdef int64_t live_batches():

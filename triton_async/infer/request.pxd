@@ -2,18 +2,26 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
+from triton_async.infer.event cimport ta_message
 from triton_async.infer.response cimport ResponseSink
 from triton_async.infer.tensor cimport Tensor
 from triton_async.memory.buffer cimport Buffer
 
-#   NEW --enqueue--> QUEUED --batch taken--> RUNNING --response--> DONE
-#    |                 |                        |
-#    +---- refused ----+------- cancelled ------+----------------> DONE
+#   NEW --enqueue--> QUEUED --batch taken--> RUNNING --all that was awaited--> DONE
+#    |                 |  ^--batch revoked--'  |
+#    +---- refused ----+------- cancelled ------+----------------------------> DONE
 cdef enum RequestState:
     REQUEST_NEW = 0       # being built or validated; owned by the front-end
     REQUEST_QUEUED = 1    # in the queue of a model
-    REQUEST_RUNNING = 2   # in a batch that an instance holds
-    REQUEST_DONE = 3      # the final response was delivered, or the request was refused
+    REQUEST_RUNNING = 2   # in a batch that an instance holds, or held by an engine behind its batch
+    REQUEST_DONE = 3      # no engine knows it any more: answered, or refused
+
+# What a request that core has still waits for.
+cdef enum Awaited:
+    AWAITS_FINAL = 1      # its final response, from the engine
+    AWAITS_DELIVERY = 2   # that response being passed on: it may be held back for those of earlier requests
+    AWAITS_RELEASE = 4    # its inputs to be free again
+    AWAITS_EXECUTION = 8  # the end of an execution whose engine answers by request
 
 cdef enum RequestFlag:    # TRITONSERVER_RequestFlag
     FLAG_SEQUENCE_START = 1
@@ -26,6 +34,7 @@ cdef class RequestedOutput:
     cdef readonly int64_t classification  # N of the classification extension; 0: plain tensor
     cdef readonly dict parameters       # other parameters, or None
     cdef readonly Buffer region         # where its bytes go instead of the response: a writable lease; or None
+    cdef readonly bint anywhere         # taken where the engine leaves it, on a device too; else it comes to the host
 
 cdef class InferRequest:
     cdef readonly str model_name
@@ -40,6 +49,7 @@ cdef class InferRequest:
     cdef public int flags                # RequestFlag bits
     cdef public bint binary_default      # HTTP: outputs not listed come in binary form
     cdef public int64_t received_ns      # CLOCK_MONOTONIC, when the front-end had the whole request
+    cdef public int64_t end_by_ns        # when its client stops waiting for the answer; 0: never
     cdef public object context           # the front-end's own, untouched by core
 
     # Set by ModelSignature.validate
@@ -51,12 +61,24 @@ cdef class InferRequest:
 
     # Owned by core from InferenceServer.submit on
     cdef int state                       # RequestState
+    cdef int awaits                      # Awaited bits
     cdef bint cancelled
-    cdef object model                    # the model version that serves it
-    cdef ResponseSink sink               # who gets the response
+    cdef bint failed                     # its final response was an error
+    cdef object model                    # the Servable that has it; None before and after
+    cdef object batch                    # the Batch that an instance has it in, or None
+    cdef ResponseSink sink               # who gets the responses
+    cdef ta_message message              # TA_RELEASED
     cdef int64_t queue_start_ns
     cdef int64_t deadline_ns             # queue timeout; 0: none
-    cdef int priority_level
-    cdef list place                      # where its response waits for those before it, when order is kept; or None
+    cdef uint64_t priority_level         # 1: most urgent; 0: the model has no levels
+    cdef bint delayed                    # its queue timeout sent it behind the others of its level
+    cdef bint late                       # refused because it could not end by `end_by_ns`
+    cdef list place                      # where its responses wait for those before it, when order is kept; or None
+
+    # The queue's own, while QUEUED
+    cdef InferRequest behind             # next in its line
+    cdef void *before                    # the one before it there, borrowed; NULL: none
+    cdef int64_t due_place               # where it stands in the heap of deadlines; 0: nowhere
+    cdef uint64_t arrival                # numbers requests in the order in which they came
 
 cpdef int64_t live_requests()

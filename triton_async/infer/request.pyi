@@ -9,6 +9,7 @@ class RequestedOutput:
     classification: int
     parameters: dict[str, Any] | None
     region: Buffer | None
+    anywhere: bool
     def __init__(
         self,
         name: str,
@@ -16,6 +17,7 @@ class RequestedOutput:
         classification: int = 0,
         parameters: dict[str, Any] | None = None,
         region: Buffer | None = None,
+        anywhere: bool = False,
     ) -> None: ...
 
 class InferRequest:
@@ -31,6 +33,7 @@ class InferRequest:
     flags: int
     binary_default: bool
     received_ns: int
+    end_by_ns: int
     context: Any
     is_cancelled: bool
     batch_size: int
@@ -48,6 +51,7 @@ class InferRequest:
         flags: int = 0,
         binary_default: bool = False,
         received_ns: int = 0,
+        end_by_ns: int = 0,
     ) -> None: ...
     def log_prefix(self) -> str: ...
 

@@ -1,27 +1,36 @@
 """Inference requests as the codecs build them and core moves them."""
 
+cimport cython
+
+from triton_async.infer.event cimport TA_RELEASED
+
 cdef int64_t _live = 0
 
 
 cdef class RequestedOutput:
     """An output that the client asks for. `classification`: N of that extension, 0 for the tensor itself. `region`:
-    writable Buffer that takes the bytes instead of the response."""
+    writable Buffer that takes the bytes instead of the response. `anywhere`: the response may leave it on a device."""
 
     def __init__(self, str name, bint binary=False, int64_t classification=0, dict parameters=None,
-                 Buffer region=None):
+                 Buffer region=None, bint anywhere=False):
         self.name = name
         self.binary = binary
         self.classification = classification
         self.parameters = parameters
         self.region = region
+        self.anywhere = anywhere
 
 
+# A line of requests that is given up as a whole would otherwise be freed by one recursion as deep as it is long.
+@cython.trashcan(True)
 cdef class InferRequest:
     """One request. Built by a codec, then owned by core until its final response."""
 
     def __cinit__(self):
         global _live
         _live += 1
+        self.message.owner = <void *>self
+        self.message.event = TA_RELEASED
 
     def __dealloc__(self):
         global _live
@@ -29,7 +38,7 @@ cdef class InferRequest:
 
     def __init__(self, str model_name, int64_t model_version=-1, str id="", list inputs=None, list outputs=None,
                  dict parameters=None, uint64_t priority=0, uint64_t timeout_us=0, sequence_id=0, int flags=0,
-                 bint binary_default=False, int64_t received_ns=0):
+                 bint binary_default=False, int64_t received_ns=0, int64_t end_by_ns=0):
         self.model_name = model_name
         self.model_version = model_version
         self.id = id
@@ -42,6 +51,7 @@ cdef class InferRequest:
         self.flags = flags
         self.binary_default = binary_default
         self.received_ns = received_ns
+        self.end_by_ns = end_by_ns
 
     @property
     def is_cancelled(self):

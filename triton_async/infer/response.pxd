@@ -2,6 +2,8 @@
 
 from libc.stdint cimport int64_t
 
+from triton_async.infer.event cimport ta_message
+
 cdef class InferResponse:
     cdef readonly object request         # InferRequest
     cdef readonly str model_name
@@ -10,10 +12,15 @@ cdef class InferResponse:
     cdef readonly dict parameters        # or None
     cdef readonly object error           # ServerError or None; outputs are then empty
     cdef readonly bint final             # no further response follows
+    cdef ta_message message              # TA_RESPONSE, of an engine that answers by request
 
 # A front-end's receiver. Loop thread.
 cdef class ResponseSink:
-    # Called once for every response, the last one with `final`. Never inside `submit`. Must not raise.
+    # Called once for every response, the last one with `final`, and not any more once the request is cancelled. Never
+    # inside `submit`. Must not raise.
     cdef int deliver(self, InferResponse response) except -1
+    # Called once for every request that was taken, cancelled or not: no engine has it or reads its inputs any more.
+    # Before or after the final response; inside `cancel` for a request that had not begun. Must not raise.
+    cdef int released(self, object request) except -1
 
 cpdef int64_t live_responses()

@@ -30,8 +30,15 @@ cdef class ResponseSink:
         self.on_response(response)
         return 0
 
+    cdef int released(self, object request) except -1:
+        self.on_released(request)
+        return 0
+
     def on_response(self, InferResponse response):
         """For receivers written in Python: called with every response, on the loop thread."""
+
+    def on_released(self, request):
+        """The same for the end of a request: no engine has it any more."""
 
 
 cpdef int64_t live_responses():

@@ -3,6 +3,10 @@
 from libc.stdint cimport int32_t, int64_t
 
 from triton_async.infer.batch cimport ta_batch, ta_placement
+from triton_async.infer.request cimport InferRequest
+from triton_async.infer.response cimport InferResponse
+from triton_async.infer.tensor cimport Tensor
+from triton_async.memory.buffer cimport Buffer
 from triton_async.memory.slab cimport SlabPool
 
 # Used by one thread at a time, without the GIL, which it takes to make another GPU current and to word an error.
@@ -26,6 +30,12 @@ cdef class Transfer:
     cdef void settle(self, ta_batch *batch) noexcept nogil
     # The next method runs on a thread of which nothing is known.
     cdef void forget(self) noexcept nogil
+    # For engines that answer by request, with the GIL, which is held throughout.
+    # `tensor`, an output that `request` asks for, where that takes it: on the host, unless it goes to a region or is
+    # taken anywhere. InternalError when it cannot be copied.
+    cdef Tensor brought(self, InferRequest request, Tensor tensor)
+    # Copies the outputs that go to regions there, and leaves their bytes out of the response. None, or an error.
+    cdef object place_response(self, InferResponse response)
 
     cdef int _stage_input(self, ta_batch *batch, int index) noexcept nogil
     cdef int _to_host(self, ta_batch *batch, int index) noexcept nogil
@@ -34,4 +44,6 @@ cdef class Transfer:
     cdef int _make_current(self, int device_id) noexcept nogil
     cdef int _flush(self) noexcept nogil
     cdef int _finish(self, ta_batch *batch) noexcept nogil
+    cdef int _place_tensor(self, Tensor tensor, Buffer region, ta_placement *placement) except -1
+    cdef str _reason(self, int result)
     cdef int _fail(self, ta_batch *batch, str what, int result) noexcept

@@ -13,19 +13,21 @@ from triton_async.infer.batch cimport (
     TA_TOO_SMALL,
     TA_WANTED,
     Batch,
+    placement_problem,
     ta_batch,
     ta_placement,
     ta_segment,
     ta_tensor,
 )
-from triton_async.infer.request cimport InferRequest
+from triton_async.infer.request cimport InferRequest, RequestedOutput
+from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport TensorSpec
 from triton_async.infer.tensor cimport Tensor, view_dims
-from triton_async.memory.buffer cimport MEMORY_CPU, MEMORY_GPU, foreign
+from triton_async.memory.buffer cimport MEMORY_CPU, MEMORY_GPU, Buffer, foreign
 from triton_async.memory.cuda cimport cuda_api, describe, ta_cuda, ta_device_ptr
 from triton_async.memory.slab cimport SlabPool, ta_slab, ta_slab_data, ta_slab_lease, ta_slab_return
 
-from triton_async.errors import ServerError
+from triton_async.errors import InternalError, ServerError
 
 cdef extern from "clock.h":
     int64_t ta_now_ns() noexcept nogil
@@ -111,7 +113,7 @@ cdef class Transfer:
         cdef int place = 0
         cdef int i
         for i in range(batch.n_outputs):
-            if batch.failed:
+            if batch.failed or batch.by_request:
                 break
             place = _settle_output(self, batch, i, place)
         self._finish(batch)
@@ -164,6 +166,66 @@ cdef class Transfer:
             memcpy(placement.data, tensor.data + start, placement.nbytes)
         placement.placed = TA_PLACED if result == 0 else TA_COPY_FAILED
         placement.result = result
+
+    # -- outputs of one request ---------------------------------------------------------------------
+
+    cdef Tensor brought(self, InferRequest request, Tensor tensor):
+        cdef RequestedOutput output
+        cdef Buffer buffer
+        cdef int result
+        if tensor.buffer is None or tensor.buffer.memory_type != MEMORY_GPU:
+            return tensor
+        for output in request.outputs:
+            if output.name == tensor.name and (output.anywhere or output.region is not None):
+                return tensor
+        self.forget()
+        buffer = self.pool.lease(tensor.nbytes)
+        result = self._copy(buffer.data, tensor.data, tensor.nbytes, tensor.buffer.device_id)
+        if result != 0:
+            raise InternalError(f"failed to copy output '{tensor.name}' of model '{request.model_name}' from GPU "
+                                f"{tensor.buffer.device_id}: {self._reason(result)}")
+        return view_dims(tensor.name, tensor.datatype, tensor.dims, tensor.rank, tensor.element_count, buffer,
+                         buffer.data, tensor.nbytes)
+
+    cdef object place_response(self, InferResponse response):
+        cdef RequestedOutput output
+        cdef Tensor tensor
+        cdef ta_placement placement
+        cdef int i
+        self.forget()
+        for i in range(len(response.outputs)):
+            tensor = <Tensor>response.outputs[i]
+            for output in (<InferRequest>response.request).outputs:
+                if output.region is None or output.name != tensor.name:
+                    continue
+                self._place_tensor(tensor, output.region, &placement)
+                problem = placement_problem(tensor.name, &placement)
+                if problem is not None:
+                    return problem
+                response.outputs[i] = view_dims(tensor.name, tensor.datatype, tensor.dims, tensor.rank,
+                                                tensor.element_count, None, NULL, 0)
+        if self._flush() != 0:
+            self.lost = 0
+            return InternalError("failed to wait for copies to GPU memory")
+        return None
+
+    cdef int _place_tensor(self, Tensor tensor, Buffer region, ta_placement *placement) except -1:
+        cdef int32_t device_id = region.device_id
+        placement.nbytes = tensor.nbytes
+        placement.capacity = region.nbytes
+        placement.placed = TA_TOO_SMALL
+        if tensor.nbytes > region.nbytes:
+            return 0
+        placement.result = 0
+        if region.memory_type == MEMORY_GPU:
+            placement.result = self._copy(region.data, tensor.data, tensor.nbytes, device_id)
+            self.written = True
+        elif tensor.buffer is not None and tensor.buffer.memory_type == MEMORY_GPU:
+            placement.result = self._copy(region.data, tensor.data, tensor.nbytes, tensor.buffer.device_id)
+        elif tensor.nbytes:
+            memcpy(region.data, tensor.data, tensor.nbytes)
+        placement.placed = TA_PLACED if placement.result == 0 else TA_COPY_FAILED
+        return 0
 
     # -- CUDA --------------------------------------------------------------------------------------
 
@@ -220,9 +282,11 @@ cdef class Transfer:
                     self._fail(batch, f"failed to return to GPU {self.home}", result)
         return 0
 
+    cdef str _reason(self, int result):
+        return self.problem if result == NOT_CURRENT else describe(result)
+
     cdef int _fail(self, ta_batch *batch, str what, int result) noexcept:
-        cdef str reason = self.problem if result == NOT_CURRENT else describe(result)
-        text = f"{what}: {reason}" if result else what
+        text = f"{what}: {self._reason(result)}" if result else what
         shown = text.encode("utf-8", "replace")
         ta_batch_fail(batch, CODE_INTERNAL, "%.1000s", <const char *>shown)
         return 0

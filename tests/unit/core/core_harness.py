@@ -15,9 +15,9 @@ import uvloop
 
 from triton_async.backends.registry import BackendRegistry
 from triton_async.config.settings import parse
-from triton_async.core.completion import CompletionRing
 from triton_async.core.lifecycle import Backends, Host
 from triton_async.core.placement import OpenDevices
+from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
 from triton_async.errors import Unsupported
 from triton_async.infer.batch import live_batches
@@ -68,12 +68,12 @@ async def running(
     `open_devices` of its pools; `more` of its Host."""
     loop = asyncio.get_running_loop()
     settings = parse([f"--model-repository={root}", *options])
-    ring = CompletionRing()
-    ring.attach(loop)
+    reactor = Reactor()
+    reactor.attach(loop)
     pools = pools or Pools(SlabPool(1 << 24), open_devices)
     with ThreadPoolExecutor(4) as executor:
         host = Host(
-            loop, ring, pools, backends or BackendRegistry(), executor, settings.backend_config,
+            loop, reactor, pools, backends or BackendRegistry(), executor, settings.backend_config,
             gpu_limits=settings.model_load_gpu_limit, **more,
         )  # fmt: skip
         server = InferenceServer(settings, host)
@@ -82,7 +82,7 @@ async def running(
             yield server
         finally:
             await server.stop()
-            ring.detach()
+            reactor.detach()
 
 
 def live_objects() -> dict[str, int]:

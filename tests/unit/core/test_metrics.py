@@ -113,7 +113,7 @@ def test_pending_requests_and_live_objects_are_seen_while_they_wait(tmp_path: Pa
             tasks = [asyncio.ensure_future(server.infer(request("m", [index]))) for index in range(5)]
             first = await backend.run_gate.arrival()
             found = read(server)
-            assert found["nv_inference_pending_request_count"] == {'model="m",version="1"': 3}
+            assert found["nv_inference_pending_request_count"] == {'model="m",version="1"': 4}
             alive = found["triton_async_live_objects"]
             assert alive['kind="request"'] == before['kind="request"'] + 5
             assert alive['kind="batch"'] == before['kind="batch"'] + 2

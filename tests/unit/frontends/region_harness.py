@@ -27,8 +27,8 @@ from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelI
 from triton_async.backends.registry import BackendRegistry
 from triton_async.config.model_config import InstanceGroup, InstanceKind
 from triton_async.config.settings import parse
-from triton_async.core.completion import CompletionRing
 from triton_async.core.lifecycle import Host
+from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
 from triton_async.frontends.grpc import server as grpc_server
 from triton_async.frontends.http import server as http_server
@@ -117,11 +117,11 @@ class Server:
         self.loop = asyncio.get_running_loop()
         self.stop = asyncio.Event()
         settings = parse([f"--model-repository={root}", *options])
-        ring = CompletionRing()
-        ring.attach(self.loop)
+        reactor = Reactor()
+        reactor.attach(self.loop)
         with ThreadPoolExecutor(4) as executor:
             pools = Pools(SlabPool(1 << 24), lambda: self.gpus)
-            host = Host(self.loop, ring, pools, self, executor, settings.backend_config, regions=self.regions)
+            host = Host(self.loop, reactor, pools, self, executor, settings.backend_config, regions=self.regions)
             self.server = InferenceServer(settings, host)
             assert await self.server.start()
             http = await http_server.start(
@@ -133,7 +133,7 @@ class Server:
             await self.stop.wait()
             await asyncio.gather(http.close(5), grpc.close(5))
             await self.server.stop()
-            ring.detach()
+            reactor.detach()
 
     # -- raw HTTP ----------------------------------------------------------------------------------
 

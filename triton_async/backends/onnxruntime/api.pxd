@@ -108,6 +108,8 @@ cdef extern from "ort_api.h" nogil:
     ort_status *ort_type_as_tensor(ort_table api, const ort_type_info *type, const ort_tensor_info **out)
 
     ort_status *ort_create_run_options(ort_table api, ort_run_options **out)
+    ort_status *ort_run_set_terminate(ort_table api, ort_run_options *options)
+    ort_status *ort_run_unset_terminate(ort_table api, ort_run_options *options)
     ort_status *ort_add_run_config_entry(ort_table api, ort_run_options *options, const char *key,
                                          const char *value)
     ort_status *ort_run(ort_table api, ort_session *session, const ort_run_options *options,

@@ -12,8 +12,12 @@ from libc.stdlib cimport calloc, free
 
 from triton_async.backends.base cimport ModelInstance
 from triton_async.backends.onnxruntime.api cimport (
+    ort_release_run_options,
+    ort_release_status,
     ort_release_value,
     ort_run,
+    ort_run_set_terminate,
+    ort_run_unset_terminate,
     ort_status,
     ort_value,
     to_element_type,
@@ -61,6 +65,9 @@ log = logging.getLogger("triton_async.backends.onnxruntime")
 cdef class OnnxRuntimeInstance(ModelInstance):
     """An instance of the model in `session`, which fits `signature` (checked at load). Instance thread."""
 
+    def __cinit__(self):
+        pthread_mutex_init(&self.running_lock, NULL)
+
     def __init__(self, str name, Session session, ModelSignature signature, SlabPool pool):
         cdef int count = len(signature.inputs) + len(signature.outputs)
         ModelInstance.__init__(self, name)
@@ -73,6 +80,7 @@ cdef class OnnxRuntimeInstance(ModelInstance):
         self.engine.device_info = session.device_info
         self.engine.allocator = session.library.allocator
         self.engine.pool = pool.pool
+        self.run_options = session.make_run_options()
         set_release_table(session.library.api)
         self.n_inputs = len(signature.inputs)
         self.n_outputs = len(signature.outputs)
@@ -96,6 +104,9 @@ cdef class OnnxRuntimeInstance(ModelInstance):
             self.takes_device = self.device_inputs is not None
 
     def __dealloc__(self):
+        if self.run_options != NULL:
+            ort_release_run_options(self.engine.api, self.run_options)
+        pthread_mutex_destroy(&self.running_lock)
         free(self.ports)
         free(self.run_names)
         free(self.run_values)
@@ -113,9 +124,37 @@ cdef class OnnxRuntimeInstance(ModelInstance):
         batch.compute_input_end_ns = ta_now_ns()
         batch.compute_output_start_ns = batch.compute_input_end_ns
         if n_inputs >= 0:
+            self._begin_run(batch)
             self._run(batch, n_inputs)
+            self._end_run()
             self._release(0, n_inputs)
         batch.compute_end_ns = ta_now_ns()
+
+    cdef void cancel(self, ta_batch *batch) noexcept nogil:
+        cdef ort_status *status
+        pthread_mutex_lock(&self.running_lock)
+        if self.running == batch and not self.terminated:
+            status = ort_run_set_terminate(self.engine.api, self.run_options)
+            self.terminated = True
+            if status != NULL:
+                ort_release_status(self.engine.api, status)
+        pthread_mutex_unlock(&self.running_lock)
+
+    cdef void _begin_run(self, ta_batch *batch) noexcept nogil:
+        pthread_mutex_lock(&self.running_lock)
+        self.running = batch
+        pthread_mutex_unlock(&self.running_lock)
+
+    cdef void _end_run(self) noexcept nogil:
+        cdef ort_status *status
+        pthread_mutex_lock(&self.running_lock)
+        self.running = NULL
+        if self.terminated:
+            status = ort_run_unset_terminate(self.engine.api, self.run_options)
+            self.terminated = False
+            if status != NULL:
+                ort_release_status(self.engine.api, status)
+        pthread_mutex_unlock(&self.running_lock)
 
     cdef int _gather(self, ta_batch *batch, int index) noexcept nogil:
         cdef ta_tensor *input = &batch.inputs[index]
@@ -191,7 +230,7 @@ cdef class OnnxRuntimeInstance(ModelInstance):
         cdef ort_status *status
         if n_outputs <= 0:
             return n_outputs
-        status = ort_run(self.engine.api, self.session.session, self.session.run_options, self.run_names,
+        status = ort_run(self.engine.api, self.session.session, self.run_options, self.run_names,
                          <const ort_value **>self.run_values, n_inputs, self.run_names + self.n_inputs, n_outputs,
                          self.run_values + self.n_inputs)
         batch.compute_output_start_ns = ta_now_ns()
@@ -230,9 +269,9 @@ cdef class OnnxRuntimeInstance(ModelInstance):
         for i in range(batch.n_placements):
             batch.placements[i].placed = 0
         self._release(self.n_inputs, self.n_inputs + n_outputs)
-        if not leased:
+        if not leased or self.terminated:
             return -1
-        status = ort_run(self.engine.api, self.session.session, self.session.run_options, self.run_names,
+        status = ort_run(self.engine.api, self.session.session, self.run_options, self.run_names,
                          <const ort_value **>self.run_values, n_inputs, self.run_names + self.n_inputs, n_outputs,
                          self.run_values + self.n_inputs)
         batch.compute_output_start_ns = ta_now_ns()

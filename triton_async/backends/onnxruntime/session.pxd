@@ -17,11 +17,13 @@ cdef class Session:
     cdef Library library
     cdef Environment environment          # must outlive the session
     cdef ort_session *session
-    cdef ort_run_options *run_options     # read-only during runs
+    cdef tuple run_entries                # (key, value) of the options of its runs
     cdef readonly int device              # GPU that it runs on, -1: CPU
     cdef ort_memory_info *device_info     # memory of that GPU; NULL on the CPU
     cdef readonly tuple inputs            # of config TensorInfo, in the model's order
     cdef readonly tuple outputs
     cdef readonly tuple initializers      # inputs that the model has a default for
 
+    # Options for the runs of one instance, which releases them.
+    cdef ort_run_options *make_run_options(self) except NULL
     cdef tuple _describe(self, int what)

@@ -32,6 +32,7 @@ from triton_async.backends.onnxruntime.api cimport (
     ort_release_cuda_options,
     ort_release_memory_info,
     ort_release_run_options,
+    ort_run_options,
     ort_release_session,
     ort_release_session_options,
     ort_release_tensorrt_options,
@@ -100,9 +101,7 @@ cdef class Session:
                 raise InternalError(plain_error(message) if settings.providers else message) from None
         finally:
             ort_release_session_options(library.api, options)
-        library.check(ort_create_run_options(library.api, &self.run_options))
-        for key, value in settings.run_entries:
-            library.check(ort_add_run_config_entry(library.api, self.run_options, key.encode(), value.encode()))
+        self.run_entries = tuple(settings.run_entries)
         if self.device >= 0:
             library.check(ort_create_memory_info(library.api, b"Cuda", ORT_DEVICE_ALLOCATOR, self.device,
                                                  ORT_MEM_TYPE_DEFAULT, &self.device_info))
@@ -116,14 +115,24 @@ cdef class Session:
         with nogil:
             if self.device_info != NULL:
                 ort_release_memory_info(api, self.device_info)
-            if self.run_options != NULL:
-                ort_release_run_options(api, self.run_options)
             if self.session != NULL:
                 ort_release_session(api, self.session)
 
     def model_io(self):
         """Inputs, those with a default marked optional, and outputs: a config ModelIO."""
         return ModelIO(self.inputs + self.initializers, self.outputs)
+
+    cdef ort_run_options *make_run_options(self) except NULL:
+        cdef ort_table api = self.library.api
+        cdef ort_run_options *options = NULL
+        self.library.check(ort_create_run_options(api, &options))
+        try:
+            for key, value in self.run_entries:
+                self.library.check(ort_add_run_config_entry(api, options, key.encode(), value.encode()))
+        except BaseException:
+            ort_release_run_options(api, options)
+            raise
+        return options
 
     cdef tuple _describe(self, int what):
         cdef ort_table api = self.library.api

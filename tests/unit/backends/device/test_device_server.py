@@ -22,8 +22,8 @@ from triton_async.backends.device.instance import DeviceInstance
 from triton_async.backends.device.options import slot_options
 from triton_async.config.settings import parse
 from triton_async.core import instances
-from triton_async.core.completion import CompletionRing
 from triton_async.core.lifecycle import Host
+from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
 from triton_async.errors import InternalError, ServerError, Unavailable
 from triton_async.infer.request import InferRequest
@@ -84,15 +84,15 @@ async def running(root: Path, backend: FakeBackend, more: str = "", count: int =
     (root / "m" / "config.pbtxt").write_text(CONFIG.format(count=count, more=more))
     loop = asyncio.get_running_loop()
     settings = parse([f"--model-repository={root}"])
-    ring = CompletionRing()
-    ring.attach(loop)
+    reactor = Reactor()
+    reactor.attach(loop)
     with ThreadPoolExecutor(2) as executor:
-        host = Host(loop, ring, Pools(SlabPool(1 << 24)), backend, executor, settings.backend_config)
+        host = Host(loop, reactor, Pools(SlabPool(1 << 24)), backend, executor, settings.backend_config)
         server = InferenceServer(settings, host)
         await server.start()
         yield server
         await server.stop()
-        ring.detach()
+        reactor.detach()
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:

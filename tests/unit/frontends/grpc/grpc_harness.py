@@ -16,8 +16,8 @@ import uvloop
 
 from triton_async.backends.registry import BackendRegistry
 from triton_async.config.settings import parse
-from triton_async.core.completion import CompletionRing
 from triton_async.core.lifecycle import Backends, Host
+from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
 from triton_async.frontends.grpc import server as grpc_server
 from triton_async.frontends.grpc.express.keepalive import PingOptions
@@ -98,11 +98,11 @@ class Running:
         self.loop = asyncio.get_running_loop()
         self.stop = asyncio.Event()
         settings = parse([f"--model-repository={root}", *options])
-        ring = CompletionRing()
-        ring.attach(self.loop)
+        reactor = Reactor()
+        reactor.attach(self.loop)
         with ThreadPoolExecutor(4) as executor:
             self.pool = self.pools.host
-            host = Host(self.loop, ring, self.pools, self.backends, executor, settings.backend_config)
+            host = Host(self.loop, reactor, self.pools, self.backends, executor, settings.backend_config)
             self.server = InferenceServer(settings, host)
             await self.server.start()
             self.endpoint = await grpc_server.start(
@@ -118,7 +118,7 @@ class Running:
             await self.endpoint.close(self.exit_deadline_s)
             self.stopped_after_s = time.monotonic() - began
             await self.server.stop()
-            ring.detach()
+            reactor.detach()
 
 
 @contextmanager

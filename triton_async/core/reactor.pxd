@@ -1,0 +1,58 @@
+# What wakes core on the loop: the events of instances, deadlines, and turns for what is due.
+
+from libc.stdint cimport int64_t
+
+from triton_async.core.wakeup cimport ta_events
+from triton_async.infer.batch cimport Batch
+from triton_async.infer.event cimport ta_message
+from triton_async.infer.request cimport InferRequest
+from triton_async.infer.response cimport InferResponse
+
+# CLOCK_MONOTONIC in nanoseconds. Tests make up their own.
+cdef class Clock:
+    cdef int64_t now_ns(self) noexcept
+
+# Who is woken. Loop thread. What a method raises is logged.
+cdef class Wakeable:
+    cdef int64_t wake_ns             # when it wants a turn at the latest; 0: never
+    cdef int64_t entry_ns            # the reactor's own: its earliest entry among the deadlines; 0: none
+    cdef bint due                    # the reactor's own: its turn comes in this turn of the loop
+
+    # The three events of an instance.
+    cdef int executed(self, Batch batch, int64_t now_ns) except -1
+    cdef int responded(self, InferResponse response, int64_t now_ns) except -1
+    cdef int released(self, InferRequest request, int64_t now_ns) except -1
+    # It was due, or its deadline has passed: does what there is to do, the loop thread's own executions until
+    # `until_ns`. Returns the time behind them, `now_ns` for none.
+    cdef int64_t turn(self, int64_t now_ns, int64_t until_ns) except -1
+
+# One for a server: one ring, one timer, one turn, which read the clock once each. `post` is for any thread, all else
+# for the loop's.
+#
+# Invariants
+#   - every Wakeable with a deadline has an entry no later than that; `timer_ns` is that of the earliest entry
+cdef class Reactor:
+    cdef ta_events events
+    cdef int timer_fd
+    cdef int64_t timer_ns            # what the timer is armed for; 0: it is not
+    cdef list deadlines              # heap of (ns, number, Wakeable); entries that are out of date are passed over
+    cdef int64_t n_entries           # ever
+    cdef list waiting                # Wakeables that are due
+    cdef bint scheduled              # `_turn` is on the loop's list
+    cdef object turn_method          # the bound method, made once
+    cdef readonly object loop
+    cdef Clock clock
+
+    # Hands an event up, with a reference of its owner. Any thread, no GIL; cannot fail.
+    cdef void post(self, ta_message *message) noexcept nogil
+    # Has `turn` called at `deadline_ns`, in true microseconds; 0: not any more. Cheap when nothing changes.
+    cdef int arm(self, Wakeable wakeable, int64_t deadline_ns) except -1
+    # Has `turn` called later in this turn of the loop: the requests of all sockets that were readable come first.
+    cdef int call_turn(self, Wakeable wakeable) except -1
+    # The same after a moment, for what went wrong and has to be tried again.
+    cdef int call_turn_later(self, Wakeable wakeable) except -1
+
+    cdef int drain(self) except -1
+    cdef int _handle(self, ta_message *message, int64_t now_ns) except -1
+    cdef int _expire(self, int64_t now_ns) except -1
+    cdef int _set_timer(self) except -1

@@ -1,0 +1,209 @@
+"""The reactor: brings the events of instances, deadlines and due turns to the models they are for. Loop thread."""
+
+import heapq
+import logging
+import os
+
+from cpython.exc cimport PyErr_SetFromErrno
+from cpython.ref cimport Py_DECREF
+from libc.stdint cimport int64_t
+
+from triton_async.core.wakeup cimport (
+    ta_events_close,
+    ta_events_open,
+    ta_events_push,
+    ta_events_take,
+    ta_now_ns,
+    ta_timer_arm,
+    ta_timer_clear,
+    ta_timer_open,
+)
+from triton_async.infer.batch cimport Batch
+from triton_async.infer.event cimport TA_EXECUTED, TA_RESPONSE, ta_message
+from triton_async.infer.request cimport InferRequest
+from triton_async.infer.response cimport InferResponse
+
+from triton_async.defines import INLINE_STALL_NS, RETRY_TURN_S
+
+log = logging.getLogger("triton_async.core")
+
+# How long the models of one turn of the loop may execute before the sockets are looked at again.
+cdef int64_t TURN_NS = INLINE_STALL_NS
+
+
+cdef class Clock:
+    cdef int64_t now_ns(self) noexcept:
+        return ta_now_ns()
+
+
+cdef class Wakeable:
+    cdef int executed(self, Batch batch, int64_t now_ns) except -1:
+        return 0
+
+    cdef int responded(self, InferResponse response, int64_t now_ns) except -1:
+        return 0
+
+    cdef int released(self, InferRequest request, int64_t now_ns) except -1:
+        return 0
+
+    cdef int64_t turn(self, int64_t now_ns, int64_t until_ns) except -1:
+        return now_ns
+
+
+cdef class Reactor:
+    """Wakes models for what happened to them. `clock`: the machine's, when None."""
+
+    def __cinit__(self):
+        self.timer_fd = -1
+        if ta_events_open(&self.events) < 0:
+            PyErr_SetFromErrno(OSError)
+        self.timer_fd = ta_timer_open()
+        if self.timer_fd < 0:
+            PyErr_SetFromErrno(OSError)
+
+    def __dealloc__(self):
+        ta_events_close(&self.events)
+        if self.timer_fd >= 0:
+            os.close(self.timer_fd)
+
+    def __init__(self, Clock clock=None):
+        self.clock = Clock() if clock is None else clock
+        self.deadlines = []
+        self.waiting = []
+        self.turn_method = self._turn
+
+    def attach(self, loop):
+        """Call on the loop's thread before anything else."""
+        self.loop = loop
+        loop.add_reader(self.events.fd, self._on_events)
+        loop.add_reader(self.timer_fd, self._on_timer)
+
+    def detach(self):
+        """Call when no instance is left."""
+        if self.loop is not None:
+            self.loop.remove_reader(self.events.fd)
+            self.loop.remove_reader(self.timer_fd)
+            self.loop = None
+            self.turn_method = None
+
+    # -- events ------------------------------------------------------------------------------------
+
+    cdef void post(self, ta_message *message) noexcept nogil:
+        ta_events_push(&self.events, message)
+
+    def _on_events(self):
+        self.drain()
+
+    cdef int drain(self) except -1:
+        cdef ta_message *message = ta_events_take(&self.events)
+        cdef ta_message *next
+        cdef int64_t now_ns = self.clock.now_ns()
+        while message != NULL:
+            next = message.next
+            try:
+                self._handle(message, now_ns)
+            except Exception:
+                log.exception("an event of a model instance could not be handled")
+            message = next
+        return 0
+
+    cdef int _handle(self, ta_message *message, int64_t now_ns) except -1:
+        cdef object owner = <object>message.owner
+        cdef InferRequest request
+        Py_DECREF(owner)  # the reference that came up with it
+        if message.event == TA_EXECUTED:
+            return (<Wakeable>(<Batch>owner).runner).executed(<Batch>owner, now_ns)
+        request = <InferRequest>((<InferResponse>owner).request if message.event == TA_RESPONSE else owner)
+        if request.model is None:
+            log.error("an engine answered or released a request of model '%s' that it no longer had",
+                      request.model_name)
+            return 0
+        if message.event == TA_RESPONSE:
+            return (<Wakeable>request.model).responded(<InferResponse>owner, now_ns)
+        return (<Wakeable>request.model).released(request, now_ns)
+
+    # -- deadlines ---------------------------------------------------------------------------------
+
+    cdef int arm(self, Wakeable wakeable, int64_t deadline_ns) except -1:
+        wakeable.wake_ns = deadline_ns
+        # A later entry, or none, is made when the one there is comes up.
+        if deadline_ns == 0 or (wakeable.entry_ns != 0 and wakeable.entry_ns <= deadline_ns):
+            return 0
+        self.n_entries += 1
+        heapq.heappush(self.deadlines, (deadline_ns, self.n_entries, wakeable))
+        wakeable.entry_ns = deadline_ns
+        return self._set_timer()
+
+    cdef int _set_timer(self) except -1:
+        cdef int64_t first_ns = self.deadlines[0][0] if self.deadlines else 0
+        if first_ns == self.timer_ns:
+            return 0
+        if ta_timer_arm(self.timer_fd, first_ns) < 0:
+            PyErr_SetFromErrno(OSError)
+        self.timer_ns = first_ns
+        return 0
+
+    def _on_timer(self):
+        ta_timer_clear(self.timer_fd)
+        self.timer_ns = 0
+        self._expire(self.clock.now_ns())
+
+    cdef int _expire(self, int64_t now_ns) except -1:
+        cdef Wakeable wakeable
+        cdef int64_t entry_ns
+        try:
+            while self.deadlines and <int64_t>self.deadlines[0][0] <= now_ns:
+                entry_ns, _, wakeable = heapq.heappop(self.deadlines)
+                if wakeable.entry_ns != entry_ns:
+                    continue
+                wakeable.entry_ns = 0
+                if wakeable.wake_ns > now_ns:
+                    self.arm(wakeable, wakeable.wake_ns)
+                elif wakeable.wake_ns:
+                    wakeable.wake_ns = 0
+                    self.call_turn(wakeable)
+        finally:
+            self._set_timer()
+        return 0
+
+    # -- turns -------------------------------------------------------------------------------------
+
+    cdef int call_turn(self, Wakeable wakeable) except -1:
+        if not wakeable.due:
+            self.waiting.append(wakeable)
+            wakeable.due = True
+        if not self.scheduled:
+            self.loop.call_soon(self.turn_method)
+            self.scheduled = True
+        return 0
+
+    cdef int call_turn_later(self, Wakeable wakeable) except -1:
+        self.loop.call_later(RETRY_TURN_S, self._call_turn, wakeable)
+        return 0
+
+    def _call_turn(self, Wakeable wakeable):
+        if self.loop is not None:
+            self.call_turn(wakeable)
+
+    def _turn(self):
+        cdef int64_t now_ns = self.clock.now_ns()
+        cdef int64_t until_ns = now_ns + TURN_NS
+        cdef list waiting = self.waiting
+        cdef Wakeable wakeable
+        cdef Py_ssize_t i
+        self.waiting = []
+        self.scheduled = False
+        for i in range(len(waiting)):
+            if now_ns > until_ns:
+                # The time of this turn is used up: sockets first, then those that had none of it.
+                self.waiting = waiting[i:] + self.waiting
+                if not self.scheduled:
+                    self.loop.call_soon(self.turn_method)
+                    self.scheduled = True
+                return
+            wakeable = <Wakeable>waiting[i]
+            wakeable.due = False
+            try:
+                now_ns = wakeable.turn(now_ns, until_ns)
+            except Exception:
+                log.exception("a model failed in its turn")

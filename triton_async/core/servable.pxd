@@ -1,0 +1,53 @@
+# What a front-end holds for a model version: takes requests, answers and releases them, can be drained.
+
+from libc.stdint cimport int64_t
+
+from triton_async.core.reactor cimport Reactor, Wakeable
+from triton_async.core.stats cimport ModelStatistics
+from triton_async.infer.request cimport InferRequest
+from triton_async.infer.response cimport InferResponse, ResponseSink
+from triton_async.infer.signature cimport ModelSignature
+from triton_async.memory.slab cimport SlabPool
+
+# Loop thread. Time is an argument. Implementations say what `submit`, `cancel` and `turn` do.
+#
+# A request belongs to the servable from `submit` until nothing is awaited for it any more (request.awaits): its final
+# response was passed on, its inputs are free, and the execution that it was part of is over.
+#
+# Invariants
+#   - in_flight == the requests whose `model` it is
+#   - a sink gets one final response unless its request is cancelled, none behind that, and one `released`
+#   - with `ordered`, responses are passed on in the order of the requests
+cdef class Servable(Wakeable):
+    cdef readonly ModelSignature signature
+    cdef readonly object config          # config.ModelConfig
+    cdef readonly SlabPool input_pool    # for large request bodies; None: the host's
+    cdef readonly ModelStatistics statistics
+    cdef readonly int64_t in_flight
+    cdef Reactor reactor
+    cdef object ordered                  # deque of requests when responses keep their order, else None
+    cdef bint draining
+    cdef object drained                  # future, while draining
+
+    # Validates and takes a request. Takes ownership iff it returns; the sink then gets its responses and its release.
+    # Raises ServerError and leaves the request alone otherwise.
+    cdef int submit(self, InferRequest request, ResponseSink sink, int64_t now_ns) except -1
+    # The client is gone: a request that has not begun is dropped, the responses of a running one are discarded. Does
+    # nothing for a request that is not this servable's.
+    cdef int cancel(self, InferRequest request, int64_t now_ns) except -1
+
+    # -- for implementations
+    # A request is taken; and given back before anything has happened to it.
+    cdef int _accept(self, InferRequest request, ResponseSink sink) except -1
+    cdef int _disown(self, InferRequest request) except -1
+    # The engine's final response is here, or another one. None for a request that is not answered any more.
+    cdef int _answer(self, InferRequest request, InferResponse response) except -1
+    # Its inputs are free.
+    cdef int _free(self, InferRequest request) except -1
+    # All three at once, of a request that no engine has: DONE, answered with `error`, or not at all when that is None.
+    cdef int _end(self, InferRequest request, object error) except -1
+    # The same later in this turn of the loop: inside `submit` the front-end may not be ready for an answer yet.
+    cdef int _end_later(self, InferRequest request, object error) except -1
+
+    cdef int _pass_on(self, InferRequest request, InferResponse response) except -1
+    cdef int _leave_if_done(self, InferRequest request) except -1

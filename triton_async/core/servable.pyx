@@ -1,0 +1,157 @@
+"""What serves a model version, seen from the front-ends: requests in, responses and releases out. Loop thread."""
+
+import logging
+from collections import deque
+
+from triton_async.core.reactor cimport Reactor, Wakeable
+from triton_async.core.stats cimport ModelStatistics
+from triton_async.infer.request cimport (
+    AWAITS_DELIVERY,
+    AWAITS_FINAL,
+    AWAITS_RELEASE,
+    REQUEST_DONE,
+    REQUEST_NEW,
+    InferRequest,
+)
+from triton_async.infer.response cimport InferResponse, ResponseSink
+from triton_async.infer.signature cimport ModelSignature
+from triton_async.memory.slab cimport SlabPool
+
+from triton_async.errors import InternalError
+
+log = logging.getLogger("triton_async.core")
+
+
+cdef class Servable(Wakeable):
+    """A READY model version. `input_pool`: for large request bodies, None for the host's; `ordered`: responses keep the
+    order of their requests."""
+
+    def __init__(self, Reactor reactor, ModelSignature signature, config, SlabPool input_pool=None,
+                 bint ordered=False):
+        self.reactor = reactor
+        self.signature = signature
+        self.config = config
+        self.input_pool = input_pool
+        self.statistics = ModelStatistics()
+        if ordered:
+            self.ordered = deque()
+
+    @property
+    def pending(self):
+        """Requests that were taken and have not begun (nv_inference_pending_request_count)."""
+        return 0
+
+    cdef int submit(self, InferRequest request, ResponseSink sink, int64_t now_ns) except -1:
+        raise InternalError("this servable takes no requests")
+
+    cdef int cancel(self, InferRequest request, int64_t now_ns) except -1:
+        return 0
+
+    # -- requests ----------------------------------------------------------------------------------
+
+    cdef int _accept(self, InferRequest request, ResponseSink sink) except -1:
+        request.sink = sink
+        request.model = self
+        request.awaits = AWAITS_FINAL | AWAITS_DELIVERY | AWAITS_RELEASE
+        self.in_flight += 1
+        if self.ordered is not None:
+            request.place = []
+            self.ordered.append(request)
+        return 0
+
+    cdef int _disown(self, InferRequest request) except -1:
+        request.sink = None
+        request.model = None
+        request.awaits = 0
+        request.state = REQUEST_NEW
+        self.in_flight -= 1
+        if self.ordered is not None:
+            request.place = None
+            self.ordered.remove(request)
+        return 0
+
+    # -- responses ---------------------------------------------------------------------------------
+
+    # Passes on now, or keeps the place in line when responses keep the order of their requests.
+    cdef int _answer(self, InferRequest request, InferResponse response) except -1:
+        cdef InferRequest first
+        if response is None or response.final:
+            request.awaits &= ~AWAITS_FINAL
+        if self.ordered is None:
+            return self._pass_on(request, response)
+        request.place.append(response)
+        while self.ordered:
+            first = <InferRequest>self.ordered[0]
+            if not first.place:
+                break
+            response = <InferResponse>first.place.pop(0)
+            if response is None or response.final:
+                self.ordered.popleft()
+                first.place = None
+            self._pass_on(first, response)
+        return 0
+
+    cdef int _pass_on(self, InferRequest request, InferResponse response) except -1:
+        if response is not None and not request.cancelled:
+            try:
+                request.sink.deliver(response)
+            except Exception:
+                log.exception("a front-end failed to take a response")
+        if response is None or response.final:
+            request.awaits &= ~AWAITS_DELIVERY
+            return self._leave_if_done(request)
+        return 0
+
+    cdef int _free(self, InferRequest request) except -1:
+        request.awaits &= ~AWAITS_RELEASE
+        try:
+            request.sink.released(request)
+        except Exception:
+            log.exception("a front-end failed to take the release of a request")
+        return self._leave_if_done(request)
+
+    cdef int _end(self, InferRequest request, object error) except -1:
+        cdef InferResponse response = None
+        request.state = REQUEST_DONE
+        if error is not None:
+            response = InferResponse(request, self.signature.model_name, self.signature.model_version, [], None, error)
+        self._answer(request, response)
+        return self._free(request)
+
+    cdef int _end_later(self, InferRequest request, object error) except -1:
+        request.state = REQUEST_DONE
+        self.reactor.loop.call_soon(self._end_now, request, error)
+        return 0
+
+    def _end_now(self, InferRequest request, error):
+        self._end(request, error)
+
+    cdef int _leave_if_done(self, InferRequest request) except -1:
+        if request.awaits:
+            return 0
+        request.state = REQUEST_DONE
+        request.sink = None
+        request.model = None
+        request.batch = None
+        self.in_flight -= 1
+        if self.draining and self.in_flight == 0 and not self.drained.done():
+            self.drained.set_result(None)
+        return 0
+
+    # -- end ---------------------------------------------------------------------------------------
+
+    async def drain(self):
+        """Refuses new requests and waits until none is in flight. Call once."""
+        self.draining = True
+        self.drained = self.reactor.loop.create_future()
+        if self.in_flight == 0:
+            self.drained.set_result(None)
+        await self.drained
+        self.reactor.arm(self, 0)
+
+    def interrupt(self):
+        """Asks the engines to give up what they run, as far as they can: its requests fail soon."""
+
+    def take_instances(self):
+        """Gives up the instances, for their shutdown, after `drain`."""
+        return []

@@ -1,0 +1,33 @@
+# How an engine that answers by request answers one of them (Triton's TRITONBACKEND_ResponseFactory).
+
+from triton_async.infer.event cimport ta_message
+from triton_async.infer.request cimport InferRequest
+from triton_async.infer.response cimport InferResponse
+from triton_async.infer.signature cimport ModelSignature
+from triton_async.infer.transfer cimport Transfer
+
+# Any thread, with the GIL.
+#
+# Invariants
+#   - exactly one final response and one release are posted for every factory, at the latest when it is dropped
+#   - nothing is posted behind either
+cdef class ResponseFactory:
+    cdef readonly InferRequest request
+    cdef readonly ModelSignature signature
+    cdef readonly list inputs            # Tensor or None, in signature order; None once released
+    cdef readonly bint finished          # the final response was sent
+    cdef readonly bint released
+    cdef Transfer transfer               # what copies outputs to regions and to the host; of whoever holds the GIL
+    cdef void (*post)(void *context, ta_message *message) noexcept nogil
+    cdef void *context                   # inside `keeper`
+    cdef object keeper
+
+    # Sends one response. `outputs`: Tensors of outputs of the model, those that nobody asked for left out; taken over.
+    # Raises InternalError, and sends nothing, behind the final one, for an output that the model has not, or one of
+    # another data type.
+    cpdef int send(self, list outputs, dict parameters=*, object error=*, bint final=*) except -1
+    # The engine reads the inputs no more. A second time nothing.
+    cpdef int release(self) except -1
+
+    cdef list _taken(self, list outputs)
+    cdef int _post_response(self, InferResponse response) except -1
