@@ -69,7 +69,7 @@ def head_seeds() -> dict[str, bytes]:
         "raw": raw + b"inference-header-content-length: 0\r\nconnection:keep-alive\r\ncontent-length: 1\r\n\r\n\0",
         "pipelined": live + binary_infer() + plain + chunked(text) + live,
         "version": raw.replace(b"/1/", b"/%d/" % (10**19 - 1)) + b"Content-Length: 1\r\n\r\n{",
-        "smuggled": INFER + HOST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + live,
+        "two_framings": INFER + HOST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + live,
         "lengths": INFER + HOST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello" + live,
         "folded": live.replace(b"Accept: ", b"Accept:\r\n "),
         "refused": b"GET  /v2 HTTP/1.1\r\nHost: a,b\r\nContent-Length: 05\r\n\r\n",

@@ -123,9 +123,6 @@ def test_refused_registrations(client: Client) -> None:
     assert client.refusal(register, "x", base64.b64encode(b"\0" * 64), 0, 64) == (
         invalid, "failed to register shared memory region: invalid args"
     )  # fmt: skip
-    for handle in (b"", b"h" * 63, b"h" * 65, b"h" * 10_000):
-        status, message = client.refusal(register, "x", base64.b64encode(handle), 0, 64)
-        assert status == invalid and message.startswith("'raw_handle' must be a valid ")
     assert client.status() == {"r": (0, 64)}
 
 
