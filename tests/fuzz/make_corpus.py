@@ -15,9 +15,10 @@ from h2.connection import H2Connection
 from tritonclient import http as client
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "unit/protocol"))
+sys.path[:0] = [str(HERE.parent / "unit" / part) for part in ("protocol", "backends")]
 
 from fuzzing import JSON_SEEDS, grpc_seeds, http_seeds  # noqa: E402
+from fuzzing_archive import archive_seeds  # noqa: E402
 from fuzzing_http2 import CONTINUATION, PING, PREFACE, frame  # noqa: E402
 
 from triton_async import protos  # noqa: E402
@@ -159,7 +160,7 @@ def numbered(seeds: list[bytes]) -> dict[str, bytes]:
 def main() -> None:
     targets = {
         "http": numbered(http_seeds()), "grpc": numbered(grpc_seeds()), "json": numbered(JSON_SEEDS),
-        "http_head": head_seeds(), "http2": http2_seeds(),
+        "http_head": head_seeds(), "http2": http2_seeds(), "archive": archive_seeds(),
     }  # fmt: skip
     for target, seeds in targets.items():
         folder = HERE / "corpus" / target
