@@ -1,6 +1,6 @@
 # What instances do with the plain memory of a batch (csrc/gather.h). Instance thread, no GIL.
 
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t
 
 from triton_async.infer.batch cimport ta_batch, ta_tensor
 from triton_async.memory.slab cimport ta_slab_pool
@@ -15,5 +15,3 @@ cdef extern from "gather.h":
     void ta_batch_fail(ta_batch *batch, int32_t code, const char *format, ...) noexcept nogil
     # After the execution: closes gaps in the batch's times.
     void ta_batch_close_times(ta_batch *batch) noexcept nogil
-    # End offset of BYTES element `count` elements after `offset`; -1 when the framing is broken or ends early.
-    int64_t ta_bytes_skip(const char *data, int64_t nbytes, int64_t offset, int64_t count) noexcept nogil

@@ -3,7 +3,7 @@
 from libc.string cimport memcpy
 
 from triton_async.datatypes cimport DT_BYTES, nbytes, to_name
-from triton_async.infer.gather cimport ta_bytes_skip
+from triton_async.infer.framing cimport ta_bytes_skip
 from triton_async.infer.request cimport InferRequest, RequestedOutput
 from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor
 from triton_async.memory.buffer cimport MEMORY_GPU
