@@ -25,7 +25,7 @@ ALLOWED = {
     "config": set(),
     "memory": set(),
 }
-FLOOR_1 = {"errors", "datatypes", "defines", "version", "protos", "logs"}
+FLOOR_1 = {"addresses", "cgroup", "codes", "datatypes", "defines", "errors", "logs", "protos", "version"}
 FORBIDDEN = {
     "config": {"asyncio", "aiohttp", "grpclib", "onnxruntime", "cupy", "tensorrt"},
     "memory": {"asyncio", "aiohttp", "grpclib", "onnxruntime", "tensorrt"},

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from triton_async.cgroup import quota_cpus
 from triton_async.errors import InvalidArg, Unavailable
-from triton_async.memory.process import quota_cpus
 
 # Process-wide switch of PyTorch, by the parameter that sets it -> how to set it.
 _SWITCHES: dict[str, Callable[[Any, bool], None]] = {
