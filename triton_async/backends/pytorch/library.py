@@ -38,6 +38,9 @@ class Library:
                 "unable to load backend 'pytorch': PyTorch can not be imported "
                 f"({error}); install it with: pip install 'triton-async[pytorch]'"
             ) from None
+        # TorchScript is what a model is in, not what anybody here chose. Once: loads on several threads must not put
+        # back each other's filters.
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
         with warnings.catch_warnings():
             # PyTorch warns once of views of read-only bytes. They are meant: who writes to its inputs gets copies.
             warnings.simplefilter("ignore")
