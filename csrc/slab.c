@@ -3,9 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ALIGNMENT 64
 /* The header takes one alignment unit. */
-_Static_assert(sizeof(ta_slab) <= ALIGNMENT, "slab header larger than its room");
+_Static_assert(sizeof(ta_slab) <= TA_SLAB_ALIGNMENT, "slab header larger than its room");
 
 #define SMALLEST_SHIFT 8 /* 256 bytes */
 
@@ -90,10 +89,10 @@ static ta_slab *lease_pinned(ta_slab_pool *pool, int64_t nbytes) {
     void (*on_fallback)(void *) = NULL;
     pthread_mutex_lock(&pool->lock);
     /* Under the lock, so that nobody is in the arena behind ta_slab_pool_detach. */
-    ta_lease *lease = pool->arena == NULL ? NULL : ta_arena_lease(pool->arena, nbytes + ALIGNMENT);
+    ta_lease *lease = pool->arena == NULL ? NULL : ta_arena_lease(pool->arena, nbytes + TA_SLAB_ALIGNMENT);
     if (lease != NULL) {
         slab = (ta_slab *)(uintptr_t)lease->address;
-        *slab = (ta_slab){.pool = pool, .capacity = lease->nbytes - ALIGNMENT, .lease = lease, .size_class = -1,
+        *slab = (ta_slab){.pool = pool, .capacity = lease->nbytes - TA_SLAB_ALIGNMENT, .lease = lease, .size_class = -1,
                           .memory_type = TA_MEMORY_CPU_PINNED};
         pool->leased++;
         pool->leased_nbytes += slab->capacity;
@@ -112,7 +111,7 @@ static ta_slab *lease_pinned(ta_slab_pool *pool, int64_t nbytes) {
 ta_slab *ta_slab_lease(ta_slab_pool *pool, int64_t nbytes) {
     int64_t capacity;
     ta_slab *slab = NULL;
-    if (nbytes < 0 || nbytes > INT64_MAX - 2 * ALIGNMENT) {
+    if (nbytes < 0 || nbytes > INT64_MAX - 2 * TA_SLAB_ALIGNMENT) {
         return NULL;
     }
     if (pool->fallback != NULL) {
@@ -133,7 +132,7 @@ ta_slab *ta_slab_lease(ta_slab_pool *pool, int64_t nbytes) {
         return slab;
     }
     void *memory;
-    if (posix_memalign(&memory, ALIGNMENT, (size_t)capacity + ALIGNMENT) != 0) {
+    if (posix_memalign(&memory, TA_SLAB_ALIGNMENT, (size_t)capacity + TA_SLAB_ALIGNMENT) != 0) {
         return NULL;
     }
     slab = memory;
@@ -176,4 +175,4 @@ void ta_slab_return(void *pointer) {
     }
 }
 
-char *ta_slab_data(ta_slab *slab) { return (char *)slab + ALIGNMENT; }
+char *ta_slab_data(ta_slab *slab) { return (char *)slab + TA_SLAB_ALIGNMENT; }

@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <stdint.h>
 
+#define TA_SLAB_ALIGNMENT 64
 #define TA_SLAB_CLASSES 160
 
 typedef struct ta_slab_pool ta_slab_pool;

@@ -84,7 +84,6 @@ CASES: tuple[Case, ...] = (
     _grpc("infer-unloaded", "ModelInfer", model_name="second"),
     _grpc("load-unknown", "RepositoryModelLoad", model_name="nobody"),
     _grpc("load-empty-name", "RepositoryModelLoad"),
-    _grpc("load-path", "RepositoryModelLoad", model_name="../first"),
     _grpc("load-broken-config", "RepositoryModelLoad", model_name="broken_config"),
     _grpc("load-named-repository", "RepositoryModelLoad", repository_name="r", model_name="first"),
     _grpc(
@@ -111,5 +110,4 @@ CASES: tuple[Case, ...] = (
     _grpc("index-ready", "RepositoryIndex", _SETTLE, ready=True),
     _get("ready-at-end", "/v2/health/ready"),
     _load("load-no-version", "no_version"),
-    _load("load-dots", ".."),
 )

@@ -289,13 +289,6 @@ CLASSIFICATION = (
         [out(O0, classification=2)],
     ),
     infer("class-fp16", "identity_fp16", [In(I0, "FP16", [1, 3], raw=_HALF)], [out(O0, classification=2)]),
-    infer(
-        "class-bytes",
-        "identity_bytes",
-        [In(I0, "BYTES", [1, 2], data=["a", "b"])],
-        [out(O0, classification=2)],
-    ),
-    infer("class-empty", "identity_fp32", [In(I0, "FP32", [1, 0], data=[])], [out(O0, classification=2)]),
     infer("class-negative", "classify", [_FIVE], [out(O0, classification=-1)]),
     infer("class-text", "classify", [_FIVE], [out(O0, classification="3")]),
 )

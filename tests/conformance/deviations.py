@@ -46,11 +46,6 @@ _NESTING = Deviation(
     "flat data or data nested as the shape says.",
     _BAD,
 )
-_TOO_BIG = Deviation(
-    "The real server reserves memory for the shape before it looks at the data: it crashes or hangs. "
-    "We check the size first.",
-    _BAD,
-)
 _DUPLICATE = "(release 2.73) A requested output named twice is refused; 2.51 answers it once."
 _CORRUPT = Deviation(
     "The real server goes on with what it could decompress, at worst with nothing, which it then takes for a "
@@ -101,28 +96,15 @@ DEVIATIONS: dict[str, Deviation] = {
     "data-nested-too-deep": _NESTING,
     "input-data-mixed-nest": _NESTING,
     "input-data-nested-101": Deviation(
-        "(release 2.73) Nesting is limited to 100; 2.51 recurses without limit.",
+        "(release 2.73) Nesting is limited to 100.",
         _BAD,
         r"Unable to parse 'data': JSON nesting depth exceeds maximum allowed limit \(100\)",
     ),
     "fp32-overflow": Deviation("A number beyond FP32 becomes infinity in the real server.", _BAD),
     # Sizes
-    "input-shape-max": _TOO_BIG,
-    "input-shape-large": _TOO_BIG,
-    "input-shape-huge": Deviation(
-        "(release 2.73) A shape whose element count overflows is refused as such.",
-        _BAD,
-        r"invalid shape for input 'INPUT0': shape \[4611686018427387904,4\] "
-        r"causes total element count to exceed maximum size of 9223372036854775807",
-    ),
     "input-shape-over-int64": Deviation(
         "The real server takes the dimension for a negative one and then stumbles over the data.",
         (400, 500),
-    ),
-    "grpc-shape-huge": Deviation(
-        "The byte size overflows to 0 in the real server and only by luck is not the size of the data. "
-        "We refuse the shape.",
-        ("INVALID_ARGUMENT",),
     ),
     "grpc-shape-negative-batch": Deviation(
         "The real server takes batch size -1 for 4294967295 and complains about bytes.",
@@ -130,9 +112,6 @@ DEVIATIONS: dict[str, Deviation] = {
         _UNKNOWN_ID + r"All input dimensions should be specified for input 'INPUT0' "
         r"for model 'identity_int32', got \[-1,2\]",
     ),
-    # Classification
-    "class-bytes": Deviation("The real server crashes.", _BAD),
-    "class-empty": Deviation("The real server crashes.", (200, 400)),
     # Outputs and inputs
     "duplicate-output": Deviation(_DUPLICATE, _BAD, _UNKNOWN_ID + "output 'OUTPUT0' already exists in request"),
     "grpc-duplicate-output": Deviation(
@@ -185,10 +164,6 @@ DEVIATIONS: dict[str, Deviation] = {
         "The real server closes the connection. Methods are case sensitive: `get` is an unknown one.",
         (400, 405, "dropped"),
     ),
-    "transfer-encoding-unknown": Deviation(
-        "The real server ignores a transfer coding it does not know, which invites request smuggling.",
-        (400, 501),
-    ),
     # Texts
     "bytes-not-utf8-json": Deviation(
         "The real server writes the bytes into the JSON as they are, which no JSON parser takes. "
@@ -233,16 +208,6 @@ DEVIATIONS: dict[str, Deviation] = {
         "(release 2.73) A wrong type in the body is the client's mistake: 400 instead of 500.",
         _BAD,
         "Invalid value for 'ready': expected a boolean",
-    ),
-    "control-load-dots": Deviation(
-        "(release 2.73) 2.51 walks out of the repository.",
-        _BAD,
-        r"invalid model name '\.\.', model name must not contain path traversal characters",
-    ),
-    "control-grpc-load-path": Deviation(
-        "(release 2.73) 2.51 walks out of the repository.",
-        ("INVALID_ARGUMENT",),
-        r"invalid model name '\.\./first', model name must not contain path traversal characters",
     ),
     "control-grpc-load-empty-name": Deviation(
         "(release 2.73) An empty name has its own message.",

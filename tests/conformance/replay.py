@@ -57,6 +57,11 @@ def _died(server: Server, answer: Answer) -> bool:
     return not server.alive()
 
 
+def survived(answer: Answer) -> bool:
+    """False for the answer to a case that ended or hung the server, or the process of its Python model."""
+    return not any(answer.get(key) for key in ("crashed", "stub_crashed", "silent"))
+
+
 def _stub_died(answer: Answer) -> bool:
     """True when the process of a Python model is gone; the model then answers nothing any more."""
     return "Stub process" in str(answer)

@@ -15,9 +15,10 @@ from h2.connection import H2Connection
 from tritonclient import http as client
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "unit/protocol"))
+sys.path[:0] = [str(HERE.parent / "unit" / part) for part in ("protocol", "backends")]
 
 from fuzzing import JSON_SEEDS, grpc_seeds, http_seeds  # noqa: E402
+from fuzzing_archive import archive_seeds  # noqa: E402
 from fuzzing_http2 import CONTINUATION, PING, PREFACE, frame  # noqa: E402
 
 from triton_async import protos  # noqa: E402
@@ -69,7 +70,7 @@ def head_seeds() -> dict[str, bytes]:
         "raw": raw + b"inference-header-content-length: 0\r\nconnection:keep-alive\r\ncontent-length: 1\r\n\r\n\0",
         "pipelined": live + binary_infer() + plain + chunked(text) + live,
         "version": raw.replace(b"/1/", b"/%d/" % (10**19 - 1)) + b"Content-Length: 1\r\n\r\n{",
-        "smuggled": INFER + HOST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + live,
+        "two_framings": INFER + HOST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + live,
         "lengths": INFER + HOST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello" + live,
         "folded": live.replace(b"Accept: ", b"Accept:\r\n "),
         "refused": b"GET  /v2 HTTP/1.1\r\nHost: a,b\r\nContent-Length: 05\r\n\r\n",
@@ -159,7 +160,7 @@ def numbered(seeds: list[bytes]) -> dict[str, bytes]:
 def main() -> None:
     targets = {
         "http": numbered(http_seeds()), "grpc": numbered(grpc_seeds()), "json": numbered(JSON_SEEDS),
-        "http_head": head_seeds(), "http2": http2_seeds(),
+        "http_head": head_seeds(), "http2": http2_seeds(), "archive": archive_seeds(),
     }  # fmt: skip
     for target, seeds in targets.items():
         folder = HERE / "corpus" / target

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from triton_async.memory.gpu_metrics import GpuMonitor, load_nvml
+from triton_async.core.gpu_metrics import GpuMonitor, load_nvml
 
 pytestmark = pytest.mark.gpu
 

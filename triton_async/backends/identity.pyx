@@ -1,11 +1,14 @@
 """The `identity` test backend: output i is input i. Parameter `execute_delay_ms` makes it slow on purpose."""
 
 cimport cython
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 from triton_async.backends.base cimport ModelInstance
+from triton_async.codes cimport TA_CODE_INTERNAL
 from triton_async.infer.batch cimport ta_batch, ta_tensor
+from triton_async.infer.clock cimport ta_now_ns
+from triton_async.infer.gather cimport ta_batch_fail, ta_gather
 from triton_async.memory.slab cimport SlabPool, ta_slab, ta_slab_data, ta_slab_lease, ta_slab_pool, ta_slab_return
 
 from triton_async.backends.base import Backend, LoadedModel
@@ -16,15 +19,6 @@ cdef extern from "<time.h>" nogil:
         long tv_sec
         long tv_nsec
     int nanosleep(const timespec *requested, timespec *remaining)
-
-cdef extern from "clock.h":
-    int64_t ta_now_ns() noexcept nogil
-
-cdef extern from "gather.h":
-    int ta_gather(ta_tensor *input, ta_slab_pool *pool) noexcept nogil
-    void ta_batch_fail(ta_batch *batch, int32_t code, const char *format, ...) noexcept nogil
-
-cdef int32_t CODE_INTERNAL = 1
 
 
 @cython.final
@@ -43,7 +37,7 @@ cdef class IdentityInstance(ModelInstance):
         cdef int i
         for i in range(batch.n_inputs):
             if ta_gather(&batch.inputs[i], self.pool.pool) < 0:
-                ta_batch_fail(batch, CODE_INTERNAL, "no memory to gather the inputs of a batch")
+                ta_batch_fail(batch, TA_CODE_INTERNAL, "no memory to gather the inputs of a batch")
                 return
         batch.compute_input_end_ns = ta_now_ns()
         if self.delay_ms:
@@ -54,7 +48,7 @@ cdef class IdentityInstance(ModelInstance):
         for i in range(batch.n_outputs):
             if batch.outputs[i].wanted and batch.inputs[i].wanted:
                 if _copy(&batch.inputs[i], &batch.outputs[i], self.pool.pool) < 0:
-                    ta_batch_fail(batch, CODE_INTERNAL, "no memory for the outputs of a batch")
+                    ta_batch_fail(batch, TA_CODE_INTERNAL, "no memory for the outputs of a batch")
                     return
         batch.compute_end_ns = ta_now_ns()
 

@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from triton_async.addresses import unix_path
 from triton_async.defines import UNIX_PATH_MAX_NBYTES
 
-UNIX = "unix:"
 _TLS_FILES = ("server_cert", "server_key", "root_cert")
 
 
@@ -23,8 +23,9 @@ class Listens(NamedTuple):
 def address_problem(front_ends: list[Listens]) -> str | None:
     """What is wrong with the addresses: an unusable socket path, or two front-ends in one place."""
     for name, address, _ in front_ends:
-        if address.startswith(UNIX):
-            path = os.fsencode(_path(address))
+        named = _socket_file(address)
+        if named is not None:
+            path = os.fsencode(named)
             if not path or b"\0" in path:
                 return f"The server cannot listen to {name} requests at '{address}': it names no socket file"
             if len(path) > UNIX_PATH_MAX_NBYTES:
@@ -35,19 +36,18 @@ def address_problem(front_ends: list[Listens]) -> str | None:
     for index, one in enumerate(front_ends):
         for other in front_ends[index + 1 :]:
             both = f"The server cannot listen to {one.name} requests and {other.name} requests at the same address"
-            if one.address.startswith(UNIX) and other.address.startswith(UNIX):
-                if _path(one.address) == _path(other.address):
-                    return f"{both} {one.address}"
+            named = _socket_file(one.address)
+            if named is not None and named == _socket_file(other.address):
+                return f"{both} {one.address}"
             # Port 0 asks the system for a free one, so it never collides.
-            elif one.port and one.port == other.port and one.address == other.address:
+            if one.port and one.port == other.port and one.address == other.address:
                 return f"{both} and port {one.address}:{one.port}"
     return None
 
 
-def _path(address: str) -> str:
-    path = address.removeprefix(UNIX)
-    path = path[2:] if path.startswith("//") else path
-    return os.path.normpath(path) if path else ""
+def _socket_file(address: str) -> str | None:
+    path = unix_path(address)
+    return os.path.normpath(path) if path else path
 
 
 def tls_problem(service: str, given: Mapping[str, Any]) -> str | None:

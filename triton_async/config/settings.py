@@ -9,9 +9,9 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
-from triton_async.config.endpoints import UNIX, Listens, address_problem, tls_problem
+from triton_async.addresses import unix_path
+from triton_async.config.endpoints import Listens, address_problem, tls_problem
 from triton_async.config.options import OPTIONS, Kind, Option, Scalar, Status, usage
-from triton_async.defines import MIN_COMPUTE_CAPABILITY, PINNED_POOL_NBYTES
 
 __all__ = ["Settings", "UsageError", "parse", "usage"]
 
@@ -41,6 +41,10 @@ class UsageError(Exception):
         self.message = message
 
 
+def _default(name: str) -> Any:
+    return OPTIONS[name].default
+
+
 def _empty() -> Mapping[Any, Any]:
     return MappingProxyType({})
 
@@ -49,75 +53,75 @@ def _empty() -> Mapping[Any, Any]:
 class Settings:
     """What the server was started with; each field is the option of the same name, with its unit."""
 
-    id: str = "triton"
-    exit_timeout_secs: int = 30
+    id: str = _default("id")
+    exit_timeout_secs: int = _default("exit-timeout-secs")
 
-    log_verbose: int = 0
-    log_info: bool = True
-    log_warning: bool = True
-    log_error: bool = True
-    log_format: str = "default"
-    log_file: str = ""
+    log_verbose: int = _default("log-verbose")
+    log_info: bool = _default("log-info")
+    log_warning: bool = _default("log-warning")
+    log_error: bool = _default("log-error")
+    log_format: str = _default("log-format")
+    log_file: str = _default("log-file")
 
     model_repository: tuple[str, ...] = ()
-    exit_on_error: bool = True
-    disable_auto_complete_config: bool = False
-    strict_readiness: bool = True
-    model_control_mode: str = "none"
+    exit_on_error: bool = _default("exit-on-error")
+    disable_auto_complete_config: bool = _default("disable-auto-complete-config")
+    strict_readiness: bool = _default("strict-readiness")
+    model_control_mode: str = _default("model-control-mode")
     load_model: tuple[str, ...] = ()
-    model_config_name: str = ""
-    model_load_thread_count: int = 4
-    model_load_retry_count: int = 0
+    model_config_name: str = _default("model-config-name")
+    model_load_thread_count: int = _default("model-load-thread-count")
+    model_load_retry_count: int = _default("model-load-retry-count")
 
-    allow_http: bool = True
-    http_address: str = "0.0.0.0"
-    http_port: int = 8000
-    reuse_http_port: bool = False
-    http_max_input_size: int = 1 << 26
-    http_use_ssl: bool = False
+    allow_http: bool = _default("allow-http")
+    http_address: str = _default("http-address")
+    http_port: int = _default("http-port")
+    reuse_http_port: bool = _default("reuse-http-port")
+    http_max_input_size: int = _default("http-max-input-size")
+    http_use_ssl: bool = _default("http-use-ssl")
     # Implies http_use_ssl, as in Triton.
-    http_use_ssl_mutual: bool = False
-    http_server_cert: str = ""
-    http_server_key: str = ""
-    http_root_cert: str = ""
+    http_use_ssl_mutual: bool = _default("http-use-ssl-mutual")
+    http_server_cert: str = _default("http-server-cert")
+    http_server_key: str = _default("http-server-key")
+    http_root_cert: str = _default("http-root-cert")
 
-    allow_grpc: bool = True
-    grpc_address: str = "0.0.0.0"
-    grpc_port: int = 8001
-    reuse_grpc_port: bool = False
-    grpc_use_ssl: bool = False
-    grpc_use_ssl_mutual: bool = False
-    grpc_server_cert: str = ""
-    grpc_server_key: str = ""
-    grpc_root_cert: str = ""
-    grpc_infer_response_compression_level: str = "none"
-    grpc_keepalive_time: int = 7_200_000
-    grpc_keepalive_timeout: int = 20_000
-    grpc_keepalive_permit_without_calls: bool = False
-    grpc_http2_max_pings_without_data: int = 2
-    grpc_http2_min_recv_ping_interval_without_data: int = 300_000
-    grpc_http2_max_ping_strikes: int = 2
-    grpc_max_connection_age: int = 0
-    grpc_max_connection_age_grace: int = 0
+    allow_grpc: bool = _default("allow-grpc")
+    grpc_address: str = _default("grpc-address")
+    grpc_port: int = _default("grpc-port")
+    reuse_grpc_port: bool = _default("reuse-grpc-port")
+    grpc_use_ssl: bool = _default("grpc-use-ssl")
+    grpc_use_ssl_mutual: bool = _default("grpc-use-ssl-mutual")
+    grpc_server_cert: str = _default("grpc-server-cert")
+    grpc_server_key: str = _default("grpc-server-key")
+    grpc_root_cert: str = _default("grpc-root-cert")
+    grpc_infer_response_compression_level: str = _default("grpc-infer-response-compression-level")
+    grpc_keepalive_time: int = _default("grpc-keepalive-time")
+    grpc_keepalive_timeout: int = _default("grpc-keepalive-timeout")
+    grpc_keepalive_permit_without_calls: bool = _default("grpc-keepalive-permit-without-calls")
+    grpc_http2_max_pings_without_data: int = _default("grpc-http2-max-pings-without-data")
+    grpc_http2_min_recv_ping_interval_without_data: int = _default("grpc-http2-min-recv-ping-interval-without-data")
+    grpc_http2_max_ping_strikes: int = _default("grpc-http2-max-ping-strikes")
+    grpc_max_connection_age: int = _default("grpc-max-connection-age")
+    grpc_max_connection_age_grace: int = _default("grpc-max-connection-age-grace")
 
-    allow_metrics: bool = True
-    allow_gpu_metrics: bool = True
-    allow_cpu_metrics: bool = True
+    allow_metrics: bool = _default("allow-metrics")
+    allow_gpu_metrics: bool = _default("allow-gpu-metrics")
+    allow_cpu_metrics: bool = _default("allow-cpu-metrics")
     metrics_address: str = "0.0.0.0"
-    metrics_port: int = 8002
-    metrics_interval_ms: float = 2000.0
+    metrics_port: int = _default("metrics-port")
+    metrics_interval_ms: float = _default("metrics-interval-ms")
     counter_latencies: bool = True
 
-    backend_directory: str = "/opt/tritonserver/backends"
+    backend_directory: str = _default("backend-directory")
     # Backend name ("" for all backends) -> setting -> value.
     backend_config: Mapping[str, Mapping[str, str]] = field(default_factory=_empty)
-    rate_limit: str = "off"
+    rate_limit: str = _default("rate-limit")
 
-    pinned_memory_pool_byte_size: int = PINNED_POOL_NBYTES
+    pinned_memory_pool_byte_size: int = _default("pinned-memory-pool-byte-size")
     # GPU -> bytes; DEVICE_POOL_NBYTES for a GPU that is not in it.
     cuda_memory_pool_byte_size: Mapping[int, int] = field(default_factory=_empty)
-    min_supported_compute_capability: float = MIN_COMPUTE_CAPABILITY
-    allow_client_shm: bool = False
+    min_supported_compute_capability: float = _default("min-supported-compute-capability")
+    allow_client_shm: bool = _default("allow-client-shm")
     # GPU -> fraction of its memory that may be in use when a model starts to load.
     model_load_gpu_limit: Mapping[int, float] = field(default_factory=_empty)
 
@@ -253,7 +257,7 @@ def _settings(values: dict[str, Any], warnings: list[str]) -> Settings:
         strict = values.pop("strict_model_config")
         values["disable_auto_complete_config"] = values.get("disable_auto_complete_config", False) or strict
     http_address = values.get("http_address", OPTIONS["http-address"].default)
-    if http_address.startswith(UNIX):
+    if unix_path(http_address) is not None:
         http_address = OPTIONS["http-address"].default
     values.setdefault("metrics_address", http_address)
     for service in ("http", "grpc"):

@@ -11,10 +11,8 @@ import ssl
 import stat
 from collections.abc import Callable
 
+from triton_async.addresses import unix_path
 from triton_async.frontends.tls_transport import TlsFactory
-
-# In front of the path of a Unix-domain socket, where an address is asked for.
-_UNIX = "unix:"
 
 
 class ListeningSocket:
@@ -52,19 +50,13 @@ async def listen(
     """
     loop = asyncio.get_running_loop()
     factory = make_protocol if tls is None else TlsFactory(tls, make_protocol, loop, required_alpn)
-    if address.startswith(_UNIX):
-        path = unix_path(address)
+    path = unix_path(address)
+    if path is not None:
         server = await loop.create_unix_server(factory, sock=_bind_unix(path), backlog=backlog)
         return ListeningSocket(server, address, 0, path)
     server = await loop.create_server(factory, address, port, backlog=backlog, reuse_port=reuse_port or None)
     bound: tuple[str, int] = server.sockets[0].getsockname()[:2]
     return ListeningSocket(server, *bound)
-
-
-def unix_path(address: str) -> str:
-    """The path in `unix:<path>` or, as gRPC also writes it, `unix://<absolute path>`."""
-    path = address.removeprefix(_UNIX)
-    return path[2:] if path.startswith("//") else path
 
 
 def _bind_unix(path: str) -> socket.socket:

@@ -1,6 +1,6 @@
 # TLS between the transport of a socket and the protocol that is served. uvloop has its own, which encrypts a whole
 # answer at once, does not tell the protocol that the socket is full, drops its alerts, and when it closes waits for the
-# client to say so too. Event-loop thread.
+# client to say so too; asyncio's does the same. Event-loop thread.
 
 # What the connections of one listener share. Called, it makes the protocol of an accepted socket.
 cdef class TlsFactory:

@@ -3,15 +3,13 @@
 from libc.string cimport memcpy
 
 from triton_async.datatypes cimport DT_BYTES, nbytes, to_name
+from triton_async.infer.framing cimport ta_bytes_skip
 from triton_async.infer.request cimport InferRequest, RequestedOutput
 from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor
 from triton_async.memory.buffer cimport MEMORY_GPU
 
 from triton_async.defines import MAX_TENSORS_PER_REQUEST
 from triton_async.errors import InvalidArg
-
-cdef extern from "gather.h":
-    int64_t ta_bytes_skip(const char *data, int64_t nbytes, int64_t offset, int64_t count) noexcept nogil
 
 _BATCH_NOTE = (
     "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended to "

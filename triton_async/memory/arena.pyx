@@ -4,11 +4,16 @@ import logging
 
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
+from triton_async.defines import DEVICE_ALIGNMENT
+
 cdef extern from "arena.h" nogil:
+    enum: TA_ARENA_ALIGNMENT
     ta_arena *ta_arena_new(uint64_t base, int64_t nbytes, ta_give_back give_back, void *context)
     void ta_arena_close(ta_arena *arena)
 
 log = logging.getLogger("triton_async.memory")
+
+assert DEVICE_ALIGNMENT == TA_ARENA_ALIGNMENT
 
 
 cdef class Arena:

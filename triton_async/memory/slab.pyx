@@ -4,7 +4,10 @@ import logging
 
 from triton_async.memory.buffer cimport Buffer, foreign
 
+from triton_async.defines import SLAB_ALIGNMENT
+
 cdef extern from "slab.h":
+    enum: TA_SLAB_ALIGNMENT
     ta_slab_pool *ta_slab_pool_new(int64_t cache_limit) noexcept nogil
     ta_slab_pool *ta_slab_pool_pinned(ta_arena *arena, ta_slab_pool *fallback,
                                       void (*on_fallback)(void *context) noexcept nogil, void *context) noexcept nogil
@@ -12,6 +15,8 @@ cdef extern from "slab.h":
     void ta_slab_pool_trim(ta_slab_pool *pool) noexcept nogil
 
 log = logging.getLogger("triton_async.memory")
+
+assert SLAB_ALIGNMENT == TA_SLAB_ALIGNMENT
 
 
 cdef class SlabPool:

@@ -1,16 +1,18 @@
-"""Loading PyTorch models: kinds of files, auto-complete, parameters, files that are broken or mean harm."""
+"""Loading PyTorch models: kinds of files, auto-complete, parameters, files that are broken or could run code."""
 
 from __future__ import annotations
 
 import io
-import json
+import logging
 import os
 import pickle
 import subprocess
 import sys
 import threading
+import warnings
 import zipfile
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -317,16 +319,6 @@ def test_a_module_without_forward(tmp_path: Path, pool: SlabPool) -> None:
         Loaded(write(tmp_path, Silent(), config(*PAIR)), pool)
 
 
-class Bomb:
-    """Pickled, it creates a file wherever it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return (Path.touch, (self.path,))
-
-
 def rewritten(data: bytes, change: Callable[[dict[str, bytes]], None]) -> bytes:
     """The archive with its entries changed; their names are without the folder they all lie in."""
     with zipfile.ZipFile(io.BytesIO(data)) as source:
@@ -340,75 +332,47 @@ def rewritten(data: bytes, change: Callable[[dict[str, bytes]], None]) -> bytes:
     return buffer.getvalue()
 
 
-def in_model(old: str, new: str) -> Callable[[dict[str, bytes], Path], None]:
-    def change(entries: dict[str, bytes], mark: Path) -> None:
-        text = entries["models/model.json"].decode()
-        assert old in text
-        entries["models/model.json"] = text.replace(old, new.replace("MARK", str(mark))).encode()
+def object_as(name: str) -> Callable[[dict[str, bytes]], None]:
+    """A pickled object that is on nobody's list, and does nothing."""
 
-    return change
-
-
-def bomb(name: str) -> Callable[[dict[str, bytes], Path], None]:
-    def change(entries: dict[str, bytes], mark: Path) -> None:
+    def change(entries: dict[str, bytes]) -> None:
         buffer = io.BytesIO()
-        torch.save((Bomb(mark),), buffer)
+        torch.save((Fraction(1, 2),), buffer)
         entries[name] = buffer.getvalue()
 
     return change
 
 
-def payload(config_file: str, entry: dict[str, Any]) -> Callable[[dict[str, bytes], Path], None]:
-    def change(entries: dict[str, bytes], mark: Path) -> None:
-        bomb(f"{config_file.rpartition('/')[0]}/{entry['path_name']}")(entries, mark)
-        document = json.loads(entries[config_file])
-        document["config"]["evil"] = {"is_param": False, "tensor_meta": None, **entry}
-        entries[config_file] = json.dumps(document).encode()
+def text_as(old: str, new: str) -> Callable[[dict[str, bytes]], None]:
+    def change(entries: dict[str, bytes]) -> None:
+        text = entries["models/model.json"].decode()
+        assert old in text
+        entries["models/model.json"] = text.replace(old, new).encode()
 
     return change
 
 
-WEIGHTS = "data/weights/model_weights_config.json"
-CONSTANTS = "data/constants/model_constants_config.json"
-HARM: dict[str, Callable[[dict[str, bytes], Path], None]] = {
-    "sample inputs": bomb("data/sample_inputs/model.pt"),
-    "old weights": bomb("data/weights/model.pt"),
-    "old constants": bomb("data/constants/model.pt"),
-    "pickled weight": payload(WEIGHTS, {"path_name": "weight_9", "use_pickle": True}),
-    "pickled constant": payload(CONSTANTS, {"path_name": "tensor_9", "use_pickle": True}),
-    "object": payload(CONSTANTS, {"path_name": "opaque_obj_0", "use_pickle": False}),
-    "custom object": payload(CONSTANTS, {"path_name": "custom_obj_0", "use_pickle": False}),
-    "path": payload(WEIGHTS, {"path_name": "../../x", "use_pickle": False}),
-    "function": in_model("torch.ops.aten.add.Tensor", "torch.hub.load"),
-    "unpickler": in_model("torch.ops.aten.add.Tensor", "torch.serialization.load"),
-    "library": in_model("torch.ops.aten.add.Tensor", "torch.ops.load_library.__func__"),
-    "extension": in_model("torch.ops.aten.add.Tensor", "#evil.op"),
-    "method caller": in_model("torch.ops.aten.add.Tensor", "_operator.methodcaller"),
-    "argument name": in_model('"name": "x"', '"name": "x=open(\'MARK\', \'w\')"'),
-    "call in a symbol": in_model("Symbol('s", "open('MARK', 'w') + Symbol('s"),
-    "attribute in a symbol": in_model("Symbol('s", "Symbol.mro()[0]('s"),
-    "lambda in a symbol": in_model("Symbol('s", "(lambda: 0)() + Symbol('s"),
-    "guard": in_model('"guards_code": [', '"guards_code": ["open(\'MARK\', \'w\')", '),
-    "container": in_model("builtins.tuple", "collections.namedtuple"),
-    "keyword": in_model("forward_arg_names\": [\"x\"", "forward_arg_names\": [\"x=open('MARK', 'w')\""),
-    "native code": lambda entries, mark: entries.update({"data/aotinductor/model/a.wrapper.so": b"\x7fELF"}),
-    "not json": lambda entries, mark: entries.update({"models/model.json": b"{"}),
-    "deep json": lambda entries, mark: entries.update({"models/model.json": b'{"a":' * 100_000}),
-    "empty json": lambda entries, mark: entries.update({"models/model.json": b"{}"}),
-    "two programs": lambda entries, mark: entries.update({"models/other.json": entries["models/model.json"]}),
-}  # fmt: skip
+# One of each kind; all that is looked at: test_pytorch_archive.
+REFUSED: dict[str, Callable[[dict[str, bytes]], None]] = {
+    "sample inputs": object_as("data/sample_inputs/model.pt"),
+    "old weights": object_as("data/weights/model.pt"),
+    "function": text_as("torch.ops.aten.add.Tensor", "torch.nn.functional.relu"),
+    "name": text_as('"name": "x"', '"name": "x y"'),
+    "symbol": text_as("Symbol('s", "len('s') + Symbol('s"),
+    "two programs": lambda entries: entries.update({"models/other.json": entries["models/model.json"]}),
+}
 
 
-@pytest.mark.parametrize("name", HARM)
-def test_an_exported_program_that_means_harm_is_refused_unrun(tmp_path: Path, pool: SlabPool, name: str) -> None:
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_exported_program_that_could_run_more_than_a_graph_is_refused(
+    tmp_path: Path, pool: SlabPool, name: str
+) -> None:
     buffer = io.BytesIO()
     torch.export.save(exported_add_sub(), buffer)
-    mark = tmp_path / "ran"
-    directory = write(tmp_path, rewritten(buffer.getvalue(), lambda entries: HARM[name](entries, mark)), None)
+    directory = write(tmp_path, rewritten(buffer.getvalue(), REFUSED[name]), None)
     (directory / "1" / "model.pt").rename(directory / "1" / "model.pt2")
     with pytest.raises(ServerError, match=r"(?s)failed to load model 'm': .") as caught:
         Loaded(directory, pool)
-    assert not mark.exists()
     assert str(tmp_path) not in caught.value.message
 
 
@@ -420,13 +384,72 @@ def test_an_archive_that_is_only_written_anew_still_loads(tmp_path: Path, pool: 
     assert Loaded(directory, pool).config.max_batch_size == 4
 
 
-def test_a_pickle_in_a_torchscript_file_is_not_run(tmp_path: Path, pool: SlabPool) -> None:
-    mark = tmp_path / "ran"
-    for i, entry in enumerate(("data.pkl", "constants.pkl")):
-        data = rewritten(saved(torch.nn.ReLU()), lambda entries: entries.update({entry: pickle.dumps(Bomb(mark), 2)}))  # noqa: B023
-        with pytest.raises(InternalError, match="failed to load model"):
-            Loaded(write(tmp_path, data, config(["input FP32 [4]"], ["y FP32 [4]"]), f"m{i}"), pool)
-        assert not mark.exists()
+@pytest.mark.parametrize("entry", ["data.pkl", "constants.pkl"])
+def test_an_object_in_a_torchscript_file_is_refused(tmp_path: Path, pool: SlabPool, entry: str) -> None:
+    data = rewritten(
+        saved(torch.nn.ReLU()), lambda entries: entries.update({entry: pickle.dumps(Fraction(1, 2), 2)})
+    )
+    with pytest.raises(InternalError, match="failed to load model"):
+        Loaded(write(tmp_path, data, config(["input FP32 [4]"], ["y FP32 [4]"])), pool)
+
+
+def at_once(load: Callable[[int], None]) -> None:
+    """Two loads on threads of their own, where it is for `load` how they meet."""
+    threads = [threading.Thread(target=load, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+class Meeting:
+    """In place of a function of PyTorch that two loads call: both are in it, then the second stays till `left`."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.entered = threading.Barrier(2)
+        self.left = threading.Event()
+
+    def __call__(self, *arguments: Any, **more: Any) -> Any:
+        if self.entered.wait(60):
+            assert self.left.wait(60)
+            logging.getLogger("torch.export").warning("of the second")
+        return self.function(*arguments, **more)
+
+
+def test_loads_at_once_leave_warnings_as_they_were(
+    tmp_path: Path, pool: SlabPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directories = [write(tmp_path, AddSub(), config(*PAIR), f"m{index}") for index in range(2)]
+    meeting = Meeting(torch.jit.load)
+    monkeypatch.setattr(torch.jit, "load", meeting)
+    before = warnings.filters[:]
+
+    def load(index: int) -> None:
+        Loaded(directories[index], pool).close()
+        meeting.left.set()
+
+    at_once(load)
+    assert warnings.filters == before
+
+
+def test_loads_at_once_are_quiet_till_the_last_is_done(
+    tmp_path: Path, pool: SlabPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = config(["x FP32 [4]", "y FP32 [4]"], ["OUTPUT__0 FP32 [4]", "OUTPUT__1 FP32 [4]"], 4)
+    directories = [write(tmp_path, exported_add_sub(), text, f"m{index}") for index in range(2)]
+    meeting = Meeting(torch.export.load)
+    monkeypatch.setattr(torch.export, "load", meeting)
+    filters = logging.getLogger("torch.export").filters[:]
+
+    def load(index: int) -> None:
+        Loaded(directories[index], pool).close()
+        meeting.left.set()
+
+    with caplog.at_level(logging.WARNING):
+        at_once(load)
+    assert "of the second" not in caplog.text
+    assert logging.getLogger("torch.export").filters == filters
 
 
 def test_without_pytorch_the_error_names_what_to_install() -> None:

@@ -424,7 +424,7 @@ def test_rapid_reset_ends_the_connection_before_the_burst_is_opened() -> None:
     session = EventSession()
     encoder = Encoder()
     session.feed(HELLO)
-    for i in range(5000):
+    for i in range(defines.GRPC_RESET_BURST + 1):
         stream = 2 * i + 1
         head = frame(HEADERS, encoder.encode(REQUEST), END_HEADERS | END_STREAM, stream)
         session.feed(head + frame(RST_STREAM, struct.pack(">I", CANCEL), 0, stream))
@@ -463,7 +463,7 @@ def test_resets_that_the_client_provokes_count_too(provoke: Any) -> None:
     session = EventSession()
     encoder = Encoder()
     session.feed(HELLO)
-    for i in range(3000):
+    for i in range(defines.GRPC_RESET_BURST + 2):
         stream = 2 * i + 1
         head = encoder.encode([*REQUEST, ("content-length", "2")])
         session.feed(frame(HEADERS, head, END_HEADERS, stream) + provoke(stream))
@@ -473,7 +473,7 @@ def test_resets_that_the_client_provokes_count_too(provoke: Any) -> None:
     assert len(session.opened) <= defines.GRPC_RESET_BURST + 2
 
 
-FLOODS = {
+CONTROLS = {
     "ping": frame(PING, bytes(8)),
     "ping ack": frame(PING, bytes(8), ACK),
     "settings": frame(SETTINGS),
@@ -485,11 +485,11 @@ FLOODS = {
 }
 
 
-@pytest.mark.parametrize("name", FLOODS)
-def test_floods_end_the_connection(name: str) -> None:
+@pytest.mark.parametrize("name", CONTROLS)
+def test_too_many_control_frames_end_the_connection(name: str) -> None:
     session = EventSession()
     session.feed(HELLO + request(1, END_HEADERS))
-    session.feed(FLOODS[name] * (defines.GRPC_CONTROL_BURST + 1))
+    session.feed(CONTROLS[name] * (defines.GRPC_CONTROL_BURST + 1))
     assert goaway_code(sent(session)) in (ENHANCE_YOUR_CALM, PROTOCOL_ERROR)
     assert session.finished()
 
@@ -499,11 +499,11 @@ def test_the_same_frames_are_fine_at_a_human_pace(name: str) -> None:
     session = EventSession()
     session.feed(HELLO + request(1, END_HEADERS))
     for i in range(2 * defines.GRPC_CONTROL_BURST):
-        session.feed(FLOODS[name], i * SECOND // 90)
+        session.feed(CONTROLS[name], i * SECOND // 90)
         assert goaway_code(sent(session)) is None
 
 
-def test_a_continuation_flood_ends_the_connection() -> None:
+def test_too_many_continuations_end_the_connection() -> None:
     session = EventSession()
     session.feed(HELLO + frame(HEADERS, block(), END_STREAM, 1))
     session.feed(frame(CONTINUATION, b"", 0, 1) * (defines.GRPC_MAX_CONTINUATIONS + 1))
@@ -534,12 +534,12 @@ def test_only_payload_comes_in_large_frames(kind: int) -> None:
     assert ended_with(session) is None
 
 
-@pytest.mark.parametrize("repeats", [10, 10_000])
-def test_a_header_bomb_is_cut_and_hpack_stays_in_step(repeats: int) -> None:
+def test_a_long_header_list_is_cut_and_hpack_stays_in_step() -> None:
     session = EventSession()
     encoder = Encoder()
-    bomb = encoder.encode([*REQUEST, ("x-bomb", "v" * 3000)]) + encoder.encode([("x-bomb", "v" * 3000)]) * repeats
-    session.feed(HELLO + frame(HEADERS, bomb, END_HEADERS | END_STREAM, 1))
+    long = encoder.encode([*REQUEST, ("x-large", "v" * 3000)])
+    long += encoder.encode([("x-large", "v" * 3000)]) * (defines.GRPC_MAX_HEADER_LIST_NBYTES // 3000)
+    session.feed(HELLO + frame(HEADERS, long, END_HEADERS | END_STREAM, 1))
     after = encoder.encode([*REQUEST, ("x-after", "fine")])
     session.feed(frame(HEADERS, after, END_HEADERS | END_STREAM, 3))
     opened = [event for event in session.events if event[0] == "open"]

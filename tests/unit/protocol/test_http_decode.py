@@ -177,7 +177,7 @@ def test_data_is_an_array(data: Any) -> None:
            "Unable to parse 'data': attempt to access JSON non-array as array")  # fmt: skip
 
 
-@pytest.mark.parametrize("depth", [99, 100, 101, 1_000, 1_000_000])
+@pytest.mark.parametrize("depth", [99, 100, 101, 1_000])
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
 def test_deep_data_is_refused(depth: int, opening: str) -> None:
     closing = "]" if opening == "[" else "}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 
@@ -14,7 +15,7 @@ from triton_async.errors import InternalError, InvalidArg
 from triton_async.infer.response import InferResponse
 from triton_async.infer.tensor import encode_bytes, from_numpy, make
 from triton_async.protocol.http_codec import encode_infer
-from triton_async.protocol.http_control import parse_index, parse_load, parse_unload, statistics_body
+from triton_async.protocol.http_control import parse_cuda_region, parse_index, parse_load, parse_unload, statistics_body
 
 PLAIN = decode(body())
 BINARY = decode(body(parameters={"binary_data_output": True}))
@@ -230,10 +231,21 @@ def test_a_file_that_is_not_base64_is_refused() -> None:
         parse_load(b'{"parameters":{"file:x":"a*b"}}')
 
 
+@pytest.mark.parametrize("nbytes", [0, 63, 64, 65])
+def test_an_ipc_handle_has_one_length(nbytes: int) -> None:
+    handle = base64.b64encode(bytes(nbytes)).decode()
+    body = json.dumps({"raw_handle": {"b64": handle}, "device_id": 0, "byte_size": 8}).encode()
+    if nbytes == 64:
+        assert parse_cuda_region(body) == (bytes(64), 0, 8)
+        return
+    with pytest.raises(InvalidArg, match="'raw_handle' must be a valid base64 encoded cudaIpcMemHandle_t"):
+        parse_cuda_region(body)
+
+
 @pytest.mark.parametrize("parse", [parse_index, parse_load, parse_unload])
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
-def test_deep_repository_requests_do_no_harm(parse, opening: str) -> None:  # type: ignore[no-untyped-def]
-    for depth in (99, 101, 1_000, 1_000_000):
+def test_deep_repository_requests_are_refused(parse, opening: str) -> None:  # type: ignore[no-untyped-def]
+    for depth in (99, 101, 1_000, 1_025):
         text = (opening * depth + "1" + ("]" if opening == "[" else "}") * depth).encode()
         try:
             assert not parse(text)

@@ -87,7 +87,7 @@ def test_strings_have_to_be_utf8(text: bytes) -> None:
         loads(text)
 
 
-@pytest.mark.parametrize("depth", [99, 100, 103, 104, 1000, 1025, 100_000, 1_000_000])
+@pytest.mark.parametrize("depth", [99, 100, 103, 104, 1000, 1025])
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
 def test_depth_is_bounded_however_the_text_ends(depth: int, opening: str) -> None:
     closing = "]" if opening == "[" else "}"

@@ -14,6 +14,11 @@ from triton_async.backends.device.engine import DeviceTensor
 from triton_async.errors import InternalError, ServerError
 
 
+# Captures under way, over all instances, and whether garbage was collected before the first of them. Under the GIL.
+cdef int _capturing = 0
+cdef bint _collecting = False
+
+
 cdef int capture(Slot *slot, int index, shape, engine, devices, ModelSignature signature,
                  ta_cuda_stream stream) except -1:
     cdef size_t handle = <size_t>stream
@@ -37,9 +42,7 @@ cdef int capture(Slot *slot, int index, shape, engine, devices, ModelSignature s
 
 
 cdef tuple _captured(int index, list inputs, engine, devices, size_t handle):
-    # A finaliser that frees device memory would end the capture.
-    collecting = gc.isenabled()
-    gc.disable()
+    _stop_collecting()
     try:
         devices.begin_capture(handle)
         try:
@@ -49,8 +52,25 @@ cdef tuple _captured(int index, list inputs, engine, devices, size_t handle):
             raise
         return devices.end_capture(handle), outputs
     finally:
-        if collecting:
-            gc.enable()
+        _collect_again()
+
+
+# A finaliser that frees device memory would end a capture, whichever thread's allocations set it off.
+cdef int _stop_collecting() except -1:
+    global _capturing, _collecting
+    if _capturing == 0:
+        _collecting = gc.isenabled()
+        gc.disable()
+    _capturing += 1
+    return 0
+
+
+cdef int _collect_again() except -1:
+    global _capturing
+    _capturing -= 1
+    if _capturing == 0 and _collecting:
+        gc.enable()
+    return 0
 
 
 cdef int drop(Slot *slot, int index, engine, devices) except -1:

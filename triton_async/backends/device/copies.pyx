@@ -3,15 +3,21 @@
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
-from triton_async.infer.batch cimport TA_WANTED_PLACED, ta_batch, ta_placement, ta_segment, ta_tensor
+from triton_async.infer.batch cimport (
+    TA_PLACED,
+    TA_TOO_SMALL,
+    TA_WANTED_PLACED,
+    ta_batch,
+    ta_placement,
+    ta_segment,
+    ta_tensor,
+)
+from triton_async.infer.gather cimport ta_gather
 from triton_async.memory.buffer cimport MEMORY_CPU, MEMORY_CPU_PINNED, MEMORY_GPU
 from triton_async.memory.cuda cimport ta_cuda_stream, ta_device_ptr
-from triton_async.memory.slab cimport ta_slab, ta_slab_data, ta_slab_lease, ta_slab_pool, ta_slab_return
+from triton_async.memory.slab cimport ta_slab, ta_slab_data, ta_slab_lease, ta_slab_return
 
 from triton_async.defines import DEVICE_STAGE_NBYTES
-
-cdef extern from "gather.h":
-    int ta_gather(ta_tensor *input, ta_slab_pool *pool) noexcept nogil
 
 cdef int64_t STAGE_NBYTES = DEVICE_STAGE_NBYTES
 
@@ -233,13 +239,13 @@ cdef int _place(const Copies *self, ta_batch *batch, int index, const Output *so
         offset = placement.row * row_nbytes if placement.rows else 0
         placement.nbytes = placement.rows * row_nbytes if placement.rows else source.nbytes
         if placement.nbytes > placement.capacity:
-            placement.placed = -1
+            placement.placed = TA_TOO_SMALL
             continue
         result = _copy(self, <ta_device_ptr>placement.data, source.address + <ta_device_ptr>offset, placement.nbytes,
                        stream)
         if result:
             return result
-        placement.placed = 1
+        placement.placed = TA_PLACED
     return 0
 
 

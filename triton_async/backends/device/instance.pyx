@@ -28,8 +28,11 @@ from triton_async.backends.device.slots cimport (
     set_output,
     take,
 )
+from triton_async.codes cimport TA_CODE_INTERNAL
 from triton_async.datatypes cimport DT_BYTES, itemsize
 from triton_async.infer.batch cimport ta_batch, ta_tensor
+from triton_async.infer.clock cimport ta_now_ns
+from triton_async.infer.gather cimport ta_batch_fail
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
 from triton_async.memory.buffer cimport Buffer
 from triton_async.memory.cuda cimport (
@@ -51,15 +54,7 @@ from triton_async.backends.device.options import stream_priority
 from triton_async.defines import DEVICE_ALIGNMENT, DEVICE_SLOTS
 from triton_async.errors import InternalError, ServerError, Unsupported
 
-cdef extern from "clock.h":
-    int64_t ta_now_ns() noexcept nogil
-
-cdef extern from "gather.h":
-    void ta_batch_fail(ta_batch *batch, int32_t code, const char *format, ...) noexcept nogil
-
 log = logging.getLogger("triton_async.device")
-
-cdef int32_t CODE_INTERNAL = 1
 
 assert DEVICE_SLOTS == SLOTS
 
@@ -545,10 +540,10 @@ cdef class DeviceInstance(ModelInstance):
         cdef char[256] text
         self._note(result)
         if result == NO_HOST_MEMORY:
-            ta_batch_fail(batch, CODE_INTERNAL, "%s failed: no host memory", doing)
+            ta_batch_fail(batch, TA_CODE_INTERNAL, "%s failed: no host memory", doing)
             return
         ta_cuda_describe(self.cuda, result, text, sizeof(text))
-        ta_batch_fail(batch, CODE_INTERNAL, "%s on GPU %d failed: %s", doing, self.device, text)
+        ta_batch_fail(batch, TA_CODE_INTERNAL, "%s on GPU %d failed: %s", doing, self.device, text)
 
     cdef void _note(self, int result) noexcept nogil:
         if error_lasts(result):

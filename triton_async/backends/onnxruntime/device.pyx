@@ -2,7 +2,7 @@
 
 cimport cython
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, uintptr_t
+from libc.stdint cimport uintptr_t
 from libc.stdlib cimport calloc, free
 
 from triton_async.backends.onnxruntime.api cimport (
@@ -16,22 +16,19 @@ from triton_async.backends.onnxruntime.api cimport (
     ort_status,
 )
 from triton_async.backends.onnxruntime.session cimport Session
+from triton_async.codes cimport TA_CODE_INTERNAL
 from triton_async.infer.batch cimport ta_batch, ta_segment, ta_tensor
+from triton_async.infer.gather cimport ta_batch_fail
 from triton_async.memory.buffer cimport MEMORY_GPU
 from triton_async.memory.cuda cimport cuda_api, ta_cuda_describe, ta_device_ptr
 
+from triton_async.defines import DEVICE_ALIGNMENT
 from triton_async.errors import InternalError
 from triton_async.memory.cuda import load_driver
 
-cdef extern from "gather.h":
-    void ta_batch_fail(ta_batch *batch, int32_t code, const char *format, ...) noexcept nogil
-
-cdef int32_t CODE_INTERNAL = 1
-
 # What the engine's own GPU allocator gives, and its kernels may rely on: a misaligned access there ends the
 # process's use of the GPU.
-cdef enum:
-    ALIGNMENT = 256
+cdef uintptr_t ALIGNMENT = DEVICE_ALIGNMENT
 
 
 cdef bint on_device(const ta_tensor *input) noexcept nogil:
@@ -124,16 +121,16 @@ cdef class DeviceInputs:
             status = ort_allocator_alloc(self.api, self.allocator, nbytes, &scratch.data)
             scratch.nbytes = nbytes
         if status != NULL:
-            ta_batch_fail(batch, CODE_INTERNAL, "no GPU memory to gather the inputs of a batch: %.600s",
+            ta_batch_fail(batch, TA_CODE_INTERNAL, "no GPU memory to gather the inputs of a batch: %.600s",
                           ort_get_error_message(self.api, status))
             ort_release_status(self.api, status)
             scratch.data = NULL
         elif scratch.data == NULL:
-            ta_batch_fail(batch, CODE_INTERNAL, "no GPU memory to gather the inputs of a batch")
+            ta_batch_fail(batch, TA_CODE_INTERNAL, "no GPU memory to gather the inputs of a batch")
         return 0 if scratch.data != NULL else -1
 
     cdef int _failed(self, ta_batch *batch, int result) noexcept nogil:
         cdef char[200] text
         ta_cuda_describe(self.cuda, result, text, sizeof(text))
-        ta_batch_fail(batch, CODE_INTERNAL, "the inputs of a batch could not be copied: %s", text)
+        ta_batch_fail(batch, TA_CODE_INTERNAL, "the inputs of a batch could not be copied: %s", text)
         return -1

@@ -7,7 +7,7 @@ bench/results/micro-onnxruntime.md.
 import logging
 
 cimport cython
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t
 from libc.stdlib cimport calloc, free
 
 from triton_async.backends.base cimport ModelInstance
@@ -38,23 +38,16 @@ from triton_async.backends.onnxruntime.values cimport (
     untouched,
     wrap_input,
 )
+from triton_async.codes cimport TA_CODE_INTERNAL
 from triton_async.datatypes cimport DT_BYTES, itemsize
 from triton_async.infer.batch cimport ta_batch, ta_placement, ta_tensor
+from triton_async.infer.clock cimport ta_now_ns
+from triton_async.infer.gather cimport ta_batch_fail, ta_gather, ta_tensor_release
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
 from triton_async.memory.buffer cimport MEMORY_CPU, MEMORY_GPU
-from triton_async.memory.slab cimport SlabPool, ta_slab_pool
+from triton_async.memory.slab cimport SlabPool
 
 from triton_async.errors import InternalError
-
-cdef extern from "clock.h":
-    int64_t ta_now_ns() noexcept nogil
-
-cdef extern from "gather.h":
-    int ta_gather(ta_tensor *input, ta_slab_pool *pool) noexcept nogil
-    void ta_tensor_release(ta_tensor *tensor) noexcept nogil
-    void ta_batch_fail(ta_batch *batch, int32_t code, const char *format, ...) noexcept nogil
-
-cdef int32_t CODE_INTERNAL = 1
 
 log = logging.getLogger("triton_async.backends.onnxruntime")
 
@@ -162,7 +155,7 @@ cdef class OnnxRuntimeInstance(ModelInstance):
         if self.takes_device and input.data == NULL and input.nbytes and on_device(input):
             return self.device_inputs.gather(batch, index)
         if ta_gather(input, self.engine.pool) < 0:
-            ta_batch_fail(batch, CODE_INTERNAL, "no memory to gather the inputs of a batch")
+            ta_batch_fail(batch, TA_CODE_INTERNAL, "no memory to gather the inputs of a batch")
             return -1
         return 0
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from triton_async.backends.onnxruntime.providers import Provider, providers
+from triton_async.cgroup import quota_cpus
 from triton_async.config.model_config import InstanceKind, ModelConfig
 from triton_async.errors import InvalidArg, ServerError
-from triton_async.memory.process import quota_cpus
 
 # optimization.graph.level -> GraphOptimizationLevel.
 _LEVELS = {-1: 1, 0: 99, 1: 2, 2: 0}

@@ -28,29 +28,27 @@ from triton_async.backends.onnxruntime.api cimport (
     ort_tensor_type_and_shape,
     ort_value,
 )
+from triton_async.codes cimport TA_CODE_INTERNAL, TA_CODE_INVALID_ARG
 from triton_async.datatypes cimport DT_BYTES, elements, nbytes
-from triton_async.infer.batch cimport ta_batch, ta_placement, ta_tensor
+from triton_async.infer.batch cimport TA_PLACED, ta_batch, ta_placement, ta_tensor
+from triton_async.infer.gather cimport ta_batch_fail
 from triton_async.infer.tensor cimport TA_MAX_RANK
 from triton_async.memory.buffer cimport MEMORY_GPU
 from triton_async.memory.slab cimport ta_slab, ta_slab_data, ta_slab_lease, ta_slab_return
 
-cdef extern from "gather.h":
-    void ta_batch_fail(ta_batch *batch, int32_t code, const char *format, ...) noexcept nogil
-
 cdef extern from *:
     """
+    #include "slab.h"
     /* Set once: there is one library in a process, and `release` of an output gets the value alone. */
     static ort_table release_table;
     /* What stands in for the bytes of a tensor that has none. */
-    static char no_bytes[64] __attribute__((aligned(64)));
+    static char no_bytes[TA_SLAB_ALIGNMENT] __attribute__((aligned(TA_SLAB_ALIGNMENT)));
     static void release_value(void *value) { ort_release_value(release_table, (ort_value *)value); }
     """
     ort_table release_table
     char *no_bytes
     void release_value(void *value) noexcept nogil
 
-cdef int32_t CODE_INTERNAL = 1
-cdef int32_t CODE_INVALID_ARG = 3
 # Fills a slab that is not known to be written. An output that is all of it is computed twice, once.
 cdef enum:
     MARK = 0xA5
@@ -64,13 +62,13 @@ cdef void set_release_table(ort_table api) noexcept nogil:
 cdef int fail(const Engine *engine, ta_batch *batch, ort_status *status) noexcept nogil:
     cdef char[900] message  # what fits the batch's error with our words around it
     clean_message(ort_get_error_message(engine.api, status), message, sizeof(message))
-    ta_batch_fail(batch, CODE_INTERNAL, "onnx runtime error %d: %s", ort_get_error_code(engine.api, status), message)
+    ta_batch_fail(batch, TA_CODE_INTERNAL, "onnx runtime error %d: %s", ort_get_error_code(engine.api, status), message)
     ort_release_status(engine.api, status)
     return -1
 
 
 cdef int _no_memory(ta_batch *batch, const Port *port) noexcept nogil:
-    ta_batch_fail(batch, CODE_INTERNAL, "no memory for tensor '%.200s' of a batch", port.name)
+    ta_batch_fail(batch, TA_CODE_INTERNAL, "no memory for tensor '%.200s' of a batch", port.name)
     return -1
 
 
@@ -81,7 +79,7 @@ cdef int wrap_input(const Engine *engine, const Port *port, ta_batch *batch, ta_
     cdef ort_status *status
     cdef char *data = input.data
     if port.scalar and elements(input.dims, input.rank) != 1:
-        ta_batch_fail(batch, CODE_INVALID_ARG, "input '%.200s' is a scalar of the model and takes one element",
+        ta_batch_fail(batch, TA_CODE_INVALID_ARG, "input '%.200s' is a scalar of the model and takes one element",
                       port.name)
         return -1
     if port.datatype == DT_BYTES:
@@ -138,7 +136,7 @@ cdef int _wrap_strings(const Engine *engine, const Port *port, ta_batch *batch, 
     else:
         if at == input.nbytes:
             return 0
-    ta_batch_fail(batch, CODE_INVALID_ARG, "input '%.200s' does not have the %lld strings of its shape", port.name,
+    ta_batch_fail(batch, TA_CODE_INVALID_ARG, "input '%.200s' does not have the %lld strings of its shape", port.name,
                   <long long>count)
     return -1
 
@@ -184,7 +182,7 @@ cdef int place_output(const Engine *engine, const Port *port, ta_batch *batch, t
     output.memory_type = MEMORY_GPU
     output.device_id = placement.device_id
     placement.nbytes = output.nbytes
-    placement.placed = 1
+    placement.placed = TA_PLACED
     return 1
 
 
@@ -227,7 +225,7 @@ cdef int _read_shape(const Engine *engine, const Port *port, ta_batch *batch, ta
     if status != NULL:
         return fail(engine, batch, status)
     if element_type != port.element_type or rank > TA_MAX_RANK:
-        ta_batch_fail(batch, CODE_INTERNAL, "output '%.200s' has data type %d and %d dimensions, expected data type "
+        ta_batch_fail(batch, TA_CODE_INTERNAL, "output '%.200s' has data type %d and %d dimensions, expected data type "
                       "%d and at most %d dimensions", port.name, from_element_type(element_type), <int>rank,
                       port.datatype, TA_MAX_RANK)
         return -1
@@ -305,7 +303,7 @@ cdef int _take_strings(const Engine *engine, const Port *port, ta_batch *batch, 
     if status != NULL:
         result = fail(engine, batch, status)
     elif _frame_strings(output, total, <size_t *>ta_slab_data(scratch), count) < 0:
-        ta_batch_fail(batch, CODE_INTERNAL, "output '%.200s' has a string longer than a length field can say",
+        ta_batch_fail(batch, TA_CODE_INTERNAL, "output '%.200s' has a string longer than a length field can say",
                       port.name)
         result = -1
     ta_slab_return(scratch)

@@ -6,7 +6,6 @@ are looked at here before PyTorch does, with PyTorch's own reader of archives, s
 
 from __future__ import annotations
 
-import ast
 import io
 import json
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from triton_async import datatypes
+from triton_async.backends.pytorch.expressions import check_expression
 from triton_async.backends.pytorch.program import Port
 from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable, Unsupported
 
@@ -38,19 +38,6 @@ _PYTHON_OPERATOR = re.compile(
     r"_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|pos|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|xor|lshift|rshift"
     r"|index|invert|abs)\Z"
 )
-# Functions of symbolic shapes; any other name that is called could be a Python function.
-_FUNCTION = re.compile(
-    r"(Symbol|Integer|Float|Rational|Add|Mul|Pow|Max|Min|Mod|Abs|And|Or|Not|Eq|Ne|Lt|Le|Gt|Ge|FloorDiv|CleanDiv"
-    r"|CeilToInt|FloorToInt|TruncToInt|TruncToFloat|RoundToInt|RoundDecimal|ToFloat|PythonMod|ModularIndexing|Where"
-    r"|IntTrueDiv|FloatTrueDiv|FloatPow|PowByNatural|LShift|RShift|Identity|ceiling|floor|sqrt|log|exp"
-    r"|IsNonOverlappingAndDenseIndicator|BitwiseFn_bitwise_and|BitwiseFn_bitwise_or)\Z"
-)
-_GUARD_METHODS = frozenset(("size", "stride", "storage_offset", "dim", "numel"))
-_PLAIN = (
-    ast.Expression, ast.Constant, ast.Name, ast.Load, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Call,
-    ast.keyword, ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
-)  # fmt: skip
-_MAX_EXPRESSION = 10_000  # characters; deeper nesting than Python parses is refused by itself
 _CONTAINERS = ("builtins.tuple", "builtins.list", "builtins.dict")
 
 
@@ -115,7 +102,7 @@ def read_program(torch: Any, reader: Any, model: str) -> tuple[tuple[Port, ...],
         document = _json(reader, MODEL)
         _check(torch, document, "")
         for guard in document.get("guards_code") or ():
-            _check_expression(str(guard), guard=True)
+            check_expression(str(guard), guard=True)
         return _ports(document)
     except ServerError as error:
         raise type(error)(f"failed to load model '{model}': {error.message}") from None
@@ -205,13 +192,14 @@ def _check_payloads(torch: Any, reader: Any, model: str) -> None:
             raise Unsupported("weights of an exported program in the pickled form of PyTorch 2.7 are not loaded; "
                               "save it again with a newer PyTorch")
     for config in _CONFIGS:
-        for payload in _json(reader, config)["config"].values():
+        document = _json(reader, config)
+        for payload in document["config"].values():
             path = str(payload["path_name"])
             if payload["use_pickle"] or path.startswith(("custom_obj", "opaque_obj")):
                 raise Unsupported("the exported program has pickled weights or objects, which could run any code")
             if not _IDENTIFIER.match(path):
                 raise InternalError("the exported program has entries with names it can not have")
-        _check(torch, {"keys": dict.fromkeys(_json(reader, config)["config"], 0)}, "")
+        _check(torch, document, "")
     for name in names:
         if name.startswith(_SAMPLES):
             try:
@@ -223,7 +211,9 @@ def _check_payloads(torch: Any, reader: Any, model: str) -> None:
 
 
 def _check(torch: Any, value: Any, key: str) -> None:
-    """Refuses strings that PyTorch would compile, import or look up and that are not what an export writes."""
+    """Refuses strings that PyTorch would compile, import or look up and that are not what an export writes, and numbers
+    that are no sizes.
+    """
     if isinstance(value, dict):
         for name, item in value.items():
             if not _WORD.match(name):
@@ -235,13 +225,15 @@ def _check(torch: Any, value: Any, key: str) -> None:
             _check(torch, item, key)
     elif isinstance(value, str):
         _check_string(torch, value, key)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InternalError(f"the exported program has the number {str(value)[:50]}")
 
 
 def _check_string(torch: Any, value: str, key: str) -> None:
     if key in ("as_string", "as_strings", "as_string_to_argument", "torch_version", "stack_trace"):
         return
     if key == "expr_str":
-        _check_expression(value)
+        check_expression(value)
     elif key == "target":
         _check_target(torch, value)
     elif key in ("in_spec", "out_spec"):
@@ -262,29 +254,6 @@ def _check_target(torch: Any, target: str) -> None:
         if isinstance(found, kinds):
             return
     raise Unsupported(f"the exported program calls '{target[:100]}', which is no operator of this PyTorch")
-
-
-def _check_expression(text: str, guard: bool = False) -> None:
-    refused = InternalError("the exported program has a symbolic expression that is none")
-    if len(text) > _MAX_EXPRESSION:
-        raise refused
-    try:
-        tree = ast.parse(text, mode="eval")
-    except (SyntaxError, ValueError, MemoryError):
-        raise refused from None
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            if isinstance(node.func, ast.Name) and _FUNCTION.match(node.func.id):
-                continue
-            if guard and isinstance(node.func, ast.Attribute) and node.func.attr in _GUARD_METHODS:
-                continue
-            raise refused
-        if isinstance(node, ast.Name | ast.Attribute):
-            name = node.id if isinstance(node, ast.Name) else node.attr
-            if name.startswith("_") or (isinstance(node, ast.Attribute) and not (guard and name in _GUARD_METHODS)):
-                raise refused
-        elif not isinstance(node, _PLAIN) and not (guard and isinstance(node, ast.Subscript)):
-            raise refused
 
 
 def _check_tree(node: dict[str, Any], depth: int) -> None:

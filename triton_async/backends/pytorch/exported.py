@@ -28,10 +28,11 @@ class ExportedProgram(Program):
         self._leaves, results = read_program(torch, reader, model)
         self.arguments = tuple(port for port in self._leaves if port.path)
         self.results = results
-        # A failure would be logged with its traceback and told as another.
+        # A failure would be logged with its traceback and told as another. A filter for each load: they overlap.
         logger = logging.getLogger("torch.export")
+        quiet = _Quiet()
         try:
-            logger.addFilter(_quiet)
+            logger.addFilter(quiet)
             program = torch.export.load(str(path))
             if device is not None:
                 program = import_module("torch.export.passes").move_to_device_pass(program, device)
@@ -39,7 +40,7 @@ class ExportedProgram(Program):
         except Exception as error:  # whatever PyTorch makes of the file
             raise InternalError(f"failed to load model '{model}': {_first_line(error, path)}") from None
         finally:
-            logger.removeFilter(_quiet)
+            logger.removeFilter(quiet)
         self._pytree: Any = import_module("torch.utils._pytree")
         self._in_spec = program.call_spec.in_spec
         self._constants = _constants(program)
@@ -110,8 +111,9 @@ class CompiledProgram(Program):
         return [result[:1] for result in found]
 
 
-def _quiet(record: logging.LogRecord) -> bool:
-    return record.levelno > logging.WARNING
+class _Quiet(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno > logging.WARNING
 
 
 def _first_line(error: Exception, path: Path) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from triton_async.cgroup import quota_cpus
 from triton_async.errors import InvalidArg, Unavailable
-from triton_async.memory.process import quota_cpus
 
 # Process-wide switch of PyTorch, by the parameter that sets it -> how to set it.
 _SWITCHES: dict[str, Callable[[Any, bool], None]] = {
@@ -38,6 +38,9 @@ class Library:
                 "unable to load backend 'pytorch': PyTorch can not be imported "
                 f"({error}); install it with: pip install 'triton-async[pytorch]'"
             ) from None
+        # TorchScript is what a model is in, not what anybody here chose. Once: loads on several threads must not put
+        # back each other's filters.
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
         with warnings.catch_warnings():
             # PyTorch warns once of views of read-only bytes. They are meant: who writes to its inputs gets copies.
             warnings.simplefilter("ignore")

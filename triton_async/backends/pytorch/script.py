@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,7 @@ class ScriptProgram(Program):
 
     def __init__(self, torch: Any, path: Path, model: str, device: str | None) -> None:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)
-                module = torch.jit.load(str(path), map_location=device)
+            module = torch.jit.load(str(path), map_location=device)
         except Exception as error:  # whatever PyTorch makes of the file
             text = str(error).replace(f"{path.parent}/", "").split("\nException raised from ", maxsplit=1)[0]
             raise InternalError(f"failed to load model '{model}': {text.strip()}") from None

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from triton_async.defines import DEVICE_ALIGNMENT
 from triton_async.errors import InternalError
-
-# What TensorRT wants the addresses of tensors to be a multiple of.
-ALIGNMENT = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +55,8 @@ class SlotMemory:
         if nbytes <= buffer.capacity and buffer.address:
             return buffer.address
         # Half as much again, so that sizes that creep up do not allocate each time.
-        capacity = max(nbytes, buffer.capacity * 3 // 2, ALIGNMENT)
-        capacity = -(-capacity // ALIGNMENT) * ALIGNMENT
+        capacity = max(nbytes, buffer.capacity * 3 // 2, DEVICE_ALIGNMENT)
+        capacity = -(-capacity // DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT
         old = Buffer(buffer.pinned, buffer.address, buffer.capacity)
         buffer.address = buffer.capacity = 0
         if self.held:

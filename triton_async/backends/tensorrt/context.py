@@ -10,9 +10,10 @@ from typing import Any
 from triton_async import datatypes
 from triton_async.backends.device.engine import DeviceEngine, DeviceTensor
 from triton_async.backends.tensorrt.api import Library
-from triton_async.backends.tensorrt.buffers import ALIGNMENT, Buffer, DeviceAccess, SlotMemory
+from triton_async.backends.tensorrt.buffers import Buffer, DeviceAccess, SlotMemory
 from triton_async.backends.tensorrt.describe import Dims, Plan, PlanTensor
 from triton_async.backends.tensorrt.profiles import choose, fixed_first, largest_dims
+from triton_async.defines import DEVICE_ALIGNMENT
 from triton_async.errors import InternalError, InvalidArg, ServerError
 from triton_async.infer.signature import ModelSignature
 
@@ -75,12 +76,12 @@ class TensorRTEngine(DeviceEngine):
         self._slots = [self._make_slot() for _ in range(slots)]
         self._empty = SlotMemory(access)
         self._nothing = self._empty.buffer()
-        self._host_nothing = ctypes.create_string_buffer(ALIGNMENT)
+        self._host_nothing = ctypes.create_string_buffer(DEVICE_ALIGNMENT)
         self._allocator_class = _make_allocator_class(library)
         try:
             for profile in self._profiles:
                 self._contexts[profile] = self._make_context(engine, profile, make_context)
-            self._empty.reserve(self._nothing, ALIGNMENT)
+            self._empty.reserve(self._nothing, DEVICE_ALIGNMENT)
             by_data = self._reserve_outputs()
         except BaseException:
             self.close()
@@ -229,7 +230,7 @@ class TensorRTEngine(DeviceEngine):
         if not tensor.nbytes:
             return self._nothing.address
         short = self._fixed_rows and tensor.dims[0] < self._fixed_rows
-        if not short and tensor.address % ALIGNMENT == 0:
+        if not short and tensor.address % DEVICE_ALIGNMENT == 0:
             return tensor.address
         nbytes = _nbytes(wanted, self._engine_dims(index, tensor))
         address = slot.memory.reserve(slot.staging[index], nbytes)

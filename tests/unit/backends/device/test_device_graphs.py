@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import threading
 from collections.abc import Callable
 
 import fake_cuda
@@ -190,6 +192,59 @@ def test_a_capture_that_fails_is_logged_and_left_out(world: Make, caplog: pytest
         check_numbered(execute_requests(instance, one.signature, [numbered(i)])[0], i)
     assert graphs_run(one) == 2
     one.close()
+
+
+def test_no_garbage_is_collected_while_any_instance_captures() -> None:
+    """The first of two that capture at once ends while the other goes on: a finaliser would end that one's capture."""
+    worlds = [World(signature((4,), 1), options()) for _ in range(2)]
+    entered = [threading.Event(), threading.Event()]
+    first_done = threading.Event()
+    collects: dict[str, bool] = {}
+
+    def meet(index: int) -> None:
+        enqueue = worlds[index].engine.enqueue
+
+        def wrapped(slot, inputs, stream, consumed):  # type: ignore[no-untyped-def]
+            outputs = enqueue(slot, inputs, stream, consumed)
+            if consumed == 0 and not entered[index].is_set():
+                entered[index].set()
+                assert entered[1 - index].wait(fake_cuda.PATIENCE_S)
+                if index == 1:
+                    assert first_done.wait(fake_cuda.PATIENCE_S)
+                    collects["the other captures"] = gc.isenabled()
+            return outputs
+
+        worlds[index].engine.enqueue = wrapped  # type: ignore[method-assign]
+
+    def first() -> None:
+        worlds[0].start()
+        first_done.set()
+
+    meet(0)
+    meet(1)
+    threads = [threading.Thread(target=first), threading.Thread(target=worlds[1].start)]
+    assert gc.isenabled()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(fake_cuda.PATIENCE_S)
+    collects["all is done"] = gc.isenabled()
+    for one in worlds:
+        assert one.instance is not None
+        assert one.instance.graph_count == 2
+        one.instance.close()
+    for one in reversed(worlds):
+        one.close()
+    assert collects == {"the other captures": False, "all is done": True}
+
+
+def test_a_collector_that_is_off_stays_off(world: Make) -> None:
+    gc.disable()
+    try:
+        world(signature((4,), 1), options())
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("how", ["late", "not capturable", "shape tensors"])

@@ -73,7 +73,7 @@ def test_a_broken_message_ends_its_stream(raw: RawClient) -> None:
 
 def test_control_messages_that_do_not_parse(raw: RawClient) -> None:
     path = "/inference.GRPCInferenceService/ModelReady"
-    for data in (b"\xff" * 20, b"\x0a\x02\xc3\x28", b"\x0b" * 100_000):
+    for data in (b"\xff" * 20, b"\x0a\x02\xc3\x28", b"\x0b" * 101):
         answer = raw.call(path, message(data))
         assert (answer.status, answer.headers["grpc-message"]) == (INTERNAL, "Unable to parse request")
 
@@ -117,7 +117,7 @@ def test_answers_are_compressed_as_the_client_accepts(tmp_path: Path, accepts: s
 
 def test_decompression_is_bounded(raw: RawClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("triton_async.frontends.grpc.compression.GRPC_MAX_MESSAGE_NBYTES", 1 << 20)
-    for size in (1 << 21, 1 << 24):
+    for size in ((1 << 20) + 1, 1 << 21):
         answer = raw.call(INFER, message(gzip(bytes(size)), flag=1), grpc_encoding="gzip")
         assert answer.status == RESOURCE_EXHAUSTED
 
@@ -200,7 +200,7 @@ def test_connections_that_are_not_http2_are_closed(shared: Running, data: bytes)
         assert good.call(LIVE, message(b"")).status == OK
 
 
-def test_header_bombs_are_refused(shared: Running) -> None:
+def test_header_lists_beyond_the_limit_are_refused(shared: Running) -> None:
     with RawClient(shared.url) as bad:
         stream_id = bad.begin(LIVE, **{f"x-{i}": "v" * 1000 for i in range(30)})
         answer = bad.receive(stream_id)

@@ -284,20 +284,20 @@ def test_compressed_bodies_both_ways(tmp_path: Path) -> None:
     run(test)
 
 
-def test_bombs_and_broken_streams_are_refused(tmp_path: Path) -> None:
+def test_compressed_bodies_that_are_too_large_or_broken_are_refused(tmp_path: Path) -> None:
     write_model(tmp_path, "m")
     good = gzip.compress(b" " * 1000)
-    inner = gzip.compress(bytes(LIMIT * 4))
+    inner = gzip.compress(good)
     broken = "failed to decompress the request body: "
-    bomb = (
+    too_large = (
         f"Decompressed data size exceeds the maximum allowed value of {LIMIT} bytes. "
         "Use --http-max-input-size to increase the limit."
     )
     cases = {
         gzip.compress(b" " * LIMIT): f"failed to parse the request JSON buffer: The document is empty. at {LIMIT}",
-        gzip.compress(b" " * (LIMIT + 1)): bomb,
-        gzip.compress(bytes(LIMIT * 64)): bomb,
-        gzip.compress(inner): "failed to parse the request JSON buffer: Invalid value. at 0",
+        gzip.compress(b" " * (LIMIT + 1)): too_large,
+        gzip.compress(b" " * (LIMIT * 2)): too_large,
+        inner: "failed to parse the request JSON buffer: Invalid value. at 0",
         good[:-1]: f"{broken}the data ends early",
         good[:15]: f"{broken}the data ends early",
         good + b"x": f"{broken}unexpected data behind its end",

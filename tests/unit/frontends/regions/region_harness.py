@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import threading
 import urllib.error
@@ -37,10 +38,15 @@ from triton_async.memory.pools import Pools
 from triton_async.memory.regions import RegionRegistry
 from triton_async.memory.slab import SlabPool
 
-__all__ = ["Client", "Server", "serving", "told", "until", "write_model"]
+__all__ = [
+    "NO_UINT", "Client", "Server", "at_once", "code", "described", "floats", "serving", "told", "until", "with_own",
+    "write_model",
+]  # fmt: skip
 
 WAIT_S = 20
 ENGINE_NBYTES = 1 << 16
+CODES = {"http": {"INVALID_ARGUMENT": "400", "NOT_FOUND": "404", "INTERNAL": "500", "ALREADY_EXISTS": "400"}}
+NO_UINT = "attempt to access JSON non-unsigned-integer as unsigned-integer"
 
 
 class GpuInstance(PythonInstance):
@@ -235,3 +241,38 @@ class Client:
         self.triton.close()
         # It closes once more when it is collected, which its greenlets resent on another thread.
         self.triton.close = lambda: None
+
+
+def code(client: Client, name: str) -> str:
+    return CODES.get(client.protocol, {}).get(name, name)
+
+
+def floats(*shape: int) -> np.ndarray:
+    return np.arange(np.prod(shape), dtype=np.float32).reshape(shape) + 0.5
+
+
+def described(client: Client, result: Any) -> dict[str, Any]:
+    """Everything that the response says of OUTPUT0."""
+    output = result.get_output("OUTPUT0")
+    if client.protocol == "http":
+        return dict(output)
+    response = result.get_response()
+    assert not response.raw_output_contents[[o.name for o in response.outputs].index("OUTPUT0")]
+    return {"name": output.name, "datatype": output.datatype, "shape": list(output.shape), **output.parameters}
+
+
+def at_once(client: Client, *calls: Any) -> list[Any]:
+    """What each call gives, or the refusal that it raises, each with a connection of its own."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(functools.partial(with_own, client), calls))
+
+
+def with_own(client: Client, call: Any) -> Any:
+    """One such call; for other threads, as the HTTP client serves the one that made it."""
+    own = Client(client.server, client.protocol)
+    try:
+        return call(own)
+    except InferenceServerException as error:
+        return told(error)
+    finally:
+        own.close()

@@ -14,13 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from triton_async.core.families import Family
 from triton_async.defines import GPU_POLL_MIN_S
 
-log = logging.getLogger("triton_async.memory")
-
-Sample = tuple[Mapping[str, str], float | int]
-# Name, type and text of a metric family with its samples.
-Family = tuple[str, str, str, Sequence[Sample]]
+log = logging.getLogger("triton_async.core")
 
 # After so many failures in a row a field of a GPU is not asked for any more.
 _FAILURES_MAX = 3

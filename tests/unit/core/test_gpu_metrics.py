@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from triton_async.memory.gpu_metrics import GpuMonitor, visible_indices
+from triton_async.core.gpu_metrics import GpuMonitor, visible_indices
 
 PATIENCE_S = 30
 NAMES = [
