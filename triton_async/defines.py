@@ -283,9 +283,6 @@ PLAN_CACHE_NBYTES = 16 << 30
 # Parallel loads at start-up and through the API (default of --model-load-thread-count).
 MODEL_LOAD_THREADS = 4
 
-# Priority levels of one model's queue; each is a queue of its own, looked at in order for every batch.
-MAX_PRIORITY_LEVELS = 256
-
 # Microseconds of a queue delay or timeout (31 years): as nanoseconds added to a clock it still fits in int64.
 MAX_DELAY_US = 10**15
 

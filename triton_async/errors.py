@@ -65,6 +65,10 @@ class Unavailable(ServerError):
     code = Code.UNAVAILABLE
 
 
+class DeadlineExceeded(Unavailable):
+    """The client's own deadline passed, or cannot be kept any more; a queue timeout is plain Unavailable."""
+
+
 class Unsupported(ServerError):
     code = Code.UNSUPPORTED
 

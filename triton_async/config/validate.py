@@ -87,13 +87,8 @@ def _check_batching(proto: Any) -> None:
             raise InvalidArg(f"dynamic batching preferred size must be <= max batch size for {name}")
     _check_delay(batching.max_queue_delay_microseconds, "max_queue_delay_microseconds", name)
     levels = batching.priority_levels
-    if levels:
-        if levels > defines.MAX_PRIORITY_LEVELS:
-            raise InvalidArg(
-                f"'dynamic_batching.priority_levels' must be <= {defines.MAX_PRIORITY_LEVELS} for {name}"
-            )
-        if not 1 <= batching.default_priority_level <= levels:
-            raise InvalidArg(f"default priority level must be in range [1, {levels}] for {name}")
+    if levels and not 1 <= batching.default_priority_level <= levels:
+        raise InvalidArg(f"default priority level must be in range [1, {levels}] for {name}")
     for level in batching.priority_queue_policy:
         if levels and not 1 <= level <= levels:
             raise InvalidArg(

@@ -3,35 +3,45 @@
 from libc.stdint cimport int64_t
 
 from triton_async.core.queue cimport RequestQueue
+from triton_async.core.scheduler cimport Scheduler
 from triton_async.infer.batch cimport Batch
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.signature cimport ModelSignature
 
-# Loop thread only. No clock: `now_ns` is an argument. No I/O.
+# The pending batch is what the next batch may be made of: the requests from the front of the queue to its cursor, all
+# of which fit into one batch. It is kept from one `take` to the next, which looks only at what came behind it.
 #
-# Invariants
-#   - a batch that `take` returned is closed and never changes
-#   - a request is in the queue or in exactly one batch, never in both
-#   - wait_until_ns != 0 only when the last `take(idle=True)` held a batch back for more requests
-cdef class DynamicBatcher:
+# Invariants, while the queue has a cursor
+#   - the pending batch is the first `count` requests of the queue: `rows`, `oldest_ns`, `ends_ns`, `best` are of these
+#   - it has at most max_rows rows and requests, all of them compatible with the first
+cdef class DynamicBatcher(Scheduler):
     cdef ModelSignature signature
     cdef readonly RequestQueue queue
     cdef bint merging                    # several requests may share a batch
     cdef int64_t max_rows
     cdef int64_t max_preferred
-    cdef frozenset preferred
+    cdef frozenset preferred             # without max_rows alone, which is as good as none
     cdef int64_t delay_ns
-    cdef readonly int64_t wait_until_ns
     cdef list lost                       # requests of the batch that the last `take` could not make
+    cdef list refused                    # found by `take`, not yet returned by `expire`; or None
 
-    # Takes ownership of `request` iff it returns. Raises Unavailable when the queue is full (retry later);
-    # `request` is then untouched. It was validated: it fits.
-    cpdef int enqueue(self, InferRequest request, int64_t now_ns) except -1
-    # Next batch, closed, or None. With `idle` an instance could start at once; without, only a batch that cannot
-    # grow is given, so that running ahead never costs batch size. When it raises, for want of memory, the requests
-    # that it took stand in `lost`, RUNNING.
-    cpdef Batch take(self, int64_t now_ns, bint idle)
-    # Those requests, once: whoever asks answers them.
-    cpdef list take_lost(self)
+    # The pending batch
+    cdef int64_t count
+    cdef int64_t rows
+    cdef int64_t best                    # its requests up to the one that reached the last preferred size; 0: none
+    cdef int64_t oldest_ns               # earliest queue_start_ns
+    cdef int64_t ends_ns                 # earliest end_by_ns; 0: none
+    # As of the last `_scan`
+    cdef int64_t marked                  # like `best`, also when the next one would go beyond all preferred sizes
+    cdef bint closed                     # the next one does not fit
 
-    cdef int64_t _choose(self, list waiting, int64_t now_ns, bint idle) except -1
+    # Brings the pending batch up to date. Requests that cannot end in time are refused, unless an instance has been
+    # idle since they came.
+    cdef int _scan(self, bint idled, int64_t now_ns) except -1
+    # How many requests of the pending batch make the next batch; 0 when it is better to wait.
+    cdef int64_t _choose(self, bint idle, int64_t now_ns) noexcept
+    cdef int64_t _choose_alone(self, int64_t now_ns) except -1
+    cdef bint _is_late(self, InferRequest request, int64_t now_ns) noexcept
+    cdef int _drop(self, InferRequest request, int64_t now_ns) except -1
+    cdef int _refuse(self, list requests, int64_t now_ns) except -1
+    cdef int _note_queue(self) noexcept

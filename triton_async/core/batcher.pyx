@@ -3,13 +3,14 @@
 cimport cython
 
 from triton_async.core.queue cimport RequestQueue
+from triton_async.core.scheduler cimport Scheduler
 from triton_async.infer.batch cimport Batch, compatible
-from triton_async.infer.request cimport REQUEST_RUNNING, InferRequest
+from triton_async.infer.request cimport InferRequest
 from triton_async.infer.signature cimport ModelSignature
 
 
 @cython.final
-cdef class DynamicBatcher:
+cdef class DynamicBatcher(Scheduler):
     """`dynamic_batching`: config DynamicBatching, or None for one execution per request."""
 
     def __init__(self, ModelSignature signature, RequestQueue queue, dynamic_batching=None):
@@ -20,34 +21,73 @@ cdef class DynamicBatcher:
         self.preferred = frozenset()
         self.max_preferred = self.max_rows
         if self.merging:
-            self.preferred = frozenset(dynamic_batching.preferred_batch_sizes)
             self.delay_ns = dynamic_batching.max_queue_delay_us * 1000
+            self.preferred = frozenset(dynamic_batching.preferred_batch_sizes) - {self.max_rows}
             if self.preferred:
+                self.preferred = frozenset(dynamic_batching.preferred_batch_sizes)
                 self.max_preferred = max(self.preferred)
+        self.may_run_ahead = not queue.has_rules
+        self.timed = self.delay_ns != 0 or queue.has_timeouts
 
     cpdef int enqueue(self, InferRequest request, int64_t now_ns) except -1:
-        return self.queue.push(request, now_ns)
+        self.queue.push(request, now_ns)
+        return self._note_queue()
 
-    cpdef Batch take(self, int64_t now_ns, bint idle):
-        cdef list waiting
+    cpdef int remove(self, InferRequest request) except -1:
+        self.queue.remove(request)
+        return self._note_queue()
+
+    cpdef int requeue(self, list requests) except -1:
+        try:
+            self.queue.requeue(requests)
+        finally:
+            self._note_queue()
+        return 0
+
+    cpdef list expire(self, int64_t now_ns):
+        cdef list found = self.refused
+        self.refused = None
+        if self.queue.next_deadline_ns and self.queue.next_deadline_ns <= now_ns:
+            found = (found or []) + self.queue.expire(now_ns)
+        self._note_queue()
+        return found or []
+
+    # What `take` refused stays due until `expire` has returned it.
+    cdef int _note_queue(self) noexcept:
+        self.pending = self.queue.size
+        if self.refused is None:
+            self.next_deadline_ns = self.queue.next_deadline_ns
+        return 0
+
+    cdef int _refuse(self, list requests, int64_t now_ns) except -1:
+        if not requests:
+            return 0
+        if self.refused is None:
+            self.refused = []
+            self.next_deadline_ns = max(now_ns, 1)
+        self.refused += requests
+        return 0
+
+    cpdef Batch take(self, object instance, bint idle, int64_t now_ns):
+        cdef bint idled = idle and self.wait_until_ns != 0
         cdef list taken
         cdef InferRequest request
         cdef Batch batch
         cdef int64_t count
         self.wait_until_ns = 0
-        if self.queue.size == 0:
+        if not (idle or self.may_run_ahead):
             return None
+        if self.queue.next_deadline_ns and self.queue.next_deadline_ns <= now_ns:
+            self._refuse(self.queue.expire(now_ns), now_ns)
         if not self.merging:
-            count = 1
+            count = self._choose_alone(now_ns)
         else:
-            # One more than can be taken shows whether the batch is held up by a request that does not fit.
-            waiting = self.queue.peek(self.max_rows + 1)
-            count = self._choose(waiting, now_ns, idle)
-            if count == 0:
-                return None
+            self._scan(idled, now_ns)
+            count = self._choose(idle, now_ns)
         taken = self.queue.pop(count)
-        for request in taken:
-            request.state = REQUEST_RUNNING
+        self._note_queue()
+        if not taken:
+            return None
         try:
             batch = Batch(self.signature)
             for request in taken:
@@ -63,32 +103,96 @@ cdef class DynamicBatcher:
         self.lost = None
         return lost or []
 
-    # How many of `waiting` make the next batch; 0 when it is better to wait.
-    cdef int64_t _choose(self, list waiting, int64_t now_ns, bint idle) except -1:
-        cdef InferRequest first = <InferRequest>waiting[0]
+    # Whether it cannot end before its client's deadline. Only once it has waited as long as an execution takes: one
+    # that could begin when it came always does, or a single slow execution would have all that follow refused.
+    cdef bint _is_late(self, InferRequest request, int64_t now_ns) noexcept:
+        return (
+            request.end_by_ns != 0
+            and now_ns + self.mean_execution_ns > request.end_by_ns
+            and now_ns - request.queue_start_ns >= self.mean_execution_ns
+        )
+
+    cdef int _drop(self, InferRequest request, int64_t now_ns) except -1:
+        self._refuse([request], now_ns)
+        request.late = True
+        return self.queue.remove(request)
+
+    cdef int64_t _choose_alone(self, int64_t now_ns) except -1:
+        cdef InferRequest request = self.queue.first()
+        while request is not None:
+            if not self._is_late(request, now_ns):
+                return 1
+            self._drop(request, now_ns)
+            request = self.queue.first()
+        return 0
+
+    cdef int _scan(self, bint idled, int64_t now_ns) except -1:
+        cdef InferRequest last = self.queue.cursor
+        cdef InferRequest leader = self.queue.first()
         cdef InferRequest request
-        cdef int64_t rows = 0
-        cdef int64_t best = 0          # requests up to the last preferred size
-        cdef int64_t count = 0
-        cdef int64_t oldest_ns = first.queue_start_ns
-        cdef bint saturated = False    # the next request does not fit
-        for request in waiting:
-            if rows + request.rows > self.max_rows or count >= self.max_rows or not compatible(first, request):
-                saturated = True
-                break
-            rows += request.rows
-            count += 1
-            oldest_ns = min(oldest_ns, request.queue_start_ns)
-            if rows in self.preferred:
-                best = count
-        saturated = saturated or rows >= self.max_preferred
-        if best and (saturated or idle):
-            return best
-        if saturated:
-            return count
-        if not idle:
+        cdef InferRequest behind
+        self.queue.cursor = None
+        # Among those looked at before, too, one may be late by now.
+        if last is None or (not idled and self.ends_ns and now_ns + self.mean_execution_ns > self.ends_ns):
+            self.count = self.rows = self.best = self.ends_ns = 0
+            request = leader
+        else:
+            request = self.queue.after(last)
+        self.marked = self.best
+        self.closed = False
+        while request is not None:
+            if not idled and self._is_late(request, now_ns):
+                behind = self.queue.after(request)
+                self._drop(request, now_ns)
+                request = behind
+                continue
+            if self.count == 0:
+                leader = request
+                self.oldest_ns = request.queue_start_ns
+            else:
+                if self.marked == 0 and self.rows + request.rows > self.max_preferred:
+                    self.marked = self.count
+                if (self.rows + request.rows > self.max_rows or self.count >= self.max_rows
+                        or not compatible(leader, request)):
+                    self.closed = True
+                    break
+            self.count += 1
+            self.rows += request.rows
+            self.oldest_ns = min(self.oldest_ns, request.queue_start_ns)
+            if request.end_by_ns and (self.ends_ns == 0 or request.end_by_ns < self.ends_ns):
+                self.ends_ns = request.end_by_ns
+            if self.preferred and self.rows in self.preferred:
+                self.marked = self.count
+            self.best = self.marked
+            last = request
+            request = self.queue.after(request)
+        self.queue.cursor = last if self.count else None
+        return 0
+
+    # As Triton's GetDynamicBatch: a preferred size goes at once, until the oldest request has waited for as long as the
+    # delay; then, or when nothing can be added, all goes that fits.
+    cdef int64_t _choose(self, bint idle, int64_t now_ns) noexcept:
+        cdef int64_t chosen = self.count
+        cdef bint full = self.closed or self.rows >= self.max_rows or self.count >= self.max_rows
+        cdef bint overdue
+        cdef int64_t until_ns
+        if self.count == 0:
             return 0
-        if now_ns - oldest_ns >= self.delay_ns:
-            return count
-        self.wait_until_ns = oldest_ns + self.delay_ns
+        overdue = self.delay_ns != 0 and now_ns - self.oldest_ns >= self.delay_ns
+        if self.marked and not overdue:
+            chosen = self.marked
+        if not idle:
+            # With a delay, what is beyond the mark joins once the delay is over.
+            if self.delay_ns == 0:
+                return chosen if full or self.rows >= self.max_preferred else 0
+            return chosen if full and chosen == self.count else 0
+        if self.marked or overdue or self.delay_ns == 0 or full or self.rows >= self.max_preferred:
+            return chosen
+        # A client's deadline does not allow for more company than this.
+        until_ns = self.oldest_ns + self.delay_ns
+        if self.ends_ns:
+            until_ns = min(until_ns, self.ends_ns - self.mean_execution_ns)
+        if now_ns >= until_ns:
+            return chosen
+        self.wait_until_ns = until_ns
         return 0

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 from triton_async.backends.base import Backend, LoadContext, LoadedModel
 from triton_async.config.labels import read_labels
 from triton_async.config.load import model_path
-from triton_async.config.model_config import InstanceKind, ModelConfig, QueuePolicy, TensorConfig
+from triton_async.config.model_config import InstanceKind, ModelConfig, TensorConfig
 from triton_async.core.completion import CompletionRing
 from triton_async.core.families import MetricSource
 from triton_async.core.instances import Instance
@@ -151,8 +151,7 @@ async def _load_version(host: Host, config: ModelConfig, version: int, model_dir
     instances: list[Instance] = []
     try:
         instances = await _start_instances(host, config, loaded)
-        policies, default_level = _queue_policies(config)
-        model = Model(host.loop, signature, config, instances, policies, default_level, _input_pool(config, loaded))
+        model = Model(host.loop, signature, config, instances, _input_pool(config, loaded))
     except BaseException as error:
         await _stop_instances(host, instances)
         await run_blocking(host, loaded.close)
@@ -192,16 +191,6 @@ def _load_blocking(
 
 def _input_pool(config: ModelConfig, loaded: LoadedModel) -> SlabPool | None:
     return loaded.input_pool if config.proto.optimization.input_pinned_memory.enable else None
-
-
-def _queue_policies(config: ModelConfig) -> tuple[list[QueuePolicy], int]:
-    batching = config.dynamic_batching
-    if batching is None:
-        return [QueuePolicy()], 0
-    if batching.priority_levels == 0:
-        return [batching.default_policy], 0
-    levels = range(1, batching.priority_levels + 1)
-    return [batching.policy(level) for level in levels], batching.default_priority_level
 
 
 async def _start_instances(host: Host, config: ModelConfig, loaded: LoadedModel) -> list[Instance]:

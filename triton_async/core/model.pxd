@@ -1,11 +1,11 @@
-# One loaded model version: its batcher, instances, statistics.
+# One loaded model version: its scheduler, instances, statistics.
 
 from libc.stdint cimport int64_t
 
-from triton_async.core.batcher cimport DynamicBatcher
 from triton_async.core.completion cimport BatchOwner, DeadlineTimer
 from triton_async.core.inline cimport InlinePolicy
 from triton_async.core.instances cimport Instance
+from triton_async.core.scheduler cimport Scheduler
 from triton_async.core.stats cimport ModelStatistics
 from triton_async.infer.batch cimport Batch
 from triton_async.infer.request cimport InferRequest
@@ -24,7 +24,7 @@ cdef class Model(BatchOwner):
     cdef readonly object config          # config.ModelConfig
     cdef readonly SlabPool input_pool    # for large request bodies; None: the host's
     cdef readonly ModelStatistics statistics
-    cdef DynamicBatcher batcher
+    cdef Scheduler scheduler
     cdef list instances                  # READY, in order
     cdef list idle                       # of instances, last used last
     cdef readonly int run_ahead          # batches that an instance may have waiting behind the one it runs
@@ -54,7 +54,8 @@ cdef class Model(BatchOwner):
     cdef int _due(self) except -1
     cdef int _deliver_batch(self, Batch batch, int64_t now_ns) except -1
     cdef int _account(self, Batch batch, InferRequest request, InferResponse response, int64_t now_ns) except -1
-    cdef Batch _take(self, int64_t now_ns, bint idle)
+    cdef Batch _take(self, Instance instance, bint idle, int64_t now_ns)
+    cdef int _expire(self, int64_t now_ns) except -1
     cdef int _fail_later(self, InferRequest request, object error) except -1
     cdef int _dispatch_ahead(self, int64_t now_ns) except -1
     cdef int _note_execution(self, Batch batch, bint here) except -1

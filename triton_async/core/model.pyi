@@ -1,7 +1,6 @@
 import asyncio
-from collections.abc import Sequence
 
-from triton_async.config.model_config import ModelConfig, QueuePolicy
+from triton_async.config.model_config import ModelConfig
 from triton_async.core.inline import InlinePolicy
 from triton_async.core.instances import Instance
 from triton_async.core.stats import ModelStatistics
@@ -23,8 +22,6 @@ class Model:
         signature: ModelSignature,
         config: ModelConfig,
         instances: list[Instance],
-        policies: Sequence[QueuePolicy],
-        default_level: int,
         input_pool: SlabPool | None = None,
     ) -> None: ...
     async def drain(self) -> None: ...

@@ -8,6 +8,7 @@ from triton_async.core.completion cimport BatchOwner, DeadlineTimer
 from triton_async.core.inline cimport InlinePolicy
 from triton_async.core.instances cimport Instance
 from triton_async.core.queue cimport RequestQueue
+from triton_async.core.scheduler cimport Scheduler, refusal
 from triton_async.core.stats cimport (
     FAIL_BACKEND,
     FAIL_CANCELED,
@@ -49,11 +50,9 @@ cdef int64_t MEAN_CLAMP = 4
 
 
 cdef class Model(BatchOwner):
-    """A READY model version. `policies`, `default_level`: of its queue, from the model config. `input_pool`: for large
-    request bodies, None for the host's."""
+    """A READY model version. `input_pool`: for large request bodies, None for the host's."""
 
-    def __init__(self, loop, ModelSignature signature, config, list instances, policies, int default_level,
-                 SlabPool input_pool=None):
+    def __init__(self, loop, ModelSignature signature, config, list instances, SlabPool input_pool=None):
         self.loop = loop
         self.signature = signature
         self.config = config
@@ -65,19 +64,19 @@ cdef class Model(BatchOwner):
         self.inline = InlinePolicy()
         self.any_thread = all([(<Instance>instance).engine.any_thread for instance in instances])
         batching = config.dynamic_batching
-        self.batcher = DynamicBatcher(signature, RequestQueue(policies, default_level), batching)
+        self.scheduler = _make_scheduler(signature, batching)
         self.instances = list(instances)
         self.idle = list(reversed(instances))
         if batching is not None and batching.preserve_ordering:
             self.ordered = deque()
         # Made now: a request that is queued already could not be refused for want of a descriptor.
-        if self.batcher.delay_ns or any([p.default_timeout_us or p.allow_timeout_override for p in policies]):
+        if self.scheduler.timed:
             self.timer = DeadlineTimer(loop, self._on_deadline)
 
     @property
     def pending(self):
         """Requests accepted and not started."""
-        return self.batcher.queue.size
+        return self.scheduler.pending
 
     cdef int submit(self, InferRequest request, ResponseSink sink, int64_t now_ns) except -1:
         assert request.state == REQUEST_NEW
@@ -85,7 +84,7 @@ cdef class Model(BatchOwner):
             raise Unavailable(f"model '{self.signature.model_name}' is being unloaded")
         self.signature.validate(request)
         try:
-            self.batcher.enqueue(request, now_ns)
+            self.scheduler.enqueue(request, now_ns)
         except Unavailable:
             self.statistics.record_failure(FAIL_REJECTED, request.received_ns or now_ns, now_ns)
             raise
@@ -107,7 +106,7 @@ cdef class Model(BatchOwner):
         request.cancelled = True
         request.sink = None
         if request.state == REQUEST_QUEUED:
-            self.batcher.queue.remove(request)
+            self.scheduler.remove(request)
             self.statistics.record_failure(FAIL_CANCELED, request.received_ns or request.queue_start_ns, now_ns)
             self._finish(request, None)
         return 0
@@ -156,10 +155,9 @@ cdef class Model(BatchOwner):
         cdef Instance instance
         cdef Batch batch
         cdef int64_t until_ns = now_ns + TURN_NS
-        if self.batcher.queue.next_deadline_ns:
-            self._expire(now_ns)
+        self._expire(now_ns)
         while self.idle:
-            batch = self._take(now_ns, True)
+            batch = self._take(<Instance>self.idle[-1], True, now_ns)
             if batch is None:
                 break
             if here is not None and self._runs_here(batch):
@@ -171,8 +169,9 @@ cdef class Model(BatchOwner):
                 continue
             instance = <Instance>self.idle.pop()
             _hand_over(self, instance, batch)
-        if not self.idle and self.batcher.queue.size:
+        if not self.idle and self.scheduler.pending and self.scheduler.may_run_ahead:
             self._dispatch_ahead(now_ns)
+        self._expire(now_ns)
         if self.timer is not None:
             self._arm()
         return 0
@@ -223,21 +222,21 @@ cdef class Model(BatchOwner):
             for instance in self.instances:
                 if instance.in_flight > ahead:
                     continue
-                batch = self._take(now_ns, False)
+                batch = self._take(instance, False, now_ns)
                 if batch is None:
                     return 0
                 _hand_over(self, instance, batch)
         return 0
 
     # The next batch. Requests whose batch could not be made are answered, and those behind them get their chance.
-    cdef Batch _take(self, int64_t now_ns, bint idle):
+    cdef Batch _take(self, Instance instance, bint idle, int64_t now_ns):
         cdef InferRequest request
         cdef list lost
         while True:
             try:
-                return self.batcher.take(now_ns, idle)
+                return self.scheduler.take(instance, idle, now_ns)
             except Exception:
-                lost = self.batcher.take_lost()
+                lost = self.scheduler.take_lost()
                 if not lost:
                     raise
                 log.exception("model '%s' could not make a batch of %d requests", self.signature.model_name, len(lost))
@@ -257,13 +256,14 @@ cdef class Model(BatchOwner):
         cdef int64_t execution_ns = batch.c.compute_end_ns - batch.c.compute_start_ns
         cdef int64_t clamped_ns = min(execution_ns, MEAN_CLAMP * RUN_AHEAD_NS)
         self.mean_execution_ns += (clamped_ns - self.mean_execution_ns) // MEAN_WEIGHT
+        self.scheduler.note_execution(execution_ns)
         self.inline.note(execution_ns, self.mean_execution_ns, here)
         self.run_ahead = max(self.least_ahead, min(RUN_AHEAD_NS // max(self.mean_execution_ns, 1), RUN_AHEAD_MAX))
         return 0
 
     def _arm(self):
-        cdef int64_t deadline_ns = self.batcher.wait_until_ns if self.idle else 0
-        cdef int64_t timeout_ns = self.batcher.queue.next_deadline_ns
+        cdef int64_t deadline_ns = self.scheduler.wait_until_ns if self.idle else 0
+        cdef int64_t timeout_ns = self.scheduler.next_deadline_ns
         if timeout_ns and (deadline_ns == 0 or timeout_ns < deadline_ns):
             deadline_ns = timeout_ns
         self.timer.arm(deadline_ns)
@@ -271,11 +271,14 @@ cdef class Model(BatchOwner):
     def _on_deadline(self):
         self._turn()
 
-    def _expire(self, int64_t now_ns):
+    cdef int _expire(self, int64_t now_ns) except -1:
         cdef InferRequest request
-        for request in self.batcher.queue.expire(now_ns):
+        if self.scheduler.next_deadline_ns == 0 or now_ns < self.scheduler.next_deadline_ns:
+            return 0
+        for request in self.scheduler.expire(now_ns):
             self.statistics.record_failure(FAIL_REJECTED, request.received_ns or request.queue_start_ns, now_ns)
-            self._fail_later(request, Unavailable("Request timeout expired"))
+            self._fail_later(request, refusal(request))
+        return 0
 
     def _finish_later(self, InferRequest request, InferResponse response):
         self._finish(request, response)
@@ -332,6 +335,14 @@ cdef class Model(BatchOwner):
         self.instances = []
         self.idle = []
         return instances
+
+
+cdef Scheduler _make_scheduler(ModelSignature signature, batching):
+    if batching is None:
+        return DynamicBatcher(signature, RequestQueue())
+    queue = RequestQueue(batching.default_policy, batching.priority_levels, batching.default_priority_level,
+                         batching.priority_policies)
+    return DynamicBatcher(signature, queue, batching)
 
 
 cdef int _hand_over(Model model, Instance instance, Batch batch) except -1:

@@ -1,37 +1,100 @@
 # The waiting requests of one model, by priority level.
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from triton_async.infer.request cimport InferRequest
 
+# Requests linked through themselves, so that any of them leaves at the same cost. A request is in one line at most.
+cdef class Line:
+    cdef InferRequest first
+    cdef InferRequest last
+
+    cdef int append(self, InferRequest request) noexcept
+    cdef int prepend(self, InferRequest request) noexcept
+    cdef int unlink(self, InferRequest request) noexcept
+
+cdef class Level:
+    cdef uint64_t number
+    cdef int64_t size                # requests of both lines
+    cdef Line line                   # in order of arrival
+    cdef Line delayed                # those that timed out under the DELAY action, as they did; served after `line`
+    # Its QueuePolicy
+    cdef int64_t max_size            # 0: no bound
+    cdef int64_t timeout_us          # 0: none
+    cdef bint may_override
+    cdef bint delays
+
+    cdef Line line_of(self, InferRequest request) noexcept
+
+cdef struct Due:
+    int64_t at_ns
+    uint64_t arrival                 # the order of those due at the same time
+    void *request                    # borrowed: it stands in a line
+
+# A heap of requests by time. Each knows its place in it (`due_place`), so that any of them leaves in O(log n).
+cdef class Deadlines:
+    cdef Due *heap                   # 1-based
+    cdef int64_t size
+    cdef int64_t room
+
+    # Raises MemoryError, and has not taken it then.
+    cdef int add(self, InferRequest request, int64_t at_ns) except -1
+    # Does nothing for a request that is not in it.
+    cdef int discard(self, InferRequest request) noexcept
+    # Time of the earliest; 0: empty.
+    cdef int64_t earliest_ns(self) noexcept
+    cdef InferRequest earliest(self)
+
+    cdef int _put(self, int64_t place, Due due) noexcept
+    cdef int _rise(self, int64_t place, Due due) noexcept
+    cdef int _sink(self, int64_t place, Due due) noexcept
+    cdef bint _resize(self, int64_t room) noexcept
+
+# Serving order: level after level, most urgent first; of each its line, then its delayed ones.
+#
 # Invariants
-#   - every queued request has state QUEUED and no other owner; `size` counts them, `rows` sums their rows
-#   - a request that was cancelled or has timed out leaves `size` and `rows` at once; its place in the line is
-#     skipped later
+#   - every queued request has state QUEUED, no other owner and one place in one line; `size` counts them, `rows` sums
+#     their rows
+#   - a request that leaves leaves nothing behind: no place in a line or among the deadlines, no reference
+#   - a level other than the default one exists only while it has requests
+#   - nothing has come or gone up to and including `cursor` in the serving order since it was set
 # Loop thread. No clock: `now_ns` is an argument.
 cdef class RequestQueue:
-    # In serving order: for each level, most urgent first, the line of its requests, then the line of those that
-    # timed out under the DELAY action.
-    cdef list lines
-    cdef list level_sizes            # queued requests per level, delayed ones included
-    cdef tuple policies              # QueuePolicy per level
-    cdef int default_level           # 1-based; 0 without priorities
+    cdef object policy               # QueuePolicy of all levels that are not in `level_policies`
+    cdef dict level_policies         # number -> QueuePolicy
+    cdef uint64_t levels             # 0: one level, number 0
+    cdef Level default               # where requests without a priority of their own go; always there
+    cdef list order                  # of Level, most urgent first
+    cdef Deadlines deadlines
+    cdef uint64_t arrivals
     cdef readonly int64_t size
     cdef readonly int64_t rows
-    cdef readonly int64_t next_deadline_ns    # earliest queue timeout that may be due; 0: none
-    cdef int64_t dead                # places to skip
+    cdef readonly int64_t next_deadline_ns    # earliest time at which `expire` has something to do; 0: never
+    cdef readonly bint has_timeouts  # a request may get a queue timeout
+    cdef readonly bint has_rules     # timeouts, sizes or priorities are configured
+    cdef InferRequest cursor         # set by whoever reads the queue; None once it is not valid any more
 
-    # Takes the request iff it returns. Raises Unavailable when its level is full.
+    # Takes the request iff it returns. Raises Unavailable when its level is full, MemoryError.
     cpdef int push(self, InferRequest request, int64_t now_ns) except -1
-    # Requests in serving order, up to `limit`, left in the queue.
-    cpdef list peek(self, int64_t limit)
-    # Removes the first `count` requests of the serving order.
+    # The serving order, request by request; None at its end.
+    cpdef InferRequest first(self)
+    cpdef InferRequest after(self, InferRequest request)
+    # Removes the first `count` requests of the serving order; they are RUNNING then.
     cpdef list pop(self, int64_t count)
-    # Removes a queued request, wherever it stands (cancelled or timed out); it is DONE then.
+    # The inverse of `pop`: its requests, or some of them in their order, go before all others of their levels again,
+    # whatever the bounds of these say, with the age and the deadlines that they have. Of several pops the last comes
+    # first. Those that it could not take for want of memory are still RUNNING when it raises.
+    cpdef int requeue(self, list requests) except -1
+    # Removes a queued request, wherever it stands (cancelled or refused); it is DONE then.
     cpdef int remove(self, InferRequest request) except -1
-    # Requests whose queue timeout has passed: those to refuse are returned, already removed; those with the DELAY
-    # action go behind the others of their level.
+    # Requests that are to be refused because their queue timeout or their client's deadline (`late`) has passed, in
+    # the order of these times, already removed. Those with the DELAY action go behind the others of their level.
     cpdef list expire(self, int64_t now_ns)
 
+    cdef uint64_t _number_of(self, InferRequest request) noexcept
+    cdef Py_ssize_t _index(self, uint64_t number) noexcept
+    cdef Level _level(self, uint64_t number)
+    cdef int _enter(self, Level level, InferRequest request) except -1
     cdef int _leave(self, InferRequest request) except -1
-    cdef int _note_deadline(self, InferRequest request) except -1
+    cdef int _drop_if_empty(self, Level level) except -1
+    cdef int _delay(self, InferRequest request) except -1

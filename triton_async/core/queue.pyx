@@ -1,146 +1,353 @@
 """The waiting requests of one model version: priority levels, queue policies (Triton's ModelQueuePolicy)."""
 
 cimport cython
-
-from collections import deque
-
 from libc.stdint cimport uint64_t
+from libc.stdlib cimport free, realloc
 
-from triton_async.infer.request cimport REQUEST_DONE, REQUEST_NEW, REQUEST_QUEUED, InferRequest
+from triton_async.infer.request cimport (
+    REQUEST_DONE,
+    REQUEST_NEW,
+    REQUEST_QUEUED,
+    REQUEST_RUNNING,
+    InferRequest,
+)
 
-from triton_async.config.model_config import TimeoutAction
+from triton_async.config.model_config import QueuePolicy, TimeoutAction
 from triton_async.errors import Unavailable
 
 TIMEOUT_DELAY = TimeoutAction.DELAY
 
+# Entries that a heap of deadlines keeps room for.
+cdef int64_t LEAST_ROOM = 64
+
+
+@cython.final
+cdef class Line:
+    cdef int append(self, InferRequest request) noexcept:
+        if self.last is None:
+            self.first = request
+        else:
+            request.before = <void *>self.last
+            self.last.behind = request
+        self.last = request
+        return 0
+
+    cdef int prepend(self, InferRequest request) noexcept:
+        if self.first is None:
+            self.last = request
+        else:
+            request.behind = self.first
+            self.first.before = <void *>request
+        self.first = request
+        return 0
+
+    cdef int unlink(self, InferRequest request) noexcept:
+        cdef InferRequest behind = request.behind
+        cdef InferRequest before = None
+        if request.before is not NULL:
+            before = <InferRequest>request.before
+        if before is None:
+            self.first = behind
+        else:
+            before.behind = behind
+        if behind is None:
+            self.last = before
+        else:
+            behind.before = request.before
+        request.before = NULL
+        request.behind = None
+        return 0
+
+
+@cython.final
+cdef class Level:
+    def __init__(self, uint64_t number, policy):
+        self.number = number
+        self.line = Line()
+        self.delayed = Line()
+        self.max_size = policy.max_queue_size
+        self.timeout_us = policy.default_timeout_us
+        self.may_override = policy.allow_timeout_override
+        self.delays = policy.timeout_action == TIMEOUT_DELAY
+
+    cdef Line line_of(self, InferRequest request) noexcept:
+        return self.delayed if request.delayed else self.line
+
+
+cdef inline bint _sooner(Due one, Due other) noexcept:
+    return one.at_ns < other.at_ns or (one.at_ns == other.at_ns and one.arrival < other.arrival)
+
+
+@cython.final
+cdef class Deadlines:
+    def __dealloc__(self):
+        free(self.heap)
+
+    cdef int add(self, InferRequest request, int64_t at_ns) except -1:
+        cdef Due due
+        if self.size + 1 >= self.room and not self._resize(max(2 * self.room, LEAST_ROOM)):
+            raise MemoryError()
+        due.at_ns = at_ns
+        due.arrival = request.arrival
+        due.request = <void *>request
+        self.size += 1
+        return self._rise(self.size, due)
+
+    cdef int discard(self, InferRequest request) noexcept:
+        cdef int64_t place = request.due_place
+        cdef Due last
+        if place == 0:
+            return 0
+        request.due_place = 0
+        last = self.heap[self.size]
+        self.size -= 1
+        if place <= self.size:
+            if place > 1 and _sooner(last, self.heap[place // 2]):
+                self._rise(place, last)
+            else:
+                self._sink(place, last)
+        if self.room > LEAST_ROOM and 4 * self.size < self.room:
+            self._resize(self.room // 2)
+        return 0
+
+    cdef int64_t earliest_ns(self) noexcept:
+        return self.heap[1].at_ns if self.size else 0
+
+    cdef InferRequest earliest(self):
+        return <InferRequest>self.heap[1].request
+
+    cdef int _put(self, int64_t place, Due due) noexcept:
+        self.heap[place] = due
+        (<InferRequest>due.request).due_place = place
+        return 0
+
+    cdef int _rise(self, int64_t place, Due due) noexcept:
+        while place > 1 and _sooner(due, self.heap[place // 2]):
+            self._put(place, self.heap[place // 2])
+            place //= 2
+        return self._put(place, due)
+
+    cdef int _sink(self, int64_t place, Due due) noexcept:
+        cdef int64_t child = 2 * place
+        while child <= self.size:
+            if child < self.size and _sooner(self.heap[child + 1], self.heap[child]):
+                child += 1
+            if not _sooner(self.heap[child], due):
+                break
+            self._put(place, self.heap[child])
+            place = child
+            child = 2 * place
+        return self._put(place, due)
+
+    cdef bint _resize(self, int64_t room) noexcept:
+        cdef Due *heap = <Due *>realloc(self.heap, room * sizeof(Due))
+        if heap is NULL:
+            return False
+        self.heap = heap
+        self.room = room
+        return True
+
 
 @cython.final
 cdef class RequestQueue:
-    """`policies`: config QueuePolicy per priority level (one when the model has no levels)."""
+    """`levels`: priority levels, 0 for a model without any; those in `level_policies` have their own policy, all others
+    `policy`."""
 
-    def __init__(self, policies, int default_level=0):
-        self.policies = tuple(policies)
-        self.lines = [deque() for _ in range(2 * len(self.policies))]
-        self.level_sizes = [0] * len(self.policies)
-        self.default_level = default_level
+    def __init__(self, policy=QueuePolicy(), uint64_t levels=0, uint64_t default_level=0, level_policies=None):
+        self.policy = policy
+        self.level_policies = dict(level_policies or {}) if levels else {}
+        self.levels = levels
+        assert not levels or 1 <= default_level <= levels
+        self.deadlines = Deadlines()
+        self.order = []
+        self.default = self._level(default_level if levels else 0)
+        # A policy that no level has does not count: the default one where each level has its own.
+        used = list(self.level_policies.values())
+        if <uint64_t>len(used) < levels or not levels:
+            used.append(policy)
+        self.has_timeouts = any([one.default_timeout_us or one.allow_timeout_override for one in used])
+        self.has_rules = self.has_timeouts or levels > 1 or any([one.max_queue_size for one in used])
 
     @property
-    def places(self):
-        """Places in all lines, those of removed requests included."""
-        return sum(map(len, self.lines))
+    def level_sizes(self):
+        """Queued requests of each level that exists: number -> how many."""
+        return {(<Level>level).number: (<Level>level).size for level in self.order}
 
     cpdef int push(self, InferRequest request, int64_t now_ns) except -1:
-        cdef int level = 0
-        cdef int64_t timeout_us
+        cdef Level level
+        cdef uint64_t timeout_us
         assert request.state == REQUEST_NEW
-        if self.default_level:
-            # An unknown priority counts as the default (Triton's PriorityQueue).
-            level = self.default_level - 1
-            if 1 <= request.priority <= <uint64_t>len(self.policies):
-                level = request.priority - 1
-        policy = self.policies[level]
-        if policy.max_queue_size and self.level_sizes[level] >= policy.max_queue_size:
+        level = self._level(self._number_of(request))
+        timeout_us = level.timeout_us
+        if level.max_size and level.size >= level.max_size:
             raise Unavailable(f"{request.log_prefix()}Exceeds maximum queue size")
-        timeout_us = policy.default_timeout_us
-        if policy.allow_timeout_override and request.timeout_us:
-            # Triton ignores the request's timeout when the default is 0; a client that asks for one means it.
-            if timeout_us == 0 or request.timeout_us < <uint64_t>timeout_us:
-                timeout_us = min(request.timeout_us, <uint64_t>0x7FFFFFFFFFFF)
-        request.priority_level = level
-        request.state = REQUEST_QUEUED
+        # Triton ignores the request's timeout when the default is 0; a client that asks for one means it.
+        if level.may_override and request.timeout_us and (timeout_us == 0 or request.timeout_us < timeout_us):
+            timeout_us = min(request.timeout_us, <uint64_t>0x7FFFFFFFFFFF)
+        self.arrivals += 1
+        request.arrival = self.arrivals
         request.queue_start_ns = now_ns
-        request.deadline_ns = now_ns + timeout_us * 1000 if timeout_us else 0
-        (<object>self.lines[2 * level]).append(request)
-        self.size += 1
-        self.rows += request.rows
-        self.level_sizes[level] += 1
-        return self._note_deadline(request)
-
-    cdef int _note_deadline(self, InferRequest request) except -1:
-        if request.deadline_ns and (self.next_deadline_ns == 0 or request.deadline_ns < self.next_deadline_ns):
-            self.next_deadline_ns = request.deadline_ns
+        request.deadline_ns = now_ns + <int64_t>timeout_us * 1000 if timeout_us else 0
+        request.delayed = False
+        self._enter(level, request)
+        level.line.append(request)
+        if self.cursor is not None and (
+                self.cursor.priority_level > level.number
+                or (self.cursor.priority_level == level.number and self.cursor.delayed)):
+            self.cursor = None
         return 0
 
-    cpdef list peek(self, int64_t limit):
-        cdef list found = []
-        cdef InferRequest request
-        for line in self.lines:
-            while line and (<InferRequest>line[0]).state != REQUEST_QUEUED:
-                line.popleft()
-                self.dead -= 1
-            for request in line:
-                if request.state == REQUEST_QUEUED:
-                    if len(found) >= limit:
-                        return found
-                    found.append(request)
-        return found
+    # An unknown priority counts as the default (Triton's PriorityQueue).
+    cdef uint64_t _number_of(self, InferRequest request) noexcept:
+        return request.priority if 1 <= request.priority <= self.levels else self.default.number
+
+    # Where the level is in `order`, or would be.
+    cdef Py_ssize_t _index(self, uint64_t number) noexcept:
+        cdef Py_ssize_t low = 0
+        cdef Py_ssize_t high = len(self.order)
+        cdef Py_ssize_t middle
+        while low < high:
+            middle = (low + high) // 2
+            if (<Level>self.order[middle]).number < number:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    # The level, made if there is none.
+    cdef Level _level(self, uint64_t number):
+        cdef Level level
+        cdef Py_ssize_t index
+        if self.default is not None and number == self.default.number:
+            return self.default
+        index = self._index(number)
+        if index < len(self.order):
+            level = <Level>self.order[index]
+            if level.number == number:
+                return level
+        level = Level(number, self.level_policies.get(number, self.policy))
+        self.order.insert(index, level)
+        return level
+
+    # All that a request brings besides its place in the line. Raises MemoryError, and nothing has changed then.
+    cdef int _enter(self, Level level, InferRequest request) except -1:
+        cdef int64_t due_ns = _due_ns(request)
+        if due_ns:
+            try:
+                self.deadlines.add(request, due_ns)
+            except MemoryError:
+                self._drop_if_empty(level)
+                raise
+            self.next_deadline_ns = self.deadlines.earliest_ns()
+        request.state = REQUEST_QUEUED
+        request.priority_level = level.number
+        level.size += 1
+        self.size += 1
+        self.rows += request.rows
+        return 0
+
+    cdef int _leave(self, InferRequest request) except -1:
+        cdef Level level = self._level(request.priority_level)
+        level.line_of(request).unlink(request)
+        level.size -= 1
+        self.size -= 1
+        self.rows -= request.rows
+        self.cursor = None
+        if request.due_place:
+            self.deadlines.discard(request)
+            self.next_deadline_ns = self.deadlines.earliest_ns()
+        return self._drop_if_empty(level)
+
+    cdef int _drop_if_empty(self, Level level) except -1:
+        if level.size == 0 and level is not self.default:
+            del self.order[self._index(level.number)]
+        return 0
+
+    cpdef InferRequest first(self):
+        cdef Level level
+        for level in self.order:
+            if level.size:
+                return level.line.first if level.line.first is not None else level.delayed.first
+        return None
+
+    cpdef InferRequest after(self, InferRequest request):
+        cdef Level level
+        cdef Py_ssize_t index
+        assert request.state == REQUEST_QUEUED
+        if request.behind is not None:
+            return request.behind
+        index = self._index(request.priority_level)
+        if not request.delayed:
+            level = <Level>self.order[index]
+            if level.delayed.first is not None:
+                return level.delayed.first
+        for index in range(index + 1, len(self.order)):
+            level = <Level>self.order[index]
+            if level.size:
+                return level.line.first if level.line.first is not None else level.delayed.first
+        return None
 
     cpdef list pop(self, int64_t count):
         cdef list found = []
         cdef InferRequest request
-        for line in self.lines:
-            while line and count > 0:
-                request = <InferRequest>line.popleft()
-                if request.state != REQUEST_QUEUED:
-                    self.dead -= 1
-                    continue
-                count -= 1
-                self._leave(request)
-                found.append(request)
-        if self.size == 0:
-            self.next_deadline_ns = 0
+        while count > 0:
+            request = self.first()
+            if request is None:
+                break
+            self._leave(request)
+            request.state = REQUEST_RUNNING
+            found.append(request)
+            count -= 1
         return found
 
-    cdef int _leave(self, InferRequest request) except -1:
-        self.size -= 1
-        self.rows -= request.rows
-        self.level_sizes[request.priority_level] -= 1
+    cpdef int requeue(self, list requests) except -1:
+        cdef InferRequest request
+        cdef Level level
+        for request in reversed(requests):
+            assert request.state == REQUEST_RUNNING
+            level = self._level(request.priority_level)
+            self._enter(level, request)
+            level.line_of(request).prepend(request)
+            self.cursor = None
         return 0
 
     cpdef int remove(self, InferRequest request) except -1:
         assert request.state == REQUEST_QUEUED
-        request.state = REQUEST_DONE
         self._leave(request)
-        self.dead += 1
-        if self.size == 0 or (self.dead > 64 and self.dead > self.size):
-            self._sweep()
+        request.state = REQUEST_DONE
         return 0
-
-    def _sweep(self):
-        # Removed requests would otherwise keep their inputs alive behind a long line.
-        for index, line in enumerate(self.lines):
-            self.lines[index] = deque([r for r in line if (<InferRequest>r).state == REQUEST_QUEUED])
-        self.dead = 0
-        if self.size == 0:
-            self.next_deadline_ns = 0
 
     cpdef list expire(self, int64_t now_ns):
         cdef list expired = []
         cdef InferRequest request
-        if self.next_deadline_ns == 0 or now_ns < self.next_deadline_ns:
-            return expired
-        self.next_deadline_ns = 0
-        for level, policy in enumerate(self.policies):
-            expired += self._expire_line(2 * level, policy.timeout_action == TIMEOUT_DELAY, now_ns)
-        for request in expired:
+        while self.deadlines.size and self.deadlines.earliest_ns() <= now_ns:
+            request = self.deadlines.earliest()
+            request.late = request.end_by_ns != 0 and request.end_by_ns == _due_ns(request)
+            if not request.late and self._level(request.priority_level).delays:
+                self._delay(request)
+                continue
+            expired.append(request)
             self.remove(request)
         return expired
 
-    # Those of a line that are to be refused; those to be delayed move to the next line.
-    def _expire_line(self, int index, bint delay, int64_t now_ns):
-        cdef list late = []
-        cdef InferRequest request
-        for request in self.lines[index]:
-            if request.state != REQUEST_QUEUED or request.deadline_ns == 0:
-                continue
-            if request.deadline_ns > now_ns:
-                self._note_deadline(request)
-            else:
-                request.deadline_ns = 0
-                late.append(request)
-        if not delay or not late:
-            return late
-        gone = set(map(id, late))
-        self.lines[index] = deque([r for r in self.lines[index] if id(r) not in gone])
-        (<object>self.lines[index + 1]).extend(late)
-        return []
+    cdef int _delay(self, InferRequest request) except -1:
+        cdef Level level = self._level(request.priority_level)
+        level.line.unlink(request)
+        self.deadlines.discard(request)
+        request.deadline_ns = 0
+        request.delayed = True
+        level.delayed.append(request)
+        self.cursor = None
+        if request.end_by_ns:
+            self.deadlines.add(request, request.end_by_ns)  # never for want of memory: it has just left
+        self.next_deadline_ns = self.deadlines.earliest_ns()
+        return 0
+
+
+# When something is to be done about a request that still waits; 0: never.
+cdef inline int64_t _due_ns(InferRequest request) noexcept:
+    if request.deadline_ns == 0:
+        return request.end_by_ns
+    if request.end_by_ns == 0:
+        return request.deadline_ns
+    return min(request.deadline_ns, request.end_by_ns)

@@ -40,6 +40,7 @@ cdef class InferRequest:
     cdef public int flags                # RequestFlag bits
     cdef public bint binary_default      # HTTP: outputs not listed come in binary form
     cdef public int64_t received_ns      # CLOCK_MONOTONIC, when the front-end had the whole request
+    cdef public int64_t end_by_ns        # when its client stops waiting for the answer; 0: never
     cdef public object context           # the front-end's own, untouched by core
 
     # Set by ModelSignature.validate
@@ -56,7 +57,15 @@ cdef class InferRequest:
     cdef ResponseSink sink               # who gets the response
     cdef int64_t queue_start_ns
     cdef int64_t deadline_ns             # queue timeout; 0: none
-    cdef int priority_level
+    cdef uint64_t priority_level         # 1: most urgent; 0: the model has no levels
+    cdef bint delayed                    # its queue timeout sent it behind the others of its level
+    cdef bint late                       # refused because it could not end by `end_by_ns`
     cdef list place                      # where its response waits for those before it, when order is kept; or None
+
+    # The queue's own, while QUEUED
+    cdef InferRequest behind             # next in its line
+    cdef void *before                    # the one before it there, borrowed; NULL: none
+    cdef int64_t due_place               # where it stands in the heap of deadlines; 0: nowhere
+    cdef uint64_t arrival                # numbers requests in the order in which they came
 
 cpdef int64_t live_requests()

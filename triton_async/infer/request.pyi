@@ -31,6 +31,7 @@ class InferRequest:
     flags: int
     binary_default: bool
     received_ns: int
+    end_by_ns: int
     context: Any
     is_cancelled: bool
     batch_size: int
@@ -48,6 +49,7 @@ class InferRequest:
         flags: int = 0,
         binary_default: bool = False,
         received_ns: int = 0,
+        end_by_ns: int = 0,
     ) -> None: ...
     def log_prefix(self) -> str: ...
 

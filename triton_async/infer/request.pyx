@@ -1,5 +1,7 @@
 """Inference requests as the codecs build them and core moves them."""
 
+cimport cython
+
 cdef int64_t _live = 0
 
 
@@ -16,6 +18,8 @@ cdef class RequestedOutput:
         self.region = region
 
 
+# A line of requests that is given up as a whole would otherwise be freed by one recursion as deep as it is long.
+@cython.trashcan(True)
 cdef class InferRequest:
     """One request. Built by a codec, then owned by core until its final response."""
 
@@ -29,7 +33,7 @@ cdef class InferRequest:
 
     def __init__(self, str model_name, int64_t model_version=-1, str id="", list inputs=None, list outputs=None,
                  dict parameters=None, uint64_t priority=0, uint64_t timeout_us=0, sequence_id=0, int flags=0,
-                 bint binary_default=False, int64_t received_ns=0):
+                 bint binary_default=False, int64_t received_ns=0, int64_t end_by_ns=0):
         self.model_name = model_name
         self.model_version = model_version
         self.id = id
@@ -42,6 +46,7 @@ cdef class InferRequest:
         self.flags = flags
         self.binary_default = binary_default
         self.received_ns = received_ns
+        self.end_by_ns = end_by_ns
 
     @property
     def is_cancelled(self):

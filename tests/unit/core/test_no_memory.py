@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from core_harness import request, run, running, write_model
 
-from triton_async.config.model_config import DynamicBatching, QueuePolicy
+from triton_async.config.model_config import DynamicBatching
 from triton_async.core.batcher import DynamicBatcher
 from triton_async.core.queue import RequestQueue
 from triton_async.errors import InternalError
@@ -41,18 +41,18 @@ def test_a_batch_that_cannot_be_made_leaves_its_requests_behind() -> None:
     inputs = [TensorSpec("INPUT0", FP32, [-1])]
     inputs += [TensorSpec(f"X{i}", FP32, [1], optional=True) for i in range(INPUTS)]
     model = ModelSignature("m", 1, inputs, [TensorSpec("OUTPUT0", FP32, [-1])], REQUESTS)
-    made = DynamicBatcher(model, RequestQueue([QueuePolicy()], 0), DynamicBatching())
+    made = DynamicBatcher(model, RequestQueue(), DynamicBatching())
     sent = []
     for _ in range(REQUESTS):
         sent.append(InferRequest("m", inputs=[from_numpy("INPUT0", np.zeros((1, 1), np.float32))]))
         model.validate(sent[-1])
         made.enqueue(sent[-1], 0)
     with little_memory(32 << 20), pytest.raises(MemoryError):
-        made.take(0, True)
+        made.take(None, True, 0)
     assert made.queue.size == 0
     assert made.take_lost() == sent
     assert made.take_lost() == []
-    assert made.take(0, True) is None
+    assert made.take(None, True, 0) is None
 
 
 # A full batch is made while its last request is submitted, another when the instance has run the one before.

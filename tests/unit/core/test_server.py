@@ -104,14 +104,14 @@ def test_queue_limits_answer_unavailable_and_count_as_rejected(tmp_path: Path) -
     async def test() -> None:
         async with running(tmp_path, backends=backend) as server:
             tasks = [asyncio.ensure_future(server.infer(request("m", [[index]]))) for index in range(6)]
-            await until(lambda: sum(task.done() for task in tasks) == 4, "refusals and timeouts")
+            await until(lambda: sum(task.done() for task in tasks) == 5, "refusals and timeouts")
             backend.run_gate.open()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             messages = [r.message for r in results if isinstance(r, Unavailable)]
-            # One runs, one is handed over ahead, two wait and time out, two find the queue full.
-            assert sum("Exceeds maximum queue size" in m for m in messages) == 2
+            # One runs, two wait and time out, three find the queue full.
+            assert sum("Exceeds maximum queue size" in m for m in messages) == 3
             assert messages.count("Request timeout expired") == 2
-            assert "reason=\"REJECTED\",version=\"1\"} 4" in server.metrics_text().decode()
+            assert "reason=\"REJECTED\",version=\"1\"} 5" in server.metrics_text().decode()
 
     run(test)
 

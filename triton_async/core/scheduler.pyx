@@ -1,0 +1,41 @@
+"""The interface of schedulers, and what all of them do alike."""
+
+from triton_async.errors import DeadlineExceeded, Unavailable
+
+# Share of the newest execution in the mean.
+cdef int64_t MEAN_WEIGHT = 8
+
+
+cdef class Scheduler:
+    """See scheduler.pxd."""
+
+    cpdef int enqueue(self, InferRequest request, int64_t now_ns) except -1:
+        raise NotImplementedError
+
+    cpdef Batch take(self, object instance, bint idle, int64_t now_ns):
+        raise NotImplementedError
+
+    cpdef list take_lost(self):
+        raise NotImplementedError
+
+    cpdef int remove(self, InferRequest request) except -1:
+        raise NotImplementedError
+
+    cpdef int requeue(self, list requests) except -1:
+        raise NotImplementedError
+
+    cpdef list expire(self, int64_t now_ns):
+        raise NotImplementedError
+
+    cpdef int note_execution(self, int64_t execution_ns) except -1:
+        if self.mean_execution_ns == 0:
+            self.mean_execution_ns = execution_ns
+        else:
+            self.mean_execution_ns += (execution_ns - self.mean_execution_ns) // MEAN_WEIGHT
+        return 0
+
+
+cpdef object refusal(InferRequest request):
+    if request.late:
+        return DeadlineExceeded("Request deadline expired")
+    return Unavailable("Request timeout expired")
