@@ -60,6 +60,8 @@ cdef class DynamicBatcher(Scheduler):
         return 0
 
     cdef int _refuse(self, list requests, int64_t now_ns) except -1:
+        if not requests:
+            return 0
         if self.refused is None:
             self.refused = []
             self.next_deadline_ns = max(now_ns, 1)
@@ -131,7 +133,7 @@ cdef class DynamicBatcher(Scheduler):
         cdef InferRequest behind
         self.queue.cursor = None
         # Among those looked at before, too, one may be late by now.
-        if last is None :
+        if last is None or (not idled and self.ends_ns and now_ns + self.mean_execution_ns > self.ends_ns):
             self.count = self.rows = self.best = self.ends_ns = 0
             request = leader
         else:

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from config_models import BATCHED, FULL, load_text, make_model
 from tritonclient.grpc import model_config_pb2
@@ -177,6 +178,24 @@ def test_the_frozen_config_carries_what_schedulers_need(tmp_path: Path) -> None:
     assert got.platform_or_backend == "onnxruntime_onnx"
     with pytest.raises(dataclasses.FrozenInstanceError):
         got.name = "x"  # type: ignore[misc]
+
+
+def test_as_many_priority_levels_as_there_are_numbers(tmp_path: Path) -> None:
+    batching = """
+    dynamic_batching {
+      priority_levels: 18446744073709551615 default_priority_level: 4294967296
+      priority_queue_policy { key: 18446744073709551615 value { max_queue_size: 3 } }
+    }
+    """
+    config = load_text(tmp_path, FULL + batching)
+    got = config.dynamic_batching
+    assert got is not None
+    assert (got.priority_levels, got.default_priority_level) == (2**64 - 1, 2**32)
+    assert [got.policy(level).max_queue_size for level in (1, 2**63, 2**64 - 1)] == [0, 0, 3]
+    printed = config.json()["dynamic_batching"]
+    assert (printed["priority_levels"], printed["default_priority_level"]) == (2**64 - 1, 2**32)
+    assert printed["priority_queue_policy"][str(2**64 - 1)]["max_queue_size"] == 3
+    assert orjson.loads(orjson.dumps(printed)) == printed
 
 
 def test_the_json_form_prints_defaults_numbers_and_proto_order(tmp_path: Path) -> None:

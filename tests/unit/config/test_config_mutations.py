@@ -158,11 +158,6 @@ INVALID = [
         ["priority queue policy must have priority level in range [1, 2]"],
     ),
     (
-        "priority levels without end",
-        with_extra("dynamic_batching { priority_levels: 99999999999 default_priority_level: 1 }"),
-        ["'dynamic_batching.priority_levels' must be <= 256"],
-    ),
-    (
         "ordering with priorities",
         with_extra(
             "dynamic_batching { preserve_ordering: true priority_levels: 2 default_priority_level: 1 }"

@@ -325,6 +325,16 @@ def test_what_has_timed_out_is_never_taken() -> None:
     assert made.expire(11 * US) == []
 
 
+def test_what_take_merely_delays_leaves_nothing_due() -> None:
+    model = signature(0)
+    policy = QueuePolicy(TimeoutAction.DELAY, default_timeout_us=10)
+    made = DynamicBatcher(model, RequestQueue(policy))
+    for _ in range(2):
+        made.enqueue(request(model), 0)
+    assert rows_of(made, 10 * US) == 1
+    assert (made.pending, made.next_deadline_ns) == (1, 0)
+
+
 def test_what_cannot_end_in_time_is_refused_before_it_runs() -> None:
     model = signature(1)
     made = batcher(model)

@@ -284,19 +284,20 @@ def test_a_request_is_taken_or_refused_when_the_process_has_no_descriptor_left(t
     run(test)
 
 
-def test_urgent_requests_overtake_those_that_wait(tmp_path: Path) -> None:
-    write_model(tmp_path, "m", max_batch_size=1,
-                more=ONE + "dynamic_batching { priority_levels: 3 default_priority_level: 2 }")  # fmt: skip
+@pytest.mark.parametrize(("levels", "default"), [(3, 2), (2**64 - 1, 2)])
+def test_urgent_requests_overtake_those_that_wait(tmp_path: Path, levels: int, default: int) -> None:
+    batching = f"dynamic_batching {{ priority_levels: {levels} default_priority_level: {default} }}"
+    write_model(tmp_path, "m", max_batch_size=1, more=ONE + batching)
     backend, sink = GatedBackend(), Recorder()
     backend.run_gate.shut = True
 
     async def test() -> None:
         async with running(tmp_path, backends=backend) as server:
-            for index, priority in enumerate([0, 0, 3, 0, 1, 3, 1]):
+            for index, priority in enumerate([0, 0, levels, 0, 1, levels, 1]):
                 server.submit(request("m", [[index]], priority=priority), sink)
             backend.run_gate.open()
             await until(lambda: len(sink.responses) == 7, "all answers")
-            # Only what has begun is not overtaken.
+            # Only the first had begun before anything urgent came.
             assert values(sink) == [[0], [4], [6], [1], [3], [2], [5]]
             sink.responses.clear()
 
