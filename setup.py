@@ -34,7 +34,7 @@ C_SOURCES = {
     "triton_async.backends.onnxruntime.instance": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.backends.onnxruntime.values": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.backends.tensorrt.calls": ["csrc/cuda.c"],
-    "triton_async.core.completion": ["csrc/wakeup.c"],
+    "triton_async.core.reactor": ["csrc/wakeup.c"],
     "triton_async.core.instances": ["csrc/wakeup.c", "csrc/gather.c", "csrc/slab.c"],
     "triton_async.infer.batch": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.infer.signature": ["csrc/gather.c", "csrc/slab.c"],

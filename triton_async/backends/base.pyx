@@ -1,28 +1,22 @@
 """The backend contract. A backend inspects model files, loads versions and makes instances of them."""
 
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int64_t
 
+from triton_async.codes cimport TA_CODE_INTERNAL
 from triton_async.datatypes cimport DT_BF16
-from triton_async.infer.batch cimport Batch, check_batch, ta_batch, ta_tensor
+from triton_async.infer.batch cimport Batch, check_batch, ta_batch
+from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.factory cimport ResponseFactory
+from triton_async.infer.gather cimport ta_batch_fail, ta_gather
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.signature cimport ModelSignature
 from triton_async.infer.tensor cimport Tensor
-from triton_async.memory.slab cimport SlabPool, ta_slab_pool
+from triton_async.memory.slab cimport SlabPool
 
 from triton_async.config.model_config import InstanceKind
 from triton_async.errors import InternalError, ServerError, Unsupported
 from triton_async.infer.tensor import from_numpy
 from triton_async.memory.pools import Pools
-
-cdef extern from "clock.h":
-    int64_t ta_now_ns() noexcept nogil
-
-cdef extern from "gather.h":
-    int ta_gather(ta_tensor *input, ta_slab_pool *pool) noexcept nogil
-    void ta_batch_fail(ta_batch *batch, int32_t code, const char *format, ...) noexcept nogil
-
-cdef int32_t CODE_INTERNAL = 1
 
 
 class Backend:
@@ -95,7 +89,7 @@ cdef class ModelInstance:
         self.depth = 1
 
     cdef void execute(self, ta_batch *batch) noexcept nogil:
-        ta_batch_fail(batch, CODE_INTERNAL, "the instance has no execute")
+        ta_batch_fail(batch, TA_CODE_INTERNAL, "the instance has no execute")
 
     cdef int submit(self, ta_batch *batch) noexcept nogil:
         self.execute(batch)
@@ -233,7 +227,7 @@ cdef class PythonInstance(ModelInstance):
         cdef int i
         for i in range(batch.n_inputs):
             if ta_gather(&batch.inputs[i], self.pool.pool) < 0:
-                ta_batch_fail(batch, CODE_INTERNAL, "no memory to gather the inputs of a batch")
+                ta_batch_fail(batch, TA_CODE_INTERNAL, "no memory to gather the inputs of a batch")
                 return
         with gil:
             self._execute_python(batch)

@@ -8,9 +8,9 @@ import threading
 from time import monotonic_ns as clock
 
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport int32_t
 
 from triton_async.backends.base cimport ModelInstance
+from triton_async.codes cimport TA_CODE_UNAVAILABLE
 from triton_async.core.reactor cimport Reactor
 from triton_async.core.wakeup cimport (
     TA_MAILBOX_SLOTS,
@@ -19,10 +19,11 @@ from triton_async.core.wakeup cimport (
     ta_mailbox_new,
     ta_mailbox_put,
     ta_mailbox_take,
-    ta_now_ns,
 )
 from triton_async.infer.batch cimport TA_BEGUN, Batch, check_batch, ta_batch_begin, ta_batch_phase
+from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.event cimport TA_EXECUTED, ta_message
+from triton_async.infer.gather cimport ta_batch_fail
 from triton_async.infer.transfer cimport Transfer
 from triton_async.memory.slab cimport SlabPool
 
@@ -30,12 +31,7 @@ from triton_async.core.retry import Retry
 from triton_async.defines import INSTANCE_RETRY_MAX_NS, INSTANCE_RETRY_NS, INSTANCE_RUN_AHEAD_MAX
 from triton_async.errors import InternalError, ServerError
 
-cdef extern from "gather.h":
-    void ta_batch_fail(ta_batch *batch, int32_t code, const char *format, ...) noexcept nogil
-
 log = logging.getLogger("triton_async.core")
-
-cdef int32_t CODE_UNAVAILABLE = 4
 
 # One runs, the others and the order to stop wait.
 assert INSTANCE_RUN_AHEAD_MAX + 2 <= TA_MAILBOX_SLOTS
@@ -210,7 +206,7 @@ cdef void _refuse(Instance self) noexcept:
         self.reactor.post(&batch.message)
         return
     batch.compute_start_ns = ta_now_ns()
-    ta_batch_fail(batch, CODE_UNAVAILABLE, "model instance '%.200s' is broken and could not be made anew",
+    ta_batch_fail(batch, TA_CODE_UNAVAILABLE, "model instance '%.200s' is broken and could not be made anew",
                   <const char *>name)
     check_batch(batch)
     self.reactor.post(&batch.message)

@@ -8,7 +8,6 @@ from triton_async.core.reactor cimport Reactor
 from triton_async.core.scheduler cimport Scheduler, refusal
 from triton_async.core.servable cimport Servable
 from triton_async.core.stats cimport FAIL_BACKEND, FAIL_CANCELED, FAIL_REJECTED
-from triton_async.core.wakeup cimport ta_now_ns
 from triton_async.infer.batch cimport (
     TA_HANDED,
     TA_REVOKED,
@@ -18,6 +17,7 @@ from triton_async.infer.batch cimport (
     ta_batch_phase,
     ta_batch_revoke,
 )
+from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.request cimport (
     AWAITS_EXECUTION,
     AWAITS_FINAL,

@@ -13,12 +13,12 @@ from triton_async.core.wakeup cimport (
     ta_events_open,
     ta_events_push,
     ta_events_take,
-    ta_now_ns,
     ta_timer_arm,
     ta_timer_clear,
     ta_timer_open,
 )
 from triton_async.infer.batch cimport Batch
+from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.event cimport TA_EXECUTED, TA_RESPONSE, ta_message
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse

@@ -22,6 +22,3 @@ cdef extern from "wakeup.h" nogil:
     int ta_timer_open()
     int ta_timer_arm(int fd, int64_t deadline_ns)
     void ta_timer_clear(int fd)
-
-cdef extern from "clock.h" nogil:
-    int64_t ta_now_ns()

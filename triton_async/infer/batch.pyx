@@ -2,11 +2,13 @@
 
 cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport int32_t
 from libc.stdlib cimport calloc, free
 
+from triton_async.codes cimport TA_CODE_INTERNAL
 from triton_async.datatypes cimport DT_BYTES, elements, nbytes, to_name
 from triton_async.infer.event cimport TA_EXECUTED
+from triton_async.infer.framing cimport ta_bytes_skip
+from triton_async.infer.gather cimport ta_batch_close_times, ta_batch_fail, ta_tensor_release
 from triton_async.infer.request cimport InferRequest, RequestedOutput
 from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
@@ -17,15 +19,7 @@ from triton_async.memory.cuda cimport describe
 from triton_async.errors import InternalError, ServerError, from_code
 from triton_async.infer.signature import format_dims
 
-cdef extern from "gather.h":
-    void ta_batch_close_times(ta_batch *batch) noexcept nogil
-    void ta_batch_fail(ta_batch *batch, int32_t code, const char *format, ...) noexcept nogil
-    void ta_tensor_release(ta_tensor *tensor) noexcept nogil
-    int64_t ta_bytes_skip(const char *data, int64_t nbytes, int64_t offset, int64_t count) noexcept nogil
-
 cdef int64_t _live = 0
-
-cdef int32_t CODE_INTERNAL = 1
 
 # Where an output without bytes points: a filled output never has a NULL address.
 cdef char _EMPTY = 0
@@ -134,7 +128,7 @@ cdef class Batch:
             except ServerError as error:
                 code, message = error.code, error.message
             except Exception as error:  # whatever it is, every request gets an answer
-                code, message = CODE_INTERNAL, f"{type(error).__name__} while splitting the outputs of a batch"
+                code, message = TA_CODE_INTERNAL, f"{type(error).__name__} while splitting the outputs of a batch"
         responses = []
         for request in self.requests:
             # An error of its own for each: raised, it carries the traceback of one request.
@@ -422,7 +416,7 @@ cdef int _refuse_output(ta_batch *batch, int index) noexcept:
         text = (f"output '{name}' of model '{signature.model_name}' has {c.nbytes} bytes, which do not fill its shape "
                 f"{dims}")
     shown = text.encode()
-    ta_batch_fail(batch, CODE_INTERNAL, "%.1000s", <const char *>shown)
+    ta_batch_fail(batch, TA_CODE_INTERNAL, "%.1000s", <const char *>shown)
     return 0
 
 

@@ -5,6 +5,7 @@ cimport cython
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy
 
+from triton_async.codes cimport TA_CODE_INTERNAL
 from triton_async.datatypes cimport DT_BYTES, elements
 from triton_async.infer.batch cimport (
     TA_COPY_FAILED,
@@ -19,6 +20,9 @@ from triton_async.infer.batch cimport (
     ta_segment,
     ta_tensor,
 )
+from triton_async.infer.clock cimport ta_now_ns
+from triton_async.infer.framing cimport ta_bytes_skip
+from triton_async.infer.gather cimport ta_batch_fail, ta_tensor_release
 from triton_async.infer.request cimport InferRequest, RequestedOutput
 from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport TensorSpec
@@ -28,16 +32,6 @@ from triton_async.memory.cuda cimport cuda_api, describe, ta_cuda, ta_device_ptr
 from triton_async.memory.slab cimport SlabPool, ta_slab, ta_slab_data, ta_slab_lease, ta_slab_return
 
 from triton_async.errors import InternalError, ServerError
-
-cdef extern from "clock.h":
-    int64_t ta_now_ns() noexcept nogil
-
-cdef extern from "gather.h":
-    void ta_batch_fail(ta_batch *batch, int32_t code, const char *format, ...) noexcept nogil
-    void ta_tensor_release(ta_tensor *tensor) noexcept nogil
-    int64_t ta_bytes_skip(const char *data, int64_t nbytes, int64_t offset, int64_t count) noexcept nogil
-
-cdef int32_t CODE_INTERNAL = 1
 
 # Results of a copy that are no CUresult: no driver is loaded, or the GPU could not be made current.
 cdef enum:
@@ -79,7 +73,7 @@ cdef class Transfer:
         cdef int result = 0
         cdef int i
         if slab == NULL:
-            ta_batch_fail(batch, CODE_INTERNAL, "no memory to gather the inputs of a batch")
+            ta_batch_fail(batch, TA_CODE_INTERNAL, "no memory to gather the inputs of a batch")
             return -1
         to = tensor.data = ta_slab_data(slab)
         tensor.owner = slab
@@ -127,7 +121,7 @@ cdef class Transfer:
         cdef ta_slab *slab = ta_slab_lease(self.pool.pool, tensor.nbytes)
         cdef int result
         if slab == NULL:
-            ta_batch_fail(batch, CODE_INTERNAL, "no memory for the outputs of a batch")
+            ta_batch_fail(batch, TA_CODE_INTERNAL, "no memory for the outputs of a batch")
             return -1
         result = self._copy(ta_slab_data(slab), tensor.data, tensor.nbytes, tensor.device_id)
         if result != 0:
@@ -288,7 +282,7 @@ cdef class Transfer:
     cdef int _fail(self, ta_batch *batch, str what, int result) noexcept:
         text = f"{what}: {self._reason(result)}" if result else what
         shown = text.encode("utf-8", "replace")
-        ta_batch_fail(batch, CODE_INTERNAL, "%.1000s", <const char *>shown)
+        ta_batch_fail(batch, TA_CODE_INTERNAL, "%.1000s", <const char *>shown)
         return 0
 
 
@@ -374,11 +368,11 @@ cdef int _refuse_strings(ta_batch *c, int index) noexcept:
             sent.name, sent.datatype, sent.dims, sent.rank, sent.element_count,
             foreign(tensor.data, tensor.nbytes, NULL, NULL, MEMORY_CPU, 0), tensor.data, tensor.nbytes,
         ))
-        code, message = CODE_INTERNAL, f"input '{sent.name}' has broken string elements"
+        code, message = TA_CODE_INTERNAL, f"input '{sent.name}' has broken string elements"
     except ServerError as error:
         code, message = error.code, error.message
     except Exception as error:
-        code, message = CODE_INTERNAL, type(error).__name__
+        code, message = TA_CODE_INTERNAL, type(error).__name__
     shown = message.encode("utf-8", "replace")
     ta_batch_fail(c, code, "%.1000s", <const char *>shown)
     return 0
