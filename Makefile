@@ -74,7 +74,7 @@ demo: $(VENV)/.dev
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint triton_async
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint triton_async tests/pyx
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev $(VENV)/.torch

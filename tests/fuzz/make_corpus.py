@@ -15,7 +15,7 @@ from h2.connection import H2Connection
 from tritonclient import http as client
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "unit/protocol"))
+sys.path[:0] = [str(HERE.parent / "unit/protocol"), str(HERE.parent)]
 
 from fuzzing import JSON_SEEDS, grpc_seeds, http_seeds  # noqa: E402
 from fuzzing_http2 import CONTINUATION, PING, PREFACE, frame  # noqa: E402

@@ -1,5 +1,6 @@
 """An HTTP/2 session that turns everything into event tuples, for tests and tools written in Python. Sans-IO."""
 
+from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from triton_async.protocol.http2 cimport Http2Session, Http2Stream
@@ -8,6 +9,8 @@ from triton_async.protocol.http2_output cimport HeaderBlock, OutBuffer
 
 cdef class EventStream(Http2Stream):
     """Events: ("open", id, headers, overflow), ("data", id, bytes), ("end", id), ("sent", id, left), ("close", ...)."""
+
+    cdef public bint auto_consume  # give windows back at once
 
     cdef int on_open(self) except -1:
         self.watches_progress = True
@@ -57,6 +60,11 @@ cdef class EventStream(Http2Stream):
 cdef class EventSession(Http2Session):
     """Further events: ("ping",), ("pong",)."""
 
+    cdef readonly list events      # tuples, in order
+    cdef readonly dict opened      # stream id -> EventStream, also of closed ones
+    cdef public bint auto_consume
+    cdef public bint refuse        # refuse new streams
+
     def __cinit__(self, *args):
         self.events = []
         self.opened = {}
@@ -82,10 +90,10 @@ cdef class EventSession(Http2Session):
         self.events.append(("pong",))
         return 0
 
-    def feed(self, const uint8_t[::1] data, int64_t now_ns=0):
+    def feed(self, data, int64_t now_ns=0):
         """Bytes from the client."""
-        if data.shape[0]:
-            self.receive(&data[0], data.shape[0], now_ns)
+        cdef bytes received = bytes(data)
+        self.receive(<const uint8_t *>PyBytes_AS_STRING(received), len(received), now_ns)
 
     def output(self, int64_t limit=1 << 62, int64_t now_ns=0):
         """Parts to be sent."""
