@@ -33,6 +33,11 @@ cdef class EventStream(Http2Stream):
         self._event(("close", self.id, error_code))
         return 0
 
+    @property
+    def n_parts(self):
+        """Parts that the stream holds a place for."""
+        return 0 if self.parts is None else len(self.parts)
+
     def _event(self, event):
         (<EventSession>self.session).events.append(event)
 

@@ -20,6 +20,8 @@ cdef enum StreamState:
     STREAM_CLOSED = 3      # nothing can be sent any more; `session` may be gone
 
 # One request and its answer. Made by a session's `open_stream`; the session holds it until `on_close`.
+#
+# Invariant: of `parts` at most half, or 32, have left
 cdef class Http2Stream:
     cdef Http2Session session      # None before it is opened and after it is closed
     cdef readonly int32_t id

@@ -22,6 +22,9 @@ cdef size_t _DRIBBLE = GRPC_DRIBBLE_NBYTES
 # Up to here a copy into the frames is cheaper than two more parts of the write.
 cdef Py_ssize_t _INLINE = 8192
 
+# Places of parts that have left, from which on they are given up once they are half of all.
+cdef Py_ssize_t _GONE_MIN = 32
+
 # Less than this is better read together with what comes behind it.
 cdef int64_t _ROOM_MIN = 1 << 14
 
@@ -135,6 +138,10 @@ cdef class Http2Stream:
                 self.part_index += 1
         if self.queued_nbytes == 0:
             self.parts = None
+            self.part_index = 0
+        elif self.part_index >= _GONE_MIN and 2 * self.part_index >= len(self.parts):
+            # The queue of a stream that is always a little behind never becomes empty.
+            del self.parts[:self.part_index]
             self.part_index = 0
         if self.watches_progress and not self.in_progress:
             self.in_progress = True

@@ -262,6 +262,31 @@ def test_a_stream_is_fed_in_pieces() -> None:
     assert len(peer.of(StreamEnded)) == 1
 
 
+def test_a_stream_that_is_always_a_little_behind_keeps_no_place_for_what_has_left() -> None:
+    """Its queue is never empty, hour after hour."""
+    peer = Peer(window=1)
+    stream = peer.session.opened[peer.ask()]
+    stream.respond(HEAD)
+    stream.send([b"first"])
+    peer.h2.increment_flow_control_window(1 << 20)
+    expected, heard = b"first", b""
+    for turn in range(2000):
+        parts = [bytes([turn % 251]) * (70 + turn % 7), b"", bytes([turn % 241]) * 3]
+        stream.send(parts)
+        # As much as there was before.
+        peer.h2.increment_flow_control_window(len(expected) - len(heard) or 1, 1)
+        expected += b"".join(parts)
+        peer.turn()
+        heard += peer.body(1)
+        peer.heard.clear()
+        assert stream.queued_nbytes > 0
+        assert stream.n_parts < 100
+    stream.finish(TRAILERS)
+    peer.h2.increment_flow_control_window(1 << 20, 1)
+    peer.turn()
+    assert heard + peer.body(1) == expected
+
+
 def test_windows_are_given_back_when_bytes_are_used() -> None:
     peer = Peer()
     peer.session.auto_consume = False
