@@ -96,6 +96,10 @@ GRPC_MAX_FRAME_NBYTES = 1 << 20
 # Bytes of the request headers of one call, decoded (C-core's hard limit).
 GRPC_MAX_HEADER_LIST_NBYTES = 1 << 14
 
+# Bytes of one header block, decoded, from which on the connection is ended: a few bytes may stand for a large field of
+# the compression table, again and again (CVE-2016-6581). Calls in between are refused one by one, as clients expect it.
+GRPC_MAX_DECODED_HEADERS_NBYTES = 8 * GRPC_MAX_HEADER_LIST_NBYTES
+
 # Bytes of a percent-encoded error message: clients refuse trailers of more than 8 KiB.
 GRPC_MAX_STATUS_MESSAGE_NBYTES = 1 << 12
 
@@ -109,9 +113,14 @@ GRPC_MAX_CONTINUATIONS = 8
 GRPC_MAX_HEADER_BLOCK_NBYTES = 1 << 17
 
 # Stream resets, the client's and those that it made us send, at once and per second before the connection is
-# ended (CVE-2023-44487, CVE-2025-8671). nghttp2's own numbers; 1.52 counts only one of the kinds, if any.
+# ended (CVE-2023-44487, CVE-2025-8671). nghttp2's own numbers; 1.52 counts only one of the kinds, if any. Not counted
+# are resets that spare the client nothing: of calls that are being answered or executed, or whose deadline has come.
 GRPC_RESET_BURST = 1000
 GRPC_RESETS_PER_S = 33
+
+# Seconds before its deadline (but not in the first half of its time) from which on a call may be reset without being
+# counted: how far the clocks of a busy client and ours may be apart about the same deadline.
+GRPC_DEADLINE_SLACK_S = 0.1
 
 # PING, SETTINGS, PRIORITY, unknown and empty frames, the same way (CVE-2019-9511 to -9518). C-core's bandwidth
 # probes send up to ten PINGs a second.

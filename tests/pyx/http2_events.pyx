@@ -69,6 +69,7 @@ cdef class EventSession(Http2Session):
     cdef readonly dict opened      # stream id -> EventStream, also of closed ones
     cdef public bint auto_consume
     cdef public bint refuse        # refuse new streams
+    cdef public int64_t late_ns    # of new streams
 
     def __cinit__(self, *args):
         self.events = []
@@ -84,6 +85,7 @@ cdef class EventSession(Http2Session):
             return None
         stream = EventStream()
         stream.auto_consume = self.auto_consume
+        stream.late_ns = self.late_ns
         self.opened[id] = stream
         return stream
 

@@ -35,6 +35,7 @@ cdef class Http2Stream:
     cdef Py_ssize_t part_start     # first unsent byte of it
     cdef readonly int64_t queued_nbytes  # unsent
     cdef int64_t unconsumed_nbytes  # received and not yet given back to the client's window
+    cdef int64_t late_ns           # after this, on the session's clock, the client's deadline has come; 0: it has none
     cdef HeaderBlock trailers
 
     # -- what happens; to be overridden --
@@ -45,6 +46,9 @@ cdef class Http2Stream:
     # Where up to `nbytes` further payload bytes may be received, as a writable view, so that `on_data` finds them in
     # their place; None: nowhere in particular.
     cdef object room(self, int64_t nbytes)
+    # Whether the client may reset it now without being counted, because it has spared itself nothing: once the answer
+    # has begun, or the deadline has come. Overridden where more is known of the work.
+    cdef bint forgives_reset(self, int64_t now_ns) except -1
     # The client ended its side.
     cdef int on_end(self) except -1
     # Queued bytes have left; only called with `watches_progress`.
@@ -88,7 +92,7 @@ cdef class Http2Session:
     cdef size_t block_nbytes
     cdef size_t block_capacity
     cdef int64_t list_nbytes       # of the header list, counted as RFC 9113 does
-    cdef bint list_overflow        # more than GRPC_MAX_HEADER_LIST_NBYTES: the rest was not kept
+    cdef bint list_overflow        # more than GRPC_MAX_HEADER_LIST_NBYTES: the rest was not kept; counted as a reset
 
     # -- to be overridden --
     # The object for a new request, or None to refuse it (REFUSED_STREAM: the client may retry elsewhere).
@@ -124,5 +128,6 @@ cdef class Http2Session:
 
     cdef int _received(self, const nghttp2_frame *frame) except -1
     cdef int _open(self, int32_t id, bint end) except -1
+    cdef int _reset(self, int32_t id) except -1
     cdef int _header(self, const uint8_t *name, size_t namelen, const uint8_t *value, size_t valuelen) except -1
     cdef int _raise(self, int status) except -1

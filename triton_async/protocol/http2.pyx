@@ -6,17 +6,18 @@ from cpython.unicode cimport PyUnicode_DecodeLatin1
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
-from triton_async.protocol.http2_guard cimport FrameGuard
+from triton_async.protocol.http2_guard cimport VIOLATION_HEADER_BLOCK, FrameGuard
 from triton_async.protocol.http2_output cimport HeaderBlock, OutBuffer
 from triton_async.protocol.nghttp2 cimport *
 
 from triton_async.defines import (
-    GRPC_CONNECTION_WINDOW_NBYTES, GRPC_DRIBBLE_NBYTES, GRPC_MAX_CONCURRENT_STREAMS, GRPC_MAX_FRAME_NBYTES,
-    GRPC_MAX_HEADER_LIST_NBYTES, GRPC_STREAM_WINDOW_NBYTES,
+    GRPC_CONNECTION_WINDOW_NBYTES, GRPC_DRIBBLE_NBYTES, GRPC_MAX_CONCURRENT_STREAMS, GRPC_MAX_DECODED_HEADERS_NBYTES,
+    GRPC_MAX_FRAME_NBYTES, GRPC_MAX_HEADER_LIST_NBYTES, GRPC_STREAM_WINDOW_NBYTES,
 )
 
 cdef uint32_t _FRAME_MAX = GRPC_MAX_FRAME_NBYTES
 cdef int64_t _LIST_MAX = GRPC_MAX_HEADER_LIST_NBYTES
+cdef int64_t _DECODED_MAX = GRPC_MAX_DECODED_HEADERS_NBYTES
 cdef size_t _DRIBBLE = GRPC_DRIBBLE_NBYTES
 
 # Up to here a copy into the frames is cheaper than two more parts of the write.
@@ -44,6 +45,9 @@ cdef class Http2Stream:
 
     cdef object room(self, int64_t nbytes):
         return None
+
+    cdef bint forgives_reset(self, int64_t now_ns) except -1:
+        return self.state != STREAM_OPEN or self.late_ns != 0 and now_ns > self.late_ns
 
     cdef int on_end(self) except -1:
         return 0
@@ -207,7 +211,8 @@ cdef class Http2Session:
         self.now_ns = now_ns
         if self.ended or self.session == NULL:
             return 0
-        self.violation = self.guard.scan(data, nbytes, now_ns)
+        if not self.violation:
+            self.violation = self.guard.scan(data, nbytes, now_ns)
         if self.violation:
             return self.terminate(NGHTTP2_ENHANCE_YOUR_CALM)
         self.busy = True
@@ -217,8 +222,8 @@ cdef class Http2Session:
             self._raise_failure()
             if status == NGHTTP2_ERR_NOMEM:
                 raise MemoryError
-            # No preface of HTTP/2, or a flood that nghttp2 knows of.
-            return self.terminate(NGHTTP2_PROTOCOL_ERROR)
+            # Or no preface of HTTP/2, or a flood that nghttp2 knows of.
+            return self.terminate(NGHTTP2_ENHANCE_YOUR_CALM if self.violation else NGHTTP2_PROTOCOL_ERROR)
         if self.violation:
             return self.terminate(NGHTTP2_ENHANCE_YOUR_CALM)
         return 0
@@ -334,6 +339,8 @@ cdef class Http2Session:
                 stream = <Http2Stream>found
                 stream.remote_ended = True
                 return stream.on_end()
+        elif type == NGHTTP2_RST_STREAM:
+            return self._reset(frame.hd.stream_id)
         elif type == NGHTTP2_PING:
             return self.on_pong() if frame.hd.flags & NGHTTP2_FLAG_ACK else self.on_ping()
         return 0
@@ -352,15 +359,26 @@ cdef class Http2Session:
             stream.on_end()
         return 0
 
+    # The client's; the stream is closed next.
+    cdef int _reset(self, int32_t id) except -1:
+        cdef Http2Stream stream = self.streams.get(id)
+        if stream is None:
+            # Answered in full meanwhile; or refused, before the client has heard of it.
+            return 0 if nghttp2_session_get_stream_remote_close(self.session, id) < 0 else self.count_reset()
+        return 0 if stream.forgives_reset(self.now_ns) else self.count_reset()
+
     cdef int _header(self, const uint8_t *name, size_t namelen, const uint8_t *value, size_t valuelen) except -1:
         cdef uint32_t[2] sizes
         cdef size_t nbytes = sizeof(sizes) + namelen + valuelen
         cdef size_t capacity
         cdef char *grown
         self.list_nbytes += namelen + valuelen + FIELD_OVERHEAD
-        if self.list_nbytes > _LIST_MAX:
+        if self.list_nbytes > _LIST_MAX and not self.list_overflow:
             self.list_overflow = True
+            self.count_reset()
         if self.list_overflow:
+            if self.list_nbytes > _DECODED_MAX:
+                self.violation = VIOLATION_HEADER_BLOCK
             return 0
         if nbytes > self.block_capacity - self.block_nbytes:
             capacity = max(2 * self.block_capacity, self.block_nbytes + nbytes, 512)
@@ -403,16 +421,23 @@ cdef int _on_header(nghttp2_session *_, const nghttp2_frame *frame, const uint8_
                     const uint8_t *value, size_t valuelen, uint8_t flags, void *user_data) noexcept:
     cdef Http2Session session = <Http2Session>user_data
     try:
-        return session._header(name, namelen, value, valuelen)
+        session._header(name, namelen, value, valuelen)
+        return _go_on(session)
     except BaseException as failure:
         session.failure = failure
         return NGHTTP2_ERR_CALLBACK_FAILURE
 
 
+# Nothing more is looked at of what was received with the violation.
+cdef int _go_on(Http2Session session) noexcept:
+    return NGHTTP2_ERR_CALLBACK_FAILURE if session.violation else 0
+
+
 cdef int _on_frame_recv(nghttp2_session *_, const nghttp2_frame *frame, void *user_data) noexcept:
     cdef Http2Session session = <Http2Session>user_data
     try:
-        return session._received(frame)
+        session._received(frame)
+        return _go_on(session)
     except BaseException as failure:
         session.failure = failure
         return NGHTTP2_ERR_CALLBACK_FAILURE
@@ -524,6 +549,8 @@ cdef int _set_up() except -1:
     nghttp2_session_callbacks_set_data_source_read_length_callback(_callbacks, _read_length)
     # The only back-pressure there is: windows are given back when bytes are used.
     nghttp2_option_set_no_auto_window_update(_option, 1)
+    # It would count resets that we forgive.
+    ta_lift_reset_limit(_option)
     for i, (setting, value) in enumerate((
         (NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, GRPC_MAX_CONCURRENT_STREAMS),
         (NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, GRPC_STREAM_WINDOW_NBYTES),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -455,7 +456,73 @@ def test_rapid_reset_ends_the_connection_before_the_burst_is_opened() -> None:
         stream = 2 * i + 1
         head = frame(HEADERS, encoder.encode(REQUEST), END_HEADERS | END_STREAM, stream)
         session.feed(head + frame(RST_STREAM, struct.pack(">I", CANCEL), 0, stream))
-    assert len(session.opened) <= defines.GRPC_RESET_BURST
+    assert len(session.opened) <= defines.GRPC_RESET_BURST + 1
+    assert ended_with(session) == ENHANCE_YOUR_CALM
+
+
+def test_nothing_is_opened_behind_the_reset_that_was_one_too_many() -> None:
+    """All of it comes in one read."""
+    session = EventSession()
+    encoder = Encoder()
+    session.feed(HELLO + b"".join(
+        frame(HEADERS, encoder.encode(REQUEST), END_HEADERS | END_STREAM, 2 * i + 1)
+        + frame(RST_STREAM, struct.pack(">I", CANCEL), 0, 2 * i + 1)
+        for i in range(MANY)
+    ))  # fmt: skip
+    assert len(session.opened) <= defines.GRPC_RESET_BURST + 1
+    assert ended_with(session) == ENHANCE_YOUR_CALM
+
+
+MANY = 3 * defines.GRPC_RESET_BURST
+
+
+def reset_many(session: EventSession, act: Callable[[Any], None]) -> bool:
+    """Opens calls one after another, has the server `act` on each and resets it; whether the connection lives."""
+    encoder = Encoder()
+    session.feed(HELLO)
+    for i in range(MANY):
+        stream = 2 * i + 1
+        session.feed(frame(HEADERS, encoder.encode(REQUEST), END_HEADERS | END_STREAM, stream), i)
+        act(session.opened.get(stream))
+        sent(session)
+        session.feed(frame(RST_STREAM, struct.pack(">I", CANCEL), 0, stream), i)
+        sent(session)
+        if session.ended:
+            return False
+    assert len(session.opened) == MANY
+    return True
+
+
+def answer(stream: Any) -> None:
+    stream.respond([*HEAD, *TRAILERS], end=True)
+
+
+def begin_to_answer(stream: Any) -> None:
+    stream.respond(HEAD)
+    stream.send([bytes(100_000)])
+
+
+@pytest.mark.parametrize("act", [answer, begin_to_answer])
+def test_resets_of_calls_that_were_answered_cost_nothing(act: Callable[[Any], None]) -> None:
+    assert reset_many(EventSession(), act)
+
+
+@pytest.mark.parametrize(("late_ns", "lives"), [(-1, True), (0, False), (SECOND, False)])
+def test_resets_of_calls_whose_deadline_has_come_cost_nothing(late_ns: int, lives: bool) -> None:
+    session = EventSession()
+    session.late_ns = late_ns
+    assert reset_many(session, lambda stream: None) == lives
+
+
+def test_resets_of_calls_that_were_refused_still_count() -> None:
+    session = EventSession()
+    session.refuse = True
+    encoder = Encoder()
+    session.feed(HELLO)
+    head = (frame(HEADERS, encoder.encode(REQUEST), END_HEADERS, 2 * i + 1) for i in range(MANY))
+    session.feed(b"".join(
+        each + frame(RST_STREAM, struct.pack(">I", CANCEL), 0, 2 * i + 1) for i, each in enumerate(head)
+    ))  # fmt: skip
     assert ended_with(session) == ENHANCE_YOUR_CALM
 
 
@@ -561,12 +628,17 @@ def test_only_payload_comes_in_large_frames(kind: int) -> None:
     assert ended_with(session) is None
 
 
-@pytest.mark.parametrize("repeats", [10, 10_000])
-def test_a_header_bomb_is_cut_and_hpack_stays_in_step(repeats: int) -> None:
+def repeated(encoder: Encoder, nbytes: int, before: list[tuple[str, str]] = REQUEST) -> bytes:
+    """A block that decodes to `nbytes` and more, of one field again and again."""
+    field = ("x-again", "v" * 3000)
+    return encoder.encode([*before, field]) + encoder.encode([field]) * (nbytes // 3039 + 1)
+
+
+def test_a_list_too_long_is_cut_and_hpack_stays_in_step() -> None:
     session = EventSession()
     encoder = Encoder()
-    bomb = encoder.encode([*REQUEST, ("x-bomb", "v" * 3000)]) + encoder.encode([("x-bomb", "v" * 3000)]) * repeats
-    session.feed(HELLO + frame(HEADERS, bomb, END_HEADERS | END_STREAM, 1))
+    block = repeated(encoder, 2 * defines.GRPC_MAX_HEADER_LIST_NBYTES)
+    session.feed(HELLO + frame(HEADERS, block, END_HEADERS | END_STREAM, 1))
     after = encoder.encode([*REQUEST, ("x-after", "fine")])
     session.feed(frame(HEADERS, after, END_HEADERS | END_STREAM, 3))
     opened = [event for event in session.events if event[0] == "open"]
@@ -575,6 +647,32 @@ def test_a_header_bomb_is_cut_and_hpack_stays_in_step(repeats: int) -> None:
     assert kept <= defines.GRPC_MAX_HEADER_LIST_NBYTES
     assert opened[1][2][-1] == ("x-after", "fine")
     assert opened[1][3] is False
+    assert goaway_code(sent(session)) is None
+
+
+@pytest.mark.parametrize("trailers", [False, True])
+def test_a_list_far_too_long_ends_the_connection(trailers: bool) -> None:
+    session = EventSession()
+    encoder = Encoder()
+    opening = frame(HEADERS, encoder.encode(REQUEST), END_HEADERS, 1) if trailers else b""
+    block = repeated(encoder, defines.GRPC_MAX_DECODED_HEADERS_NBYTES, [] if trailers else REQUEST)
+    session.feed(HELLO + opening + frame(HEADERS, block, END_HEADERS | END_STREAM, 1))
+    assert len(session.opened) == trailers
+    assert ended_with(session) == ENHANCE_YOUR_CALM
+
+
+def test_lists_too_long_count_like_resets() -> None:
+    session = EventSession()
+    encoder = Encoder()
+    session.feed(HELLO)
+    for i in range(defines.GRPC_RESET_BURST + 1):
+        assert not session.ended
+        block = repeated(encoder, defines.GRPC_MAX_HEADER_LIST_NBYTES)
+        session.feed(frame(HEADERS, block, END_HEADERS | END_STREAM, 2 * i + 1))
+        if 2 * i + 1 in session.opened:
+            answer(session.opened[2 * i + 1])
+        out = sent(session)
+    assert goaway_code(out) == ENHANCE_YOUR_CALM
 
 
 def test_a_window_opened_byte_by_byte_ends_the_connection() -> None:

@@ -117,7 +117,6 @@ cdef class ExpressConnection(ExpressSession):
         cdef UnaryInfer unary
         cdef StreamInfer stream
         if self.list_overflow:
-            self.count_reset()
             return _refused(GRPC_RESOURCE_EXHAUSTED,
                             f"received metadata size exceeds hard limit ({GRPC_MAX_HEADER_LIST_NBYTES} bytes)")
         if not self.has_room():
