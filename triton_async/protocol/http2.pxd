@@ -35,7 +35,7 @@ cdef class Http2Stream:
     cdef Py_ssize_t part_start     # first unsent byte of it
     cdef readonly int64_t queued_nbytes  # unsent
     cdef int64_t unconsumed_nbytes  # received and not yet given back to the client's window
-    cdef int64_t late_ns           # after this, on the session's clock, the client's deadline has come; 0: it has none
+    cdef int64_t late_ns           # after this, on the session's clock, the client may give up waiting; 0: it may never
     cdef HeaderBlock trailers
 
     # -- what happens; to be overridden --

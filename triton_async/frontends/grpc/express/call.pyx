@@ -5,7 +5,7 @@ import logging
 from libc.stdint cimport int64_t, uint32_t
 
 from triton_async.frontends.grpc.express.session cimport ExpressSession
-from triton_async.infer.request cimport InferRequest
+from triton_async.infer.request cimport REQUEST_RUNNING, InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.protocol.grpc_codec cimport decode
 from triton_async.protocol.grpc_encode cimport ENVELOPE_UNARY, choose_outputs, encode
@@ -46,8 +46,9 @@ cdef class ExpressCall(Http2Stream):
         return <ExpressSession>self.session
 
     cdef int on_open(self) except -1:
-        if self.timeout_s:
-            self.timer = self.connection().lane.loop.call_later(self.timeout_s, self._on_deadline)
+        cdef int64_t left_ns = self.end_by_ns - self.session.now_ns
+        if self.end_by_ns:
+            self.timer = self.connection().lane.loop.call_later(1e-9 * left_ns, self._on_deadline)
         return 0
 
     def _on_deadline(self):
@@ -126,6 +127,11 @@ cdef class UnaryInfer(ExpressCall):
             raise MessageError(GRPC_UNIMPLEMENTED, "unary call with more than one request message")
         except Exception as error:
             return self.fail_with(error)
+
+    cdef bint forgives_reset(self, int64_t now_ns) except -1:
+        if self.request is not None and self.request.state == REQUEST_RUNNING:
+            return True
+        return ExpressCall.forgives_reset(self, now_ns)
 
     cdef int on_end(self) except -1:
         if self.state != STREAM_OPEN:

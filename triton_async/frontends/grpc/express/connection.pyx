@@ -114,7 +114,7 @@ cdef class ExpressConnection(ExpressSession):
 
     cdef Http2Stream open_stream(self, int32_t id):
         cdef CallHead head
-        cdef UnaryInfer unary
+        cdef ExpressCall call
         cdef StreamInfer stream
         if self.list_overflow:
             return _refused(GRPC_RESOURCE_EXHAUSTED,
@@ -125,22 +125,23 @@ cdef class ExpressConnection(ExpressSession):
             return _refused(GRPC_UNAVAILABLE, "too many bytes of earlier answers wait for this client")
         read_head(self, &head)
         if head.rpc == RPC_OTHER or not self.lane.infers:
-            return self._slow()
+            return self._slow(&head)
         if head.rpc == RPC_INFER:
-            unary = UnaryInfer.__new__(UnaryInfer)
-            unary.timeout_s = head.timeout_s
-            return unary
-        stream = StreamInfer.__new__(StreamInfer)
-        stream.timeout_s = head.timeout_s
-        stream.ends_on_error = head.ends_on_error
-        return stream
+            call = UnaryInfer.__new__(UnaryInfer)
+        else:
+            call = stream = StreamInfer.__new__(StreamInfer)
+            stream.ends_on_error = head.ends_on_error
+        call.end_by_ns = head.end_by_ns
+        call.late_ns = head.late_ns
+        return call
 
-    def _slow(self):
+    cdef Http2Stream _slow(self, CallHead *head):
         cdef SlowStream stream = SlowStream.__new__(SlowStream)
         if self.calls is None:
             self.calls = Calls(self.lane.mapping)
         stream.calls = self.calls
         stream.headers = self.headers()
+        stream.late_ns = head.late_ns
         return stream
 
     cdef int on_ping(self) except -1:

@@ -1,5 +1,7 @@
 # What the express lane looks at in a request head.
 
+from libc.stdint cimport int64_t
+
 from triton_async.protocol.http2 cimport Http2Session
 
 cdef enum Rpc:
@@ -9,7 +11,8 @@ cdef enum Rpc:
 
 cdef struct CallHead:
     int rpc                # Rpc
-    double timeout_s       # 0: none
+    int64_t end_by_ns      # its deadline, on the session's clock; 0: none
+    int64_t late_ns        # from when on its client may give up because of it; 0: never
     bint ends_on_error     # metadata triton_grpc_error: true
 
 # Reads the header block of the request that is being opened. Only plain heads are found to be for the express lane:
