@@ -131,6 +131,10 @@ GRPC_CONTROLS_PER_S = 100
 # byte by byte pays for it (CVE-2019-9511).
 GRPC_DRIBBLE_NBYTES = 64
 
+# Bytes of one block of memory for what a stream was sent and does not read yet: a client's frames may be of one byte,
+# so they are put together; the blocks are given back one by one.
+GRPC_BACKLOG_BLOCK_NBYTES = 1 << 14
+
 # First allocation for a message that comes in several frames, and how far each later one goes beyond what was
 # received: a length prefix alone costs at most this much.
 GRPC_MESSAGE_START_NBYTES = 1 << 20
