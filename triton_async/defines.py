@@ -77,8 +77,15 @@ CLASSIFICATION_MAX = 1_000_000
 # Bytes of one message, both ways (protobuf's and gRPC's own limit).
 GRPC_MAX_MESSAGE_NBYTES = (1 << 31) - 1
 
-# Requests of one stream that wait for a model; reading from the stream stops at the bound.
+# Requests of one stream that wait for a model, and answers that wait for the client; reading from the stream stops at
+# the bound. From as many answers on, or so many bytes of them, who makes further ones for a request of the stream is
+# asked to wait: as much as a client that reads takes at once.
 GRPC_MAX_STREAM_REQUESTS = 256
+GRPC_CONGESTED_NBYTES = 1 << 24
+
+# Answers of one stream that wait for the client although more are to follow for the same request: a model that does
+# not wait costs its client the call here, or at GRPC_MAX_HELD_NBYTES.
+GRPC_MAX_STREAM_ANSWERS = 1 << 16
 
 # Bytes that a client may send ahead of our reading, per call and per connection. Large tensors arrive without a
 # round trip per window; a call reads as it goes, so this is also what an idle reader can be made to hold.
@@ -145,7 +152,7 @@ GRPC_MESSAGE_GROWTH = 4
 GRPC_MAX_RECEIVING_NBYTES = 1 << 32
 
 # Bytes of answers of one connection that wait for the client's windows or socket. Beyond it new calls of the
-# connection are refused and streams are not read.
+# connection are refused; a stream on which as many wait is not read.
 GRPC_MAX_HELD_NBYTES = 1 << 30
 
 # The same two over all connections. Beyond the first the call is refused whose message has grown; beyond the second the

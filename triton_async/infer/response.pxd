@@ -15,5 +15,10 @@ cdef class InferResponse:
 cdef class ResponseSink:
     # Called once for every response, the last one with `final`. Never inside `submit`. Must not raise.
     cdef int deliver(self, InferResponse response) except -1
+    # Whether a response that is not final had better wait: so much waits for the client already that more of it takes
+    # memory, and in the end ends the call. Never for who gets one response. Cheap: to be asked before each response.
+    cdef bint congested(self) except -1
+    # Only while congested: has `resume()` called, once, later, on the loop, when it is so no more or the call is over.
+    cdef int on_relief(self, object resume) except -1
 
 cpdef int64_t live_responses()

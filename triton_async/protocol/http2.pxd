@@ -66,6 +66,8 @@ cdef class Http2Stream:
     cdef int reset(self, uint32_t error_code) except -1
     # Gives `nbytes` received bytes back to the client's windows.
     cdef int consume(self, size_t nbytes) except -1
+    # Has on_progress called with the next `collect`, whether or not bytes have left.
+    cdef int ask_progress(self) except -1
 
     cdef int _resume(self) except -1
     cdef int _take(self, OutBuffer out, Py_ssize_t nbytes) except -1

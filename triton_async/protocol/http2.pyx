@@ -152,6 +152,13 @@ cdef class Http2Stream:
             self.session.progressed.append(self)
         return 0
 
+    cdef int ask_progress(self) except -1:
+        if self.state == STREAM_CLOSED or self.in_progress:
+            return 0
+        self.in_progress = True
+        self.session.progressed.append(self)
+        return self.session.on_output()
+
     cdef int _close(self, uint32_t error_code) except -1:
         if self.state == STREAM_CLOSED:
             return 0
