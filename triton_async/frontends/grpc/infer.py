@@ -1,4 +1,7 @@
-"""ModelInfer and ModelStreamInfer on grpclib: bytes to the codec, requests to the server, parts back. Loop thread."""
+"""ModelInfer and ModelStreamInfer as service handlers, for what the express lane leaves: bytes to the codec, parts back.
+
+Loop thread.
+"""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ cdef class StreamRequests:
     cdef int changed(self) except -1
 
     # -- what the call does --
-    # Hands a ModelInferRequest to the server; only with `has_room`. Its errors are answers, or end the call: see `fail`.
+    # Hands a ModelInferRequest to the server; only with `has_room`. Its errors are answers, or end the call (`fail`).
     cdef int submit(self, Buffer message) except -1
     # Whether a further message may be read: fewer than GRPC_MAX_STREAM_REQUESTS requests are not finally answered or
     # answers not sent, and less than GRPC_MAX_HELD_NBYTES bytes of these.

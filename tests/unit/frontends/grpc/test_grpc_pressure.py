@@ -1,4 +1,4 @@
-"""What waits on a stream is bounded, both ways: requests behind the bound, and answers of any kind that do not leave."""
+"""What waits on a stream is bounded: requests that are not read, and answers of any kind that do not leave."""
 
 from __future__ import annotations
 
@@ -146,8 +146,8 @@ Test = Callable[[MakeStream], Awaitable[None]]
 def run(
     server: Running, backend: GatedBackend, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Callable[..., None]:
-    """Runs a test on the loop of the server; it is given what makes streams. `by_hand`: models give no answers but those
-    that the test gives in their place.
+    """Runs a test on the loop of the server; it is given what makes streams. `by_hand`: models give no answers, the
+    test does so in their place.
     """
     monkeypatch.setattr(infer, "InferStream", Recorded)
 

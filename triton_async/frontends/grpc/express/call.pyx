@@ -78,7 +78,7 @@ cdef class ExpressCall(Http2Stream):
 
     cdef int fail_with(self, object error) except -1:
         if isinstance(error, ServerError):
-            return self.fail(status_of(error.code).value, error.message)
+            return self.fail(status_of(error).value, error.message)
         if isinstance(error, MessageError):
             return self.fail(error.status, error.message)
         log.error("gRPC call failed", exc_info=error)

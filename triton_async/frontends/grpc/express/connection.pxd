@@ -20,7 +20,7 @@ cdef enum ConnectionState:
 cdef class ExpressConnection(ExpressSession):
     cdef object transport
     cdef object room               # view into a message, while a read goes there and not into the lane's buffer
-    cdef object calls              # frontends.grpc.connection.Calls, made for the first call it is needed for
+    cdef object calls              # frontends.grpc.calls.Calls, made for the first call it is needed for
     cdef object keepalive          # keepalive.KeepAlive
     cdef object timer              # TimerHandle of the next look at `keepalive`
     cdef object closed             # future of who waits for the end, or None

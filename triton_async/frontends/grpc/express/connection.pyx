@@ -19,7 +19,7 @@ from triton_async.protocol.nghttp2 cimport NGHTTP2_ENHANCE_YOUR_CALM, NGHTTP2_NO
 from triton_async.defines import (
     GRPC_MAX_HEADER_LIST_NBYTES, GRPC_MAX_HELD_NBYTES, GRPC_RECEIVE_NBYTES, GRPC_WRITE_NBYTES,
 )
-from triton_async.frontends.grpc.connection import Calls
+from triton_async.frontends.grpc.calls import Calls
 from triton_async.frontends.grpc.express.keepalive import Action, Activity, KeepAlive
 
 cdef extern from "clock.h":
