@@ -435,6 +435,12 @@ cdef int _on_header(nghttp2_session *_, const nghttp2_frame *frame, const uint8_
         return NGHTTP2_ERR_CALLBACK_FAILURE
 
 
+# The request is malformed (RFC 9113, 8.1.1). Some versions of nghttp2 take it without the field, unless told.
+cdef int _on_invalid_header(nghttp2_session *_, const nghttp2_frame *frame, const uint8_t *name, size_t namelen,
+                            const uint8_t *value, size_t valuelen, uint8_t flags, void *user_data) noexcept:
+    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+
+
 # Nothing more is looked at of what was received with the violation.
 cdef int _go_on(Http2Session session) noexcept:
     return NGHTTP2_ERR_CALLBACK_FAILURE if session.violation else 0
@@ -548,6 +554,7 @@ cdef int _set_up() except -1:
         raise MemoryError
     nghttp2_session_callbacks_set_on_begin_headers_callback(_callbacks, _on_begin_headers)
     nghttp2_session_callbacks_set_on_header_callback(_callbacks, _on_header)
+    nghttp2_session_callbacks_set_on_invalid_header_callback(_callbacks, _on_invalid_header)
     nghttp2_session_callbacks_set_on_frame_recv_callback(_callbacks, _on_frame_recv)
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(_callbacks, _on_data_chunk)
     nghttp2_session_callbacks_set_on_stream_close_callback(_callbacks, _on_stream_close)

@@ -127,6 +127,8 @@ cdef extern from *:
         nghttp2_session_callbacks *callbacks, nghttp2_on_begin_headers_callback callback)
     void nghttp2_session_callbacks_set_on_header_callback(
         nghttp2_session_callbacks *callbacks, nghttp2_on_header_callback callback)
+    void nghttp2_session_callbacks_set_on_invalid_header_callback(
+        nghttp2_session_callbacks *callbacks, nghttp2_on_header_callback callback)
     void nghttp2_session_callbacks_set_on_frame_recv_callback(
         nghttp2_session_callbacks *callbacks, nghttp2_on_frame_recv_callback callback)
     void nghttp2_session_callbacks_set_on_data_chunk_recv_callback(
