@@ -14,7 +14,7 @@ cdef class EventStream(Http2Stream):
 
     cdef int on_open(self) except -1:
         self.watches_progress = True
-        self._event(("open", self.id, self.session.headers(), bool(self.session.list_overflow)))
+        self._event(("open", self.id, self.session.head.items(), bool(self.session.head.overflow)))
         return 0
 
     cdef int on_data(self, const char *data, size_t nbytes) except -1:

@@ -7,6 +7,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from triton_async.protocol.http2_guard cimport FrameGuard
+from triton_async.protocol.http2_headers cimport HeaderList
 from triton_async.protocol.http2_output cimport HeaderBlock, OutBuffer
 from triton_async.protocol.nghttp2 cimport nghttp2_frame, nghttp2_session
 
@@ -39,7 +40,7 @@ cdef class Http2Stream:
     cdef HeaderBlock trailers
 
     # -- what happens; to be overridden --
-    # The request head is complete; it stands in the session's header block.
+    # The request head is complete; it stands in the session's `head`.
     cdef int on_open(self) except -1
     # Payload bytes; they are gone after the call. Whoever takes them calls `consume`, now or later.
     cdef int on_data(self, const char *data, size_t nbytes) except -1
@@ -90,11 +91,7 @@ cdef class Http2Session:
     cdef int violation             # Violation that has ended the connection
     cdef bint busy                 # inside nghttp2
     cdef object failure            # exception raised inside a callback
-    cdef char *block               # header block of the request that is being opened, see `headers`
-    cdef size_t block_nbytes
-    cdef size_t block_capacity
-    cdef int64_t list_nbytes       # of the header list, counted as RFC 9113 does
-    cdef bint list_overflow        # more than GRPC_MAX_HEADER_LIST_NBYTES: the rest was not kept; counted as a reset
+    cdef HeaderList head           # of the request that is being opened; its overflow is counted as a reset
 
     # -- to be overridden --
     # The object for a new request, or None to refuse it (REFUSED_STREAM: the client may retry elsewhere).
@@ -114,8 +111,6 @@ cdef class Http2Session:
     cdef list collect(self, int64_t limit, int64_t now_ns)
     # Whether nothing more will be read or written.
     cdef bint is_finished(self) noexcept
-    # Header block of the request being opened as a list of (name, value), bytes decoded as Latin-1.
-    cdef list headers(self)
     cdef int ping(self) except -1
     # Asks the client to open no more streams; refuses none of those on their way.
     cdef int announce_shutdown(self) except -1

@@ -2,11 +2,9 @@
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
-from cpython.unicode cimport PyUnicode_DecodeLatin1
-from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy
 
 from triton_async.protocol.http2_guard cimport VIOLATION_HEADER_BLOCK, FrameGuard
+from triton_async.protocol.http2_headers cimport HeaderList
 from triton_async.protocol.http2_output cimport HeaderBlock, OutBuffer
 from triton_async.protocol.nghttp2 cimport *
 
@@ -16,7 +14,6 @@ from triton_async.defines import (
 )
 
 cdef uint32_t _FRAME_MAX = GRPC_MAX_FRAME_NBYTES
-cdef int64_t _LIST_MAX = GRPC_MAX_HEADER_LIST_NBYTES
 cdef int64_t _DECODED_MAX = GRPC_MAX_DECODED_HEADERS_NBYTES
 cdef size_t _DRIBBLE = GRPC_DRIBBLE_NBYTES
 
@@ -28,10 +25,6 @@ cdef Py_ssize_t _GONE_MIN = 32
 
 # Less than this is better read together with what comes behind it.
 cdef int64_t _ROOM_MIN = 1 << 14
-
-# What RFC 9113 adds to the size of each field of a header list.
-cdef enum:
-    FIELD_OVERHEAD = 32
 
 
 cdef class Http2Stream:
@@ -180,6 +173,7 @@ cdef class Http2Session:
 
     def __cinit__(self, OutBuffer out=None, *args):
         self.guard = FrameGuard()
+        self.head = HeaderList()
         self.out = OutBuffer() if out is None else out
         self.streams = {}
         self.progressed = []
@@ -190,7 +184,6 @@ cdef class Http2Session:
 
     def __dealloc__(self):
         nghttp2_session_del(self.session)
-        free(self.block)
 
     cdef Http2Stream open_stream(self, int32_t id):
         return None
@@ -273,18 +266,6 @@ cdef class Http2Session:
         if nghttp2_session_want_write(self.session):
             return False
         return self.ended or not nghttp2_session_want_read(self.session)
-
-    cdef list headers(self):
-        cdef list found = []
-        cdef size_t at = 0
-        cdef uint32_t[2] sizes
-        while at < self.block_nbytes:
-            memcpy(sizes, self.block + at, sizeof(sizes))
-            at += sizeof(sizes)
-            found.append((PyUnicode_DecodeLatin1(self.block + at, sizes[0], NULL),
-                          PyUnicode_DecodeLatin1(self.block + at + sizes[0], sizes[1], NULL)))
-            at += sizes[0] + sizes[1]
-        return found
 
     cdef int ping(self) except -1:
         self._raise(nghttp2_submit_ping(self.session, NGHTTP2_FLAG_NONE, NULL))
@@ -375,32 +356,12 @@ cdef class Http2Session:
         return 0 if stream.forgives_reset(self.now_ns) else self.count_reset()
 
     cdef int _header(self, const uint8_t *name, size_t namelen, const uint8_t *value, size_t valuelen) except -1:
-        cdef uint32_t[2] sizes
-        cdef size_t nbytes = sizeof(sizes) + namelen + valuelen
-        cdef size_t capacity
-        cdef char *grown
-        self.list_nbytes += namelen + valuelen + FIELD_OVERHEAD
-        if self.list_nbytes > _LIST_MAX and not self.list_overflow:
-            self.list_overflow = True
+        cdef bint overflow = self.head.overflow
+        self.head.add(name, namelen, value, valuelen)
+        if self.head.overflow and not overflow:
             self.count_reset()
-        if self.list_overflow:
-            if self.list_nbytes > _DECODED_MAX:
-                self.violation = VIOLATION_HEADER_BLOCK
-            return 0
-        if nbytes > self.block_capacity - self.block_nbytes:
-            capacity = max(2 * self.block_capacity, self.block_nbytes + nbytes, 512)
-            grown = <char *>realloc(self.block, capacity)
-            if grown == NULL:
-                raise MemoryError
-            self.block = grown
-            self.block_capacity = capacity
-        sizes[0] = <uint32_t>namelen
-        sizes[1] = <uint32_t>valuelen
-        grown = self.block + self.block_nbytes
-        memcpy(grown, sizes, sizeof(sizes))
-        memcpy(grown + sizeof(sizes), name, namelen)
-        memcpy(grown + sizeof(sizes) + namelen, value, valuelen)
-        self.block_nbytes += nbytes
+        if self.head.list_nbytes > _DECODED_MAX:
+            self.violation = VIOLATION_HEADER_BLOCK
         return 0
 
     cdef int _raise(self, int status) except -1:
@@ -417,10 +378,7 @@ cdef class Http2Session:
 
 
 cdef int _on_begin_headers(nghttp2_session *_, const nghttp2_frame *frame, void *user_data) noexcept:
-    cdef Http2Session session = <Http2Session>user_data
-    session.block_nbytes = 0
-    session.list_nbytes = 0
-    session.list_overflow = False
+    (<Http2Session>user_data).head.begin()
     return 0
 
 

@@ -7,6 +7,7 @@ asyncio, statuses of our errors, and an orderly end of calls when the server dra
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -50,7 +51,10 @@ class CallStream(Protocol):
 
 
 class Call:
-    """A call that was accepted. `headers`: the request's, as a mapping (the last of equal names)."""
+    """A call that was accepted. `headers`: the request's, as a mapping (the last of equal names).
+
+    `end_by_ns`: its deadline, of time.monotonic_ns(); 0 when the client sets none. GRPCError when malformed.
+    """
 
     def __init__(self, stream: CallStream, handler: Handler, headers: Mapping[str, str]) -> None:
         self.metadata = headers
@@ -66,18 +70,17 @@ class Call:
             raise GRPCError(
                 Status.UNIMPLEMENTED, f"Compression algorithm '{self._encoding}' is not supported"
             )
+        self.end_by_ns = self._end_by_ns(headers.get("grpc-timeout"))
 
-    @property
-    def timeout_s(self) -> float | None:
-        """Seconds the client gives the call; None when it sets no deadline. GRPCError when malformed."""
-        text = self.metadata.get("grpc-timeout")
-        if text is None:
-            return None
-        match = _TIMEOUT.fullmatch(text)
+    @staticmethod
+    def _end_by_ns(timeout: str | None) -> int:
+        if timeout is None:
+            return 0
+        match = _TIMEOUT.fullmatch(timeout)
         if match is None:
-            raise GRPCError(Status.INTERNAL, f"Invalid grpc-timeout '{text[:64]}'")
+            raise GRPCError(Status.INTERNAL, f"Invalid grpc-timeout '{timeout[:64]}'")
         seconds = int(match[1]) * _UNITS_S[match[2]]
-        return seconds if seconds < GRPC_MAX_TIMEOUT_S else None
+        return time.monotonic_ns() + int(1e9 * seconds) if seconds < GRPC_MAX_TIMEOUT_S else 0
 
     def compress_answers(self, level: int) -> None:
         """Compresses the messages sent from now on, when the client accepts it; before the first one only."""

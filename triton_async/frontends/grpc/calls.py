@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
 
 from grpclib.const import Handler, Status
 from grpclib.exceptions import GRPCError
@@ -80,10 +82,9 @@ class Calls:
 async def _handle(call: Call, handler: Handler) -> tuple[Status, str | None]:
     """Runs the service handler; the status the call ends with."""
     try:
-        timeout_s = call.timeout_s
-        if timeout_s is None:
+        if not call.end_by_ns:
             await handler.func(call)
-        elif timeout_s == 0 or not await _before(timeout_s, handler.func(call)):
+        elif not await _before(call.end_by_ns, handler.func(call)):
             return Status.DEADLINE_EXCEEDED, "Deadline Exceeded"
     except ServerError as error:
         return status_of(error), error.message
@@ -97,12 +98,16 @@ async def _handle(call: Call, handler: Handler) -> tuple[Status, str | None]:
     return (Status.UNAVAILABLE, "Server exiting") if call.drained else (Status.OK, None)
 
 
-async def _before(timeout_s: float, handling: Awaitable[None]) -> bool:
-    """Whether `handling` came to its end within the time; it is cancelled when not.
+async def _before(end_by_ns: int, handling: Coroutine[Any, Any, None]) -> bool:
+    """Whether `handling` came to its end in time; it is cancelled when not.
 
     asyncio.timeout would do, but its exceptions refer to each other and to the frames of the call: every call that
     runs out of time would keep its tensors until the next garbage collection.
     """
+    left_s = 1e-9 * (end_by_ns - time.monotonic_ns())
+    if left_s <= 0:
+        handling.close()
+        return False
     task = asyncio.current_task()
     expired = False
 
@@ -112,7 +117,7 @@ async def _before(timeout_s: float, handling: Awaitable[None]) -> bool:
         if task is not None:
             task.cancel()
 
-    timer = asyncio.get_running_loop().call_later(timeout_s, expire)
+    timer = asyncio.get_running_loop().call_later(left_s, expire)
     try:
         await handling
         return True

@@ -1,4 +1,4 @@
-"""ModelInfer and ModelStreamInfer as service handlers, for what the express lane leaves: bytes to the codec, parts back.
+"""ModelInfer and ModelStreamInfer as service handlers, for the calls that the express lane leaves to them.
 
 Loop thread.
 """

@@ -116,14 +116,14 @@ cdef class ExpressConnection(ExpressSession):
         cdef CallHead head
         cdef ExpressCall call
         cdef StreamInfer stream
-        if self.list_overflow:
+        if self.head.overflow:
             return _refused(GRPC_RESOURCE_EXHAUSTED,
                             f"received metadata size exceeds hard limit ({GRPC_MAX_HEADER_LIST_NBYTES} bytes)")
         if not self.has_room():
             return None
         if self.held_nbytes > _HELD_MAX:
             return _refused(GRPC_UNAVAILABLE, "too many bytes of earlier answers wait for this client")
-        read_head(self, &head)
+        read_head(self.head, self.now_ns, &head)
         if head.rpc == RPC_OTHER or not self.lane.infers:
             return self._slow(&head)
         if head.rpc == RPC_INFER:
@@ -140,7 +140,7 @@ cdef class ExpressConnection(ExpressSession):
         if self.calls is None:
             self.calls = Calls(self.lane.mapping)
         stream.calls = self.calls
-        stream.headers = self.headers()
+        stream.headers = self.head.items()
         stream.late_ns = head.late_ns
         return stream
 

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
-from triton_async.protocol.http2 cimport Http2Session
+from triton_async.protocol.http2_headers cimport HeaderList
 
 from triton_async.defines import GRPC_DEADLINE_SLACK_S, GRPC_MAX_TIMEOUT_S
 
@@ -19,7 +19,7 @@ cdef bint _is(const char *data, size_t size, const char *literal, size_t length)
     return size == length and memcmp(data, literal, length) == 0
 
 
-cdef int read_head(Http2Session session, CallHead *head) except -1:
+cdef int read_head(HeaderList fields, int64_t now_ns, CallHead *head) except -1:
     cdef size_t at = 0
     cdef uint32_t[2] sizes
     cdef const char *name
@@ -31,9 +31,9 @@ cdef int read_head(Http2Session session, CallHead *head) except -1:
     head.rpc = RPC_OTHER
     head.end_by_ns = head.late_ns = 0
     head.ends_on_error = False
-    while at < session.block_nbytes:
-        memcpy(sizes, session.block + at, sizeof(sizes))
-        name = session.block + at + sizeof(sizes)
+    while at < fields.block_nbytes:
+        memcpy(sizes, fields.block + at, sizeof(sizes))
+        name = fields.block + at + sizeof(sizes)
         value = name + sizes[0]
         at += sizeof(sizes) + sizes[0] + sizes[1]
         if sizes[0] == 5:
@@ -57,7 +57,7 @@ cdef int read_head(Http2Session session, CallHead *head) except -1:
     if not (post and grpc and plain):
         head.rpc = RPC_OTHER
     if 0 < timeout_s < _LONGEST_S:
-        head.end_by_ns = session.now_ns + <int64_t>(1e9 * timeout_s)
+        head.end_by_ns = now_ns + <int64_t>(1e9 * timeout_s)
         # Never as soon as the call is opened, however short its time.
         head.late_ns = head.end_by_ns - <int64_t>(1e9 * min(_SLACK_S, timeout_s / 2))
     return 0
