@@ -74,7 +74,7 @@ demo: $(VENV)/.dev
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint triton_async
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint triton_async tests/pyx
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev $(VENV)/.torch
@@ -120,6 +120,7 @@ bench-all: $(VENV)/.dev
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.flat --rounds 3 --seconds 1
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.steady
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.overhead --rounds 1
+	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.backlog
 
 clean:
 	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache

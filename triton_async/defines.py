@@ -77,8 +77,15 @@ CLASSIFICATION_MAX = 1_000_000
 # Bytes of one message, both ways (protobuf's and gRPC's own limit).
 GRPC_MAX_MESSAGE_NBYTES = (1 << 31) - 1
 
-# Requests of one stream that wait for a model; reading from the stream stops at the bound.
+# Requests of one stream that wait for a model, and answers that wait for the client; reading from the stream stops at
+# the bound. From as many answers on, or so many bytes of them, who makes further ones for a request of the stream is
+# asked to wait: as much as a client that reads takes at once.
 GRPC_MAX_STREAM_REQUESTS = 256
+GRPC_CONGESTED_NBYTES = 1 << 24
+
+# Answers of one stream that wait for the client although more are to follow for the same request: a model that does
+# not wait costs its client the call here, or at GRPC_MAX_HELD_NBYTES.
+GRPC_MAX_STREAM_ANSWERS = 1 << 16
 
 # Bytes that a client may send ahead of our reading, per call and per connection. Large tensors arrive without a
 # round trip per window; a call reads as it goes, so this is also what an idle reader can be made to hold.
@@ -96,6 +103,10 @@ GRPC_MAX_FRAME_NBYTES = 1 << 20
 # Bytes of the request headers of one call, decoded (C-core's hard limit).
 GRPC_MAX_HEADER_LIST_NBYTES = 1 << 14
 
+# Bytes of one header block, decoded, from which on the connection is ended: a few bytes may stand for a large field of
+# the compression table, again and again (CVE-2016-6581). Calls in between are refused one by one, as clients expect it.
+GRPC_MAX_DECODED_HEADERS_NBYTES = 8 * GRPC_MAX_HEADER_LIST_NBYTES
+
 # Bytes of a percent-encoded error message: clients refuse trailers of more than 8 KiB.
 GRPC_MAX_STATUS_MESSAGE_NBYTES = 1 << 12
 
@@ -109,9 +120,14 @@ GRPC_MAX_CONTINUATIONS = 8
 GRPC_MAX_HEADER_BLOCK_NBYTES = 1 << 17
 
 # Stream resets, the client's and those that it made us send, at once and per second before the connection is
-# ended (CVE-2023-44487, CVE-2025-8671). nghttp2's own numbers; 1.52 counts only one of the kinds, if any.
+# ended (CVE-2023-44487, CVE-2025-8671). nghttp2's own numbers; 1.52 counts only one of the kinds, if any. Not counted
+# are resets that spare the client nothing: of calls that are being answered or executed, or whose deadline has come.
 GRPC_RESET_BURST = 1000
 GRPC_RESETS_PER_S = 33
+
+# Seconds before its deadline (but not in the first half of its time) from which on a call may be reset without being
+# counted: how far the clocks of a busy client and ours may be apart about the same deadline.
+GRPC_DEADLINE_SLACK_S = 0.1
 
 # PING, SETTINGS, PRIORITY, unknown and empty frames, the same way (CVE-2019-9511 to -9518). C-core's bandwidth
 # probes send up to ten PINGs a second.
@@ -121,6 +137,10 @@ GRPC_CONTROLS_PER_S = 100
 # Sent DATA frames shorter than this although more is waiting count as control frames: a client that opens its window
 # byte by byte pays for it (CVE-2019-9511).
 GRPC_DRIBBLE_NBYTES = 64
+
+# Bytes of one block of memory for what a stream was sent and does not read yet: a client's frames may be of one byte,
+# so they are put together; the blocks are given back one by one.
+GRPC_BACKLOG_BLOCK_NBYTES = 1 << 14
 
 # First allocation for a message that comes in several frames, and how far each later one goes beyond what was
 # received: a length prefix alone costs at most this much.
@@ -132,7 +152,7 @@ GRPC_MESSAGE_GROWTH = 4
 GRPC_MAX_RECEIVING_NBYTES = 1 << 32
 
 # Bytes of answers of one connection that wait for the client's windows or socket. Beyond it new calls of the
-# connection are refused and streams are not read.
+# connection are refused; a stream on which as many wait is not read.
 GRPC_MAX_HELD_NBYTES = 1 << 30
 
 # The same two over all connections. Beyond the first the call is refused whose message has grown; beyond the second the

@@ -20,7 +20,7 @@ from pathlib import Path
 import atheris
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "unit/protocol"))
+sys.path[:0] = [str(HERE.parent / "unit/protocol"), str(HERE.parent)]
 
 Mutate = Callable[[random.Random, list[bytes]], bytes]
 

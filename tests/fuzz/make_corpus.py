@@ -15,7 +15,7 @@ from h2.connection import H2Connection
 from tritonclient import http as client
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent / "unit" / part) for part in ("protocol", "backends")]
+sys.path[:0] = [*(str(HERE.parent / "unit" / part) for part in ("protocol", "backends")), str(HERE.parent)]
 
 from fuzzing import JSON_SEEDS, grpc_seeds, http_seeds  # noqa: E402
 from fuzzing_archive import archive_seeds  # noqa: E402

@@ -22,5 +22,10 @@ cdef class ResponseSink:
     # Called once for every request that was taken, cancelled or not: no engine has it or reads its inputs any more.
     # Before or after the final response; inside `cancel` for a request that had not begun. Must not raise.
     cdef int released(self, object request) except -1
+    # Whether a response that is not final had better wait: so much waits for the client already that more of it takes
+    # memory, and in the end ends the call. Never for who gets one response. Cheap: to be asked before each response.
+    cdef bint congested(self) except -1
+    # Only while congested: has `resume()` called, once, later, on the loop, when it is so no more or the call is over.
+    cdef int on_relief(self, object resume) except -1
 
 cpdef int64_t live_responses()

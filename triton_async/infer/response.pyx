@@ -34,6 +34,12 @@ cdef class ResponseSink:
         self.on_released(request)
         return 0
 
+    cdef bint congested(self) except -1:
+        return False
+
+    cdef int on_relief(self, object resume) except -1:
+        raise AssertionError("not congested")
+
     def on_response(self, InferResponse response):
         """For receivers written in Python: called with every response, on the loop thread."""
 

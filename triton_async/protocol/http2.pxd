@@ -7,6 +7,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from triton_async.protocol.http2_guard cimport FrameGuard
+from triton_async.protocol.http2_headers cimport HeaderList
 from triton_async.protocol.http2_output cimport HeaderBlock, OutBuffer
 from triton_async.protocol.nghttp2 cimport nghttp2_frame, nghttp2_session
 
@@ -20,6 +21,8 @@ cdef enum StreamState:
     STREAM_CLOSED = 3      # nothing can be sent any more; `session` may be gone
 
 # One request and its answer. Made by a session's `open_stream`; the session holds it until `on_close`.
+#
+# Invariant: of `parts` at most half, or 32, have left
 cdef class Http2Stream:
     cdef Http2Session session      # None before it is opened and after it is closed
     cdef readonly int32_t id
@@ -33,16 +36,20 @@ cdef class Http2Stream:
     cdef Py_ssize_t part_start     # first unsent byte of it
     cdef readonly int64_t queued_nbytes  # unsent
     cdef int64_t unconsumed_nbytes  # received and not yet given back to the client's window
+    cdef int64_t late_ns           # after this, on the session's clock, the client may give up waiting; 0: it may never
     cdef HeaderBlock trailers
 
     # -- what happens; to be overridden --
-    # The request head is complete; it stands in the session's header block.
+    # The request head is complete; it stands in the session's `head`.
     cdef int on_open(self) except -1
     # Payload bytes; they are gone after the call. Whoever takes them calls `consume`, now or later.
     cdef int on_data(self, const char *data, size_t nbytes) except -1
     # Where up to `nbytes` further payload bytes may be received, as a writable view, so that `on_data` finds them in
     # their place; None: nowhere in particular.
     cdef object room(self, int64_t nbytes)
+    # Whether the client may reset it now without being counted, because it has spared itself nothing: once the answer
+    # has begun, or the deadline has come. Overridden where more is known of the work.
+    cdef bint forgives_reset(self, int64_t now_ns) except -1
     # The client ended its side.
     cdef int on_end(self) except -1
     # Queued bytes have left; only called with `watches_progress`.
@@ -60,6 +67,8 @@ cdef class Http2Stream:
     cdef int reset(self, uint32_t error_code) except -1
     # Gives `nbytes` received bytes back to the client's windows.
     cdef int consume(self, size_t nbytes) except -1
+    # Has on_progress called with the next `collect`, whether or not bytes have left.
+    cdef int ask_progress(self) except -1
 
     cdef int _resume(self) except -1
     cdef int _take(self, OutBuffer out, Py_ssize_t nbytes) except -1
@@ -82,11 +91,7 @@ cdef class Http2Session:
     cdef int violation             # Violation that has ended the connection
     cdef bint busy                 # inside nghttp2
     cdef object failure            # exception raised inside a callback
-    cdef char *block               # header block of the request that is being opened, see `headers`
-    cdef size_t block_nbytes
-    cdef size_t block_capacity
-    cdef int64_t list_nbytes       # of the header list, counted as RFC 9113 does
-    cdef bint list_overflow        # more than GRPC_MAX_HEADER_LIST_NBYTES: the rest was not kept
+    cdef HeaderList head           # of the request that is being opened; its overflow is counted as a reset
 
     # -- to be overridden --
     # The object for a new request, or None to refuse it (REFUSED_STREAM: the client may retry elsewhere).
@@ -106,8 +111,6 @@ cdef class Http2Session:
     cdef list collect(self, int64_t limit, int64_t now_ns)
     # Whether nothing more will be read or written.
     cdef bint is_finished(self) noexcept
-    # Header block of the request being opened as a list of (name, value), bytes decoded as Latin-1.
-    cdef list headers(self)
     cdef int ping(self) except -1
     # Asks the client to open no more streams; refuses none of those on their way.
     cdef int announce_shutdown(self) except -1
@@ -122,5 +125,6 @@ cdef class Http2Session:
 
     cdef int _received(self, const nghttp2_frame *frame) except -1
     cdef int _open(self, int32_t id, bint end) except -1
+    cdef int _reset(self, int32_t id) except -1
     cdef int _header(self, const uint8_t *name, size_t namelen, const uint8_t *value, size_t valuelen) except -1
     cdef int _raise(self, int status) except -1

@@ -2,32 +2,29 @@
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
-from cpython.unicode cimport PyUnicode_DecodeLatin1
-from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy
 
-from triton_async.protocol.http2_guard cimport FrameGuard
+from triton_async.protocol.http2_guard cimport VIOLATION_HEADER_BLOCK, FrameGuard
+from triton_async.protocol.http2_headers cimport HeaderList
 from triton_async.protocol.http2_output cimport HeaderBlock, OutBuffer
 from triton_async.protocol.nghttp2 cimport *
 
 from triton_async.defines import (
-    GRPC_CONNECTION_WINDOW_NBYTES, GRPC_DRIBBLE_NBYTES, GRPC_MAX_CONCURRENT_STREAMS, GRPC_MAX_FRAME_NBYTES,
-    GRPC_MAX_HEADER_LIST_NBYTES, GRPC_STREAM_WINDOW_NBYTES,
+    GRPC_CONNECTION_WINDOW_NBYTES, GRPC_DRIBBLE_NBYTES, GRPC_MAX_CONCURRENT_STREAMS, GRPC_MAX_DECODED_HEADERS_NBYTES,
+    GRPC_MAX_FRAME_NBYTES, GRPC_MAX_HEADER_LIST_NBYTES, GRPC_STREAM_WINDOW_NBYTES,
 )
 
 cdef uint32_t _FRAME_MAX = GRPC_MAX_FRAME_NBYTES
-cdef int64_t _LIST_MAX = GRPC_MAX_HEADER_LIST_NBYTES
+cdef int64_t _DECODED_MAX = GRPC_MAX_DECODED_HEADERS_NBYTES
 cdef size_t _DRIBBLE = GRPC_DRIBBLE_NBYTES
 
 # Up to here a copy into the frames is cheaper than two more parts of the write.
 cdef Py_ssize_t _INLINE = 8192
 
+# Places of parts that have left, from which on they are given up once they are half of all.
+cdef Py_ssize_t _GONE_MIN = 32
+
 # Less than this is better read together with what comes behind it.
 cdef int64_t _ROOM_MIN = 1 << 14
-
-# What RFC 9113 adds to the size of each field of a header list.
-cdef enum:
-    FIELD_OVERHEAD = 32
 
 
 cdef class Http2Stream:
@@ -41,6 +38,9 @@ cdef class Http2Stream:
 
     cdef object room(self, int64_t nbytes):
         return None
+
+    cdef bint forgives_reset(self, int64_t now_ns) except -1:
+        return self.state != STREAM_OPEN or self.late_ns != 0 and now_ns > self.late_ns
 
     cdef int on_end(self) except -1:
         return 0
@@ -136,10 +136,21 @@ cdef class Http2Stream:
         if self.queued_nbytes == 0:
             self.parts = None
             self.part_index = 0
+        elif self.part_index >= _GONE_MIN and 2 * self.part_index >= len(self.parts):
+            # The queue of a stream that is always a little behind never becomes empty.
+            del self.parts[:self.part_index]
+            self.part_index = 0
         if self.watches_progress and not self.in_progress:
             self.in_progress = True
             self.session.progressed.append(self)
         return 0
+
+    cdef int ask_progress(self) except -1:
+        if self.state == STREAM_CLOSED or self.in_progress:
+            return 0
+        self.in_progress = True
+        self.session.progressed.append(self)
+        return self.session.on_output()
 
     cdef int _close(self, uint32_t error_code) except -1:
         if self.state == STREAM_CLOSED:
@@ -162,6 +173,7 @@ cdef class Http2Session:
 
     def __cinit__(self, OutBuffer out=None, *args):
         self.guard = FrameGuard()
+        self.head = HeaderList()
         self.out = OutBuffer() if out is None else out
         self.streams = {}
         self.progressed = []
@@ -172,7 +184,6 @@ cdef class Http2Session:
 
     def __dealloc__(self):
         nghttp2_session_del(self.session)
-        free(self.block)
 
     cdef Http2Stream open_stream(self, int32_t id):
         return None
@@ -200,7 +211,8 @@ cdef class Http2Session:
         self.now_ns = now_ns
         if self.ended or self.session == NULL:
             return 0
-        self.violation = self.guard.scan(data, nbytes, now_ns)
+        if not self.violation:
+            self.violation = self.guard.scan(data, nbytes, now_ns)
         if self.violation:
             return self.terminate(NGHTTP2_ENHANCE_YOUR_CALM)
         self.busy = True
@@ -210,8 +222,8 @@ cdef class Http2Session:
             self._raise_failure()
             if status == NGHTTP2_ERR_NOMEM:
                 raise MemoryError
-            # No preface of HTTP/2, or a flood that nghttp2 knows of.
-            return self.terminate(NGHTTP2_PROTOCOL_ERROR)
+            # Or no preface of HTTP/2, or a flood that nghttp2 knows of.
+            return self.terminate(NGHTTP2_ENHANCE_YOUR_CALM if self.violation else NGHTTP2_PROTOCOL_ERROR)
         if self.violation:
             return self.terminate(NGHTTP2_ENHANCE_YOUR_CALM)
         return 0
@@ -254,18 +266,6 @@ cdef class Http2Session:
         if nghttp2_session_want_write(self.session):
             return False
         return self.ended or not nghttp2_session_want_read(self.session)
-
-    cdef list headers(self):
-        cdef list found = []
-        cdef size_t at = 0
-        cdef uint32_t[2] sizes
-        while at < self.block_nbytes:
-            memcpy(sizes, self.block + at, sizeof(sizes))
-            at += sizeof(sizes)
-            found.append((PyUnicode_DecodeLatin1(self.block + at, sizes[0], NULL),
-                          PyUnicode_DecodeLatin1(self.block + at + sizes[0], sizes[1], NULL)))
-            at += sizes[0] + sizes[1]
-        return found
 
     cdef int ping(self) except -1:
         self._raise(nghttp2_submit_ping(self.session, NGHTTP2_FLAG_NONE, NULL))
@@ -327,6 +327,8 @@ cdef class Http2Session:
                 stream = <Http2Stream>found
                 stream.remote_ended = True
                 return stream.on_end()
+        elif type == NGHTTP2_RST_STREAM:
+            return self._reset(frame.hd.stream_id)
         elif type == NGHTTP2_PING:
             return self.on_pong() if frame.hd.flags & NGHTTP2_FLAG_ACK else self.on_ping()
         return 0
@@ -345,30 +347,21 @@ cdef class Http2Session:
             stream.on_end()
         return 0
 
+    # The client's; the stream is closed next.
+    cdef int _reset(self, int32_t id) except -1:
+        cdef Http2Stream stream = self.streams.get(id)
+        if stream is None:
+            # Answered in full meanwhile; or refused, before the client has heard of it.
+            return 0 if nghttp2_session_get_stream_remote_close(self.session, id) < 0 else self.count_reset()
+        return 0 if stream.forgives_reset(self.now_ns) else self.count_reset()
+
     cdef int _header(self, const uint8_t *name, size_t namelen, const uint8_t *value, size_t valuelen) except -1:
-        cdef uint32_t[2] sizes
-        cdef size_t nbytes = sizeof(sizes) + namelen + valuelen
-        cdef size_t capacity
-        cdef char *grown
-        self.list_nbytes += namelen + valuelen + FIELD_OVERHEAD
-        if self.list_nbytes > _LIST_MAX:
-            self.list_overflow = True
-        if self.list_overflow:
-            return 0
-        if nbytes > self.block_capacity - self.block_nbytes:
-            capacity = max(2 * self.block_capacity, self.block_nbytes + nbytes, 512)
-            grown = <char *>realloc(self.block, capacity)
-            if grown == NULL:
-                raise MemoryError
-            self.block = grown
-            self.block_capacity = capacity
-        sizes[0] = <uint32_t>namelen
-        sizes[1] = <uint32_t>valuelen
-        grown = self.block + self.block_nbytes
-        memcpy(grown, sizes, sizeof(sizes))
-        memcpy(grown + sizeof(sizes), name, namelen)
-        memcpy(grown + sizeof(sizes) + namelen, value, valuelen)
-        self.block_nbytes += nbytes
+        cdef bint overflow = self.head.overflow
+        self.head.add(name, namelen, value, valuelen)
+        if self.head.overflow and not overflow:
+            self.count_reset()
+        if self.head.list_nbytes > _DECODED_MAX:
+            self.violation = VIOLATION_HEADER_BLOCK
         return 0
 
     cdef int _raise(self, int status) except -1:
@@ -385,10 +378,7 @@ cdef class Http2Session:
 
 
 cdef int _on_begin_headers(nghttp2_session *_, const nghttp2_frame *frame, void *user_data) noexcept:
-    cdef Http2Session session = <Http2Session>user_data
-    session.block_nbytes = 0
-    session.list_nbytes = 0
-    session.list_overflow = False
+    (<Http2Session>user_data).head.begin()
     return 0
 
 
@@ -396,16 +386,29 @@ cdef int _on_header(nghttp2_session *_, const nghttp2_frame *frame, const uint8_
                     const uint8_t *value, size_t valuelen, uint8_t flags, void *user_data) noexcept:
     cdef Http2Session session = <Http2Session>user_data
     try:
-        return session._header(name, namelen, value, valuelen)
+        session._header(name, namelen, value, valuelen)
+        return _go_on(session)
     except BaseException as failure:
         session.failure = failure
         return NGHTTP2_ERR_CALLBACK_FAILURE
 
 
+# The request is malformed (RFC 9113, 8.1.1). Some versions of nghttp2 take it without the field, unless told.
+cdef int _on_invalid_header(nghttp2_session *_, const nghttp2_frame *frame, const uint8_t *name, size_t namelen,
+                            const uint8_t *value, size_t valuelen, uint8_t flags, void *user_data) noexcept:
+    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+
+
+# Nothing more is looked at of what was received with the violation.
+cdef int _go_on(Http2Session session) noexcept:
+    return NGHTTP2_ERR_CALLBACK_FAILURE if session.violation else 0
+
+
 cdef int _on_frame_recv(nghttp2_session *_, const nghttp2_frame *frame, void *user_data) noexcept:
     cdef Http2Session session = <Http2Session>user_data
     try:
-        return session._received(frame)
+        session._received(frame)
+        return _go_on(session)
     except BaseException as failure:
         session.failure = failure
         return NGHTTP2_ERR_CALLBACK_FAILURE
@@ -509,6 +512,7 @@ cdef int _set_up() except -1:
         raise MemoryError
     nghttp2_session_callbacks_set_on_begin_headers_callback(_callbacks, _on_begin_headers)
     nghttp2_session_callbacks_set_on_header_callback(_callbacks, _on_header)
+    nghttp2_session_callbacks_set_on_invalid_header_callback(_callbacks, _on_invalid_header)
     nghttp2_session_callbacks_set_on_frame_recv_callback(_callbacks, _on_frame_recv)
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(_callbacks, _on_data_chunk)
     nghttp2_session_callbacks_set_on_stream_close_callback(_callbacks, _on_stream_close)
@@ -517,6 +521,8 @@ cdef int _set_up() except -1:
     nghttp2_session_callbacks_set_data_source_read_length_callback(_callbacks, _read_length)
     # The only back-pressure there is: windows are given back when bytes are used.
     nghttp2_option_set_no_auto_window_update(_option, 1)
+    # It would count resets that we forgive.
+    ta_lift_reset_limit(_option)
     for i, (setting, value) in enumerate((
         (NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, GRPC_MAX_CONCURRENT_STREAMS),
         (NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, GRPC_STREAM_WINDOW_NBYTES),

@@ -5,10 +5,10 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 
 cdef enum Violation:
     VIOLATION_NONE = 0
-    VIOLATION_RESETS = 1           # rapid reset, or resets that the client made us send
+    VIOLATION_RESETS = 1           # rapid reset, resets that the client made us send, header lists too long
     VIOLATION_CONTROLS = 2         # a flood of PING, SETTINGS, PRIORITY, unknown or empty frames
     VIOLATION_CONTINUATIONS = 3    # a header block in too many frames
-    VIOLATION_HEADER_BLOCK = 4     # a header block of too many bytes
+    VIOLATION_HEADER_BLOCK = 4     # a header block of too many bytes, as sent or decoded
 
 # `level` tokens are left as of `at_ns`; `rate` are added per second up to `burst`.
 cdef struct Bucket:
@@ -32,7 +32,7 @@ cdef class FrameGuard:
     cdef int scan(self, const uint8_t *data, Py_ssize_t nbytes, int64_t now_ns) noexcept
     # How much of the payload of an unpadded DATA frame comes next, and of which stream; 0 when something else does.
     cdef int64_t payload_ahead(self, int32_t *stream_id) noexcept
-    # A reset that the client made us send; a control frame's worth of other trouble.
+    # A reset, the client's or one that it made us send; a control frame's worth of other trouble.
     cdef int count_reset(self, int64_t now_ns) noexcept
     cdef int count_control(self, int64_t now_ns) noexcept
     cdef int _frame(self, int64_t now_ns) noexcept

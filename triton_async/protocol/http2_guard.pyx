@@ -105,7 +105,7 @@ cdef class FrameGuard:
             # Only payload has a reason to come in frames as large as we take them.
             return VIOLATION_CONTROLS
         if type == NGHTTP2_RST_STREAM:
-            return self.count_reset(now_ns)
+            return VIOLATION_NONE  # counted by the session, which knows the stream
         if type == NGHTTP2_DATA:
             if length or flags & NGHTTP2_FLAG_END_STREAM:
                 return VIOLATION_NONE

@@ -2,7 +2,18 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 
-cdef extern from "nghttp2/nghttp2.h":
+cdef extern from *:
+    """
+    #include <nghttp2/nghttp2.h>
+
+    extern void nghttp2_option_set_stream_reset_rate_limit(nghttp2_option *option, uint64_t burst, uint64_t rate)
+        __attribute__((weak));
+
+    static inline void ta_lift_reset_limit(nghttp2_option *option) {
+        if (nghttp2_option_set_stream_reset_rate_limit)
+            nghttp2_option_set_stream_reset_rate_limit(option, UINT32_MAX, UINT32_MAX);
+    }
+    """
     ctypedef struct nghttp2_session:
         pass
     ctypedef struct nghttp2_session_callbacks:
@@ -116,6 +127,8 @@ cdef extern from "nghttp2/nghttp2.h":
         nghttp2_session_callbacks *callbacks, nghttp2_on_begin_headers_callback callback)
     void nghttp2_session_callbacks_set_on_header_callback(
         nghttp2_session_callbacks *callbacks, nghttp2_on_header_callback callback)
+    void nghttp2_session_callbacks_set_on_invalid_header_callback(
+        nghttp2_session_callbacks *callbacks, nghttp2_on_header_callback callback)
     void nghttp2_session_callbacks_set_on_frame_recv_callback(
         nghttp2_session_callbacks *callbacks, nghttp2_on_frame_recv_callback callback)
     void nghttp2_session_callbacks_set_on_data_chunk_recv_callback(
@@ -133,6 +146,9 @@ cdef extern from "nghttp2/nghttp2.h":
     void nghttp2_option_del(nghttp2_option *option)
     void nghttp2_option_set_no_auto_window_update(nghttp2_option *option, int value)
     void nghttp2_option_set_max_settings(nghttp2_option *option, size_t value)
+
+    # nghttp2_option_set_stream_reset_rate_limit, where there is one at run time (since 1.57).
+    void ta_lift_reset_limit(nghttp2_option *option)
 
     int nghttp2_session_server_new2(
         nghttp2_session **session, const nghttp2_session_callbacks *callbacks, void *user_data,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from compiled import load
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import (
@@ -22,7 +24,8 @@ from h2.settings import SettingCodes
 from hpack import Encoder
 
 from triton_async import defines
-from triton_async.protocol.http2_events import EventSession
+
+EventSession = load("http2_events").EventSession
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
@@ -51,7 +54,7 @@ def request(stream: int = 1, flags: int = END_HEADERS | END_STREAM) -> bytes:
 HELLO = PREFACE + frame(SETTINGS)
 
 
-def sent(session: EventSession) -> bytes:
+def sent(session: Any) -> bytes:
     return b"".join(session.output())
 
 
@@ -260,6 +263,31 @@ def test_a_stream_is_fed_in_pieces() -> None:
     assert len(peer.of(StreamEnded)) == 1
 
 
+def test_a_stream_that_is_always_a_little_behind_keeps_no_place_for_what_has_left() -> None:
+    """Its queue is never empty, hour after hour."""
+    peer = Peer(window=1)
+    stream = peer.session.opened[peer.ask()]
+    stream.respond(HEAD)
+    stream.send([b"first"])
+    peer.h2.increment_flow_control_window(1 << 20)
+    expected, heard = b"first", b""
+    for turn in range(2000):
+        parts = [bytes([turn % 251]) * (70 + turn % 7), b"", bytes([turn % 241]) * 3]
+        stream.send(parts)
+        # As much as there was before.
+        peer.h2.increment_flow_control_window(len(expected) - len(heard) or 1, 1)
+        expected += b"".join(parts)
+        peer.turn()
+        heard += peer.body(1)
+        peer.heard.clear()
+        assert stream.queued_nbytes > 0
+        assert stream.n_parts < 100
+    stream.finish(TRAILERS)
+    peer.h2.increment_flow_control_window(1 << 20, 1)
+    peer.turn()
+    assert heard + peer.body(1) == expected
+
+
 def test_windows_are_given_back_when_bytes_are_used() -> None:
     peer = Peer()
     peer.session.auto_consume = False
@@ -414,7 +442,7 @@ def test_output_comes_in_portions() -> None:
 # -- limits ------------------------------------------------------------------------------------------
 
 
-def ended_with(session: EventSession) -> int | None:
+def ended_with(session: Any) -> int | None:
     code = goaway_code(sent(session))
     assert session.finished() == (code is not None)
     return code
@@ -428,7 +456,73 @@ def test_rapid_reset_ends_the_connection_before_the_burst_is_opened() -> None:
         stream = 2 * i + 1
         head = frame(HEADERS, encoder.encode(REQUEST), END_HEADERS | END_STREAM, stream)
         session.feed(head + frame(RST_STREAM, struct.pack(">I", CANCEL), 0, stream))
-    assert len(session.opened) <= defines.GRPC_RESET_BURST
+    assert len(session.opened) <= defines.GRPC_RESET_BURST + 1
+    assert ended_with(session) == ENHANCE_YOUR_CALM
+
+
+def test_nothing_is_opened_behind_the_reset_that_was_one_too_many() -> None:
+    """All of it comes in one read."""
+    session = EventSession()
+    encoder = Encoder()
+    session.feed(HELLO + b"".join(
+        frame(HEADERS, encoder.encode(REQUEST), END_HEADERS | END_STREAM, 2 * i + 1)
+        + frame(RST_STREAM, struct.pack(">I", CANCEL), 0, 2 * i + 1)
+        for i in range(MANY)
+    ))  # fmt: skip
+    assert len(session.opened) <= defines.GRPC_RESET_BURST + 1
+    assert ended_with(session) == ENHANCE_YOUR_CALM
+
+
+MANY = 3 * defines.GRPC_RESET_BURST
+
+
+def reset_many(session: EventSession, act: Callable[[Any], None]) -> bool:
+    """Opens calls one after another, has the server `act` on each and resets it; whether the connection lives."""
+    encoder = Encoder()
+    session.feed(HELLO)
+    for i in range(MANY):
+        stream = 2 * i + 1
+        session.feed(frame(HEADERS, encoder.encode(REQUEST), END_HEADERS | END_STREAM, stream), i)
+        act(session.opened.get(stream))
+        sent(session)
+        session.feed(frame(RST_STREAM, struct.pack(">I", CANCEL), 0, stream), i)
+        sent(session)
+        if session.ended:
+            return False
+    assert len(session.opened) == MANY
+    return True
+
+
+def answer(stream: Any) -> None:
+    stream.respond([*HEAD, *TRAILERS], end=True)
+
+
+def begin_to_answer(stream: Any) -> None:
+    stream.respond(HEAD)
+    stream.send([bytes(100_000)])
+
+
+@pytest.mark.parametrize("act", [answer, begin_to_answer])
+def test_resets_of_calls_that_were_answered_cost_nothing(act: Callable[[Any], None]) -> None:
+    assert reset_many(EventSession(), act)
+
+
+@pytest.mark.parametrize(("late_ns", "lives"), [(-1, True), (0, False), (SECOND, False)])
+def test_resets_of_calls_whose_deadline_has_come_cost_nothing(late_ns: int, lives: bool) -> None:
+    session = EventSession()
+    session.late_ns = late_ns
+    assert reset_many(session, lambda stream: None) == lives
+
+
+def test_resets_of_calls_that_were_refused_still_count() -> None:
+    session = EventSession()
+    session.refuse = True
+    encoder = Encoder()
+    session.feed(HELLO)
+    head = (frame(HEADERS, encoder.encode(REQUEST), END_HEADERS, 2 * i + 1) for i in range(MANY))
+    session.feed(b"".join(
+        each + frame(RST_STREAM, struct.pack(">I", CANCEL), 0, 2 * i + 1) for i, each in enumerate(head)
+    ))  # fmt: skip
     assert ended_with(session) == ENHANCE_YOUR_CALM
 
 
@@ -534,12 +628,17 @@ def test_only_payload_comes_in_large_frames(kind: int) -> None:
     assert ended_with(session) is None
 
 
-def test_a_long_header_list_is_cut_and_hpack_stays_in_step() -> None:
+def repeated(encoder: Encoder, nbytes: int, before: list[tuple[str, str]] = REQUEST) -> bytes:
+    """A block that decodes to `nbytes` and more, of one field again and again."""
+    field = ("x-again", "v" * 3000)
+    return encoder.encode([*before, field]) + encoder.encode([field]) * (nbytes // 3039 + 1)
+
+
+def test_a_list_too_long_is_cut_and_hpack_stays_in_step() -> None:
     session = EventSession()
     encoder = Encoder()
-    long = encoder.encode([*REQUEST, ("x-large", "v" * 3000)])
-    long += encoder.encode([("x-large", "v" * 3000)]) * (defines.GRPC_MAX_HEADER_LIST_NBYTES // 3000)
-    session.feed(HELLO + frame(HEADERS, long, END_HEADERS | END_STREAM, 1))
+    block = repeated(encoder, 2 * defines.GRPC_MAX_HEADER_LIST_NBYTES)
+    session.feed(HELLO + frame(HEADERS, block, END_HEADERS | END_STREAM, 1))
     after = encoder.encode([*REQUEST, ("x-after", "fine")])
     session.feed(frame(HEADERS, after, END_HEADERS | END_STREAM, 3))
     opened = [event for event in session.events if event[0] == "open"]
@@ -548,6 +647,32 @@ def test_a_long_header_list_is_cut_and_hpack_stays_in_step() -> None:
     assert kept <= defines.GRPC_MAX_HEADER_LIST_NBYTES
     assert opened[1][2][-1] == ("x-after", "fine")
     assert opened[1][3] is False
+    assert goaway_code(sent(session)) is None
+
+
+@pytest.mark.parametrize("trailers", [False, True])
+def test_a_list_far_too_long_ends_the_connection(trailers: bool) -> None:
+    session = EventSession()
+    encoder = Encoder()
+    opening = frame(HEADERS, encoder.encode(REQUEST), END_HEADERS, 1) if trailers else b""
+    block = repeated(encoder, defines.GRPC_MAX_DECODED_HEADERS_NBYTES, [] if trailers else REQUEST)
+    session.feed(HELLO + opening + frame(HEADERS, block, END_HEADERS | END_STREAM, 1))
+    assert len(session.opened) == trailers
+    assert ended_with(session) == ENHANCE_YOUR_CALM
+
+
+def test_lists_too_long_count_like_resets() -> None:
+    session = EventSession()
+    encoder = Encoder()
+    session.feed(HELLO)
+    for i in range(defines.GRPC_RESET_BURST + 1):
+        assert not session.ended
+        block = repeated(encoder, defines.GRPC_MAX_HEADER_LIST_NBYTES)
+        session.feed(frame(HEADERS, block, END_HEADERS | END_STREAM, 2 * i + 1))
+        if 2 * i + 1 in session.opened:
+            answer(session.opened[2 * i + 1])
+        out = sent(session)
+    assert goaway_code(out) == ENHANCE_YOUR_CALM
 
 
 def test_a_window_opened_byte_by_byte_ends_the_connection() -> None:

@@ -6,10 +6,12 @@ import struct
 from collections.abc import Sequence
 
 import pytest
+from compiled import load
 from hpack import Encoder
 
 from triton_async import defines
-from triton_async.protocol.http2_events import EventSession
+
+EventSession = load("http2_events").EventSession
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 END_STREAM, ACK, END_HEADERS, PADDED, PRIORITIES = 1, 1, 4, 8, 32

@@ -1,4 +1,4 @@
-"""One gRPC call on a stream of grpclib's HTTP/2: what service handlers read from and write to. Loop thread.
+"""One gRPC call: what service handlers, written for grpclib, read from and write to. Loop thread.
 
 The part of grpclib's own server that we replace: compression both ways, raw messages for the codec, deadlines by
 asyncio, statuses of our errors, and an orderly end of calls when the server drains.
@@ -7,13 +7,13 @@ asyncio, statuses of our errors, and an orderly end of calls when the server dra
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 from grpclib.const import Handler, Status
 from grpclib.exceptions import GRPCError
-from grpclib.protocol import Stream
 
 from triton_async.defines import GRPC_MAX_MESSAGE_NBYTES, GRPC_MAX_TIMEOUT_S
 from triton_async.frontends.grpc import compression, status
@@ -30,10 +30,33 @@ _HEAD = [
 ]
 
 
-class Call:
-    """A call that was accepted. `headers`: the request's, as a mapping (the last of equal names)."""
+class StreamGone(Exception):
+    """The stream is closed: nobody is there to answer."""
 
-    def __init__(self, stream: Stream, handler: Handler, headers: Mapping[str, str]) -> None:
+
+class CallStream(Protocol):
+    """What carries a call."""
+
+    async def recv_data(self, size: int) -> bytes:
+        """So many bytes; fewer when the client has ended its side before."""
+
+    def eof(self) -> None:
+        """Takes the client to have ended its side."""
+
+    async def send_headers(self, headers: Sequence[tuple[str, str]], end_stream: bool = False) -> None:
+        """The head, or the trailers, which end the client's side too. StreamGone."""
+
+    async def send_data(self, data: bytes) -> None:
+        """Returns when the client keeps up. StreamGone."""
+
+
+class Call:
+    """A call that was accepted. `headers`: the request's, as a mapping (the last of equal names).
+
+    `end_by_ns`: its deadline, of time.monotonic_ns(); 0 when the client sets none. GRPCError when malformed.
+    """
+
+    def __init__(self, stream: CallStream, handler: Handler, headers: Mapping[str, str]) -> None:
         self.metadata = headers
         self.drained = False
         self._ended = False
@@ -47,18 +70,17 @@ class Call:
             raise GRPCError(
                 Status.UNIMPLEMENTED, f"Compression algorithm '{self._encoding}' is not supported"
             )
+        self.end_by_ns = self._end_by_ns(headers.get("grpc-timeout"))
 
-    @property
-    def timeout_s(self) -> float | None:
-        """Seconds the client gives the call; None when it sets no deadline. GRPCError when malformed."""
-        text = self.metadata.get("grpc-timeout")
-        if text is None:
-            return None
-        match = _TIMEOUT.fullmatch(text)
+    @staticmethod
+    def _end_by_ns(timeout: str | None) -> int:
+        if timeout is None:
+            return 0
+        match = _TIMEOUT.fullmatch(timeout)
         if match is None:
-            raise GRPCError(Status.INTERNAL, f"Invalid grpc-timeout '{text[:64]}'")
+            raise GRPCError(Status.INTERNAL, f"Invalid grpc-timeout '{timeout[:64]}'")
         seconds = int(match[1]) * _UNITS_S[match[2]]
-        return seconds if seconds < GRPC_MAX_TIMEOUT_S else None
+        return time.monotonic_ns() + int(1e9 * seconds) if seconds < GRPC_MAX_TIMEOUT_S else 0
 
     def compress_answers(self, level: int) -> None:
         """Compresses the messages sent from now on, when the client accepts it; before the first one only."""
@@ -70,7 +92,7 @@ class Call:
         """The server ends: a client that streams is taken to have ended its side. What it sent is still served."""
         if self._handler.cardinality.client_streaming and not self._ended and not self.drained:
             self.drained = True
-            self._stream.buffer.eof()
+            self._stream.eof()
 
     async def recv_message(self) -> Any | None:
         """The next message, as the handler's request type (`bytes`: as it is); None when the client has ended.
@@ -91,24 +113,22 @@ class Call:
             raise Malformed from None
 
     async def _recv_bytes(self) -> bytes | None:
-        try:
-            prefix = await self._stream.recv_data(PREFIX_NBYTES)
-            if not prefix:
-                self._ended = not self.drained
-                return None
-            nbytes = int.from_bytes(prefix[1:], "big")
-            if prefix[0] > 1:
-                raise GRPCError(Status.INTERNAL, f"message has the unknown flag {prefix[0]}")
-            if nbytes > GRPC_MAX_MESSAGE_NBYTES:
-                raise GRPCError(
-                    Status.RESOURCE_EXHAUSTED,
-                    f"Received message larger than max ({nbytes} vs. {GRPC_MAX_MESSAGE_NBYTES})",
-                )
-            data: bytes = await self._stream.recv_data(nbytes)
-        except AssertionError:
-            # How grpclib says that the stream ended inside of what was asked for.
-            raise GRPCError(Status.INTERNAL, "stream ended inside a message") from None
-        if len(data) != nbytes:
+        prefix = await self._stream.recv_data(PREFIX_NBYTES)
+        if not prefix:
+            self._ended = not self.drained
+            return None
+        if len(prefix) < PREFIX_NBYTES:
+            raise GRPCError(Status.INTERNAL, "stream ended inside a message")
+        nbytes = int.from_bytes(prefix[1:], "big")
+        if prefix[0] > 1:
+            raise GRPCError(Status.INTERNAL, f"message has the unknown flag {prefix[0]}")
+        if nbytes > GRPC_MAX_MESSAGE_NBYTES:
+            raise GRPCError(
+                Status.RESOURCE_EXHAUSTED,
+                f"Received message larger than max ({nbytes} vs. {GRPC_MAX_MESSAGE_NBYTES})",
+            )
+        data = await self._stream.recv_data(nbytes)
+        if len(data) < nbytes:
             raise GRPCError(Status.INTERNAL, "stream ended inside a message")
         if prefix[0]:
             return await compression.decompress(data, self._encoding)
@@ -136,8 +156,6 @@ class Call:
         await finish(self._stream, code, message, head_sent=self._head_sent)
 
 
-async def finish(stream: Stream, code: Status, message: str | None, *, head_sent: bool = False) -> None:
-    """Trailers, or an answer of trailers only, and RST_STREAM(NO_ERROR) when the client still sends."""
+async def finish(stream: CallStream, code: Status, message: str | None, *, head_sent: bool = False) -> None:
+    """Trailers, or an answer of trailers only."""
     await stream.send_headers([*([] if head_sent else _HEAD), *status.trailers(code, message)], end_stream=True)
-    if stream.closable:
-        stream.reset_nowait()

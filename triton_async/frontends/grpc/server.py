@@ -11,7 +11,6 @@ from typing import Any
 from triton_async.core.server import InferenceServer
 from triton_async.defines import GRPC_BACKLOG, GRPC_GOAWAY_ROUND_TRIP_S
 from triton_async.frontends.grpc.compression import LEVELS
-from triton_async.frontends.grpc.connection import GrpcProtocol
 from triton_async.frontends.grpc.express.connection import connection
 from triton_async.frontends.grpc.express.keepalive import PingOptions
 from triton_async.frontends.grpc.express.session import Lane
@@ -30,9 +29,7 @@ log = logging.getLogger("triton_async.grpc")
 class GrpcEndpoint:
     """A started front-end. `close` once."""
 
-    def __init__(
-        self, server: InferenceServer, response_compression: str, express: bool, pings: PingOptions
-    ) -> None:
+    def __init__(self, server: InferenceServer, response_compression: str, pings: PingOptions) -> None:
         self._health = Health(server)
         mapping = {
             **Service(server).__mapping__(),
@@ -40,14 +37,10 @@ class GrpcEndpoint:
             **self._health.__mapping__(),
             **Reflection().__mapping__(),
         }
-        self._connections: set[Any] = set()
-        self._accept: Callable[[], Any] = lambda: GrpcProtocol(mapping, self._connections)
-        self.lane: Lane | None = None
-        if express:
-            compresses = LEVELS[response_compression] > 0
-            self.lane = lane = Lane(server, asyncio.get_running_loop(), mapping, pings, compresses)
-            self._connections = lane.connections
-            self._accept = lambda: connection(lane)
+        compresses = LEVELS[response_compression] > 0
+        self.lane = lane = Lane(server, asyncio.get_running_loop(), mapping, pings, compresses)
+        self._connections: set[Any] = lane.connections
+        self._accept: Callable[[], Any] = lambda: connection(lane)
         self._listener: ListeningSocket
         self.address = ""
         self.port = 0
@@ -95,12 +88,11 @@ async def start(
     response_compression: str = "none",
     pings: PingOptions | None = None,
     tls: ssl.SSLContext | None = None,
-    express: bool = True,
 ) -> GrpcEndpoint:
-    """Serves gRPC on the running loop. `port` 0: any free one. OSError when the port is taken.
+    """Serves gRPC on the running loop. `port` 0: any free one. `pings`: keep-alive and age of connections.
 
-    `pings`: keep-alive and age of connections, and `express`: the fast lane; grpclib's HTTP/2 serves without them.
+    OSError when the port is taken.
     """
-    endpoint = GrpcEndpoint(server, response_compression, express, pings or PingOptions())
+    endpoint = GrpcEndpoint(server, response_compression, pings or PingOptions())
     await endpoint.listen(address, port, reuse_port, tls)
     return endpoint

@@ -6,7 +6,7 @@ from grpclib.const import Status
 from grpclib.metadata import encode_grpc_message
 
 from triton_async.defines import GRPC_MAX_STATUS_MESSAGE_NBYTES
-from triton_async.errors import Code
+from triton_async.errors import Code, ServerError
 
 _STATUS = {
     Code.UNKNOWN: Status.UNKNOWN,
@@ -20,8 +20,9 @@ _STATUS = {
 }
 
 
-def status_of(code: Code) -> Status:
-    return _STATUS[code]
+def status_of(error: ServerError) -> Status:
+    """The status of a call that ends with this error."""
+    return _STATUS[error.code]
 
 
 def trailers(status: Status, message: str | None) -> list[tuple[str, str]]:

@@ -24,6 +24,9 @@ cdef class Exchange(ResponseSink):
         self.answers._flush()
         return self._wait() if self.answers is not None else 0
 
+    cdef int released(self, object request) except -1:
+        return 0
+
     # The response has to wait: for those before it, or for the socket.
     cdef int _wait(self) except -1:
         cdef Tensor tensor

@@ -1,12 +1,19 @@
-"""One server for the tests that do not change it."""
+"""One server for the tests that do not change it; backends of the core's tests are used too."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from grpc_harness import Running, live_objects, serving, until, write_model
+
+CORE = str(Path(__file__).resolve().parents[2] / "core")
+
+if CORE not in sys.path:
+    sys.path.insert(0, CORE)
+
+from grpc_harness import Running, live_objects, serving, until, write_model  # noqa: E402
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["express", "grpclib"])

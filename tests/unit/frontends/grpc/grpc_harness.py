@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import reference
 import uvloop
 
 from triton_async.backends.registry import BackendRegistry
@@ -94,7 +95,7 @@ class Running:
         with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self.stop.set)
 
-    async def main(self, root: Path, options: tuple[str, ...], **start: Any) -> None:
+    async def main(self, root: Path, options: tuple[str, ...], express: bool, **how: Any) -> None:
         self.loop = asyncio.get_running_loop()
         self.stop = asyncio.Event()
         settings = parse([f"--model-repository={root}", *options])
@@ -105,10 +106,9 @@ class Running:
             host = Host(self.loop, reactor, self.pools, self.backends, executor, settings.backend_config)
             self.server = InferenceServer(settings, host)
             await self.server.start()
-            self.endpoint = await grpc_server.start(
-                self.server, address="127.0.0.1", port=0, **start
-            )
-            self.express = start["express"]
+            start = grpc_server.start if express else reference.start
+            self.endpoint = await start(self.server, address="127.0.0.1", port=0, **how)
+            self.express = express
             self.url = f"127.0.0.1:{self.endpoint.port}"
             self.started.set()
             await self.stop.wait()
@@ -131,12 +131,13 @@ def serving(
     backends: Backends | None = None,
     pools: Pools | None = None,
 ) -> Iterator[Running]:
-    """Serves the repository through one of the lanes, and checks at the end that nothing is left alive. `backends`,
-    `pools` in place of the package's own."""
+    """Serves the repository, and checks at the end that nothing is left alive. `express`: by the server itself, not by
+    grpclib's HTTP/2. `backends`, `pools` in place of the package's own.
+    """
     before = live_objects()
     running = Running(backends, pools)
-    start = {"response_compression": compression, "express": express, "pings": pings}
-    thread = threading.Thread(target=lambda: uvloop.run(running.main(root, options, **start)))
+    how = {"response_compression": compression, "pings": pings}
+    thread = threading.Thread(target=lambda: uvloop.run(running.main(root, options, express, **how)))
     thread.start()
     try:
         assert running.started.wait(20), "server did not start"

@@ -54,6 +54,7 @@ class Attacker:
     def __init__(self, url: str) -> None:
         host, port = url.split(":")
         self.socket = socket.create_connection((host, int(port)), 20)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.encoder = Encoder()
         self.received = b""
         self.send(PREFACE + frame(SETTINGS))
@@ -179,16 +180,20 @@ def test_3_a_connection_that_says_nothing(server: Running, monkeypatch: pytest.M
             pass
 
 
-def test_4_a_header_list_that_is_long_only_when_decoded(server: Running) -> None:
+@pytest.mark.parametrize(("repeats", "ends"), [(8, False), (50, True)])
+def test_4_a_field_again_and_again(server: Running, repeats: int, ends: bool) -> None:
+    """One entry of the compression table, then one byte for each time it is repeated."""
+    value = "v" * 3000
     with RawClient(server.url) as raw:
-        # One large entry of the compression table, then one byte for each time it is repeated.
-        raw.call(LIVE, message(b""), x_large="v" * 3000)
+        raw.call(LIVE, message(b""), x_again=value)
         stream = raw.h2.get_next_available_stream_id()
-        fields = [*head(LIVE), *[("x-large", "v" * 3000)] * (defines.GRPC_MAX_HEADER_LIST_NBYTES // 3000 + 1)]
-        raw.h2.send_headers(stream, fields, end_stream=True)
+        raw.h2.send_headers(stream, [*head(LIVE), *[("x-again", value)] * repeats], end_stream=True)
         raw.flush()
-        assert raw.receive(stream).status == RESOURCE_EXHAUSTED
-        assert raw.call(LIVE, message(b""), x_large="v" * 3000).status == OK
+        answer = raw.receive(stream)
+        assert answer.terminated == ends
+        if not ends:
+            assert answer.status == RESOURCE_EXHAUSTED
+            assert raw.call(LIVE, message(b""), x_again=value).status == OK
 
 
 @pytest.mark.parametrize(

@@ -110,37 +110,3 @@ def test_aio_streams(shared: Running) -> None:
             assert seen == 300
 
     asyncio.run(main())
-
-
-def test_a_client_that_does_not_read_stops_the_reading(tmp_path: Path, express: bool) -> None:
-    """Requests behind the bound wait in the client, as windows fill up."""
-    write_model(tmp_path, "fp32")
-    with serving(tmp_path, express=express) as running:
-
-        async def main() -> None:
-            import grpc
-            from tritonclient.grpc import service_pb2 as pb
-
-            request = pb.ModelInferRequest(model_name="fp32", raw_input_contents=[bytes(400_000)])
-            request.inputs.add(name="INPUT0", datatype="FP32", shape=[100_000])
-            async with grpc.aio.insecure_channel(running.url) as channel:
-                call = channel.stream_stream(
-                    "/inference.GRPCInferenceService/ModelStreamInfer",
-                    request_serializer=pb.ModelInferRequest.SerializeToString,
-                    response_deserializer=pb.ModelStreamInferResponse.FromString,
-                )()
-                written = 0
-
-                async def write() -> None:
-                    nonlocal written
-                    for _ in range(1000):
-                        await call.write(request)
-                        written += 1
-
-                writer = asyncio.ensure_future(write())
-                await asyncio.sleep(1.5)
-                assert written < 900
-                call.cancel()
-                await asyncio.gather(writer, return_exceptions=True)
-
-        asyncio.run(main())

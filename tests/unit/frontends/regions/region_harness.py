@@ -16,6 +16,7 @@ from typing import Any
 
 import fake_cuda_sync
 import numpy as np
+import reference
 import tritonclient.grpc
 import tritonclient.http
 import uvloop
@@ -133,7 +134,8 @@ class Server:
             http = await http_server.start(
                 self.server, address="127.0.0.1", port=0, max_input_nbytes=1 << 24, express=express
             )
-            grpc = await grpc_server.start(self.server, address="127.0.0.1", port=0, express=express)
+            start_grpc = grpc_server.start if express else reference.start
+            grpc = await start_grpc(self.server, address="127.0.0.1", port=0)
             self.http_port, self.grpc_port = http.port, grpc.port
             self.started.set()
             await self.stop.wait()

@@ -16,7 +16,7 @@ cdef HeaderBlock OK                # trailers of success
 
 # What the calls have in common: deadline, errors, end.
 cdef class ExpressCall(Http2Stream):
-    cdef double timeout_s          # 0: none
+    cdef int64_t end_by_ns         # its deadline, CLOCK_MONOTONIC; 0: none
     cdef object timer              # TimerHandle, or None
     cdef MessageReader reader
     cdef int64_t receiving_nbytes  # its part of the connection's

@@ -5,7 +5,9 @@ import logging
 from libc.stdint cimport int64_t, uint32_t
 
 from triton_async.frontends.grpc.express.session cimport ExpressSession
-from triton_async.infer.request cimport InferRequest
+from triton_async.frontends.grpc.abandoned cimport forget
+from triton_async.infer.clock cimport ta_now_ns
+from triton_async.infer.request cimport REQUEST_RUNNING, InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.protocol.grpc_codec cimport decode
 from triton_async.protocol.grpc_encode cimport ENVELOPE_UNARY, choose_outputs, encode
@@ -22,9 +24,6 @@ from triton_async.errors import ServerError, Unsupported
 from triton_async.frontends.grpc import compression
 from triton_async.frontends.grpc.status import status_of, trailers
 from triton_async.protocol.grpc_message import MessageError
-
-cdef extern from "clock.h":
-    int64_t ta_now_ns() noexcept
 
 log = logging.getLogger("triton_async.grpc")
 
@@ -46,8 +45,9 @@ cdef class ExpressCall(Http2Stream):
         return <ExpressSession>self.session
 
     cdef int on_open(self) except -1:
-        if self.timeout_s:
-            self.timer = self.connection().lane.loop.call_later(self.timeout_s, self._on_deadline)
+        cdef int64_t left_ns = self.end_by_ns - self.session.now_ns
+        if self.end_by_ns:
+            self.timer = self.connection().lane.loop.call_later(1e-9 * left_ns, self._on_deadline)
         return 0
 
     def _on_deadline(self):
@@ -77,7 +77,7 @@ cdef class ExpressCall(Http2Stream):
 
     cdef int fail_with(self, object error) except -1:
         if isinstance(error, ServerError):
-            return self.fail(status_of(error.code).value, error.message)
+            return self.fail(status_of(error).value, error.message)
         if isinstance(error, MessageError):
             return self.fail(error.status, error.message)
         log.error("gRPC call failed", exc_info=error)
@@ -126,6 +126,11 @@ cdef class UnaryInfer(ExpressCall):
             raise MessageError(GRPC_UNIMPLEMENTED, "unary call with more than one request message")
         except Exception as error:
             return self.fail_with(error)
+
+    cdef bint forgives_reset(self, int64_t now_ns) except -1:
+        if self.request is not None and self.request.state == REQUEST_RUNNING:
+            return True
+        return ExpressCall.forgives_reset(self, now_ns)
 
     cdef int on_end(self) except -1:
         if self.state != STREAM_OPEN:
@@ -188,3 +193,6 @@ cdef class UnarySink(ResponseSink):
         cdef UnaryInfer call = self.call
         self.call = None
         return call.answer(response)
+
+    cdef int released(self, object request) except -1:
+        return forget(<InferRequest>request)

@@ -2,7 +2,9 @@
 
 from libc.stdint cimport int64_t
 
+from triton_async.frontends.grpc.express.head cimport CallHead
 from triton_async.frontends.grpc.express.session cimport ExpressSession
+from triton_async.protocol.http2 cimport Http2Stream
 
 #   OPEN --shut_down--> ANNOUNCED --its ping is answered, or not in time--> LEAVING --calls are done--> CLOSED
 #    |                      |                                                                            ^
@@ -18,7 +20,7 @@ cdef enum ConnectionState:
 cdef class ExpressConnection(ExpressSession):
     cdef object transport
     cdef object room               # view into a message, while a read goes there and not into the lane's buffer
-    cdef object calls              # frontends.grpc.connection.Calls, made for the first call it is needed for
+    cdef object calls              # frontends.grpc.calls.Calls, made for the first call it is needed for
     cdef object keepalive          # keepalive.KeepAlive
     cdef object timer              # TimerHandle of the next look at `keepalive`
     cdef object closed             # future of who waits for the end, or None
@@ -33,6 +35,7 @@ cdef class ExpressConnection(ExpressSession):
     cdef int64_t stalled_ns        # since when answers wait and nothing has left; 0: nothing waits
     cdef int64_t unsent_nbytes     # in the transport, when last looked at
 
+    cdef Http2Stream _slow(self, CallHead *head)
     cdef int _pump(self) except -1
     cdef int _watch(self, int64_t now_ns, bint progress) except -1
     cdef int _arm(self, int64_t now_ns) except -1

@@ -12,6 +12,7 @@ from triton_async.frontends.grpc.express.head cimport RPC_INFER, RPC_OTHER, Call
 from triton_async.frontends.grpc.express.session cimport ExpressSession, Lane
 from triton_async.frontends.grpc.express.slow cimport SlowStream
 from triton_async.frontends.grpc.express.stream cimport StreamInfer
+from triton_async.infer.clock cimport ta_now_ns
 from triton_async.protocol.grpc_message cimport GRPC_RESOURCE_EXHAUSTED, GRPC_UNAVAILABLE
 from triton_async.protocol.http2 cimport Http2Stream
 from triton_async.protocol.nghttp2 cimport NGHTTP2_ENHANCE_YOUR_CALM, NGHTTP2_NO_ERROR
@@ -19,11 +20,8 @@ from triton_async.protocol.nghttp2 cimport NGHTTP2_ENHANCE_YOUR_CALM, NGHTTP2_NO
 from triton_async.defines import (
     GRPC_MAX_HEADER_LIST_NBYTES, GRPC_MAX_HELD_NBYTES, GRPC_RECEIVE_NBYTES, GRPC_WRITE_NBYTES,
 )
-from triton_async.frontends.grpc.connection import Calls
+from triton_async.frontends.grpc.calls import Calls
 from triton_async.frontends.grpc.express.keepalive import Action, Activity, KeepAlive
-
-cdef extern from "clock.h":
-    int64_t ta_now_ns() noexcept
 
 log = logging.getLogger("triton_async.grpc")
 
@@ -99,7 +97,6 @@ cdef class ExpressConnection(ExpressSession):
             log.exception("gRPC connection did not close well")
         self.note_held(0)
         self.keepalive = None
-        self.abandoned = []
         if self.closed is not None and not self.closed.done():
             self.closed.set_result(None)
 
@@ -114,34 +111,34 @@ cdef class ExpressConnection(ExpressSession):
 
     cdef Http2Stream open_stream(self, int32_t id):
         cdef CallHead head
-        cdef UnaryInfer unary
+        cdef ExpressCall call
         cdef StreamInfer stream
-        if self.list_overflow:
-            self.count_reset()
+        if self.head.overflow:
             return _refused(GRPC_RESOURCE_EXHAUSTED,
                             f"received metadata size exceeds hard limit ({GRPC_MAX_HEADER_LIST_NBYTES} bytes)")
         if not self.has_room():
             return None
         if self.held_nbytes > _HELD_MAX:
             return _refused(GRPC_UNAVAILABLE, "too many bytes of earlier answers wait for this client")
-        read_head(self, &head)
+        read_head(self.head, self.now_ns, &head)
         if head.rpc == RPC_OTHER or not self.lane.infers:
-            return self._slow()
+            return self._slow(&head)
         if head.rpc == RPC_INFER:
-            unary = UnaryInfer.__new__(UnaryInfer)
-            unary.timeout_s = head.timeout_s
-            return unary
-        stream = StreamInfer.__new__(StreamInfer)
-        stream.timeout_s = head.timeout_s
-        stream.ends_on_error = head.ends_on_error
-        return stream
+            call = UnaryInfer.__new__(UnaryInfer)
+        else:
+            call = stream = StreamInfer.__new__(StreamInfer)
+            stream.ends_on_error = head.ends_on_error
+        call.end_by_ns = head.end_by_ns
+        call.late_ns = head.late_ns
+        return call
 
-    def _slow(self):
+    cdef Http2Stream _slow(self, CallHead *head):
         cdef SlowStream stream = SlowStream.__new__(SlowStream)
         if self.calls is None:
             self.calls = Calls(self.lane.mapping)
         stream.calls = self.calls
-        stream.headers = self.headers()
+        stream.headers = self.head.items()
+        stream.late_ns = head.late_ns
         return stream
 
     cdef int on_ping(self) except -1:

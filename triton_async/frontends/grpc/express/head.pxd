@@ -1,6 +1,8 @@
 # What the express lane looks at in a request head.
 
-from triton_async.protocol.http2 cimport Http2Session
+from libc.stdint cimport int64_t
+
+from triton_async.protocol.http2_headers cimport HeaderList
 
 cdef enum Rpc:
     RPC_OTHER = 0          # not for the express lane, for whatever reason
@@ -9,9 +11,10 @@ cdef enum Rpc:
 
 cdef struct CallHead:
     int rpc                # Rpc
-    double timeout_s       # 0: none
+    int64_t end_by_ns      # its deadline, CLOCK_MONOTONIC; 0: none
+    int64_t late_ns        # from when on its client may give up because of it; 0: never
     bint ends_on_error     # metadata triton_grpc_error: true
 
-# Reads the header block of the request that is being opened. Only plain heads are found to be for the express lane:
+# Reads the header list of a request that comes at `now_ns`. Only plain heads are found to be for the express lane:
 # whatever is malformed, compressed or unusual is RPC_OTHER, so that there is one place that refuses it.
-cdef int read_head(Http2Session session, CallHead *head) except -1
+cdef int read_head(HeaderList fields, int64_t now_ns, CallHead *head) except -1

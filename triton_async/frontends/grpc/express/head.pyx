@@ -1,13 +1,14 @@
 """Request heads of the two inference RPCs, without an object per header. Hostile bytes: every read is bounded."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
-from triton_async.protocol.http2 cimport Http2Session
+from triton_async.protocol.http2_headers cimport HeaderList
 
-from triton_async.defines import GRPC_MAX_TIMEOUT_S
+from triton_async.defines import GRPC_DEADLINE_SLACK_S, GRPC_MAX_TIMEOUT_S
 
 cdef double _LONGEST_S = GRPC_MAX_TIMEOUT_S
+cdef double _SLACK_S = GRPC_DEADLINE_SLACK_S
 
 cdef enum:
     TIMEOUT_DIGITS = 8
@@ -18,7 +19,7 @@ cdef bint _is(const char *data, size_t size, const char *literal, size_t length)
     return size == length and memcmp(data, literal, length) == 0
 
 
-cdef int read_head(Http2Session session, CallHead *head) except -1:
+cdef int read_head(HeaderList fields, int64_t now_ns, CallHead *head) except -1:
     cdef size_t at = 0
     cdef uint32_t[2] sizes
     cdef const char *name
@@ -26,12 +27,13 @@ cdef int read_head(Http2Session session, CallHead *head) except -1:
     cdef bint post = False
     cdef bint grpc = False
     cdef bint plain = True
+    cdef double timeout_s = 0
     head.rpc = RPC_OTHER
-    head.timeout_s = 0
+    head.end_by_ns = head.late_ns = 0
     head.ends_on_error = False
-    while at < session.block_nbytes:
-        memcpy(sizes, session.block + at, sizeof(sizes))
-        name = session.block + at + sizeof(sizes)
+    while at < fields.block_nbytes:
+        memcpy(sizes, fields.block + at, sizeof(sizes))
+        name = fields.block + at + sizeof(sizes)
         value = name + sizes[0]
         at += sizeof(sizes) + sizes[0] + sizes[1]
         if sizes[0] == 5:
@@ -44,8 +46,8 @@ cdef int read_head(Http2Session session, CallHead *head) except -1:
             if _is(name, 12, b"content-type", 12):
                 grpc = sizes[1] >= 16 and memcmp(value, b"application/grpc", 16) == 0
             elif _is(name, 12, b"grpc-timeout", 12):
-                head.timeout_s = _timeout(value, sizes[1])
-                plain = plain and head.timeout_s >= 0
+                timeout_s = _timeout(value, sizes[1])
+                plain = plain and timeout_s >= 0
         elif sizes[0] == 13:
             if _is(name, 13, b"grpc-encoding", 13):
                 plain = plain and _is(value, sizes[1], b"identity", 8)
@@ -54,8 +56,10 @@ cdef int read_head(Http2Session session, CallHead *head) except -1:
                 head.ends_on_error = value[:sizes[1]].lower() == b"true"
     if not (post and grpc and plain):
         head.rpc = RPC_OTHER
-    if head.timeout_s >= _LONGEST_S:
-        head.timeout_s = 0
+    if 0 < timeout_s < _LONGEST_S:
+        head.end_by_ns = now_ns + <int64_t>(1e9 * timeout_s)
+        # Never as soon as the call is opened, however short its time.
+        head.late_ns = head.end_by_ns - <int64_t>(1e9 * min(_SLACK_S, timeout_s / 2))
     return 0
 
 

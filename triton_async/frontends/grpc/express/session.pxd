@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t
 
 from triton_async.core.server cimport InferenceServer
+from triton_async.frontends.grpc.abandoned cimport Abandoned
 from triton_async.infer.request cimport InferRequest
 from triton_async.protocol.http2 cimport Http2Session
 from triton_async.protocol.http2_output cimport OutBuffer
@@ -34,12 +35,12 @@ cdef class Lane:
 
 # A connection as its calls see it.
 #
-# Invariant: a request that runs for a call that is gone stands in `abandoned`, and counts as a call, until it is done
+# Invariant: a request that runs for a call that is gone counts in `abandoned`, and as a call, until it is over
 cdef class ExpressSession(Http2Session):
     cdef readonly Lane lane
     cdef bint dirty                # in lane.dirty
     cdef bint in_turn              # the connection itself will flush
-    cdef list abandoned            # InferRequests
+    cdef readonly Abandoned abandoned
     cdef int64_t receiving_nbytes  # of messages that are not handed to the server yet
     cdef int64_t noted_nbytes      # of answers that wait, as the lane knows them
     cdef bint given_up             # closed by the lane; its answers count no more

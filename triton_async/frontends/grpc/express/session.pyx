@@ -1,7 +1,8 @@
 """Shared state of express connections, and gathering of their output once per turn of the loop. Loop thread."""
 
 from triton_async.core.server cimport InferenceServer
-from triton_async.infer.request cimport REQUEST_DONE, InferRequest
+from triton_async.frontends.grpc.abandoned cimport Abandoned
+from triton_async.infer.request cimport InferRequest
 from triton_async.protocol.http2 cimport Http2Session
 from triton_async.protocol.http2_output cimport OutBuffer
 
@@ -14,9 +15,6 @@ from triton_async.defines import (
 log = logging.getLogger("triton_async.grpc")
 
 cdef Py_ssize_t _CALLS_MAX = GRPC_MAX_CONCURRENT_STREAMS
-
-# Seconds between two looks at requests that run although their call is gone: core does not tell when they are done.
-cdef double _FORGET_S = 0.5
 
 
 cdef class Lane:
@@ -77,7 +75,7 @@ def _burden(connection):
 cdef class ExpressSession(Http2Session):
     def __init__(self, OutBuffer out, Lane lane):
         self.lane = lane
-        self.abandoned = []
+        self.abandoned = Abandoned()
 
     cdef int on_output(self) except -1:
         return 0 if self.busy or self.in_turn else self.lane.schedule(self)
@@ -94,22 +92,8 @@ cdef class ExpressSession(Http2Session):
         return self.lane.relieve() if change > 0 and self.lane.held_nbytes > self.lane.max_held_nbytes else 0
 
     cdef int abandon(self, InferRequest request) except -1:
-        self.lane.server.cancel_request(request)
-        if request.state != REQUEST_DONE:
-            if not self.abandoned:
-                self.lane.loop.call_later(_FORGET_S, self._forget)
-            self.abandoned.append(request)
-        return 0
-
-    def _forget(self):
-        """Lets go of abandoned requests that are done; again while there are others."""
-        cdef InferRequest request
-        self.abandoned = [request for request in self.abandoned if request.state != REQUEST_DONE]
-        if self.abandoned:
-            self.lane.loop.call_later(_FORGET_S, self._forget)
+        self.abandoned.note(request)
+        return self.lane.server.cancel_request(request)
 
     cdef bint has_room(self) except -1:
-        cdef InferRequest request
-        if len(self.streams) + len(self.abandoned) >= _CALLS_MAX:
-            self.abandoned = [request for request in self.abandoned if request.state != REQUEST_DONE]
-        return len(self.streams) + len(self.abandoned) < _CALLS_MAX
+        return len(self.streams) + self.abandoned.count < _CALLS_MAX

@@ -2,11 +2,11 @@
 
 from triton_async.protocol.http2 cimport Http2Stream
 
-# Looks like grpclib.protocol.Stream to `frontends.grpc.call.Call`. A task reads and writes it.
+# A frontends.grpc.call.CallStream. A task reads and writes it.
 #
 # Invariant: bytes beyond those that the reader waits for are not given back to the client's window
 cdef class SlowStream(Http2Stream):
-    cdef object calls              # frontends.grpc.connection.Calls of the connection
+    cdef object calls              # frontends.grpc.calls.Calls of the connection
     cdef list headers              # (name, value) of the request
     cdef bytearray received        # not read yet
     cdef Py_ssize_t wanted         # bytes that the reader waits for

@@ -8,24 +8,20 @@ from triton_async.frontends.grpc.express.session cimport ExpressSession
 from triton_async.protocol.http2 cimport STREAM_CLOSED, STREAM_ENDING, STREAM_OPEN, Http2Stream
 from triton_async.protocol.http2_output cimport HeaderBlock
 
-from h2.exceptions import StreamClosedError
+from triton_async.frontends.grpc.call import StreamGone
 
 # Bytes of answers that may be queued before the handler is made to wait.
 cdef int64_t _QUEUE_NBYTES = 1 << 16
 
 
-def _ignore():
-    """What grpclib calls when a call is done; our session sees by itself when a stream is."""
-
-
 cdef class SlowStream(Http2Stream):
-    """The part of grpclib's Stream that `Call` uses."""
+    """A stream whose messages a task reads and answers."""
 
     # -- what happens ------------------------------------------------------------------------------
 
     cdef int on_open(self) except -1:
         self.received = bytearray()
-        self.calls.accept(self, self.headers, _ignore)
+        self.calls.accept(self, self.headers)
         return 0
 
     cdef int on_data(self, const char *data, size_t nbytes) except -1:
@@ -66,22 +62,13 @@ cdef class SlowStream(Http2Stream):
 
     # -- what handlers do --------------------------------------------------------------------------
 
-    @property
-    def buffer(self):
-        return self
-
-    @property
-    def closable(self):
-        """False: the session itself ends the client's side with the answer."""
-        return False
-
     def eof(self):
         """Nothing more is to be read than what is there."""
         self.at_end = True
         _wake(self.waiter)
 
     async def recv_data(self, Py_ssize_t size):
-        """`size` bytes; b"" at the end. AssertionError when the stream ends inside of them."""
+        """`size` bytes; fewer when the stream ends before."""
         self.wanted = size
         self._give_back()
         while len(self.received) < size and not self.at_end:
@@ -91,10 +78,6 @@ cdef class SlowStream(Http2Stream):
             finally:
                 self.waiter = None
         self.wanted = 0
-        if len(self.received) < size:
-            if not self.received:
-                return b""
-            raise AssertionError("the stream ended inside a message")
         data = bytes(memoryview(self.received)[:size])
         del self.received[:size]
         self._give_back()
@@ -124,12 +107,9 @@ cdef class SlowStream(Http2Stream):
             finally:
                 self.writer = None
 
-    def reset_nowait(self, *_):
-        """Part of grpclib's interface; not called, see `closable`."""
-
     def _check_open(self):
         if self.state == STREAM_ENDING or self.state == STREAM_CLOSED:
-            raise StreamClosedError(self.id)
+            raise StreamGone
 
 
 cdef int _wake(object future) except -1:

@@ -1,5 +1,6 @@
 """An HTTP/2 session that turns everything into event tuples, for tests and tools written in Python. Sans-IO."""
 
+from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from triton_async.protocol.http2 cimport Http2Session, Http2Stream
@@ -9,9 +10,11 @@ from triton_async.protocol.http2_output cimport HeaderBlock, OutBuffer
 cdef class EventStream(Http2Stream):
     """Events: ("open", id, headers, overflow), ("data", id, bytes), ("end", id), ("sent", id, left), ("close", ...)."""
 
+    cdef public bint auto_consume  # give windows back at once
+
     cdef int on_open(self) except -1:
         self.watches_progress = True
-        self._event(("open", self.id, self.session.headers(), bool(self.session.list_overflow)))
+        self._event(("open", self.id, self.session.head.items(), bool(self.session.head.overflow)))
         return 0
 
     cdef int on_data(self, const char *data, size_t nbytes) except -1:
@@ -29,6 +32,11 @@ cdef class EventStream(Http2Stream):
     cdef int on_close(self, uint32_t error_code) except -1:
         self._event(("close", self.id, error_code))
         return 0
+
+    @property
+    def n_parts(self):
+        """Parts that the stream holds a place for."""
+        return 0 if self.parts is None else len(self.parts)
 
     def _event(self, event):
         (<EventSession>self.session).events.append(event)
@@ -57,6 +65,12 @@ cdef class EventStream(Http2Stream):
 cdef class EventSession(Http2Session):
     """Further events: ("ping",), ("pong",)."""
 
+    cdef readonly list events      # tuples, in order
+    cdef readonly dict opened      # stream id -> EventStream, also of closed ones
+    cdef public bint auto_consume
+    cdef public bint refuse        # refuse new streams
+    cdef public int64_t late_ns    # of new streams
+
     def __cinit__(self, *args):
         self.events = []
         self.opened = {}
@@ -71,6 +85,7 @@ cdef class EventSession(Http2Session):
             return None
         stream = EventStream()
         stream.auto_consume = self.auto_consume
+        stream.late_ns = self.late_ns
         self.opened[id] = stream
         return stream
 
@@ -82,10 +97,10 @@ cdef class EventSession(Http2Session):
         self.events.append(("pong",))
         return 0
 
-    def feed(self, const uint8_t[::1] data, int64_t now_ns=0):
+    def feed(self, data, int64_t now_ns=0):
         """Bytes from the client."""
-        if data.shape[0]:
-            self.receive(&data[0], data.shape[0], now_ns)
+        cdef bytes received = bytes(data)
+        self.receive(<const uint8_t *>PyBytes_AS_STRING(received), len(received), now_ns)
 
     def output(self, int64_t limit=1 << 62, int64_t now_ns=0):
         """Parts to be sent."""

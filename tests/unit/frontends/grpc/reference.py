@@ -1,15 +1,18 @@
-"""One client connection: grpclib's HTTP/2 with our settings, our calls and an orderly goodbye. Loop thread."""
+"""The service handlers, those of the inference RPCs among them, on grpclib's HTTP/2: what our own is compared to.
+
+One front-end like `triton_async.frontends.grpc.server`, without keep-alive options, TLS and limits against floods.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 from grpclib.config import Configuration
-from grpclib.const import Handler, Status
-from grpclib.exceptions import GRPCError
+from grpclib.const import Handler
 from grpclib.protocol import AbstractHandler, Connection, EventsProcessor, H2Protocol, Stream
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -19,6 +22,7 @@ from h2.exceptions import ProtocolError, StreamClosedError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
+from triton_async.core.server import InferenceServer
 from triton_async.defines import (
     GRPC_CONNECTION_WINDOW_NBYTES,
     GRPC_MAX_CONCURRENT_STREAMS,
@@ -26,13 +30,12 @@ from triton_async.defines import (
     GRPC_MAX_HEADER_LIST_NBYTES,
     GRPC_STREAM_WINDOW_NBYTES,
 )
-from triton_async.errors import ServerError
-from triton_async.frontends.grpc.call import Call, finish
-from triton_async.frontends.grpc.status import status_of
+from triton_async.frontends.grpc.call import StreamGone
+from triton_async.frontends.grpc.calls import Calls
+from triton_async.frontends.grpc.express.keepalive import PingOptions
+from triton_async.frontends.grpc.server import GrpcEndpoint
 
-log = logging.getLogger("triton_async.grpc")
-
-Headers = list[tuple[str, str]]
+log = logging.getLogger("reference")
 
 # HTTP/2 allows any byte in a header value; Latin-1 decodes every one of them.
 _H2_CONFIG = H2Configuration(
@@ -58,133 +61,77 @@ _SETTINGS = {
 _LARGEST_STREAM_ID = 2**31 - 1
 
 
-class Calls(AbstractHandler):
-    """The calls of one connection, each a task."""
+@contextmanager
+def gone() -> Iterator[None]:
+    """How h2 says that the client has closed its stream, in our words."""
+    try:
+        yield
+    except (ProtocolError, StreamClosedError) as error:
+        raise StreamGone from error
+
+
+class ReferenceStream:
+    """grpclib's stream as a CallStream."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+
+    async def recv_data(self, size: int) -> bytes:
+        try:
+            data: bytes = await self.stream.recv_data(size)
+            return data
+        except AssertionError:
+            # The stream ended inside of what was asked for.
+            return b"\0"
+
+    def eof(self) -> None:
+        self.stream.buffer.eof()
+
+    async def send_headers(self, headers: Sequence[tuple[str, str]], end_stream: bool = False) -> None:
+        with gone():
+            await self.stream.send_headers(list(headers), end_stream=end_stream)
+            if end_stream and self.stream.closable:
+                # Nobody listens to what the client still sends.
+                self.stream.reset_nowait()
+
+    async def send_data(self, data: bytes) -> None:
+        with gone():
+            await self.stream.send_data(data)
+
+
+class ReferenceCalls(Calls, AbstractHandler):
+    """The calls of one connection, as grpclib's protocol tells of them."""
 
     def __init__(self, mapping: Mapping[str, Handler]) -> None:
-        self._mapping = mapping
-        self._tasks: dict[Stream, asyncio.Task[None]] = {}
-        self._calls: dict[Stream, Call] = {}
-        self.idle = asyncio.Event()
-        self.idle.set()
+        super().__init__(mapping)
+        self._streams: dict[Stream, ReferenceStream] = {}
 
-    def accept(self, stream: Stream, headers: Headers, release_stream: Callable[[], None]) -> None:
-        self.idle.clear()
-        task = asyncio.get_running_loop().create_task(self._serve(stream, dict(headers)))
-        self._tasks[stream] = task
+    def accept(  # type: ignore[override]
+        self, stream: Stream, headers: Sequence[tuple[str, str]], release_stream: Callable[[], None]
+    ) -> None:
+        ours = self._streams[stream] = ReferenceStream(stream)
+        super().accept(ours, headers)
 
-        def forget(done: asyncio.Task[None]) -> None:
-            if not done.cancelled() and (error := done.exception()) is not None:
-                log.error("gRPC call failed", exc_info=error)
-            self._tasks.pop(stream, None)
-            self._calls.pop(stream, None)
+        def forget(_: object) -> None:
+            del self._streams[stream]
             release_stream()
-            if not self._tasks:
-                self.idle.set()
 
-        task.add_done_callback(forget)
+        self._tasks[ours].add_done_callback(forget)
 
-    def cancel(self, stream: Stream) -> None:
-        """The client reset the stream."""
-        task = self._tasks.get(stream)
-        if task is not None:
-            task.cancel()
+    def cancel(self, stream: Stream) -> None:  # type: ignore[override]
+        if stream in self._streams:
+            super().cancel(self._streams[stream])
 
     def close(self) -> None:
-        """The connection is gone."""
-        for task in self._tasks.values():
-            task.cancel()
-
-    def drain(self) -> None:
-        """Ends the calls in which the client could go on sending."""
-        for call in self._calls.values():
-            call.drain()
-
-    async def _serve(self, stream: Stream, headers: dict[str, str]) -> None:
-        try:
-            if headers.get(":method") != "POST":
-                await _refuse(stream, "405")
-                return
-            if not headers.get("content-type", "").startswith("application/grpc"):
-                await _refuse(stream, "415")
-                return
-            handler = self._mapping.get(headers.get(":path", ""))
-            if handler is None:
-                await finish(stream, Status.UNIMPLEMENTED, None)
-                return
-            try:
-                call = Call(stream, handler, headers)
-            except GRPCError as error:
-                await finish(stream, error.status, error.message)
-                return
-            self._calls[stream] = call
-            code, message = await _handle(call, handler)
-            await call.finish(code, message)
-        except (ProtocolError, StreamClosedError):
-            log.debug("the client has closed its stream", exc_info=True)
+        for stream in list(self._streams):
+            self.cancel(stream)
 
 
-async def _handle(call: Call, handler: Handler) -> tuple[Status, str | None]:
-    """Runs the service handler; the status the call ends with."""
-    try:
-        timeout_s = call.timeout_s
-        if timeout_s is None:
-            await handler.func(call)
-        elif timeout_s == 0 or not await _before(timeout_s, handler.func(call)):
-            return Status.DEADLINE_EXCEEDED, "Deadline Exceeded"
-    except ServerError as error:
-        return status_of(error.code), error.message
-    except GRPCError as error:
-        return error.status, error.message
-    except (ProtocolError, StreamClosedError):
-        raise
-    except Exception:
-        log.exception("gRPC handler failed")
-        return Status.INTERNAL, "Internal server error"
-    return (Status.UNAVAILABLE, "Server exiting") if call.drained else (Status.OK, None)
-
-
-async def _before(timeout_s: float, handling: Awaitable[None]) -> bool:
-    """Whether `handling` came to its end within the time; it is cancelled when not.
-
-    asyncio.timeout would do, but its exceptions refer to each other and to the frames of the call: every call that
-    runs out of time would keep its tensors until the next garbage collection.
-    """
-    task = asyncio.current_task()
-    expired = False
-
-    def expire() -> None:
-        nonlocal expired
-        expired = True
-        if task is not None:
-            task.cancel()
-
-    timer = asyncio.get_running_loop().call_later(timeout_s, expire)
-    try:
-        await handling
-        return True
-    except asyncio.CancelledError:
-        if not expired or task is None or task.uncancel() > 0:
-            raise
-    finally:
-        timer.cancel()
-        # A cancelled task keeps its exception, which keeps this frame.
-        task = None
-    return False
-
-
-async def _refuse(stream: Stream, http_status: str) -> None:
-    """An answer in HTTP to what is no gRPC call."""
-    await stream.send_headers([(":status", http_status)], end_stream=True)
-    if stream.closable:
-        stream.reset_nowait()
-
-
-class GrpcProtocol(H2Protocol):
+class ReferenceConnection(H2Protocol):
     """A connection. `connections`: where it enters itself while it is open."""
 
-    def __init__(self, mapping: Mapping[str, Handler], connections: set[GrpcProtocol]) -> None:
-        self.calls = Calls(mapping)
+    def __init__(self, mapping: Mapping[str, Handler], connections: set[Any]) -> None:
+        self.calls = ReferenceCalls(mapping)
         super().__init__(self.calls, _CONFIG, _H2_CONFIG)
         self._connections = connections
         self._ponged = asyncio.Event()
@@ -274,3 +221,21 @@ class GrpcProtocol(H2Protocol):
     async def wait_idle(self) -> None:
         """Returns when no task of a call is left."""
         await self.calls.idle.wait()
+
+
+class ReferenceEndpoint(GrpcEndpoint):
+    """A started front-end."""
+
+    def __init__(self, server: InferenceServer, response_compression: str, pings: PingOptions) -> None:
+        super().__init__(server, response_compression, pings)
+        self._connections = set()
+        self._accept = lambda: ReferenceConnection(self.lane.mapping, self._connections)
+
+
+async def start(
+    server: InferenceServer, *, address: str, port: int, response_compression: str = "none", pings: object = None
+) -> ReferenceEndpoint:
+    """As the `start` of the server. `pings` are ignored."""
+    endpoint = ReferenceEndpoint(server, response_compression, PingOptions())
+    await endpoint.listen(address, port, False, None)
+    return endpoint

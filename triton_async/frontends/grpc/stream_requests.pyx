@@ -1,0 +1,247 @@
+"""ModelStreamInfer without its transport: requests in, ordered answers out, and how much of both waits. Loop thread."""
+
+from collections import deque
+
+from libc.stdint cimport int64_t
+
+from triton_async.core.server cimport InferenceServer
+from triton_async.frontends.grpc.abandoned cimport forget
+from triton_async.infer.clock cimport ta_now_ns
+from triton_async.infer.request cimport REQUEST_RUNNING, InferRequest
+from triton_async.infer.response cimport InferResponse, ResponseSink
+from triton_async.memory.buffer cimport Buffer, wrap
+from triton_async.protocol.grpc_codec cimport decode
+from triton_async.protocol.grpc_encode cimport ENVELOPE_STREAM, choose_outputs, encode
+
+from triton_async.defines import (
+    GRPC_CONGESTED_NBYTES, GRPC_MAX_HELD_NBYTES, GRPC_MAX_STREAM_ANSWERS, GRPC_MAX_STREAM_REQUESTS,
+)
+from triton_async.errors import ServerError, Unavailable
+from triton_async.protocol.grpc_codec import request_id
+from triton_async.protocol.grpc_encode import encode_stream_failure, encode_stream_refusal
+from triton_async.protocol.wire import Malformed
+
+cdef Py_ssize_t _SLOTS_MAX = GRPC_MAX_STREAM_REQUESTS
+cdef Py_ssize_t _ANSWERS_MAX = GRPC_MAX_STREAM_ANSWERS
+cdef int64_t _HELD_MAX = GRPC_MAX_HELD_NBYTES
+cdef int64_t _CONGESTED = GRPC_CONGESTED_NBYTES
+
+
+cdef class Slot(ResponseSink):
+    cdef int deliver(self, InferResponse response) except -1:
+        cdef StreamRequests requests = self.requests
+        if response.final:
+            self.request = None
+        return 0 if requests is None else requests.arrived(self, response)
+
+    cdef int released(self, object request) except -1:
+        return forget(<InferRequest>request)
+
+    cdef bint congested(self) except -1:
+        return self.requests is not None and self.requests.congested()
+
+    cdef int on_relief(self, object resume) except -1:
+        if self.requests is None:
+            return ResponseSink.on_relief(self, resume)
+        if self.requests.held_back is None:
+            self.requests.held_back = []
+        self.requests.held_back.append(resume)
+        return 0
+
+
+cdef class StreamRequests:
+    """Of one call."""
+
+    def __init__(self, InferenceServer server, bint ends_on_error):
+        self.server = server
+        self.ends_on_error = ends_on_error
+        self.slots = set()
+        self.order = deque()
+        self.unsent = deque()
+
+    cdef int write(self, list parts, int64_t nbytes) except -1:
+        self.on_answer(parts, nbytes)
+        return 0
+
+    cdef int fail(self, object error) except -1:
+        self.on_failure(error)
+        return 0
+
+    cdef int changed(self) except -1:
+        self.on_change()
+        return 0
+
+    # -- for a lane written in Python --------------------------------------------------------------
+
+    def submit_message(self, bytes message):
+        """`submit`."""
+        self.submit(wrap(message))
+
+    @property
+    def may_read(self):
+        """`has_room`."""
+        return self.has_room()
+
+    @property
+    def unanswered(self):
+        """Requests that are not finally answered."""
+        return len(self.slots)
+
+    def answers_sent(self, int64_t nbytes):
+        """`note_sent`."""
+        self.note_sent(nbytes)
+
+    def take_requests(self):
+        """`close`."""
+        return self.close()
+
+    # -- requests ----------------------------------------------------------------------------------
+
+    cdef int submit(self, Buffer message) except -1:
+        cdef Slot slot = Slot.__new__(Slot)
+        cdef InferRequest request
+        cdef bint in_order = False
+        slot.requests = self
+        self.slots.add(slot)
+        try:
+            request = decode(message, ta_now_ns(), self.server.regions)
+            slot.wants_empty_final = request.context is True
+            slot.signature = self.server.find(request.model_name, request.model_version).signature
+            if not slot.signature.decoupled:
+                self.order.append(slot)
+                in_order = True
+            self.server.submit_request(request, slot)
+            slot.request = request
+        except Malformed as error:
+            # What follows on the stream cannot be trusted either.
+            return self._fail(error)
+        except ServerError as error:
+            if not in_order:
+                self.order.append(slot)
+            slot.refused = message
+            slot.outcome = error
+            self._advance()
+            return self.changed()
+        except Exception as error:
+            return self._fail(error)
+        return 0
+
+    cdef bint has_room(self) except -1:
+        return (
+            len(self.slots) + len(self.unsent) < _SLOTS_MAX
+            and self.written_nbytes - self.sent_nbytes < _HELD_MAX
+        )
+
+    cdef bint is_executing(self) except -1:
+        cdef Slot slot
+        for slot in self.slots:
+            if slot.request is not None and slot.request.state == REQUEST_RUNNING:
+                return True
+        return False
+
+    # -- answers -----------------------------------------------------------------------------------
+
+    cdef int arrived(self, Slot slot, InferResponse response) except -1:
+        if slot.signature.decoupled:
+            self._send(slot, response)
+        else:
+            slot.outcome = response
+            self._advance()
+        return self.changed()
+
+    cdef int _advance(self) except -1:
+        cdef Slot slot
+        while self.order and (<Slot>self.order[0]).outcome is not None:
+            slot = self.order.popleft()
+            outcome, slot.outcome = slot.outcome, None
+            self._send(slot, outcome)
+        return 0
+
+    # What goes wrong with one answer must not leave the client waiting for it.
+    cdef int _send(self, Slot slot, object outcome) except -1:
+        if self.ended:
+            return 0
+        try:
+            return self._answer(slot, outcome)
+        except Exception as error:
+            return self._fail(error)
+
+    cdef int _answer(self, Slot slot, object outcome) except -1:
+        cdef InferResponse response
+        cdef bint final = True
+        error = outcome
+        if isinstance(outcome, InferResponse):
+            response = <InferResponse>outcome
+            final = response.final
+            error = response.error
+        if final:
+            slot.requests = None
+            self.slots.discard(slot)
+        elif len(self.unsent) >= _ANSWERS_MAX or self.written_nbytes - self.sent_nbytes >= _HELD_MAX:
+            raise Unavailable("too many responses wait for this client")
+        if error is None:
+            if final and slot.signature.decoupled and not response.outputs and not slot.wants_empty_final:
+                return 0
+            try:
+                return self._write(encode(response, choose_outputs(response, slot.signature), ENVELOPE_STREAM))
+            except ServerError as failure:
+                error = failure
+        if self.ends_on_error:
+            raise error
+        if outcome is error:
+            return self._write([encode_stream_refusal(error.message, request_id(slot.refused))])
+        return self._write([encode_stream_failure(error.message, outcome)])
+
+    cdef int _write(self, list parts) except -1:
+        cdef int64_t nbytes = 0
+        for part in parts:
+            nbytes += len(part)
+        self.written_nbytes += nbytes
+        self.unsent.append(self.written_nbytes)
+        return self.write(parts, nbytes)
+
+    cdef int note_sent(self, int64_t nbytes) except -1:
+        self.sent_nbytes = nbytes
+        while self.unsent and self.unsent[0] <= nbytes:
+            self.unsent.popleft()
+        if self.held_back is not None and (
+            len(self.unsent) <= _SLOTS_MAX // 2 and self.written_nbytes - nbytes <= _CONGESTED // 2
+        ):
+            self._relieve()
+        return 0
+
+    cdef bint congested(self) except -1:
+        return len(self.unsent) >= _SLOTS_MAX or self.written_nbytes - self.sent_nbytes >= _CONGESTED
+
+    cdef int _relieve(self) except -1:
+        cdef list held_back = self.held_back
+        self.held_back = None
+        if held_back is not None:
+            for resume in held_back:
+                self.server.loop.call_soon(resume)
+        return 0
+
+    # -- end ---------------------------------------------------------------------------------------
+
+    cdef int _fail(self, object error) except -1:
+        if self.ended:
+            return 0
+        self.ended = True
+        return self.fail(error)
+
+    cdef list close(self):
+        cdef list left = []
+        cdef Slot slot
+        for slot in self.slots:
+            # Slots point back at this: what they hold must not wait for the garbage collector.
+            slot.requests = None
+            slot.outcome = None
+            if slot.request is not None:
+                left.append(slot.request)
+                slot.request = None
+        self.ended = True
+        self.slots = set()
+        self.order = deque()
+        self.unsent = deque()
+        self._relieve()
+        return left
