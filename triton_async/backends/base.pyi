@@ -44,6 +44,7 @@ class LoadContext:
 
 class LoadedModel:
     input_pool: SlabPool | None
+    thread_bound: bool
     def create_instance(self, name: str, group: InstanceGroup, device_id: int) -> ModelInstance: ...
     def close(self) -> None: ...
 

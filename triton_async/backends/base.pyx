@@ -77,8 +77,13 @@ class LoadedModel:
     # on a GPU. None: the host's. optimization.input_pinned_memory switches it off.
     input_pool = None
 
+    # Whether instances must be made and closed on the thread that runs them, set by `load` at the latest. False: they
+    # are made and closed on load threads, and the thread of an instance starts with its first batch.
+    thread_bound = True
+
     def create_instance(self, name, group, device_id):
-        """A ModelInstance. `group`: config InstanceGroup. Called on the instance's thread; may block."""
+        """A ModelInstance. `group`: config InstanceGroup. May block. Called on the instance's thread; where it is not
+        `thread_bound`, on a load thread, or on the instance's when it makes one anew."""
         raise Unsupported("this backend makes no instances")
 
     def close(self):
@@ -108,7 +113,8 @@ cdef class ModelInstance:
         pass
 
     def close(self):
-        """Frees the engine's context. Called once, on the instance's thread, when no batch is out."""
+        """Frees the engine's context. Called once, when no batch is out, on the instance's thread, or on a load thread
+        when that never started."""
 
 
 cdef int fail_batch(ta_batch *batch, error) except -1:

@@ -12,9 +12,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from triton_async.backends.base import Backend, LoadContext, LoadedModel
+from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelInstance
 from triton_async.config.labels import read_labels
 from triton_async.config.load import model_path
+from triton_async.config.model_config import Instance as InstanceConfig
 from triton_async.config.model_config import InstanceKind, ModelConfig, QueuePolicy, TensorConfig
 from triton_async.core.completion import CompletionRing
 from triton_async.core.families import MetricSource
@@ -147,10 +148,13 @@ def _used_after(host: Host, gpus: tuple[int, ...]) -> dict[int, int]:
 
 async def _load_version(host: Host, config: ModelConfig, version: int, model_dir: Path) -> LoadedVersion:
     started = time.monotonic()
-    signature, loaded = await run_blocking(host, _load_blocking, host, config, version, model_dir)
+    signature, loaded, engines = await run_blocking(host, _load_blocking, host, config, version, model_dir)
     instances: list[Instance] = []
     try:
-        instances = await _start_instances(host, config, loaded)
+        if loaded.thread_bound:
+            instances = await _start_instances(host, config, loaded)
+        else:
+            instances = _adopt_engines(host, config, loaded, engines)
         policies, default_level = _queue_policies(config)
         model = Model(host.loop, signature, config, instances, policies, default_level, _input_pool(config, loaded))
     except BaseException as error:
@@ -182,12 +186,37 @@ async def run_blocking(host: Host, function: Callable[..., T], *arguments: Any) 
 
 def _load_blocking(
     host: Host, config: ModelConfig, version: int, model_dir: Path
-) -> tuple[ModelSignature, LoadedModel]:
+) -> tuple[ModelSignature, LoadedModel, list[ModelInstance]]:
+    """What the version's instances share, and their engines where they need not be made on threads of their own."""
     settings = {**host.backend_config.get("", {}), **host.backend_config.get(config.backend, {})}
     path = model_path(config.proto, model_dir, version)
     signature = make_signature(config, version, model_dir)
     context = LoadContext(config, version, path, signature, host.pool, settings, host.pools)
-    return signature, host.backends.get(config.backend).load(context)
+    loaded = host.backends.get(config.backend).load(context)
+    return signature, loaded, [] if loaded.thread_bound else _make_engines(config, loaded)
+
+
+def _make_engines(config: ModelConfig, loaded: LoadedModel) -> list[ModelInstance]:
+    """Engines of all instances, in order. Nothing is left behind when one can not be made. Blocking."""
+    engines: list[ModelInstance] = []
+    try:
+        for spec in _active(config):
+            engines.append(_engine_maker(config, loaded, spec)())
+    except BaseException:
+        for engine in engines:
+            engine.close()
+        loaded.close()
+        raise
+    return engines
+
+
+def _engine_maker(config: ModelConfig, loaded: LoadedModel, spec: InstanceConfig) -> Callable[[], ModelInstance]:
+    group = config.instance_groups[spec.group]
+    return lambda: loaded.create_instance(spec.name, group, spec.device)
+
+
+def _active(config: ModelConfig) -> list[InstanceConfig]:
+    return [spec for spec in config.instances() if not spec.passive]
 
 
 def _input_pool(config: ModelConfig, loaded: LoadedModel) -> SlabPool | None:
@@ -204,22 +233,30 @@ def _queue_policies(config: ModelConfig) -> tuple[list[QueuePolicy], int]:
     return [batching.policy(level) for level in levels], batching.default_priority_level
 
 
+def _make_instance(host: Host, spec: InstanceConfig) -> Instance:
+    device = spec.device if spec.kind is InstanceKind.GPU else -1
+    return Instance(spec.name, host.ring, host.pool, host.regions.use, device)
+
+
+def _adopt_engines(
+    host: Host, config: ModelConfig, loaded: LoadedModel, engines: list[ModelInstance]
+) -> list[Instance]:
+    made: list[Instance] = []
+    for spec, engine in zip(_active(config), engines, strict=True):
+        instance = _make_instance(host, spec)
+        instance.adopt(engine, _engine_maker(config, loaded, spec))
+        made.append(instance)
+    return made
+
+
 async def _start_instances(host: Host, config: ModelConfig, loaded: LoadedModel) -> list[Instance]:
     made: list[Instance] = []
     waiting: list[asyncio.Future[None]] = []
-    for spec in config.instances():
-        if spec.passive:
-            continue
-        device = spec.device if spec.kind is InstanceKind.GPU else -1
-        instance = Instance(spec.name, host.ring, host.pool, host.regions.use, device)
-        group = config.instance_groups[spec.group]
+    for spec in _active(config):
+        instance = _make_instance(host, spec)
         started: asyncio.Future[None] = host.loop.create_future()
-
-        def make(spec=spec, group=group):  # type: ignore[no-untyped-def]
-            return loaded.create_instance(spec.name, group, spec.device)
-
         try:
-            instance.start(make, _settler(host.loop, started))
+            instance.start(_engine_maker(config, loaded, spec), _settler(host.loop, started))
         except RuntimeError:
             started.set_exception(InternalError(f"the thread of instance '{spec.name}' could not be started"))
         made.append(instance)
@@ -236,10 +273,22 @@ async def _start_instances(host: Host, config: ModelConfig, loaded: LoadedModel)
 async def _stop_instances(host: Host, instances: list[Instance]) -> None:
     waiting: list[asyncio.Future[None]] = []
     for instance in instances:
-        stopped: asyncio.Future[None] = host.loop.create_future()
-        instance.stop(_settler(host.loop, stopped))
-        waiting.append(stopped)
+        if instance.started:
+            stopped: asyncio.Future[None] = host.loop.create_future()
+            instance.stop(_settler(host.loop, stopped))
+            waiting.append(stopped)
     await asyncio.gather(*waiting)
+    unused = [instance for instance in instances if not instance.started]
+    if unused:
+        await run_blocking(host, _close_engines, unused)
+
+
+def _close_engines(instances: list[Instance]) -> None:
+    for instance in instances:
+        try:
+            instance.close()
+        except Exception:  # the others, and what they share, are to be freed all the same
+            log.exception("instance '%s' could not be closed properly", instance.name)
 
 
 def _settler(

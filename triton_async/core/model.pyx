@@ -117,8 +117,9 @@ cdef class Model(BatchOwner):
         cdef int64_t now_ns
         instance.in_flight -= 1
         if instance.in_flight == 0:
-            # One without an engine answers at once and would draw all batches to itself: it comes last.
-            self.idle.insert(0 if instance.engine is None else len(self.idle), instance)
+            # One without an engine or a thread answers at once and would draw all batches to itself: it comes last.
+            able = instance.engine is not None and instance.thread is not None
+            self.idle.insert(len(self.idle) if able else 0, instance)
         self._note_execution(batch, False)
         # The instance gets its next batch before anything is delivered: it works while the loop writes.
         now_ns = ta_now_ns()
