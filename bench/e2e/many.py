@@ -37,9 +37,9 @@ _KEYS = ("models", "ready_s", "threads", "rss_mib", "pss_mib", *(
     f"{what}{more}_ms" for what in ("load", "unload", "index", "metrics") for more in ("", "_stall")
 ))  # fmt: skip
 _NOTE = (
-    "Models without a config.pbtxt, two instances each by default. Times of one request are medians; `others wait`: "
-    "the longest that another client, who asks for `/v2/health/live` all the time, waited meanwhile. That client weighs "
-    "on both on a machine of few cores: {idle:.2f} ms is the longest it waits beside an idle server."
+    "Models without a config.pbtxt, two instances each. Times of one request are medians; `others wait`: the "
+    "longest that another client, who asks for `/v2/health/live` all the time, waited in the meantime, {idle:.2f} ms "
+    "beside an idle server."
 )
 # The server's own poll for readiness takes 0.1 s steps.
 _POLL_S = 0.005

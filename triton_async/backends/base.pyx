@@ -46,7 +46,7 @@ class Backend:
 
     def inspect(self, path, proto):
         """Inputs and outputs of the model file or folder at `path`, for auto-complete: a config ModelIO, or None
-        when the backend cannot tell.
+        when the backend cannot tell. It may hold what `load` can go on with (LoadContext.opened).
 
         `proto`: the config so far. Raises ServerError when the file is no model of this backend. Load thread.
         """
@@ -60,7 +60,7 @@ class Backend:
 class LoadContext:
     """What a backend gets to load one model version. Read-only."""
 
-    def __init__(self, config, int64_t version, path, signature, SlabPool pool, backend_config, pools=None):
+    def __init__(self, config, int64_t version, path, signature, SlabPool pool, backend_config, pools=None, opened=None):
         self.config = config                  # config.ModelConfig, complete and valid
         self.version = version
         self.path = path                      # the model file or folder in the version's directory
@@ -68,6 +68,8 @@ class LoadContext:
         self.pool = pool                      # host slabs for gathered inputs and for outputs
         self.backend_config = backend_config  # --backend-config settings of this backend: str -> str
         self.pools = pools or Pools(pool)     # memory.pools.Pools: pinned and device memory, the GPUs
+        # ModelIO.opened of what `inspect` found of this version, or None. Closed by its maker.
+        self.opened = opened
 
 
 class LoadedModel:
