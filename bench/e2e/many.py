@@ -22,6 +22,7 @@ from tests.conformance.models_onnx import model_file
 from tests.conformance.servers import Server
 
 from . import report
+from .perf import CPU_TICK_US, cpu_ticks
 
 _ADD_SUB = Model(
     "add_sub",
@@ -30,10 +31,10 @@ _ADD_SUB = Model(
     (("add", "INPUT0", "INPUT1"), ("sub", "INPUT0", "INPUT1")),
     8,
 )
-_COLUMNS = ("models", "ready s", "threads", "RSS MiB", "PSS MiB", *(
+_COLUMNS = ("models", "ready s", "CPU s", "threads", "RSS MiB", "PSS MiB", *(
     f"{what} ms{more}" for what in ("load", "unload", "index", "metrics") for more in ("", ", others wait")
 ))  # fmt: skip
-_KEYS = ("models", "ready_s", "threads", "rss_mib", "pss_mib", *(
+_KEYS = ("models", "ready_s", "cpu_s", "threads", "rss_mib", "pss_mib", *(
     f"{what}{more}_ms" for what in ("load", "unload", "index", "metrics") for more in ("", "_stall")
 ))  # fmt: skip
 _NOTE = (
@@ -179,6 +180,7 @@ def main() -> None:
             )
             try:
                 row: dict[str, object] = {"models": count, "ready_s": round(_wait_ready(server, begun), 2)}
+                row["cpu_s"] = round(cpu_ticks(server.process.pid) * CPU_TICK_US / 1e6, 2)
                 bench = Bench(server, root)
                 idle = max(idle, bench.idle_ms(1.0))
                 row |= bench.measure(options.rounds)

@@ -60,7 +60,8 @@ class Backend:
 class LoadContext:
     """What a backend gets to load one model version. Read-only."""
 
-    def __init__(self, config, int64_t version, path, signature, SlabPool pool, backend_config, pools=None, opened=None):
+    def __init__(self, config, int64_t version, path, signature, SlabPool pool, backend_config, pools=None,
+                 opened=None):
         self.config = config                  # config.ModelConfig, complete and valid
         self.version = version
         self.path = path                      # the model file or folder in the version's directory

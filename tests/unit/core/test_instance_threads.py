@@ -179,7 +179,7 @@ def test_what_a_close_raises_is_logged_and_keeps_nothing_else_from_being_freed(
             backend.troubles["instance close"] = InternalError("stuck")
             await server.unload_model("m")
             await until(lambda: len(backend.closed) == 3, "freed")
-            await until(lambda: server.repository_index()[0]["state"] == "UNAVAILABLE", "unloaded")
+            await until(lambda: server.repository.index(False)[0]["state"] == "UNAVAILABLE", "unloaded")
 
     run(test)
     assert sorted(backend.closed) == ["m_0_0", "m_0_1", "model 1"]

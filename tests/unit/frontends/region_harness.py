@@ -8,7 +8,6 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from triton_async.backends.registry import BackendRegistry
 from triton_async.config.model_config import InstanceGroup, InstanceKind
 from triton_async.config.settings import parse
 from triton_async.core.completion import CompletionRing
-from triton_async.core.lifecycle import Host
+from triton_async.core.host import Host, Workers
 from triton_async.core.server import InferenceServer
 from triton_async.frontends.grpc import server as grpc_server
 from triton_async.frontends.http import server as http_server
@@ -119,9 +118,9 @@ class Server:
         settings = parse([f"--model-repository={root}", *options])
         ring = CompletionRing()
         ring.attach(self.loop)
-        with ThreadPoolExecutor(4) as executor:
+        with Workers(4) as workers:
             pools = Pools(SlabPool(1 << 24), lambda: self.gpus)
-            host = Host(self.loop, ring, pools, self, executor, settings.backend_config, regions=self.regions)
+            host = Host(self.loop, ring, pools, self, workers, settings.backend_config, regions=self.regions)
             self.server = InferenceServer(settings, host)
             assert await self.server.start()
             http = await http_server.start(

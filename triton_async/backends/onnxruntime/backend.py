@@ -151,7 +151,8 @@ class OnnxRuntimeModel(LoadedModel):
         # By device, -1 the CPU; with sessions that are not shared, those that no instance has yet.
         self._sessions: dict[int, Session] = {}
         config = context.config
-        settings = _settings(config, *_first_place(config))
+        self._settings: dict[tuple[InstanceKind, int], SessionSettings] = {}
+        settings = self._settings_for(*_first_place(config))
         opened = context.opened
         session = opened.take(context.path, settings) if isinstance(opened, OpenedSession) else None
         if session is None:
@@ -167,7 +168,7 @@ class OnnxRuntimeModel(LoadedModel):
 
     def create_instance(self, name: str, group: InstanceGroup, device_id: int) -> ModelInstance:
         """An instance of the session shared on its device, or of one of its own."""
-        settings = _settings(self._context.config, group.kind, device_id)
+        settings = self._settings_for(group.kind, device_id)
         with self._lock:
             session = self._sessions.pop(settings.device, None)
             if session is None and settings.shared:
@@ -181,6 +182,12 @@ class OnnxRuntimeModel(LoadedModel):
     def close(self) -> None:
         """Drops the sessions."""
         self._sessions.clear()
+
+    def _settings_for(self, kind: InstanceKind, device: int) -> SessionSettings:
+        settings = self._settings.get((kind, device))
+        if settings is None:
+            settings = self._settings[kind, device] = _settings(self._context.config, kind, device)
+        return settings
 
     def _make_session(self, settings: SessionSettings) -> Session:
         return self._backend.make_session(self._context.path, self._context.config.name, settings)

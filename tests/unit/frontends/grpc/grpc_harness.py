@@ -7,7 +7,6 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import uvloop
 from triton_async.backends.registry import BackendRegistry
 from triton_async.config.settings import parse
 from triton_async.core.completion import CompletionRing
-from triton_async.core.lifecycle import Backends, Host
+from triton_async.core.host import Backends, Host, Workers
 from triton_async.core.server import InferenceServer
 from triton_async.frontends.grpc import server as grpc_server
 from triton_async.frontends.grpc.express.keepalive import PingOptions
@@ -100,9 +99,9 @@ class Running:
         settings = parse([f"--model-repository={root}", *options])
         ring = CompletionRing()
         ring.attach(self.loop)
-        with ThreadPoolExecutor(4) as executor:
+        with Workers(4) as workers:
             self.pool = self.pools.host
-            host = Host(self.loop, ring, self.pools, self.backends, executor, settings.backend_config)
+            host = Host(self.loop, ring, self.pools, self.backends, workers, settings.backend_config)
             self.server = InferenceServer(settings, host)
             await self.server.start()
             self.endpoint = await grpc_server.start(
