@@ -11,7 +11,6 @@ import signal
 import ssl
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -23,7 +22,7 @@ from triton_async.backends.registry import BackendRegistry
 from triton_async.config.settings import Settings
 from triton_async.core.describe import table
 from triton_async.core.gpu_metrics import GpuMonitor, environment_visible
-from triton_async.core.lifecycle import Host
+from triton_async.core.host import Host, Workers
 from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
 from triton_async.defines import SLAB_CACHE_NBYTES
@@ -106,11 +105,11 @@ async def _serve(settings: Settings, certificates: Certificates) -> int:
     reactor.attach(loop)
     pools = make_pools(settings)
     backends = BackendRegistry(settings.backend_config, pools)
-    with ThreadPoolExecutor(settings.model_load_thread_count, "load") as executor:
+    with Workers(settings.model_load_thread_count) as workers:
         regions = RegionRegistry((lambda: pools.devices) if settings.allow_client_shm else None)
         with watching_gpus(settings, pools) as monitor:
             host = Host(
-                loop, reactor, pools, backends, executor, settings.backend_config, regions=regions,
+                loop, reactor, pools, backends, workers, settings.backend_config, regions=regions,
                 gpu_limits=settings.model_load_gpu_limit, metric_sources=(monitor.families,), gpu_uuid=monitor.uuid,
             )  # fmt: skip
             server = InferenceServer(settings, host)
@@ -168,7 +167,7 @@ async def _run_server(
     endpoints: list[Endpoint] = []
     try:
         complete = starting.result()
-        _log_tables(settings, server, backends)
+        await _log_tables(settings, server, backends)
         if not complete and settings.exit_on_error:
             print("error: creating server: Internal - failed to load all models", file=sys.stderr)
             await server.stop()
@@ -295,7 +294,7 @@ def _exit_now(status: int = 1) -> None:
     os._exit(status)
 
 
-def _log_tables(settings: Settings, server: InferenceServer, backends: BackendRegistry) -> None:
+async def _log_tables(settings: Settings, server: InferenceServer, backends: BackendRegistry) -> None:
     plain = {"table": True}
     rows = [(name, "built in", "{}") for name in backends.in_use()]
     log.info("%s", table(("Backend", "Path", "Config"), rows), extra=plain)
@@ -305,7 +304,7 @@ def _log_tables(settings: Settings, server: InferenceServer, backends: BackendRe
             row.get("version", "-"),
             row["state"] + (f": {_one_line(row['reason'])}" if row.get("reason") else ""),
         )
-        for row in server.repository_index()
+        for row in await server.repository_index()
         if "state" in row
     ]
     log.info("%s", table(("Model", "Version", "Status"), models), extra=plain)

@@ -306,6 +306,14 @@ PLAN_CACHE_NBYTES = 16 << 30
 # Parallel loads at start-up and through the API (default of --model-load-thread-count).
 MODEL_LOAD_THREADS = 4
 
+# Threads that free models, and threads that look at the repositories' directories, for requests that wait for nothing
+# else. Neither needs the processor for long; a second one goes on where the first one's file system or engine hangs.
+UNLOAD_THREADS = 2
+FILE_THREADS = 2
+
+# Models whose metrics are written in one turn of the loop: 0.3 ms of it.
+METRICS_MODELS_PER_TURN = 16
+
 # Microseconds of a queue delay or timeout (31 years): as nanoseconds added to a clock it still fits in int64.
 MAX_DELAY_US = 10**15
 

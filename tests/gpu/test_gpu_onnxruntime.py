@@ -15,7 +15,7 @@ from triton_async.backends.onnxruntime import OnnxRuntimeBackend
 from triton_async.config.load import load
 from triton_async.config.model_config import InstanceKind, ModelConfig
 from triton_async.config.placement import Gpus
-from triton_async.core.lifecycle import make_signature
+from triton_async.core.opening import make_signature
 from triton_async.errors import InternalError, ServerError
 from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse

@@ -25,7 +25,7 @@ from triton_async.backends.tensorrt.build import BuildOptions, Network
 from triton_async.backends.tensorrt.options import ShapeRange
 from triton_async.config.load import load
 from triton_async.config.model_config import InstanceKind, freeze
-from triton_async.core.lifecycle import make_signature
+from triton_async.core.opening import make_signature
 from triton_async.errors import InternalError, ServerError, Unsupported
 from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse

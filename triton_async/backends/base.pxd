@@ -7,7 +7,7 @@ from triton_async.infer.transfer cimport Transfer
 from triton_async.memory.slab cimport SlabPool
 
 # One engine execution context of a loaded model version, run by one OS thread.
-# Made, warmed up and closed on that thread too; never used by two threads at once.
+# Made, warmed up and closed on that thread too, unless LoadedModel says otherwise; never used by two threads at once.
 cdef class ModelInstance:
     cdef readonly str name               # Triton's instance name, `<group>_<i>`
     # `execute` may run on any thread while no batch is out, and neither waits nor takes the GIL: core runs the shortest

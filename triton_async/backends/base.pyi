@@ -2,7 +2,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from triton_async.config.autocomplete import ModelIO
+from triton_async.config.autocomplete import ModelIO, Opened
 from triton_async.config.model_config import InstanceGroup, InstanceKind, ModelConfig
 from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse
@@ -31,6 +31,7 @@ class LoadContext:
     pool: SlabPool
     backend_config: Mapping[str, str]
     pools: Pools
+    opened: Opened | None
     def __init__(
         self,
         config: ModelConfig,
@@ -40,10 +41,12 @@ class LoadContext:
         pool: SlabPool,
         backend_config: Mapping[str, str],
         pools: Pools | None = None,
+        opened: Opened | None = None,
     ) -> None: ...
 
 class LoadedModel:
     input_pool: SlabPool | None
+    thread_bound: bool
     def create_instance(self, name: str, group: InstanceGroup, device_id: int) -> ModelInstance: ...
     def close(self) -> None: ...
 

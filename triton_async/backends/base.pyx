@@ -42,7 +42,7 @@ class Backend:
 
     def inspect(self, path, proto):
         """Inputs and outputs of the model file or folder at `path`, for auto-complete: a config ModelIO, or None
-        when the backend cannot tell.
+        when the backend cannot tell. It may hold what `load` can go on with (LoadContext.opened).
 
         `proto`: the config so far. Raises ServerError when the file is no model of this backend. Load thread.
         """
@@ -56,7 +56,8 @@ class Backend:
 class LoadContext:
     """What a backend gets to load one model version. Read-only."""
 
-    def __init__(self, config, int64_t version, path, signature, SlabPool pool, backend_config, pools=None):
+    def __init__(self, config, int64_t version, path, signature, SlabPool pool, backend_config, pools=None,
+                 opened=None):
         self.config = config                  # config.ModelConfig, complete and valid
         self.version = version
         self.path = path                      # the model file or folder in the version's directory
@@ -64,6 +65,8 @@ class LoadContext:
         self.pool = pool                      # host slabs for gathered inputs and for outputs
         self.backend_config = backend_config  # --backend-config settings of this backend: str -> str
         self.pools = pools or Pools(pool)     # memory.pools.Pools: pinned and device memory, the GPUs
+        # ModelIO.opened of what `inspect` found of this version, or None. Closed by its maker.
+        self.opened = opened
 
 
 class LoadedModel:
@@ -73,8 +76,13 @@ class LoadedModel:
     # on a GPU. None: the host's. optimization.input_pinned_memory switches it off.
     input_pool = None
 
+    # Whether instances must be made and closed on the thread that runs them, set by `load` at the latest. False: they
+    # are made and closed on load threads, and the thread of an instance starts with its first batch.
+    thread_bound = True
+
     def create_instance(self, name, group, device_id):
-        """A ModelInstance. `group`: config InstanceGroup. Called on the instance's thread; may block."""
+        """A ModelInstance. `group`: config InstanceGroup. May block. Called on the instance's thread; where it is not
+        `thread_bound`, on a load thread, or on the instance's when it makes one anew."""
         raise Unsupported("this backend makes no instances")
 
     def close(self):
@@ -107,7 +115,8 @@ cdef class ModelInstance:
         pass
 
     def close(self):
-        """Frees the engine's context. Called once, on the instance's thread, when no batch is out."""
+        """Frees the engine's context. Called once, when no batch is out, on the instance's thread, or on a load thread
+        when that never started."""
 
 
 cdef int fail_batch(ta_batch *batch, error) except -1:

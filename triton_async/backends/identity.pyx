@@ -71,6 +71,8 @@ cdef int _copy(ta_tensor *source, ta_tensor *to, ta_slab_pool *pool) noexcept no
 class IdentityModel(LoadedModel):
     """One identity model: nothing to share but its delay."""
 
+    thread_bound = False
+
     def __init__(self, context):
         parameters = context.config.parameters
         pairs = zip(context.signature.inputs, context.signature.outputs, strict=False)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from triton_async.config.versions import list_versions
 from triton_async.errors import InternalError, InvalidArg
@@ -24,18 +24,27 @@ class TensorInfo:
     shape_tensor: bool = False
 
 
+class Opened(Protocol):
+    """A model that its backend has opened to look into it."""
+
+    def close(self) -> None:
+        """Lets go of what no load has taken. Blocking."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelIO:
     """Inputs and outputs of a model in its own order, as its backend found them.
 
     `max_batch_size`: the largest batch of a model that has one by itself (a TensorRT plan), 0 when that is none.
     `check`: the backend's own comparison with a completed config, in place of `consistency`; raises ServerError.
+    `opened`: what the backend may go on with when it loads this model; whoever has it closes it in the end.
     """
 
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     max_batch_size: int | None = None
     check: Callable[[Any], None] | None = None
+    opened: Opened | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

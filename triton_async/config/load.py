@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,14 @@ from triton_async.protos import ModelConfig as ModelConfigProto
 Inspect = Callable[[str, Path, Any], ModelIO | None]
 
 
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """What a model's config file says, before anything is completed. `filename`: None when there is none."""
+
+    proto: Any
+    filename: str | None = None
+
+
 def load(
     model_dir: Path,
     name: str,
@@ -39,14 +48,55 @@ def load(
     default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE,
     find_gpus: FindGpus = no_gpus,
 ) -> ModelConfig:
-    """The complete, valid, frozen config of the model in `model_dir`, whose directory name is `name`.
+    """The complete, valid, frozen config of the model in `model_dir`: `read`, then `complete_config`."""
+    file = read(model_dir, name, auto_complete=auto_complete, config_name=config_name)
+    return complete_config(
+        file, model_dir, name, inspect=inspect, version=version, auto_complete=auto_complete,
+        default_max_batch_size=default_max_batch_size, find_gpus=find_gpus,
+    )  # fmt: skip
+
+
+def read(model_dir: Path, name: str, *, auto_complete: bool = True, config_name: str = "") -> ConfigFile:
+    """The config file of the model in `model_dir`, whose directory name is `name`. InvalidArg when it cannot be read.
+
+    `auto_complete` False is --disable-auto-complete-config, `config_name` is --model-config-name. Blocks on file I/O.
+    """
+    filename = pbtxt.find(model_dir, config_name)
+    if filename is None:
+        if not auto_complete:
+            raise InvalidArg(
+                f"failed to open {pbtxt.FILENAME} of model '{name}': it must be there and complete when "
+                "auto-complete is disabled"
+            )
+        proto = ModelConfigProto()
+    else:
+        proto = pbtxt.read(model_dir, filename)
+    try:
+        validate_name(proto, name)
+    except ServerError as error:
+        raise _in_file(error, filename) from None
+    proto.name = name
+    return ConfigFile(proto, filename)
+
+
+def complete_config(
+    file: ConfigFile,
+    model_dir: Path,
+    name: str,
+    *,
+    inspect: Inspect,
+    version: int | None = None,
+    auto_complete: bool = True,
+    default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE,
+    find_gpus: FindGpus = no_gpus,
+) -> ModelConfig:
+    """The complete, valid, frozen config of the model whose config file was read; takes over its `proto`.
 
     `version`: whose files to inspect; the highest that the version policy selects by default.
-    `auto_complete` False is --disable-auto-complete-config, `config_name` is --model-config-name.
     Blocks on file I/O, on `find_gpus` and on `inspect`: call it on a loading thread. Raises InvalidArg or
     Unsupported, whose message names the config file, and whatever ServerError the two raise.
     """
-    proto, filename = _read(model_dir, name, auto_complete, config_name)
+    proto, filename = file.proto, file.filename
     try:
         _prepare(proto, model_dir, name)
     except ServerError as error:
@@ -80,14 +130,9 @@ def load(
     return freeze(proto, [*warnings, *unused_device_options(proto)])
 
 
-def select_versions(
-    model_dir: Path, name: str, *, auto_complete: bool = True, config_name: str = ""
-) -> tuple[int, ...]:
-    """Versions that the model's policy serves of those in its directory, ascending. InvalidArg when the
-    config cannot be read.
-    """
-    proto, _ = _read(model_dir, name, auto_complete, config_name)
-    return version_policy(proto).select(list_versions(model_dir))
+def select_versions(file: ConfigFile, model_dir: Path) -> tuple[int, ...]:
+    """Versions that the model's policy serves of those in its directory, ascending."""
+    return version_policy(file.proto).select(list_versions(model_dir))
 
 
 def model_path(proto: Any, model_dir: Path, version: int | None = None) -> Path:
@@ -106,25 +151,6 @@ def model_path(proto: Any, model_dir: Path, version: int | None = None) -> Path:
     if not proto.default_model_filename:
         return directory
     return safe_join(directory, proto.default_model_filename, what, links=True)
-
-
-def _read(model_dir: Path, name: str, auto_complete: bool, config_name: str) -> tuple[Any, str | None]:
-    filename = pbtxt.find(model_dir, config_name)
-    if filename is None:
-        if not auto_complete:
-            raise InvalidArg(
-                f"failed to open {pbtxt.FILENAME} of model '{name}': it must be there and complete when "
-                "auto-complete is disabled"
-            )
-        proto = ModelConfigProto()
-    else:
-        proto = pbtxt.read(model_dir, filename)
-    try:
-        validate_name(proto, name)
-    except ServerError as error:
-        raise _in_file(error, filename) from None
-    proto.name = name
-    return proto, filename
 
 
 def _prepare(proto: Any, model_dir: Path, name: str) -> None:

@@ -60,5 +60,13 @@ def read_bounded(path: Path, what: str, limit: int) -> bytes:
     return content
 
 
+def is_directory(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a directory, or a link to one. Not, where that cannot be told."""
+    try:
+        return entry.is_dir()
+    except OSError:  # links in a circle
+        return False
+
+
 def _shown(text: str) -> str:
     return text.replace("\0", "\\0")[:200]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+from triton_async.config.paths import is_directory
 
 # Versions are int64 in the config.
 _MAX_DIGITS = 18
@@ -16,7 +19,8 @@ def is_version(name: str) -> bool:
 def list_versions(model_dir: Path) -> tuple[int, ...]:
     """Versions that the model's directory holds, ascending; () when it cannot be read."""
     try:
-        found = [int(e.name) for e in model_dir.iterdir() if is_version(e.name) and e.is_dir()]
+        with os.scandir(model_dir) as entries:
+            found = [int(entry.name) for entry in entries if is_version(entry.name) and is_directory(entry)]
     except OSError:
         return ()
     return tuple(sorted(found))

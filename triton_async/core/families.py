@@ -14,11 +14,20 @@ MetricSource = Callable[[], Iterable[Family]]
 
 def add_family(lines: list[str], name: str, kind: str, text: str, samples: Iterable[Sample]) -> None:
     """Appends the lines of one family."""
-    lines.append(f"# HELP {name} {text}")
-    lines.append(f"# TYPE {name} {kind}")
+    lines += family_head(name, kind, text)
     for labels, value in samples:
-        shown = ",".join(f'{key}="{_escape(labels[key])}"' for key in sorted(labels))
+        shown = label_text(labels)
         lines.append(f"{name}{{{shown}}} {value}" if shown else f"{name} {value}")
+
+
+def family_head(name: str, kind: str, text: str) -> list[str]:
+    """The lines above the samples of a family."""
+    return [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+
+
+def label_text(labels: Labels) -> str:
+    """Labels as they stand between the braces, by name."""
+    return ",".join(f'{key}="{_escape(labels[key])}"' for key in sorted(labels))
 
 
 def _escape(value: str) -> str:

@@ -6,12 +6,14 @@ from triton_async.core.wakeup cimport ta_batch, ta_mailbox
 from triton_async.infer.batch cimport Batch
 from triton_async.infer.transfer cimport Transfer
 
-# Made and used by the loop thread; `engine` belongs to the instance's own thread.
+# Made and used by the loop thread; `engine` belongs to the instance's own thread, once that has started.
 #
 #   STARTING --engine made--> READY --stop--> STOPPING --thread ended--> STOPPED
 #      |
 #      +------- engine failed ------------------------------------------> STOPPED
 #
+# An engine that was adopted makes the instance READY without a thread. The first batch starts it; `close` ends one
+# that had no batch.
 # An engine that breaks is replaced by a new one on the same thread, while the instance is READY or STOPPING.
 cdef enum InstanceState:
     INSTANCE_STARTING = 0
@@ -35,10 +37,12 @@ cdef class Instance:
     cdef Transfer late                   # of whatever thread completes a batch that the engine kept
     cdef readonly int in_flight          # batches out: running or in the mailbox, revoked ones too
     cdef readonly list out               # those batches, the oldest first
-    cdef object thread
+    cdef object thread                   # None before the first batch of an engine that was adopted
+    cdef object make_engine
     cdef object _on_stopped
 
-    # Hands a closed batch down; at most 1 + INSTANCE_RUN_AHEAD_MAX are out. `batch.runner` takes it back.
+    # Hands a closed batch down; at most 1 + INSTANCE_RUN_AHEAD_MAX are out. `batch.runner` takes it back: with an error
+    # when the thread had to be started first and could not.
     cdef int run(self, Batch batch) except -1
     # One came back.
     cdef int take_back(self, Batch batch) except -1

@@ -1,6 +1,6 @@
 """Model instances: one OS thread each, which makes, runs and closes its engine, and makes another when it is broken.
 
-Waits without the GIL.
+The thread of an engine that was made elsewhere starts with the first batch. Waits without the GIL.
 """
 
 import logging
@@ -58,10 +58,33 @@ cdef class Instance:
 
     def start(self, make_engine, on_started):
         """Starts the thread. It calls `make_engine()`, then `on_started(error or None)`, both on the thread."""
-        self.thread = threading.Thread(
-            target=self._main, args=(make_engine, on_started), name=f"instance {self.name}", daemon=True
-        )
-        self.thread.start()
+        self.make_engine = make_engine
+        self._start_thread(on_started)
+
+    def adopt(self, ModelInstance engine, make_engine):
+        """Takes an engine that need not be made on its own thread, which starts with the first batch. READY then.
+
+        `make_engine()`: for another one, on the thread, when this one breaks.
+        """
+        self.make_engine = make_engine
+        self._own(engine)
+        self.state = INSTANCE_READY
+
+    def _start_thread(self, on_started):
+        thread = threading.Thread(target=self._main, args=(on_started,), name=f"instance {self.name}", daemon=True)
+        thread.start()
+        self.thread = thread
+
+    @property
+    def started(self):
+        """Whether the thread was started: it is ended by `stop`, and by `close` where not."""
+        return self.thread is not None
+
+    def close(self):
+        """Closes the engine of an instance whose thread never started. Blocking; any thread, nobody runs it."""
+        engine, self.engine = self.engine, None
+        self.state = INSTANCE_STOPPED
+        engine.close()
 
     def stop(self, on_stopped):
         """Ends the thread after the batches it holds; `on_stopped()` is called on the thread, engine closed."""
@@ -73,6 +96,13 @@ cdef class Instance:
         self.out.append(batch)
         Py_INCREF(batch)  # travels down with it; the reactor gives it back
         self.in_flight += 1
+        if self.thread is None:
+            try:
+                self._start_thread(None)
+            except RuntimeError as error:  # a limit of the system; the next batch tries again
+                log.error("the thread of instance '%s' could not be started: %s", self.name, str(error))
+                _refuse(self, &batch.c, b"the thread of model instance '%.200s' could not be started")
+                return 0
         ta_mailbox_put(self.mailbox, &batch.c)
         return 0
 
@@ -90,16 +120,17 @@ cdef class Instance:
             engine.cancel(&batch.c)
         return 0
 
-    def _main(self, make_engine, on_started):
-        error = self._make(make_engine)
-        if error is not None:
-            self.state = INSTANCE_STOPPED
-            on_started(error)
-            return
-        self.state = INSTANCE_READY
-        on_started(None)
+    def _main(self, on_started):
+        if self.engine is None:
+            error = self._make()
+            if error is not None:
+                self.state = INSTANCE_STOPPED
+                on_started(error)
+                return
+            self.state = INSTANCE_READY
+            on_started(None)
         try:
-            while not (_serve(self) if self.engine is not None else self._do_without(make_engine)):
+            while not (_serve(self) if self.engine is not None else self._do_without()):
                 if self.engine is not None and self.engine.broken:
                     self._give_up()
             if self.engine is not None:
@@ -110,16 +141,19 @@ cdef class Instance:
             self._on_stopped()
 
     # Makes the engine. None, or the error for clients.
-    def _make(self, make_engine):
-        cdef ModelInstance engine
+    def _make(self):
         try:
-            engine = make_engine()
+            engine = self.make_engine()
         except ServerError as error:
             return error
         except BaseException as error:
             # Its text may name files and is for the log alone.
             log.exception("instance '%s' could not be made", self.name)
             return InternalError(f"{type(error).__name__} while making instance '{self.name}'")
+        self._own(engine)
+        return None
+
+    def _own(self, ModelInstance engine):
         engine.post = _post
         engine.context = <void *>self
         engine.keeper = self
@@ -128,7 +162,6 @@ cdef class Instance:
         self.any_thread = engine.any_thread
         self.by_request = engine.by_request
         self.engine = engine
-        return None
 
     # Closes a broken engine, which has no batch out.
     def _give_up(self):
@@ -142,10 +175,10 @@ cdef class Instance:
 
     # One step without an engine: makes one, or answers a batch that can not wait until that may be tried again. True
     # when the order to stop came.
-    def _do_without(self, make_engine):
+    def _do_without(self):
         cdef ta_batch *batch
         if self.retry.is_due(clock()):
-            error = self._make(make_engine)
+            error = self._make()
             if error is None:
                 log.info("instance '%s' was made anew", self.name)
                 return False
@@ -160,7 +193,8 @@ cdef class Instance:
             self.held = batch
             if self.retry.is_due(clock()):
                 return False
-        _refuse(self)
+        batch, self.held = self.held, NULL
+        _refuse(self, batch, b"model instance '%.200s' is broken and could not be made anew")
         return False
 
 
@@ -197,17 +231,14 @@ cdef bint _serve(Instance self) except -1:
     return stopped
 
 
-# Answers the held batch: there is no engine for it.
-cdef void _refuse(Instance self) noexcept:
-    cdef ta_batch *batch = self.held
+# Answers a batch that no engine gets. `reason`: a format with a place for the instance's name.
+cdef void _refuse(Instance self, ta_batch *batch, const char *reason) noexcept:
     cdef bytes name = self.name.encode()
-    self.held = NULL
     if not ta_batch_begin(batch):
         self.reactor.post(&batch.message)
         return
     batch.compute_start_ns = ta_now_ns()
-    ta_batch_fail(batch, TA_CODE_UNAVAILABLE, "model instance '%.200s' is broken and could not be made anew",
-                  <const char *>name)
+    ta_batch_fail(batch, TA_CODE_UNAVAILABLE, reason, <const char *>name)
     check_batch(batch)
     self.reactor.post(&batch.message)
 

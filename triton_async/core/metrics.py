@@ -1,19 +1,22 @@
 """Prometheus text of the server: Triton's `nv_*` families with its labels, and our live-object gauges.
 
-Rendered from plain counters when somebody scrapes; the request path knows nothing of it.
+Rendered from plain counters when somebody scrapes, some models at a time; the request path knows nothing of it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
 from triton_async.config.model_config import InstanceKind, ModelConfig
 from triton_async.config.settings import Settings
-from triton_async.core.families import Sample, add_family
-from triton_async.core.lifecycle import Host
+from triton_async.core.families import add_family, family_head, label_text
+from triton_async.core.host import Host
+from triton_async.core.lifecycle import LoadedVersion
 from triton_async.core.placement import gpus_in_use
 from triton_async.core.repository import ModelRepository
+from triton_async.defines import METRICS_MODELS_PER_TURN
 from triton_async.infer.batch import live_batches
 from triton_async.infer.request import live_requests
 from triton_async.infer.response import live_responses
@@ -28,6 +31,19 @@ _DURATIONS = {
     "compute_output": "Cumulative inference compute output duration in microseconds (does not include cached "
     "requests)",
 }
+_SUCCESS, _FAILURE = "nv_inference_request_success", "nv_inference_request_failure"
+_COUNT, _EXECUTIONS = "nv_inference_count", "nv_inference_exec_count"
+_PENDING, _LOAD = "nv_inference_pending_request_count", "nv_model_load_duration_secs"
+# Families of models, in the order of the page: name -> type and text.
+_FAMILIES = {
+    _SUCCESS: ("counter", "Number of successful inference requests, all batch sizes"),
+    _FAILURE: ("counter", "Number of failed inference requests, all batch sizes"),
+    _COUNT: ("counter", "Number of inferences performed (does not include cached requests)"),
+    _EXECUTIONS: ("counter", "Number of model executions performed (does not include cached requests)"),
+    **{f"nv_inference_{key}_duration_us": ("counter", text) for key, text in _DURATIONS.items()},
+    _PENDING: ("gauge", "Instantaneous number of pending requests awaiting execution per-model."),
+    _LOAD: ("gauge", "Model load time in seconds"),
+}
 
 
 class Metrics:
@@ -39,10 +55,13 @@ class Metrics:
         self._repository = repository
         self._cpu = CpuUtilization(settings.metrics_interval_ms / 1000)
 
-    def render(self) -> bytes:
-        """The whole page, UTF-8."""
-        lines: list[str] = []
-        self._models(lines)
+    async def render(self) -> bytes:
+        """The whole page, UTF-8. In turns: others are served between some models and the next ones."""
+        page = bytearray()
+        for lines in await self._models():
+            page += _text(lines)
+            await asyncio.sleep(0)
+        lines = []
         if self._settings.allow_cpu_metrics:
             self._host(lines)
         total, used = self._machine.pools.pinned_usage()
@@ -64,44 +83,50 @@ class Metrics:
             lines, "triton_async_live_objects", "gauge", "Objects of the request path that are alive",
             [({"kind": kind}, count) for kind, count in live.items()],
         )  # fmt: skip
-        return ("\n".join(lines) + "\n").encode()
+        return bytes(page + _text(lines))
 
-    def _models(self, lines: list[str]) -> None:
-        success: list[Sample] = []
-        failure: list[Sample] = []
-        count: list[Sample] = []
-        executions: list[Sample] = []
-        pending: list[Sample] = []
-        load: list[Sample] = []
-        durations: dict[str, list[Sample]] = {name: [] for name in _DURATIONS}
-        for name, version, loaded in self._repository.ready_models():
-            model = loaded.model
-            labels = {"model": name, "version": str(version)}
-            labels |= {f"_{key}": value for key, value in model.config.metric_tags.items()}
-            labels |= self._gpu_label(model.config)
-            succeeded, failed, spent = model.statistics.counters()
-            success.append((labels, succeeded))
-            failure += [({**labels, "reason": reason}, number) for reason, number in failed.items()]
-            count.append((labels, model.statistics.inference_count))
-            executions.append((labels, model.statistics.execution_count))
-            pending.append((labels, model.pending))
-            load.append((labels, round(loaded.load_secs, 6)))
-            for key, microseconds in spent.items():
-                durations[key].append((labels, microseconds))
-        add_family(lines, "nv_inference_request_success", "counter",
-                "Number of successful inference requests, all batch sizes", success)  # fmt: skip
-        add_family(lines, "nv_inference_request_failure", "counter",
-                "Number of failed inference requests, all batch sizes", failure)  # fmt: skip
-        add_family(lines, "nv_inference_count", "counter",
-                "Number of inferences performed (does not include cached requests)", count)  # fmt: skip
-        add_family(lines, "nv_inference_exec_count", "counter",
-                "Number of model executions performed (does not include cached requests)", executions)  # fmt: skip
+    async def _models(self) -> list[list[str]]:
+        """The lines of each family of models."""
+        families = {
+            name: family_head(name, kind, text)
+            for name, (kind, text) in _FAMILIES.items()
+            if self._settings.counter_latencies or not name.endswith("_duration_us")
+        }
+        for index, name in enumerate(sorted(self._repository.models), 1):
+            for _, loaded in self._repository.ready_versions(name):
+                self._add(families, name, loaded)
+            if index % METRICS_MODELS_PER_TURN == 0:
+                await asyncio.sleep(0)
+        return list(families.values())
+
+    def _add(self, families: dict[str, list[str]], name: str, loaded: LoadedVersion) -> None:
+        """Adds the samples of one version, to those of `families` that there are."""
+        statistics = loaded.model.statistics
+        labels = loaded.labels or self._labels(name, loaded)
+        front, _, version = labels.rpartition(",")
+        succeeded, failed, spent = statistics.counters()
+        families[_SUCCESS].append(f"{_SUCCESS}{{{labels}}} {succeeded}")
+        families[_FAILURE] += [
+            f'{_FAILURE}{{{front},reason="{reason}",{version}}} {number}' for reason, number in failed.items()
+        ]
+        families[_COUNT].append(f"{_COUNT}{{{labels}}} {statistics.inference_count}")
+        families[_EXECUTIONS].append(f"{_EXECUTIONS}{{{labels}}} {statistics.execution_count}")
         if self._settings.counter_latencies:
-            for key, text in _DURATIONS.items():
-                add_family(lines, f"nv_inference_{key}_duration_us", "counter", text, durations[key])
-        add_family(lines, "nv_inference_pending_request_count", "gauge",
-                "Instantaneous number of pending requests awaiting execution per-model.", pending)  # fmt: skip
-        add_family(lines, "nv_model_load_duration_secs", "gauge", "Model load time in seconds", load)
+            for key, microseconds in spent.items():
+                family = f"nv_inference_{key}_duration_us"
+                families[family].append(f"{family}{{{labels}}} {microseconds}")
+        families[_PENDING].append(f"{_PENDING}{{{labels}}} {loaded.model.pending}")
+        families[_LOAD].append(f"{_LOAD}{{{labels}}} {round(loaded.load_secs, 6)}")
+
+    def _labels(self, name: str, loaded: LoadedVersion) -> str:
+        """Labels of a version as text; `version` stands last. Kept, unless its GPU is not known yet."""
+        config = loaded.model.config
+        gpu = self._gpu_label(config)
+        tags = {f"_{key}": value for key, value in config.metric_tags.items()}
+        text = label_text({"model": name, "version": str(loaded.version), **tags, **gpu})
+        if gpu or not gpus_in_use(config):
+            loaded.labels = text
+        return text
 
     def _gpu_label(self, config: ModelConfig) -> dict[str, str]:
         """Triton's label of what runs on one GPU. Our series are of a model, so one on several has none."""
@@ -118,6 +143,10 @@ class Metrics:
                 [({}, memory["MemTotal"])])  # fmt: skip
         add_family(lines, "nv_cpu_memory_used_bytes", "gauge", "CPU used memory (RAM), in bytes",
                 [({}, memory["MemTotal"] - memory["MemAvailable"])])  # fmt: skip
+
+
+def _text(lines: list[str]) -> bytes:
+    return ("\n".join(lines) + "\n").encode()
 
 
 class CpuUtilization:

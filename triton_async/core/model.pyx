@@ -298,8 +298,9 @@ cdef class Model(Servable):
         cdef bint revoked = ta_batch_phase(&batch.c) == TA_REVOKED
         instance.take_back(batch)
         if instance.in_flight == 0:
-            # One without an engine answers at once and would draw all batches to itself: it comes last.
-            self.idle.insert(0 if instance.engine is None else len(self.idle), instance)
+            # One without an engine or a thread answers at once and would draw all batches to itself: it comes last.
+            able = instance.engine is not None and instance.thread is not None
+            self.idle.insert(len(self.idle) if able else 0, instance)
         batch.runner = batch.instance = None
         if not revoked:
             self._note_execution(batch, False)

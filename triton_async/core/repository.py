@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
-from triton_async.config.load import load as load_config
-from triton_async.config.load import select_versions
 from triton_async.config.model_config import ModelConfig
 from triton_async.config.settings import Settings
-from triton_async.core.lifecycle import Host, LoadedVersion, State, load_version, retire, run_blocking
-from triton_async.core.model import Model
-from triton_async.core.placement import check_backend, find_gpus
+from triton_async.core import files
+from triton_async.core.host import Host
+from triton_async.core.lifecycle import LoadedVersion, State, load_version, retire, start_version
+from triton_async.core.opening import OpenVersion, open_model
 from triton_async.errors import InternalError, InvalidArg, NotFound, ServerError, Unavailable, Unsupported
 
 log = logging.getLogger("triton_async.core")
 
+T = TypeVar("T")
+
 UNLOADED = "unloaded"
 TWO_REPOSITORIES = "model appears in two or more repositories"
+
+# One version in the repository index, with the keys of the repository extension; absent ones are unknown.
+Row = Mapping[str, str]
 
 
 @dataclass(slots=True)
@@ -36,7 +41,7 @@ class VersionEntry:
     leaving: LoadedVersion | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class ModelEntry:
     """A model that was loaded, or tried. `fingerprint` of its files when they were last loaded."""
 
@@ -44,88 +49,127 @@ class ModelEntry:
     versions: dict[int, VersionEntry] = field(default_factory=dict)
     # Why it has no version at all: a config that cannot be used.
     reason: str = ""
-    fingerprint: tuple[Any, ...] = ()
+    fingerprint: files.Fingerprint = ()
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    # Its part of the index, made when the index is asked for after a change.
+    rows: list[Row] | None = None
 
     def ready(self) -> list[int]:
         """READY versions, ascending."""
         return sorted(v for v, entry in self.versions.items() if entry.state is State.READY)
 
+    def settled(self) -> bool:
+        """Whether every known version is READY or unloaded, and there is one. A version on its way out counts as
+        unloaded, so that a rolling update does not make the server unready.
+        """
+        fine = (State.READY, State.UNLOADING)
+        versions = self.versions.values()
+        return bool(versions) and all(entry.state in fine or entry.reason == UNLOADED for entry in versions)
+
+    def index(self) -> list[Row]:
+        """Its rows of the index."""
+        if self.rows is None:
+            self.rows = [_row(self.name, version, entry) for version, entry in sorted(self.versions.items())] or [
+                {"name": self.name, "state": State.UNAVAILABLE.value, "reason": self.reason}
+            ]
+        return self.rows
+
+
+def _row(name: str, version: int, entry: VersionEntry) -> Row:
+    row = {"name": name, "version": str(version), "state": entry.state.value}
+    return {**row, "reason": entry.reason} if entry.reason else row
+
 
 class ModelRepository:
-    """All models of all --model-repository directories. `on_change` runs when the set of READY versions does."""
+    """All models of all --model-repository directories. `on_change(name)` runs when the READY versions of a model, or
+    whether it is settled, have changed.
+    """
 
-    def __init__(self, settings: Settings, host: Host, on_change: Callable[[], None]) -> None:
+    def __init__(self, settings: Settings, host: Host, on_change: Callable[[str], None]) -> None:
         self._settings = settings
         self._host = host
         self._on_change = on_change
         self._roots = [Path(root) for root in settings.model_repository]
-        self._retiring: set[asyncio.Task[None]] = set()
+        # What runs until it is done whoever asked for it: versions that leave, and looks at the file system.
+        self._running: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self.models: dict[str, ModelEntry] = {}
+        # Names that a load was asked for and that no directory is known of yet.
+        self._wanted: WeakValueDictionary[str, ModelEntry] = WeakValueDictionary()
+        self._unsettled: set[str] = set()
+        # The index made last, with what the directories were then; None once something has changed.
+        self._index: tuple[Mapping[str, Sequence[Path]], list[Row]] | None = None
 
     # -- what is there -----------------------------------------------------------------------------
 
-    def names(self) -> list[str]:
-        """Names of all model directories, sorted. InternalError when a repository cannot be read.
-
-        A name that is no UTF-8 text could not be told to anybody, so such a directory is no model.
+    async def scan(self) -> dict[str, list[Path]]:
+        """Names of all model directories, and the repositories that have them. InternalError when one can not be read.
         """
-        found: set[str] = set()
-        for root in self._roots:
-            try:
-                found.update(entry.name for entry in root.iterdir() if _is_model_directory(entry))
-            except OSError as error:
-                # Clients see the error, and where the repository lies is none of their business.
-                log.error("failed to read model repository '%s': %s", root, error.strerror)
-                raise InternalError(f"failed to read a model repository: {error.strerror}") from None
-        return sorted(found)
+        return await self._look(files.scan, self._roots)
+
+    async def _look(self, function: Callable[..., T], *arguments: Any) -> T:
+        # Not given up with its caller, so that `stop` can wait for the thread.
+        return await asyncio.shield(self._keep(self._host.looking(function, *arguments)))
+
+    def _keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = self._host.loop.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # was told to whoever waited, or to the log
 
     def ready_models(self) -> Iterable[tuple[str, int, LoadedVersion]]:
         """READY versions by model name, then version."""
         for name in sorted(self.models):
-            entry = self.models[name]
-            for version in entry.ready():
-                loaded = entry.versions[version].loaded
-                assert loaded is not None
+            for version, loaded in self.ready_versions(name):
                 yield name, version, loaded
 
+    def ready_versions(self, name: str) -> list[tuple[int, LoadedVersion]]:
+        """READY versions of a model, ascending."""
+        entry = self.models.get(name)
+        if entry is None:
+            return []
+        found = [(version, entry.versions[version].loaded) for version in entry.ready()]
+        return [(version, loaded) for version, loaded in found if loaded is not None]
+
     def all_ready(self) -> bool:
-        """Triton's strict readiness: every known version READY or unloaded, and every model has one.
+        """Triton's strict readiness: every model is settled."""
+        return not self._unsettled
 
-        A version on its way out counts as unloaded, so that a rolling update does not make the server unready.
+    def index(self, ready_only: bool, there: Mapping[str, Sequence[Path]] | None = None) -> list[Row]:
+        """Rows of the repository index, sorted by name; not to be changed. `there`: what `scan` found; only models that
+        were loaded, or tried, when it is left out.
         """
-        fine = (State.READY, State.UNLOADING)
-        for entry in self.models.values():
-            if not entry.versions:
-                return False
-            for version in entry.versions.values():
-                if version.state not in fine and version.reason != UNLOADED:
-                    return False
-        return True
+        if ready_only:
+            ready = State.READY.value
+            return [row for name in sorted(self.models) for row in self.models[name].index() if row["state"] == ready]
+        there = there or {}
+        # A long one is not made again while nothing changes.
+        if self._index is None or self._index[0] != there:
+            rows: list[Row] = []
+            for name in sorted({*self.models, *there}):
+                entry = self.models.get(name)
+                if entry is not None:
+                    rows += entry.index()
+                elif len(there[name]) > 1:
+                    rows.append({"name": name, "state": State.UNAVAILABLE.value, "reason": TWO_REPOSITORIES})
+                else:
+                    rows.append({"name": name})
+            self._index = there, rows
+        return self._index[1]
 
-    def index(self, ready_only: bool) -> list[dict[str, str]]:
-        """Rows of the repository index, sorted by name."""
-        rows: list[dict[str, str]] = []
-        names = set(self.models) if ready_only else set(self.models) | set(self.names())
-        for name in sorted(names):
-            entry = self.models.get(name)
-            if entry is None:
-                row = {"name": name}
-                if len(self._directories(name)) > 1:
-                    row |= {"state": State.UNAVAILABLE.value, "reason": TWO_REPOSITORIES}
-                rows.append(row)
-                continue
-            if not entry.versions and not ready_only:
-                rows.append({"name": name, "state": State.UNAVAILABLE.value, "reason": entry.reason})
-            for version, state in sorted(entry.versions.items()):
-                if ready_only and state.state is not State.READY:
-                    continue
-                row = {"name": name, "version": str(version), "state": state.state.value}
-                if state.reason:
-                    row["reason"] = state.reason
-                rows.append(row)
-        return rows
+    def _changed(self, entry: ModelEntry) -> None:
+        """To be called after every change of an entry that others can see."""
+        entry.rows = self._index = None
+        if entry.settled():
+            self._unsettled.discard(entry.name)
+        else:
+            self._unsettled.add(entry.name)
+        self._on_change(entry.name)
 
     def knows(self, name: str, version: int) -> bool:
         """Whether a version (-1: any) was ever loaded, or tried."""
@@ -150,16 +194,24 @@ class ModelRepository:
 
     async def load_at_start(self) -> bool:
         """Loads what the control mode asks for; whether all of it is READY."""
-        names = self.names()
+        there = await self.scan()
+        names = sorted(there)
         if self._settings.model_control_mode == "explicit":
             wanted = self._settings.load_model
             names = names if wanted == ("*",) else sorted(set(wanted))
-        results = await asyncio.gather(*(self._load_logged(name) for name in names))
+        # Twice as many loads at a time as there are threads for them: while some start their instances, others use the
+        # threads. All at once would only take memory.
+        waiting = iter(names)
+        several = range(2 * self._settings.model_load_thread_count)
+        return all(await asyncio.gather(*(self._load_some(waiting, there) for _ in several)))
+
+    async def _load_some(self, waiting: Iterator[str], there: Mapping[str, list[Path]]) -> bool:
+        results = [await self._load_logged(name, there.get(name, [])) for name in waiting]
         return all(results)
 
-    async def _load_logged(self, name: str) -> bool:
+    async def _load_logged(self, name: str, roots: list[Path]) -> bool:
         try:
-            await self.load(name)
+            await self.load(name, roots)
         except ServerError as error:
             log.error("failed to load '%s': %s", name, error.message.strip())
             return False
@@ -188,13 +240,14 @@ class ModelRepository:
         `unload_dependents` asks for models that only an ensemble uses; there are no ensembles yet, so it adds none.
         """
         self._check_explicit()
-        entry = self.models.get(name)
+        entry = self.models.get(name) or self._wanted.get(name)
         if entry is not None:
             await self._unload_locked(entry)
 
     async def _unload_locked(self, entry: ModelEntry) -> None:
         async with entry.lock:
-            self._unload(entry)
+            if entry.name in self.models:
+                self._unload(entry)
 
     def _check_running(self) -> None:
         if self._stopping:
@@ -204,80 +257,112 @@ class ModelRepository:
         if self._settings.model_control_mode != "explicit":
             raise Unavailable("explicit model load / unload is not allowed if polling is enabled")
 
-    async def load(self, name: str) -> None:
+    async def load(self, name: str, roots: list[Path] | None = None) -> None:
         """Loads or reloads a model; returns at once when nothing has changed. The old version serves until the
-        new one is ready, and goes on when the load fails. ServerError in Triton's words."""
+        new one is ready, and goes on when the load fails. ServerError in Triton's words.
+
+        `roots`: the repositories that have the model, where they are known.
+        """
         self._check_running()
-        directories = self._directories(name)
-        if not directories and name not in self.models:
-            raise InternalError(f"failed to load '{name}', failed to poll from model repository")
-        entry = self.models.setdefault(name, ModelEntry(name))
+        entry = self.models.get(name) or self._wanted.setdefault(name, ModelEntry(name))
         async with entry.lock:
             self._check_running()
-            if len(directories) != 1:
-                entry.reason = TWO_REPOSITORIES if directories else "the model's directory is gone"
-                raise InternalError(
-                    f"failed to load '{name}', failed to poll from model repository: {entry.reason}"
-                )
-            fingerprint = await run_blocking(self._host, _fingerprint, directories[0])
-            if entry.ready() and fingerprint == entry.fingerprint:
+            if roots is None:
+                roots = await self._look(files.find, self._roots, name)
+            if not roots and name not in self.models:
+                raise InternalError(f"failed to load '{name}', failed to poll from model repository")
+            if name not in self.models:
+                self.models[name] = entry
+                self._changed(entry)
+            if len(roots) != 1:
+                reason = TWO_REPOSITORIES if roots else "the model's directory is gone"
+                raise self._not_polled(entry, reason, reason)
+            directory = roots[0] / name
+            if entry.ready() and await self._look(files.fingerprint, directory) == entry.fingerprint:
                 return
             for attempt in range(self._settings.model_load_retry_count + 1):
                 try:
-                    await self._load_files(entry, directories[0])
+                    await self._load_files(entry, directory)
                     break
                 except ServerError:
                     if attempt == self._settings.model_load_retry_count:
                         raise
-            entry.fingerprint = fingerprint
+
+    def _not_polled(self, entry: ModelEntry, reason: str, message: str) -> ServerError:
+        entry.reason = reason
+        self._changed(entry)
+        return InternalError(f"failed to load '{entry.name}', failed to poll from model repository: {message}")
 
     async def _load_files(self, entry: ModelEntry, directory: Path) -> None:
+        def on_versions(versions: tuple[int, ...]) -> None:
+            self._host.loop.call_soon_threadsafe(self._begin, entry, versions)
+
         try:
-            versions = await run_blocking(self._host, self._select_versions, entry.name, directory)
+            found = await self._host.loading(
+                open_model, self._host, self._settings, entry.name, directory, on_versions
+            )
         except ServerError as error:
-            entry.reason = error.as_status()
-            raise InternalError(
-                f"failed to load '{entry.name}', failed to poll from model repository: {error.message}"
-            ) from error
-        if not versions:
+            raise self._not_polled(entry, error.as_status(), error.message) from error
+        if not found.versions:
             reason = f"at least one version must be available under the version policy of model '{entry.name}'"
             entry.reason = f"Invalid argument: {reason}"
+            self._changed(entry)
             raise InvalidArg(f"load failed for model '{entry.name}': {reason}\n")
+        config = found.config
+        if isinstance(config, ModelConfig):
+            for warning in config.warnings:
+                log.warning("%s", warning)
+            newest = found.versions[-1]
+            reasons = await asyncio.gather(
+                *(
+                    self._load_one(entry, config, version, directory, found.newest if version == newest else None)
+                    for version in found.versions
+                )
+            )
+            failed = {v: reason for v, reason in zip(found.versions, reasons, strict=True) if reason}
+        else:
+            assert config is not None
+            failed = {version: self._failed(entry, version, config) for version in found.versions}
+        if failed:
+            text = "".join(f"version {v} is at UNAVAILABLE state: {reason};\n" for v, reason in failed.items())
+            raise InvalidArg(f"load failed for model '{entry.name}': {text}")
+        entry.fingerprint = found.fingerprint
+        # Versions that the policy no longer serves go once the new ones are there.
+        left = set(entry.versions) - set(found.versions)
+        for version in left:
+            self._unload_version(entry, version)
+        if left:
+            self._changed(entry)
+
+    def _begin(self, entry: ModelEntry, versions: tuple[int, ...]) -> None:
         for version in versions:
             known = entry.versions.setdefault(version, VersionEntry(State.LOADING))
             if known.state is not State.READY:
                 known.state, known.reason = State.LOADING, ""
-        try:
-            config = await run_blocking(self._host, self._read_config, entry.name, directory, versions[-1])
-        except ServerError as error:
-            failed = {version: self._failed(entry, version, error) for version in versions}
-        else:
-            for warning in config.warnings:
-                log.warning("%s", warning)
-            reasons = await asyncio.gather(
-                *(self._load_one(entry, config, version, directory) for version in versions)
-            )
-            failed = {v: reason for v, reason in zip(versions, reasons, strict=True) if reason}
-        # Versions that the policy no longer serves go once the new ones are there.
-        if not failed:
-            for version in set(entry.versions) - set(versions):
-                self._unload_version(entry, version)
-        self._on_change()
-        if failed:
-            text = "".join(f"version {v} is at UNAVAILABLE state: {reason};\n" for v, reason in failed.items())
-            raise InvalidArg(f"load failed for model '{entry.name}': {text}")
+        self._changed(entry)
 
-    async def _load_one(self, entry: ModelEntry, config: ModelConfig, version: int, directory: Path) -> str:
-        """Loads one version and swaps it in; the reason when it fails, else ''."""
-        log.info("loading: %s:%d", entry.name, version)
+    async def _load_one(
+        self,
+        entry: ModelEntry,
+        config: ModelConfig,
+        version: int,
+        directory: Path,
+        opened: OpenVersion | ServerError | None,
+    ) -> str:
+        """Loads one version, which may be opened already, and swaps it in; the reason when it fails, else ''."""
+        if isinstance(opened, ServerError):
+            return self._failed(entry, version, opened)
         try:
-            loaded = await load_version(self._host, config, version, directory)
+            if opened is None:
+                loaded = await load_version(self._host, config, version, directory)
+            else:
+                loaded = await start_version(self._host, config, opened)
         except ServerError as error:
             return self._failed(entry, version, error)
         state = entry.versions[version]
         old = state.loaded
         state.state, state.reason, state.loaded = State.READY, "", loaded
-        self._on_change()
+        self._changed(entry)
         if old is not None:
             self._retire(old)
         log.info("successfully loaded '%s' version %d", entry.name, version)
@@ -288,39 +373,15 @@ class ModelRepository:
         state = entry.versions[version]
         if state.loaded is None:
             state.state, state.reason = State.UNAVAILABLE, error.as_status()
+            self._changed(entry)
         log.error("failed to load '%s' version %d: %s", entry.name, version, error.as_status())
         return error.as_status()
-
-    def _select_versions(self, name: str, directory: Path) -> tuple[int, ...]:
-        settings = self._settings
-        return select_versions(
-            directory,
-            name,
-            auto_complete=not settings.disable_auto_complete_config,
-            config_name=settings.model_config_name,
-        )
-
-    def _read_config(self, name: str, directory: Path, version: int) -> ModelConfig:
-        settings = self._settings
-        backends = self._host.backends
-        config = load_config(
-            directory,
-            name,
-            inspect=lambda backend, path, proto: backends.get(backend).inspect(path, proto),
-            version=version,
-            auto_complete=not settings.disable_auto_complete_config,
-            config_name=settings.model_config_name,
-            default_max_batch_size=settings.default_max_batch_size,
-            find_gpus=lambda backend: find_gpus(backends.get(backend), self._host.open_devices),
-        )
-        check_backend(backends.get(config.backend), config, self._host.open_devices)
-        return config
 
     def _unload(self, entry: ModelEntry) -> None:
         for version in entry.versions:
             self._unload_version(entry, version)
         entry.fingerprint = ()
-        self._on_change()
+        self._changed(entry)
 
     def _unload_version(self, entry: ModelEntry, version: int) -> None:
         state = entry.versions[version]
@@ -338,67 +399,25 @@ class ModelRepository:
         async def run() -> None:
             try:
                 await retire(self._host, loaded)
-            finally:
-                if state is not None and state.leaving is loaded:
-                    state.leaving = None
-                    if state.state is State.UNLOADING:
-                        state.state, state.reason = State.UNAVAILABLE, UNLOADED
+            except Exception:
+                log.exception("a model version could not be freed")
+            if state is not None and state.leaving is loaded:
+                state.leaving = None
+                if state.state is State.UNLOADING:
+                    state.state, state.reason = State.UNAVAILABLE, UNLOADED
             if entry is not None:
+                self._changed(entry)
                 log.info("successfully unloaded '%s' version %d", entry.name, loaded.version)
 
-        task = asyncio.get_running_loop().create_task(run())
-        self._retiring.add(task)
-        task.add_done_callback(self._retired)
-
-    def _retired(self, task: asyncio.Task[None]) -> None:
-        self._retiring.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("a model version could not be freed", exc_info=task.exception())
+        self._keep(run())
 
     async def stop(self) -> None:
         """Unloads everything, loads on their way included; returns when all of it is freed. No load begins any more."""
         self._stopping = True
-        await asyncio.gather(*(self._unload_locked(entry) for entry in self.models.values()))
-        while self._retiring:
-            await asyncio.wait(self._retiring)
+        await asyncio.gather(*(self._unload_locked(entry) for entry in [*self.models.values(), *self._wanted.values()]))
+        while self._running:
+            await asyncio.wait(self._running)
 
     def in_flight(self) -> int:
         """Requests that loaded models still hold."""
         return sum(loaded.model.in_flight for _, _, loaded in self.ready_models())
-
-    def tables(self) -> tuple[dict[str, Model], dict[tuple[str, int], Model]]:
-        """(name -> the highest READY version, (name, version) -> that version) for the request path."""
-        latest: dict[str, Model] = {}
-        versions: dict[tuple[str, int], Model] = {}
-        for name, version, loaded in self.ready_models():
-            latest[name] = versions[name, version] = loaded.model
-        return latest, versions
-
-    def _directories(self, name: str) -> list[Path]:
-        if not name or name in (".", "..") or "/" in name:
-            return []
-        try:
-            name.encode()
-            return [root / name for root in self._roots if (root / name).is_dir()]
-        except (OSError, ValueError):  # a name that no file can have, or no answer could carry
-            return []
-
-
-def _is_model_directory(path: Path) -> bool:
-    try:
-        path.name.encode()
-        return path.is_dir() and not path.name.startswith(".")
-    except (OSError, UnicodeEncodeError):
-        return False
-
-
-def _fingerprint(directory: Path) -> tuple[Any, ...]:
-    """Changes when any file of the model does: relative path, size and mtime of each. Blocking."""
-    rows = []
-    for path in sorted(directory.rglob("*")):
-        try:
-            found = path.stat()
-        except OSError:
-            continue
-        rows.append((str(path.relative_to(directory)), found.st_size, found.st_mtime_ns, found.st_ino))
-    return tuple(rows)

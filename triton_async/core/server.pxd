@@ -26,6 +26,8 @@ cdef class InferenceServer:
     cdef object metrics
     cdef dict latest                 # model name -> Servable, the highest READY version
     cdef dict versions               # (model name, version) -> Servable
+    cdef dict served                 # model name -> its versions in `versions`
+    cdef dict input_pools            # (model name, version) -> SlabPool, of the models that have one
     cdef int state                   # ServerState
     cdef set readiness_waiters       # futures of those that watch readiness
 

@@ -73,8 +73,10 @@ cdef class InferenceServer:
         self.reactor = host.reactor
         self.latest = {}
         self.versions = {}
+        self.served = {}
+        self.input_pools = {}
         self.readiness_waiters = set()
-        self.repository = ModelRepository(settings, host, self._on_models_changed)
+        self.repository = ModelRepository(settings, host, self._on_model_changed)
         self.metrics = Metrics(settings, self.repository, host)
 
     # -- life --------------------------------------------------------------------------------------
@@ -83,7 +85,7 @@ cdef class InferenceServer:
         """Loads the models; whether all that were asked for are READY. ServerError when a repository is gone."""
         complete = await self.repository.load_at_start()
         self.state = SERVER_SERVING
-        self._on_models_changed()
+        self._wake_readiness()
         return complete
 
     def stop_accepting(self):
@@ -108,10 +110,20 @@ cdef class InferenceServer:
             except ServerError:  # the registry has logged it, and the process ends anyway
                 continue
 
-    def _on_models_changed(self):
-        self.latest, self.versions = self.repository.tables()
-        pools = [model.input_pool for model in self.versions.values() if model.input_pool is not None]
-        self.large_pool = pools[0] if pools else self.pool
+    # Enters what serves of a model now in place of what did.
+    def _on_model_changed(self, str name):
+        cdef list serving = self.repository.ready_versions(name)
+        self.latest.pop(name, None)
+        for version in self.served.pop(name, ()):
+            del self.versions[name, version]
+            self.input_pools.pop((name, version), None)
+        for version, loaded in serving:
+            self.latest[name] = self.versions[name, version] = loaded.model
+            if loaded.model.input_pool is not None:
+                self.input_pools[name, version] = loaded.model.input_pool
+        if serving:
+            self.served[name] = tuple([version for version, _ in serving])
+        self.large_pool = next(iter(self.input_pools.values()), self.pool)
         self._wake_readiness()
 
     def _wake_readiness(self):
@@ -234,9 +246,11 @@ cdef class InferenceServer:
 
     # -- model control -----------------------------------------------------------------------------
 
-    def repository_index(self, bint ready_only=False):
-        """Rows {"name", "version", "state", "reason"} of the repository index; absent keys are unknown."""
-        return self.repository.index(ready_only)
+    async def repository_index(self, bint ready_only=False):
+        """Rows {"name", "version", "state", "reason"} of the repository index; absent keys are unknown. InternalError
+        when a repository cannot be read."""
+        there = None if ready_only else await self.repository.scan()
+        return self.repository.index(ready_only, there)
 
     async def load_model(self, str name, parameters=None):
         """Loads or reloads a model and waits for it. ServerError when that is not allowed or fails."""
@@ -272,6 +286,6 @@ cdef class InferenceServer:
             shown = "".join([f"{closed} ," for closed in failed])
             raise InternalError(f"Failed to unregister the following {kind} shared memory regions: {shown}")
 
-    def metrics_text(self):
+    async def metrics_text(self):
         """Prometheus text exposition, as bytes."""
-        return self.metrics.render()
+        return await self.metrics.render()

@@ -23,7 +23,7 @@ class MetricsService:
         if request.method != "GET":
             return replies.error(405, "Method Not Allowed")
         found = path_of(request.raw_path) in ("/metrics", "/metrics/")
-        return replies.text(self._server.metrics_text() if found else b"", _TEXT)
+        return replies.text(await self._server.metrics_text() if found else b"", _TEXT)
 
 
 async def start(server: InferenceServer, *, address: str, port: int, reuse_port: bool = False) -> Listener:

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from triton_async.backends.base import LoadContext, ModelInstance, execute_requests
 from triton_async.backends.onnxruntime import OnnxRuntimeBackend
+from triton_async.config.autocomplete import ModelIO
 from triton_async.config.load import load
 from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse
@@ -68,12 +69,19 @@ class Loaded:
 
     def __init__(self, directory: Path, pool: SlabPool, backend_config: dict[str, str] | None = None) -> None:
         backend = OnnxRuntimeBackend()
-        self.config = load(
-            directory, directory.name, inspect=lambda name, path, proto: backend.inspect(path, proto)
-        )
+        backend.settings = backend_config or {}
+        found: list[ModelIO] = []
+
+        def inspect(name: str, path: Path, proto: Any) -> ModelIO:
+            found.append(backend.inspect(path, proto))
+            return found[-1]
+
+        self.config = load(directory, directory.name, inspect=inspect)
         self.signature = signature_of(self.config)
         path = directory / "1" / self.config.default_model_filename
-        self.context = LoadContext(self.config, 1, path, self.signature, pool, backend_config or {})
+        self.context = LoadContext(
+            self.config, 1, path, self.signature, pool, backend.settings, opened=found[0].opened
+        )
         self.model = backend.load(self.context)
         self.instance = self.make_instance("m_0")
 

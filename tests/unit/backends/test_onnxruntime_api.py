@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from triton_async.backends.base import execute_requests
 from triton_async.backends.onnxruntime.api import Environment, Library, clean, find_library
 from triton_async.backends.onnxruntime.instance import OnnxRuntimeInstance
-from triton_async.backends.onnxruntime.options import INSPECT, SessionSettings
+from triton_async.backends.onnxruntime.options import INSPECT, SessionSettings, ThreadPools
 from triton_async.backends.onnxruntime.session import Session
 from triton_async.config.autocomplete import TensorInfo
 from triton_async.errors import InternalError, InvalidArg, Unavailable, Unsupported
@@ -105,7 +105,7 @@ def test_thread_counts(tmp_path: Path) -> None:
 def test_global_threads_serve_all_sessions(tmp_path: Path, pool: SlabPool) -> None:
     path = save(tmp_path, add_sub())
     before = threads()
-    environment = Environment(Library(), (4, 1))
+    environment = Environment(Library(), ThreadPools(4, 1))
     assert grown(before, 3)
     sessions = [Session(environment, path, replace(ONE_THREAD, intra_op_threads=8)) for _ in range(3)]
     assert threads() - before == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -14,9 +15,19 @@ from onnx import helper
 
 from triton_async.backends.base import LoadContext
 from triton_async.backends.onnxruntime import OnnxRuntimeBackend
+from triton_async.backends.onnxruntime import backend as backend_module
 from triton_async.backends.onnxruntime import options as options_module
-from triton_async.backends.onnxruntime.options import SessionSettings, global_threads, session_settings, usable_cores
-from triton_async.config.model_config import ModelConfig, freeze
+from triton_async.backends.onnxruntime.api import Environment
+from triton_async.backends.onnxruntime.backend import OpenedSession
+from triton_async.backends.onnxruntime.options import (
+    SessionSettings,
+    ThreadPools,
+    session_settings,
+    thread_pools,
+    usable_cores,
+)
+from triton_async.backends.onnxruntime.session import Session
+from triton_async.config.model_config import InstanceKind, ModelConfig, freeze
 from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable, Unsupported
 from triton_async.infer.signature import ModelSignature
 from triton_async.memory.slab import SlabPool
@@ -34,12 +45,102 @@ def entry(key: str, value: str) -> str:
     return f"parameters {{ key: '{key}' value {{ string_value: '{value}' }} }}\n"
 
 
-def test_inspect_does_not_end_up_in_the_models_environment(tmp_path: Path, pool: SlabPool) -> None:
-    # A model is inspected before the first load says that thread pools are global.
-    directory = write(tmp_path, add_sub())
-    loaded = Loaded(directory, pool, {"enable-global-threadpool": "1", "intra_op_thread_count": "2"})
+def threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def sessions_made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, SessionSettings]]:
+    """The sessions that are made from now on."""
+    made: list[tuple[Path, SessionSettings]] = []
+
+    def make(environment: Environment, path: Path, settings: SessionSettings) -> Session:
+        made.append((path, settings))
+        return Session(environment, path, settings)
+
+    monkeypatch.setattr(backend_module, "Session", make)
+    return made
+
+
+@pytest.mark.parametrize("config", [None, "max_batch_size: 4", "optimization { graph { level: 1 } }"])
+def test_a_model_is_opened_once(
+    tmp_path: Path, pool: SlabPool, monkeypatch: pytest.MonkeyPatch, config: str | None
+) -> None:
+    made = sessions_made(monkeypatch)
+    loaded = Loaded(write(tmp_path, add_sub(), config), pool)
     ones = np.ones((1, 16), np.float32)
     assert loaded.run_one(INPUT0=ones, INPUT1=ones)["OUTPUT0"].tolist() == [[2.0] * 16]
+    assert len(made) == 1
+
+
+def test_what_inspect_opened_is_for_one_load_of_the_same_model(
+    tmp_path: Path, pool: SlabPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = sessions_made(monkeypatch)
+    loaded = Loaded(write(tmp_path, add_sub()), pool)
+    opened = loaded.context.opened
+    assert isinstance(opened, OpenedSession)
+    loaded.model = OnnxRuntimeBackend().load(loaded.context)
+    assert len(made) == 2
+    other = write(tmp_path, identity(FLOAT, ["n", 2]), name="other") / "1" / "model.onnx"
+    opened = OnnxRuntimeBackend().inspect(other, loaded.config.proto).opened
+    context = LoadContext(loaded.config, 1, loaded.context.path, loaded.signature, pool, {}, opened=opened)
+    OnnxRuntimeBackend().load(context)
+    assert [path for path, _ in made[2:]] == [other, loaded.context.path]
+
+
+def reshaped(op: str) -> object:
+    """Optimising it settles the shape of its output: the counts are constants that the file works out in nodes."""
+    constants = [helper.make_tensor("r", INT64, [2], [1, 1]), helper.make_tensor("r2", INT64, [2], [1, 2])]
+    if op == "Expand":
+        constants = [helper.make_tensor("r", INT64, [2], [1, 1]), helper.make_tensor("r2", INT64, [2], [3, 4])]
+    nodes = [
+        node("Mul", ["r", "r2"], ["product"]), node("Cast", ["product"], ["counts"], to=INT64),
+        node(op, ["X", "counts"], ["Y"]),
+    ]  # fmt: skip
+    return model(nodes, [tensor("X", FLOAT, [1, 4])], [tensor("Y", FLOAT, ["n", "m"])], constants)
+
+
+@pytest.mark.parametrize(("op", "shape"), [("Tile", [1, 8]), ("Expand", [3, 4]), ("Reshape", [1, 4])])
+@pytest.mark.parametrize("written", [False, True])
+def test_shapes_that_become_fixed_when_the_graph_is_optimised(
+    tmp_path: Path, pool: SlabPool, op: str, shape: list[int], written: bool
+) -> None:
+    made = reshaped(op)
+    if op == "Reshape":
+        made.graph.initializer[1].int64_data[:] = [1, 4]
+    config = f"max_batch_size: 0 output {{ name: 'Y' data_type: TYPE_FP32 dims: {shape} }}" if written else None
+    loaded = Loaded(write(tmp_path, made, config), pool)
+    assert list(loaded.config.outputs[0].dims) == shape
+    assert list(loaded.run_one(X=np.ones((1, 4), np.float32))["Y"].shape) == shape
+
+
+def test_small_models_share_their_threads(tmp_path: Path, pool: SlabPool) -> None:
+    backend = OnnxRuntimeBackend()
+    backend.settings = {"intra_op_thread_count": "3"}
+    paths = [write(tmp_path, add_sub(), name=f"m{index}") / "1" / "model.onnx" for index in range(5)]
+    sessions = [backend.inspect(paths[0], ModelConfigProto(name="m")).opened]
+    before = threads()
+    sessions += [backend.inspect(path, ModelConfigProto(name="m")).opened for path in paths]
+    assert threads() == before
+    # A model that says how many threads it wants has them.
+    own = ModelConfigProto(name="m")
+    own.parameters["intra_op_thread_count"].string_value = "4"
+    sessions.append(backend.inspect(paths[0], own).opened)
+    assert threads() == before + 3
+
+
+def test_all_models_share_their_threads_when_told_to(tmp_path: Path, pool: SlabPool) -> None:
+    config = entry("intra_op_thread_count", "4")
+    given = {"enable-global-threadpool": "1", "intra_op_thread_count": "2"}
+    first = Loaded(write(tmp_path, add_sub(), config), pool, given)
+    before = threads()
+    ones = np.ones((1, 16), np.float32)
+    assert first.run_one(INPUT0=ones, INPUT1=ones)["OUTPUT0"].tolist() == [[2.0] * 16]
+    backend = OnnxRuntimeBackend()
+    backend.settings = given
+    opened = backend.inspect(first.context.path, first.config.proto).opened
+    assert threads() == before
+    assert opened is not None
 
 
 def test_models_are_inspected_and_loaded_in_parallel(tmp_path: Path, pool: SlabPool) -> None:
@@ -203,11 +304,13 @@ def test_no_memory_plans_for_shapes_that_requests_choose() -> None:
     proto = ModelConfigProto(name="m")
     proto.input.add(name="x", data_type=11, dims=[3, -1])
     assert session_settings(freeze(proto)).mem_pattern is False
+    assert session_settings(freeze(proto), InstanceKind.GPU).mem_pattern is False
     proto.parameters["enable_mem_pattern"].string_value = "1"
     assert session_settings(freeze(proto)).mem_pattern is True
     proto.input[0].reshape.shape.extend([3, 4])
     del proto.parameters["enable_mem_pattern"]
-    assert session_settings(freeze(proto)).mem_pattern is True
+    assert session_settings(freeze(proto)).mem_pattern is False
+    assert session_settings(freeze(proto), InstanceKind.GPU).mem_pattern is True
 
 
 @pytest.mark.parametrize(
@@ -247,22 +350,39 @@ def test_an_unknown_graph_level_is_refused() -> None:
         session_settings(freeze(proto))
 
 
-def test_global_thread_counts() -> None:
-    assert global_threads({}) is None
-    assert global_threads({"enable-global-threadpool": "0"}) is None
+def test_threads_of_the_pools_that_sessions_share() -> None:
+    assert thread_pools({}) == ThreadPools(usable_cores(), 1, for_all=False)
+    assert thread_pools({"intra_op_thread_count": "3"}) == ThreadPools(3, 1, for_all=False)
+    assert thread_pools({"enable-global-threadpool": "0"}) is None
     given = {"enable-global-threadpool": "1", "intra_op_thread_count": "3", "inter_op_thread_count": "2"}
-    assert global_threads(given) == (3, 2)
+    assert thread_pools(given) == ThreadPools(3, 2, for_all=True)
+    assert thread_pools({"enable-global-threadpool": "1"}) == ThreadPools(usable_cores(), 0, for_all=True)
     with pytest.raises(InvalidArg, match="--backend-config=onnxruntime 'intra_op_thread_count' is 'x'"):
-        global_threads({"enable-global-threadpool": "1", "intra_op_thread_count": "x"})
+        thread_pools({"intra_op_thread_count": "x"})
+
+
+@pytest.mark.parametrize(
+    ("key", "own"),
+    [
+        ("intra_op_thread_count", True), ("inter_op_thread_count", True), ("execution_mode", True),
+        ("session.intra_op.allow_spinning", True), ("session.inter_op.allow_spinning", True),
+        ("session.intra_op_thread_affinities", True), ("enable_mem_arena", False),
+        ("session.disable_prepacking", False),
+    ],
+)  # fmt: skip
+def test_a_model_that_sets_something_about_threads_has_its_own(key: str, own: bool) -> None:
+    assert session_settings(parameters()).own_threads is False
+    assert session_settings(parameters(**{key: "1"})).own_threads is own
+    assert session_settings(parameters(intra_op_thread_count="0", execution_mode="0")).own_threads is False
 
 
 def test_a_cpu_quota_limits_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(options_module.os, "sched_getaffinity", lambda pid: set(range(16)))
     monkeypatch.setattr(options_module, "_siblings", lambda cpu: str(cpu // 2))
     monkeypatch.setattr(options_module, "quota_cpus", lambda: 0)
-    assert usable_cores() == 8
+    assert usable_cores.__wrapped__() == 8
     monkeypatch.setattr(options_module, "quota_cpus", lambda: 3)
-    assert usable_cores() == 3
+    assert usable_cores.__wrapped__() == 3
 
 
 def test_inspect_marks_defaults_as_optional(tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def test_a_model_for_gpus_alone_is_not_inspected_on_the_cpu(tmp_path: Path) -> N
 @needs_cpu_wheel
 def test_a_model_for_gpus_alone_asks_for_the_provider(tmp_path: Path) -> None:
     proto = ModelConfigProto(name="m")
-    proto.instance_group.add(kind=GPU, gpus=[1])
+    proto.instance_group.add(kind=GPU, gpus=[1], count=1)
     with pytest.raises(Unsupported, match=r"unable to load model 'm': this ONNX Runtime has no CUDAExecutionProvider"):
         OnnxRuntimeBackend().inspect(write_gpu_only(tmp_path), proto)
 

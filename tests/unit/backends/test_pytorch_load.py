@@ -52,6 +52,29 @@ def test_an_exported_program_with_fixed_shapes_does_not_batch(tmp_path: Path, po
         Loaded(write(tmp_path, made, "max_batch_size: 8", "n"), pool)
 
 
+def test_files_are_loaded_in_parallel_as_one_after_the_other(tmp_path: Path, pool: SlabPool) -> None:
+    exported = exported_add_sub()
+    directories = [write(tmp_path, exported, None, f"exported{i}") for i in range(6)]
+    directories += [write(tmp_path, AddSub(), config(*PAIR), f"script{i}") for i in range(2)]
+    begin = threading.Barrier(len(directories))
+    results: list[list[list[float]]] = []
+    filters = list(warnings.filters)
+
+    def work(directory: Path) -> None:
+        begin.wait(60)
+        loaded = Loaded(directory, pool)
+        ones = np.ones((2, 4) if directory.name.startswith("exported") else (4,), np.float32)
+        results.append(loaded.run_one(**{io.name: ones for io in loaded.config.inputs})["OUTPUT__0"].tolist())
+
+    threads = [threading.Thread(target=work, args=(directory,)) for directory in directories]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == len(directories)
+    assert warnings.filters == filters
+
+
 class Nested(torch.nn.Module):
     def forward(self, x: Any, pair: Any, *, scale: Any = None) -> Any:
         return {"sum": pair["a"] + pair["b"] * scale, "rest": (x.to(torch.int64), 3, pair["a"] - x)}

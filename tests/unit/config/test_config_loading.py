@@ -16,7 +16,7 @@ from tritonclient.grpc import model_config_pb2
 from triton_async import defines
 from triton_async.config.config_json import config_json
 from triton_async.config.labels import read_labels
-from triton_async.config.load import load, model_path, select_versions
+from triton_async.config.load import load, model_path, read, select_versions
 from triton_async.config.model_config import TimeoutAction, VersionPolicy
 from triton_async.config.paths import read_bounded, safe_join, safe_name
 from triton_async.config.pbtxt import parse
@@ -88,7 +88,7 @@ def test_the_highest_served_version_is_inspected_unless_one_is_named(tmp_path: P
     load(model, "m", inspect=inspect)
     load(model, "m", inspect=inspect, version=1)
     assert seen == [("onnxruntime", model / v / "model.onnx") for v in ("2", "1")]
-    assert select_versions(model, "m") == (1, 2)
+    assert select_versions(read(model, "m"), model) == (1, 2)
 
 
 def test_a_model_without_versions_is_refused(tmp_path: Path) -> None:

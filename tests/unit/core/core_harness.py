@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import uvloop
 
 from triton_async.backends.registry import BackendRegistry
 from triton_async.config.settings import parse
-from triton_async.core.lifecycle import Backends, Host
+from triton_async.core.host import Backends, Host, Workers
 from triton_async.core.placement import OpenDevices
 from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
@@ -71,9 +70,9 @@ async def running(
     reactor = Reactor()
     reactor.attach(loop)
     pools = pools or Pools(SlabPool(1 << 24), open_devices)
-    with ThreadPoolExecutor(4) as executor:
+    with Workers(4) as workers:
         host = Host(
-            loop, reactor, pools, backends or BackendRegistry(), executor, settings.backend_config,
+            loop, reactor, pools, backends or BackendRegistry(), workers, settings.backend_config,
             gpu_limits=settings.model_load_gpu_limit, **more,
         )  # fmt: skip
         server = InferenceServer(settings, host)

@@ -46,9 +46,9 @@ def test_a_load_goes_on_when_its_caller_leaves(tmp_path: Path) -> None:
             caller.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await caller
-            assert server.repository_index()[0]["state"] == "LOADING"
+            assert server.repository.index(False)[0]["state"] == "LOADING"
             loading.set()
-            await until(lambda: server.repository_index()[0]["state"] == "READY", "loaded")
+            await until(lambda: server.repository.index(False)[0]["state"] == "READY", "loaded")
             assert (await server.infer(request("m", [3]))).outputs[0].numpy().tolist() == [3]
 
     run(test)
@@ -80,7 +80,7 @@ def test_stopping_waits_for_a_load_and_frees_it(tmp_path: Path) -> None:
             assert isinstance(results[1], Unavailable)
             with pytest.raises(Unavailable, match="Server exiting"):
                 await server.load_model("m")
-            assert server.repository_index()[0]["state"] == "UNAVAILABLE"
+            assert server.repository.index(False)[0]["state"] == "UNAVAILABLE"
 
     run(test)
 
@@ -98,8 +98,8 @@ def test_unloading_while_loading_happens_after_it(tmp_path: Path) -> None:
             await asyncio.sleep(0)
             loading.set()
             await asyncio.gather(load, unload)
-            await until(lambda: server.repository_index()[0]["state"] == "UNAVAILABLE", "unloaded")
-            assert server.repository_index()[0]["reason"] == "unloaded"
+            await until(lambda: server.repository.index(False)[0]["state"] == "UNAVAILABLE", "unloaded")
+            assert server.repository.index(False)[0]["reason"] == "unloaded"
             assert instance_threads() == []
 
     run(test)
@@ -113,7 +113,7 @@ def test_a_version_on_its_way_out_says_so_until_it_is_gone(tmp_path: Path) -> No
     async def test() -> None:
         async with running(tmp_path, EXPLICIT, "--load-model=m", backends=backend) as server:
             def state() -> str:
-                return server.repository_index()[0]["state"]
+                return server.repository.index(False)[0]["state"]
 
             tasks = [asyncio.ensure_future(server.infer(request("m", [1])))]
             first = await backend.run_gate.arrival()
@@ -150,7 +150,7 @@ def test_whatever_a_backend_raises_fails_one_model(tmp_path: Path, place: str, t
 
     async def test() -> None:
         async with running(tmp_path, EXPLICIT, "--load-model=bad", backends=backend) as server:
-            rows = {row["name"]: row for row in server.repository_index()}
+            rows = {row["name"]: row for row in server.repository.index(False)}
             assert rows["bad"]["state"] == "UNAVAILABLE"
             assert "secret" not in rows["bad"]["reason"]
             assert instance_threads() == []
@@ -219,7 +219,7 @@ def test_a_backend_that_fails_to_close_does_not_hold_up_the_rest(tmp_path: Path,
         async with running(tmp_path, EXPLICIT, "--load-model=m", backends=backend) as server:
             await server.unload_model("m")
             await until(lambda: "model 1" in backend.closed, "freed")
-            await until(lambda: server.repository_index()[0]["state"] == "UNAVAILABLE", "unloaded")
+            await until(lambda: server.repository.index(False)[0]["state"] == "UNAVAILABLE", "unloaded")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(threading, "excepthook", lambda _: None)
@@ -236,9 +236,9 @@ def test_any_directory_name_lets_the_server_start_and_describe_itself(tmp_path: 
 
     async def test() -> None:
         async with running(tmp_path) as server:
-            for row in server.repository_index():
+            for row in await server.repository_index():
                 assert all(isinstance(value.encode(), bytes) for value in row.values())
-            assert b'model="good"' in server.metrics_text()
+            assert b'model="good"' in (await server.metrics_text())
             server.ready()
             await server.infer(request("good", [1]))
 
@@ -255,7 +255,7 @@ def test_odd_entries_of_a_repository_are_no_models(tmp_path: Path) -> None:
 
     async def test() -> None:
         async with running(tmp_path) as server:
-            assert [row["name"] for row in server.repository_index()] == ["good"]
+            assert [row["name"] for row in await server.repository_index()] == ["good"]
             assert server.ready()
 
     run(test)
@@ -294,7 +294,7 @@ def test_an_unreadable_repository_is_not_named_to_clients(tmp_path: Path) -> Non
         async with running(root) as server:
             root.rename(tmp_path / "elsewhere")
             with pytest.raises(InternalError) as caught:
-                server.repository_index()
+                await server.repository_index()
             assert "secret" not in caught.value.message
             assert "No such file or directory" in caught.value.message
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from core_harness import request, run, running, write_model
-from gated_backend import GatedBackend, until
+from gated_backend import PATIENCE_S, GatedBackend
 
 from triton_async.core.server import InferenceServer
 from triton_async.errors import ServerError
@@ -28,11 +28,11 @@ FAMILIES = {
 }  # fmt: skip
 
 
-def read(server: InferenceServer) -> dict[str, dict[str, float]]:
+async def read(server: InferenceServer) -> dict[str, dict[str, float]]:
     """Family -> labels as written -> value; every line is checked."""
     found: dict[str, dict[str, float]] = {}
     kinds: dict[str, str] = {}
-    text = server.metrics_text().decode()
+    text = (await server.metrics_text()).decode()
     assert text.endswith("\n")
     for line in text[:-1].split("\n"):
         if line.startswith("# HELP "):
@@ -54,7 +54,7 @@ def test_every_family_is_there_with_its_type(tmp_path: Path) -> None:
 
     async def test() -> None:
         async with running(tmp_path) as server:
-            found = read(server)
+            found = await read(server)
             assert list(found) == [*list(FAMILIES)]
             assert found["nv_cpu_memory_total_bytes"][""] >= found["nv_cpu_memory_used_bytes"][""] > 0
             assert 0 <= found["nv_cpu_utilization"][""] <= 1
@@ -70,7 +70,7 @@ def test_families_can_be_switched_off(tmp_path: Path, option: str, missing: str)
 
     async def test() -> None:
         async with running(tmp_path, option) as server:
-            assert list(read(server)) == [name for name in FAMILIES if missing not in name]
+            assert list(await read(server)) == [name for name in FAMILIES if missing not in name]
 
     run(test)
 
@@ -84,7 +84,7 @@ def test_counts_add_up(tmp_path: Path) -> None:
             for bad in (request("m", [[1]] * 9), InferRequest("m"), request("nope", [[1]])):
                 with pytest.raises(ServerError):
                     await server.infer(bad)
-            found = read(server)
+            found = await read(server)
             labels = 'model="m",version="1"'
             assert found["nv_inference_request_success"] == {labels: 10}
             assert found["nv_inference_count"] == {labels: 20}
@@ -109,10 +109,10 @@ def test_pending_requests_and_live_objects_are_seen_while_they_wait(tmp_path: Pa
 
     async def test() -> None:
         async with running(tmp_path, backends=backend) as server:
-            before = read(server)["triton_async_live_objects"]
+            before = (await read(server))["triton_async_live_objects"]
             tasks = [asyncio.ensure_future(server.infer(request("m", [index]))) for index in range(5)]
             first = await backend.run_gate.arrival()
-            found = read(server)
+            found = await read(server)
             assert found["nv_inference_pending_request_count"] == {'model="m",version="1"': 4}
             alive = found["triton_async_live_objects"]
             assert alive['kind="request"'] == before['kind="request"'] + 5
@@ -121,7 +121,12 @@ def test_pending_requests_and_live_objects_are_seen_while_they_wait(tmp_path: Pa
             first.set()
             await asyncio.gather(*tasks)
             tasks.clear()
-            await until(lambda: read(server)["triton_async_live_objects"] == before, "all are gone")
+            for _ in range(PATIENCE_S * 500):
+                if (await read(server))["triton_async_live_objects"] == before:
+                    break
+                await asyncio.sleep(0.002)
+            else:
+                raise AssertionError("not all are gone")
 
     run(test)
 
@@ -132,12 +137,12 @@ def test_only_ready_versions_are_listed_and_a_reload_starts_at_zero(tmp_path: Pa
     async def test() -> None:
         async with running(tmp_path, "--model-control-mode=explicit", "--load-model=m") as server:
             await server.infer(request("m", [1]))
-            assert read(server)["nv_inference_count"] == {'model="m",version="1"': 1}
+            assert (await read(server))["nv_inference_count"] == {'model="m",version="1"': 1}
             (directory / "config.pbtxt").write_text((directory / "config.pbtxt").read_text() + "\n")
             await server.load_model("m")
-            assert read(server)["nv_inference_count"] == {'model="m",version="1"': 0}
+            assert (await read(server))["nv_inference_count"] == {'model="m",version="1"': 0}
             await server.unload_model("m")
-            assert read(server)["nv_inference_count"] == {}
+            assert (await read(server))["nv_inference_count"] == {}
 
     run(test)
 
@@ -149,7 +154,7 @@ def test_tags_of_a_model_become_labels_and_cannot_forge_a_line(tmp_path: Path, v
 
     async def test() -> None:
         async with running(tmp_path) as server:
-            labels = list(read(server)["nv_inference_count"])
+            labels = list((await read(server))["nv_inference_count"])
             assert len(labels) == 1
             assert labels[0].startswith('_team="')
             assert labels[0].endswith('",model="m",version="1"')

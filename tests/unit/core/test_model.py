@@ -161,7 +161,7 @@ def test_cancelling_what_was_answered_or_never_sent_changes_nothing(tmp_path: Pa
             await server.infer(answered)
             server.cancel(answered)
             server.cancel(answered)
-            text = server.metrics_text().decode()
+            text = (await server.metrics_text()).decode()
             assert 'reason="CANCELED",version="1"} 0' in text
             assert model_of(server).in_flight == 0
 
@@ -195,9 +195,9 @@ def test_the_last_cancellation_ends_a_drain(tmp_path: Path) -> None:
             await server.unload_model("m")
             for item in sent:
                 server.cancel(item)
-            assert server.repository_index()[0]["state"] == "UNLOADING"
+            assert server.repository.index(False)[0]["state"] == "UNLOADING"
             backend.run_gate.open()
-            await until(lambda: server.repository_index()[0]["state"] == "UNAVAILABLE", "unloaded")
+            await until(lambda: server.repository.index(False)[0]["state"] == "UNAVAILABLE", "unloaded")
             assert sink.responses == []
             assert len(backend.batches) == 1  # the one that ran; what was handed over ahead was taken back
             assert backend.closed == ["m_0_0", "model 1"]
@@ -251,7 +251,7 @@ def test_a_sink_that_submits_to_a_model_on_its_way_out_is_refused(tmp_path: Path
             server.submit(request("m", [0]), sink)
             await server.unload_model("m")
             backend.run_gate.open()
-            await until(lambda: server.repository_index()[0]["state"] == "UNAVAILABLE", "unloaded")
+            await until(lambda: server.repository.index(False)[0]["state"] == "UNAVAILABLE", "unloaded")
             assert len(sink.responses) == len(refused) == 1
             sink.responses.clear()
             sink.react = None
@@ -323,7 +323,7 @@ def test_a_failed_batch_answers_all_its_requests_and_the_next_batch_runs(tmp_pat
             failed = [result for result in results if isinstance(result, InternalError)]
             assert len(failed) == 2
             assert "did not produce output 'OUTPUT0'" in failed[0].message
-            assert 'reason="BACKEND",version="1"} 2' in server.metrics_text().decode()
+            assert 'reason="BACKEND",version="1"} 2' in (await server.metrics_text()).decode()
             assert server.statistics("m")[0]["inference_stats"]["fail"]["count"] == 2
 
     run(test)

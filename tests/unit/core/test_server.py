@@ -86,7 +86,7 @@ def test_a_cancelled_running_request_delivers_nothing(tmp_path: Path) -> None:
             loaded = server.repository.models["m"].versions[1].loaded
             await until(lambda: loaded.model.in_flight == 0, "batch back")
             assert sink.responses == []
-            assert "reason=\"CANCELED\",version=\"1\"} 1" in server.metrics_text().decode()
+            assert "reason=\"CANCELED\",version=\"1\"} 1" in (await server.metrics_text()).decode()
 
     run(test)
 
@@ -111,7 +111,7 @@ def test_queue_limits_answer_unavailable_and_count_as_rejected(tmp_path: Path) -
             # One runs, two wait and time out, three find the queue full.
             assert sum("Exceeds maximum queue size" in m for m in messages) == 3
             assert messages.count("Request timeout expired") == 2
-            assert "reason=\"REJECTED\",version=\"1\"} 5" in server.metrics_text().decode()
+            assert "reason=\"REJECTED\",version=\"1\"} 5" in (await server.metrics_text()).decode()
 
     run(test)
 
@@ -195,7 +195,7 @@ def test_a_reload_swaps_without_losing_a_request(tmp_path: Path) -> None:
             stop = True
             await asyncio.gather(*clients)
             assert served > 0
-            index = {row["version"]: row for row in server.repository_index()}
+            index = {row["version"]: row for row in server.repository.index(False)}
             assert index["7"]["state"] == "READY"
             assert index["1"] == {"name": "m", "version": "1", "state": "UNAVAILABLE", "reason": "unloaded"}
             assert server.ready()
@@ -248,7 +248,7 @@ def test_the_same_name_in_two_repositories_does_not_load(tmp_path: Path) -> None
     async def test() -> None:
         async with running(tmp_path / "a", f"--model-repository={tmp_path / 'b'}") as server:
             assert not server.ready()
-            row = server.repository_index()[0]
+            row = server.repository.index(False)[0]
             assert (row["state"], row["reason"]) == ("UNAVAILABLE", "model appears in two or more repositories")
 
     run(test)

@@ -161,10 +161,10 @@ cdef class Library:
     cdef int check(self, ort_status *status) except -1
 
 
-# The library's environment: its logger and, if asked for, thread pools for all sessions. Outlives its sessions.
+# The library's environment: its logger and, if asked for, thread pools that sessions share. Outlives its sessions.
 # There is one at a time in a process: a second one made while the first lives is the first.
 @cython.final
 cdef class Environment:
     cdef readonly Library library
-    cdef readonly bint global_threads
+    cdef readonly object pools            # options.ThreadPools, None: each session has its own
     cdef ort_env *env

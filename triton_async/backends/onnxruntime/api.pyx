@@ -206,23 +206,23 @@ cdef tuple _available_providers(Library library):
 @cython.final
 @cython.no_gc_clear
 cdef class Environment:
-    """The library's environment, with thread pools for all its sessions when `global_threads` is set: a pair of
-    thread counts, intra-op and inter-op, 0 for the engine's choice. Any thread.
+    """The library's environment, with the thread pools that its sessions share: options.ThreadPools, None for none.
+    Any thread.
     """
 
-    def __init__(self, Library library, global_threads=None):
+    def __init__(self, Library library, pools=None):
         cdef ort_threading_options *threads = NULL
         cdef ort_table api = library.api
         self.library = library
-        self.global_threads = global_threads is not None
+        self.pools = pools
         # Every error comes back as a status as well, so the library itself prints none.
-        if global_threads is None:
+        if pools is None:
             library.check(ort_create_env(api, ORT_LOG_FATAL, b"triton-async", &self.env))
             return
         library.check(ort_create_threading_options(api, &threads))
         try:
-            library.check(ort_set_global_intra_op_threads(api, threads, global_threads[0]))
-            library.check(ort_set_global_inter_op_threads(api, threads, global_threads[1]))
+            library.check(ort_set_global_intra_op_threads(api, threads, pools.intra_op_threads))
+            library.check(ort_set_global_inter_op_threads(api, threads, pools.inter_op_threads))
             library.check(ort_set_global_spin_control(api, threads, 0))
             library.check(ort_create_env_with_global_threads(api, ORT_LOG_FATAL, b"triton-async", threads,
                                                              &self.env))

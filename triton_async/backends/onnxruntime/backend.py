@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelI
 from triton_async.backends.onnxruntime.api import Environment, Library, find_library
 from triton_async.backends.onnxruntime.cuda_libraries import preload
 from triton_async.backends.onnxruntime.instance import OnnxRuntimeInstance
-from triton_async.backends.onnxruntime.options import INSPECT, SessionSettings, global_threads, session_settings
+from triton_async.backends.onnxruntime.options import INSPECT, SessionSettings, session_settings, thread_pools
 from triton_async.backends.onnxruntime.providers import CUDA, OPENVINO, Provider, missing
 from triton_async.backends.onnxruntime.session import Session
 from triton_async.config.autocomplete import ModelIO
 from triton_async.config.consistency import check_against_model
-from triton_async.config.model_config import InstanceGroup, InstanceKind, ModelConfig
+from triton_async.config.model_config import InstanceGroup, InstanceKind, ModelConfig, freeze
 from triton_async.errors import InternalError, ServerError, Unsupported
 
 log = logging.getLogger("triton_async.backends.onnxruntime")
@@ -56,26 +56,34 @@ class OnnxRuntimeBackend(Backend):
             return "" if CUDA in self._loaded().providers else missing(CUDA)
 
     def inspect(self, path: Path, proto: Any) -> ModelIO:
-        """Inputs and outputs of the model; inputs that it has a default for are optional."""
+        """Inputs and outputs of the model as its session has them: optimising one may settle shapes that the file
+        leaves open. Inputs that it has a default for are optional.
+        """
+        if proto is None:
+            return self.make_session(path, "", INSPECT).model_io()
+        config = freeze(proto)
+        kind, device = _first_place(config)
+        settings = _settings(config, kind, device)
+        if settings.device < 0:
+            session = self.make_session(path, config.name, settings)
+            return replace(session.model_io(), opened=OpenedSession(session, path, settings))
+        # Not yet on the GPU, whose memory is watched while a model loads.
+        settings = _settings(config, InstanceKind.CPU, 0)
+        settings = replace(settings, providers=(), entries=(*settings.entries, *INSPECT.entries))
         try:
-            return self._inspect(path, INSPECT)
+            return self.make_session(path, config.name, settings).model_io()
         except InternalError as error:
-            gpu = _first_gpu(proto)
-            if gpu is None or f"error {_NOT_IMPLEMENTED}:" not in error.message:
+            if f"error {_NOT_IMPLEMENTED}:" not in error.message:
                 raise
         # Some operators have a kernel for GPUs alone.
-        settings = replace(INSPECT, providers=(Provider(CUDA, (("device_id", str(gpu)),)),), device=gpu)
-        self.provide(proto.name, settings)
-        return self._inspect(path, settings)
+        settings = replace(settings, providers=(Provider(CUDA, (("device_id", str(device)),)),), device=device)
+        return self.make_session(path, config.name, settings).model_io()
 
     def load(self, context: LoadContext) -> LoadedModel:
         """A session of the model, checked against its config."""
-        config = context.config
-        if config.proto.model_operations.op_library_filename:
-            raise Unsupported(f"unable to load model '{config.name}': custom operator libraries are not supported")
-        return OnnxRuntimeModel(self, self._started(context.backend_config), context)
+        return OnnxRuntimeModel(self, context)
 
-    def provide(self, model: str, settings: SessionSettings) -> None:
+    def _provide(self, model: str, settings: SessionSettings) -> None:
         """Makes the providers of `settings` ready to be appended. Unsupported, naming the model, for one that the
         library was built without.
         """
@@ -87,25 +95,45 @@ class OnnxRuntimeBackend(Backend):
                 self._preloaded = True
                 preload(find_library().parent)
 
-    def _inspect(self, path: Path, settings: SessionSettings) -> ModelIO:
-        with self._lock:
-            environment = self._environment
-            if environment is None:
-                # A model may be inspected before the settings of the environment are known, and there is one
-                # environment at a time: this one ends, under the lock, with the session.
-                return Session(Environment(self._loaded()), _model_file(path), settings).model_io()
-        return Session(environment, _model_file(path), settings).model_io()
+    def make_session(self, path: Path, model: str, settings: SessionSettings) -> Session:
+        """A session of the model file, or folder, at `path`. ServerError."""
+        self._provide(model, settings)
+        alone = any(provider.name == OPENVINO for provider in settings.providers)
+        try:
+            with _openvino if alone else nullcontext():
+                return Session(self._started(), _model_file(path), settings)
+        except ServerError as error:
+            if settings.device < 0:
+                raise
+            raise type(error)(f"unable to load model '{model}' on GPU {settings.device}: {error.message}") from None
 
     def _loaded(self) -> Library:
         if self._library is None:
             self._library = Library()
         return self._library
 
-    def _started(self, backend_config: Mapping[str, str]) -> Environment:
+    def _started(self) -> Environment:
         with self._lock:
             if self._environment is None:
-                self._environment = Environment(self._loaded(), global_threads(backend_config))
+                self._environment = Environment(self._loaded(), thread_pools(self.settings))
             return self._environment
+
+
+class OpenedSession:
+    """The session that a model was inspected in. One load may take it."""
+
+    def __init__(self, session: Session, path: Path, settings: SessionSettings) -> None:
+        self._session: Session | None = session
+        self._made_of = path, settings
+
+    def take(self, path: Path, settings: SessionSettings) -> Session | None:
+        """The session, when it is of this model with these settings and still there."""
+        session, self._session = self._session, None
+        return session if self._made_of == (path, settings) else None
+
+    def close(self) -> None:
+        """Drops the session when no load took it."""
+        self._session = None
 
 
 class OnnxRuntimeModel(LoadedModel):
@@ -116,26 +144,31 @@ class OnnxRuntimeModel(LoadedModel):
     them only repeat the weights in memory, the time to load them and the thread pool.
     """
 
-    def __init__(self, backend: OnnxRuntimeBackend, environment: Environment, context: LoadContext) -> None:
+    def __init__(self, backend: OnnxRuntimeBackend, context: LoadContext) -> None:
         self._backend = backend
         self._context = context
-        self._environment = environment
         self._lock = threading.Lock()
         # By device, -1 the CPU; with sessions that are not shared, those that no instance has yet.
         self._sessions: dict[int, Session] = {}
-        first = next(iter(context.config.instances()), None)
-        kind, device = (InstanceKind.CPU, 0) if first is None else (first.kind, first.device)
-        settings = self._settings(kind, device)
-        session = self._sessions[settings.device] = self._make_session(settings)
-        check_against_model(context.config.proto, session.model_io())
-        _warn_of_idle_accelerators(context.config)
-        if any(group.kind is InstanceKind.GPU for group in context.config.instance_groups):
+        config = context.config
+        self._settings: dict[tuple[InstanceKind, int], SessionSettings] = {}
+        settings = self._settings_for(*_first_place(config))
+        opened = context.opened
+        session = opened.take(context.path, settings) if isinstance(opened, OpenedSession) else None
+        if session is None:
+            session = self._make_session(settings)
+            check_against_model(config.proto, session.model_io())
+        self._sessions[settings.device] = session
+        _warn_of_idle_accelerators(config)
+        if any(group.kind is InstanceKind.GPU for group in config.instance_groups):
             # Where its copies to and from GPUs are fastest.
             self.input_pool = context.pools.pinned()
+        else:
+            self.thread_bound = False
 
     def create_instance(self, name: str, group: InstanceGroup, device_id: int) -> ModelInstance:
         """An instance of the session shared on its device, or of one of its own."""
-        settings = self._settings(group.kind, device_id)
+        settings = self._settings_for(group.kind, device_id)
         with self._lock:
             session = self._sessions.pop(settings.device, None)
             if session is None and settings.shared:
@@ -150,31 +183,31 @@ class OnnxRuntimeModel(LoadedModel):
         """Drops the sessions."""
         self._sessions.clear()
 
-    def _settings(self, kind: InstanceKind, device: int) -> SessionSettings:
-        return session_settings(self._context.config, kind, device)
+    def _settings_for(self, kind: InstanceKind, device: int) -> SessionSettings:
+        settings = self._settings.get((kind, device))
+        if settings is None:
+            settings = self._settings[kind, device] = _settings(self._context.config, kind, device)
+        return settings
 
     def _make_session(self, settings: SessionSettings) -> Session:
-        path, name = _model_file(self._context.path), self._context.config.name
-        self._backend.provide(name, settings)
-        try:
-            if any(provider.name == OPENVINO for provider in settings.providers):
-                with _openvino:
-                    return Session(self._environment, path, settings)
-            return Session(self._environment, path, settings)
-        except ServerError as error:
-            if settings.device < 0:
-                raise
-            raise type(error)(f"unable to load model '{name}' on GPU {settings.device}: {error.message}") from None
+        return self._backend.make_session(self._context.path, self._context.config.name, settings)
+
+
+def _settings(config: ModelConfig, kind: InstanceKind, device: int) -> SessionSettings:
+    if config.proto.model_operations.op_library_filename:
+        raise Unsupported(f"unable to load model '{config.name}': custom operator libraries are not supported")
+    return session_settings(config, kind, device)
+
+
+def _first_place(config: ModelConfig) -> tuple[InstanceKind, int]:
+    """Kind and device of the first instance."""
+    first = next(iter(config.instances()), None)
+    return (InstanceKind.CPU, 0) if first is None else (first.kind, first.device)
 
 
 def _model_file(path: Path) -> Path:
     # A folder of the model's name holds the model with its external data, as in Triton.
     return path / "model.onnx" if path.is_dir() else path
-
-
-def _first_gpu(proto: Any) -> int | None:
-    groups = () if proto is None else proto.instance_group
-    return next((group.gpus[0] for group in groups if group.kind == InstanceKind.GPU and group.gpus), None)
 
 
 def _warn_of_idle_accelerators(config: ModelConfig) -> None:

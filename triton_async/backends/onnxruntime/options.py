@@ -6,7 +6,9 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from triton_async.backends.onnxruntime.providers import Provider, providers
 from triton_async.cgroup import quota_cpus
@@ -16,8 +18,9 @@ from triton_async.errors import InvalidArg, ServerError
 # optimization.graph.level -> GraphOptimizationLevel.
 _LEVELS = {-1: 1, 0: 99, 1: 2, 2: 0}
 
-# Parameters that go to the session as they are.
+# Parameters that go to the session as they are, and those among them that are about its threads.
 _SESSION_PREFIXES = ("session.", "optimization.", "mlas.")
+_THREAD_PREFIXES = ("session.intra_op", "session.inter_op")
 
 # Idle pool threads that spin take the cores from the event loop and from other models' threads.
 _QUIET = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
@@ -25,12 +28,23 @@ _QUIET = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinni
 _ARENA_SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 
 
-@dataclass(frozen=True, slots=True)
-class SessionSettings:
-    """How to make a session. Thread counts 0: the engine's choice. `graph_level`: ONNX Runtime's number. `device`:
-    the GPU that it runs on, -1 for the CPU.
+class ThreadPools(NamedTuple):
+    """Pools that sessions share: threads of each, 0 for the engine's choice. `for_all`: also for models that set
+    something about threads, which get pools of their own else.
     """
 
+    intra_op_threads: int
+    inter_op_threads: int
+    for_all: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """How to make a session. `own_threads`: it has pools of its own, of these sizes (0: the engine's choice), where it
+    does not have to share. `graph_level`: ONNX Runtime's number. `device`: the GPU that it runs on, -1 for the CPU.
+    """
+
+    own_threads: bool = True
     intra_op_threads: int = 0
     inter_op_threads: int = 0
     parallel: bool = False
@@ -44,7 +58,7 @@ class SessionSettings:
     device: int = -1
 
 
-# Reads what a model declares: nothing is optimised, no weight repacked and no thread started.
+# For a look at what a model declares, without a config: nothing is optimised, no weight repacked, no thread started.
 INSPECT = SessionSettings(
     intra_op_threads=1, inter_op_threads=1, graph_level=0, entries=(("session.disable_prepacking", "1"),)
 )
@@ -54,7 +68,7 @@ def session_settings(
     config: ModelConfig, kind: InstanceKind = InstanceKind.CPU, device: int = 0
 ) -> SessionSettings:
     """Settings of a model's sessions for instances of this kind, on this GPU. InvalidArg, naming model and
-    parameter, for a value that can not be.
+    parameter, for a value that can not be. On the CPU they do not depend on what a config says of inputs and outputs.
     """
     if config.graph_level not in _LEVELS:
         raise InvalidArg(
@@ -64,18 +78,22 @@ def session_settings(
     parameters = config.parameters
     where = f"model '{config.name}': parameter"
     arena = _flag(where, parameters, "enable_mem_arena", True)
+    intra_op_threads = _count(where, parameters, "intra_op_thread_count")
+    inter_op_threads = _count(where, parameters, "inter_op_thread_count")
+    parallel = _execution_mode(where, parameters)
     # The engine keeps a memory plan for each shape it has seen, for as long as it lives: with dims that requests
-    # choose that is a leak that clients control.
-    dynamic = any(-1 in io.model_dims for io in config.inputs)
+    # choose that is a leak that clients control. On the CPU no run is any faster with one.
+    patterns = kind is InstanceKind.GPU and not any(-1 in io.model_dims for io in config.inputs)
     return SessionSettings(
-        # Sessions of one model share the pool; the engine's own choice would pin its threads to cores, the same
-        # ones for every model, and knows nothing of a container's CPU quota.
-        intra_op_threads=_count(where, parameters, "intra_op_thread_count") or usable_cores(),
-        inter_op_threads=_count(where, parameters, "inter_op_thread_count"),
-        parallel=_execution_mode(where, parameters),
+        own_threads=bool(intra_op_threads or inter_op_threads or parallel) or any(map(_about_threads, parameters)),
+        # The engine's own choice would pin its threads to cores, the same ones for every model, and knows nothing of
+        # a container's CPU quota.
+        intra_op_threads=intra_op_threads or usable_cores(),
+        inter_op_threads=inter_op_threads,
+        parallel=parallel,
         graph_level=_LEVELS[config.graph_level],
         mem_arena=arena,
-        mem_pattern=_flag(where, parameters, "enable_mem_pattern", not dynamic),
+        mem_pattern=_flag(where, parameters, "enable_mem_pattern", patterns),
         shared=_flag(where, parameters, "share_session_between_instances", True),
         entries=_entries(parameters),
         run_entries=_run_entries(where, parameters, arena, device if kind is InstanceKind.GPU else -1),
@@ -84,22 +102,27 @@ def session_settings(
     )
 
 
-def global_threads(backend_config: Mapping[str, str]) -> tuple[int, int] | None:
-    """Intra-op and inter-op thread counts of the pools that all sessions share; None when each has its own."""
+def thread_pools(backend_config: Mapping[str, str]) -> ThreadPools | None:
+    """The pools that sessions share; None when each session is to have its own."""
     where = "--backend-config=onnxruntime"
-    if not _flag(where, backend_config, "enable-global-threadpool", False):
-        return None
-    return (
-        _count(where, backend_config, "intra_op_thread_count") or usable_cores(),
-        _count(where, backend_config, "inter_op_thread_count"),
-    )
+    shared = _flag(where, backend_config, "enable-global-threadpool", True)
+    intra_op_threads = _count(where, backend_config, "intra_op_thread_count") or usable_cores()
+    for_all = "enable-global-threadpool" in backend_config
+    # Inter-op threads are for models of parallel execution, which may have their own.
+    inter_op_threads = _count(where, backend_config, "inter_op_thread_count") or (0 if for_all else 1)
+    return ThreadPools(intra_op_threads, inter_op_threads, for_all) if shared else None
 
 
+@cache
 def usable_cores() -> int:
-    """Physical cores that this process may use: affinity and a cgroup's CPU quota counted in."""
+    """Physical cores that this process may use: affinity and a cgroup's CPU quota counted in, as of the first call."""
     cpus = os.sched_getaffinity(0)
     cores = {_siblings(cpu) for cpu in cpus}
     return max(1, min(len(cores), quota_cpus() or len(cores)))
+
+
+def _about_threads(key: str) -> bool:
+    return key.startswith(_THREAD_PREFIXES)
 
 
 def _siblings(cpu: int) -> str:

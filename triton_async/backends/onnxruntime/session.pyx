@@ -60,6 +60,8 @@ from triton_async.backends.onnxruntime.api cimport (
 )
 from triton_async.infer.tensor cimport TA_MAX_RANK
 
+from stat import S_ISREG
+
 from triton_async.backends.onnxruntime.providers import CUDA, TENSORRT, plain_error
 from triton_async.config.autocomplete import ModelIO, TensorInfo
 from triton_async.errors import InternalError, InvalidArg, Unavailable, Unsupported
@@ -89,7 +91,7 @@ cdef class Session:
         self.device = settings.device
         library.check(ort_create_session_options(library.api, &options))
         try:
-            _apply(library, options, settings, environment.global_threads)
+            _apply(library, options, settings, _shares_threads(environment, settings))
             try:
                 for provider in settings.providers:
                     _append(library, options, provider)
@@ -158,22 +160,26 @@ cdef class Session:
 
 def _check_file(path):
     try:
-        size = path.stat().st_size
+        found = path.stat()
     except OSError:
         raise Unavailable(f"unable to find '{path.name}'") from None
-    if not path.is_file():
+    if not S_ISREG(found.st_mode):
         raise InvalidArg(f"'{path.name}' is not a file")
-    if size == 0:
+    if found.st_size == 0:
         raise InvalidArg(f"'{path.name}' is empty")
 
 
-cdef int _apply(Library library, ort_session_options *options, settings, bint global_threads) except -1:
+cdef bint _shares_threads(Environment environment, settings) except -1:
+    return environment.pools is not None and (environment.pools.for_all or not settings.own_threads)
+
+
+cdef int _apply(Library library, ort_session_options *options, settings, bint share_threads) except -1:
     cdef ort_table api = library.api
     library.check(ort_set_graph_optimization_level(api, options, settings.graph_level))
     library.check(ort_set_execution_mode(api, options, settings.parallel))
     library.check(ort_set_mem_arena(api, options, settings.mem_arena))
     library.check(ort_set_mem_pattern(api, options, settings.mem_pattern))
-    if global_threads:
+    if share_threads:
         library.check(ort_disable_per_session_threads(api, options))
     else:
         library.check(ort_set_intra_op_threads(api, options, settings.intra_op_threads))

@@ -157,7 +157,7 @@ class PyTorchModel(LoadedModel):
         torch, name = self._library.torch, self._context.config.name
         reader = open_archive(torch, self._path, name)
         kind = kind_of(reader, self._path, name)
-        with torch.inference_mode(self._options.inference_mode):
+        with self._library.loading, torch.inference_mode(self._options.inference_mode):
             if kind is Kind.SCRIPT:
                 return ScriptProgram(torch, self._path, name, device)
             if kind is Kind.EXPORTED:

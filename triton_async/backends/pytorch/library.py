@@ -47,6 +47,9 @@ class Library:
             self.torch.from_numpy(np.frombuffer(b"\0", np.uint8))
         # PyTorch counts cores and knows nothing of a container's CPU quota.
         self.threads = max(1, min(self.torch.get_num_threads(), quota_cpus() or 1 << 30))
+        # Held while a file is loaded: torch.export.load keeps what it reads in a global, and refuses a second one; the
+        # filters of warnings and of a logger that are set meanwhile are the process's.
+        self.loading = threading.Lock()
         self._lock = threading.Lock()
         # Parameter -> who set it -> model name and value. A switch is free again when nobody is left.
         self._claims: dict[str, dict[int, tuple[str, bool]]] = {}

@@ -78,9 +78,9 @@ class Service:
         version = parse_version(request.version)
         return grpc_control.statistics(self._server.statistics(request.name, version))
 
-    def _repository_index(self, request: Any) -> Any:
+    async def _repository_index(self, request: Any) -> Any:
         grpc_control.check_repository(request)
-        return grpc_control.repository_index(self._server.repository_index(request.ready))
+        return grpc_control.repository_index(await self._server.repository_index(request.ready))
 
     async def _load(self, request: Any) -> Any:
         grpc_control.check_repository(request)

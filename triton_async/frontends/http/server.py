@@ -111,7 +111,7 @@ class HttpService:
 
     async def _index(self, request: web.BaseRequest, repository: str | None) -> web.Response:
         ready_only = control.parse_index(await self._body(request))
-        return replies.as_json(control.dumps(self._server.repository_index(ready_only)))
+        return replies.as_json(control.dumps(await self._server.repository_index(ready_only)))
 
     async def _load(self, request: web.BaseRequest, repository: str | None, model: str) -> web.Response:
         _refuse_repository(repository)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from triton_async.backends.device.instance import DeviceInstance
 from triton_async.backends.device.options import slot_options
 from triton_async.config.settings import parse
 from triton_async.core import instances
-from triton_async.core.lifecycle import Host
+from triton_async.core.host import Host, Workers
 from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
 from triton_async.errors import InternalError, ServerError, Unavailable
@@ -86,8 +85,8 @@ async def running(root: Path, backend: FakeBackend, more: str = "", count: int =
     settings = parse([f"--model-repository={root}"])
     reactor = Reactor()
     reactor.attach(loop)
-    with ThreadPoolExecutor(2) as executor:
-        host = Host(loop, reactor, Pools(SlabPool(1 << 24)), backend, executor, settings.backend_config)
+    with Workers(2) as workers:
+        host = Host(loop, reactor, Pools(SlabPool(1 << 24)), backend, workers, settings.backend_config)
         server = InferenceServer(settings, host)
         await server.start()
         yield server

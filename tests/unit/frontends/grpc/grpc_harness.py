@@ -7,7 +7,6 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import uvloop
 
 from triton_async.backends.registry import BackendRegistry
 from triton_async.config.settings import parse
-from triton_async.core.lifecycle import Backends, Host
+from triton_async.core.host import Backends, Host, Workers
 from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
 from triton_async.frontends.grpc import server as grpc_server
@@ -101,9 +100,9 @@ class Running:
         settings = parse([f"--model-repository={root}", *options])
         reactor = Reactor()
         reactor.attach(self.loop)
-        with ThreadPoolExecutor(4) as executor:
+        with Workers(4) as workers:
             self.pool = self.pools.host
-            host = Host(self.loop, reactor, self.pools, self.backends, executor, settings.backend_config)
+            host = Host(self.loop, reactor, self.pools, self.backends, workers, settings.backend_config)
             self.server = InferenceServer(settings, host)
             await self.server.start()
             start = grpc_server.start if express else reference.start

@@ -29,7 +29,7 @@ from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelI
 from triton_async.backends.registry import BackendRegistry
 from triton_async.config.model_config import InstanceGroup, InstanceKind
 from triton_async.config.settings import parse
-from triton_async.core.lifecycle import Host
+from triton_async.core.host import Host, Workers
 from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
 from triton_async.frontends.grpc import server as grpc_server
@@ -126,9 +126,9 @@ class Server:
         settings = parse([f"--model-repository={root}", *options])
         reactor = Reactor()
         reactor.attach(self.loop)
-        with ThreadPoolExecutor(4) as executor:
+        with Workers(4) as workers:
             pools = Pools(SlabPool(1 << 24), lambda: self.gpus)
-            host = Host(self.loop, reactor, pools, self, executor, settings.backend_config, regions=self.regions)
+            host = Host(self.loop, reactor, pools, self, workers, settings.backend_config, regions=self.regions)
             self.server = InferenceServer(settings, host)
             assert await self.server.start()
             http = await http_server.start(

@@ -1,0 +1,79 @@
+"""What repositories hold: directories and links of all kinds, and when a model counts as changed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from triton_async.core.files import find, fingerprint, scan
+from triton_async.errors import InternalError
+
+
+def make(path: Path, text: str = "x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_directories_and_links_to_them_are_models(tmp_path: Path) -> None:
+    root, other = tmp_path / "root", tmp_path / "other"
+    for path in (root / "a" / "1", root / "b", root / ".hidden", other / "b", other / "c", tmp_path / "away"):
+        path.mkdir(parents=True)
+    make(root / "file")
+    (root / "link").symlink_to(tmp_path / "away")
+    (root / "dangling").symlink_to(tmp_path / "nowhere")
+    (root / "circle").symlink_to(root / "circle")
+    os.mkfifo(root / "pipe")
+    os.mkdir(os.fsencode(root) + b"/\xff")
+    assert scan([root, other]) == {"a": [root], "b": [root, other], "link": [root], "c": [other]}
+
+
+def test_a_repository_that_is_gone_is_named_in_the_log_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(InternalError, match=r"^failed to read a model repository: No such file or directory$"):
+        scan([tmp_path / "secret"])
+    assert "secret" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/1", "/", "\0", "\ud800", "x" * 5000, "file", "nope"])
+def test_names_that_no_model_has(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a" / "1").mkdir(parents=True)
+    make(tmp_path / "file")
+    assert find([tmp_path], name) == []
+    assert find([tmp_path, tmp_path], "a") == [tmp_path, tmp_path]
+
+
+def test_the_fingerprint_changes_with_every_file(tmp_path: Path) -> None:
+    model = make(tmp_path / "m" / "1" / "deep" / "weights").parents[2]
+    seen = {fingerprint(model)}
+    assert fingerprint(model) in seen
+    changes = [
+        lambda: make(model / "config.pbtxt"),
+        lambda: make(model / "1" / "deep" / "weights", "other"),
+        lambda: os.utime(model / "1" / "deep" / "weights", ns=(1, 1)),
+        lambda: (model / "1").rename(model / "2"),
+        lambda: make(model / "2" / "deep" / "new"),
+        (model / "2" / "deep" / "new").unlink,
+        (model / "3").mkdir,
+    ]
+    for count, change in enumerate(changes, 2):
+        change()
+        seen.add(fingerprint(model))
+        assert len(seen) == count
+
+
+def test_links_count_as_what_they_lead_to_and_are_not_followed_into(tmp_path: Path) -> None:
+    weights = make(tmp_path / "weights")
+    model = tmp_path / "m"
+    (model / "1").mkdir(parents=True)
+    (model / "1" / "linked").symlink_to(weights)
+    (model / "1" / "nowhere").symlink_to(tmp_path / "none")
+    (model / "1" / "up").symlink_to(model)
+    before = fingerprint(model)
+    assert {row[0] for row in before} == {"1", "1/linked", "1/up"}
+    weights.write_text("longer than before")
+    assert fingerprint(model) != before
+    assert fingerprint(tmp_path / "none") == ()

@@ -1,0 +1,81 @@
+"""What the model repositories hold, as the file system tells it. Blocks: never on the loop thread."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from triton_async.config.paths import is_directory
+from triton_async.errors import InternalError
+
+log = logging.getLogger("triton_async.core")
+
+# Changes when any file of a model does: relative path, size, mtime and inode of each.
+Fingerprint = tuple[Any, ...]
+
+
+def scan(roots: Sequence[Path]) -> dict[str, list[Path]]:
+    """All model directories: name -> the roots that have one of it. InternalError when a root cannot be read.
+
+    A name that is no UTF-8 text could not be told to anybody, so such a directory is no model.
+    """
+    found: dict[str, list[Path]] = {}
+    for root in roots:
+        try:
+            with os.scandir(root) as entries:
+                names = [entry.name for entry in entries if _is_model_directory(entry)]
+        except OSError as error:
+            # Clients see the error, and where the repository lies is none of their business.
+            log.error("failed to read model repository '%s': %s", root, error.strerror)
+            raise InternalError(f"failed to read a model repository: {error.strerror}") from None
+        for name in names:
+            found.setdefault(name, []).append(root)
+    return found
+
+
+def find(roots: Sequence[Path], name: str) -> list[Path]:
+    """The roots that have a directory of this name."""
+    if not name or name in (".", "..") or "/" in name:
+        return []
+    try:
+        name.encode()
+        return [root for root in roots if os.path.isdir(root / name)]
+    except ValueError:  # a name that no file can have, or no answer could carry
+        return []
+
+
+def fingerprint(directory: Path) -> Fingerprint:
+    """Of a model's directory."""
+    rows: list[tuple[str, int, int, int]] = []
+    _collect(str(directory), "", rows)
+    return tuple(sorted(rows))
+
+
+def _collect(directory: str, prefix: str, rows: list[tuple[str, int, int, int]]) -> None:
+    try:
+        with os.scandir(directory) as entries:
+            found = list(entries)
+    except OSError:
+        return
+    for entry in found:
+        name = prefix + entry.name
+        try:
+            status = entry.stat()
+        except OSError:  # a link that leads nowhere, or gone by now
+            continue
+        rows.append((name, status.st_size, status.st_mtime_ns, status.st_ino))
+        if entry.is_dir(follow_symlinks=False):
+            _collect(entry.path, f"{name}/", rows)
+
+
+def _is_model_directory(entry: os.DirEntry[str]) -> bool:
+    if entry.name.startswith("."):
+        return False
+    try:
+        entry.name.encode()
+    except UnicodeEncodeError:
+        return False
+    return is_directory(entry)

@@ -1,0 +1,114 @@
+"""What a server's models are made on: its memory, backends, GPUs, and the threads for what blocks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from triton_async.backends.base import Backend
+from triton_async.core.families import MetricSource
+from triton_async.core.placement import GpuLoads
+from triton_async.core.reactor import Reactor
+from triton_async.defines import FILE_THREADS, UNLOAD_THREADS
+from triton_async.errors import InternalError, ServerError
+from triton_async.memory.devices import Devices
+from triton_async.memory.pools import Pools
+from triton_async.memory.regions import RegionRegistry
+from triton_async.memory.slab import SlabPool
+
+log = logging.getLogger("triton_async.core")
+
+T = TypeVar("T")
+
+# What was being done when something failed.
+LOADING = "while loading the model"
+UNLOADING = "while unloading the model"
+LOOKING = "while reading the model repository"
+
+
+class Backends(Protocol):
+    """Where backends come from; the app hands one down."""
+
+    def get(self, name: str) -> Backend: ...
+
+
+class Workers:
+    """Threads for what blocks, apart from each other: loads that take minutes hold up no unload, and a file system that
+    hangs holds up neither. To be used in a `with` block, whose end waits for what they have.
+    """
+
+    def __init__(self, load_threads: int) -> None:
+        self.loads = ThreadPoolExecutor(load_threads, "load")
+        self.unloads = ThreadPoolExecutor(UNLOAD_THREADS, "unload")
+        self.files = ThreadPoolExecutor(FILE_THREADS, "files")
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for executor in (self.loads, self.unloads, self.files):
+            executor.shutdown()
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What the server's models are made on. `pools` is its memory, and the GPUs; `regions` that of clients, who by
+    default may register none. `gpu_limits`: --model-load-gpu-limit. For the metrics: `gpu_uuid` of a GPU, "" when it is
+    not known.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    reactor: Reactor
+    pools: Pools
+    backends: Backends
+    workers: Workers
+    backend_config: Mapping[str, Mapping[str, str]]
+    regions: RegionRegistry = field(default_factory=RegionRegistry)
+    gpu_limits: Mapping[int, float] = field(default_factory=dict)
+    gpu_loads: GpuLoads = field(default_factory=GpuLoads)
+    metric_sources: Sequence[MetricSource] = ()
+    gpu_uuid: Callable[[int], str] = lambda device: ""
+
+    @property
+    def pool(self) -> SlabPool:
+        """Host memory, for what front-ends receive."""
+        return self.pools.host
+
+    def open_devices(self) -> Devices:
+        """The machine's GPUs. The first call may load CUDA and block. Unsupported, with the reason, for none."""
+        return self.pools.devices
+
+    async def loading(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Runs a step of a load on a load thread. Whatever a backend or a file system raises comes as a ServerError."""
+        return await self._run(self.workers.loads, LOADING, function, arguments)
+
+    async def unloading(self, function: Callable[..., T], *arguments: Any) -> T:
+        """The same for a step that frees a model."""
+        return await self._run(self.workers.unloads, UNLOADING, function, arguments)
+
+    async def looking(self, function: Callable[..., T], *arguments: Any) -> T:
+        """The same for a look at files, which takes no longer than the file system does."""
+        return await self._run(self.workers.files, LOOKING, function, arguments)
+
+    async def _run(
+        self, executor: Executor, doing: str, function: Callable[..., T], arguments: tuple[Any, ...]
+    ) -> T:
+        try:
+            return await self.loop.run_in_executor(executor, function, *arguments)
+        except Exception as error:
+            known = as_server_error(error, doing, function)
+            if known is error:
+                raise
+            raise known from error
+
+
+def as_server_error(error: Exception, doing: str, function: Callable[..., Any]) -> ServerError:
+    """What clients are told of an error in `function`: its text may name files, so that of others is for the log."""
+    if isinstance(error, ServerError):
+        return error
+    log.error("%s failed %s", function.__qualname__, doing, exc_info=error)
+    return InternalError(f"{type(error).__name__} {doing}")

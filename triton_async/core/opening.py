@@ -1,0 +1,187 @@
+"""The load threads' part of a load: from a model's directory to versions whose engines are made. Blocking.
+
+It goes as far as it can in one step: between two, a load waits for the loop, and the loop for the load's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from triton_async.backends.base import LoadContext, LoadedModel, ModelInstance
+from triton_async.config.autocomplete import ModelIO, Opened
+from triton_async.config.labels import read_labels
+from triton_async.config.load import complete_config, model_path, read, select_versions
+from triton_async.config.model_config import Instance, ModelConfig, TensorConfig
+from triton_async.config.settings import Settings
+from triton_async.core.files import Fingerprint, fingerprint
+from triton_async.core.host import LOADING, Host, as_server_error
+from triton_async.core.placement import check_backend, find_gpus, gpus_in_use
+from triton_async.errors import ServerError
+from triton_async.infer.signature import ModelSignature, TensorSpec
+
+log = logging.getLogger("triton_async.core")
+
+
+class Closable(Protocol):
+    """What `close_all` takes."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class OpenVersion:
+    """A version that is loaded and runs nothing yet: to be started, or closed. `engines`: of all its instances, in
+    order, where the model does not bind them to their threads. `begun`: when, in seconds of time.monotonic.
+    """
+
+    version: int
+    signature: ModelSignature
+    loaded: LoadedModel
+    engines: list[ModelInstance]
+    begun: float
+
+    def close(self) -> None:
+        """Frees the engines and what they share. Blocking."""
+        close_all([*self.engines, self.loaded])
+
+
+@dataclass(slots=True)
+class OpenModel:
+    """A model as far as one step gets. `versions`: what the policy serves, ascending, maybe nothing. `config`: or why
+    there is none. `newest`: the last of the versions, or why that could not be loaded; None while it is still to be.
+    """
+
+    fingerprint: Fingerprint
+    versions: tuple[int, ...]
+    config: ModelConfig | ServerError | None = None
+    newest: OpenVersion | ServerError | None = None
+
+
+class Inspection:
+    """The `inspect` of a config: asks the backend, and keeps what that has opened. `begun`: when, in seconds."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.begun = time.monotonic()
+        self.opened: Opened | None = None
+
+    def __call__(self, backend: str, path: Path, proto: Any) -> ModelIO | None:
+        model_io = self._host.backends.get(backend).inspect(path, proto)
+        self.opened = None if model_io is None else model_io.opened
+        return model_io
+
+    def close(self) -> None:
+        """Lets go of what no load has taken."""
+        if self.opened is not None:
+            self.opened.close()
+
+
+def open_model(
+    host: Host, settings: Settings, name: str, directory: Path, on_versions: Callable[[tuple[int, ...]], object]
+) -> OpenModel:
+    """Reads the model in `directory`, and loads its newest version. `on_versions` hears of the versions before any of
+    them is touched. ServerError when the config file cannot be read.
+    """
+    inspection = Inspection(host)
+    found = fingerprint(directory)
+    auto_complete = not settings.disable_auto_complete_config
+    file = read(directory, name, auto_complete=auto_complete, config_name=settings.model_config_name)
+    model = OpenModel(found, select_versions(file, directory))
+    if not model.versions:
+        return model
+    on_versions(model.versions)
+    newest = model.versions[-1]
+    try:
+        config = complete_config(
+            file, directory, name, inspect=inspection, version=newest, auto_complete=auto_complete,
+            default_max_batch_size=settings.default_max_batch_size,
+            find_gpus=lambda backend: find_gpus(host.backends.get(backend), host.open_devices),
+        )  # fmt: skip
+        check_backend(host.backends.get(config.backend), config, host.open_devices)
+        model.config = config
+        # A version on a GPU is loaded by itself: its memory is told from what the GPU had in use before.
+        if not gpus_in_use(config):
+            model.newest = _opened(host, config, newest, directory, inspection)
+    except Exception as error:
+        model.config = as_server_error(error, LOADING, open_model)
+    finally:
+        inspection.close()
+    return model
+
+
+def _opened(
+    host: Host, config: ModelConfig, version: int, directory: Path, inspection: Inspection
+) -> OpenVersion | ServerError:
+    try:
+        return open_version(host, config, version, directory, inspection)
+    except Exception as error:
+        return as_server_error(error, LOADING, open_version)
+
+
+def open_version(
+    host: Host, config: ModelConfig, version: int, directory: Path, inspection: Inspection | None = None
+) -> OpenVersion:
+    """Loads a version, and makes its engines where that may be done here. Nothing is left behind when it fails.
+
+    `inspection`: of this version, when it was the one to complete the config from.
+    """
+    log.info("loading: %s:%d", config.name, version)
+    begun, opened = (time.monotonic(), None) if inspection is None else (inspection.begun, inspection.opened)
+    settings = {**host.backend_config.get("", {}), **host.backend_config.get(config.backend, {})}
+    path = model_path(config.proto, directory, version)
+    signature = make_signature(config, version, directory)
+    context = LoadContext(config, version, path, signature, host.pool, settings, host.pools, opened)
+    model = OpenVersion(version, signature, host.backends.get(config.backend).load(context), [], begun)
+    if model.loaded.thread_bound:
+        return model
+    try:
+        for spec in active_instances(config):
+            model.engines.append(engine_maker(config, model.loaded, spec)())
+    except BaseException:
+        model.close()
+        raise
+    return model
+
+
+def make_signature(config: ModelConfig, version: int, model_dir: Path) -> ModelSignature:
+    """Signature of a version; reads the labels files."""
+
+    def spec(tensor: TensorConfig) -> TensorSpec:
+        labels = read_labels(model_dir, tensor.label_filename) if tensor.label_filename else ()
+        return TensorSpec(
+            tensor.name, tensor.datatype, tensor.dims, tensor.reshape, tensor.optional, labels
+        )
+
+    return ModelSignature(
+        config.name,
+        version,
+        [spec(tensor) for tensor in config.inputs],
+        [spec(tensor) for tensor in config.outputs],
+        config.max_batch_size,
+        config.decoupled,
+    )
+
+
+def active_instances(config: ModelConfig) -> list[Instance]:
+    """The instances that take requests, in the order in which they are made."""
+    return [spec for spec in config.instances() if not spec.passive]
+
+
+def engine_maker(config: ModelConfig, loaded: LoadedModel, spec: Instance) -> Callable[[], ModelInstance]:
+    """What makes the engine of an instance."""
+    group = config.instance_groups[spec.group]
+    return lambda: loaded.create_instance(spec.name, group, spec.device)
+
+
+def close_all(parts: Iterable[Closable]) -> None:
+    """Closes one after the other. What one raises goes to the log: the others are to be freed all the same."""
+    for part in parts:
+        try:
+            part.close()
+        except Exception:
+            log.exception("a part of a model could not be closed properly")
