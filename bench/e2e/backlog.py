@@ -26,6 +26,18 @@ _KEYS = ("outstanding", "count", "infer_per_s", "cpu_us", "ratio", "mib")
 _NOTE = (
     "The client keeps so many requests unanswered, {kib:.0f} KiB at the most; medians of {rounds} rounds in turns."
 )
+_MODEL = "slow"
+# An execution takes a millisecond: the server never runs it between two reads of the socket, which would cost less than
+# a thread and depend on what else the machine does.
+_CONFIG = f"""name: "{_MODEL}"
+backend: "identity"
+max_batch_size: 64
+input {{ name: "INPUT0" data_type: TYPE_FP32 dims: [ -1 ] }}
+output {{ name: "OUTPUT0" data_type: TYPE_FP32 dims: [ -1 ] }}
+instance_group {{ count: 2 kind: KIND_CPU }}
+dynamic_batching {{ }}
+parameters {{ key: "execute_delay_ms" value {{ string_value: "1" }} }}
+"""
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 7, 8
 _END_HEADERS, _ACK, _END_STREAM = 4, 1, 1
 _INITIAL_WINDOW = 4
@@ -148,8 +160,15 @@ def _most_resident_kb(server: Server) -> float:
     return next(float(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
-def measure(server: Server, message: bytes, outstanding: int, count: int) -> tuple[float, float]:
-    """Infer/s and CPU microseconds of the server per inference."""
+def _repository(root: Path) -> Path:
+    folder = root / _MODEL
+    (folder / "1").mkdir(parents=True)
+    (folder / "config.pbtxt").write_text(_CONFIG)
+    return root
+
+
+def measure(server: Server, message: bytes, outstanding: int, count: int) -> tuple[float, float, float]:
+    """Infer/s, CPU microseconds of the server per inference, and the most MiB that it had in memory."""
     stream = Stream(server.grpc_port, message)
     stream.run(1000, 100)
     ticks, began = cpu_ticks(server.process.pid), time.perf_counter()
@@ -157,11 +176,11 @@ def measure(server: Server, message: bytes, outstanding: int, count: int) -> tup
     took_s = time.perf_counter() - began
     ticks = cpu_ticks(server.process.pid) - ticks
     stream.close()
-    return count / took_s, ticks * CPU_TICK_US / count
+    return count / took_s, ticks * CPU_TICK_US / count, _most_resident_kb(server) / 1024
 
 
 def main() -> None:
-    """Starts a server, measures, writes the report."""
+    """Starts servers, measures, writes the report."""
     parser = argparse.ArgumentParser(prog="python -m bench.e2e.backlog", description=__doc__)
     parser.add_argument("--outstanding", type=int, nargs="+", default=[200, 100_000])
     parser.add_argument("--count", type=int, default=200_000, help="inferences of one round (default: 200000)")
@@ -170,25 +189,21 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        message = Requests(work, models.ELEMENTS).grpc_message(models.BUILT_IN)
-        command = servers.ours_command(models.our_repository(work / "models"))
-        found: dict[int, list[tuple[float, float]]] = {}
-        most: dict[int, float] = {}
-        with servers.running("triton-async", command, servers.ours_env(), work / "log") as server:
-            for number in range(options.rounds):
-                for outstanding in options.outstanding:
-                    rate, cpu_us = measure(server, message, outstanding, options.count)
-                    found.setdefault(outstanding, []).append((rate, cpu_us))
-                    if number == 0:
-                        most[outstanding] = _most_resident_kb(server)
-                    print(f"{outstanding} outstanding: {rate:.0f} infer/s, CPU {cpu_us:.2f} us/infer", flush=True)
+        message = Requests(work, models.ELEMENTS).grpc_message(_MODEL)
+        command = servers.ours_command(_repository(work / "models"))
+        found: dict[int, list[tuple[float, float, float]]] = {}
+        for _ in range(options.rounds):
+            for outstanding in options.outstanding:
+                with servers.running("triton-async", command, servers.ours_env(), work / "log") as server:
+                    window = measure(server, message, outstanding, options.count)
+                found.setdefault(outstanding, []).append(window)
+                print(f"{outstanding} outstanding: {window[0]:.0f} infer/s, CPU {window[1]:.2f} us/infer", flush=True)
     rows: list[dict[str, Any]] = []
     for outstanding, windows in found.items():
-        cpu_us = statistics.median(cpu for _, cpu in windows)
+        rate, cpu_us, mib = (statistics.median(values) for values in zip(*windows, strict=True))
         rows.append({
-            "outstanding": outstanding, "count": options.count, "cpu_us": round(cpu_us, 2),
-            "infer_per_s": round(statistics.median(rate for rate, _ in windows)),
-            "mib": round(most[outstanding] / 1024, 1),
+            "outstanding": outstanding, "count": options.count, "infer_per_s": round(rate), "cpu_us": round(cpu_us, 2),
+            "mib": round(mib, 1),
         })  # fmt: skip
         rows[-1]["ratio"] = round(cpu_us / rows[0]["cpu_us"], 2)
     kib = max(options.outstanding) * len(message) / 1024

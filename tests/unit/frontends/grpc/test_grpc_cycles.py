@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from grpc_harness import serving, write_model
+from grpc_harness import serving, until, write_model
+from grpc_wire import STREAM
 from raw_http2 import INFER, RawClient, message
 from tritonclient.grpc import service_pb2
 
@@ -39,6 +40,30 @@ def test_inference_makes_no_cyclic_garbage(tmp_path: Path) -> None:
                         stream = client.begin(INFER)
                         client.send(stream, request(model, count))
                         assert client.receive(stream).status == status
+            assert cyclic_garbage() == []
+        finally:
+            gc.set_debug(0)
+
+
+def test_streams_make_no_cyclic_garbage(tmp_path: Path) -> None:
+    """Whether they end, fail, or are given up with requests and a backlog."""
+    write_model(tmp_path, "m")
+    write_model(tmp_path, "slow", delay_ms=5)
+    data = request("m", 16)
+    with serving(tmp_path) as running:
+        model = running.server.repository.models["slow"].versions[1].loaded.model
+        cyclic_garbage()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            with RawClient(running.url) as client:
+                for body, status in ((data * 3, 0), (data + request("unknown", 16), 0), (data + message(b"\xff"), 13)):
+                    stream = client.begin(STREAM)
+                    client.send(stream, body)
+                    assert client.receive(stream).status == status
+            with RawClient(running.url) as client:
+                client.send(client.begin(STREAM), request("slow", 16) * 1000, end=False)
+                until(lambda: model.in_flight > 0, "requests")
+            until(lambda: model.in_flight == 0, "requests gone")
             assert cyclic_garbage() == []
         finally:
             gc.set_debug(0)

@@ -192,7 +192,8 @@ cdef class UnarySink(ResponseSink):
     cdef int deliver(self, InferResponse response) except -1:
         cdef UnaryInfer call = self.call
         self.call = None
-        return call.answer(response)
+        # A second response would be a mistake of whoever made it.
+        return 0 if call is None else call.answer(response)
 
     cdef int released(self, object request) except -1:
         return forget(<InferRequest>request)
