@@ -191,12 +191,12 @@ def test_the_last_cancellation_ends_a_drain(tmp_path: Path) -> None:
             sent = [request("m", [index]) for index in range(6)]
             for item in sent:
                 server.submit(item, sink)
-            await backend.run_gate.arrival()
+            running_batch = await backend.run_gate.arrival()
             await server.unload_model("m")
             for item in sent:
                 server.cancel(item)
             assert server.repository.index(False)[0]["state"] == "UNLOADING"
-            backend.run_gate.open()
+            running_batch.set()
             await until(lambda: server.repository.index(False)[0]["state"] == "UNAVAILABLE", "unloaded")
             assert sink.responses == []
             assert len(backend.batches) == 1  # the one that ran; what was handed over ahead was taken back

@@ -36,6 +36,7 @@ class Inference:
     async def _infer(self, call: Call) -> None:
         call.compress_answers(self._level)
         request = decode_request(await call.recv_message(), time.monotonic_ns(), self._server.regions)
+        request.end_by_ns = call.end_by_ns
         signature = self._server.signature(request.model_name, request.model_version)
         if signature.decoupled:
             raise Unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy")
@@ -51,7 +52,7 @@ class InferStream(StreamRequests):
     """One ModelStreamInfer call: a task reads requests, the call's own task writes answers."""
 
     def __init__(self, server: InferenceServer, call: Call) -> None:
-        super().__init__(server, call.metadata.get("triton_grpc_error", "").lower() == "true")
+        super().__init__(server, call.metadata.get("triton_grpc_error", "").lower() == "true", call.end_by_ns)
         self._server = server
         self._call = call
         self._ready: deque[tuple[list[Any], int]] = deque()  # parts of answers, and their bytes

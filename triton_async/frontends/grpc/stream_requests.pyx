@@ -52,9 +52,10 @@ cdef class Slot(ResponseSink):
 cdef class StreamRequests:
     """Of one call."""
 
-    def __init__(self, InferenceServer server, bint ends_on_error):
+    def __init__(self, InferenceServer server, bint ends_on_error, int64_t end_by_ns):
         self.server = server
         self.ends_on_error = ends_on_error
+        self.end_by_ns = end_by_ns
         self.slots = set()
         self.order = deque()
         self.unsent = deque()
@@ -105,6 +106,7 @@ cdef class StreamRequests:
         self.slots.add(slot)
         try:
             request = decode(message, ta_now_ns(), self.server.regions)
+            request.end_by_ns = self.end_by_ns
             slot.wants_empty_final = request.context is True
             slot.signature = self.server.find(request.model_name, request.model_version).signature
             if not slot.signature.decoupled:

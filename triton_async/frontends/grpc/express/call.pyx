@@ -147,6 +147,7 @@ cdef class UnaryInfer(ExpressCall):
         cdef UnarySink sink
         try:
             request = decode(self.message, ta_now_ns(), connection.lane.server.regions)
+            request.end_by_ns = self.end_by_ns
             self.message = None
             self.signature = connection.lane.server.find(request.model_name, request.model_version).signature
             if self.signature.decoupled:

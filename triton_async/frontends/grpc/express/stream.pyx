@@ -39,7 +39,7 @@ cdef class StreamInfer(ExpressCall):
     """A stream of requests, each answered by one message, or any number of them by a decoupled model."""
 
     cdef int on_open(self) except -1:
-        self.requests = ExpressRequests(self.connection().lane.server, self.ends_on_error)
+        self.requests = ExpressRequests(self.connection().lane.server, self.ends_on_error, self.end_by_ns)
         self.requests.call = self
         self.watches_progress = True
         self.reader = MessageReader(self.connection().lane.server.pool)
