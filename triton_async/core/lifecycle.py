@@ -88,6 +88,10 @@ class Host:
         """The machine's GPUs. The first call may load CUDA and block. Unsupported, with the reason, for none."""
         return self.pools.devices
 
+    def use_gpu(self, device: int) -> None:
+        """Makes a GPU current for the calling thread, which may be any but the loop's. ServerError."""
+        self.open_devices().use(device)
+
 
 @dataclass(slots=True)
 class LoadedVersion:
@@ -213,7 +217,7 @@ async def _start_instances(host: Host, config: ModelConfig, loaded: LoadedModel)
         if spec.passive:
             continue
         device = spec.device if spec.kind is InstanceKind.GPU else -1
-        instance = Instance(spec.name, host.reactor, host.pool, host.regions.use, device)
+        instance = Instance(spec.name, host.reactor, host.pool, host.use_gpu, device)
         group = config.instance_groups[spec.group]
         started: asyncio.Future[None] = host.loop.create_future()
 
