@@ -129,7 +129,7 @@ def make_scheduler(config: ModelConfig, signature: ModelSignature) -> Scheduler:
 
 def _make_instance(host: Host, spec: InstanceConfig) -> Instance:
     device = spec.device if spec.kind is InstanceKind.GPU else -1
-    return Instance(spec.name, host.reactor, host.pool, host.regions.use, device)
+    return Instance(spec.name, host.reactor, host.pool, host.use_gpu, device)
 
 
 def _adopt_engines(host: Host, config: ModelConfig, opened: OpenVersion) -> list[Instance]:

@@ -186,12 +186,6 @@ cdef class RegionRegistry:
                                  f"{reason}")
         return self.devices
 
-    def use(self, int device_id):
-        """Makes a GPU that has regions current for the calling thread. ServerError."""
-        if self.devices is None:
-            raise InternalError("no GPU is in use")
-        self.devices.use(device_id)
-
     # -- use ---------------------------------------------------------------------------------------
 
     cdef Buffer lease(self, str name, uint64_t offset, uint64_t nbytes, bint writable):

@@ -11,7 +11,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from backend_models import FLOAT, INT64, STRING, add_sub, identity, model, node, tensor
+from backend_models import (
+    FLOAT,
+    INT64,
+    STRING,
+    Loaded,
+    add_sub,
+    identity,
+    model,
+    node,
+    request,
+    tensor,
+    values,
+    write,
+)
+from compiled import load
 from onnx import TensorProto, helper
 
 from triton_async.backends.base import execute_requests
@@ -138,6 +152,24 @@ def test_arena_and_run_options(tmp_path: Path, pool: SlabPool) -> None:
     without = Session(environment, path, replace(shrinking, mem_arena=False))
     with pytest.raises(InternalError, match="arena"):
         run(without, pool, signature, x=x)
+
+
+def test_runs_that_are_told_to_end(tmp_path: Path, pool: SlabPool) -> None:
+    loaded = Loaded(write(tmp_path, identity(FLOAT, ["n", 3])), pool)
+    other = loaded.make_instance("m_1")
+    driver = load("ort_calls")
+    x = np.array([[0, 1, 2]], np.float32)
+    for _ in range(2):
+        driver.set_terminate(loaded.instance)
+        for _ in range(2):
+            with pytest.raises(InternalError, match="Exiting due to terminate flag being set to true") as caught:
+                loaded.run_one(x=x)
+            del caught
+        answer = execute_requests(other, loaded.signature, [request(x=x)])[0]
+        assert values(answer)["y"].tolist() == [[0, 1, 2]], "each instance has its own"
+        driver.unset_terminate(loaded.instance)
+        assert loaded.run_one(x=x)["y"].tolist() == [[0, 1, 2]]
+        del answer
 
 
 @pytest.mark.parametrize("pattern", [True, False])

@@ -228,8 +228,6 @@ def test_without_a_gpu_the_reason_is_told() -> None:
     )
     none = RegionRegistry(lambda: Devices(0))
     assert refusal(none, "r", b"h" * 64, 0, 8).message.endswith("GPUs not supported: no GPU can be used")
-    with pytest.raises(InternalError, match="no GPU"):
-        none.use(0)
 
 
 def test_status_of_what_is_not_there(registry: RegionRegistry, gpus: Devices) -> None:
@@ -347,10 +345,3 @@ def test_nothing_can_be_done_after_the_stop(gpus: Devices) -> None:
     assert isinstance(refusal(registry, "r", b"h" * 64, 0, 8), Unavailable)
     with pytest.raises(NotFound):
         registry.acquire("r", 0, 8)
-
-
-def test_use_makes_a_gpu_current(registry: RegionRegistry, gpus: Devices) -> None:
-    register(registry, gpus, "r", 8, 1)
-    gpus.used.clear()
-    registry.use(1)
-    assert gpus.used == [1]

@@ -5,6 +5,7 @@
 from libc.stdint cimport int32_t, int64_t
 
 from triton_async.infer.batch cimport ta_batch, ta_tensor
+from triton_async.memory.arena cimport ta_arena
 from triton_async.memory.cuda cimport ta_cuda, ta_cuda_function, ta_cuda_stream, ta_device_ptr
 from triton_async.memory.slab cimport ta_slab_pool
 
@@ -18,6 +19,7 @@ cdef struct Copies:
     ta_slab_pool *staging           # where host segments are joined, pinned when `stage_pageable`
     bint stage_pageable             # pageable segments go through `staging`; else straight from where they lie
     ta_slab_pool *outputs           # where outputs go
+    ta_arena *device_outputs        # where those go that may stay on the device; NULL: with the others
     ta_cuda_function gather_kernel  # NULL: never used
     int32_t gather_threshold        # segments from which it is used
 
@@ -37,6 +39,7 @@ cdef int copy_in(const Copies *self, ta_tensor *input, ta_device_ptr to, ta_cuda
 cdef int read_to_host(const Copies *self, ta_tensor *input) noexcept nogil
 
 # Puts the copies of output `index` of the batch on `stream`, or makes them and waits when it is NULL: into the
-# placements that it reaches without waiting, and to a leased slab unless they are all that is wanted.
+# placements that it reaches without waiting, and to leased memory unless they are all that is wanted. That is the
+# host's, but for an output that is taken anywhere and finds room on the device.
 cdef int copy_out(const Copies *self, ta_batch *batch, int index, const Output *source,
                   ta_cuda_stream stream) noexcept nogil

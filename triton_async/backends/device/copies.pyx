@@ -6,6 +6,7 @@ from libc.string cimport memcpy
 from triton_async.infer.batch cimport (
     TA_PLACED,
     TA_TOO_SMALL,
+    TA_WANTED_ANYWHERE,
     TA_WANTED_PLACED,
     ta_batch,
     ta_placement,
@@ -13,6 +14,7 @@ from triton_async.infer.batch cimport (
     ta_tensor,
 )
 from triton_async.infer.gather cimport ta_gather
+from triton_async.memory.arena cimport ta_arena_lease, ta_lease, ta_lease_return
 from triton_async.memory.buffer cimport MEMORY_CPU, MEMORY_CPU_PINNED, MEMORY_GPU
 from triton_async.memory.cuda cimport ta_cuda_stream, ta_device_ptr
 from triton_async.memory.slab cimport ta_slab, ta_slab_data, ta_slab_lease, ta_slab_return
@@ -204,6 +206,8 @@ cdef int copy_out(const Copies *self, ta_batch *batch, int index, const Output *
         target.memory_type = MEMORY_GPU
         target.device_id = self.device
         return 0
+    if target.wanted == TA_WANTED_ANYWHERE and _lease_on_device(self, target):
+        return _copy(self, <ta_device_ptr>target.data, source.address, source.nbytes, stream)
     slab = ta_slab_lease(self.outputs, source.nbytes)
     if slab == NULL:
         return NO_HOST_MEMORY
@@ -213,6 +217,23 @@ cdef int copy_out(const Copies *self, ta_batch *batch, int index, const Output *
     target.memory_type = slab.memory_type
     target.device_id = 0
     return _copy(self, <ta_device_ptr>target.data, source.address, source.nbytes, stream)
+
+
+# What the engine gave is its own, and used again for the next run but one. The driver is not asked for more than the
+# pool has: it would wait for the device.
+cdef bint _lease_on_device(const Copies *self, ta_tensor *target) noexcept nogil:
+    cdef ta_lease *lease
+    if self.device_outputs == NULL or target.nbytes == 0:
+        return False
+    lease = ta_arena_lease(self.device_outputs, target.nbytes)
+    if lease == NULL:
+        return False
+    target.data = <char *>lease.address
+    target.owner = lease
+    target.release = ta_lease_return
+    target.memory_type = MEMORY_GPU
+    target.device_id = self.device
+    return True
 
 
 # Whether all placements of the output are done: pageable memory is left to core, as a copy to it would hold up the

@@ -44,6 +44,7 @@ from triton_async.memory.cuda cimport (
     ta_cuda_stream,
     ta_device_ptr,
 )
+from triton_async.memory.device cimport DevicePool
 from triton_async.memory.slab cimport SlabPool
 
 from triton_async.backends.device.direct import DirectMemory
@@ -64,7 +65,8 @@ cdef class DeviceInstance(ModelInstance):
     """An instance of the model of `signature` on GPU `device`. Owns `engine` from the call on, also when it raises.
 
     `pool`: host slabs; `pinned_pool`: pinned ones, used where the options do not say otherwise.
-    `memory`: where slots lease their input buffers; the driver by default. Made on the instance's thread.
+    `memory`: where slots lease their input buffers, the driver by default; if it is a DevicePool, outputs that may stay
+    on the device are put there too. Made on the instance's thread.
 
     Raises Unsupported for a model with BYTES tensors, InternalError with CUDA's text, MemoryError.
     """
@@ -173,6 +175,8 @@ cdef class DeviceInstance(ModelInstance):
         self.copies.stage_pageable = pin_inputs
         self.copies.staging = pinned.pool if pin_inputs else pool.pool
         self.copies.outputs = pinned.pool if pin_outputs else pool.pool
+        if isinstance(self.memory, DevicePool):
+            self.copies.device_outputs = (<DevicePool>self.memory).c
         if self.options.gather_threshold > 0 and pin_inputs:
             self.copies.gather_threshold = self.options.gather_threshold
             self.copies.gather_kernel = <ta_cuda_function><size_t>gather_kernel(self.devices, self.device)

@@ -35,7 +35,7 @@ cdef class OnnxRuntimeInstance(ModelInstance):
     cdef ort_run_options *run_options
     cdef pthread_mutex_t running_lock   # of the two below, and of changes to run_options
     cdef ta_batch *running              # the batch of the run; NULL: none
-    cdef bint terminated                # it was told to end
+    cdef bint terminated                # the run was told to end
     # The run at hand: what is passed to the engine, inputs first. `order` says which output stands there.
     cdef const char **run_names
     cdef ort_value **run_values
@@ -47,9 +47,12 @@ cdef class OnnxRuntimeInstance(ModelInstance):
     cdef ta_placement *_placement(self, ta_batch *batch, int index) noexcept nogil
     cdef void _begin_run(self, ta_batch *batch) noexcept nogil
     cdef void _end_run(self) noexcept nogil
+    cdef bint _given_up(self) noexcept nogil
     cdef int _run(self, ta_batch *batch, int n_inputs) noexcept nogil
+    cdef int _run_once(self, ta_batch *batch, int n_inputs, int n_outputs) noexcept nogil
+    cdef bint _leased(self, ta_batch *batch, int n_outputs) noexcept nogil
     cdef bint _written(self, ta_batch *batch, int n_outputs) noexcept nogil
-    cdef int _run_again(self, ta_batch *batch, int n_inputs, int n_outputs) noexcept nogil
+    cdef void _take_back(self, ta_batch *batch, int n_outputs) noexcept nogil
     cdef int _take_outputs(self, ta_batch *batch, int n_outputs) noexcept nogil
     cdef void _learn(self, ta_batch *batch, int index) noexcept nogil
     cdef void _release(self, int first, int end) noexcept nogil

@@ -31,6 +31,7 @@ from triton_async.backends.onnxruntime.values cimport (
     SHAPE_UNKNOWN,
     Port,
     fail,
+    is_other_shape,
     lease_output,
     place_output,
     set_release_table,
@@ -38,9 +39,9 @@ from triton_async.backends.onnxruntime.values cimport (
     untouched,
     wrap_input,
 )
-from triton_async.codes cimport TA_CODE_INTERNAL
+from triton_async.codes cimport TA_CODE_INTERNAL, TA_CODE_UNAVAILABLE
 from triton_async.datatypes cimport DT_BYTES, itemsize
-from triton_async.infer.batch cimport ta_batch, ta_placement, ta_tensor
+from triton_async.infer.batch cimport TA_NOT_PLACED, ta_batch, ta_placement, ta_tensor
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.gather cimport ta_batch_fail, ta_gather, ta_tensor_release
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
@@ -50,6 +51,11 @@ from triton_async.memory.slab cimport SlabPool
 from triton_async.errors import InternalError
 
 log = logging.getLogger("triton_async.backends.onnxruntime")
+
+cdef enum RunResult:
+    RUN_DONE
+    RUN_FAILED          # the batch is failed
+    OUTPUTS_ELSEWHERE   # an output has not the shape it always had, or was not written where it was to go
 
 
 # __dealloc__ uses the fields.
@@ -113,14 +119,15 @@ cdef class OnnxRuntimeInstance(ModelInstance):
         self.session = None
 
     cdef void execute(self, ta_batch *batch) noexcept nogil:
-        cdef int n_inputs = self._wrap_inputs(batch)
+        cdef int n_inputs
+        self._begin_run(batch)
+        n_inputs = self._wrap_inputs(batch)
         batch.compute_input_end_ns = ta_now_ns()
         batch.compute_output_start_ns = batch.compute_input_end_ns
         if n_inputs >= 0:
-            self._begin_run(batch)
             self._run(batch, n_inputs)
-            self._end_run()
             self._release(0, n_inputs)
+        self._end_run()
         batch.compute_end_ns = ta_now_ns()
 
     cdef void cancel(self, ta_batch *batch) noexcept nogil:
@@ -148,6 +155,13 @@ cdef class OnnxRuntimeInstance(ModelInstance):
             if status != NULL:
                 ort_release_status(self.engine.api, status)
         pthread_mutex_unlock(&self.running_lock)
+
+    cdef bint _given_up(self) noexcept nogil:
+        cdef bint terminated
+        pthread_mutex_lock(&self.running_lock)
+        terminated = self.terminated
+        pthread_mutex_unlock(&self.running_lock)
+        return terminated
 
     cdef int _gather(self, ta_batch *batch, int index) noexcept nogil:
         cdef ta_tensor *input = &batch.inputs[index]
@@ -218,64 +232,83 @@ cdef class OnnxRuntimeInstance(ModelInstance):
                 return placement if fits else NULL
         return NULL
 
+    # Runs into leased memory, and once more with every output made by the engine when the outputs did not go there.
     cdef int _run(self, ta_batch *batch, int n_inputs) noexcept nogil:
         cdef int n_outputs = self._wrap_outputs(batch)
-        cdef ort_status *status
+        cdef int result
+        cdef int i
         if n_outputs <= 0:
             return n_outputs
-        status = ort_run(self.engine.api, self.session.session, self.run_options, self.run_names,
-                         <const ort_value **>self.run_values, n_inputs, self.run_names + self.n_inputs, n_outputs,
-                         self.run_values + self.n_inputs)
-        batch.compute_output_start_ns = ta_now_ns()
-        if status != NULL:
-            fail(&self.engine, batch, status)
-        if batch.failed or not self._written(batch, n_outputs):
-            if self._run_again(batch, n_inputs, n_outputs) < 0:
-                return -1
+        result = self._run_once(batch, n_inputs, n_outputs)
+        if result == OUTPUTS_ELSEWHERE:
+            self._take_back(batch, n_outputs)
+            result = self._run_once(batch, n_inputs, n_outputs)
+            if result == RUN_DONE:
+                for i in range(self.n_inputs, self.n_inputs + self.n_outputs):
+                    self.ports[i].shape = SHAPE_NEVER
+        if result != RUN_DONE:
+            self._take_back(batch, n_outputs)
+            return -1
         return self._take_outputs(batch, n_outputs)
 
-    # Whether the slabs of all leased outputs hold the outputs.
-    cdef bint _written(self, ta_batch *batch, int n_outputs) noexcept nogil:
-        cdef Port *port
-        cdef int i
-        for i in range(self.n_inputs, self.n_inputs + n_outputs):
-            port = &self.ports[self.n_inputs + self.order[i]]
-            if port.shape == SHAPE_SEEN:
-                if untouched(&batch.outputs[self.order[i]]):
-                    return False
-                port.shape = SHAPE_KNOWN
-        return True
+    # A RunResult. Only of a run that failed is the batch failed.
+    cdef int _run_once(self, ta_batch *batch, int n_inputs, int n_outputs) noexcept nogil:
+        cdef ort_status *status = ort_run(
+            self.engine.api, self.session.session, self.run_options, self.run_names,
+            <const ort_value **>self.run_values, n_inputs, self.run_names + self.n_inputs, n_outputs,
+            self.run_values + self.n_inputs,
+        )
+        batch.compute_output_start_ns = ta_now_ns()
+        if status == NULL:
+            return RUN_DONE if self._written(batch, n_outputs) else OUTPUTS_ELSEWHERE
+        if self._given_up():
+            ort_release_status(self.engine.api, status)
+            ta_batch_fail(batch, TA_CODE_UNAVAILABLE, "the execution was given up")
+            return RUN_FAILED
+        if self._leased(batch, n_outputs) and is_other_shape(&self.engine, status):
+            ort_release_status(self.engine.api, status)
+            return OUTPUTS_ELSEWHERE
+        fail(&self.engine, batch, status)
+        return RUN_FAILED
 
-    # After a run that failed or did not write its outputs: once more with every output made by the engine, in case
-    # it was that an output has not the shape it always had. -1 when that is not it.
-    cdef int _run_again(self, ta_batch *batch, int n_inputs, int n_outputs) noexcept nogil:
-        cdef ort_status *status
+    # Whether the run was given memory for any output.
+    cdef bint _leased(self, ta_batch *batch, int n_outputs) noexcept nogil:
         cdef ta_tensor *output
-        cdef bint leased = False
         cdef int i
         for i in range(self.n_inputs, self.n_inputs + n_outputs):
             output = &batch.outputs[self.order[i]]
-            leased = leased or output.owner != NULL or output.memory_type == MEMORY_GPU
+            if output.owner != NULL or output.memory_type == MEMORY_GPU:
+                return True
+        return False
+
+    # Whether the slabs of all leased outputs hold the outputs.
+    cdef bint _written(self, ta_batch *batch, int n_outputs) noexcept nogil:
+        cdef ta_tensor *output
+        cdef Port *port
+        cdef int i
+        for i in range(self.n_inputs, self.n_inputs + n_outputs):
+            output = &batch.outputs[self.order[i]]
+            if output.owner == NULL:
+                continue
+            if untouched(output):
+                return False
+            port = &self.ports[self.n_inputs + self.order[i]]
+            if port.shape == SHAPE_SEEN:
+                port.shape = SHAPE_KNOWN
+        return True
+
+    # Gives back the memory that a run was given for its outputs.
+    cdef void _take_back(self, ta_batch *batch, int n_outputs) noexcept nogil:
+        cdef ta_tensor *output
+        cdef int i
+        for i in range(self.n_inputs, self.n_inputs + n_outputs):
+            output = &batch.outputs[self.order[i]]
             ta_tensor_release(output)
             output.data = NULL
             output.memory_type = MEMORY_CPU
         for i in range(batch.n_placements):
-            batch.placements[i].placed = 0
+            batch.placements[i].placed = TA_NOT_PLACED
         self._release(self.n_inputs, self.n_inputs + n_outputs)
-        if not leased or self.terminated:
-            return -1
-        status = ort_run(self.engine.api, self.session.session, self.run_options, self.run_names,
-                         <const ort_value **>self.run_values, n_inputs, self.run_names + self.n_inputs, n_outputs,
-                         self.run_values + self.n_inputs)
-        batch.compute_output_start_ns = ta_now_ns()
-        if status != NULL:
-            fail(&self.engine, batch, status)
-            self._release(self.n_inputs, self.n_inputs + n_outputs)
-            return -1
-        batch.failed = 0
-        for i in range(self.n_inputs, self.n_inputs + self.n_outputs):
-            self.ports[i].shape = SHAPE_NEVER
-        return 0
 
     cdef int _take_outputs(self, ta_batch *batch, int n_outputs) noexcept nogil:
         cdef ort_value *value

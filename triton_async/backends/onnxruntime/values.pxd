@@ -19,11 +19,12 @@ ctypedef struct Engine:
 # An output may be written straight into a slab of ours, which is cheaper than taking over the engine's memory,
 # but only if its shape is known before the run and the engine does write there. What a model declares is not
 # always true (a run into a slab of the wrong shape fails), and an output that is an input of the graph stays where
-# it is (the slab would keep what it held before), so both are seen to be so before they are relied on.
+# it is (the slab would keep what it held before), so both are seen to be so before they are relied on. That a slab was
+# written is seen after every run: it may hold what belongs to others.
 #
 #   UNKNOWN --a run gave the declared shape--> SEEN --a run wrote into the slab--> KNOWN
 #      |                                         |                                   |
-#      +--another shape--> NEVER <--not written--+----a run fails, and not without---+
+#      +--another shape--> NEVER <---------------+--another shape, or not written----+
 cdef enum Shape:
     SHAPE_UNKNOWN = 0
     SHAPE_SEEN = 1
@@ -47,7 +48,7 @@ ctypedef struct Port:
 cdef int wrap_input(const Engine *engine, const Port *port, ta_batch *batch, ta_tensor *input,
                     ort_value **value) noexcept nogil
 
-# Leases memory for an output of seen or known shape and makes a value over it.
+# Leases memory for an output of seen or known shape, marks it and makes a value over it.
 cdef int lease_output(const Engine *engine, const Port *port, ta_batch *batch, ta_tensor *output,
                       ort_value **value) noexcept nogil
 
@@ -56,13 +57,16 @@ cdef int lease_output(const Engine *engine, const Port *port, ta_batch *batch, t
 cdef int place_output(const Engine *engine, const Port *port, ta_batch *batch, ta_tensor *output,
                       ta_placement *placement, ort_value **value) noexcept nogil
 
-# Whether a run left the slab of an output of seen shape as lease_output marked it.
+# Whether a run left the slab of an output as lease_output marked it.
 cdef bint untouched(const ta_tensor *output) noexcept nogil
 
 # Fills `output` from a value that the engine made. Takes the value over: it is released or, where its memory
 # serves as the output's, owned by `output`.
 cdef int take_output(const Engine *engine, const Port *port, ta_batch *batch, ta_tensor *output,
                      ort_value *value) noexcept nogil
+
+# Whether a run failed because an output has not the shape of the memory that it was given.
+cdef bint is_other_shape(const Engine *engine, const ort_status *status) noexcept nogil
 
 # Fails the batch with a status and releases it.
 cdef int fail(const Engine *engine, ta_batch *batch, ort_status *status) noexcept nogil

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
-import subprocess
-import sys
-import sysconfig
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from compiled import load
 from device_harness import World
 
 
@@ -43,20 +39,6 @@ def world() -> Iterator[Callable[..., World]]:
 
 
 @pytest.fixture(scope="session")
-def batch_maker(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """The module of batches.pyx, which makes batches that only shared memory has in a server."""
-    here, folder = Path(__file__).resolve().parent, tmp_path_factory.mktemp("batches")
-    csrc = here.parents[3] / "csrc"
-    commands = [
-        [sys.executable, "-m", "cython", "-3", "-o", f"{folder}/batches.c", f"{here}/batches.pyx"],
-        ["gcc", "-shared", "-fPIC", "-O0", "-w", f"-I{csrc}", f"-I{sysconfig.get_path('include')}",
-         f"{folder}/batches.c", "-o", f"{folder}/batches.so"],
-    ]  # fmt: skip
-    for command in commands:
-        built = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert built.returncode == 0, built.stderr
-    spec = importlib.util.spec_from_file_location("batches", folder / "batches.so")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def batch_maker() -> ModuleType:
+    """The module of tests/pyx/batches.pyx, which makes batches that only shared memory has in a server."""
+    return load("batches")

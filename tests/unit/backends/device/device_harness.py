@@ -22,6 +22,7 @@ from triton_async.infer.response import InferResponse
 from triton_async.infer.signature import ModelSignature, TensorSpec
 from triton_async.infer.tensor import from_numpy
 from triton_async.memory.arena import Arena
+from triton_async.memory.device import DevicePool
 from triton_async.memory.slab import SlabPool
 
 _PINNED_NBYTES = 1 << 22
@@ -165,7 +166,8 @@ def pinned_pool(fallback: SlabPool) -> SlabPool:
 class World:
     """One instance on a fake GPU, and everything it stands on; `close` checks that nothing is left of it.
 
-    `pools`: of the worlds of a test, whose slabs must be back once its responses are gone.
+    `device_nbytes`: of a pool of device memory, 0 for none. `pools`: of the worlds of a test, whose slabs must be back
+    once its responses are gone.
     """
 
     pools: ClassVar[list[SlabPool]] = []
@@ -178,6 +180,7 @@ class World:
         self._nbytes = fake_cuda.state().nbytes
         self.devices = FakeDevices()
         self.gate = Gate()
+        device_nbytes = engine.pop("device_nbytes", 0)
         self.engine = FakeEngine(self.devices, self.gate, late=engine.pop("late", ()))
         for name, value in engine.items():
             setattr(self.engine, name, value)
@@ -187,11 +190,13 @@ class World:
         self.signature = made or signature()
         self.instance: DeviceInstance | None = None
         self.options = options or SlotOptions()
+        # Nothing of it is out when the test ends.
+        self.memory = DevicePool(self.devices, 0, device_nbytes) if device_nbytes else None
 
     def start(self) -> DeviceInstance:
         self.instance = DeviceInstance(
             "m_0_0", self.engine, self.signature, self.devices, 0, self.options, self.pool,
-            pinned_pool=self.pinned_pool,
+            pinned_pool=self.pinned_pool, memory=self.memory,
         )  # fmt: skip
         fake_cuda.clear_trace()
         return self.instance
@@ -220,6 +225,7 @@ class World:
             self.instance.close()
         self.gate.free()
         assert self.engine.closed == 1
+        self.instance = self.memory = None
         assert fake_cuda.state().live() == self.before
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import fake_cuda
@@ -25,12 +26,14 @@ from triton_async.core.host import Host, Workers
 from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
 from triton_async.errors import InternalError, ServerError, Unavailable
-from triton_async.infer.request import InferRequest
+from triton_async.infer.request import InferRequest, RequestedOutput
 from triton_async.infer.response import InferResponse
 from triton_async.infer.tensor import from_numpy
+from triton_async.memory.device import DevicePool
 from triton_async.memory.pools import Pools
 from triton_async.memory.slab import SlabPool
 
+PINNED, GPU = 1, 2
 CONFIG = """
     backend: "fake"
     max_batch_size: 16
@@ -51,7 +54,7 @@ class FakeModel(LoadedModel):
         context = self.context
         return DeviceInstance(
             name, engine, context.signature, self.backend.devices, 0, slot_options(context.config), context.pool,
-            pinned_pool=pinned_pool(context.pool),
+            pinned_pool=pinned_pool(context.pool), memory=self.backend.memory,
         )  # fmt: skip
 
 
@@ -62,6 +65,7 @@ class FakeBackend(Backend):
         fake_cuda.recover()
         self.before = fake_cuda.state().live()
         self.devices = FakeDevices()
+        self.memory: DevicePool | None = DevicePool(self.devices, 0, 1 << 16)
         self.gate = Gate()
         self.engines: list[FakeEngine] = []
 
@@ -73,6 +77,7 @@ class FakeBackend(Backend):
 
     def check_all_is_back(self) -> None:
         self.gate.free()
+        self.memory = None
         assert [engine.closed for engine in self.engines] == [1] * len(self.engines)
         assert fake_cuda.state().live() == self.before
 
@@ -86,7 +91,8 @@ async def running(root: Path, backend: FakeBackend, more: str = "", count: int =
     reactor = Reactor()
     reactor.attach(loop)
     with Workers(2) as workers:
-        host = Host(loop, reactor, Pools(SlabPool(1 << 24)), backend, workers, settings.backend_config)
+        pools = Pools(SlabPool(1 << 24), lambda: backend.devices)
+        host = Host(loop, reactor, pools, backend, workers, settings.backend_config)
         server = InferenceServer(settings, host)
         await server.start()
         yield server
@@ -99,9 +105,9 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     gc.collect()
 
 
-def request(number: float, rows: int = 1, columns: int = 4) -> InferRequest:
+def request(number: float, rows: int = 1, columns: int = 4, outputs: Sequence[RequestedOutput] = ()) -> InferRequest:
     whole = np.full((rows, columns), number, np.float32)
-    return InferRequest("m", inputs=[from_numpy("A", 2 * whole), from_numpy("B", -whole)])
+    return InferRequest("m", inputs=[from_numpy("A", 2 * whole), from_numpy("B", -whole)], outputs=list(outputs))
 
 
 async def check(server: InferenceServer, number: int, rows: int, columns: int) -> None:
@@ -257,6 +263,48 @@ def test_failures_here_and_there_fail_their_batches_alone(tmp_path: Path) -> Non
             fake_cuda.recover()
             await check(server, 7, 1, 4)
             assert len(backend.engines) == 1
+
+    run(test)
+    backend.check_all_is_back()
+
+
+def test_core_leaves_outputs_where_they_may_be(tmp_path: Path, batch_maker: ModuleType) -> None:
+    """Two requests of one batch: one takes an output anywhere; the other does so too, has it on the host, or puts it
+    into a region."""
+    backend = FakeBackend()
+    anywhere, host = RequestedOutput("SUM", anywhere=True), RequestedOutput("SUM")
+    pool = SlabPool(1 << 16)
+
+    def found(response: InferResponse) -> tuple[int, int]:
+        output = response.outputs[0]
+        address, kind, _ = batch_maker.place_of(output)
+        values = fake_cuda.read(address, output.nbytes // 4).tolist()
+        assert values == [values[0]] * 4
+        return kind, int(values[0])
+
+    async def test() -> None:
+        both = "dynamic_batching { preferred_batch_size: 2 max_queue_delay_microseconds: 60000000 }"
+        async with running(tmp_path, backend, both) as server:
+            assert backend.memory is not None
+
+            async def answers(*wanted: RequestedOutput) -> list[InferResponse]:
+                sent = [request(7 + i, outputs=[output]) for i, output in enumerate(wanted)]
+                return await asyncio.gather(*map(server.infer, sent))
+
+            before = backend.memory.leased
+            responses = await answers(anywhere, anywhere)
+            assert [found(one) for one in responses] == [(GPU, 7), (GPU, 8)]
+            assert backend.memory.leased == before + 1
+            responses = await answers(anywhere, host)
+            assert [found(one) for one in responses] == [(PINNED, 7), (PINNED, 8)]
+            region = pool.acquire(16)
+            responses = await answers(anywhere, RequestedOutput("SUM", region=region))
+            assert found(responses[0]) == (GPU, 7)
+            assert np.frombuffer(region, np.float32).tolist() == [8] * 4  # type: ignore[call-overload]
+            assert server.statistics("m")[0]["execution_count"] == 3
+            responses.clear()
+            await asyncio.sleep(0)  # the callback at hand has the tasks, whose results they are
+            assert backend.memory.leased == before
 
     run(test)
     backend.check_all_is_back()

@@ -1,15 +1,13 @@
-"""Batches with inputs and placements anywhere in memory, for the tests; compiled by `batch_maker` in conftest.py."""
+"""Batches with inputs and placements anywhere in memory, for the tests."""
 
-from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
 
 from triton_async.backends.base cimport ModelInstance
 from triton_async.infer.batch cimport Batch, ta_placement
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.signature cimport ModelSignature
 from triton_async.infer.tensor cimport Tensor
-from triton_async.memory.buffer cimport Buffer, foreign
+from triton_async.memory.buffer cimport foreign
 
 from triton_async.infer.tensor import from_numpy
 
@@ -24,6 +22,11 @@ def tensor_at(str name, array, size_t address, int memory_type, int device_id=0)
     tensor.buffer = foreign(<char *>address, tensor.nbytes, NULL, _keep, memory_type, device_id)
     tensor.data = <char *>address
     return tensor
+
+
+def place_of(Tensor tensor):
+    """Where its bytes are: (address, memory type, device)."""
+    return <size_t>tensor.data, tensor.buffer.memory_type, tensor.buffer.device_id
 
 
 def run_placed(ModelInstance instance, ModelSignature signature, requests, placements, *, wanted=None):
