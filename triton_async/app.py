@@ -25,7 +25,7 @@ from triton_async.core.gpu_metrics import GpuMonitor, environment_visible
 from triton_async.core.host import Host, Workers
 from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
-from triton_async.defines import SLAB_CACHE_NBYTES
+from triton_async.defines import EXIT_GIVE_UP_S, SLAB_CACHE_NBYTES
 from triton_async.errors import ServerError
 from triton_async.frontends import metrics, tls
 from triton_async.frontends.grpc import server as grpc
@@ -270,9 +270,9 @@ def _started(service: str, endpoint: Endpoint, endpoints: list[Endpoint]) -> Non
 
 async def _shut_down(settings: Settings, server: InferenceServer, endpoints: list[Endpoint]) -> int:
     """Readiness off, no new connections, in-flight requests finish, models are freed; all in one time budget."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + settings.exit_timeout_secs
+    deadline = asyncio.get_running_loop().time() + settings.exit_timeout_secs
     server.stop_accepting()
+    giving_up = asyncio.ensure_future(_give_up_late(settings, server))
     try:
         async with asyncio.timeout_at(deadline):
             await asyncio.gather(*(endpoint.stop_accepting() for endpoint in endpoints))
@@ -284,7 +284,18 @@ async def _shut_down(settings: Settings, server: InferenceServer, endpoints: lis
             file=sys.stderr,
         )
         _exit_now()
+    finally:
+        giving_up.cancel()
     return 0
+
+
+async def _give_up_late(settings: Settings, server: InferenceServer) -> None:
+    """Ends what still runs a moment before the time is up: its clients get an error instead of a closed connection."""
+    await asyncio.sleep(settings.exit_timeout_secs - min(EXIT_GIVE_UP_S, settings.exit_timeout_secs / 2))
+    log.warning("the exit timeout is about to expire: executions that are still running are given up")
+    while True:  # what waits behind them is begun, and given up in its turn
+        server.interrupt()
+        await asyncio.sleep(EXIT_GIVE_UP_S / 20)
 
 
 def _exit_now(status: int = 1) -> None:

@@ -239,6 +239,9 @@ INLINE_STALL_NS = 1_000_000
 # Input bytes of a batch up to which it may run there: larger ones tell nothing about their time by the smaller ones.
 INLINE_NBYTES = 1 << 16
 
+# Seconds before the end of --exit-timeout-secs, or half of it, from when on engines are asked to give up what they run.
+EXIT_GIVE_UP_S = 1.0
+
 # Seconds until a model whose turn failed, for want of memory say, gets another one.
 RETRY_TURN_S = 0.01
 

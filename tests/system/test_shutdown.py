@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from server_process import STOP_SECONDS, ServerProcess, poll, running_server
 from triton_clients import PROTOCOLS, client_module, infer
+from tritonclient.utils import InferenceServerException
 
 # About a second of computing each.
 ROUNDS = 1500
@@ -67,3 +68,17 @@ def test_idle_connections_do_not_hold_it_up(own_server: ServerProcess) -> None:
 def test_sigterm_when_idle(own_server: ServerProcess) -> None:
     assert not any(own_server.live_objects().values())
     own_server.stop()
+
+
+def test_what_still_runs_when_the_time_is_up_is_given_up_and_answered(extra_models: Path, tmp_path: Path) -> None:
+    # Minutes of computing: far beyond the exit timeout.
+    rounds = ROUNDS * 200
+    with running_server([extra_models], tmp_path, ["--exit-timeout-secs=4"]) as server:
+        with ThreadPoolExecutor(2) as pool:
+            pending = [pool.submit(ask_slow, server, protocol, rounds) for protocol in PROTOCOLS]
+            poll(lambda: server.live_objects()["request"] == len(pending), "all requests to arrive")
+            server.terminate()
+            for request in pending:
+                with pytest.raises(InferenceServerException, match="given up"):
+                    request.result(STOP_SECONDS)
+        server.stop()

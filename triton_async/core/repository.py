@@ -16,6 +16,7 @@ from triton_async.core import files
 from triton_async.core.host import Host
 from triton_async.core.lifecycle import LoadedVersion, State, load_version, retire, start_version
 from triton_async.core.opening import OpenVersion, open_model
+from triton_async.core.servable import Servable
 from triton_async.errors import InternalError, InvalidArg, NotFound, ServerError, Unavailable, Unsupported
 
 log = logging.getLogger("triton_async.core")
@@ -127,6 +128,14 @@ class ModelRepository:
         for name in sorted(self.models):
             for version, loaded in self.ready_versions(name):
                 yield name, version, loaded
+
+    def held_models(self) -> Iterable[Servable]:
+        """Of all versions that may have requests, those on their way out among them."""
+        for entry in self.models.values():
+            for version in entry.versions.values():
+                for held in (version.loaded, version.leaving):
+                    if held is not None:
+                        yield held.model
 
     def ready_versions(self, name: str) -> list[tuple[int, LoadedVersion]]:
         """READY versions of a model, ascending."""

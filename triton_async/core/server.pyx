@@ -96,8 +96,8 @@ cdef class InferenceServer:
 
     def interrupt(self):
         """Asks the engines to give up what they run: its requests fail soon, if the engines can."""
-        for _, _, loaded in self.repository.ready_models():
-            loaded.model.interrupt()
+        for model in self.repository.held_models():
+            model.interrupt()
 
     async def stop(self):
         """Finishes what is in flight and frees every model."""
