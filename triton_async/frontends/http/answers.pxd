@@ -31,6 +31,8 @@ cdef class Answers:
     cdef Exchange last
     cdef int in_flight
     cdef int64_t unsent_nbytes       # its part of the hub's
+    cdef int64_t stalled_nbytes      # unsent bytes at the last tick that saw progress; -1 before the first
+    cdef int64_t stalled_s
 
     # A new exchange at the end of the line.
     cdef Exchange _enqueue(self, ModelSignature signature)
@@ -39,6 +41,11 @@ cdef class Answers:
     cdef int _write(self, Exchange exchange) except -1
     # Changes `unsent_nbytes` by so much. May end any connection.
     cdef int _note_unsent(self, int64_t change) except -1
+    # The socket takes no more, or does again.
+    cdef int _pause(self) except -1
+    cdef int _unpause(self) except -1
+    # Looks whether the client still reads; ends the connection of one that does not.
+    cdef int _check_writing(self) except -1
     # Called behind every flush.
     cdef int _after_write(self) except -1
     # The connection is lost: cancels what is in work and lets go of everything.

@@ -1,16 +1,20 @@
 """The answers that one HTTP connection owes: kept in the order of the requests, written when it is their turn."""
 
 cimport cython
+from libc.stdint cimport int64_t
 
 from triton_async.infer.tensor cimport Tensor
 from triton_async.protocol.http_reply cimport error_reply, infer_reply
 
 import logging
 
+from triton_async.defines import HTTP_WRITE_TIMEOUT_S
 from triton_async.errors import ServerError
 from triton_async.frontends.http.status import http_status
 
 log = logging.getLogger("triton_async.http")
+
+cdef int64_t WRITE_S = int(HTTP_WRITE_TIMEOUT_S)
 
 
 @cython.final
@@ -112,4 +116,26 @@ cdef class Answers:
             self.transport.write(data)
         else:
             self.transport.writelines(data)
+        return 0
+
+    cdef int _pause(self) except -1:
+        self.write_paused = True
+        self.stalled_nbytes = self.transport.get_write_buffer_size()
+        self.stalled_s = self.hub.now_s
+        return self._note_unsent(self.stalled_nbytes)
+
+    cdef int _unpause(self) except -1:
+        self.write_paused = False
+        self._note_unsent(-self.stalled_nbytes)
+        return self._flush()
+
+    cdef int _check_writing(self) except -1:
+        cdef int64_t unsent = self.transport.get_write_buffer_size()
+        if unsent != self.stalled_nbytes:
+            if self.write_paused:
+                self._note_unsent(unsent - self.stalled_nbytes)
+            self.stalled_nbytes = unsent
+            self.stalled_s = self.hub.now_s
+        elif self.hub.now_s - self.stalled_s > WRITE_S:
+            self.transport.abort()
         return 0

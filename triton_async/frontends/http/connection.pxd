@@ -4,10 +4,13 @@
 from libc.stdint cimport int64_t
 
 from triton_async.frontends.http.answers cimport Answers
+from triton_async.frontends.http.handover cimport Handover
+from triton_async.frontends.http.held cimport Held
+from triton_async.frontends.http.intake cimport Intake
 from triton_async.infer.signature cimport ModelSignature
 from triton_async.memory.buffer cimport Buffer
 from triton_async.memory.slab cimport SlabPool
-from triton_async.protocol.http_head cimport ChunkTracker, Head
+from triton_async.protocol.http_head cimport Head
 
 #   HEAD --plain infer head--> BODY --complete--> HEAD          (the request itself waits in `first`..`last`)
 #   HEAD --other head, nothing in flight--> RELAY --both sides agree that it is over--> HEAD
@@ -31,32 +34,18 @@ cdef class Connection(Answers):
     cdef bint read_paused
     cdef bint resume_scheduled
     cdef int64_t head_s              # when the held part of a head began
-
-    cdef char *held                  # received, not acted upon; NULL when empty
-    cdef Py_ssize_t held_size
-    cdef Py_ssize_t held_room
+    cdef Held held                   # received, not acted upon
     cdef Py_ssize_t seen             # of the head at the front, by find_head_end
 
     cdef Head head                   # of the request whose body is received
     cdef str name                    # model name of the last request: the next one is mostly the same
     cdef ModelSignature signature
     cdef SlabPool input_pool         # of its model; None: the host's
-    cdef Buffer body                 # of content_length bytes
-    cdef int64_t body_at             # bytes of it received
-    cdef int64_t noted_nbytes        # of them in the hub's account
-    cdef int64_t pace_s              # when the look at the body's rate began
-    cdef int64_t pace_at             # where the body stood then
+    cdef Intake intake               # its body
 
-    cdef object relay                # Relay to the full parser, None until needed
+    cdef Handover handover           # the request that the full parser has
     cdef bint relay_paused           # the full parser wants no bytes now
-    cdef int64_t relay_left          # bytes of head and body still to hand over, before any chunks
-    cdef bint relay_chunked
-    cdef ChunkTracker chunks
-    cdef int relay_calls             # requests that the full parser found in what was handed over
-    cdef object relay_content        # body stream of the answered request; None until the answer is out
     cdef Py_ssize_t linger_nbytes    # still to be dropped after a refusal
-    cdef int64_t stalled_nbytes      # unsent bytes at the last tick that saw progress; -1 before the first
-    cdef int64_t stalled_s
 
     cdef Py_ssize_t _consume(self, const unsigned char *data, Py_ssize_t size) except -1
     cdef Py_ssize_t _take_head(self, const unsigned char *data, Py_ssize_t size) except -1
@@ -64,16 +53,13 @@ cdef class Connection(Answers):
     cdef bint _admit(self, const unsigned char *data) except -1
     cdef Py_ssize_t _begin_body(self, const unsigned char *data, Py_ssize_t size) except -1
     cdef int _submit(self) except -1
-    # The body has grown. Refuses it when there are too many such bytes.
-    cdef int _note_received(self) except -1
+    # The body has grown: submits the request when it is complete, refuses it when there are too many such bytes.
+    cdef int _received(self) except -1
     # Gives the body up, or over to its request.
     cdef Buffer _take_body(self)
     # Closes behind the last answer to a client that sends no more; what is not complete never will be.
     cdef int _end_input(self) except -1
     cdef int _close(self) except -1
-    # Finds out whether a client that sends no more has gone.
-    cdef int _probe(self) except -1
-    cdef bint _too_slow(self) noexcept
     cdef Py_ssize_t _relay_bytes(self, const unsigned char *data, Py_ssize_t size) except -1
     cdef Py_ssize_t _break_relay(self, Py_ssize_t size) except -1
     cdef int _return_from_relay(self) except -1
@@ -83,5 +69,4 @@ cdef class Connection(Answers):
     cdef int _update_reading(self) except -1
     cdef int _refuse(self, int status, str message) except -1
     cdef int _schedule_resume(self) except -1
-    cdef int _check_writing(self) except -1
     cdef bint _idle(self) noexcept

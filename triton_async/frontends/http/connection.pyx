@@ -4,23 +4,23 @@ cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free, realloc
-from libc.string cimport memchr, memcmp, memcpy, memmove
+from libc.string cimport memchr, memcmp
 
 from triton_async.frontends.http.answers cimport Answers, Exchange
+from triton_async.frontends.http.handover cimport Handover
+from triton_async.frontends.http.held cimport append, drop
 from triton_async.frontends.http.hub cimport Hub
+from triton_async.frontends.http.intake cimport Intake
 from triton_async.infer.request cimport InferRequest
 from triton_async.protocol.http_codec cimport decode_infer
 from triton_async.protocol.http_head cimport (
     CHUNK_BAD,
-    CHUNK_DONE,
     CHUNK_LOST,
     HEAD_CHUNKED,
     HEAD_INFER,
     HEAD_OTHER,
     HEAD_REFUSED,
     find_head_end,
-    follow_chunks,
     parse_head,
 )
 from triton_async.protocol.http_reply cimport error_reply
@@ -30,16 +30,11 @@ import logging
 import socket
 
 from triton_async.defines import (
-    HTTP_BODY_MIN_NBYTES_PER_S,
-    HTTP_BODY_TIMEOUT_S,
-    HTTP_HEAD_TIMEOUT_S,
     HTTP_HELD_NBYTES,
-    HTTP_KEEPALIVE_TIMEOUT_S,
     HTTP_MAX_BODY_NBYTES,
     HTTP_MAX_HEADERS_NBYTES,
     HTTP_MAX_LINE_NBYTES,
     HTTP_MAX_PIPELINED,
-    HTTP_WRITE_TIMEOUT_S,
 )
 from triton_async.errors import ServerError
 from triton_async.frontends.http.status import http_status
@@ -52,22 +47,9 @@ cdef Py_ssize_t MAX_HEAD_NBYTES = HTTP_MAX_HEADERS_NBYTES
 cdef Py_ssize_t MAX_PLAIN_NBYTES = HTTP_MAX_LINE_NBYTES
 cdef int64_t MAX_BODY_NBYTES = HTTP_MAX_BODY_NBYTES
 cdef int MAX_PIPELINED = HTTP_MAX_PIPELINED
-cdef int64_t HEAD_S = int(HTTP_HEAD_TIMEOUT_S)
-cdef int64_t BODY_S = int(HTTP_BODY_TIMEOUT_S)
-# Least bytes of a body in each BODY_S.
-cdef int64_t BODY_PACE_NBYTES = int(HTTP_BODY_TIMEOUT_S) * HTTP_BODY_MIN_NBYTES_PER_S
-cdef int64_t KEEPALIVE_S = int(HTTP_KEEPALIVE_TIMEOUT_S)
-cdef int64_t WRITE_S = int(HTTP_WRITE_TIMEOUT_S)
 
 # Seconds, and bytes to drop meanwhile, between a refusal and the end of its connection (RFC 9112 9.6).
 cdef double LINGER_S = 1.0
-
-# Seconds after which a client that sends no more is asked for a sign of life.
-cdef int64_t PROBE_S = 1
-
-# What every client has to take before its answer (RFC 9110 15.2).
-cdef bytes INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
-
 cdef Py_ssize_t LINGER_NBYTES = 1 << 16
 
 cdef int64_t _live = 0
@@ -81,11 +63,13 @@ cdef class Connection(Answers):
         global _live
         _live += 1
         self.hub = hub
+        self.intake = Intake(hub)
+        self.handover = Handover()
 
     def __dealloc__(self):
         global _live
         _live -= 1
-        free(self.held)
+        drop(&self.held, self.held.size)
 
     # -- what the event loop calls -----------------------------------------------------------------
 
@@ -102,7 +86,7 @@ cdef class Connection(Answers):
 
     def get_buffer(self, Py_ssize_t sizehint):
         if self.state == CONNECTION_BODY:
-            return memoryview(self.body)[self.body_at:]
+            return memoryview(self.intake.body)[self.intake.at:]
         return self.hub.scratch_view
 
     def buffer_updated(self, Py_ssize_t nbytes):
@@ -115,13 +99,10 @@ cdef class Connection(Answers):
             return
         self.touched_s = self.hub.now_s
         if self.state == CONNECTION_BODY:
-            self.body_at += nbytes
-            if self.body_at == self.body.nbytes:
-                self._submit()
-            else:
-                self._note_received()
+            self.intake.at += nbytes
+            self._received()
             return
-        if self.held_size == 0 and not self._blocked():
+        if self.held.size == 0 and not self._blocked():
             taken = self._consume(data, nbytes)
             data += taken
             nbytes -= taken
@@ -135,13 +116,13 @@ cdef class Connection(Answers):
     def eof_received(self):
         """The client sends no more. True: it may still read the answers to what it has sent completely.
 
-        A client that closed its socket looks the same until something is written to it: see `_probe`.
+        A client that closed its socket looks the same until something is written to it: see deadlines.check.
         """
         if self.state >= CONNECTION_CLOSING:
             return False
         self.half_closed = True
         self.touched_s = self.hub.now_s
-        if self.held_size:
+        if self.held.size:
             self._schedule_resume()
         else:
             self._end_input()
@@ -152,30 +133,25 @@ cdef class Connection(Answers):
         self._abandon()
         self._take_body()
         self.input_pool = None
-        self._drop_held(self.held_size)
-        if self.relay is not None:
-            self.relay.lost(error)
-            self.relay = None
-        self.relay_content = None
+        self._drop_held(self.held.size)
+        if self.handover.relay is not None:
+            self.handover.relay.lost(error)
+            self.handover.relay = None
+        self.handover.content = None
         self.transport = None
         self.hub.connections.discard(self)
         if not self.hub.connections:
             self.hub.on_empty()
 
     def pause_writing(self):
-        self.write_paused = True
-        self.stalled_nbytes = self.transport.get_write_buffer_size()
-        self.stalled_s = self.hub.now_s
-        if self.relay is not None:
-            self.relay.pause_writing()
-        self._note_unsent(self.stalled_nbytes)
+        if self.handover.relay is not None:
+            self.handover.relay.pause_writing()
+        self._pause()
 
     def resume_writing(self):
-        self.write_paused = False
-        self._note_unsent(-self.stalled_nbytes)
-        if self.relay is not None:
-            self.relay.resume_writing()
-        self._flush()
+        if self.handover.relay is not None:
+            self.handover.relay.resume_writing()
+        self._unpause()
         self._schedule_resume()
 
     # -- reading -----------------------------------------------------------------------------------
@@ -185,7 +161,7 @@ cdef class Connection(Answers):
         if self.state == CONNECTION_HEAD:
             return self.write_paused or self.in_flight >= MAX_PIPELINED or self.hub.stopping
         if self.state == CONNECTION_RELAY:
-            return self.relay_left == 0 and (not self.relay_chunked or self.chunks.state == CHUNK_DONE)
+            return self.handover.complete()
         return self.state >= CONNECTION_CLOSING
 
     # Acts on bytes as far as possible; returns how many are done with.
@@ -198,13 +174,8 @@ cdef class Connection(Answers):
                 if taken == 0 and self.state == CONNECTION_HEAD:
                     break
             elif self.state == CONNECTION_BODY:
-                taken = min(size - at, self.body.nbytes - self.body_at)
-                memcpy(self.body.data + self.body_at, data + at, taken)
-                self.body_at += taken
-                if self.body_at == self.body.nbytes:
-                    self._submit()
-                else:
-                    self._note_received()
+                taken = self.intake.take(data + at, size - at)
+                self._received()
             else:
                 taken = self._relay_bytes(data + at, size - at)
             at += taken
@@ -212,8 +183,8 @@ cdef class Connection(Answers):
 
     def _consume_held(self):
         cdef Py_ssize_t taken
-        if self.held_size:
-            taken = self._consume(<const unsigned char *>self.held, self.held_size)
+        if self.held.size:
+            taken = self._consume(<const unsigned char *>self.held.data, self.held.size)
             self._drop_held(taken)
 
     # Returns bytes taken; 0 when the head is not complete, or has to wait for earlier responses, or when it was
@@ -260,42 +231,28 @@ cdef class Connection(Answers):
 
     # Makes room for the body and takes what is there of it; returns how much.
     cdef Py_ssize_t _begin_body(self, const unsigned char *data, Py_ssize_t size) except -1:
-        cdef int64_t nbytes = self.head.content_length
-        cdef Py_ssize_t taken = min(size, nbytes)
-        cdef Buffer body
+        cdef Py_ssize_t taken
         try:
-            body = self.hub.lease_body(self.input_pool, nbytes, max(self.head.header_length, 0))
+            taken = self.intake.begin(self.input_pool, self.head.content_length, max(self.head.header_length, 0),
+                                      data, size)
         except MemoryError:
             self._refuse(503, "not enough memory for the request body")
             return size
-        memcpy(body.data, data, taken)
-        self.body = body
-        self.body_at = taken
         self.receiving = True
         self.state = CONNECTION_BODY
-        self.pace_s = self.hub.now_s
-        self.pace_at = taken
-        if taken == nbytes:
-            self._submit()
-        else:
-            self._note_received()
+        self._received()
         return taken
 
-    cdef int _note_received(self) except -1:
-        cdef int64_t change = self.body_at - self.noted_nbytes
-        self.noted_nbytes = self.body_at
-        if not self.hub.receiving.note(change):
-            self._refuse(503, "too many request bodies are being received")
+    cdef int _received(self) except -1:
+        if self.intake.complete():
+            return self._submit()
+        if not self.intake.note():
+            return self._refuse(503, "too many request bodies are being received")
         return 0
 
     cdef Buffer _take_body(self):
-        cdef Buffer body = self.body
-        self.body = None
         self.receiving = False
-        if self.noted_nbytes:
-            self.hub.receiving.note(-self.noted_nbytes)
-            self.noted_nbytes = 0
-        return body
+        return self.intake.end()
 
     # The body is complete: builds the request and puts it in line.
     cdef int _submit(self) except -1:
@@ -323,32 +280,18 @@ cdef class Connection(Answers):
         return self._flush()
 
     cdef int _hold(self, const unsigned char *data, Py_ssize_t size) except -1:
-        cdef char *room
-        if self.held_size == 0:
+        if self.held.size == 0:
             self.head_s = self.hub.now_s
-        if self.held_size + size > self.held_room:
-            room = <char *>realloc(self.held, self.held_size + size)
-            if room == NULL:
-                raise MemoryError
-            self.held = room
-            self.held_room = self.held_size + size
-        memcpy(self.held + self.held_size, data, size)
-        self.held_size += size
-        return 0
+        return append(&self.held, data, size)
 
     cdef int _drop_held(self, Py_ssize_t count) noexcept:
-        self.held_size -= count
-        if self.held_size == 0:
-            free(self.held)
-            self.held = NULL
-            self.held_room = 0
-        elif count:
-            memmove(self.held, self.held + count, self.held_size)
+        drop(&self.held, count)
+        if self.held.size and count:
             self.head_s = self.hub.now_s
         return 0
 
     cdef int _update_reading(self) except -1:
-        cdef bint pause = self.relay_paused or self.held_size >= HELD_NBYTES
+        cdef bint pause = self.relay_paused or self.held.size >= HELD_NBYTES
         if pause == self.read_paused or self.half_closed or self.state >= CONNECTION_CLOSING:
             return 0
         self.read_paused = pause
@@ -359,7 +302,7 @@ cdef class Connection(Answers):
         return 0
 
     cdef int _schedule_resume(self) except -1:
-        if self.held_size and not self.resume_scheduled:
+        if self.held.size and not self.resume_scheduled:
             self.resume_scheduled = True
             self.hub.loop.call_soon(self._resume)
         return 0
@@ -374,7 +317,7 @@ cdef class Connection(Answers):
     cdef int _after_write(self) except -1:
         if self.hub.stopping:
             self.close_if_idle()
-        return self._schedule_resume() if self.held_size else self._end_input()
+        return self._schedule_resume() if self.held.size else self._end_input()
 
     cdef int _end_input(self) except -1:
         if not self.half_closed or self.state >= CONNECTION_CLOSING:
@@ -384,7 +327,7 @@ cdef class Connection(Answers):
             self.state = CONNECTION_HEAD
         if self.state == CONNECTION_RELAY and not self._blocked():
             return self._close()
-        if self.state == CONNECTION_HEAD and self.in_flight == 0 and not (self.held_size and self._blocked()):
+        if self.state == CONNECTION_HEAD and self.in_flight == 0 and not (self.held.size and self._blocked()):
             return self._close()
         return 0
 
@@ -414,43 +357,32 @@ cdef class Connection(Answers):
 
     # Gives the request at the front to the full parser; the bytes follow through `_relay_bytes`.
     cdef Py_ssize_t _hand_over(self, int kind, Py_ssize_t head_nbytes) except -1:
-        if self.relay is None:
-            self.relay = self.hub.make_relay(self, self.transport)
-        self.relay.written = False
-        self.relay_content = None
-        self.relay_calls = 0
+        cdef Handover handover = self.handover
+        cdef bint chunked = kind == HEAD_CHUNKED
+        if handover.relay is None:
+            handover.relay = self.hub.make_relay(self, self.transport)
+        handover.begin(head_nbytes if chunked else head_nbytes + self.head.content_length, chunked)
         self.head_s = self.hub.now_s
-        self.relay_chunked = kind == HEAD_CHUNKED
-        self.chunks = ChunkTracker(0, 0, 0, 0)
-        if kind == HEAD_OTHER:
-            self.state = CONNECTION_TUNNEL
-        else:
-            self.state = CONNECTION_RELAY
-            self.relay_left = head_nbytes
-            if not self.relay_chunked:
-                self.relay_left += self.head.content_length
+        self.state = CONNECTION_TUNNEL if kind == HEAD_OTHER else CONNECTION_RELAY
         return 0
 
     # Gives the full parser what belongs to the request; returns how much that was.
     cdef Py_ssize_t _relay_bytes(self, const unsigned char *data, Py_ssize_t size) except -1:
         cdef Py_ssize_t taken = size
         if self.state == CONNECTION_RELAY:
-            taken = min(size, self.relay_left)
-            self.relay_left -= taken
-            if self.relay_chunked and taken < size:
-                taken += follow_chunks(&self.chunks, data + taken, size - taken)
-                if self.chunks.state == CHUNK_LOST:
-                    self.state = CONNECTION_TUNNEL
-                    taken = size
-                elif self.chunks.state == CHUNK_BAD:
-                    return self._break_relay(size)
-        self.relay.feed(PyBytes_FromStringAndSize(<const char *>data, taken))
+            taken = self.handover.measure(data, size)
+            if self.handover.chunks.state == CHUNK_LOST:
+                self.state = CONNECTION_TUNNEL
+                taken = size
+            elif self.handover.chunks.state == CHUNK_BAD:
+                return self._break_relay(size)
+        self.handover.relay.feed(PyBytes_FromStringAndSize(<const char *>data, taken))
         self._return_from_relay()
         return taken
 
     # The body breaks off: nobody gets to see it. The full parser would leave its handler waiting for more.
     cdef Py_ssize_t _break_relay(self, Py_ssize_t size) except -1:
-        relay, self.relay = self.relay, None
+        relay, self.handover.relay = self.handover.relay, None
         relay.lost(None)
         if relay.written:
             self._close()
@@ -458,13 +390,9 @@ cdef class Connection(Answers):
             self._refuse(400, "malformed request body")
         return size
 
-    # Both sides have to agree that the request is over: ours by its framing, the full parser by the end of the body
-    # and a complete answer.
     cdef int _return_from_relay(self) except -1:
-        if self.state == CONNECTION_RELAY and self._blocked() and self.relay_content is not None and (
-            self.relay_content.is_eof()
-        ):
-            self.relay_content = None
+        if self.state == CONNECTION_RELAY and self.handover.over():
+            self.handover.content = None
             self.state = CONNECTION_HEAD
             self.touched_s = self.hub.now_s
             self._after_write()
@@ -472,8 +400,8 @@ cdef class Connection(Answers):
 
     def relay_started(self):
         """The full parser begins with a request."""
-        self.relay_calls += 1
-        if self.state != CONNECTION_TUNNEL and (self.state != CONNECTION_RELAY or self.relay_calls > 1):
+        self.handover.calls += 1
+        if self.state != CONNECTION_TUNNEL and (self.state != CONNECTION_RELAY or self.handover.calls > 1):
             # It saw more than one request where we saw one: somebody tries to smuggle.
             self.transport.abort()
 
@@ -481,21 +409,21 @@ cdef class Connection(Answers):
         """Its response is written. `content`: body stream of the request; without `keep_alive` it closes next."""
         self.touched_s = self.head_s = self.hub.now_s
         if keep_alive and self.state == CONNECTION_RELAY:
-            self.relay_content = content
+            self.handover.content = content
             self._return_from_relay()
 
     def relay_closed(self):
         """The full parser closed its transport: that closes the connection unless the express lane uses it."""
         if self.state == CONNECTION_RELAY or self.state == CONNECTION_TUNNEL:
             self._close()
-        self.relay = None
+        self.handover.relay = None
 
     def relay_reading(self, bint paused):
         """The full parser wants bytes, or none for now."""
         self.relay_paused = paused
         self._update_reading()
 
-    # -- time and stop -----------------------------------------------------------------------------
+    # -- stop ------------------------------------------------------------------------------------
 
     cdef bint _idle(self) noexcept:
         return self.state == CONNECTION_HEAD and self.in_flight == 0
@@ -517,70 +445,6 @@ cdef class Connection(Answers):
     def unread_nbytes(self):
         """Bytes of answers that wait for the client."""
         return self.unsent_nbytes
-
-    def check(self):
-        """Called every second."""
-        cdef int64_t now_s = self.hub.now_s
-        if self.state == CONNECTION_CLOSED:
-            return
-        if self.write_paused or self.state == CONNECTION_CLOSING:
-            self._check_writing()
-        elif self.half_closed and (self.in_flight or self.state == CONNECTION_RELAY):
-            self._probe()
-        elif self.state == CONNECTION_HEAD and self.in_flight == 0:
-            if self.held_size:
-                if now_s - self.head_s > HEAD_S:
-                    self._refuse(408, "timed out waiting for the request")
-            elif now_s - self.touched_s > KEEPALIVE_S:
-                self.close_if_idle()
-        elif self.state == CONNECTION_BODY:
-            if now_s - self.touched_s > BODY_S or self._too_slow():
-                self._refuse(408, "timed out waiting for the request body")
-        elif self.state == CONNECTION_TUNNEL and self.half_closed and self.relay.waiting:
-            # What was complete has begun by now.
-            if now_s - self.touched_s > 1:
-                self._close()
-        elif self.state == CONNECTION_TUNNEL and not self.relay.busy and now_s - self.head_s > HEAD_S:
-            self.transport.close()
-        elif self.state == CONNECTION_RELAY and self.relay_calls == 0 and now_s - self.head_s > HEAD_S:
-            # The full parser waits for more than we took for the whole request.
-            self.transport.close()
-
-    # A socket that was closed and one that is only not written to any more differ in how they take bytes. What waits
-    # long enough to be worth the question is cancelled when nobody waits for it.
-    cdef int _probe(self) except -1:
-        if self.hub.now_s - self.touched_s <= PROBE_S:
-            return 0
-        if not self.probed:
-            self.probed = True
-            if self.state == CONNECTION_HEAD or not self.relay.written:
-                self.transport.write(INTERIM)
-            return 0
-        plain = self.transport.get_extra_info("socket")
-        if plain is not None and plain.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self.abort()
-        return 0
-
-    cdef int _check_writing(self) except -1:
-        cdef int64_t unsent = self.transport.get_write_buffer_size()
-        if unsent != self.stalled_nbytes:
-            if self.write_paused:
-                self._note_unsent(unsent - self.stalled_nbytes)
-            self.stalled_nbytes = unsent
-            self.stalled_s = self.hub.now_s
-        elif self.hub.now_s - self.stalled_s > WRITE_S:
-            self.transport.abort()
-        return 0
-
-    # Whether too little of the body has come since the last look.
-    cdef bint _too_slow(self) noexcept:
-        if self.hub.now_s - self.pace_s < BODY_S:
-            return False
-        if self.body_at - self.pace_at < BODY_PACE_NBYTES:
-            return True
-        self.pace_s = self.hub.now_s
-        self.pace_at = self.body_at
-        return False
 
 
 cdef inline bint _is_text(str known, const char *text, Py_ssize_t length) except -1:

@@ -13,6 +13,7 @@ cdef class Hub:
     cdef readonly object loop
     cdef object make_relay           # (connection, transport) -> Relay, connected to a fresh full parser
     cdef readonly set connections    # open Connections
+    cdef object check                # called with each of them every second
     cdef object on_empty             # called when the last one is gone
     cdef object receiving            # body.Receiving, of both lanes
     cdef readonly int64_t unsent_nbytes  # of all connections

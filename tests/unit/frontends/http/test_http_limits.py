@@ -16,6 +16,7 @@ from http_harness import Client, head, infer_body, message, serving
 
 from triton_async import defines
 from triton_async.frontends.http import body as http_body
+from triton_async.frontends.http.deadlines import check
 
 INFER = "/v2/models/m/infer"
 PAGE_NBYTES = os.sysconf("SC_PAGE_SIZE")
@@ -205,7 +206,7 @@ def test_a_lost_connection_lets_go_of_its_transport(tmp_path: Path) -> None:
             await asyncio.sleep(0.01)
             assert gone() is None
             protocol.abort()
-            protocol.check()
+            check(protocol)
 
     run(test)
 
