@@ -88,13 +88,10 @@ class ExpressListener(Listener):
         relay = request.transport
         if not isinstance(relay, Relay):
             raise ConnectionResetError("the client is gone")
-        relay.started(request.content)
-        try:
-            response = await super()._handle(request)
-            # aiohttp would do the same behind this call, and nobody could tell when it is done.
-            await response.prepare(request)
-            await response.write_eof()
-        finally:
-            relay.ended()
+        relay.started()
+        response = await super()._handle(request)
+        # aiohttp would do the same behind this call, and nobody could tell when it is done.
+        await response.prepare(request)
+        await response.write_eof()
         relay.answered(request, response)
         return response

@@ -20,6 +20,7 @@ cdef class Hub:
     cdef public int64_t max_unsent_nbytes
     cdef bytes tail                  # end of the head of every response (http_reply.reply_tail)
     cdef bytes closing_tail          # of one behind which the connection closes
+    cdef bytes keeping_tail          # of one behind which it stays open for an HTTP/1.0 client
     cdef readonly bint stopping
     cdef int64_t now_s               # coarse clock: seconds since start, advanced by `tick`
     cdef char *scratch               # HTTP_RECEIVE_NBYTES that every connection receives into; used up at once

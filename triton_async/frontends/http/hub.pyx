@@ -58,8 +58,9 @@ cdef class Hub:
 
     def _set_date(self):
         date = formatdate(usegmt=True)
-        self.tail = reply_tail(date, False)
-        self.closing_tail = reply_tail(date, True)
+        self.tail = reply_tail(date, "")
+        self.closing_tail = reply_tail(date, "close")
+        self.keeping_tail = reply_tail(date, "keep-alive")
 
     cdef Buffer lease_body(self, SlabPool liked, int64_t nbytes, int64_t header_nbytes):
         cdef SlabPool pool = liked if liked is not None and nbytes >= LARGE_NBYTES else self.pool
