@@ -49,12 +49,37 @@ def chunked(*pieces: bytes) -> bytes:
     return head + b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
 
 
+# What else clients send by default, around Host and the lengths.
+CLIENTS = {
+    "requests": b"User-Agent: python-requests/2.34.2\r\nAccept-Encoding: gzip, deflate, br, zstd\r\nAccept: */*\r\n"
+    b"Connection: keep-alive\r\n",
+    "fetch": b"sec-ch-ua: \"Chromium\";v=\"140\", \"Not?A_Brand\";v=\"24\"\r\nAccept: */*\r\nOrigin: http://a:8080\r\n"
+    b"Accept-Encoding: gzip, deflate, br, zstd\r\nAccept-Language: en-GB,en;q=0.9\r\n",
+    "java": b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\nUpgrade: h2c\r\n",
+    "ruby": b"Accept-Encoding: gzip;q=1.0,deflate;q=0.6,identity;q=0.3\r\nConnection: close\r\n",
+    "curl": b"Accept-Encoding: deflate, gzip, br, zstd\r\nExpect: 100-continue\r\nContent-Encoding: identity\r\n",
+}
+
+
 def head_seeds() -> dict[str, bytes]:
     text = b'{"inputs":[{"name":"INPUT0","shape":[2],"datatype":"INT64","data":[1,2]}]}'
     plain = INFER + HOST + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(text) + text
     live = b"GET /v2/health/live HTTP/1.1\r\n" + HOST + b"User-Agent: curl/8.5.0\r\nAccept: */*\r\n\r\n"
     raw = b"POST /v2/models/m/versions/1/infer HTTP/1.1\r\n" + HOST
+    old = plain.replace(b"HTTP/1.1", b"HTTP/1.0")
     return {
+        **{name: plain.replace(HOST, HOST + fields, 1) for name, fields in CLIENTS.items()},
+        **{f"{name}_chunked": chunked(text[:30], text[30:]).replace(HOST, HOST + CLIENTS[name], 1)
+           for name in ("requests", "curl")},
+        "old_infer": old,
+        "old_keep_alive": old.replace(HOST, b"Connection: keep-alive\r\n", 1) + old,
+        "refused_identity": plain.replace(HOST, HOST + b"Accept-Encoding: gzip, *;q=0\r\n", 1),
+        "empty_line": b"\r\n" + live,
+        "line_feed": b"\n" + live,
+        "absolute": live.replace(b"/v2", b"http://localhost:8000/v2", 1),
+        "asterisk": b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n",
+        "index_chunked": chunked(b"{}").replace(b"models/m/infer", b"repository/index", 1),
+        "chunk_escape": chunked(text).replace(b"\r\n0\r\n", b'\r\n0;a="\\"b\\\\"\r\n'),
         "binary": binary_infer(),
         "binary_sequence": binary_infer(sequence_id=7, sequence_start=True, sequence_end=True),
         "binary_options": binary_infer(False, request_id="a 1", priority=3, timeout=100),

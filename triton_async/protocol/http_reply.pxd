@@ -6,11 +6,19 @@ from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature
 
 # The response without error: `bytes` when it is small, else a list of objects with the buffer protocol that keep
-# the leases of the outputs and are to be written in order. Raises ServerError when an output cannot be written.
-cdef object infer_reply(InferRequest request, InferResponse response, ModelSignature signature, bytes tail)
+# the leases of the outputs and are to be written in order. When the client asks for a `coding` (http_coding) and the
+# body is worth it, what encode_infer returns, a tuple, for packed_reply. Raises ServerError when an output cannot be
+# written.
+cdef object infer_reply(InferRequest request, InferResponse response, ModelSignature signature, int coding, bytes tail)
+
+# The same response with its body compressed, which is `body`.
+cdef list packed_reply(tuple encoded, int coding, bytes body, bytes tail)
 
 # {"error": message} with an HTTP status.
 cdef bytes error_reply(int status, str message, bytes tail)
 
-# End of every head: the date, and whether the connection closes behind the response.
-cpdef bytes reply_tail(str date, bint closing)
+# End of every head: the date, and a Connection field unless `connection` is "".
+cpdef bytes reply_tail(str date, str connection)
+
+# Makes a whole response, which nobody else has seen yet, one for an HTTP/1.0 client.
+cdef void set_old(object reply) noexcept

@@ -12,9 +12,11 @@ from triton_async.infer.request cimport RequestedOutput
 from triton_async.infer.tensor cimport Tensor
 from triton_async.memory.buffer cimport MEMORY_GPU
 from triton_async.protocol.http_codec cimport encode_infer
+from triton_async.protocol.http_coding cimport CODING_REQUIRED, may_code, worth_coding
 from triton_async.protocol.json_text cimport error_body
 
 from triton_async.errors import InternalError
+from triton_async.protocol.http_coding import NAMES
 
 # Bodies up to this many bytes leave in one piece: a copy of that size costs less than another buffer to write.
 cdef int64_t JOIN_NBYTES = 1 << 16
@@ -120,8 +122,7 @@ cdef int _put_output(Writer *to, Tensor tensor, bint in_region) except -1:
 
 
 # Writes the JSON of a response whose outputs are all plain tensors, in binary form or in regions, and adds up the bytes
-# to send; sets
-# `full` when it is not such a response or has no room.
+# to send; sets `full` when it is not such a response or has no room.
 cdef int _put_json(Writer *to, InferRequest request, InferResponse response, int64_t *nbytes) except -1:
     cdef RequestedOutput asked
     cdef Tensor tensor
@@ -171,7 +172,7 @@ cdef void _put_head(Writer *to, int64_t json_nbytes, int64_t nbytes, bytes tail)
     _put(to, PyBytes_AS_STRING(tail), len(tail))
 
 
-cdef object infer_reply(InferRequest request, InferResponse response, ModelSignature signature, bytes tail):
+cdef object infer_reply(InferRequest request, InferResponse response, ModelSignature signature, int coding, bytes tail):
     cdef char[JSON_ROOM] json
     cdef char[512] head
     cdef Writer writer
@@ -182,8 +183,10 @@ cdef object infer_reply(InferRequest request, InferResponse response, ModelSigna
     writer.full = False
     _put_json(&writer, request, response, &nbytes)
     if writer.full:
-        return _general_reply(request, response, signature, tail)
+        return _general_reply(encode_infer(request, response, signature), coding, tail)
     json_nbytes = writer.at - &json[0]
+    if may_code(coding, json_nbytes + nbytes) and worth_coding(coding, [json[:json_nbytes], *response.outputs]):
+        return encode_infer(request, response, signature)
     writer.at = &head[0]
     writer.end = &head[0] + 512
     _put_head(&writer, json_nbytes, nbytes, tail)
@@ -217,8 +220,7 @@ cdef object _assemble(const char *head, Py_ssize_t head_nbytes, const char *json
     return parts
 
 
-cdef object _general_reply(InferRequest request, InferResponse response, ModelSignature signature, bytes tail):
-    cdef tuple encoded = encode_infer(request, response, signature)
+cdef object _general_reply(tuple encoded, int coding, bytes tail):
     cdef bytes json = encoded[0]
     cdef list parts = encoded[1]
     cdef char[512] head
@@ -227,6 +229,8 @@ cdef object _general_reply(InferRequest request, InferResponse response, ModelSi
     cdef int64_t nbytes = 0
     for tensor in parts:
         nbytes += tensor.nbytes
+    if may_code(coding, len(json) + nbytes) and worth_coding(coding, [json, *parts]):
+        return encoded
     writer.at = &head[0]
     writer.end = &head[0] + 512
     writer.full = False
@@ -235,10 +239,25 @@ cdef object _general_reply(InferRequest request, InferResponse response, ModelSi
     return _assemble(&head[0], writer.at - &head[0], PyBytes_AS_STRING(json), len(json), parts, nbytes)
 
 
+cdef list packed_reply(tuple encoded, int coding, bytes body, bytes tail):
+    cdef object header_length = encoded[2]
+    head = f"HTTP/1.1 200 OK\r\nServer: triton-async\r\nContent-Type: {encoded[3]}\r\n"
+    head += f"Content-Encoding: {NAMES[coding & ~CODING_REQUIRED]}\r\n"
+    if header_length is not None:
+        head += f"Inference-Header-Content-Length: {header_length}\r\n"
+    return [b"%bContent-Length: %d%b" % (head.encode(), len(body), tail), body]
+
+
 cdef bytes error_reply(int status, str message, bytes tail):
     cdef bytes body = error_body(message)
     return b"%b%d%b%b" % (ERROR_HEADS[status], len(body), tail, body)
 
 
-cpdef bytes reply_tail(str date, bint closing):
-    return f"\r\nDate: {date}\r\n{'Connection: close' + chr(13) + chr(10) if closing else ''}\r\n".encode()
+cpdef bytes reply_tail(str date, str connection):
+    field = f"Connection: {connection}\r\n" if connection else ""
+    return f"\r\nDate: {date}\r\n{field}\r\n".encode()
+
+
+cdef void set_old(object reply) noexcept:
+    cdef bytes head = reply if type(reply) is bytes else reply[0]
+    PyBytes_AS_STRING(head)[7] = c'0'

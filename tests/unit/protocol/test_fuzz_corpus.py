@@ -48,7 +48,7 @@ def test_the_corpus_is_small_and_complete() -> None:
         ("grpc", {"answered"}),
         ("http", {"answered", "refused"}),
         ("http2", {"alive", "over", "refused"}),
-        ("http_head", {"infer", "length", "chunked", "other", "refused", "more"}),
+        ("http_head", {"infer", "length", "chunked", "empty", "bad", "refused", "more"}),
         ("json", {"read", "refused"}),
     ],
 )

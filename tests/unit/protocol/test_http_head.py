@@ -1,4 +1,4 @@
-"""The strict head parser: what it takes, what it leaves, and that cuts between segments change nothing."""
+"""The strict head parser: what it takes, what it leaves to the full parser, what it refuses and why."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from triton_async.protocol.http_head import chunks_end, classify
+from triton_async.protocol.http_head import classify
 
 LINE = b"POST /v2/models/m/infer HTTP/1.1\r\n"
 HOST = b"Host: here:8000\r\n"
@@ -20,18 +20,18 @@ def kind(*lines: bytes) -> str:
 @pytest.mark.parametrize(
     ("lines", "fields"),
     [
-        ([LINE, HOST, LENGTH], {"content_length": 5, "model": b"m", "version": -1, "header_length": -1}),
+        ([LINE, HOST, LENGTH], {"content_length": 5, "model": b"m", "version": -1, "header_length": -1, "coding": 0}),
         (
             [
                 b"POST /v2/models/a-b_c.9/versions/12/infer HTTP/1.1\r\nhost:x\r\nCONTENT-LENGTH:\t77 \r\n",
                 b"inference-header-content-length: 70\r\nConnection: Keep-Alive\r\nAccept-Encoding: identity\r\n",
                 b"User-Agent: caf\xc3\xa9\r\nX-Empty:\r\nContent_Length: 9\r\nContent-Type: application/json\r\n",
             ],
-            {"content_length": 77, "model": b"a-b_c.9", "version": 12, "header_length": 70},
+            {"content_length": 77, "model": b"a-b_c.9", "version": 12, "header_length": 70, "coding": 0},
         ),
         (
             [LINE, HOST, LENGTH, b"Inference-Header-Content-Length: 0\r\n"],
-            {"content_length": 5, "model": b"m", "version": -1, "header_length": 0},
+            {"content_length": 5, "model": b"m", "version": -1, "header_length": 0, "coding": 0},
         ),
     ],
 )
@@ -63,37 +63,92 @@ def test_other_requests_have_a_known_length(line: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        ([b"Accept-Encoding: gzip, deflate, br, zstd\r\n"], {"coding": 1}),
+        ([b"Accept-Encoding: deflate, gzip\r\n"], {"coding": 2}),
+        ([b"Accept-Encoding: gzip, identity;q=0\r\n"], {"coding": 5}),
+        ([b"Accept-Encoding: br\r\n"], {}),
+        ([b"Accept-Encoding:\r\n"], {}),
+        ([b"Content-Encoding: identity\r\n"], {}),
+        ([b"Content-Type: text/plain;charset=UTF-8\r\n"], {}),
+        ([b"Connection: close\r\n"], {"closes": True}),
+        ([b"Connection: Keep-Alive\r\n"], {}),
+        ([b"Connection: keep-alive, TE\r\n", b"TE: trailers\r\n"], {}),
+        ([b"Connection: te,, Close ,\r\n"], {"closes": True}),
+        ([b"Connection: keep-alive\r\n", b"Connection: close\r\n"], {"closes": True}),
+        ([b"Connection: closed, not-close\r\n"], {}),
+        ([b"Connection: Upgrade, HTTP2-Settings\r\n", b"Upgrade: h2c\r\n", b"HTTP2-Settings: AAEAAA\r\n"],
+         {"upgrades": True}),
+        ([b"Trailer: Digest\r\n"], {}),
+        ([b"Expect: 100-Continue\r\n"], {"expects": True}),
+        ([b"X-%d: y\r\n" % i for i in range(126)], {}),
+    ],
+)  # fmt: skip
+def test_what_ordinary_clients_send_is_plain(lines: list[bytes], found: dict[str, object]) -> None:
+    plain = {"content_length": 5, "model": b"m", "version": -1, "header_length": -1, "coding": 0}
+    head = b"".join([LINE, HOST, *lines, LENGTH, b"\r\n"])
+    assert classify(head) == ("infer", len(head), {**plain, **found})
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        ([], {"closes": True}),
+        ([HOST], {"closes": True}),
+        ([b"Connection: keep-alive\r\n"], {}),
+        ([b"Connection: te, keep-alive\r\n"], {}),
+        ([b"Connection: te\r\n"], {"closes": True}),
+    ],
+)
+def test_http_1_0_is_plain_too(lines: list[bytes], found: dict[str, object]) -> None:
+    kind, _, fields = classify(b"".join([LINE.replace(b"1.1", b"1.0"), *lines, LENGTH, b"\r\n"]))
+    assert (kind, fields.pop("old")) == ("infer", True)
+    assert {name: value for name, value in fields.items() if name in ("closes", "expects")} == found
+
+
+@pytest.mark.parametrize(
     "field",
     [
-        b"Expect: 100-continue\r\n",
-        b"Accept-Encoding: gzip\r\n",
-        b"Accept-Encoding: identity, gzip\r\n",
-        b"Accept-Encoding:\r\n",
+        b"Expect: tea\r\n",
+        b"Expect: 100-continue\r\nExpect: 100-continue\r\n",
+        b"Accept-Encoding: gzip\r\nAccept-Encoding: gzip\r\n",
         b"Content-Encoding: gzip\r\n",
-        b"Content-Encoding: identity\r\n",
-        b"Connection: close\r\n",
+        b"Content-Encoding: Identity\r\n",
+        b"Content-Encoding: identity\r\nContent-Encoding: identity\r\n",
+        b'Connection: "close"\r\n',
+        b"Connection: close keep-alive\r\n",
         b"Inference-Header-Content-Length: 05\r\n",
         b"Inference-Header-Content-Length: +5\r\n",
         b"Inference-Header-Content-Length: -5\r\n",
         b"Inference-Header-Content-Length: 5 5\r\n",
         b"Inference-Header-Content-Length:\r\n",
+        b"Inference-Header-Content-Length: 2147483648\r\n",
         b"Inference-Header-Content-Length: 5\r\nInference-Header-Content-Length: 5\r\n",
-        b"".join(b"X-%d: y\r\n" % i for i in range(70)),
     ],
 )
 def test_fields_that_only_the_full_parser_may_answer(field: bytes) -> None:
     assert kind(LINE, HOST, LENGTH, field) == "length"
     assert kind(LINE, field, LENGTH, HOST) == "length"
+    assert kind(LINE, HOST, field, b"Transfer-Encoding: chunked\r\n") == "chunked"
 
 
-def test_a_missing_host_is_left_to_the_full_parser() -> None:
-    assert kind(LINE, LENGTH) == "length"
+@pytest.mark.parametrize("field", [b"Expect: 100-continue\r\n", b"Connection: keep-alive, close\r\n"])
+def test_what_http_1_0_does_not_know_is_for_the_full_parser(field: bytes) -> None:
+    assert kind(LINE.replace(b"1.1", b"1.0"), LENGTH, field) == "length"
 
 
 def status(*lines: bytes) -> object:
     found, _, fields = classify(b"".join(lines) + b"\r\n")
     assert found == "refused"
+    # What a client sent is never repeated.
+    assert not any(line[:20].decode("latin-1") in str(fields["message"]) for line in lines)
     return fields["status"]
+
+
+@pytest.mark.parametrize("line", [LINE, b"GET /v2 HTTP/1.1\r\n"])
+def test_http_1_1_needs_a_host(line: bytes) -> None:
+    assert status(line, LENGTH) == 400
 
 
 @pytest.mark.parametrize("host", [b"", b" a,b", b" a/b", b" u@a", b" a b", b" a\\b", b" a\r\nHost: a"])
@@ -116,6 +171,13 @@ def test_transfer_codings(value: bytes, expected: int) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
+        (b"OPTIONS /v2#x HTTP/1.1\r\n", 400), (b"GET /v2\\health HTTP/1.1\r\n", 400), (b"GET * HTTP/1.1\r\n", 400),
+        (b"GET v2 HTTP/1.1\r\n", 400), (b"GET http://u@here:8000/v2 HTTP/1.1\r\n", 400),
+        (b"GET http:///v2 HTTP/1.1\r\n", 400), (b"GET ftp://here:8000/v2 HTTP/1.1\r\n", 400),
+        (b"GET http://there/v2 HTTP/1.1\r\n", 400), (b"PRI * HTTP/2.0\r\n", 400), (b"G" * 40 + b" / HTTP/1.1\r\n", 400),
+        (b"POST /v2/models/m/infer http/1.1\r\n", 400), (b"POST /v2/models/m/infer HTTP/1.1 \r\n", 400),
+        (b"POST\t/v2/models/m/infer HTTP/1.1\r\n", 400), (b"POST /v2/models/\xc3\xa9/infer HTTP/1.1\r\n", 400),
+        (b"post /v2/models/m/infer HTTP/1.1\r\n", 400), (b"GET /" + b"a" * 8_200 + b" HTTP/1.1\r\n", 414),
         (b"POST  /v2 HTTP/1.1\r\n", 400), (b"POST /v2  HTTP/1.1\r\n", 400), (b"CONNECT here:80 HTTP/1.1\r\n", 405),
         (b"CONNECT /v2 HTTP/1.1\r\n", 405), (b"POST /v2/models/m/infer\r\n", 400),
         (b"POST /v2/models/m/infer HTTP/1.2\r\n", 505), (b"POST /v2/models/m/infer HTTP/2.0\r\n", 505),
@@ -125,9 +187,20 @@ def test_refused_request_lines(line: bytes, expected: int) -> None:
     assert status(line, HOST) == expected
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"POST http://here:8000/v2/models/m/infer HTTP/1.1\r\n", b"GET https://HERE:8000?x HTTP/1.1\r\n",
+        b"GET HTTP://here:8000 HTTP/1.1\r\n", b"OPTIONS * HTTP/1.1\r\n", b"M-SEARCH /v2 HTTP/1.1\r\n",
+        b"GET /" + b"a" * 8_000 + b" HTTP/1.1\r\n",
+    ],
+)  # fmt: skip
+def test_request_lines_for_the_full_parser(line: bytes) -> None:
+    assert kind(line, HOST, LENGTH) == "length"
+
+
 def test_http_1_0_knows_no_chunks() -> None:
     assert status(LINE.replace(b"1.1", b"1.0"), HOST, b"Transfer-Encoding: chunked\r\n") == 400
-    assert kind(LINE.replace(b"1.1", b"1.0"), LENGTH) == "other"
 
 
 def test_a_body_without_a_length_is_none() -> None:
@@ -143,7 +216,7 @@ def test_a_body_without_a_length_is_none() -> None:
     ],
 )  # fmt: skip
 def test_no_guessing_at_content_length(value: bytes) -> None:
-    assert kind(LINE, HOST, b"Content-Length: " + value + b"\r\n") == "other"
+    assert status(LINE, HOST, b"Content-Length: " + value + b"\r\n") == 400
     assert status(LINE, HOST, b"Content-Length: 0" + value + b"5\r\n") == 400
 
 
@@ -155,9 +228,6 @@ def test_no_guessing_at_content_length(value: bytes) -> None:
         [LENGTH, b"Transfer-Encoding: chunked\r\n"],
         [b"Transfer-Encoding: chunked\r\n", LENGTH],
         [b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: chunked\r\n"],
-        [b"Upgrade: h2c\r\n", LENGTH],
-        [b"Connection: close, upgrade\r\n", LENGTH],
-        [b"Trailer: X\r\n", LENGTH],
         [b"Content-Length : 5\r\n"],
         [b"Content-Length\t: 5\r\n"],
         [b" folded: yes\r\n", LENGTH],
@@ -165,49 +235,50 @@ def test_no_guessing_at_content_length(value: bytes) -> None:
         [LENGTH, b"X: a\r\n\tb\r\n"],
         [LENGTH, b": empty\r\n"],
         [LENGTH, b"no colon\r\n"],
+        [LENGTH, b"nocolon\r\n"],
         [LENGTH, b"a(b): c\r\n"],
         [LENGTH, b"caf\xc3\xa9: c\r\n"],
     ],
 )
-def test_uncertain_framing_belongs_to_the_full_parser(lines: list[bytes]) -> None:
-    assert kind(LINE, HOST, *lines) == "other"
-    assert kind(b"GET /v2 HTTP/1.1\r\n", HOST, *lines) == "other"
+def test_uncertain_framing_is_refused(lines: list[bytes]) -> None:
+    assert status(LINE, HOST, *lines) == 400
+    assert status(b"GET /v2 HTTP/1.1\r\n", HOST, *lines) == 400
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        b"POST /v2/models/m/infer HTTP/1.0\r\n",
-        b"POST /v2/models/m/infer http/1.1\r\n",
-        b"POST /v2/models/m/infer HTTP/1.1 \r\n",
-        b"POST\t/v2/models/m/infer HTTP/1.1\r\n",
-        b"POST http://here/v2/models/m/infer HTTP/1.1\r\n",
-        b"POST /v2/models/\xc3\xa9/infer HTTP/1.1\r\n",
-        b"post /v2/models/m/infer HTTP/1.1\r\n",
-        b"OPTIONS * HTTP/1.1\r\n",
-        b"PRI * HTTP/2.0\r\n",
-        b"G" * 40 + b" / HTTP/1.1\r\n",
-    ],
-)
-def test_request_lines_beyond_the_plain_form(line: bytes) -> None:
-    assert kind(line, HOST, LENGTH) == "other"
+def test_two_kinds_of_framing_are_refused_with_the_remedy() -> None:
+    fields = classify(LINE + HOST + LENGTH + b"Transfer-Encoding: chunked\r\n\r\n")[2]
+    assert "leave out Content-Length" in str(fields["message"])
+
+
+@pytest.mark.parametrize(("fields", "expected"), [([b"X: " + b"a" * 8_188], 431), ([b"X: y"] * 128, 431)])
+def test_fields_beyond_the_limits_are_refused(fields: list[bytes], expected: int) -> None:
+    lines = [field + b"\r\n" for field in fields]
+    assert status(LINE, HOST, *lines) == expected
+    assert kind(LINE, HOST, *[line[:-3] + b"\r\n" for line in lines[:127]]) == "length"
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        b"\r\nPOST / HTTP/1.1\r\n\r\n", b"\n", b"POST / HTTP/1.1\n", b"POST / HTTP/1.1\r\nA: b\n",
+        b"\n", b"POST / HTTP/1.1\n", b"POST / HTTP/1.1\r\nA: b\n",
         b"POST / HTTP/1.1\rA", b"POST /\0 ", b"POST /\x7f", b"POST / HTTP/1.1\r\nA: \x01",
         b"POST / HTTP/1.1\r\nA: \x0b", b"\x16\x03\x01\x02", b"\x00",
     ],
 )  # fmt: skip
 def test_a_byte_that_no_head_has_is_seen_at_once(text: bytes) -> None:
-    assert classify(text)[0] == "other"
+    assert classify(text)[0] == "bad"
+
+
+def test_an_empty_line_is_no_head() -> None:
+    assert classify(b"\r\nPOST / HTTP/1.1\r\n\r\n") == ("empty", 2, {})
 
 
 @pytest.mark.parametrize("chunked", [b"chunked", b"Chunked", b" chunked "])
 def test_chunked_bodies_are_known(chunked: bytes) -> None:
-    assert kind(LINE, HOST, b"Transfer-Encoding:" + chunked + b"\r\n") == "chunked"
+    head = LINE + HOST + b"Transfer-Encoding:" + chunked + b"\r\n\r\n"
+    fields = {"chunked": True, "model": b"m", "version": -1, "header_length": -1, "coding": 0}
+    assert classify(head) == ("infer", len(head), fields)
+    assert kind(b"GET /v2 HTTP/1.1\r\n", HOST, b"Transfer-Encoding:" + chunked + b"\r\n") == "chunked"
 
 
 def test_random_bytes_never_disturb_the_parser() -> None:
@@ -219,45 +290,8 @@ def test_random_bytes_never_disturb_the_parser() -> None:
             at = source.randrange(len(mutated))
             mutated[at : at + source.randint(0, 3)] = source.randbytes(source.randint(0, 3))
         found, end, fields = classify(bytes(mutated))
-        assert found in ("more", "other", "infer", "length", "chunked", "refused")
+        assert found in ("more", "bad", "empty", "infer", "length", "chunked", "refused")
         if found == "infer":
             assert mutated[:end].endswith(b"\r\n\r\n")
             assert mutated[:end].lower().count(b"content-length") in (1, 2)
             assert 0 < int(fields["content_length"]) < 10**18
-
-
-@pytest.mark.parametrize(
-    ("body", "result"),
-    [
-        (b"0\r\n\r\n", (5, "done")),
-        (b"5\r\nhello\r\n0\r\n\r\nPOST", (15, "done")),
-        (b"A\r\n0123456789\r\n1\r\nx\r\n00\r\n\r\n", (27, "done")),
-        (b"5;a\r\nhello\r\n0;b=c;d=\"e f\";g\r\n\r\n", (31, "done")),
-        (b"5\r\nhell", (7, "more")),
-        (b"5\r\nhello\r\n", (10, "more")),
-        (b"", (0, "more")),
-    ],
-)
-def test_chunks_are_followed(body: bytes, result: tuple[int, str]) -> None:
-    assert chunks_end([body]) == result
-    assert chunks_end([body[i : i + 1] for i in range(len(body))]) == result
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"0x5\r\n", b"+5\r\n", b" 5\r\n", b"5 \r\n", b"-1\r\n", b"5_0\r\n", b"\r\n", b"1" * 17 + b"\r\n",
-        b"5\n", b"5\r5", b"3\r\nhello\r\n", b"5\r\nhello0\r\n", b"5\r\nhello\n0", b";a=b\r\n", b"0\r\n\n",
-        b"0\r\n A: b", b"5;\r", b"5;a=\r", b"5;a\n", b"5;a\0", b'5;a="\r', b'5;a="b"c', b"5;a=b=c",
-        b"5; a\r", b"5;" + b"a" * 16_385,
-    ],
-)  # fmt: skip
-def test_malformed_chunks_are_seen(body: bytes) -> None:
-    assert chunks_end([body])[1] == "bad"
-    assert chunks_end([body[i : i + 1] for i in range(len(body))])[1] == "bad"
-
-
-@pytest.mark.parametrize("body", [b'5;a="\\"', b"0\r\nA: b\r\n"])
-def test_escapes_and_trailers_are_left_to_the_full_parser(body: bytes) -> None:
-    assert chunks_end([body])[1] == "lost"
-    assert chunks_end([body[i : i + 1] for i in range(len(body))])[1] == "lost"

@@ -1,4 +1,4 @@
-# The responses that a connection owes, in the order of its requests. Event-loop thread.
+# The responses that a connection owes, in the order of its requests, and its end behind the last. Event-loop thread.
 
 from libc.stdint cimport int64_t
 
@@ -14,15 +14,39 @@ cdef class Exchange(ResponseSink):
     cdef ModelSignature signature
     cdef InferResponse response      # None until delivered
     cdef object problem              # (status, message) instead of a response
+    cdef bint old                    # asked in HTTP/1.0
+    cdef bint closes                 # the connection closes behind the answer
+    cdef int coding                  # that the client asks for (http_coding)
+    cdef tuple encoded               # the response, when its body is compressed
+    cdef bint compressing            # on another thread, just now
+    cdef bytes compressed            # the body then
     cdef int64_t waiting_nbytes      # of the response, noted as unsent while it waits for its turn
     cdef Exchange next
 
+    cdef bint _ready(self) noexcept
     cdef int _wait(self) except -1
+    cdef int _compress(self, tuple encoded) except -1
+
+#   HEAD --plain infer head--> BODY --complete--> HEAD          (the request itself waits in `first`..`last`)
+#   HEAD --other head, nothing in flight--> RELAY --both sides agree that it is over--> HEAD
+#   HEAD, BODY, RELAY --refused, or the client wants the connection closed behind its request--> LAST
+#   LAST --nothing in flight--> CLOSING
+#   any --> CLOSING --> CLOSED
+cdef enum ConnectionState:
+    CONNECTION_HEAD = 0      # at a request boundary, or in a head
+    CONNECTION_BODY = 1      # receiving the body of an infer request
+    CONNECTION_RELAY = 2     # exactly one request goes to the full parser; what is behind it is held
+    CONNECTION_LAST = 3      # the last answer is in line; what comes is dropped
+    CONNECTION_CLOSING = 4   # everything is written; what comes is dropped
+    CONNECTION_CLOSED = 5
 
 # The writing half of a connection. `first`..`last` are the exchanges not yet written, `in_flight` of them.
 cdef class Answers:
     cdef Hub hub
     cdef object transport
+    cdef int state                   # ConnectionState
+    cdef bint half_closed            # the client sends no more; what it asked for before is answered
+    cdef bint unread                 # bytes behind the last request came, or may come
     cdef bint write_paused           # the socket takes no more: responses wait
     cdef bint receiving              # a request is behind `last` whose body is not complete
     cdef bint gone                   # the connection is lost
@@ -31,15 +55,33 @@ cdef class Answers:
     cdef Exchange last
     cdef int in_flight
     cdef int64_t unsent_nbytes       # its part of the hub's
+    cdef int64_t stalled_nbytes      # unsent bytes at the last tick that saw progress; -1 before the first
+    cdef int64_t stalled_s
 
     # A new exchange at the end of the line.
     cdef Exchange _enqueue(self, ModelSignature signature)
     # Writes the responses whose turn it is.
     cdef int _flush(self) except -1
-    cdef int _write(self, Exchange exchange) except -1
+    # The bytes of a response, or a list of objects with the buffer protocol; None while its body is compressed.
+    cdef object _reply(self, Exchange exchange)
+    cdef bytes _tail(self, Exchange exchange)
+    cdef int _write(self, Exchange exchange, object data) except -1
     # Changes `unsent_nbytes` by so much. May end any connection.
     cdef int _note_unsent(self, int64_t change) except -1
+    # The socket takes no more, or does again.
+    cdef int _pause(self) except -1
+    cdef int _unpause(self) except -1
+    # Looks whether the client still reads; ends the connection of one that does not.
+    cdef int _check_writing(self) except -1
     # Called behind every flush.
     cdef int _after_write(self) except -1
+    # Answers `problem`, (HTTP status, message), outside of any request, behind the answers that are owed, and closes.
+    cdef int _refuse(self, tuple problem) except -1
+    # No request is taken behind this one.
+    cdef int _end_behind(self, Exchange exchange) except -1
+    # The last answer is written.
+    cdef int _end(self) except -1
+    # No more is read; what was written still leaves.
+    cdef int _close(self) except -1
     # The connection is lost: cancels what is in work and lets go of everything.
     cdef int _abandon(self) except -1

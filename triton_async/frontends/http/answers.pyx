@@ -1,16 +1,27 @@
-"""The answers that one HTTP connection owes: kept in the order of the requests, written when it is their turn."""
+"""The answers that one HTTP connection owes, written in the order of the requests, and its end behind the last."""
 
 cimport cython
+from libc.stdint cimport int64_t
 
 from triton_async.infer.tensor cimport Tensor
-from triton_async.protocol.http_reply cimport error_reply, infer_reply
+from triton_async.protocol.http_coding cimport CODING_REQUIRED
+from triton_async.protocol.http_reply cimport error_reply, infer_reply, packed_reply, set_old
 
 import logging
 
+from triton_async.defines import HTTP_WRITE_TIMEOUT_S
 from triton_async.errors import ServerError
+from triton_async.frontends.http.compression import deflate
+from triton_async.frontends.http.replies import FAILED
 from triton_async.frontends.http.status import http_status
+from triton_async.protocol.http_coding import NAMES
 
 log = logging.getLogger("triton_async.http")
+
+cdef int64_t WRITE_S = int(HTTP_WRITE_TIMEOUT_S)
+
+# Seconds between the last answer and the end of a connection whose client went on sending (RFC 9112 9.6).
+cdef double LINGER_S = 1.0
 
 
 @cython.final
@@ -26,6 +37,30 @@ cdef class Exchange(ResponseSink):
 
     cdef int released(self, object request) except -1:
         return 0
+
+    cdef bint _ready(self) noexcept:
+        return (self.response is not None or self.problem is not None) and not self.compressing
+
+    # Compressing takes longer than the loop has for one client.
+    cdef int _compress(self, tuple encoded) except -1:
+        name = NAMES[self.coding & ~CODING_REQUIRED]
+        work = self.answers.hub.loop.run_in_executor(None, deflate, name, (encoded[0], *encoded[1]))
+        self.encoded = encoded
+        self.compressing = True
+        work.add_done_callback(self.compress_done)
+        return 0
+
+    def compress_done(self, work):
+        """The body is compressed; on the loop thread again."""
+        self.compressing = False
+        try:
+            self.compressed = work.result()
+        except Exception:
+            log.exception("compressing a response failed")
+            self.response = None
+            self.problem = FAILED
+        if self.answers is not None:
+            self.answers._flush()
 
     # The response has to wait: for those before it, or for the socket.
     cdef int _wait(self) except -1:
@@ -51,7 +86,7 @@ cdef class Answers:
         return exchange
 
     cdef int _after_write(self) except -1:
-        return 0
+        return self._end() if self.state == CONNECTION_LAST and self.in_flight == 0 else 0
 
     cdef int _note_unsent(self, int64_t change) except -1:
         if self.gone:
@@ -76,38 +111,57 @@ cdef class Answers:
     # Writes the responses whose turn it is.
     cdef int _flush(self) except -1:
         cdef Exchange exchange = self.first
+        cdef object data
         if exchange is None or self.gone:
             return 0
-        while exchange is not None and not self.write_paused and (
-            exchange.response is not None or exchange.problem is not None
-        ):
+        while exchange is not None and not self.write_paused and exchange._ready():
+            data = self._reply(exchange)
+            if data is None:
+                break
             self.first = exchange.next
             if self.first is None:
                 self.last = None
             self.in_flight -= 1
-            self._write(exchange)
+            self._write(exchange, data)
             exchange.answers = None
             exchange = self.first
         return self._after_write()
 
-    cdef int _write(self, Exchange exchange) except -1:
-        cdef bytes tail = self.hub.tail
+    cdef object _reply(self, Exchange exchange):
+        cdef bytes tail = self._tail(exchange)
         cdef InferResponse response = exchange.response
         cdef object data
-        if self.hub.stopping and self.first is None and not self.receiving:
-            tail = self.hub.closing_tail
         try:
             if response is None:
                 data = error_reply(exchange.problem[0], exchange.problem[1], tail)
             elif response.error is not None:
                 data = error_reply(http_status(response.error.code), response.error.message, tail)
+            elif exchange.compressed is not None:
+                data = packed_reply(exchange.encoded, exchange.coding, exchange.compressed, tail)
             else:
-                data = infer_reply(exchange.request, response, exchange.signature, tail)
+                data = infer_reply(exchange.request, response, exchange.signature, exchange.coding, tail)
+                if type(data) is tuple:
+                    exchange._compress(data)
+                    return None
         except ServerError as problem:
             data = error_reply(http_status(problem.code), problem.message, tail)
         except Exception:
             log.exception("HTTP handler failed")
-            data = error_reply(500, "internal error, see the log of the server", tail)
+            data = error_reply(FAILED[0], FAILED[1], tail)
+        if exchange.old:
+            set_old(data)
+        return data
+
+    # HTTP/1.0 closes unless the answer says otherwise, HTTP/1.1 the other way round.
+    cdef bytes _tail(self, Exchange exchange):
+        cdef bint closes = exchange.closes or (
+            self.hub.stopping and exchange.next is None and not self.receiving
+        )
+        if exchange.old:
+            return self.hub.tail if closes else self.hub.keeping_tail
+        return self.hub.closing_tail if closes else self.hub.tail
+
+    cdef int _write(self, Exchange exchange, object data) except -1:
         self.touched_s = self.hub.now_s
         if exchange.waiting_nbytes:
             self._note_unsent(-exchange.waiting_nbytes)
@@ -116,3 +170,65 @@ cdef class Answers:
         else:
             self.transport.writelines(data)
         return 0
+
+    cdef int _pause(self) except -1:
+        self.write_paused = True
+        self.stalled_nbytes = self.transport.get_write_buffer_size()
+        self.stalled_s = self.hub.now_s
+        return self._note_unsent(self.stalled_nbytes)
+
+    cdef int _unpause(self) except -1:
+        self.write_paused = False
+        self._note_unsent(-self.stalled_nbytes)
+        return self._flush()
+
+    cdef int _check_writing(self) except -1:
+        cdef int64_t unsent = self.transport.get_write_buffer_size()
+        if unsent != self.stalled_nbytes:
+            if self.write_paused:
+                self._note_unsent(unsent - self.stalled_nbytes)
+            self.stalled_nbytes = unsent
+            self.stalled_s = self.hub.now_s
+        elif self.hub.now_s - self.stalled_s > WRITE_S:
+            self.transport.abort()
+        return 0
+
+    cdef int _refuse(self, tuple problem) except -1:
+        cdef Exchange exchange = self._enqueue(None)
+        exchange.problem = problem
+        self.unread = True
+        self._end_behind(exchange)
+        return self._flush()
+
+    cdef int _end_behind(self, Exchange exchange) except -1:
+        exchange.closes = True
+        self.state = CONNECTION_LAST
+        return 0
+
+    # A socket closed with bytes unread takes back what was sent, so who went on sending gets a moment to read.
+    cdef int _end(self) except -1:
+        if not self.unread or self.half_closed:
+            return self._close()
+        self.state = CONNECTION_CLOSING
+        self.stalled_nbytes = -1
+        self.hub.loop.call_later(LINGER_S, self.transport.close)
+        return 0
+
+    cdef int _close(self) except -1:
+        if self.state < CONNECTION_CLOSING:
+            self.state = CONNECTION_CLOSING
+            if not self.write_paused:
+                self.stalled_nbytes = -1
+            self.transport.close()
+        return 0
+
+    def abort(self):
+        """Closes at once, whatever is in work."""
+        if self.transport is not None:
+            self._note_unsent(-self.unsent_nbytes)
+            self.gone = True
+            self.transport.abort()
+
+    def unread_nbytes(self):
+        """Bytes of answers that wait for the client."""
+        return self.unsent_nbytes

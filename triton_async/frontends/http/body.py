@@ -13,17 +13,18 @@ from triton_async.defines import (
     HTTP_MAX_CHUNKS,
     HTTP_MAX_RECEIVING_NBYTES,
 )
-from triton_async.frontends.http.replies import RequestProblem
+from triton_async.frontends.http.replies import CONTINUE, RequestProblem
 
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_MANY_CHUNKS = (
+MALFORMED = "malformed request body"
+MANY_CHUNKS = (
     f"Chunked request body exceeds maximum of {HTTP_MAX_CHUNKS} non-empty chunks. "
     "Send fewer or larger HTTP chunks."
 )
 
 
-def _too_big(nbytes: str, limit: int) -> RequestProblem:
-    return RequestProblem(400, f"request body of {nbytes} bytes exceeds the maximum allowed value of {limit} bytes")
+def too_big(nbytes: str, limit: int) -> str:
+    """What is said of a body of more than `limit` bytes."""
+    return f"request body of {nbytes} bytes exceeds the maximum allowed value of {limit} bytes"
 
 
 class Receiving:
@@ -73,7 +74,7 @@ async def read_body(request: web.BaseRequest, limit: int, receiving: Receiving) 
     limit = min(limit, HTTP_MAX_BODY_NBYTES)
     length = request.content_length
     if length is not None and length > limit:
-        raise _too_big(str(length), limit)
+        raise RequestProblem(400, too_big(str(length), limit))
     await _expectation(request)
     content = request.content
     if not request.can_read_body:
@@ -88,7 +89,7 @@ async def read_body(request: web.BaseRequest, limit: int, receiving: Receiving) 
     except TimeoutError:
         raise RequestProblem(408, "timed out waiting for the request body") from None
     except web.RequestPayloadError:
-        raise RequestProblem(400, "malformed request body") from None
+        raise RequestProblem(400, MALFORMED) from None
 
 
 async def _expectation(request: web.BaseRequest) -> None:
@@ -98,7 +99,7 @@ async def _expectation(request: web.BaseRequest) -> None:
     if expect.lower() != "100-continue":
         raise RequestProblem(417, "Expectation Failed")
     if not request.content.is_eof():
-        await request.writer.write(_CONTINUE)
+        await request.writer.write(CONTINUE)
         # aiohttp takes bytes already written for a started response.
         request.writer.output_size = 0
 
@@ -113,7 +114,7 @@ async def _read_known(content: StreamReader, length: int, pieces: _Pieces) -> by
         async with asyncio.timeout(HTTP_BODY_TIMEOUT_S):
             piece = await content.readany()
         if not piece:
-            raise RequestProblem(400, "malformed request body")
+            raise RequestProblem(400, MALFORMED)
         view[at : at + len(piece)] = piece
         at += len(piece)
         if at < length:
@@ -137,7 +138,7 @@ async def _read_chunks(content: StreamReader, limit: int, pieces: _Pieces) -> by
             chunks += 1
             in_chunk = False
         if chunks > HTTP_MAX_CHUNKS:
-            raise RequestProblem(400, _MANY_CHUNKS)
+            raise RequestProblem(400, MANY_CHUNKS)
         if len(body) > limit:
-            raise _too_big(f"more than {limit}", limit)
+            raise RequestProblem(400, too_big(f"more than {limit}", limit))
     return body

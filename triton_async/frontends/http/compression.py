@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from triton_async.defines import HTTP_COMPRESS_LEVEL
 from triton_async.errors import InvalidArg
 
-# Work on more bytes than this happens on another thread, so that the event loop does not wait for it.
+# More bytes than this are inflated on another thread, so that the event loop does not wait for it.
 _INLINE_NBYTES = 1 << 18
 # Lets zlib tell gzip and zlib streams apart itself, as Triton does.
 _DETECT = 15 | 32
 _WINDOW = {"gzip": 15 | 16, "deflate": 15}
-_WEIGHT = re.compile(r"[ \t]*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 
 
 def request_encoding(values: Sequence[str]) -> str | None:
@@ -25,22 +24,6 @@ def request_encoding(values: Sequence[str]) -> str | None:
     if len(values) == 1 and values[0] in _WINDOW:
         return values[0]
     return None
-
-
-def response_encoding(accept: str) -> str:
-    """Coding for the response from Accept-Encoding: the first of highest weight; "" for none."""
-    best, best_weight = "", 0.0
-    for item in accept.split(","):
-        name, found, rest = item.strip(" ").partition(";q=")
-        weight = 1.0
-        if found:
-            match = _WEIGHT.match(rest)
-            if match is None:
-                continue
-            weight = float(match[1])
-        if name in ("identity", "gzip", "deflate") and weight > best_weight:
-            best, best_weight = name, weight
-    return "" if best == "identity" else best
 
 
 def _too_big(limit: int) -> InvalidArg:
@@ -76,15 +59,9 @@ async def decompress(body: Any, limit: int) -> bytes:
     return inflated
 
 
-def _deflate(encoding: str, parts: Sequence[Any]) -> bytes:
-    stream = zlib.compressobj(wbits=_WINDOW[encoding])
+def deflate(encoding: str, parts: Sequence[Any]) -> bytes:
+    """The parts as one compressed body; `encoding` is "gzip" or "deflate". Any thread; most of it without the GIL."""
+    stream = zlib.compressobj(HTTP_COMPRESS_LEVEL, wbits=_WINDOW[encoding])
     pieces = [stream.compress(part) for part in parts]
     pieces.append(stream.flush())
     return b"".join(pieces)
-
-
-async def compress(encoding: str, parts: Sequence[Any]) -> bytes:
-    """The parts as one compressed body; `encoding` is "gzip" or "deflate"."""
-    if sum(len(part) for part in parts) <= _INLINE_NBYTES:
-        return _deflate(encoding, parts)
-    return await asyncio.to_thread(_deflate, encoding, parts)

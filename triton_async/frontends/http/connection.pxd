@@ -3,85 +3,44 @@
 
 from libc.stdint cimport int64_t
 
-from triton_async.frontends.http.answers cimport Answers
+from triton_async.frontends.http.held cimport Held
+from triton_async.frontends.http.intake cimport Intake
+from triton_async.frontends.http.slow_lane cimport SlowLane
 from triton_async.infer.signature cimport ModelSignature
-from triton_async.memory.buffer cimport Buffer
 from triton_async.memory.slab cimport SlabPool
-from triton_async.protocol.http_head cimport ChunkTracker, Head
 
-#   HEAD --plain infer head--> BODY --complete--> HEAD          (the request itself waits in `first`..`last`)
-#   HEAD --other head, nothing in flight--> RELAY --both sides agree that it is over--> HEAD
-#   HEAD, RELAY --boundary not certain--> TUNNEL
-#   any --> CLOSING (nothing is acted upon any more) --> CLOSED
-cdef enum ConnectionState:
-    CONNECTION_HEAD = 0      # at a request boundary, or in a head
-    CONNECTION_BODY = 1      # receiving the body of an infer request into `body`
-    CONNECTION_RELAY = 2     # exactly one request goes to the full parser; what is behind it is held
-    CONNECTION_TUNNEL = 3    # the full parser owns the connection from here on
-    CONNECTION_CLOSING = 4
-    CONNECTION_CLOSED = 5
-
-# Invariants
-#   - in RELAY and TUNNEL no answer is owed, so the full parser's answers are in order too
-#   - held bytes exist only while something blocks, or as the front part of a head
-cdef class Connection(Answers):
-    cdef int state                   # ConnectionState
-    cdef bint half_closed            # the client sends no more; what it asked for before is answered
+# Invariant: held bytes exist only while something blocks, or as the front part of a head.
+cdef class Connection(SlowLane):
     cdef bint probed                 # it was sent something to find out whether it still reads
     cdef bint read_paused
     cdef bint resume_scheduled
+    cdef bint blank                  # an empty line stood in front of the next request
     cdef int64_t head_s              # when the held part of a head began
-
-    cdef char *held                  # received, not acted upon; NULL when empty
-    cdef Py_ssize_t held_size
-    cdef Py_ssize_t held_room
+    cdef Held held                   # received, not acted upon
     cdef Py_ssize_t seen             # of the head at the front, by find_head_end
 
-    cdef Head head                   # of the request whose body is received
     cdef str name                    # model name of the last request: the next one is mostly the same
     cdef ModelSignature signature
     cdef SlabPool input_pool         # of its model; None: the host's
-    cdef Buffer body                 # of content_length bytes
-    cdef int64_t body_at             # bytes of it received
-    cdef int64_t noted_nbytes        # of them in the hub's account
-    cdef int64_t pace_s              # when the look at the body's rate began
-    cdef int64_t pace_at             # where the body stood then
-
-    cdef object relay                # Relay to the full parser, None until needed
-    cdef bint relay_paused           # the full parser wants no bytes now
-    cdef int64_t relay_left          # bytes of head and body still to hand over, before any chunks
-    cdef bint relay_chunked
-    cdef ChunkTracker chunks
-    cdef int relay_calls             # requests that the full parser found in what was handed over
-    cdef object relay_content        # body stream of the answered request; None until the answer is out
-    cdef Py_ssize_t linger_nbytes    # still to be dropped after a refusal
-    cdef int64_t stalled_nbytes      # unsent bytes at the last tick that saw progress; -1 before the first
-    cdef int64_t stalled_s
+    cdef Intake intake               # its body
+    cdef Py_ssize_t linger_nbytes    # behind the last request, still to be dropped
 
     cdef Py_ssize_t _consume(self, const unsigned char *data, Py_ssize_t size) except -1
+    cdef int _parse(self, const unsigned char *data, Py_ssize_t size, Py_ssize_t *end) noexcept
     cdef Py_ssize_t _take_head(self, const unsigned char *data, Py_ssize_t size) except -1
-    cdef Py_ssize_t _hand_over(self, int kind, Py_ssize_t head_nbytes) except -1
+    cdef int64_t _body_limit(self) noexcept
     cdef bint _admit(self, const unsigned char *data) except -1
     cdef Py_ssize_t _begin_body(self, const unsigned char *data, Py_ssize_t size) except -1
+    # The body has grown: submits the request when it is complete, refuses it when it cannot go on.
+    cdef int _received(self) except -1
     cdef int _submit(self) except -1
-    # The body has grown. Refuses it when there are too many such bytes.
-    cdef int _note_received(self) except -1
-    # Gives the body up, or over to its request.
-    cdef Buffer _take_body(self)
+    cdef int _give_up_body(self) except -1
     # Closes behind the last answer to a client that sends no more; what is not complete never will be.
     cdef int _end_input(self) except -1
-    cdef int _close(self) except -1
-    # Finds out whether a client that sends no more has gone.
-    cdef int _probe(self) except -1
-    cdef bint _too_slow(self) noexcept
-    cdef Py_ssize_t _relay_bytes(self, const unsigned char *data, Py_ssize_t size) except -1
-    cdef Py_ssize_t _break_relay(self, Py_ssize_t size) except -1
-    cdef int _return_from_relay(self) except -1
     cdef bint _blocked(self) noexcept
     cdef int _hold(self, const unsigned char *data, Py_ssize_t size) except -1
     cdef int _drop_held(self, Py_ssize_t count) noexcept
-    cdef int _update_reading(self) except -1
-    cdef int _refuse(self, int status, str message) except -1
+    # Bytes behind the last request.
+    cdef int _drop(self, Py_ssize_t count) except -1
     cdef int _schedule_resume(self) except -1
-    cdef int _check_writing(self) except -1
     cdef bint _idle(self) noexcept

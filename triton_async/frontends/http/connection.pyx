@@ -1,91 +1,87 @@
 """The HTTP express lane: one Connection per socket. Event-loop thread."""
 
 cimport cython
-from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free, realloc
-from libc.string cimport memchr, memcmp, memcpy, memmove
+from libc.string cimport memchr, memcmp
 
-from triton_async.frontends.http.answers cimport Answers, Exchange
+from triton_async.frontends.http.answers cimport (
+    CONNECTION_BODY,
+    CONNECTION_CLOSED,
+    CONNECTION_CLOSING,
+    CONNECTION_HEAD,
+    CONNECTION_LAST,
+    CONNECTION_RELAY,
+    Exchange,
+)
+from triton_async.frontends.http.held cimport append, drop
 from triton_async.frontends.http.hub cimport Hub
+from triton_async.frontends.http.intake cimport Intake
+from triton_async.frontends.http.slow_lane cimport SlowLane
 from triton_async.infer.request cimport InferRequest
+from triton_async.memory.buffer cimport Buffer
 from triton_async.protocol.http_codec cimport decode_infer
 from triton_async.protocol.http_head cimport (
-    CHUNK_BAD,
-    CHUNK_DONE,
-    CHUNK_LOST,
-    HEAD_CHUNKED,
+    HEAD_EMPTY,
     HEAD_INFER,
-    HEAD_OTHER,
     HEAD_REFUSED,
+    PROBLEM_HEAD_SIZE,
+    PROBLEM_LINE_SIZE,
+    PROBLEM_SYNTAX,
+    Head,
     find_head_end,
-    follow_chunks,
+    head_problem,
     parse_head,
 )
-from triton_async.protocol.http_reply cimport error_reply
 from triton_async.protocol.http_scan cimport scan_infer
 
 import logging
 import socket
 
 from triton_async.defines import (
-    HTTP_BODY_MIN_NBYTES_PER_S,
-    HTTP_BODY_TIMEOUT_S,
-    HTTP_HEAD_TIMEOUT_S,
     HTTP_HELD_NBYTES,
-    HTTP_KEEPALIVE_TIMEOUT_S,
     HTTP_MAX_BODY_NBYTES,
     HTTP_MAX_HEADERS_NBYTES,
     HTTP_MAX_LINE_NBYTES,
     HTTP_MAX_PIPELINED,
-    HTTP_WRITE_TIMEOUT_S,
 )
-from triton_async.errors import ServerError
+from triton_async.errors import InvalidArg, ServerError
+from triton_async.frontends.http.replies import CONTINUE, FAILED
 from triton_async.frontends.http.status import http_status
 
 log = logging.getLogger("triton_async.http")
 
 cdef Py_ssize_t HELD_NBYTES = HTTP_HELD_NBYTES
 cdef Py_ssize_t MAX_HEAD_NBYTES = HTTP_MAX_HEADERS_NBYTES
-# A head of one line's size at most cannot have a line that the full parser finds too long.
-cdef Py_ssize_t MAX_PLAIN_NBYTES = HTTP_MAX_LINE_NBYTES
+cdef Py_ssize_t MAX_LINE_NBYTES = HTTP_MAX_LINE_NBYTES
 cdef int64_t MAX_BODY_NBYTES = HTTP_MAX_BODY_NBYTES
 cdef int MAX_PIPELINED = HTTP_MAX_PIPELINED
-cdef int64_t HEAD_S = int(HTTP_HEAD_TIMEOUT_S)
-cdef int64_t BODY_S = int(HTTP_BODY_TIMEOUT_S)
-# Least bytes of a body in each BODY_S.
-cdef int64_t BODY_PACE_NBYTES = int(HTTP_BODY_TIMEOUT_S) * HTTP_BODY_MIN_NBYTES_PER_S
-cdef int64_t KEEPALIVE_S = int(HTTP_KEEPALIVE_TIMEOUT_S)
-cdef int64_t WRITE_S = int(HTTP_WRITE_TIMEOUT_S)
 
-# Seconds, and bytes to drop meanwhile, between a refusal and the end of its connection (RFC 9112 9.6).
-cdef double LINGER_S = 1.0
+# Kind of a head that is not complete.
+cdef enum:
+    HEAD_MORE = -1
 
-# Seconds after which a client that sends no more is asked for a sign of life.
-cdef int64_t PROBE_S = 1
-
-# What every client has to take before its answer (RFC 9110 15.2).
-cdef bytes INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
-
+# Bytes behind the last request that are read, only to be dropped.
 cdef Py_ssize_t LINGER_NBYTES = 1 << 16
 
 cdef int64_t _live = 0
 
 
 @cython.final
-cdef class Connection(Answers):
+cdef class Connection(SlowLane):
     """One client connection. A BufferedProtocol in all but name: uvloop asks for the methods, not for the base."""
 
     def __cinit__(self, Hub hub):
         global _live
         _live += 1
         self.hub = hub
+        self.intake = Intake(hub)
+        self.linger_nbytes = LINGER_NBYTES
 
     def __dealloc__(self):
         global _live
         _live -= 1
-        free(self.held)
+        drop(&self.held, self.held.size)
 
     # -- what the event loop calls -----------------------------------------------------------------
 
@@ -101,32 +97,25 @@ cdef class Connection(Answers):
             transport.close()
 
     def get_buffer(self, Py_ssize_t sizehint):
-        if self.state == CONNECTION_BODY:
-            return memoryview(self.body)[self.body_at:]
+        if self.state == CONNECTION_BODY and not self.intake.chunked:
+            return memoryview(self.intake.body)[self.intake.at:]
         return self.hub.scratch_view
 
     def buffer_updated(self, Py_ssize_t nbytes):
         cdef const unsigned char *data = <const unsigned char *>self.hub.scratch
         cdef Py_ssize_t taken
-        if self.state >= CONNECTION_CLOSING:
-            self.linger_nbytes -= nbytes
-            if self.linger_nbytes < 0:
-                self.transport.close()
+        if self.state >= CONNECTION_LAST:
+            self._drop(nbytes)
             return
         self.touched_s = self.hub.now_s
-        if self.state == CONNECTION_BODY:
-            self.body_at += nbytes
-            if self.body_at == self.body.nbytes:
-                self._submit()
-            else:
-                self._note_received()
+        if self.state == CONNECTION_BODY and not self.intake.chunked:
+            self.intake.at += nbytes
+            self._received()
             return
-        if self.held_size == 0 and not self._blocked():
+        if self.held.size == 0 and not self._blocked():
             taken = self._consume(data, nbytes)
-            data += taken
-            nbytes -= taken
-            if nbytes and self.state < CONNECTION_CLOSING:
-                self._hold(data, nbytes)
+            if taken < nbytes:
+                self._hold(data + taken, nbytes - taken)
         else:
             self._hold(data, nbytes)
             self._consume_held()
@@ -135,13 +124,13 @@ cdef class Connection(Answers):
     def eof_received(self):
         """The client sends no more. True: it may still read the answers to what it has sent completely.
 
-        A client that closed its socket looks the same until something is written to it: see `_probe`.
+        A client that closed its socket looks the same until something is written to it: see deadlines.check.
         """
         if self.state >= CONNECTION_CLOSING:
             return False
         self.half_closed = True
         self.touched_s = self.hub.now_s
-        if self.held_size:
+        if self.held.size:
             self._schedule_resume()
         else:
             self._end_input()
@@ -150,32 +139,27 @@ cdef class Connection(Answers):
     def connection_lost(self, error):
         self.state = CONNECTION_CLOSED
         self._abandon()
-        self._take_body()
+        self.intake.end()
         self.input_pool = None
-        self._drop_held(self.held_size)
-        if self.relay is not None:
-            self.relay.lost(error)
-            self.relay = None
-        self.relay_content = None
+        self._drop_held(self.held.size)
+        if self.handover.relay is not None:
+            self.handover.relay.lost(error)
+            self.handover.relay = None
+        self.handover.content = None
         self.transport = None
         self.hub.connections.discard(self)
         if not self.hub.connections:
             self.hub.on_empty()
 
     def pause_writing(self):
-        self.write_paused = True
-        self.stalled_nbytes = self.transport.get_write_buffer_size()
-        self.stalled_s = self.hub.now_s
-        if self.relay is not None:
-            self.relay.pause_writing()
-        self._note_unsent(self.stalled_nbytes)
+        if self.handover.relay is not None:
+            self.handover.relay.pause_writing()
+        self._pause()
 
     def resume_writing(self):
-        self.write_paused = False
-        self._note_unsent(-self.stalled_nbytes)
-        if self.relay is not None:
-            self.relay.resume_writing()
-        self._flush()
+        if self.handover.relay is not None:
+            self.handover.relay.resume_writing()
+        self._unpause()
         self._schedule_resume()
 
     # -- reading -----------------------------------------------------------------------------------
@@ -184,9 +168,7 @@ cdef class Connection(Answers):
     cdef bint _blocked(self) noexcept:
         if self.state == CONNECTION_HEAD:
             return self.write_paused or self.in_flight >= MAX_PIPELINED or self.hub.stopping
-        if self.state == CONNECTION_RELAY:
-            return self.relay_left == 0 and (not self.relay_chunked or self.chunks.state == CHUNK_DONE)
-        return self.state >= CONNECTION_CLOSING
+        return self.state == CONNECTION_RELAY and self.handover.complete()
 
     # Acts on bytes as far as possible; returns how many are done with.
     cdef Py_ssize_t _consume(self, const unsigned char *data, Py_ssize_t size) except -1:
@@ -195,58 +177,76 @@ cdef class Connection(Answers):
         while at < size and not self._blocked():
             if self.state == CONNECTION_HEAD:
                 taken = self._take_head(data + at, size - at)
-                if taken == 0 and self.state == CONNECTION_HEAD:
+                if taken == 0:
                     break
             elif self.state == CONNECTION_BODY:
-                taken = min(size - at, self.body.nbytes - self.body_at)
-                memcpy(self.body.data + self.body_at, data + at, taken)
-                self.body_at += taken
-                if self.body_at == self.body.nbytes:
-                    self._submit()
-                else:
-                    self._note_received()
+                taken = self.intake.take(data + at, size - at)
+                self._received()
+            elif self.state == CONNECTION_RELAY:
+                taken = self._relay_bytes(b"", data + at, size - at)
             else:
-                taken = self._relay_bytes(data + at, size - at)
+                taken = size - at
+                self._drop(taken)
             at += taken
         return at
 
     def _consume_held(self):
         cdef Py_ssize_t taken
-        if self.held_size:
-            taken = self._consume(<const unsigned char *>self.held, self.held_size)
+        if self.held.size:
+            taken = self._consume(<const unsigned char *>self.held.data, self.held.size)
             self._drop_held(taken)
 
-    # Returns bytes taken; 0 when the head is not complete, or has to wait for earlier responses, or when it was
-    # handed over (the state says so).
-    cdef Py_ssize_t _take_head(self, const unsigned char *data, Py_ssize_t size) except -1:
-        cdef Py_ssize_t end = find_head_end(data, size, &self.seen)
-        cdef int kind = HEAD_OTHER
-        cdef bint large = end > MAX_HEAD_NBYTES or (end == 0 and size > MAX_HEAD_NBYTES)
-        if end == 0 and not large:
-            return 0
+    # Kind of the head at the front, which ends at `end`.
+    cdef int _parse(self, const unsigned char *data, Py_ssize_t size, Py_ssize_t *end) noexcept:
+        end[0] = find_head_end(data, size, &self.seen)
+        if end[0] == 0 and size <= MAX_HEAD_NBYTES:
+            return HEAD_MORE
         self.seen = 0
-        if end > 0 and not large:
-            kind = parse_head(data, end, &self.head)
-            if kind == HEAD_INFER and end <= MAX_PLAIN_NBYTES and self._admit(data):
-                return end + self._begin_body(data + end, size - end)
-        if self.in_flight:
-            # Its answer must not overtake those of earlier requests.
-            return 0
-        if kind == HEAD_REFUSED:
-            return self._refuse(self.head.status, "malformed request")
-        if large:
-            return self._refuse(414 if memchr(data, c'\n', MAX_PLAIN_NBYTES) == NULL else 431, "request head too large")
-        return self._hand_over(kind, end)
+        if 0 < end[0] <= MAX_HEAD_NBYTES:
+            return parse_head(data, end[0], &self.head)
+        self.head.problem = PROBLEM_SYNTAX
+        if end[0] >= 0:
+            self.head.problem = PROBLEM_HEAD_SIZE
+            if memchr(data, c'\n', MAX_LINE_NBYTES) == NULL:
+                self.head.problem = PROBLEM_LINE_SIZE
+        return HEAD_REFUSED
 
-    # Whether the request of `self.head` is one to answer here. All that is wrong with a head is for the slow lane
-    # to say.
+    # Returns bytes taken; 0 when the head is not complete, or has to wait for earlier responses.
+    cdef Py_ssize_t _take_head(self, const unsigned char *data, Py_ssize_t size) except -1:
+        cdef Py_ssize_t end
+        cdef int kind = self._parse(data, size, &end)
+        if kind == HEAD_MORE:
+            return 0
+        if kind == HEAD_EMPTY and not self.blank:
+            self.blank = True
+            return end
+        if kind == HEAD_EMPTY:
+            self.head.problem = PROBLEM_SYNTAX
+            kind = HEAD_REFUSED
+        if kind == HEAD_REFUSED:
+            self._refuse(head_problem(self.head.problem))
+            return size
+        # Neither 100 Continue nor an answer of the full parser may overtake the answers to earlier requests.
+        if kind == HEAD_INFER and not (self.head.expects and self.in_flight) and self._admit(data):
+            self.blank = False
+            return end + self._begin_body(data + end, size - end)
+        if self.in_flight:
+            return 0
+        self.blank = False
+        return self._hand_over(data, end, size)
+
+    # Bytes of a body that may be received here.
+    cdef int64_t _body_limit(self) noexcept:
+        return MAX_BODY_NBYTES if self.head.header_length > 0 else min(self.hub.max_input_nbytes, MAX_BODY_NBYTES)
+
+    # Whether the request of `self.head` is one to answer here. All that is wrong with it is for the slow lane to say.
     cdef bint _admit(self, const unsigned char *data) except -1:
         cdef Head *head = &self.head
         cdef const char *name = <const char *>data + head.name_at
         cdef Hub hub = self.hub
-        if head.content_length > MAX_BODY_NBYTES or head.header_length > head.content_length:
-            return False
-        if head.header_length <= 0 and head.content_length > hub.max_input_nbytes:
+        if not head.chunked and (
+            head.content_length > self._body_limit() or head.header_length > head.content_length
+        ):
             return False
         if self.name is None or not _is_text(self.name, name, head.name_length):
             self.name = name[:head.name_length].decode("ascii")
@@ -260,54 +260,51 @@ cdef class Connection(Answers):
 
     # Makes room for the body and takes what is there of it; returns how much.
     cdef Py_ssize_t _begin_body(self, const unsigned char *data, Py_ssize_t size) except -1:
-        cdef int64_t nbytes = self.head.content_length
-        cdef Py_ssize_t taken = min(size, nbytes)
-        cdef Buffer body
-        try:
-            body = self.hub.lease_body(self.input_pool, nbytes, max(self.head.header_length, 0))
-        except MemoryError:
-            self._refuse(503, "not enough memory for the request body")
-            return size
-        memcpy(body.data, data, taken)
-        self.body = body
-        self.body_at = taken
+        cdef int64_t header_nbytes = max(self.head.header_length, 0)
+        cdef Py_ssize_t taken
+        if self.head.chunked:
+            self.intake.begin_chunks(self.input_pool, header_nbytes, self._body_limit())
+        else:
+            self.intake.begin(self.input_pool, self.head.content_length, header_nbytes)
+        taken = self.intake.take(data, size)
         self.receiving = True
         self.state = CONNECTION_BODY
-        self.pace_s = self.hub.now_s
-        self.pace_at = taken
-        if taken == nbytes:
-            self._submit()
-        else:
-            self._note_received()
+        self._received()
+        if self.head.expects and self.state == CONNECTION_BODY:
+            self.transport.write(CONTINUE)
         return taken
 
-    cdef int _note_received(self) except -1:
-        cdef int64_t change = self.body_at - self.noted_nbytes
-        self.noted_nbytes = self.body_at
-        if not self.hub.receiving.note(change):
-            self._refuse(503, "too many request bodies are being received")
-        return 0
+    cdef int _received(self) except -1:
+        if self.intake.complete():
+            return self._submit()
+        self.intake.note()
+        if self.intake.problem is None:
+            return 0
+        self._give_up_body()
+        return self._refuse(self.intake.problem)
 
-    cdef Buffer _take_body(self):
-        cdef Buffer body = self.body
-        self.body = None
+    cdef int _give_up_body(self) except -1:
         self.receiving = False
-        if self.noted_nbytes:
-            self.hub.receiving.note(-self.noted_nbytes)
-            self.noted_nbytes = 0
-        return body
+        self.intake.end()
+        return 0
 
     # The body is complete: builds the request and puts it in line.
     cdef int _submit(self) except -1:
         cdef Exchange exchange = self._enqueue(self.signature)
         cdef InferRequest request = None
-        cdef Buffer body = self._take_body()
-        cdef int64_t header = self.head.header_length
-        cdef int64_t scanned = header if header >= 0 else body.nbytes
+        cdef Buffer body = self.intake.end()
+        cdef int64_t header = self.head.header_length if self.head.header_length >= 0 else body.nbytes
+        exchange.old = self.head.old
+        exchange.coding = self.head.coding
+        self.receiving = False
         self.state = CONNECTION_HEAD
+        if self.head.closes:
+            self._end_behind(exchange)
         try:
-            if 0 < scanned <= self.hub.max_input_nbytes:
-                request = scan_infer(self.name, self.head.version, self.signature, body, scanned, 0,
+            if header > body.nbytes:
+                raise InvalidArg(f"inference header size should be in range (0, {body.nbytes}), got: {header}")
+            if 0 < header <= self.hub.max_input_nbytes:
+                request = scan_infer(self.name, self.head.version, self.signature, body, header, 0,
                                      self.hub.server.regions)
             if request is None:
                 request = decode_infer(self.name, self.head.version, self.signature, body, header,
@@ -319,36 +316,34 @@ cdef class Connection(Answers):
             exchange.problem = (http_status(problem.code), problem.message)
         except Exception:
             log.exception("HTTP handler failed")
-            exchange.problem = (500, "internal error, see the log of the server")
+            exchange.problem = FAILED
         return self._flush()
 
     cdef int _hold(self, const unsigned char *data, Py_ssize_t size) except -1:
-        cdef char *room
-        if self.held_size == 0:
+        if self.held.size == 0:
             self.head_s = self.hub.now_s
-        if self.held_size + size > self.held_room:
-            room = <char *>realloc(self.held, self.held_size + size)
-            if room == NULL:
-                raise MemoryError
-            self.held = room
-            self.held_room = self.held_size + size
-        memcpy(self.held + self.held_size, data, size)
-        self.held_size += size
-        return 0
+        return append(&self.held, data, size)
 
     cdef int _drop_held(self, Py_ssize_t count) noexcept:
-        self.held_size -= count
-        if self.held_size == 0:
-            free(self.held)
-            self.held = NULL
-            self.held_room = 0
-        elif count:
-            memmove(self.held, self.held + count, self.held_size)
+        drop(&self.held, count)
+        if self.held.size and count:
             self.head_s = self.hub.now_s
         return 0
 
+    cdef Py_ssize_t _forget(self) except -1:
+        cdef Py_ssize_t count = self.held.size
+        self._drop_held(count)
+        return count
+
+    cdef int _drop(self, Py_ssize_t count) except -1:
+        self.unread = True
+        self.linger_nbytes -= count
+        if self.linger_nbytes < 0 and self.state == CONNECTION_CLOSING:
+            self.transport.close()
+        return self._update_reading()
+
     cdef int _update_reading(self) except -1:
-        cdef bint pause = self.relay_paused or self.held_size >= HELD_NBYTES
+        cdef bint pause = self.relay_paused or self.held.size >= HELD_NBYTES or self.linger_nbytes < 0
         if pause == self.read_paused or self.half_closed or self.state >= CONNECTION_CLOSING:
             return 0
         self.read_paused = pause
@@ -359,143 +354,38 @@ cdef class Connection(Answers):
         return 0
 
     cdef int _schedule_resume(self) except -1:
-        if self.held_size and not self.resume_scheduled:
+        if self.held.size and not self.resume_scheduled:
             self.resume_scheduled = True
             self.hub.loop.call_soon(self._resume)
         return 0
 
     def _resume(self):
         self.resume_scheduled = False
-        if self.state < CONNECTION_CLOSING:
+        if self.state < CONNECTION_LAST:
             self._consume_held()
             self._update_reading()
             self._end_input()
 
     cdef int _after_write(self) except -1:
+        if self.state == CONNECTION_LAST:
+            return SlowLane._after_write(self)
         if self.hub.stopping:
             self.close_if_idle()
-        return self._schedule_resume() if self.held_size else self._end_input()
+        return self._schedule_resume() if self.held.size else self._end_input()
+
+    # -- the end -----------------------------------------------------------------------------------
 
     cdef int _end_input(self) except -1:
-        if not self.half_closed or self.state >= CONNECTION_CLOSING:
+        if not self.half_closed or self.state >= CONNECTION_LAST:
             return 0
         if self.state == CONNECTION_BODY:
-            self._take_body()
+            self._give_up_body()
             self.state = CONNECTION_HEAD
         if self.state == CONNECTION_RELAY and not self._blocked():
             return self._close()
-        if self.state == CONNECTION_HEAD and self.in_flight == 0 and not (self.held_size and self._blocked()):
+        if self.state == CONNECTION_HEAD and self.in_flight == 0 and not (self.held.size and self._blocked()):
             return self._close()
         return 0
-
-    # No more is read; what was written still leaves.
-    cdef int _close(self) except -1:
-        if self.state < CONNECTION_CLOSING:
-            self.state = CONNECTION_CLOSING
-            if not self.write_paused:
-                self.stalled_nbytes = -1
-            self.transport.close()
-        return 0
-
-    # Answers outside of any request, and closes. A socket closed with bytes unread takes back what was sent, so the
-    # client gets a moment to read the answer.
-    cdef int _refuse(self, int status, str message) except -1:
-        self._take_body()
-        if self.in_flight:
-            return self._close()
-        self.state = CONNECTION_CLOSING
-        self.stalled_nbytes = -1
-        self.transport.write(error_reply(status, message, self.hub.closing_tail))
-        self.linger_nbytes = LINGER_NBYTES
-        self.hub.loop.call_later(LINGER_S, self.transport.close)
-        return 0
-
-    # -- the slow lane -----------------------------------------------------------------------------
-
-    # Gives the request at the front to the full parser; the bytes follow through `_relay_bytes`.
-    cdef Py_ssize_t _hand_over(self, int kind, Py_ssize_t head_nbytes) except -1:
-        if self.relay is None:
-            self.relay = self.hub.make_relay(self, self.transport)
-        self.relay.written = False
-        self.relay_content = None
-        self.relay_calls = 0
-        self.head_s = self.hub.now_s
-        self.relay_chunked = kind == HEAD_CHUNKED
-        self.chunks = ChunkTracker(0, 0, 0, 0)
-        if kind == HEAD_OTHER:
-            self.state = CONNECTION_TUNNEL
-        else:
-            self.state = CONNECTION_RELAY
-            self.relay_left = head_nbytes
-            if not self.relay_chunked:
-                self.relay_left += self.head.content_length
-        return 0
-
-    # Gives the full parser what belongs to the request; returns how much that was.
-    cdef Py_ssize_t _relay_bytes(self, const unsigned char *data, Py_ssize_t size) except -1:
-        cdef Py_ssize_t taken = size
-        if self.state == CONNECTION_RELAY:
-            taken = min(size, self.relay_left)
-            self.relay_left -= taken
-            if self.relay_chunked and taken < size:
-                taken += follow_chunks(&self.chunks, data + taken, size - taken)
-                if self.chunks.state == CHUNK_LOST:
-                    self.state = CONNECTION_TUNNEL
-                    taken = size
-                elif self.chunks.state == CHUNK_BAD:
-                    return self._break_relay(size)
-        self.relay.feed(PyBytes_FromStringAndSize(<const char *>data, taken))
-        self._return_from_relay()
-        return taken
-
-    # The body breaks off: nobody gets to see it. The full parser would leave its handler waiting for more.
-    cdef Py_ssize_t _break_relay(self, Py_ssize_t size) except -1:
-        relay, self.relay = self.relay, None
-        relay.lost(None)
-        if relay.written:
-            self._close()
-        else:
-            self._refuse(400, "malformed request body")
-        return size
-
-    # Both sides have to agree that the request is over: ours by its framing, the full parser by the end of the body
-    # and a complete answer.
-    cdef int _return_from_relay(self) except -1:
-        if self.state == CONNECTION_RELAY and self._blocked() and self.relay_content is not None and (
-            self.relay_content.is_eof()
-        ):
-            self.relay_content = None
-            self.state = CONNECTION_HEAD
-            self.touched_s = self.hub.now_s
-            self._after_write()
-        return 0
-
-    def relay_started(self):
-        """The full parser begins with a request."""
-        self.relay_calls += 1
-        if self.state != CONNECTION_TUNNEL and (self.state != CONNECTION_RELAY or self.relay_calls > 1):
-            # It saw more than one request where we saw one: somebody tries to smuggle.
-            self.transport.abort()
-
-    def relay_answered(self, content, bint keep_alive):
-        """Its response is written. `content`: body stream of the request; without `keep_alive` it closes next."""
-        self.touched_s = self.head_s = self.hub.now_s
-        if keep_alive and self.state == CONNECTION_RELAY:
-            self.relay_content = content
-            self._return_from_relay()
-
-    def relay_closed(self):
-        """The full parser closed its transport: that closes the connection unless the express lane uses it."""
-        if self.state == CONNECTION_RELAY or self.state == CONNECTION_TUNNEL:
-            self._close()
-        self.relay = None
-
-    def relay_reading(self, bint paused):
-        """The full parser wants bytes, or none for now."""
-        self.relay_paused = paused
-        self._update_reading()
-
-    # -- time and stop -----------------------------------------------------------------------------
 
     cdef bint _idle(self) noexcept:
         return self.state == CONNECTION_HEAD and self.in_flight == 0
@@ -506,81 +396,6 @@ cdef class Connection(Answers):
             self._close()
         elif self.state == CONNECTION_CLOSING:
             self.transport.close()
-
-    def abort(self):
-        """Closes at once, whatever is in work."""
-        if self.transport is not None:
-            self._note_unsent(-self.unsent_nbytes)
-            self.gone = True
-            self.transport.abort()
-
-    def unread_nbytes(self):
-        """Bytes of answers that wait for the client."""
-        return self.unsent_nbytes
-
-    def check(self):
-        """Called every second."""
-        cdef int64_t now_s = self.hub.now_s
-        if self.state == CONNECTION_CLOSED:
-            return
-        if self.write_paused or self.state == CONNECTION_CLOSING:
-            self._check_writing()
-        elif self.half_closed and (self.in_flight or self.state == CONNECTION_RELAY):
-            self._probe()
-        elif self.state == CONNECTION_HEAD and self.in_flight == 0:
-            if self.held_size:
-                if now_s - self.head_s > HEAD_S:
-                    self._refuse(408, "timed out waiting for the request")
-            elif now_s - self.touched_s > KEEPALIVE_S:
-                self.close_if_idle()
-        elif self.state == CONNECTION_BODY:
-            if now_s - self.touched_s > BODY_S or self._too_slow():
-                self._refuse(408, "timed out waiting for the request body")
-        elif self.state == CONNECTION_TUNNEL and self.half_closed and self.relay.waiting:
-            # What was complete has begun by now.
-            if now_s - self.touched_s > 1:
-                self._close()
-        elif self.state == CONNECTION_TUNNEL and not self.relay.busy and now_s - self.head_s > HEAD_S:
-            self.transport.close()
-        elif self.state == CONNECTION_RELAY and self.relay_calls == 0 and now_s - self.head_s > HEAD_S:
-            # The full parser waits for more than we took for the whole request.
-            self.transport.close()
-
-    # A socket that was closed and one that is only not written to any more differ in how they take bytes. What waits
-    # long enough to be worth the question is cancelled when nobody waits for it.
-    cdef int _probe(self) except -1:
-        if self.hub.now_s - self.touched_s <= PROBE_S:
-            return 0
-        if not self.probed:
-            self.probed = True
-            if self.state == CONNECTION_HEAD or not self.relay.written:
-                self.transport.write(INTERIM)
-            return 0
-        plain = self.transport.get_extra_info("socket")
-        if plain is not None and plain.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self.abort()
-        return 0
-
-    cdef int _check_writing(self) except -1:
-        cdef int64_t unsent = self.transport.get_write_buffer_size()
-        if unsent != self.stalled_nbytes:
-            if self.write_paused:
-                self._note_unsent(unsent - self.stalled_nbytes)
-            self.stalled_nbytes = unsent
-            self.stalled_s = self.hub.now_s
-        elif self.hub.now_s - self.stalled_s > WRITE_S:
-            self.transport.abort()
-        return 0
-
-    # Whether too little of the body has come since the last look.
-    cdef bint _too_slow(self) noexcept:
-        if self.hub.now_s - self.pace_s < BODY_S:
-            return False
-        if self.body_at - self.pace_at < BODY_PACE_NBYTES:
-            return True
-        self.pace_s = self.hub.now_s
-        self.pace_at = self.body_at
-        return False
 
 
 cdef inline bint _is_text(str known, const char *text, Py_ssize_t length) except -1:

@@ -11,6 +11,7 @@ from aiohttp import web
 from triton_async.core.server import InferenceServer
 from triton_async.frontends.http.body import Receiving
 from triton_async.frontends.http.connection import Connection
+from triton_async.frontends.http.deadlines import check
 from triton_async.frontends.http.hub import Hub
 from triton_async.frontends.http.listener import Handler, Listener
 from triton_async.frontends.http.relay import Relay
@@ -35,7 +36,7 @@ class ExpressListener(Listener):
         self._loop = asyncio.get_running_loop()
         self._drained = asyncio.Event()
         self._hub = Hub(
-            server, server.pool, max_input_nbytes, self._loop, self._make_relay, self._drained.set,
+            server, server.pool, max_input_nbytes, self._loop, self._make_relay, check, self._drained.set,
             self.receiving,
         )  # fmt: skip
         self._factory = self.accept
@@ -87,13 +88,10 @@ class ExpressListener(Listener):
         relay = request.transport
         if not isinstance(relay, Relay):
             raise ConnectionResetError("the client is gone")
-        relay.started(request.content)
-        try:
-            response = await super()._handle(request)
-            # aiohttp would do the same behind this call, and nobody could tell when it is done.
-            await response.prepare(request)
-            await response.write_eof()
-        finally:
-            relay.ended()
+        relay.started()
+        response = await super()._handle(request)
+        # aiohttp would do the same behind this call, and nobody could tell when it is done.
+        await response.prepare(request)
+        await response.write_eof()
         relay.answered(request, response)
         return response

@@ -13,12 +13,14 @@ cdef class Hub:
     cdef readonly object loop
     cdef object make_relay           # (connection, transport) -> Relay, connected to a fresh full parser
     cdef readonly set connections    # open Connections
+    cdef object check                # called with each of them every second
     cdef object on_empty             # called when the last one is gone
     cdef object receiving            # body.Receiving, of both lanes
     cdef readonly int64_t unsent_nbytes  # of all connections
     cdef public int64_t max_unsent_nbytes
     cdef bytes tail                  # end of the head of every response (http_reply.reply_tail)
     cdef bytes closing_tail          # of one behind which the connection closes
+    cdef bytes keeping_tail          # of one behind which it stays open for an HTTP/1.0 client
     cdef readonly bint stopping
     cdef int64_t now_s               # coarse clock: seconds since start, advanced by `tick`
     cdef char *scratch               # HTTP_RECEIVE_NBYTES that every connection receives into; used up at once

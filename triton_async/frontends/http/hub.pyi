@@ -19,6 +19,7 @@ class Hub:
         max_input_nbytes: int,
         loop: AbstractEventLoop,
         make_relay: Callable[[Any, Any], Any],
+        check: Callable[[Any], object],
         on_empty: Callable[[], None],
         receiving: Receiving,
     ) -> None: ...

@@ -29,7 +29,8 @@ cdef enum:
 cdef class Hub:
     """Shared by the connections of one listener. `make_relay(connection, transport)` connects a full parser.
 
-    `receiving`: what is known of bodies that are not complete (body.Receiving).
+    `check`: looks at the clocks of one of them (deadlines.check). `receiving`: what is known of bodies that are not
+    complete (body.Receiving).
     """
 
     def __cinit__(self):
@@ -41,13 +42,14 @@ cdef class Hub:
     def __dealloc__(self):
         free(self.scratch)
 
-    def __init__(self, InferenceServer server, SlabPool pool, int64_t max_input_nbytes, loop, make_relay, on_empty,
-                 receiving):
+    def __init__(self, InferenceServer server, SlabPool pool, int64_t max_input_nbytes, loop, make_relay, check,
+                 on_empty, receiving):
         self.server = server
         self.pool = pool
         self.max_input_nbytes = max_input_nbytes
         self.loop = loop
         self.make_relay = make_relay
+        self.check = check
         self.on_empty = on_empty
         self.receiving = receiving
         self.max_unsent_nbytes = HTTP_MAX_UNSENT_NBYTES
@@ -56,8 +58,9 @@ cdef class Hub:
 
     def _set_date(self):
         date = formatdate(usegmt=True)
-        self.tail = reply_tail(date, False)
-        self.closing_tail = reply_tail(date, True)
+        self.tail = reply_tail(date, "")
+        self.closing_tail = reply_tail(date, "close")
+        self.keeping_tail = reply_tail(date, "keep-alive")
 
     cdef Buffer lease_body(self, SlabPool liked, int64_t nbytes, int64_t header_nbytes):
         cdef SlabPool pool = liked if liked is not None and nbytes >= LARGE_NBYTES else self.pool
@@ -80,7 +83,7 @@ cdef class Hub:
         self.now_s += 1
         self._set_date()
         for connection in tuple(self.connections):
-            connection.check()
+            self.check(connection)
 
     def stop(self):
         """Closes what is idle; all others close behind the responses they owe."""

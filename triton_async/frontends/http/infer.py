@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from typing import Any, Protocol
@@ -11,12 +12,13 @@ from aiohttp import web
 from triton_async.errors import InvalidArg, Unsupported
 from triton_async.frontends.http import replies
 from triton_async.frontends.http.body import Receiving, read_body
-from triton_async.frontends.http.compression import compress, decompress, request_encoding, response_encoding
+from triton_async.frontends.http.compression import decompress, deflate, request_encoding
 from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse
 from triton_async.infer.signature import ModelSignature
 from triton_async.memory.regions import RegionRegistry
 from triton_async.protocol.http_codec import decode_infer, encode_infer
+from triton_async.protocol.http_coding import response_coding, worth
 
 _INT_MIN, _INT_MAX = -(1 << 31), (1 << 31) - 1
 _DECIMAL = re.compile(r"-?[0-9]+")
@@ -115,10 +117,10 @@ async def infer(
     )
     answer = await server.infer(inference)
     head, parts, length, content_type = encode_infer(inference, answer, signature)
-    coding = response_encoding(headers.get("Accept-Encoding", ""))
-    if not coding:
+    coding, required = response_coding(", ".join(headers.getall("Accept-Encoding", [])))
+    if not coding or not worth(required, (head, *parts)):
         return await replies.tensors(request, head, parts, length, content_type)
-    packed = await compress(coding, (head, *parts))
+    packed = await asyncio.to_thread(deflate, coding, (head, *parts))
     reply = replies.text(packed, content_type)
     reply.headers["Content-Encoding"] = coding
     if length is not None:

@@ -6,11 +6,10 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from typing import cast
+from typing import Any, cast
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web_protocol import RequestHandler
 
 from triton_async.defines import HTTP_MAX_LINE_NBYTES
 from triton_async.errors import ServerError
@@ -39,10 +38,46 @@ def _not_hostile(record: logging.LogRecord) -> bool:
 _wire_log.addFilter(_not_hostile)
 
 
+class _Protocol(web.RequestHandler):
+    """aiohttp's own, but for what it says of broken bytes: a page that quotes them."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        # Logs, and raises when an answer has begun.
+        super().handle_error(request, status, exc, message)
+        response = replies.error(status, "malformed request") if status < 500 else replies.error(*replies.FAILED)
+        response.force_close()
+        return response
+
+
+def _make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+    if message.method == "UNKNOWN":
+        # What aiohttp makes of broken bytes says that it came in HTTP/1.0, in which it would be answered.
+        message = message._replace(version=HttpVersion11)
+    return web.BaseRequest(message, payload, protocol, writer, task, asyncio.get_running_loop())
+
+
+class _Server(web.Server):
+    """Makes the protocol of every connection."""
+
+    def __init__(self, handler: Handler, **options: Any) -> None:
+        # A connection that goes away cancels its handler, and with it the inference.
+        super().__init__(handler, request_factory=_make_request, handler_cancellation=True, **options)
+        self._options = options
+
+    def __call__(self) -> web.RequestHandler:
+        return _Protocol(self, loop=asyncio.get_running_loop(), **self._options)
+
+
 class _HalfClosable(asyncio.Protocol):
     """Hands all to aiohttp's protocol, which would drop the request of a client that has closed its side behind it."""
 
-    def __init__(self, handler: RequestHandler, busy: Mapping[object, web.BaseRequest]) -> None:
+    def __init__(self, handler: web.RequestHandler, busy: Mapping[object, web.BaseRequest]) -> None:
         self._handler = handler
         self._busy = busy
         self._transport: asyncio.Transport | None = None
@@ -79,10 +114,8 @@ class Listener:
         self._draining = False
         self._busy: dict[object, web.BaseRequest] = {}
         self._socket: ListeningSocket | None = None
-        self._server = web.Server(
+        self._server = _Server(
             self._handle,
-            # A connection that goes away cancels its handler, and with it the inference.
-            handler_cancellation=True,
             access_log=None,
             logger=_wire_log,
             auto_decompress=False,
@@ -164,4 +197,4 @@ class Listener:
             raise
         except Exception:
             _log.exception("HTTP handler failed")
-            return replies.error(500, "internal error, see the log of the server")
+            return replies.error(*replies.FAILED)

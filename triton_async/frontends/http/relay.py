@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import StreamReader, web
+from aiohttp import web
 
 if TYPE_CHECKING:
     from triton_async.frontends.http.connection import Connection
@@ -28,9 +28,6 @@ class Relay(asyncio.Transport):
         self._connection: Connection | None = connection
         self._transport = transport
         self._handler: asyncio.Protocol | None = make_handler()
-        # Requests in work, and the body of the last that began.
-        self.busy = 0
-        self._content: StreamReader | None = None
         # Whether an answer to the request at hand has begun.
         self.written = False
         self._handler.connection_made(self)
@@ -58,23 +55,12 @@ class Relay(asyncio.Transport):
         if handler is not None:
             handler.connection_lost(error)
 
-    @property
-    def waiting(self) -> bool:
-        """Whether only more bytes could lead to an answer."""
-        return not self.busy or self._content is None or not self._content.is_eof()
-
     # -- called around the handler of every request --
 
-    def started(self, content: StreamReader) -> None:
+    def started(self) -> None:
         """aiohttp found a request in what it was fed."""
-        self.busy += 1
-        self._content = content
         if self._connection is not None:
             self._connection.relay_started()
-
-    def ended(self) -> None:
-        """Its handler returned or failed."""
-        self.busy -= 1
 
     def answered(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """The whole response was written."""

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 # Bodies up to this many bytes leave in one piece: a copy of that size costs less than a second write.
 JOIN_NBYTES = 1 << 16
 
+# What a client waits for that sends its body only when it is welcome (RFC 9110 10.1.1).
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+# (HTTP status, message) where the reason stands in the log alone.
+FAILED = (500, "internal error, see the log of the server")
+
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _SERVER = {"Server": "triton-async"}
 _JSON = {**_SERVER, "Content-Type": "application/json"}

@@ -1,6 +1,7 @@
 """The route table: one row per path and method, from which routing and restricted categories are generated.
 
-Paths are matched whole and undecoded, as Triton matches them: no trailing slash, the query does not count.
+Paths are matched whole and undecoded, as Triton matches them: no trailing slash, the query does not count. Names in
+them are decoded once, behind that: what looks like a part of the path then is none.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+from urllib.parse import unquote_to_bytes
 
 # Categories of --http-restricted-api (Triton's names).
 CATEGORIES = frozenset({
@@ -21,6 +23,7 @@ H = TypeVar("H")
 
 _MODEL = r"/v2/models/([^/]+)"
 _VERSION = r"(?:/versions/([0-9]+))?"
+_BROKEN = re.compile("%(?![0-9A-Fa-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +88,20 @@ class RouteTable(Generic[H]):
         for pattern, handlers in self._patterns.values():
             match = pattern.fullmatch(path)
             if match is not None:
-                return Found(handlers, match.groups())
+                try:
+                    return Found(handlers, tuple(map(_decoded, match.groups())))
+                except ValueError:
+                    return None
         return None
+
+
+def _decoded(text: str | None) -> str | None:
+    """A segment without percent-encoding. ValueError when that is none, or of no text (RFC 3986 2.1)."""
+    if text is None or "%" not in text:
+        return text
+    if _BROKEN.search(text):
+        raise ValueError(text)
+    return unquote_to_bytes(text).decode()
 
 
 def path_of(target: str) -> str:

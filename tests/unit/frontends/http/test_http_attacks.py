@@ -25,6 +25,10 @@ def coding(value: bytes) -> bytes:
     return POST + b"Transfer-Encoding: " + value + b"\r\n\r\n0\r\n\r\n"
 
 
+def trailer(line: bytes) -> bytes:
+    return CHUNKED + b"5\r\nhello\r\n0\r\n" + line + b"\r\n\r\n"
+
+
 def field(line: bytes) -> bytes:
     return GET + HOST + line + b"\r\n\r\n"
 
@@ -59,10 +63,13 @@ REFUSED: list[tuple[int, bytes]] = [
     *((400, CHUNKED + v + LAST) for v in (b"5;", b"5;a\n", b"5;a\0", b'5;a="', b"5\n")),
     (400, CHUNKED + b"3\r\nhello\r\n0\r\n\r\n"),
     (400, CHUNKED + b"7\r\nhello\r\n0\r\n\r\n"),
+    *((400, trailer(v)) for v in (b" X: a", b"X : a", b"X: a\0", b"X", b"X: a\r\n b", b": a", b"X: a\rb")),
+    *((400, trailer(v)) for v in (b"Content-Length: 5", b"transfer-encoding: chunked", b"X: " + b"a" * 33_000)),
     # Host, target, method, version.
     *((400, GET + v + b"\r\n") for v in (b"", HOST + HOST, b"Host:\r\n", b"Host: a,b\r\n", b"Host: u@a\r\n")),
     (400, GET + b"Host: a/b\r\n\r\n"),
-    *((400, target(v)) for v in (b"x:80", b"*", b"", b"/v2 b", b"/v2/\0", b"/v2/\xe9")),
+    *((400, target(v)) for v in (b"x:80", b"*", b"", b"/v2 b", b"/v2/\0", b"/v2/\xe9", b"/v2#x", b"/v2\\x")),
+    *((400, target(v)) for v in (b"http://u@x/v2", b"http:///v2", b"http://y/v2", b"ftp://x/v2", b"http:/v2")),
     (405, b"CONNECT x:80 HTTP/1.1\r\n" + HOST + b"\r\n"),
     *((400, v + b" /v2 HTTP/1.1\r\n" + HOST + b"\r\n") for v in (b"get", b"FOO", b"G" * 40, b"G" * 8192)),
     *((400, b"GET /v2" + v + b"\r\n" + HOST + b"\r\n") for v in (b"", b" HTTP/1.1 ", b" http/1.1", b" HTTP/1")),
@@ -71,11 +78,14 @@ REFUSED: list[tuple[int, bytes]] = [
     *((400, b"GET /v2" + v + b"\r\n" + HOST + b"\r\n") for v in (b"  HTTP/1.1", b"\tHTTP/1.1")),
     (400, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
     (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
+    # In front of a request.
+    *((400, v + GET + HOST + b"\r\n") for v in (b"\n", b"\r\n\n", b"\r\n\r\n", b"\r\n" * 100, b" \r\n", b"\r")),
     # Sizes.
     (414, b"GET /v2/" + b"a" * 40_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n"),
     (431, GET + HOST + b"".join(b"X-%d: %s\r\n" % (i, b"a" * 1_000) for i in range(70)) + b"\r\n"),
-    (400, GET + HOST + b"X: " + b"a" * 20_000 + b"\r\n\r\n"),
-    (400, GET + HOST + b"".join(b"X-%d: a\r\n" % i for i in range(200)) + b"\r\n"),
+    (414, b"GET /v2/" + b"a" * 8_190 + b" HTTP/1.1\r\n" + HOST + b"\r\n"),
+    (431, GET + HOST + b"X: " + b"a" * 20_000 + b"\r\n\r\n"),
+    (431, GET + HOST + b"".join(b"X-%d: a\r\n" % i for i in range(200)) + b"\r\n"),
     (417, POST + b"Content-Length: 5\r\nExpect: x\r\n\r\n"),
 ]
 
@@ -87,7 +97,13 @@ ACCEPTED: list[tuple[int, bytes]] = [
     (200, field(b"Connection: keep-alive")),
     (500, CHUNKED + b"5;a=b\r\nhello\r\n0\r\n\r\n"),
     (500, CHUNKED + b"5\r\nhello\r\n0\r\n\r\n"),
+    (500, CHUNKED + b'5;a="\\"b"\r\nhello\r\n0\r\nX: y\r\nHost: z\r\n\r\n'),
     (200, GET.replace(b"/v2", b"http://x/v2") + HOST + b"\r\n"),
+    (404, b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n"),
+    (200, field(b"Connection: upgrade\r\nUpgrade: foo")),
+    (200, field(b"Connection: keep-alive, te\r\nTE: trailers")),
+    (500, POST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\nhello"),
+    (200, GET.replace(b"1.1", b"1.0") + b"Connection: keep-alive\r\n\r\n"),
     (200, b"\r\n" + GET + HOST + b"\r\n"),
     (404, b"GET /v2/" + b"a" * 7_900 + b" HTTP/1.1\r\n" + HOST + b"\r\n"),
     (200, GET + HOST + b"Content-Length: 5\r\n\r\nhello"),

@@ -18,8 +18,9 @@ from http_harness import LIMIT, Client, ask, head, infer_body, message, serving,
 from tritonclient.utils import InferenceServerException
 
 from triton_async.frontends.http import body as body_module
-from triton_async.frontends.http.compression import request_encoding, response_encoding
+from triton_async.frontends.http.compression import request_encoding
 from triton_async.frontends.http.infer import parse_header_length, parse_version
+from triton_async.protocol.http_coding import response_coding
 
 INFER = "/v2/models/m/infer"
 LENGTH = "Inference-Header-Content-Length"
@@ -253,7 +254,7 @@ def test_a_body_that_stops_coming_is_given_up(tmp_path: Path, monkeypatch: pytes
             for framing in (("Content-Length", "100"), ("Transfer-Encoding", "chunked")):
                 client = await Client.connect(endpoint.port)
                 # The coding keeps it out of the express lane, whose clock is its own (test_http_express).
-                coding = ("Content-Encoding", "identity")
+                coding = ("Content-Encoding", "gzip")
                 await client.send(head("POST", INFER, [framing, coding]) + b"5\r\nhello")
                 answer = await client.receive()
                 assert (answer.status, answer.headers["connection"]) == (408, "close")
@@ -272,14 +273,16 @@ def test_compressed_bodies_both_ways(tmp_path: Path) -> None:
             for size in (10, 300_000):
                 values = np.arange(size, dtype=np.float32)
                 body, headers = infer_body(values)
+                large = size > 10
                 for coding, pack, unpack in (
                     ("gzip", gzip.compress, gzip.decompress), ("deflate", zlib.compress, zlib.decompress),
                 ):  # fmt: skip
                     coded = [*headers, ("Content-Encoding", coding), ("Accept-Encoding", f"br, {coding}")]
-                    answer = await ask(endpoint.port, "POST", INFER, pack(body), coded)
-                    assert answer.headers["content-encoding"] == coding
-                    answer.body = unpack(answer.body)
-                    assert np.array_equal(values_of(answer), values)
+                    for sent, fields in ((pack(body), coded), (body, [*headers, *coded[-1:]])):
+                        answer = await ask(endpoint.port, "POST", INFER, sent, fields)
+                        assert answer.headers.get("content-encoding") == (coding if large else None)
+                        answer.body = unpack(answer.body) if large else answer.body
+                        assert np.array_equal(values_of(answer), values)
 
     run(test)
 
@@ -315,13 +318,45 @@ def test_compressed_bodies_that_are_too_large_or_broken_are_refused(tmp_path: Pa
     run(test)
 
 
+def test_only_what_shrinks_is_compressed(tmp_path: Path) -> None:
+    write_model(tmp_path, "m")
+    noise = np.random.default_rng(1).standard_normal(100_000, np.float32)
+    cases = [
+        (noise, {}, "gzip", None),
+        (noise, {"parameters": {}}, "gzip, deflate, br", "gzip"),
+        (np.zeros(100_000), {}, "deflate, gzip, br, zstd", "deflate"),
+        (np.zeros(4_000), {}, "gzip", None),
+        (np.zeros(4_100), {}, "gzip", "gzip"),
+        (np.zeros(100_000), {}, "gzip;q=0", None),
+        (np.zeros(100_000), {}, "br", None),
+        (np.zeros(100_000), {}, "identity, gzip;q=0.5", None),
+        (np.zeros(2), {}, "gzip, identity;q=0", "gzip"),
+        (noise, {}, "gzip;q=0.1, *;q=0", "gzip"),
+    ]
+
+    async def test() -> None:
+        async with serving(tmp_path, limit=1 << 24) as (_, endpoint):
+            for values, members, accept, coding in cases:
+                body, headers = infer_body(values.astype(np.float32), **members)
+                answer = await ask(endpoint.port, "POST", INFER, body, [*headers, ("Accept-Encoding", accept)])
+                assert answer.headers.get("content-encoding") == coding, accept
+                if coding == "gzip":
+                    assert b"OUTPUT0" in gzip.decompress(answer.body)
+            # Nor is an error, however long.
+            body, headers = infer_body(np.float32([1]), outputs=[{"name": "x" * 100_000}])
+            answer = await ask(endpoint.port, "POST", INFER, body, [*headers, ("Accept-Encoding", "gzip")])
+            assert (answer.status, answer.headers.get("content-encoding")) == (400, None)
+
+    run(test)
+
+
 def test_codings_are_chosen_by_weight() -> None:
     chosen = {
         "": "", "gzip": "gzip", "deflate": "deflate", "br": "", "identity, gzip": "", "gzip, identity": "gzip",
         "gzip;q=0.5, deflate;q=0.8": "deflate", "gzip;q=0": "", "gzip;q=x, deflate": "deflate", "*": "",
         "gzip;q=0.5, identity;q=0.6": "", "br;q=1.0, gzip;q=0.8, *;q=0.1": "gzip", ",,;q=1": "", "gzip;q=-1": "",
     }  # fmt: skip
-    assert {accept: response_encoding(accept) for accept in chosen} == chosen
+    assert {accept: response_coding(accept)[0] for accept in chosen} == chosen
     assert [request_encoding(v) for v in ([], [""], ["identity"], ["gzip"], ["GZIP"], ["gzip", "gzip"])] == [
         "", "", "", "gzip", None, None,
     ]  # fmt: skip

@@ -23,7 +23,7 @@ TABLE = [
     ("GET", "/v2/health/live", 200), ("GET", "/v2/health/ready", 200), ("GET", "/v2/health/ready?x=1", 200),
     ("GET", "/v2/health", 404), ("GET", "/v2/health/live/", 404), ("POST", "/v2/health/live", 405),
     ("HEAD", "/v2/health/ready", 405), ("GET", "/v2", 200), ("GET", "/v2/", 404), ("GET", "/", 404),
-    ("GET", "//v2", 404), ("GET", "/V2", 404), ("GET", "/v2#x", 200), ("GET", "http://h/v2", 200),
+    ("GET", "//v2", 404), ("GET", "/V2", 404), ("GET", "http://x/v2", 200),
     ("GET", "/v2/models", 404), ("GET", "/v2/models/m", 200), ("GET", "/v2/models/m/", 404),
     ("GET", "/v2/models/m/versions/1", 200), ("GET", "/v2/models/m/versions/001", 200),
     ("GET", "/v2/models/m/versions/7", 404), ("GET", "/v2/models/m/versions/x", 404),
@@ -33,7 +33,9 @@ TABLE = [
     ("POST", "/v2/models/m/config", 405), ("GET", "/v2/models/m/stats", 200), ("GET", "/v2/models/stats", 200),
     ("GET", "/v2/models/m/infer", 405), ("PUT", "/v2/models/m/infer", 405), ("DELETE", "/v2/models/m/infer", 405),
     ("OPTIONS", "/v2/models/m/infer", 405), ("POST", "/v2/models/m/infer/", 404), ("POST", "/v2/models/m/other", 404),
-    ("POST", "/v2/models/%6d/infer", 404), ("POST", "/v2/models/m/generate", 501),
+    ("POST", "/v2/models/%6d/infer", 200), ("GET", "/v2/models/m%2Fready", 404), ("GET", "/v2/models/%2e%2E", 404),
+    ("GET", "/v2/models/%zz", 404), ("GET", "/v2/models/%6", 404), ("GET", "/v2/models/m%ff", 404),
+    ("POST", "/v2/models/m/generate", 501),
     ("POST", "/v2/models/m/versions/1/generate_stream", 501), ("GET", "/v2/trace/setting", 501),
     ("POST", "/v2/models/m/trace/setting", 501), ("GET", "/v2/models/m/versions/1/trace/setting", 404),
     ("GET", "/v2/logging", 501), ("POST", "/v2/logging", 501), ("PUT", "/v2/logging", 405),
@@ -61,6 +63,24 @@ def test_every_path_has_its_answer(tmp_path: Path) -> None:
                 elif status == 501 and "repository" not in path:
                     assert answer.error.endswith(NOT_YET)
                 assert answer.headers["server"] == "triton-async"
+
+    run(test)
+
+
+def test_names_are_decoded_once(tmp_path: Path) -> None:
+    """Clients quote names with a space, a plus or letters beyond ASCII."""
+    for name in ("a b", "a+b", "für", "a%20b"):
+        write_model(tmp_path, name)
+
+    async def test() -> None:
+        async with serving(tmp_path) as (_, endpoint):
+            quoted = {"a%20b": "a b", "a+b": "a+b", "a%2Bb": "a+b", "f%C3%BCr": "für", "a%2520b": "a%20b"}
+            for path, name in quoted.items():
+                answer = await ask(endpoint.port, "GET", f"/v2/models/{path}")
+                assert json.loads(answer.body)["name"] == name
+                assert (await ask(endpoint.port, "POST", f"/v2/models/{path}/versions/1/infer")).status == 200
+            missing = await ask(endpoint.port, "GET", "/v2/models/a%2Fb%0A%22")
+            assert (missing.status, missing.error) == (404, "Request for unknown model: 'a/b\n\"' is not found")
 
     run(test)
 
@@ -147,7 +167,15 @@ def test_broken_framing_is_refused_and_nothing_behind_it_is_answered(tmp_path: P
         async with serving(tmp_path) as (_, endpoint):
             client = await Client.connect(endpoint.port)
             await client.send(text + message("GET", "/v2"))
-            assert (await client.receive()).status == 400
+            answer = await client.receive()
+            # Only our own parser tells what is too long from other nonsense.
+            assert answer.status in (400, 414, 431)
+            assert answer.headers["content-type"] == "application/json"
+            assert answer.headers["server"] == "triton-async"
+            assert answer.headers["connection"] == "close"
+            assert answer.error
+            # Nothing of what was sent, which may be a secret.
+            assert not any(word in answer.error for word in ("Bad Name", "aaa", "get /v2", "+5", "zz"))
             assert await client.closed()
             client.close()
 

@@ -1,0 +1,3 @@
+from triton_async.frontends.http.connection import Connection
+
+def check(connection: Connection) -> int: ...

@@ -1,0 +1,3 @@
+from collections.abc import Iterable
+
+def chunked_body(pieces: Iterable[bytes]) -> tuple[int, str, bytes]: ...
