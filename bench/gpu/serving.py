@@ -34,7 +34,7 @@ async def running(write: Callable[[Path], None]) -> AsyncIterator[InferenceServe
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder))
         async with running_server(Path(folder), pools=POOLS) as server:
-            failed = [row for row in server.repository_index() if row.get("state") != "READY"]
+            failed = [row for row in await server.repository_index() if row.get("state") != "READY"]
             if failed:
                 raise RuntimeError(f"{failed[0]['name']}: {failed[0].get('reason', 'not loaded')}")
             yield server
