@@ -118,6 +118,7 @@ bench-all: $(VENV)/.dev
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.add_sub --rounds 3
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.raw --rounds 3 --seconds 2
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.flat --rounds 3 --seconds 1
+	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.clients
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.steady
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.many
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.overhead --rounds 1

@@ -27,7 +27,14 @@ wrk.body = file:read("*a")
 wrk.headers["Content-Type"] = "application/octet-stream"
 wrk.headers["Inference-Header-Content-Length"] = "{header}"
 file:close()
-done = function(summary, latency, requests)
+"""
+# What wrk makes of the above by itself, given.
+_WRK_RAW = """local file = io.open("{request}", "rb")
+local request = file:read("*a")
+wrk.format = function() return request end
+file:close()
+"""
+_WRK_DONE = """done = function(summary, latency, requests)
   local errors = summary.errors
   io.write(string.format("RESULT %d %d %d %d %d\\n", summary.requests, summary.duration,
     latency:percentile(50), latency:percentile(99),
@@ -77,7 +84,15 @@ class Requests:
         body = self.folder / f"body-{self._elements}"
         body.write_bytes(content)
         script = body.with_suffix(".lua")
-        script.write_text(_WRK.format(body=body, header=header))
+        script.write_text(_WRK.format(body=body, header=header) + _WRK_DONE)
+        return script
+
+    def raw(self, number: int, request: bytes) -> Path:
+        """A script that has wrk send just these bytes."""
+        path = self.folder / f"request-{number}"
+        path.write_bytes(request)
+        script = path.with_suffix(".lua")
+        script.write_text(_WRK_RAW.format(request=path) + _WRK_DONE)
         return script
 
     def grpc(self, model: str) -> Path:
@@ -132,11 +147,22 @@ def _h2load(server: Server, message: Path, concurrency: int, seconds: float, str
     return (*_find(r"finished in [\d.]+m?s, ([\d.]+) req/s", text), cuts[49], cuts[98])
 
 
-def drive(subject: Subject, point: Point, requests: Requests, seconds: float, *, streams: int = STREAMS) -> Window:
-    """One window of load. The server's own count tells whether what the generator took for answers were any."""
+def drive(
+    subject: Subject,
+    point: Point,
+    requests: Requests,
+    seconds: float,
+    *,
+    streams: int = STREAMS,
+    script: Path | None = None,
+) -> Window:
+    """One window of load; `script` is for wrk, in place of that of `requests`.
+
+    The server's own count tells whether what the generator took for answers were any.
+    """
     protocol, concurrency = point
     server, model = subject.server, subject.model
-    source = requests.http() if protocol == "http" else requests.grpc(model)
+    source = script or (requests.http() if protocol == "http" else requests.grpc(model))
     counted = inference_count(server, model)
     ticks = cpu_ticks(server.process.pid)
     if protocol == "http":

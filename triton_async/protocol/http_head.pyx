@@ -1,6 +1,7 @@
 """Request heads of HTTP/1.1 (RFC 9112): where they end, what they ask for, and why some are refused. No I/O."""
 
-from libc.string cimport memchr, memcmp
+from libc.stdint cimport uint64_t
+from libc.string cimport memchr, memcmp, memcpy
 
 from triton_async.protocol.http_bytes cimport BYTE_NAME, CLASSES, same, token_length
 from triton_async.protocol.http_coding cimport accepted_coding
@@ -50,16 +51,27 @@ cdef struct Fields:
     bint keeps            # Connection: keep-alive
 
 
+# Whether eight bytes at once are neither control characters nor DEL; what it is not certain of it denies.
+cdef inline bint _are_text(const unsigned char *data) noexcept nogil:
+    cdef uint64_t eight, other
+    memcpy(&eight, data, 8)
+    other = eight ^ 0x7f7f7f7f7f7f7f7fU
+    return (
+        ((eight - 0x2020202020202020U) & ~eight) | ((other - 0x0101010101010101U) & ~other)
+    ) & 0x8080808080808080U == 0
+
+
 cdef Py_ssize_t find_head_end(const unsigned char *data, Py_ssize_t size, Py_ssize_t *seen) noexcept nogil:
     cdef Py_ssize_t at = seen[0]
     cdef unsigned char byte
-    while at < size:
-        byte = data[at]
-        if byte >= 0x20:
-            if byte == 0x7f:
-                return -1
+    while True:
+        while size - at >= 8 and _are_text(data + at):
+            at += 8
+        while at < size and data[at] >= 0x20 and data[at] != 0x7f:
             at += 1
-            continue
+        if at == size:
+            break
+        byte = data[at]
         if byte == c'\t':
             at += 1
             continue

@@ -269,6 +269,14 @@ def test_a_byte_that_no_head_has_is_seen_at_once(text: bytes) -> None:
     assert classify(text)[0] == "bad"
 
 
+@pytest.mark.parametrize("offset", range(20))
+def test_control_characters_are_seen_wherever_they_stand(offset: int) -> None:
+    for byte in range(256):
+        value = b"a" * offset + bytes([byte]) + b"b" * 20
+        found = kind(LINE, HOST, LENGTH, b"X: " + value + b"\r\n")
+        assert found == ("bad" if (byte < 0x20 and byte != 9) or byte == 0x7F else "infer"), byte
+
+
 def test_an_empty_line_is_no_head() -> None:
     assert classify(b"\r\nPOST / HTTP/1.1\r\n\r\n") == ("empty", 2, {})
 

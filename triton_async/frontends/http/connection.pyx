@@ -330,10 +330,8 @@ cdef class Connection(SlowLane):
             self.head_s = self.hub.now_s
         return 0
 
-    cdef Py_ssize_t _forget(self) except -1:
-        cdef Py_ssize_t count = self.held.size
-        self._drop_held(count)
-        return count
+    cdef Py_ssize_t _behind(self) noexcept:
+        return self.held.size
 
     cdef int _drop(self, Py_ssize_t count) except -1:
         self.unread = True

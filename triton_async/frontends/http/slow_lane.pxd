@@ -19,5 +19,5 @@ cdef class SlowLane(Answers):
     cdef int _return_from_relay(self) except -1
     # Reads, or does not, as `relay_paused` and the like say.
     cdef int _update_reading(self) except -1
-    # Forgets what was received behind the request; returns how many bytes that was.
-    cdef Py_ssize_t _forget(self) except -1
+    # Bytes received behind the request.
+    cdef Py_ssize_t _behind(self) noexcept

@@ -67,8 +67,9 @@ cdef class SlowLane(Answers):
     def relay_closed(self):
         """The full parser closed its transport: that closes the connection unless the express lane uses it."""
         self.handover.relay = None
+        self.relay_reading(False)
         if self.state == CONNECTION_RELAY:
-            self.unread = self._forget() > 0
+            self.unread = self._behind() > 0 or not self.handover.complete()
             self._end()
 
     def relay_reading(self, bint paused):
@@ -79,5 +80,5 @@ cdef class SlowLane(Answers):
     cdef int _update_reading(self) except -1:
         return 0
 
-    cdef Py_ssize_t _forget(self) except -1:
+    cdef Py_ssize_t _behind(self) noexcept:
         return 0

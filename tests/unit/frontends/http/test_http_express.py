@@ -325,11 +325,16 @@ def test_heads_that_never_end_are_refused(tmp_path: Path) -> None:
 def test_random_bytes_leave_nothing_behind(tmp_path: Path) -> None:
     write_model(tmp_path, "m")
     source = random.Random(3)
-    stream = infer(id="a") + chunked(json_infer("b")) + infer(id="c") + LIVE
+    body, lengths = infer_body(np.zeros(5_000, np.float32))
+    fields = [("Accept-Encoding", "gzip"), ("Expect", "100-continue"), ("Connection", "upgrade"), ("Upgrade", "h2c")]
+    relayed = chunked(json_infer("d"), more=";a").replace(b"/infer ", b"/infer? ")
+    compressed = message("POST", INFER, body, [*lengths, *fields])
+    last = infer(id="e").replace(b"1.1", b"1.0")
+    stream = infer(id="a") + chunked(json_infer("b")) + infer(id="c") + LIVE + relayed + compressed + last + LIVE
 
     async def test() -> None:
         async with express(tmp_path) as (_, listener):
-            for _ in range(400):
+            for _ in range(800):
                 mutated = bytearray(stream)
                 for _ in range(source.randint(1, 5)):
                     at = source.randrange(len(mutated))

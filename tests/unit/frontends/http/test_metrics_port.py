@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from core_harness import run, running, write_model
-from http_harness import ask
+from http_harness import Client, ask
 
 from triton_async.frontends import metrics
 
@@ -25,6 +25,12 @@ def test_scrapes(tmp_path: Path) -> None:
             assert (other.status, other.body) == (200, b"")
             refused = await ask(endpoint.port, "POST", "/metrics")
             assert (refused.status, refused.error) == (405, "Method Not Allowed")
+            client = await Client.connect(endpoint.port)
+            await client.send(b"GET /metrics HTTP/1.1\r\nAuthorization: Bearer secret\0\r\n\r\n")
+            broken = await client.receive()
+            assert (broken.status, broken.error) == (400, "malformed request")
+            assert broken.headers["server"] == "triton-async"
+            client.close()
             await endpoint.close(1)
 
     run(test)
