@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import Any
 
-import pytest
-from compiled import load
-from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.events import (
-    DataReceived,
     PingAckReceived,
     ResponseReceived,
     SettingsAcknowledged,
@@ -22,100 +16,39 @@ from h2.events import (
 )
 from h2.settings import SettingCodes
 from hpack import Encoder
+from http2_harness import (
+    ACK,
+    CANCEL,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    ENHANCE_YOUR_CALM,
+    FLOW_CONTROL_ERROR,
+    GOAWAY,
+    HEAD,
+    HEADERS,
+    HELLO,
+    NO_ERROR,
+    PADDED,
+    PING,
+    REFUSED_STREAM,
+    REQUEST,
+    SETTINGS,
+    TRAILERS,
+    WINDOW_UPDATE,
+    EventSession,
+    Peer,
+    block,
+    frame,
+    frames,
+    goaway_code,
+    request,
+    reset_codes,
+    sent,
+)
 
 from triton_async import defines
-
-EventSession = load("http2_events").EventSession
-
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
-END_STREAM, ACK, END_HEADERS, PADDED = 1, 1, 4, 8
-NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED = 0, 1, 3, 5
-FRAME_SIZE_ERROR, REFUSED_STREAM, CANCEL, COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 6, 7, 8, 9, 11
-SECOND = 1_000_000_000
-
-REQUEST = [(":method", "POST"), (":scheme", "http"), (":path", "/a"), (":authority", "x"), ("te", "trailers")]
-HEAD = [(b":status", b"200"), (b"content-type", b"application/grpc")]
-TRAILERS = [(b"grpc-status", b"0")]
-
-
-def frame(kind: int, payload: bytes = b"", flags: int = 0, stream: int = 0) -> bytes:
-    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
-
-
-def block(fields: list[tuple[str, str]] = REQUEST) -> bytes:
-    return Encoder().encode(fields, huffman=False)
-
-
-def request(stream: int = 1, flags: int = END_HEADERS | END_STREAM) -> bytes:
-    return frame(HEADERS, block(), flags, stream)
-
-
-HELLO = PREFACE + frame(SETTINGS)
-
-
-def sent(session: Any) -> bytes:
-    return b"".join(session.output())
-
-
-def frames(data: bytes) -> list[tuple[int, int, int, bytes]]:
-    """(type, flags, stream, payload) of every frame."""
-    found = []
-    while data:
-        nbytes = int.from_bytes(data[:3], "big")
-        assert len(data) >= 9 + nbytes
-        found.append((data[3], data[4], int.from_bytes(data[5:9], "big"), data[9 : 9 + nbytes]))
-        data = data[9 + nbytes :]
-    return found
-
-
-def goaway_code(data: bytes) -> int | None:
-    return next((int.from_bytes(p[4:8], "big") for kind, _, _, p in frames(data) if kind == GOAWAY), None)
-
-
-def reset_codes(data: bytes) -> dict[int, int]:
-    return {stream: int.from_bytes(p, "big") for kind, _, stream, p in frames(data) if kind == RST_STREAM}
-
-
-class Peer:
-    """An h2 client and our session, joined."""
-
-    def __init__(self, window: int | None = None) -> None:
-        self.session = EventSession()
-        self.h2 = H2Connection(H2Configuration(header_encoding=None))
-        if window is not None:
-            self.h2.local_settings = type(self.h2.local_settings)(
-                client=True, initial_values={SettingCodes.INITIAL_WINDOW_SIZE: window}
-            )
-        self.h2.initiate_connection()
-        self.heard: list[Any] = []
-        self.turn()
-
-    def turn(self) -> None:
-        """Carries bytes both ways until nothing moves."""
-        while True:
-            out = self.h2.data_to_send()
-            if out:
-                self.session.feed(out)
-            back = sent(self.session)
-            if back:
-                self.heard += self.h2.receive_data(back)
-            if not out and not back:
-                return
-
-    def ask(self, data: bytes = b"", end: bool = True) -> int:
-        stream = self.h2.get_next_available_stream_id()
-        self.h2.send_headers(stream, REQUEST, end_stream=end and not data)
-        if data:
-            self.h2.send_data(stream, data, end_stream=end)
-        self.turn()
-        return int(stream)
-
-    def of(self, kind: type) -> list[Any]:
-        return [event for event in self.heard if isinstance(event, kind)]
-
-    def body(self, stream: int) -> bytes:
-        return b"".join(event.data for event in self.of(DataReceived) if event.stream_id == stream)
 
 
 def test_a_call_from_head_to_trailers() -> None:
@@ -440,257 +373,3 @@ def test_output_comes_in_portions() -> None:
 
 
 # -- limits ------------------------------------------------------------------------------------------
-
-
-def ended_with(session: Any) -> int | None:
-    code = goaway_code(sent(session))
-    assert session.finished() == (code is not None)
-    return code
-
-
-def test_rapid_reset_ends_the_connection_before_the_burst_is_opened() -> None:
-    session = EventSession()
-    encoder = Encoder()
-    session.feed(HELLO)
-    for i in range(defines.GRPC_RESET_BURST + 1):
-        stream = 2 * i + 1
-        head = frame(HEADERS, encoder.encode(REQUEST), END_HEADERS | END_STREAM, stream)
-        session.feed(head + frame(RST_STREAM, struct.pack(">I", CANCEL), 0, stream))
-    assert len(session.opened) <= defines.GRPC_RESET_BURST + 1
-    assert ended_with(session) == ENHANCE_YOUR_CALM
-
-
-def test_nothing_is_opened_behind_the_reset_that_was_one_too_many() -> None:
-    """All of it comes in one read."""
-    session = EventSession()
-    encoder = Encoder()
-    session.feed(HELLO + b"".join(
-        frame(HEADERS, encoder.encode(REQUEST), END_HEADERS | END_STREAM, 2 * i + 1)
-        + frame(RST_STREAM, struct.pack(">I", CANCEL), 0, 2 * i + 1)
-        for i in range(MANY)
-    ))  # fmt: skip
-    assert len(session.opened) <= defines.GRPC_RESET_BURST + 1
-    assert ended_with(session) == ENHANCE_YOUR_CALM
-
-
-MANY = 3 * defines.GRPC_RESET_BURST
-
-
-def reset_many(session: EventSession, act: Callable[[Any], None]) -> bool:
-    """Opens calls one after another, has the server `act` on each and resets it; whether the connection lives."""
-    encoder = Encoder()
-    session.feed(HELLO)
-    for i in range(MANY):
-        stream = 2 * i + 1
-        session.feed(frame(HEADERS, encoder.encode(REQUEST), END_HEADERS | END_STREAM, stream), i)
-        act(session.opened.get(stream))
-        sent(session)
-        session.feed(frame(RST_STREAM, struct.pack(">I", CANCEL), 0, stream), i)
-        sent(session)
-        if session.ended:
-            return False
-    assert len(session.opened) == MANY
-    return True
-
-
-def answer(stream: Any) -> None:
-    stream.respond([*HEAD, *TRAILERS], end=True)
-
-
-def begin_to_answer(stream: Any) -> None:
-    stream.respond(HEAD)
-    stream.send([bytes(100_000)])
-
-
-@pytest.mark.parametrize("act", [answer, begin_to_answer])
-def test_resets_of_calls_that_were_answered_cost_nothing(act: Callable[[Any], None]) -> None:
-    assert reset_many(EventSession(), act)
-
-
-@pytest.mark.parametrize(("late_ns", "lives"), [(-1, True), (0, False), (SECOND, False)])
-def test_resets_of_calls_whose_deadline_has_come_cost_nothing(late_ns: int, lives: bool) -> None:
-    session = EventSession()
-    session.late_ns = late_ns
-    assert reset_many(session, lambda stream: None) == lives
-
-
-def test_resets_of_calls_that_were_refused_still_count() -> None:
-    session = EventSession()
-    session.refuse = True
-    encoder = Encoder()
-    session.feed(HELLO)
-    head = (frame(HEADERS, encoder.encode(REQUEST), END_HEADERS, 2 * i + 1) for i in range(MANY))
-    session.feed(b"".join(
-        each + frame(RST_STREAM, struct.pack(">I", CANCEL), 0, 2 * i + 1) for i, each in enumerate(head)
-    ))  # fmt: skip
-    assert ended_with(session) == ENHANCE_YOUR_CALM
-
-
-@pytest.mark.parametrize(("per_second", "fine"), [(30, True), (100, False)])
-def test_resets_of_ours_are_fine_at_a_human_pace(per_second: int, fine: bool) -> None:
-    session = EventSession()
-    encoder = Encoder()
-    session.feed(HELLO)
-    for i in range(3000):
-        session.feed(frame(HEADERS, encoder.encode(REQUEST), END_HEADERS | END_STREAM, 2 * i + 1))
-        if 2 * i + 1 in session.opened:
-            session.opened[2 * i + 1].cancel(CANCEL)
-        session.output(now_ns=i * SECOND // per_second)
-    assert session.ended != fine
-    assert (len(session.opened) == 3000) == fine
-
-
-@pytest.mark.parametrize(
-    "provoke",
-    [
-        lambda stream: frame(WINDOW_UPDATE, struct.pack(">I", 0), 0, stream),
-        lambda stream: frame(WINDOW_UPDATE, struct.pack(">I", 2**31 - 1), 0, stream),
-        lambda stream: frame(DATA, b"more than said", END_STREAM, stream),
-        lambda stream: frame(PRIORITY, b"\0\0\0", 0, stream),
-        lambda stream: frame(PRIORITY, struct.pack(">IB", stream, 1), 0, stream),
-        lambda stream: frame(DATA, b"12", END_STREAM, stream) + frame(DATA, b"x", 0, stream),
-        lambda stream: frame(DATA, b"12", END_STREAM, stream) + frame(HEADERS, block(), END_HEADERS, stream),
-    ],
-    ids=["zero update", "overflow", "content-length", "priority size", "self-dependency", "data", "headers"],
-)
-def test_resets_that_the_client_provokes_count_too(provoke: Any) -> None:
-    session = EventSession()
-    encoder = Encoder()
-    session.feed(HELLO)
-    for i in range(defines.GRPC_RESET_BURST + 2):
-        stream = 2 * i + 1
-        head = encoder.encode([*REQUEST, ("content-length", "2")])
-        session.feed(frame(HEADERS, head, END_HEADERS, stream) + provoke(stream))
-        if goaway_code(sent(session)) is not None:
-            break
-    assert session.ended or session.finished()
-    assert len(session.opened) <= defines.GRPC_RESET_BURST + 2
-
-
-CONTROLS = {
-    "ping": frame(PING, bytes(8)),
-    "ping ack": frame(PING, bytes(8), ACK),
-    "settings": frame(SETTINGS),
-    "settings ack": frame(SETTINGS, flags=ACK),
-    "priority": frame(PRIORITY, struct.pack(">IB", 0, 1), 0, 1),
-    "empty data": frame(DATA, b"", 0, 1),
-    "padding only": frame(DATA, b"", 0, 1),
-    "unknown": frame(0xF0, b"abc", 0, 1),
-}
-
-
-@pytest.mark.parametrize("name", CONTROLS)
-def test_too_many_control_frames_end_the_connection(name: str) -> None:
-    session = EventSession()
-    session.feed(HELLO + request(1, END_HEADERS))
-    session.feed(CONTROLS[name] * (defines.GRPC_CONTROL_BURST + 1))
-    assert goaway_code(sent(session)) in (ENHANCE_YOUR_CALM, PROTOCOL_ERROR)
-    assert session.finished()
-
-
-@pytest.mark.parametrize("name", ["ping", "settings", "priority", "empty data", "unknown"])
-def test_the_same_frames_are_fine_at_a_human_pace(name: str) -> None:
-    session = EventSession()
-    session.feed(HELLO + request(1, END_HEADERS))
-    for i in range(2 * defines.GRPC_CONTROL_BURST):
-        session.feed(CONTROLS[name], i * SECOND // 90)
-        assert goaway_code(sent(session)) is None
-
-
-def test_too_many_continuations_end_the_connection() -> None:
-    session = EventSession()
-    session.feed(HELLO + frame(HEADERS, block(), END_STREAM, 1))
-    session.feed(frame(CONTINUATION, b"", 0, 1) * (defines.GRPC_MAX_CONTINUATIONS + 1))
-    assert ended_with(session) == ENHANCE_YOUR_CALM
-    assert session.opened == {}
-
-
-def test_a_large_header_block_ends_the_connection() -> None:
-    session = EventSession()
-    session.feed(HELLO)
-    size = defines.GRPC_MAX_FRAME_NBYTES
-    session.feed(frame(HEADERS, bytes(size), 0, 1)[:9])
-    session.feed(bytes(size) + frame(CONTINUATION, b"x" * 16, 0, 1))
-    assert session.ended
-
-
-@pytest.mark.parametrize("kind", [GOAWAY, SETTINGS, 0x77])
-def test_only_payload_comes_in_large_frames(kind: int) -> None:
-    nbytes = defines.GRPC_MAX_HEADER_BLOCK_NBYTES + 6
-    assert nbytes < defines.GRPC_MAX_FRAME_NBYTES
-    session = EventSession()
-    session.feed(HELLO + frame(kind, bytes(nbytes))[:100])
-    assert ended_with(session) == ENHANCE_YOUR_CALM
-    session = EventSession()
-    accepted = frame(SETTINGS, b"", ACK)
-    sent(session)
-    session.feed(HELLO + accepted + request(flags=END_HEADERS) + frame(DATA, bytes(nbytes), END_STREAM, 1))
-    assert ended_with(session) is None
-
-
-def repeated(encoder: Encoder, nbytes: int, before: list[tuple[str, str]] = REQUEST) -> bytes:
-    """A block that decodes to `nbytes` and more, of one field again and again."""
-    field = ("x-again", "v" * 3000)
-    return encoder.encode([*before, field]) + encoder.encode([field]) * (nbytes // 3039 + 1)
-
-
-def test_a_list_too_long_is_cut_and_hpack_stays_in_step() -> None:
-    session = EventSession()
-    encoder = Encoder()
-    block = repeated(encoder, 2 * defines.GRPC_MAX_HEADER_LIST_NBYTES)
-    session.feed(HELLO + frame(HEADERS, block, END_HEADERS | END_STREAM, 1))
-    after = encoder.encode([*REQUEST, ("x-after", "fine")])
-    session.feed(frame(HEADERS, after, END_HEADERS | END_STREAM, 3))
-    opened = [event for event in session.events if event[0] == "open"]
-    assert opened[0][3] is True
-    kept = sum(len(name) + len(value) + 32 for name, value in opened[0][2])
-    assert kept <= defines.GRPC_MAX_HEADER_LIST_NBYTES
-    assert opened[1][2][-1] == ("x-after", "fine")
-    assert opened[1][3] is False
-    assert goaway_code(sent(session)) is None
-
-
-@pytest.mark.parametrize("trailers", [False, True])
-def test_a_list_far_too_long_ends_the_connection(trailers: bool) -> None:
-    session = EventSession()
-    encoder = Encoder()
-    opening = frame(HEADERS, encoder.encode(REQUEST), END_HEADERS, 1) if trailers else b""
-    block = repeated(encoder, defines.GRPC_MAX_DECODED_HEADERS_NBYTES, [] if trailers else REQUEST)
-    session.feed(HELLO + opening + frame(HEADERS, block, END_HEADERS | END_STREAM, 1))
-    assert len(session.opened) == trailers
-    assert ended_with(session) == ENHANCE_YOUR_CALM
-
-
-def test_lists_too_long_count_like_resets() -> None:
-    session = EventSession()
-    encoder = Encoder()
-    session.feed(HELLO)
-    for i in range(defines.GRPC_RESET_BURST + 1):
-        assert not session.ended
-        block = repeated(encoder, defines.GRPC_MAX_HEADER_LIST_NBYTES)
-        session.feed(frame(HEADERS, block, END_HEADERS | END_STREAM, 2 * i + 1))
-        if 2 * i + 1 in session.opened:
-            answer(session.opened[2 * i + 1])
-        out = sent(session)
-    assert goaway_code(out) == ENHANCE_YOUR_CALM
-
-
-def test_a_window_opened_byte_by_byte_ends_the_connection() -> None:
-    session = EventSession()
-    session.feed(PREFACE + frame(SETTINGS, struct.pack(">HI", 4, 0)) + request(1))
-    session.opened[1].respond(HEAD)
-    session.opened[1].send([bytes(100_000)])
-    for _ in range(2 * defines.GRPC_CONTROL_BURST):
-        session.feed(frame(WINDOW_UPDATE, struct.pack(">I", 1), 0, 1))
-        sent(session)
-    assert session.ended
-
-
-def test_the_compression_table_is_bounded_whatever_the_client_asks_for() -> None:
-    session = EventSession()
-    session.feed(PREFACE + frame(SETTINGS, struct.pack(">HI", 1, 2**32 - 1)) + request(1))
-    session.opened[1].respond([*HEAD, (b"x", b"y" * 1000)], end=True)
-    assert sent(session)
-    # Asking for more than was allowed ends the connection.
-    session.feed(frame(HEADERS, b"\x3f\xe1\xff\x03" + block(), END_HEADERS | END_STREAM, 3))
-    assert ended_with(session) == COMPRESSION_ERROR
