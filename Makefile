@@ -28,7 +28,7 @@ help:
 	@echo 'make conformance  compare with the real tritonserver'
 	@echo 'make bench        measure against the real tritonserver'
 	@echo 'make wheels       build/wheels: all that a GPU machine without network needs (PYTHON=python3.12)'
-	@echo 'make bench-all    all end-to-end benchmarks, a quarter of an hour (needs wrk and h2load)'
+	@echo 'make bench-all    all end-to-end benchmarks, twenty minutes (needs wrk and h2load)'
 
 # Only what is missing, so that an unprivileged user with a complete machine needs no package manager.
 $(VENV)/.system:
@@ -121,6 +121,7 @@ bench-all: $(VENV)/.dev
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.clients
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.steady
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.many
+	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.limit
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.overhead --rounds 1
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.backlog
 

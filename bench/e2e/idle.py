@@ -37,7 +37,8 @@ def _literals(fields: list[tuple[bytes, bytes]]) -> bytes:
     return b"".join(b"\0" + bytes([len(n)]) + n + bytes([len(v)]) + v for n, v in fields)
 
 
-def _http_infer(requests: Requests, model: str) -> bytes:
+def http_infer(requests: Requests, model: str) -> bytes:
+    """A whole infer request."""
     header, body = requests.http_body()
     return (
         f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
@@ -58,7 +59,8 @@ def _grpc_infer(requests: Requests, model: str) -> bytes:
     return _frame(_HEADERS, _END_HEADERS, 1, _literals(fields)) + _frame(_DATA, _END_STREAM, 1, message)
 
 
-def _read_http(sock: socket.socket) -> None:
+def read_http(sock: socket.socket) -> bytes:
+    """A whole answer; raises unless its status is 200."""
     data = b""
     while b"\r\n\r\n" not in data:
         data += _some(sock)
@@ -68,6 +70,7 @@ def _read_http(sock: socket.socket) -> None:
     length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
     while len(rest) < length:
         rest += _some(sock)
+    return head + b"\r\n\r\n" + rest
 
 
 def _read_frames(sock: socket.socket, kind: int, flags: int) -> None:
@@ -97,7 +100,7 @@ class Idle:
         self._sockets: list[socket.socket] = []
         settings = _PREFACE + _frame(_SETTINGS, 0, 0) + _frame(_SETTINGS, _ACK, 0)
         self._greeting = {
-            HTTP_INFER: lambda: _http_infer(requests, model),
+            HTTP_INFER: lambda: http_infer(requests, model),
             HTTP_CONTROL: lambda: b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n",
             GRPC_INFER: lambda: settings + _grpc_infer(requests, model),
             GRPC_SETTINGS: lambda: settings,
@@ -117,7 +120,7 @@ class Idle:
             self._sockets.append(sock)
             sock.sendall(self._greeting)
             if self._kind in {HTTP_INFER, HTTP_CONTROL}:
-                _read_http(sock)
+                read_http(sock)
             elif self._kind == GRPC_INFER:
                 # The trailers.
                 _read_frames(sock, _HEADERS, _END_STREAM)

@@ -56,7 +56,7 @@ class Requests:
     def __init__(self, folder: Path, elements: int) -> None:
         self.folder = folder
         self._elements = elements
-        self._tensor = np.random.default_rng(elements).standard_normal(elements, dtype=np.float32).tobytes()
+        self.tensor = np.random.default_rng(elements).standard_normal(elements, dtype=np.float32).tobytes()
 
     def http_body(self) -> tuple[int, bytes]:
         """Length of the JSON header, and the body; the binary form in both directions, as perf_analyzer asks for it."""
@@ -64,17 +64,17 @@ class Requests:
             "name": "INPUT0",
             "shape": [1, self._elements],
             "datatype": "FP32",
-            "parameters": {"binary_data_size": len(self._tensor)},
+            "parameters": {"binary_data_size": len(self.tensor)},
         }
         outputs = [{"name": "OUTPUT0", "parameters": {"binary_data": True}}]
         header = json.dumps({"inputs": [tensor], "outputs": outputs}).encode()
-        return len(header), header + self._tensor
+        return len(header), header + self.tensor
 
     def grpc_message(self, model: str) -> bytes:
         """A framed ModelInferRequest."""
         message = protos.message("inference.ModelInferRequest")(model_name=model)
         message.inputs.add(name="INPUT0", datatype="FP32", shape=[1, self._elements])
-        message.raw_input_contents.append(self._tensor)
+        message.raw_input_contents.append(self.tensor)
         data = message.SerializeToString()
         return struct.pack(">BI", 0, len(data)) + data
 
@@ -116,14 +116,14 @@ def _find(pattern: str, text: str) -> tuple[float, ...]:
     return tuple(map(float, match.groups()))
 
 
-def _wrk(server: Server, model: str, script: Path, concurrency: int, seconds: float) -> tuple[float, float, float]:
-    """Infer/s, p50, p99 in microseconds."""
+def wrk(server: Server, model: str, script: Path, concurrency: int, seconds: float) -> tuple[float, ...]:
+    """Answers, the seconds they took, p50, p99 in microseconds."""
     url = f"http://127.0.0.1:{server.http_port}/v2/models/{model}/infer"
     text = _run(["wrk", "-t1", f"-c{concurrency}", f"-d{max(round(seconds), 1)}s", f"-s{script}", url])
     requests, duration_us, p50, p99, errors = _find(r"RESULT (\d+) (\d+) (\d+) (\d+) (\d+)", text)
     if errors:
         raise RuntimeError(f"wrk: {errors:.0f} of {requests:.0f} requests failed")
-    return requests / duration_us * 1e6, p50, p99
+    return requests, duration_us / 1e6, p50, p99
 
 
 def _h2load(server: Server, message: Path, concurrency: int, seconds: float, streams: int) -> tuple[float, ...]:
@@ -166,7 +166,8 @@ def drive(
     counted = inference_count(server, model)
     ticks = cpu_ticks(server.process.pid)
     if protocol == "http":
-        rate, p50, p99 = _wrk(server, model, source, concurrency, seconds)
+        answers, took_s, p50, p99 = wrk(server, model, source, concurrency, seconds)
+        rate = answers / took_s
     else:
         rate, p50, p99 = _h2load(server, source, concurrency, seconds, streams)
     ticks = cpu_ticks(server.process.pid) - ticks

@@ -8,7 +8,7 @@ import dataclasses
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tests.conformance import servers
@@ -37,11 +37,13 @@ Measure = Callable[[Subject, Point], Window]
 Writer = Callable[[Path], Path]
 
 
-def parser(module: str, description: str | None, concurrency: list[int]) -> argparse.ArgumentParser:
+def parser(
+    module: str, description: str | None, concurrency: list[int], protocols: Sequence[str] = PROTOCOLS
+) -> argparse.ArgumentParser:
     """The options that every comparison has; `module` is the last part of its name, "" for the package."""
     prog = f"python -m bench.e2e.{module}".removesuffix(".")
     made = argparse.ArgumentParser(prog=prog, description=description)
-    made.add_argument("--protocol", choices=PROTOCOLS, nargs="+", default=list(PROTOCOLS))
+    made.add_argument("--protocol", choices=protocols, nargs="+", default=list(protocols))
     made.add_argument("--concurrency", type=int, nargs="+", default=concurrency)
     made.add_argument("--seconds", type=float, default=3.0, help="length of one window (default: 3)")
     made.add_argument("--rounds", type=int, default=5, help="windows per server and point (default: 5)")
@@ -51,15 +53,18 @@ def parser(module: str, description: str | None, concurrency: list[int]) -> argp
 
 
 @contextlib.contextmanager
-def both(oracle: Oracle, only: str, triton: Writer, ours: Writer) -> Iterator[dict[str, Server]]:
-    """The servers that are asked for, ready, over the repositories that `triton` and `ours` write; then stopped."""
+def both(oracle: Oracle | None, only: str, triton: Writer, ours: Writer) -> Iterator[dict[str, Server]]:
+    """The servers that are asked for, ready, over the repositories that `triton` and `ours` write; then stopped.
+
+    Without `oracle` there is no Triton to ask for.
+    """
     running: dict[str, Server] = {}
     # The servers have sessions of their own: they would outlive a benchmark that is told to end.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         try:
-            if only != OURS:
+            if oracle is not None and only != OURS:
                 command = servers.triton_command(oracle, triton(work / TRITON))
                 running[TRITON] = Server("tritonserver", command, oracle.server_env(), work / "triton.log")
             if only != TRITON:
