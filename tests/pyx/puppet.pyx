@@ -7,7 +7,7 @@ from triton_async.backends.base cimport ModelInstance, fail_batch
 from triton_async.core.instances cimport Instance
 from triton_async.core.reactor cimport Clock
 from triton_async.core.servable cimport Servable
-from triton_async.infer.batch cimport Batch, check_batch, ta_batch, ta_batch_begin
+from triton_async.infer.batch cimport Batch, check_batch, ta_batch, ta_batch_begin, ta_tensor
 from triton_async.infer.event cimport TA_RESPONSE, ta_message
 from triton_async.infer.factory cimport ResponseFactory
 from triton_async.infer.request cimport InferRequest
@@ -117,12 +117,14 @@ cdef void _post(void *context, ta_message *message) noexcept nogil:
 
 
 def joined(Batch batch):
-    """The inputs of a whole batch, joined."""
-    cdef InferRequest request
+    """The inputs of a whole batch (FP32[n, 1]) as an engine finds them: the bytes of their segments, joined."""
+    cdef ta_tensor *tensor
+    cdef int i, k
     found = []
     for i in range(batch.c.n_inputs):
-        parts = [request.slots[i].numpy() for request in batch.requests]
-        found.append(from_numpy("OUT", np.concatenate(parts)))
+        tensor = &batch.c.inputs[i]
+        parts = [<bytes>tensor.segments[k].data[:tensor.segments[k].nbytes] for k in range(tensor.n_segments)]
+        found.append(from_numpy("OUT", np.frombuffer(b"".join(parts), np.float32).reshape(-1, 1)))
     return found
 
 
