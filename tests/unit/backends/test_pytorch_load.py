@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import pickle
 import subprocess
@@ -414,65 +413,6 @@ def test_an_object_in_a_torchscript_file_is_refused(tmp_path: Path, pool: SlabPo
     )
     with pytest.raises(InternalError, match="failed to load model"):
         Loaded(write(tmp_path, data, config(["input FP32 [4]"], ["y FP32 [4]"])), pool)
-
-
-def at_once(load: Callable[[int], None]) -> None:
-    """Two loads on threads of their own, where it is for `load` how they meet."""
-    threads = [threading.Thread(target=load, args=(index,)) for index in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
-class Meeting:
-    """In place of a function of PyTorch that two loads call: both are in it, then the second stays till `left`."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-        self.entered = threading.Barrier(2)
-        self.left = threading.Event()
-
-    def __call__(self, *arguments: Any, **more: Any) -> Any:
-        if self.entered.wait(60):
-            assert self.left.wait(60)
-            logging.getLogger("torch.export").warning("of the second")
-        return self.function(*arguments, **more)
-
-
-def test_loads_at_once_leave_warnings_as_they_were(
-    tmp_path: Path, pool: SlabPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    directories = [write(tmp_path, AddSub(), config(*PAIR), f"m{index}") for index in range(2)]
-    meeting = Meeting(torch.jit.load)
-    monkeypatch.setattr(torch.jit, "load", meeting)
-    before = warnings.filters[:]
-
-    def load(index: int) -> None:
-        Loaded(directories[index], pool).close()
-        meeting.left.set()
-
-    at_once(load)
-    assert warnings.filters == before
-
-
-def test_loads_at_once_are_quiet_till_the_last_is_done(
-    tmp_path: Path, pool: SlabPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    text = config(["x FP32 [4]", "y FP32 [4]"], ["OUTPUT__0 FP32 [4]", "OUTPUT__1 FP32 [4]"], 4)
-    directories = [write(tmp_path, exported_add_sub(), text, f"m{index}") for index in range(2)]
-    meeting = Meeting(torch.export.load)
-    monkeypatch.setattr(torch.export, "load", meeting)
-    filters = logging.getLogger("torch.export").filters[:]
-
-    def load(index: int) -> None:
-        Loaded(directories[index], pool).close()
-        meeting.left.set()
-
-    with caplog.at_level(logging.WARNING):
-        at_once(load)
-    assert "of the second" not in caplog.text
-    assert logging.getLogger("torch.export").filters == filters
 
 
 def test_without_pytorch_the_error_names_what_to_install() -> None:
