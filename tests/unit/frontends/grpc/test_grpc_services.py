@@ -146,6 +146,7 @@ def test_the_deadline_of_the_shutdown_cuts_off(tmp_path: Path, express: bool) ->
         running.request_stop()
         until(lambda: bool(found), "answer")
         assert found[0].status() == "StatusCode.UNAVAILABLE"
+        until(lambda: running.stopped_after_s > 0, "the endpoint to be closed")
         assert 0.2 < running.stopped_after_s < 1.0
 
 
