@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ import torch
 import uvloop
 
 from bench.e2e.report import header, table
+from triton_async.core.server import InferenceServer
 
 from . import bare, network, timeline
-from .load import highest_rate, poisson, saturate
+from .load import highest_rate, poisson, saturate, warm_up
 from .models import MLP, RESNET50, Subject, write
 from .serving import MEMORY, request_maker, running
 from .watch import Utilisation
@@ -29,41 +31,76 @@ Row = dict[str, Any]
 # Requests that are out at a time to keep two slots full.
 _OUTSTANDING_BATCHES = 6
 _INSTANCES = 1
+# A single row may take so many times what the bare engine takes for the largest batch: it waits for one, at most, and
+# runs in the next.
+_BOUND_SERVICE_TIMES = 2
+_RELOADS, _WARM_RELOADS = 100, 5
+_WARM_BATCHES = 20
+_NS_PER_US = 1000
+_PHASES = ("success", "queue", "compute_input", "compute_infer", "compute_output")
 
 
 async def _saturation(subject: Subject, options: argparse.Namespace, memory: str) -> list[Row]:
     """Whole batches from clients, so that batching costs nothing: what dispatch and copies take."""
     rows = []
     for batch_size in subject.batch_sizes:
-        resident = bare.resident(subject, options.device, batch_size, options.seconds)
-        copied = bare.copied(subject, options.device, batch_size, options.seconds)
+        alone_on = bare.resident if memory == "device" else bare.copied
+        base = alone_on(subject, options.device, batch_size, options.seconds)
         async with _serving(subject, options, batch_size) as server:
             make = request_maker(subject, batch_size, options.device, memory)
+            await warm_up(server, (make() for _ in range(_WARM_BATCHES)))
             with Utilisation() as gpu:
                 reached = await saturate(server, make, batch_size, _OUTSTANDING_BATCHES, options.seconds)
-            alone = await saturate(server, make, batch_size, 1, options.seconds)
-        base = resident if memory == "device" else copied
         rows.append({
             "measure": "saturation", "model": subject.name, "batch": batch_size, "memory": memory,
             "rows_per_s": reached.rows_per_s, "bare_rows_per_s": base.rows_per_s,
             "ratio": reached.rows_per_s / base.rows_per_s, "gpu_utilisation": gpu.mean,
-            "added_latency_us": alone.p50_us - base.latency_us, "p99_us": reached.p99_us,
+            "p99_us": reached.p99_us,
         })  # fmt: skip
         print(rows[-1])
     return rows
+
+
+async def _latency(subject: Subject, options: argparse.Namespace, memory: str, busy_wait: bool) -> Row:
+    """One row at a time: what the server adds to the bare engine, and in which phase."""
+    alone_on = bare.resident if memory == "device" else bare.copied
+    base = alone_on(subject, options.device, 1, options.seconds)
+    async with _serving(subject, options, 1, busy_wait=busy_wait) as server:
+        make = request_maker(subject, 1, options.device, memory)
+        await warm_up(server, (make() for _ in range(_WARM_BATCHES)))
+        before = _phases_ns(server, subject.name)
+        alone = await saturate(server, make, 1, 1, options.seconds)
+        after = _phases_ns(server, subject.name)
+    count = after["success"][0] - before["success"][0]
+    phases = {name: (after[name][1] - before[name][1]) / count / _NS_PER_US for name in after}
+    row = {
+        "measure": f"one at a time, {'spinning' if busy_wait else 'sleeping'}", "model": subject.name, "batch": 1,
+        "memory": memory, "added_latency_us": alone.p50_us - base.latency_us, "p99_us": alone.p99_us,
+        "rows_per_s": alone.rows_per_s, "bare_rows_per_s": 1e6 / base.latency_us, "phases_us": phases,
+    }  # fmt: skip
+    print(row)
+    return row
+
+
+def _phases_ns(server: InferenceServer, name: str) -> dict[str, tuple[int, int]]:
+    found = server.statistics(name)[0]["inference_stats"]
+    return {key: (int(value["count"]), int(value["ns"])) for key, value in found.items() if key in _PHASES}
 
 
 async def _arrivals(subject: Subject, options: argparse.Namespace, memory: str) -> Row:
     """Single rows at random times: the share of the bare engine that a latency bound leaves."""
     batch_size = subject.batch_sizes[-1]
     base = bare.resident(subject, options.device, batch_size, options.seconds)
+    bound_us = _BOUND_SERVICE_TIMES * base.latency_us
     async with _serving(subject, options, batch_size) as server:
         make = request_maker(subject, 1, options.device, memory)
+        sizes = range(1, batch_size + 1)
+        await warm_up(server, [request_maker(subject, rows, options.device, memory)() for rows in sizes])
         await poisson(server, make, base.rows_per_s / 10, options.seconds / 4)
-        best = await highest_rate(server, make, base.rows_per_s, subject.latency_bound_ms, options.seconds)
+        best = await highest_rate(server, make, base.rows_per_s, bound_us, options.seconds)
     row = {
-        "measure": "poisson", "model": subject.name, "batch": batch_size, "memory": memory,
-        "rows_per_s": best.rows_per_s, "bare_rows_per_s": base.rows_per_s,
+        "measure": f"Poisson arrivals, p99 within {bound_us:.0f} µs", "model": subject.name, "batch": batch_size,
+        "memory": memory, "rows_per_s": best.rows_per_s, "bare_rows_per_s": base.rows_per_s,
         "ratio": best.rows_per_s / base.rows_per_s, "p99_us": best.p99_us,
     }  # fmt: skip
     print(row)
@@ -75,13 +112,40 @@ async def _timeline(subject: Subject, options: argparse.Namespace, path: Path) -
     batch_size = subject.batch_sizes[-1]
     async with _serving(subject, options, batch_size) as server:
         make = request_maker(subject, batch_size, options.device, "host")
-        await saturate(server, make, batch_size, _OUTSTANDING_BATCHES, 0.5)
+        await warm_up(server, (make() for _ in range(_WARM_BATCHES)))
         drawn = await timeline.record(lambda: saturate(server, make, batch_size, _OUTSTANDING_BATCHES, 0.5))
     timeline.draw(drawn, path)
     return {
         "measure": "copies beside kernels", "model": subject.name, "batch": batch_size, "memory": "pinned",
         "ratio": drawn.overlapped(),
     }  # fmt: skip
+
+
+async def _reloads(subject: Subject, options: argparse.Namespace) -> Row:
+    """What a hundred loads and unloads leave on the device."""
+    batch_size = subject.batch_sizes[-1]
+    used = []
+    async with _serving(subject, options, batch_size, "--model-control-mode=explicit", "--load-model=*") as server:
+        make = request_maker(subject, batch_size, options.device, "host")
+        started = 0.0
+        for turn in range(_WARM_RELOADS + _RELOADS):
+            if turn == _WARM_RELOADS:
+                started = time.perf_counter()
+            await server.unload_model(subject.name)
+            await server.load_model(subject.name)
+            await server.infer(make())
+            used.append(_used_nbytes())
+    reload_ms = (time.perf_counter() - started) * 1e3 / _RELOADS
+    growth = used[-1] - used[_WARM_RELOADS - 1]
+    row = {"measure": f"{_RELOADS} reloads, {reload_ms:.0f} ms each: {growth / (1 << 20):+.1f} MiB on the device",
+           "model": subject.name, "batch": batch_size}  # fmt: skip
+    print(row)
+    return row
+
+
+def _used_nbytes() -> int:
+    free, total = torch.cuda.mem_get_info(0)
+    return int(total - free)
 
 
 def _over_the_network(rows: list[Row], subject: Subject, options: argparse.Namespace) -> None:
@@ -105,19 +169,24 @@ def _over_the_network(rows: list[Row], subject: Subject, options: argparse.Names
                 print(rows[-1])
 
 
-def _serving(subject: Subject, options: argparse.Namespace, max_batch_size: int):  # type: ignore[no-untyped-def]
-    return running(lambda root: write(
-        subject, root, options.device, max_batch_size=max_batch_size, instances=_INSTANCES
-    ))  # fmt: skip
+def _serving(  # type: ignore[no-untyped-def]
+    subject: Subject, options: argparse.Namespace, max_batch_size: int, *flags: str, busy_wait: bool = False
+):
+    def repository(root: Path) -> None:
+        write(subject, root, options.device, max_batch_size=max_batch_size, instances=_INSTANCES, busy_wait=busy_wait)
+
+    return running(repository, *flags)
 
 
 async def _in_process(rows: list[Row], subjects: list[Subject], options: argparse.Namespace) -> None:
     for subject in subjects:
         for memory in MEMORY if options.device != "cpu" else MEMORY[:1]:
             rows += await _saturation(subject, options, memory)
+            rows += [await _latency(subject, options, memory, busy_wait) for busy_wait in (False, True)]
             rows.append(await _arrivals(subject, options, memory))
         if options.device != "cpu":
             rows.append(await _timeline(subject, options, options.out.with_name(f"gpu-timeline-{subject.name}.png")))
+            rows.append(await _reloads(subject, options))
 
 
 def main() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from .models import Subject, scripted
 
-_WARM_UP = 10
+_WARM_UP = 20
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def _rows(subject: Subject, device: str, batch_size: int, half: bool | None = No
 
 
 def _measure(batch_size: int, seconds: float, once) -> Rate:  # type: ignore[no-untyped-def]
-    with torch.inference_mode():
+    with torch.inference_mode(), _unoptimised():
         for _ in range(_WARM_UP):
             once()
         _synchronize()
@@ -69,6 +71,16 @@ def _measure(batch_size: int, seconds: float, once) -> Rate:  # type: ignore[no-
         _synchronize()
         elapsed = time.perf_counter() - started
     return Rate(batch_size, runs * batch_size / elapsed, median * 1e6)
+
+
+@contextmanager
+def _unoptimised() -> Iterator[None]:
+    """As the models of `models.write` are run; of this thread."""
+    torch._C._set_graph_executor_optimize(False)
+    try:
+        yield
+    finally:
+        torch._C._set_graph_executor_optimize(True)
 
 
 def _synchronize() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from triton_async.core.server import InferenceServer
@@ -17,7 +17,7 @@ from triton_async.infer.response import InferResponse, ResponseSink
 _OVERLOAD = 20_000
 
 # Halvings of the search for the highest rate.
-_STEPS = 7
+_STEPS = 6
 
 MakeRequest = Callable[[], InferRequest]
 
@@ -54,6 +54,14 @@ class _Sink(ResponseSink):
     def send(self, server: InferenceServer, request: InferRequest) -> None:
         self.started[id(request)] = time.perf_counter()
         server.submit(request, self)
+
+
+async def warm_up(server: InferenceServer, requests: Iterable[InferRequest]) -> None:
+    """One at a time, so that each is a batch: libraries choose kernels, and make room, for each new shape."""
+    for request in requests:
+        response = await server.infer(request)
+        if response.error is not None:
+            raise response.error
 
 
 async def saturate(
@@ -99,7 +107,7 @@ async def poisson(server: InferenceServer, make: MakeRequest, rate: float, secon
 
 
 async def highest_rate(
-    server: InferenceServer, make: MakeRequest, ceiling: float, bound_ms: float, seconds: float
+    server: InferenceServer, make: MakeRequest, ceiling: float, bound_us: float, seconds: float
 ) -> Latencies:
     """The highest Poisson rate whose p99 stays within the bound, found by halving between 0 and `ceiling`."""
     low, high = 0.0, ceiling
@@ -107,7 +115,7 @@ async def highest_rate(
     for step in range(_STEPS):
         rate = (low + high) / 2 if step else ceiling * 0.9
         result = await poisson(server, make, rate, seconds)
-        if result.p99_us <= bound_ms * 1000:
+        if result.p99_us <= bound_us:
             low, best = rate, max(best, result, key=lambda r: r.rows_per_s)
         else:
             high = rate

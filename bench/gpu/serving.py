@@ -29,11 +29,11 @@ POOLS = Pools(SlabPool(1 << 24), open_devices)
 
 
 @asynccontextmanager
-async def running(write: Callable[[Path], None]) -> AsyncIterator[InferenceServer]:
+async def running(write: Callable[[Path], None], *flags: str) -> AsyncIterator[InferenceServer]:
     """A started server over what `write` puts into an empty repository. RuntimeError when the model does not load."""
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder))
-        async with running_server(Path(folder), pools=POOLS) as server:
+        async with running_server(Path(folder), *flags, pools=POOLS) as server:
             failed = [row for row in await server.repository_index() if row.get("state") != "READY"]
             if failed:
                 raise RuntimeError(f"{failed[0]['name']}: {failed[0].get('reason', 'not loaded')}")
