@@ -1,15 +1,28 @@
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from triton_async.config.autocomplete import ModelIO, Opened
 from triton_async.config.model_config import InstanceGroup, InstanceKind, ModelConfig
+from triton_async.errors import ServerError
 from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse
 from triton_async.infer.signature import ModelSignature
 from triton_async.infer.tensor import Tensor
 from triton_async.memory.pools import Pools
 from triton_async.memory.slab import SlabPool
+
+class InferenceCall:
+    decoupled: bool
+    def responded(self, response: InferResponse) -> None: ...
+    def refused(self, error: ServerError) -> None: ...
+    def released(self) -> None: ...
+
+class InferenceService:
+    def submit(self, request: InferRequest, call: InferenceCall, caller: ModelInstance) -> Callable[[], None]: ...
+    def load_model(self, name: str, parameters: Mapping[str, Any]) -> None: ...
+    def unload_model(self, name: str, unload_dependents: bool) -> None: ...
+    def model_ready(self, name: str, version: int) -> bool: ...
 
 class Backend:
     name: str
@@ -20,6 +33,7 @@ class Backend:
     def gpu_problem(self) -> str: ...
     settings: Mapping[str, str]
     pools: Any
+    inference: InferenceService | None
     def inspect(self, path: Path, proto: Any) -> ModelIO | None: ...
     def load(self, context: LoadContext) -> LoadedModel: ...
 

@@ -19,6 +19,52 @@ from triton_async.infer.tensor import from_numpy
 from triton_async.memory.pools import Pools
 
 
+class InferenceCall:
+    """Who made an inference request inside the server, for `InferenceService`. Called on the loop thread; none of it
+    may block or raise."""
+
+    #: Any number of responses is expected; else the one of a model that is not decoupled.
+    decoupled = False
+
+    def responded(self, response):
+        """One InferResponse, in order; behind the final one none."""
+        raise NotImplementedError
+
+    def refused(self, error):
+        """The ServerError with which the server did not take the request. Nothing else follows."""
+        raise NotImplementedError
+
+    def released(self):
+        """The request's inputs are read no more. Once for a request that was taken."""
+
+
+class InferenceService:
+    """What a backend whose models call other models (BLS) may ask of the server. Core has one; the app hands it down.
+    Any thread but the loop's."""
+
+    def submit(self, request, call, caller):
+        """Sends a new InferRequest to the model and version that it names, and returns at once: a function without
+        arguments that cancels it, from any thread, at any time, and does nothing once it has ended. `call`: an
+        InferenceCall. `caller`: the ModelInstance that calls. A request that could never be answered, because it waits
+        for an instance that waits for it, is refused.
+
+        Before it is taken the request is refused if its model is decoupled and `call.decoupled` is False.
+        """
+        raise NotImplementedError
+
+    def load_model(self, name, parameters):
+        """Loads a model as a load request does, with its `parameters`, and waits. ServerError."""
+        raise NotImplementedError
+
+    def unload_model(self, name, unload_dependents):
+        """Takes a model out of service, as an unload request does. ServerError."""
+        raise NotImplementedError
+
+    def model_ready(self, name, version):
+        """Whether a version of the model is READY, -1: any. False for an unknown one."""
+        raise NotImplementedError
+
+
 class Backend:
     """One engine, by its Triton name. Made at first use; holds what all its models share. Any thread."""
 
@@ -39,6 +85,8 @@ class Backend:
     # memory.pools.Pools of the server, None where there are none.
     settings = {}
     pools = None
+    # The server's InferenceService. Set before the first model of it is loaded; None: there is no server.
+    inference = None
 
     def inspect(self, path, proto):
         """Inputs and outputs of the model file or folder at `path`, for auto-complete: a config ModelIO, or None

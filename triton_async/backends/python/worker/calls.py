@@ -1,0 +1,101 @@
+"""One inference request of a model to another (BLS), seen from the model: what blocks, what is awaited, cancellation.
+
+Whoever runs it delivers responses from any thread; one thread or one coroutine of the model takes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Callable, Optional, Tuple
+
+if TYPE_CHECKING:
+    InferenceResponse = Any  # of .api
+
+Item = Tuple[Optional["InferenceResponse"], bool]
+
+
+class Call:
+    """The responses of one inner request, in order.
+
+    `decoupled`: any number of them is expected, one otherwise. `cancel_function`: set by the channel; called at most
+    once, from any thread.
+    """
+
+    __slots__ = ("_cancelled", "_ended", "_items", "_lock", "_loop", "_waiter", "cancel_function", "decoupled")
+
+    def __init__(self, decoupled: bool) -> None:
+        self.decoupled = decoupled
+        self.cancel_function: Callable[[], None] | None = None
+        self._items: deque[Item] = deque()
+        # A semaphore by hand: held while nothing is there, or while the one who waits has not come yet.
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._cancelled = False
+        self._ended = False
+
+    def deliver(self, response: InferenceResponse | None, final: bool) -> None:
+        """Any thread, one at a time; nothing behind the final one. Wakes who waits."""
+        self._items.append((response, final))
+        loop = self._loop
+        if loop is not None:
+            with suppress(RuntimeError):  # the model has closed its loop: nobody waits there any more
+                loop.call_soon_threadsafe(self._wake)
+        elif self._lock.locked():
+            self._lock.release()
+
+    def next(self) -> Item | None:
+        """Blocks for the next response: (response or None, final). None behind the final one."""
+        while not self._items:
+            if self._ended:
+                return None
+            self._lock.acquire()
+        return self._take()
+
+    async def next_async(self) -> Item | None:
+        """The same for a coroutine."""
+        while not self._items:
+            if self._ended:
+                return None
+            self._loop = asyncio.get_running_loop()
+            self._waiter = self._loop.create_future()
+            if self._items:  # delivered before the loop was known
+                break
+            await self._waiter
+        return self._take()
+
+    def cancel(self) -> None:
+        """Asks the server to give the request up: a final response still comes. Any thread."""
+        function = self.cancel_function
+        if not self._cancelled and not self._ended:
+            self._cancelled = True
+            if function is not None:
+                function()
+
+    def _take(self) -> Item:
+        item = self._items.popleft()
+        self._ended = item[1]
+        return item
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+def refusal(model: str, text: str) -> str:
+    """How the server's refusal of an inner request reads."""
+    return f"Model {model} - Error when running inference: {text}"
+
+
+def decoupled_refusal(model: Any) -> str:
+    """The refusal of a plain call of a decoupled model."""
+    return (
+        f"Model {model} is using the decoupled. The current BLS request call doesn't support models using the "
+        "decoupled transaction policy. Please use 'decoupled=True' argument to the 'exec' or 'async_exec' calls for "
+        "decoupled models.'"
+    )
