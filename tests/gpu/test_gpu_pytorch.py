@@ -197,6 +197,26 @@ def test_unloading_gives_the_memory_back(tmp_path: Path, pool: SlabPool) -> None
         assert torch.cuda.memory_allocated(0) < before + size * size * 4 // 2
 
 
+def test_reloads_take_no_more_of_the_device(tmp_path: Path, pool: SlabPool) -> None:
+    """A matrix product on each new stream costs a workspace that PyTorch keeps."""
+    directory = write(tmp_path, torch.nn.Linear(256, 256), config(["input FP32 [256]"], ["y FP32 [256]"], 4))
+    x = np.ones((1, 256), np.float32)
+
+    def used() -> int:
+        for _ in range(5):
+            loaded = Loaded(directory, pool)
+            on_gpu = loaded.model.create_instance("m_1", GPU, 0)
+            execute_requests(on_gpu, loaded.signature, [request(input=x)])
+            on_gpu.close()
+            loaded.close()
+        free, total = torch.cuda.mem_get_info(0)
+        return int(total - free)
+
+    used()
+    before = used()
+    assert used() - before < 8 << 20
+
+
 def test_an_error_of_a_model_leaves_the_instance_usable(tmp_path: Path, pool: SlabPool) -> None:
     loaded = Loaded(write(tmp_path, AddSub(), config(["x FP32 [-1]", "y FP32 [-1]"], ["sum FP32 [-1]"])), pool)
     on_gpu = loaded.model.create_instance("m_1", GPU, 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,7 +72,8 @@ class Devices(Protocol):
     def create_stream(self, device: int, priority: int = 0) -> int:
         """A non-blocking stream. `priority`: lower is more urgent, 0 the least."""
 
-    def destroy_stream(self, stream: int) -> None: ...
+    def destroy_stream(self, stream: int) -> None:
+        """Gives back what `create_stream` gave, with nothing on it. It may be kept and given out again."""
 
     def create_event(self, device: int, timing: bool = False, spin: bool = False) -> int:
         """An event that is waited for asleep, or busily when `spin`."""
@@ -136,6 +138,11 @@ class CupyDevices:
         self._runtime = cupy.cuda.runtime
         self._errors = (self._runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError)
         self._modules: list[Any] = []  # keeps the code of kernels loaded
+        # Streams are given out again and never destroyed: libraries keep memory for each stream that they have seen
+        # (PyTorch's cuBLAS workspaces: 34 MiB on an H100), so that a new one for each load would fill the device.
+        self._streams: dict[int, tuple[int, int]] = {}  # all, with their device and priority
+        self._idle_streams: dict[tuple[int, int], list[int]] = {}
+        self._streams_lock = threading.Lock()
         found = [self._info(index) for index in range(self._count())]
         self._infos = tuple(info for info in found if _is_supported(info, min_compute_capability))
         # For calls that CuPy does not have. The library is loaded already.
@@ -189,13 +196,23 @@ class CupyDevices:
 
     def create_stream(self, device: int, priority: int = 0) -> int:
         """See Devices."""
+        with self._streams_lock:
+            idle = self._idle_streams.get((device, priority))
+            if idle:
+                return idle.pop()
         with self._on(device, f"create a stream on GPU {device}"):
-            return int(self._runtime.streamCreateWithPriority(self._runtime.streamNonBlocking, priority))
+            stream = int(self._runtime.streamCreateWithPriority(self._runtime.streamNonBlocking, priority))
+        with self._streams_lock:
+            self._streams[stream] = device, priority
+        return stream
 
     def destroy_stream(self, stream: int) -> None:
-        """See Devices."""
-        with self._checked("destroy a stream"):
-            self._runtime.streamDestroy(stream)
+        """See Devices. InternalError for one that is not of `create_stream`."""
+        with self._streams_lock:
+            kind = self._streams.get(stream)
+            if kind is None:
+                raise InternalError("failed to destroy a stream: it is none of ours")
+            self._idle_streams.setdefault(kind, []).append(stream)
 
     def create_event(self, device: int, timing: bool = False, spin: bool = False) -> int:
         """See Devices."""

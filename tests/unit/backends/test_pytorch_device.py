@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +31,8 @@ class FakeDeviceMemory(HostMemory):
     def view(self, address: int, dims: Any, dtype: Any) -> Any:
         return super().view(address & MARK, dims, dtype)
 
-    def on(self, stream: int) -> AbstractContextManager[Any]:
+    def use(self, stream: int) -> None:
         self._library.cuStreamSynchronize(stream)
-        return nullcontext()
 
 
 class Net(torch.nn.Module):

@@ -116,6 +116,8 @@ class Runtime:
             self.calls.append((name, self.device, *arguments))
             if self.error is not None:
                 raise self.error
+            if name == "streamCreateWithPriority":
+                return 4096 + len(self.calls)
             return (5, 9) if name == "memGetInfo" else 4096
 
         return call
@@ -289,29 +291,22 @@ def test_a_handle_of_another_size_never_gets_to_cuda(runtime: Runtime, nbytes: i
     assert runtime.calls == []
 
 
-@pytest.mark.gpu
-def test_memory_streams_events_and_sizes_of_a_real_gpu() -> None:
-    from triton_async.memory.devices import open_devices
-
-    devices = open_devices()
-    info = devices.infos[0]
-    assert info.total_nbytes > 0 and info.compute_capability >= (6, 0) and info.name
-    devices.use(info.index)
-    free, total = devices.memory_info(info.index)
-    assert 0 < free <= total
-    address = devices.allocate(info.index, 1 << 20)
-    assert address % 256 == 0 and devices.allocation_nbytes(address) >= 1 << 20
-    with pytest.raises(InternalError):
-        devices.allocation_nbytes(address + 256)
-    devices.free(info.index, address)
-    pinned = devices.allocate_pinned(1 << 20)
-    devices.free_pinned(pinned)
-    devices.destroy_stream(devices.create_stream(info.index, -1))
-    devices.destroy_event(devices.create_event(info.index))
-    with pytest.raises(MemoryError):
-        devices.allocate(info.index, 1 << 50)
-    with pytest.raises(InternalError):
-        devices.open_ipc(info.index, bytes(64))
+def test_streams_are_given_out_again(runtime: Runtime) -> None:
+    devices = CupyDevices(cupy(runtime), 0.0)
+    kinds = [(0, 0), (0, 0), (0, -3), (2, 0)]
+    streams = [devices.create_stream(*kind) for kind in kinds]
+    assert len(set(streams)) == len(kinds)
+    for stream in streams:
+        devices.destroy_stream(stream)
+    calls = list(runtime.calls)
+    assert sorted(devices.create_stream(*kind) for kind in kinds) == sorted(streams)
+    assert runtime.calls == calls
+    for stream, kind in zip(streams[2:], kinds[2:], strict=True):
+        devices.destroy_stream(stream)
+        assert devices.create_stream(*kind) == stream
+    assert devices.create_stream(0, 0) not in streams
+    with pytest.raises(InternalError, match="it is none of ours"):
+        devices.destroy_stream(7)
 
 
 def test_the_fake_tells_what_was_not_given_back_and_shares_memory_between_processes() -> None:

@@ -31,6 +31,10 @@ class DeviceEngine:
     #: Whether `enqueue` may run under stream capture, once it ran plainly with the same shapes.
     capturable: bool = False
 
+    #: Whether `enqueue` takes inputs at any address of its device that is a multiple of 16, not of its own slot's memory
+    #: alone: what one request brings there, from a CUDA shared memory region say, is then read where it lies.
+    reads_in_place: bool = False
+
     #: Set by the engine when it can serve no more, such as after a CUDA error that lasts: core makes a new instance.
     broken: bool = False
 

@@ -31,6 +31,7 @@ cdef class DeviceInstance(ModelInstance):
     cdef int n_inputs
     cdef int n_outputs
     cdef bint *on_host                  # inputs that the engine reads on the host
+    cdef bint in_place                  # the engine reads inputs wherever they lie on the device
     cdef Copies copies
     cdef const ta_cuda *cuda
     cdef ta_cuda_stream copy_in_stream
@@ -51,6 +52,8 @@ cdef class DeviceInstance(ModelInstance):
     # Instance thread.
     cdef bint _claim(self, Slot *slot) noexcept nogil
     cdef bint _fits(self, const Slot *slot, const ta_batch *batch) noexcept nogil
+    # Whether the engine gets this input where the request has it, and no copy.
+    cdef bint _lies_well(self, const ta_tensor *input) noexcept nogil
     cdef int _grow(self, int index, ta_batch *batch) noexcept
     cdef void _wait_for_others(self, int index) noexcept
     cdef int _copy_inputs(self, Slot *slot, ta_batch *batch, const Graph *graph, ta_cuda_event copied) noexcept nogil

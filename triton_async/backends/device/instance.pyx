@@ -30,11 +30,11 @@ from triton_async.backends.device.slots cimport (
 )
 from triton_async.codes cimport TA_CODE_INTERNAL
 from triton_async.datatypes cimport DT_BYTES, itemsize
-from triton_async.infer.batch cimport ta_batch, ta_tensor
+from triton_async.infer.batch cimport ta_batch, ta_segment, ta_tensor
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.gather cimport ta_batch_fail
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
-from triton_async.memory.buffer cimport Buffer
+from triton_async.memory.buffer cimport MEMORY_GPU, Buffer
 from triton_async.memory.cuda cimport (
     cuda_api,
     error_lasts,
@@ -58,6 +58,9 @@ from triton_async.errors import InternalError, ServerError, Unsupported
 log = logging.getLogger("triton_async.device")
 
 assert DEVICE_SLOTS == SLOTS
+
+cdef enum:
+    IN_PLACE_ALIGNMENT = 16  # kernels read so many bytes at once
 
 
 @cython.final
@@ -150,6 +153,7 @@ cdef class DeviceInstance(ModelInstance):
         self.issued_made = True
         for i in self.engine.host_inputs:
             self.on_host[i] = True
+        self.in_place = self.engine.reads_in_place
         self._set_copies()
         least, most_urgent = self.devices.stream_priorities(self.device)
         priority = stream_priority(self.options.priority, least, most_urgent)
@@ -304,6 +308,11 @@ cdef class DeviceInstance(ModelInstance):
         take(&slot.free)
         return True
 
+    cdef bint _lies_well(self, const ta_tensor *input) noexcept nogil:
+        cdef const ta_segment *segment = input.segments
+        return (self.in_place and input.n_segments == 1 and segment.memory_type == MEMORY_GPU
+                and segment.device_id == self.device and <size_t>segment.data % IN_PLACE_ALIGNMENT == 0)
+
     cdef bint _fits(self, const Slot *slot, const ta_batch *batch) noexcept nogil:
         cdef int i
         for i in range(self.n_inputs):
@@ -348,7 +357,7 @@ cdef class DeviceInstance(ModelInstance):
                 continue
             if self.on_host[i]:
                 result = read_to_host(&self.copies, input)
-            else:
+            elif graph != NULL or not self._lies_well(input):
                 result = copy_in(&self.copies, input, slot.inputs[i], self.copy_in_stream)
                 if result == 0 and graph != NULL and graph.nbytes[i] > input.nbytes:
                     # Rows that nobody sent must not be those of an earlier request.
@@ -403,7 +412,10 @@ cdef class DeviceInstance(ModelInstance):
                 if not c.wanted:
                     inputs.append(None)
                     continue
-                address = <size_t>c.data if self.on_host[i] else <size_t>slot.inputs[i]
+                if self.on_host[i]:
+                    address = <size_t>c.data
+                else:
+                    address = <size_t>(c.segments.data if self._lies_well(c) else <const char *>slot.inputs[i])
                 inputs.append(DeviceTensor(address, tuple([c.dims[j] for j in range(c.rank)]), c.nbytes))
             outputs = self.engine.enqueue(index, inputs, <size_t>self.run_stream,
                                           <size_t>(slot.own_consumed or slot.ran))

@@ -117,6 +117,41 @@ def test_rows_that_lie_together_are_one_copy(world: Make, memory: Memory, batch_
     assert one.steps().count("c in") == 1 + 3
 
 
+@pytest.mark.parametrize(
+    ("kinds", "copies"), [((GPU, GPU), 0), ((GPU, PINNED), 1), ((PINNED, GPU), 1), ((CPU, CPU), 2)]
+)
+def test_what_one_request_has_on_the_device_is_read_there(
+    world: Make, memory: Memory, kinds: tuple[int, int], copies: int
+) -> None:
+    made = world(reads_in_place=True)
+    for number in (3, 4):
+        one = memory.request(number, 4, 2, *kinds)
+        fake_cuda.clear_trace()
+        (response,) = run(made, one)
+        check_numbered(response, number, rows=2)
+        assert made.steps().count("c in") == copies
+        del response, one
+
+
+def test_what_is_not_alone_or_not_aligned_is_copied(world: Make, memory: Memory) -> None:
+    made = world(reads_in_place=True)
+    pair = [memory.request(number, 4, 1, GPU, GPU) for number in (5, 6)]
+    fake_cuda.clear_trace()
+    for number, response in zip((5, 6), run(made, *pair), strict=True):
+        check_numbered(response, number)
+    assert made.steps().count("c in") == 4
+    skewed = np.full((1, 4), 7, np.float32)
+    address = memory.allocate(skewed.nbytes + 4, GPU) + 4
+    fake_cuda.write(address, 2 * skewed)
+    one = InferRequest("m", inputs=[
+        memory.maker.tensor_at("A", skewed, address, GPU, 0), memory.tensor("B", -skewed, GPU)
+    ])  # fmt: skip
+    fake_cuda.clear_trace()
+    check_numbered(run(made, one)[0], 7)
+    assert made.steps().count("c in") == 1
+    del pair, one, response
+
+
 def test_shape_tensors_on_the_device_come_to_the_host(world: Make, memory: Memory) -> None:
     one = world(signature(shape=True), host_inputs=frozenset({2}))
     requests = []
