@@ -36,6 +36,7 @@ _INSTANCES = 1
 _BOUND_SERVICE_TIMES = 2
 _RELOADS, _WARM_RELOADS = 100, 5
 _WARM_BATCHES = 20
+_GATHER = 4
 _NS_PER_US = 1000
 _PHASES = ("success", "queue", "compute_input", "compute_infer", "compute_output")
 
@@ -87,19 +88,20 @@ def _phases_ns(server: InferenceServer, name: str) -> dict[str, tuple[int, int]]
     return {key: (int(value["count"]), int(value["ns"])) for key, value in found.items() if key in _PHASES}
 
 
-async def _arrivals(subject: Subject, options: argparse.Namespace, memory: str) -> Row:
+async def _arrivals(subject: Subject, options: argparse.Namespace, memory: str, gather: int = 0) -> Row:
     """Single rows at random times: the share of the bare engine that a latency bound leaves."""
     batch_size = subject.batch_sizes[-1]
     base = bare.resident(subject, options.device, batch_size, options.seconds)
     bound_us = _BOUND_SERVICE_TIMES * base.latency_us
-    async with _serving(subject, options, batch_size) as server:
+    async with _serving(subject, options, batch_size, gather=gather) as server:
         make = request_maker(subject, 1, options.device, memory)
         sizes = range(1, batch_size + 1)
         await warm_up(server, [request_maker(subject, rows, options.device, memory)() for rows in sizes])
         await poisson(server, make, base.rows_per_s / 10, options.seconds / 4)
         best = await highest_rate(server, make, base.rows_per_s, bound_us, options.seconds)
+    how = "gather kernel" if gather else "a copy each"
     row = {
-        "measure": f"Poisson arrivals, p99 within {bound_us:.0f} µs", "model": subject.name, "batch": batch_size,
+        "measure": f"Poisson arrivals, p99 within {bound_us:.0f} µs, {how}", "model": subject.name, "batch": batch_size,
         "memory": memory, "rows_per_s": best.rows_per_s, "bare_rows_per_s": base.rows_per_s,
         "ratio": best.rows_per_s / base.rows_per_s, "p99_us": best.p99_us,
     }  # fmt: skip
@@ -170,10 +172,10 @@ def _over_the_network(rows: list[Row], subject: Subject, options: argparse.Names
 
 
 def _serving(  # type: ignore[no-untyped-def]
-    subject: Subject, options: argparse.Namespace, max_batch_size: int, *flags: str, busy_wait: bool = False
+    subject: Subject, options: argparse.Namespace, max_batch_size: int, *flags: str, **more: Any
 ):
     def repository(root: Path) -> None:
-        write(subject, root, options.device, max_batch_size=max_batch_size, instances=_INSTANCES, busy_wait=busy_wait)
+        write(subject, root, options.device, max_batch_size=max_batch_size, instances=_INSTANCES, **more)
 
     return running(repository, *flags)
 
@@ -184,6 +186,8 @@ async def _in_process(rows: list[Row], subjects: list[Subject], options: argpars
             rows += await _saturation(subject, options, memory)
             rows += [await _latency(subject, options, memory, busy_wait) for busy_wait in (False, True)]
             rows.append(await _arrivals(subject, options, memory))
+        if options.device != "cpu":
+            rows.append(await _arrivals(subject, options, "device", gather=_GATHER))
         if options.device != "cpu":
             rows.append(await _timeline(subject, options, options.out.with_name(f"gpu-timeline-{subject.name}.png")))
             rows.append(await _reloads(subject, options))
@@ -201,7 +205,7 @@ def main() -> None:
         parser.error("torch sees no GPU here; --device cpu tries the benchmark itself")
     subjects = [RESNET50, MLP] if on_gpu else [replace(MLP, half=False)]
     # The loop and the instances share the GIL: an instance that asks for it gets it soon.
-    sys.setswitchinterval(1e-4)
+    sys.setswitchinterval(2e-5)
     rows: list[Row] = []
     try:
         uvloop.run(_in_process(rows, subjects, options))

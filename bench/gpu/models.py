@@ -101,10 +101,11 @@ def scripted(subject: Subject, device: str) -> torch.jit.ScriptModule:
 
 
 def write(
-    subject: Subject, repository: Path, device: str, *, max_batch_size: int, instances: int, busy_wait: bool = False
+    subject: Subject, repository: Path, device: str, *, max_batch_size: int, instances: int, busy_wait: bool = False,
+    gather: int = 0,
 ) -> None:
     """The model and its configuration. Not optimised by TorchScript, which would compile for half a second at each new
-    batch size, and holds the stream meanwhile."""
+    batch size, and hold its stream meanwhile."""
     directory = repository / subject.name
     (directory / "1").mkdir(parents=True, exist_ok=True)
     scripted(subject, device).save(str(directory / "1" / "model.pt"))
@@ -118,6 +119,9 @@ def write(
         output {{ name: "OUTPUT__0" data_type: {data_type} dims: [ {subject.outputs} ] }}
         instance_group {{ kind: {kind} count: {instances} }}
         dynamic_batching {{ }}
-        optimization {{ cuda {{ busy_wait_events: {str(busy_wait).lower()} }} }}
+        optimization {{
+            cuda {{ busy_wait_events: {str(busy_wait).lower()} }}
+            gather_kernel_buffer_threshold: {gather}
+        }}
         parameters {{ key: "DISABLE_OPTIMIZED_EXECUTION" value {{ string_value: "true" }} }}
     """)
