@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable, Optional, Tuple
 
 if TYPE_CHECKING:
-    InferenceResponse = Any  # of .api
+    from .messages import InferenceResponse
 
 Item = Tuple[Optional["InferenceResponse"], bool]
 

@@ -3,29 +3,28 @@ answers goes through that.
 
     server --requests--> runner --api.InferenceRequest--> model.py --api.InferenceResponse--> Channel --> server
 
-There are two: one in the server process, one in a worker process. Handles (of requests, metric families, metrics) are
-the channel's own objects, which the rest of this package keeps and hands back, and never looks into.
+There are two: one in the server process, one in a worker process. A request stands behind its RequestSource, which the
+channel makes and gets back; handles of metric families and metrics are its own objects, which nobody else looks into.
 
 Threads: every method may be called from any thread, with no lock held, except where it says otherwise. A method that
 says "blocks" may wait for the server; the others return at once. Nothing is called back on the thread that called.
 
-Lifetime: a request's handle stands for the request. As long as it is referenced (the runner drops its own with the end
-of `execute`; an api.InferenceRequest and its response sender keep it) the model may still answer. When the last
-reference is gone and no final response was sent, the channel ends the request with an error, and releases it.
+Lifetime: as long as a RequestSource is referenced (an api.InferenceRequest and its response sender do; the runner lets
+go with the end of `execute`) the model may still answer. When the last reference is gone and no final response was
+sent, the channel ends the request with an error (`runner.unanswered`), and releases it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
 
     from .calls import Call
+    from .messages import InferenceRequest, InferenceResponse
 
-    InferenceRequest = Any  # of .api
-    InferenceResponse = Any
 
 # Levels of `Channel.log`, the numbers of Triton's LogLevel.
 INFO, WARNING, ERROR, VERBOSE = range(4)
@@ -43,24 +42,43 @@ class Refused(Exception):
         self.message = message
 
 
-class TensorSource(ABC):
+class TensorSource(Protocol):
     """Where the bytes of a Tensor that came from the server are, for `api.Tensor`, which asks at most once for each
     form. Any thread.
     """
-
-    __slots__ = ()
 
     #: Triton's name without `TYPE_`: "FP32", "BF16", "BYTES", ...
     datatype: str
     #: Dimensions, the batch dimension included.
     shape: tuple[int, ...]
 
-    @abstractmethod
     def array(self) -> np.ndarray:
         """The elements: a C-contiguous, aligned, writable array of `shape`, over memory that nobody else writes to or
         sees change, and that stays valid as long as the array or a view of it lives, beyond the request too. BYTES: an
         object array of `bytes`. BF16: the bit patterns as uint16.
         """
+        ...
+
+
+class RequestSource(Protocol):
+    """A request that came from the server: its handle, behind api.InferenceRequest. Asked only for what a model asks.
+
+    The channel makes it, and may keep what it needs in it. Any thread.
+    """
+
+    id: str  # "" for none
+    correlation_id: int | str  # 0 for none
+    timeout: int  # microseconds, 0 for none
+    parameters: dict[str, Any] | None  # values are str, bool, int or float
+    output_names: list[str]  # asked for; all of the model when the request names none
+    # Written by this package as well.
+    flags: int  # TRITONSERVER_REQUEST_FLAG_*
+    release_flags: int  # TRITONSERVER_REQUEST_RELEASE_*, 1 at first
+    sent: int  # responses that were sent, 0 at first
+    finished: bool  # the final one among them, or word that there is none; False at first
+
+    def inputs(self) -> list[tuple[str, TensorSource]]:
+        """Names and contents in the request's order. Asked once, before the request is released."""
 
 
 class Channel(ABC):
@@ -71,7 +89,7 @@ class Channel(ABC):
     # -- requests --------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def respond(self, handle: Any, response: InferenceResponse | None, final: bool) -> None:
+    def respond(self, request: RequestSource, response: InferenceResponse | None, final: bool) -> None:
         """Sends one response, or with None only word that it was the last one. Takes what the response holds over as it
         is now: the model may change or drop its arrays when this returns. Outputs that the request did not ask for, or
         that the model does not have, are left out here. Never waits for a reader.
@@ -81,24 +99,24 @@ class Channel(ABC):
         """
 
     @abstractmethod
-    def release(self, handle: Any, reschedule: bool = False) -> None:
-        """The model reads the request no more. Arrays of its inputs stay valid. Once for each request, in default mode
-        behind the final response. `reschedule`: the request has no final response and comes again
-        (TRITONSERVER_REQUEST_RELEASE_RESCHEDULE); Refused where the model is not configured for that.
+    def release(self, request: RequestSource, reschedule: bool = False) -> None:
+        """Tells the server that the request is over for the model, in default mode behind the final response. What the
+        model still has of it stays as it is. A second time nothing. `reschedule`: it has no final response, and comes
+        again (TRITONSERVER_REQUEST_RELEASE_RESCHEDULE); Refused where the model is not configured for that.
         """
 
     @abstractmethod
-    def is_cancelled(self, handle: Any) -> bool:
+    def is_cancelled(self, request: RequestSource) -> bool:
         """Nobody waits for the request's responses any more."""
 
     @abstractmethod
-    def congested(self, handle: Any) -> bool:
+    def congested(self, request: RequestSource) -> bool:
         """So much of what was sent for this request is unread that the sender had better wait. Cheap: asked before each
         response of a sender that is not final.
         """
 
     @abstractmethod
-    def wait_for_relief(self, handle: Any) -> None:
+    def wait_for_relief(self, request: RequestSource) -> None:
         """Blocks until the request is not congested, is cancelled, or the server ends."""
 
     # -- business logic scripting ----------------------------------------------------------------------------------
