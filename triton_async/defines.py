@@ -249,10 +249,13 @@ INSTANCE_RUN_AHEAD_MAX = 30
 INLINE_MEAN_NS = 25_000
 
 # Executions of no more than INLINE_STEADY_NS in a row until a model is trusted so far; sixteen times as many after each
-# time that one on the loop thread took longer than INLINE_STALL_NS, for everybody waited.
+# time that one on the loop thread took longer than INLINE_STALL_NS, for everybody waited. Whether it was the model, and
+# not the kernel that gave the processor to others, is looked at for INLINE_WATCHED executions behind each stall (0.3 us
+# each); so many without one make up for one.
 INLINE_AFTER = 64
 INLINE_STEADY_NS = 250_000
 INLINE_STALL_NS = 1_000_000
+INLINE_WATCHED = 1 << 16
 
 # Input bytes of a batch up to which it may run there: larger ones tell nothing about their time by the smaller ones.
 INLINE_NBYTES = 1 << 16

@@ -8,6 +8,7 @@ from triton_async.core.instances cimport Instance
 from triton_async.core.reactor cimport Clock
 from triton_async.core.servable cimport Servable
 from triton_async.infer.batch cimport Batch, check_batch, ta_batch, ta_batch_begin, ta_tensor
+from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.event cimport TA_RESPONSE, ta_message
 from triton_async.infer.factory cimport ResponseFactory
 from triton_async.infer.request cimport InferRequest
@@ -18,6 +19,10 @@ import numpy as np
 
 from triton_async.errors import InternalError
 from triton_async.infer.tensor import from_numpy
+
+cdef extern from "<unistd.h>" nogil:
+    int usleep(unsigned int usec)
+
 
 cdef class MadeUpClock(Clock):
     cdef public int64_t ns
@@ -42,6 +47,20 @@ cdef class PuppetEngine(ModelInstance):
     cdef void cancel(self, ta_batch *batch) noexcept nogil:
         with gil:
             self.given_up.append(<object>batch.owner)
+
+
+cdef class NappingEngine(ModelInstance):
+    """May run on the loop thread, and sleeps there for two milliseconds. Fails every batch."""
+
+    def __init__(self, str name):
+        ModelInstance.__init__(self, name)
+        self.any_thread = True
+
+    cdef void execute(self, ta_batch *batch) noexcept nogil:
+        usleep(2000)
+        with gil:
+            fail_batch(batch, InternalError("slept"))
+        batch.compute_end_ns = ta_now_ns()
 
 
 cdef class Puppet(Instance):

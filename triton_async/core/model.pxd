@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t
 
-from triton_async.core.inline cimport InlinePolicy
+from triton_async.core.inline cimport InlinePolicy, ta_switches
 from triton_async.core.instances cimport Instance
 from triton_async.core.scheduler cimport Scheduler
 from triton_async.core.servable cimport Servable
@@ -36,6 +36,7 @@ cdef class Model(Servable):
     cdef int _go_on(self, int64_t now_ns) except -1
     cdef bint _runs_here(self, Batch batch) noexcept
     cdef int _run_here(self, Instance instance, Batch batch) except -1
+    cdef bint _displaced(self, Batch batch, ta_switches before) noexcept
     cdef Batch _take(self, Instance instance, bint idle, int64_t now_ns)
     cdef int _hand_over(self, Instance instance, Batch batch) except -1
     cdef int _dispatch_ahead(self, int64_t now_ns) except -1
@@ -50,4 +51,4 @@ cdef class Model(Servable):
     cdef int _end_execution(self, Batch batch, int64_t now_ns) except -1
     cdef int _account(self, InferRequest request, Batch batch, int64_t now_ns) except -1
     cdef int _drop(self, InferRequest request, int64_t now_ns) except -1
-    cdef int _note_execution(self, Batch batch, bint here) except -1
+    cdef int _note_execution(self, Batch batch, bint here, bint displaced=*) except -1

@@ -2,7 +2,7 @@
 
 import logging
 
-from triton_async.core.inline cimport InlinePolicy
+from triton_async.core.inline cimport InlinePolicy, ta_switches, ta_switches_of_thread
 from triton_async.core.instances cimport Instance
 from triton_async.core.reactor cimport Reactor
 from triton_async.core.scheduler cimport Scheduler, refusal
@@ -33,6 +33,7 @@ from triton_async.memory.slab cimport SlabPool
 
 from triton_async.defines import (
     INLINE_NBYTES,
+    INLINE_STEADY_NS,
     INSTANCE_RUN_AHEAD,
     INSTANCE_RUN_AHEAD_MAX,
     INSTANCE_RUN_AHEAD_NS,
@@ -45,6 +46,7 @@ cdef int RUN_AHEAD = INSTANCE_RUN_AHEAD
 cdef int RUN_AHEAD_MAX = INSTANCE_RUN_AHEAD_MAX
 cdef int64_t RUN_AHEAD_NS = INSTANCE_RUN_AHEAD_NS
 cdef int64_t HERE_NBYTES = INLINE_NBYTES
+cdef int64_t STEADY_NS = INLINE_STEADY_NS
 # Share of the newest execution in the mean, and how many times RUN_AHEAD_NS a single one can weigh in it.
 cdef int64_t MEAN_WEIGHT = 8
 cdef int64_t MEAN_CLAMP = 4
@@ -212,12 +214,24 @@ cdef class Model(Servable):
         return nbytes <= HERE_NBYTES
 
     cdef int _run_here(self, Instance instance, Batch batch) except -1:
+        cdef bint watched = self.inline.watched != 0
+        cdef ta_switches before
         with nogil:
+            if watched:
+                before = ta_switches_of_thread()
             ta_batch_begin(&batch.c)
             batch.c.compute_start_ns = ta_now_ns()
             instance.engine.execute(&batch.c)
             check_batch(&batch.c)
-        return self._note_execution(batch, True)
+        return self._note_execution(batch, True, watched and self._displaced(batch, before))
+
+    # Whether others had the processor during an execution that took long.
+    cdef bint _displaced(self, Batch batch, ta_switches before) noexcept:
+        cdef ta_switches now
+        if batch.c.compute_end_ns - batch.c.compute_start_ns <= STEADY_NS:
+            return False
+        now = ta_switches_of_thread()
+        return now.forced > before.forced and now.waited == before.waited
 
     # All instances are busy: what is not to grow any more may already wait in their mailboxes, evenly.
     cdef int _dispatch_ahead(self, int64_t now_ns) except -1:
@@ -264,12 +278,12 @@ cdef class Model(Servable):
         return instance.run(batch)
 
     # Sets how far instances run ahead, from how long their executions take.
-    cdef int _note_execution(self, Batch batch, bint here) except -1:
+    cdef int _note_execution(self, Batch batch, bint here, bint displaced=False) except -1:
         cdef int64_t execution_ns = batch.c.compute_end_ns - batch.c.compute_start_ns
         cdef int64_t clamped_ns = min(execution_ns, MEAN_CLAMP * RUN_AHEAD_NS)
         cdef int ahead
         self.mean_execution_ns += (clamped_ns - self.mean_execution_ns) // MEAN_WEIGHT
-        self.inline.note(execution_ns, self.mean_execution_ns, here)
+        self.inline.note(execution_ns, self.mean_execution_ns, here, displaced)
         ahead = <int>min(RUN_AHEAD_NS // max(self.mean_execution_ns, 1), RUN_AHEAD_MAX)
         self.run_ahead = min(max(self.least_ahead, ahead), self.most_ahead)
         self.scheduler.note_execution(execution_ns)

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from compiled import load
 from core_harness import request, run, running, write_model
 from gated_backend import Recorder, until
 
-from triton_async.core.inline import InlinePolicy
+from triton_async.backends.base import Backend, LoadContext, LoadedModel
+from triton_async.core.inline import InlinePolicy, switches
 from triton_async.core.server import InferenceServer
-from triton_async.defines import INLINE_AFTER, INLINE_MEAN_NS, INLINE_NBYTES, INLINE_STALL_NS, INLINE_STEADY_NS
+from triton_async.defines import (
+    INLINE_AFTER,
+    INLINE_MEAN_NS,
+    INLINE_NBYTES,
+    INLINE_STALL_NS,
+    INLINE_STEADY_NS,
+    INLINE_WATCHED,
+)
 from triton_async.errors import ServerError
 
 ONE = "instance_group { count: 1 kind: KIND_CPU } "
@@ -59,6 +72,64 @@ def test_each_stall_of_the_loop_makes_trust_sixteen_times_dearer() -> None:
         assert trusted(policy, 1)
 
 
+def test_the_loop_thread_that_lost_the_processor_costs_no_trust() -> None:
+    policy = InlinePolicy()
+    assert trusted(policy)
+    for _ in range(100):
+        assert policy.noted(INLINE_STALL_NS + 1, SHORT_NS, True, True)
+
+
+def test_a_stall_that_nobody_watched_costs_the_streak_and_the_next_one_more() -> None:
+    policy = InlinePolicy()
+    assert trusted(policy)
+    assert all(policy.noted(SHORT_NS, SHORT_NS, True) for _ in range(INLINE_WATCHED))
+    assert not policy.watched
+    assert not policy.noted(INLINE_STALL_NS + 1, SHORT_NS, True)
+    assert policy.watched == INLINE_WATCHED
+    assert trusted(policy)
+    assert not policy.noted(INLINE_STALL_NS + 1, SHORT_NS, True)
+    assert not trusted(policy)
+    assert trusted(policy, 15 * INLINE_AFTER)
+
+
+def test_executions_without_a_stall_make_up_for_one_that_was() -> None:
+    policy = InlinePolicy()
+    for needed in (INLINE_AFTER, 16 * INLINE_AFTER):
+        assert trusted(policy, needed)
+        assert not policy.noted(INLINE_STALL_NS + 1, SHORT_NS, True)
+    assert trusted(policy, 256 * INLINE_AFTER)
+    for _ in range(2):
+        assert policy.watched
+        for _ in range(INLINE_WATCHED):
+            policy.noted(SHORT_NS, SHORT_NS, True)
+    assert not policy.noted(INLINE_STEADY_NS + 1, SHORT_NS, True)
+    assert not trusted(policy, INLINE_AFTER - 1)
+    assert trusted(policy, 1)
+
+
+def test_a_thread_that_waits_is_told_from_one_that_loses_the_processor() -> None:
+    before = switches()
+    time.sleep(0.001)
+    assert switches()[1] > before[1]
+    cpus = os.sched_getaffinity(0)
+    here = {min(cpus)}
+    hog = f"import os; os.sched_setaffinity(0, {here}); print(flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", hog], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            os.sched_setaffinity(0, here)
+            before, end = switches(), time.monotonic() + 20
+            while switches()[0] == before[0] and time.monotonic() < end:
+                pass
+            after = switches()
+        finally:
+            os.sched_setaffinity(0, cpus)
+            process.kill()
+    assert after[0] > before[0]
+    assert after[1] == before[1]
+
+
 def model_of(server: InferenceServer) -> Any:
     return server.repository.models["m"].versions[1].loaded.model  # type: ignore[union-attr]
 
@@ -71,6 +142,41 @@ def executions(server: InferenceServer) -> dict[int, int]:
 
 async def until_answered(sink: Recorder, count: int) -> None:
     await until(lambda: len(sink.responses) >= count, f"{count} answers")
+
+
+class NappingModel(LoadedModel):
+    thread_bound = False
+
+    def create_instance(self, name: str, group: object, device_id: int) -> Any:
+        return load("puppet").NappingEngine(name)
+
+
+class NappingBackend(Backend):
+    """Also the registry of itself."""
+
+    def get(self, name: str) -> Backend:
+        return self
+
+    def load(self, context: LoadContext) -> LoadedModel:
+        return NappingModel()
+
+
+def test_an_engine_that_waits_on_the_loop_thread_loses_trust(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", max_batch_size=8, more=BATCHING)
+    sink = Recorder()
+
+    async def test() -> None:
+        async with running(tmp_path, backends=NappingBackend()) as server:
+            policy = model_of(server).inline
+            assert trusted(policy)
+            server.submit(request("m", [[1]]), sink)
+            await asyncio.sleep(0)  # the turn
+            assert len(sink.responses) == 1
+            assert not trusted(policy)
+            assert trusted(policy, 15 * INLINE_AFTER)
+            sink.responses.clear()
+
+    run(test)
 
 
 def test_requests_of_one_turn_of_the_loop_share_an_execution(tmp_path: Path) -> None:
