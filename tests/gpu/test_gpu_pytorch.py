@@ -25,6 +25,7 @@ from triton_async.backends.pytorch.tensors import Converter
 from triton_async.config.model_config import InstanceGroup, InstanceKind
 from triton_async.errors import InternalError
 from triton_async.infer.tensor import from_numpy
+from triton_async.memory.pools import Pools
 from triton_async.memory.slab import SlabPool
 
 pytestmark = [
@@ -201,10 +202,11 @@ def test_reloads_take_no_more_of_the_device(tmp_path: Path, pool: SlabPool) -> N
     """A matrix product on each new stream costs a workspace that PyTorch keeps."""
     directory = write(tmp_path, torch.nn.Linear(256, 256), config(["input FP32 [256]"], ["y FP32 [256]"], 4))
     x = np.ones((1, 256), np.float32)
+    pools = Pools(pool)
 
     def used() -> int:
         for _ in range(5):
-            loaded = Loaded(directory, pool)
+            loaded = Loaded(directory, pool, pools)
             on_gpu = loaded.model.create_instance("m_1", GPU, 0)
             execute_requests(on_gpu, loaded.signature, [request(input=x)])
             on_gpu.close()

@@ -16,6 +16,7 @@ from triton_async.backends.pytorch import PyTorchBackend
 from triton_async.config.load import load
 from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse
+from triton_async.memory.pools import Pools
 from triton_async.memory.slab import SlabPool
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -85,11 +86,11 @@ def from_source(path: Path, body: str, head: str = "def forward(self, x: torch.T
 class Loaded:
     """A model directory, configured and loaded as the server does it, with one instance."""
 
-    def __init__(self, directory: Path, pool: SlabPool) -> None:
+    def __init__(self, directory: Path, pool: SlabPool, pools: Pools | None = None) -> None:
         self.config = load(directory, directory.name, inspect=lambda name, path, proto: BACKEND.inspect(path, proto))
         self.signature = signature_of(self.config)
         path = directory / "1" / self.config.default_model_filename
-        self.model = BACKEND.load(LoadContext(self.config, 1, path, self.signature, pool, {}))
+        self.model = BACKEND.load(LoadContext(self.config, 1, path, self.signature, pool, {}, pools))
         self.instance = self.make_instance("m_0")
 
     def make_instance(self, name: str) -> ModelInstance:

@@ -31,7 +31,7 @@ class DeviceEngine:
     #: Whether `enqueue` may run under stream capture, once it ran plainly with the same shapes.
     capturable: bool = False
 
-    #: Whether `enqueue` takes inputs at any address of its device that is a multiple of 16, not of its own slot's memory
+    #: Whether `enqueue` takes inputs at any address of its device that is a multiple of 16, not in its slot's memory
     #: alone: what one request brings there, from a CUDA shared memory region say, is then read where it lies.
     reads_in_place: bool = False
 
