@@ -43,6 +43,7 @@ C_SOURCES = {
     "triton_async.memory.cuda": ["csrc/cuda.c"],
     "triton_async.memory.device": ["csrc/arena.c"],
     "triton_async.memory.slab": ["csrc/slab.c"],
+    "triton_async.watchdog": ["csrc/watchdog.c"],
 }
 
 # The library of modules that call into it, from libnghttp2-dev; others only share its declarations.

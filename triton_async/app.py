@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import ssl
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,24 +16,28 @@ from typing import NamedTuple, Protocol
 
 import uvloop
 
+from triton_async import logs
 from triton_async.addresses import unix_path
 from triton_async.backends.registry import BackendRegistry
 from triton_async.config.settings import Settings
 from triton_async.core.describe import table
+from triton_async.core.families import Family
 from triton_async.core.gpu_metrics import GpuMonitor, environment_visible
 from triton_async.core.host import Host, Workers
 from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
-from triton_async.defines import EXIT_GIVE_UP_S, SLAB_CACHE_NBYTES
+from triton_async.defines import EXIT_GIVE_UP_S, SECOND_SIGNAL_GRACE_S, SLAB_CACHE_NBYTES, STOP_GRACE_S
 from triton_async.errors import ServerError
 from triton_async.frontends import metrics, tls
 from triton_async.frontends.grpc import server as grpc
 from triton_async.frontends.grpc.express.keepalive import PingOptions
 from triton_async.frontends.http import server as http
+from triton_async.loop_lag import LoopLag
 from triton_async.memory.devices import open_devices
 from triton_async.memory.pools import Pools
 from triton_async.memory.regions import RegionRegistry
 from triton_async.memory.slab import SlabPool
+from triton_async.watchdog import watching
 
 log = logging.getLogger("triton_async.app")
 
@@ -65,9 +68,13 @@ def run(settings: Settings) -> int:
     try:
         certificates = _certificates(settings)
     except ServerError as error:
-        print(f"error: creating server: Invalid argument - {error.message}", file=sys.stderr)
+        logs.say(logs.STDERR, f"error: creating server: Invalid argument - {error.message}")
+        logs.flush()
         return 1
-    return uvloop.run(_serve(settings, certificates))
+    try:
+        return uvloop.run(_serve(settings, certificates))
+    finally:
+        logs.flush()
 
 
 def _certificates(settings: Settings) -> Certificates:
@@ -97,12 +104,21 @@ def _certificates(settings: Settings) -> Certificates:
 async def _serve(settings: Settings, certificates: Certificates) -> int:
     loop = asyncio.get_running_loop()
     stop_requested = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    signals = (signal.SIGINT, signal.SIGTERM)
+    for number in signals:
         loop.add_signal_handler(number, _on_signal, number, stop_requested)
+    with watching(signals, settings.exit_timeout_secs + STOP_GRACE_S, SECOND_SIGNAL_GRACE_S):
+        return await _serve_watched(settings, certificates, stop_requested)
+
+
+async def _serve_watched(settings: Settings, certificates: Certificates, stop_requested: asyncio.Event) -> int:
+    loop = asyncio.get_running_loop()
     for warning in settings.warnings:
         log.warning("%s", warning)
     reactor = Reactor()
     reactor.attach(loop)
+    lag = LoopLag(loop)
+    lag.start()
     pools = make_pools(settings)
     backends = BackendRegistry(settings.backend_config, pools)
     with Workers(settings.model_load_thread_count) as workers:
@@ -110,10 +126,12 @@ async def _serve(settings: Settings, certificates: Certificates) -> int:
         with watching_gpus(settings, pools) as monitor:
             host = Host(
                 loop, reactor, pools, backends, workers, settings.backend_config, regions=regions,
-                gpu_limits=settings.model_load_gpu_limit, metric_sources=(monitor.families,), gpu_uuid=monitor.uuid,
+                gpu_limits=settings.model_load_gpu_limit, gpu_uuid=monitor.uuid,
+                metric_sources=(monitor.families, partial(_own_families, lag)),
             )  # fmt: skip
             server = InferenceServer(settings, host)
             status = await _run_server(settings, certificates, server, backends, stop_requested)
+            lag.stop()
         reactor.detach()
         pools.close()
     return status
@@ -143,12 +161,22 @@ def watching_gpus(settings: Settings, pools: Pools) -> Iterator[GpuMonitor]:
         monitor.close()
 
 
+def _own_families(lag: LoopLag) -> list[Family]:
+    """What the process knows of itself, for the metrics."""
+    return [
+        ("triton_async_loop_lag_us", "gauge", "Longest delay of the event loop in the last 15 to 30 s, in microseconds",
+         [({}, int(lag.worst_s() * 1e6))]),
+        ("triton_async_log_lines_dropped_total", "counter", "Lines of the log that nobody read in time",
+         [({}, logs.dropped())]),
+    ]  # fmt: skip
+
+
 def _on_signal(number: int, stop_requested: asyncio.Event) -> None:
     if stop_requested.is_set():
         log.error("signal (%d) received again, exiting immediately", number)
         _exit_now()
-    print(f"Signal ({number}) received.", flush=True)
     stop_requested.set()
+    logs.say(logs.STDOUT, f"Signal ({number}) received.")
 
 
 async def _run_server(
@@ -169,14 +197,14 @@ async def _run_server(
         complete = starting.result()
         await _log_tables(settings, server, backends)
         if not complete and settings.exit_on_error:
-            print("error: creating server: Internal - failed to load all models", file=sys.stderr)
+            logs.say(logs.STDERR, "error: creating server: Internal - failed to load all models")
             await server.stop()
             return 1
         await _start_endpoints(settings, certificates, server, endpoints)
         _settle()
     except (ServerError, OSError) as error:
         text = error.message if isinstance(error, ServerError) else str(error)
-        print(f"error: creating server: {text}", file=sys.stderr)
+        logs.say(logs.STDERR, f"error: creating server: {text}")
         await _shut_down(settings, server, endpoints)
         return 1
     await stopping
@@ -279,10 +307,7 @@ async def _shut_down(settings: Settings, server: InferenceServer, endpoints: lis
             await asyncio.gather(*(endpoint.close(settings.exit_timeout_secs) for endpoint in endpoints))
             await server.stop()
     except TimeoutError:
-        print(
-            "error: failed to stop server: Internal - Exit timeout expired. Exiting immediately.",
-            file=sys.stderr,
-        )
+        logs.say(logs.STDERR, "error: failed to stop server: Internal - Exit timeout expired. Exiting immediately.")
         _exit_now()
     finally:
         giving_up.cancel()
@@ -300,8 +325,7 @@ async def _give_up_late(settings: Settings, server: InferenceServer) -> None:
 
 def _exit_now(status: int = 1) -> None:
     """Ends the process although engine threads are busy: they cannot be interrupted."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    logs.flush(SECOND_SIGNAL_GRACE_S / 4)
     os._exit(status)
 
 

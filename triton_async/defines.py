@@ -343,3 +343,20 @@ MAX_DELAY_US = 10**15
 
 # Seconds between two readings of the GPUs: the driver takes the samples that it answers from no faster.
 GPU_POLL_MIN_S = 0.1
+
+# -- the process -----------------------------------------------------------------------------------
+
+# Seconds behind --exit-timeout-secs, and behind a second signal, after which a process is ended whose loop does not do
+# so itself: a busy machine gets there late.
+STOP_GRACE_S = 1.0
+SECOND_SIGNAL_GRACE_S = 0.3
+
+# Lines that wait for whoever reads the log; more are dropped and counted. A few MB of ordinary lines.
+LOG_QUEUE_LINES = 8192
+
+# Seconds that the end of the process waits for its last lines to be read.
+LOG_FLUSH_S = 1.0
+
+# Seconds between two looks at how late the loop is, and between the beginnings of two periods whose worst is shown.
+LOOP_LAG_INTERVAL_S = 0.1
+LOOP_LAG_PERIOD_S = 15.0

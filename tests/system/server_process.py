@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 # Generous bounds for a busy machine; nothing waits that long when all is well.
 START_SECONDS = 120.0
@@ -75,11 +76,15 @@ class ServerProcess:
         paths = [str(package_root()), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
         with self.log.open("wb") as output:
-            self._process = subprocess.Popen(
+            self._process = self.start(
                 command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
             )
         self.pid = self._process.pid
         self._terminated = False
+
+    def start(self, command: list[str], **more: Any) -> subprocess.Popen[bytes]:
+        """Starts the process; `more`: of subprocess.Popen."""
+        return subprocess.Popen(command, **more)
 
     def url(self, protocol: str) -> str:
         """The address for `http` or `grpc`."""
