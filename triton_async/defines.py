@@ -360,3 +360,12 @@ LOG_FLUSH_S = 1.0
 # Seconds between two looks at how late the loop is, and between the beginnings of two periods whose worst is shown.
 LOOP_LAG_INTERVAL_S = 0.1
 LOOP_LAG_PERIOD_S = 15.0
+
+# -- Python models ---------------------------------------------------------------------------------
+
+# Bytes of a tensor below which Python models get and give copies: an array of its own costs less than one over memory
+# of others, and leaves that free.
+PYTHON_COPY_NBYTES = 1 << 15
+
+# How long the readiness of a Python model may take to be told, as Triton waits.
+PYTHON_READY_TIMEOUT_S = 5.0

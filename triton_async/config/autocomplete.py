@@ -37,6 +37,7 @@ class ModelIO:
 
     `max_batch_size`: the largest batch of a model that has one by itself (a TensorRT plan), 0 when that is none.
     `check`: the backend's own comparison with a completed config, in place of `consistency`; raises ServerError.
+    `complete`: the backend's own completion of a config, in place of `complete` below; its lines are for the log.
     `opened`: what the backend may go on with when it loads this model; whoever has it closes it in the end.
     """
 
@@ -44,6 +45,7 @@ class ModelIO:
     outputs: tuple[TensorInfo, ...]
     max_batch_size: int | None = None
     check: Callable[[Any], None] | None = None
+    complete: Callable[[Any], list[str]] | None = field(default=None, compare=False)
     opened: Opened | None = field(default=None, compare=False, repr=False)
 
 
@@ -130,6 +132,8 @@ def complete(proto: Any, model_io: ModelIO, default_max_batch_size: int = 4) -> 
     """Fills what `proto` leaves out of max_batch_size, dynamic batching, inputs and outputs, and keeps what
     it says. Returns lines for the log. InvalidArg when max_batch_size is set and the model cannot batch.
     """
+    if model_io.complete is not None:
+        return model_io.complete(proto)
     warnings: list[str] = []
     given = [*proto.input, *proto.output]
     # Triton leaves a config alone that lists inputs and outputs; we still fill gaps within them.

@@ -26,8 +26,12 @@ cdef class ResponseFactory:
     # Raises InternalError, and sends nothing, behind the final one, for an output that the model has not, or one of
     # another data type.
     cpdef int send(self, list outputs, dict parameters=*, object error=*, bint final=*) except -1
+    # The same without an error, for who has looked at what the request asks for, and has none of another data type
+    # unless it wants to. `outputs` are on the host.
+    cpdef int send_taken(self, list outputs, dict parameters, bint final) except -1
     # The engine reads the inputs no more. A second time nothing.
     cpdef int release(self) except -1
 
     cdef list _taken(self, list outputs)
+    cdef int _check_open(self) except -1
     cdef int _post_response(self, InferResponse response) except -1

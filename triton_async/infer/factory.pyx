@@ -35,19 +35,29 @@ cdef class ResponseFactory:
 
     cpdef int send(self, list outputs, dict parameters=None, object error=None, bint final=True) except -1:
         cdef InferResponse response
-        if self.finished:
-            raise InternalError(f"model '{self.signature.model_name}' sent a response behind the final one")
-        if error is not None:
-            response = _failure(self, error)
-        else:
-            response = InferResponse(self.request, self.signature.model_name, self.signature.model_version,
-                                     self._taken(outputs), parameters, None, final)
-            if self.request.n_placements and not self.request.cancelled:
-                problem = self.transfer.place_response(response)
-                if problem is not None:
-                    response = _failure(self, problem)
+        self._check_open()
+        if error is None:
+            return self.send_taken(self._taken(outputs), parameters, final)
+        response = _failure(self, error)
         response.final = final
         return self._post_response(response)
+
+    cpdef int send_taken(self, list outputs, dict parameters, bint final) except -1:
+        cdef InferResponse response
+        self._check_open()
+        response = InferResponse(self.request, self.signature.model_name, self.signature.model_version, outputs,
+                                 parameters, None, final)
+        if self.request.n_placements and not self.request.cancelled:
+            problem = self.transfer.place_response(response)
+            if problem is not None:
+                response = _failure(self, problem)
+                response.final = final
+        return self._post_response(response)
+
+    cdef int _check_open(self) except -1:
+        if self.finished:
+            raise InternalError(f"model '{self.signature.model_name}' sent a response behind the final one")
+        return 0
 
     # What the request asks for of `outputs`, on the host unless it takes it anywhere.
     cdef list _taken(self, list outputs):

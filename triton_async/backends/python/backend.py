@@ -1,0 +1,200 @@
+"""The `python` backend, and those that are a `model.py` in the backend directory: loads versions, makes instances."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format
+
+from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelInstance
+from triton_async.backends.python.instance import PythonModelInstance
+from triton_async.backends.python.local import LocalChannel
+from triton_async.backends.python.metrics import CustomMetrics
+from triton_async.backends.python.options import check_settings, read_options
+from triton_async.backends.python.worker import api
+from triton_async.backends.python.worker.context import Context
+from triton_async.backends.python.worker.loader import Source
+from triton_async.backends.python.worker.runner import ModelFailure, Runner, line_buffered
+from triton_async.config.autocomplete import ModelIO
+from triton_async.config.config_json import config_json
+from triton_async.config.model_config import InstanceGroup, InstanceKind, ModelConfig
+from triton_async.errors import InvalidArg, NotFound, Unsupported, from_code
+from triton_async.infer.signature import ModelSignature
+from triton_async.memory.slab import SlabPool
+from triton_async.protos import ModelConfig as ModelConfigProto
+
+log = logging.getLogger("triton_async.python")
+
+MODEL_FILE = "model.py"
+# What `auto_complete_config` decides on; the rest of what it may do to a config is ignored.
+_COMPLETED = ("max_batch_size", "input", "output", "model_transaction_policy")
+
+
+class Found:
+    """What `inspect` hands to `load`: the version's files, compiled."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class PythonBackend(Backend):
+    """Models that are a `model.py`. `file`: of a Python-based backend, the one that all its models share."""
+
+    name = "python"
+    kinds = (InstanceKind.CPU, InstanceKind.MODEL)
+
+    def __init__(self, name: str = "python", file: Path | None = None, metrics: CustomMetrics | None = None) -> None:
+        self.name = name
+        self._file = file
+        self.metrics = CustomMetrics() if metrics is None else metrics
+        self._checked = False
+        line_buffered()
+        api.install()
+
+    def families(self) -> Iterable[Any]:
+        """The models' metrics."""
+        return self.metrics.families()
+
+    def inspect(self, path: Path, proto: Any) -> ModelIO | None:
+        self._check_settings()
+        source = self._source(path, proto.name)
+        return ModelIO(
+            (), (), check=_takes_any, complete=lambda config: self._complete(source, path, config), opened=Found(source)
+        )
+
+    def load(self, context: LoadContext) -> LoadedModel:
+        self._check_settings()
+        options = read_options(context.config.name, context.config.parameters, context.backend_config)
+        if options.isolated:
+            raise Unsupported(
+                f"model '{context.config.name}' is to run in a process of its own, which this server does not offer yet"
+            )
+        source = context.opened.source if isinstance(context.opened, Found) else None
+        return PythonModel(self, context, source or self._source(context.path, context.config.name))
+
+    def _check_settings(self) -> None:
+        if not self._checked:
+            for note in check_settings(self.settings):
+                log.warning("%s", note)
+            self._checked = True
+
+    def _source(self, path: Path, model: str) -> Source:
+        file = self._file or (path / MODEL_FILE if path.is_dir() else path)
+        if not file.is_file():
+            raise NotFound(f"Python model file not found in '{file.parent.name}' of model '{model}'")
+        return Source(str(file))
+
+    def search(self, path: Path) -> list[str] | None:
+        """Where modules of a model are looked for: of a Python-based backend, beside its file first."""
+        if self._file is None:
+            return None
+        return [str(self._file.parent), str(path if path.is_dir() else path.parent)]
+
+    def _complete(self, source: Source, path: Path, proto: Any) -> list[str]:
+        """Runs `auto_complete_config`, in modules of its own, and takes over what it may decide."""
+        version_dir = path if path.is_dir() else path.parent
+        channel = LocalChannel(_NO_SIGNATURE, _NO_POOL, None, self.metrics)
+        number = int(version_dir.name) if version_dir.name.isdigit() else 1
+        context = Context(channel, proto.name, number, proto.name, str(version_dir), False)
+        runner = Runner(source, context, self.search(path))
+        try:
+            runner.load()
+            completed = runner.auto_complete(json.dumps(config_json(proto)))
+        except ModelFailure as failure:
+            raise from_code(failure.code, failure.message) from None
+        finally:
+            runner.close()
+            channel.close()
+        if completed is not None:
+            _take_over(proto, completed)
+        return []
+
+
+# Of the time before there is a model.
+_NO_SIGNATURE = ModelSignature("", 0, [], [])
+_NO_POOL = SlabPool(0)
+
+
+class PythonModel(LoadedModel):
+    """One version. Its instances share the compiled files, and nothing else."""
+
+    thread_bound = True
+
+    def __init__(self, backend: PythonBackend, context: LoadContext, source: Source) -> None:
+        self._backend = backend
+        self._context = context
+        self._source = source
+        self._config = json.dumps(config_json(context.config.proto))
+
+    def create_instance(self, name: str, group: InstanceGroup, device_id: int) -> ModelInstance:
+        context = self._context
+        path = context.path
+        version_dir = path if path.is_dir() else path.parent
+        channel = LocalChannel(context.signature, context.pool, self._backend.inference, self._backend.metrics)
+        known = Context(
+            channel, context.config.name, context.version, name, str(version_dir), context.config.decoupled
+        )
+        runner = Runner(self._source, known, self._backend.search(path))
+        try:
+            runner.load()
+            runner.initialize(arguments(context.config, self._config, context.version, version_dir.parent, name,
+                                        group.kind, device_id))  # fmt: skip
+        except ModelFailure as failure:
+            runner.close()
+            channel.close()
+            log.error("failed to initialize model instance '%s': %s", name, failure.message)
+            raise from_code(failure.code, failure.message) from None
+        return PythonModelInstance(name, runner, channel)
+
+    def close(self) -> None:
+        # Models are full of cycles, which the server's own heap, out of collection since it started, holds on to.
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+
+
+def arguments(  # noqa: PLR0917
+    config: ModelConfig, text: str, version: int, directory: Path, instance: str, kind: InstanceKind, device: int
+) -> dict[str, str]:
+    """What `initialize` gets. `text`: the config as JSON; `directory`: of the model."""
+    return {
+        "model_config": text,
+        "model_instance_kind": kind.name,
+        "model_instance_name": instance,
+        "model_instance_device_id": str(device),
+        "model_repository": str(directory),
+        "model_version": str(version),
+        "model_name": config.name,
+    }
+
+
+def _takes_any(proto: Any) -> None:
+    """A Python model has no inputs and outputs of its own to compare with."""
+
+
+def _take_over(proto: Any, completed: dict[str, Any]) -> None:
+    made = ModelConfigProto()
+    known = {key: completed[key] for key in _COMPLETED if key in completed}
+    if "dynamic_batching" in completed and proto.WhichOneof("scheduling_choice") in (None, "dynamic_batching"):
+        known["dynamic_batching"] = completed["dynamic_batching"]
+    try:
+        json_format.ParseDict(known, made)
+    except json_format.ParseError as error:
+        raise InvalidArg(f"auto_complete_config of model '{proto.name}' gave no valid config: {error}") from None
+    proto.max_batch_size = made.max_batch_size
+    for field in ("input", "output"):
+        getattr(proto, field).clear()
+        getattr(proto, field).extend(getattr(made, field))
+    for field in ("dynamic_batching", "model_transaction_policy"):
+        if made.HasField(field):
+            getattr(proto, field).CopyFrom(getattr(made, field))
+
+

@@ -1,0 +1,48 @@
+# The channel of Python models that run in the server process: requests in, responses out, calls of other models.
+
+from libc.stdint cimport int64_t
+
+from triton_async.backends.base cimport ModelInstance
+from triton_async.infer.factory cimport ResponseFactory
+from triton_async.infer.request cimport InferRequest
+from triton_async.infer.signature cimport ModelSignature, TensorSpec
+from triton_async.infer.tensor cimport Tensor
+from triton_async.memory.buffer cimport Buffer
+from triton_async.memory.slab cimport SlabPool
+
+# worker.channel.TensorSource over leased bytes. Any thread with the GIL.
+#
+# An array of it writes into the lease where that is nobody else's, which its `readonly` says; else into a copy.
+cdef class LocalTensor:
+    cdef Tensor tensor
+
+# worker.channel.RequestSource: a request that an instance has. Its end gives the request an answer if it has none.
+# Any thread with the GIL.
+cdef class IncomingRequest:
+    cdef ResponseFactory factory
+    cdef InferRequest request
+    cdef list tensors                # of the request, in signature order, None where absent
+    cdef object context              # worker.context.Context
+    cdef public int flags
+    cdef public int release_flags
+    cdef public int64_t sent
+    cdef public bint finished
+
+# worker.channel.Channel of one instance. Any thread with the GIL.
+cdef class LocalChannel:
+    cdef readonly ModelSignature signature
+    cdef SlabPool pool
+    cdef object inference            # backends.base.InferenceService, or None
+    cdef object metrics              # metrics.CustomMetrics
+    cdef set handles                 # of metrics and families that are not dropped
+    cdef public ModelInstance instance   # None while no instance has been made
+    cdef int64_t answered_ns         # when the first response of an execution was sent; 0: not yet
+
+    cpdef respond(self, IncomingRequest request, object response, bint final)
+    cdef list _outputs(self, IncomingRequest request, object response)
+    # `lone`: nobody has the api.Tensor but its list, so that an array that only it has may be sent as it is.
+    cdef Tensor _output(self, TensorSpec spec, object tensor, bint lone)
+    cdef Tensor _tensor(self, str name, int datatype, object tensor, bint lone)
+    cdef Buffer _leased(self, object array, bint lone)
+
+cdef IncomingRequest incoming(ResponseFactory factory, object context)

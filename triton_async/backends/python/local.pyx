@@ -1,0 +1,423 @@
+"""The channel of Python models that run in the server process. Any thread with the GIL."""
+
+cimport cython
+from cpython.ref cimport PyObject
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy
+
+from triton_async.backends.base cimport ModelInstance
+from triton_async.datatypes cimport DT_BYTES, elements, itemsize
+from triton_async.datatypes cimport nbytes as size_of
+from triton_async.infer.batch cimport asks_for
+from triton_async.infer.clock cimport ta_now_ns
+from triton_async.infer.factory cimport ResponseFactory
+from triton_async.infer.request cimport InferRequest, RequestedOutput
+from triton_async.infer.response cimport InferResponse
+from triton_async.infer.signature cimport ModelSignature, TensorSpec
+from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor, decode_bytes, view_dims
+from triton_async.memory.buffer cimport MEMORY_GPU, Buffer, foreign, wrap
+from triton_async.memory.slab cimport SlabPool
+
+import logging
+
+import numpy as np
+
+from triton_async import datatypes
+from triton_async.backends.base import InferenceCall
+from triton_async.backends.python.worker import calls, messages, tensors
+from triton_async.backends.python.worker.channel import Channel, Refused
+from triton_async.backends.python.worker.runner import unanswered
+from triton_async.defines import PYTHON_COPY_NBYTES
+from triton_async.errors import Code, InternalError, ServerError, from_code
+
+cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(PyObject *o)
+
+log = logging.getLogger("triton_async.python")
+
+# By worker.channel's numbers.
+cdef tuple _LEVELS = (logging.INFO, logging.WARNING, logging.ERROR, logging.DEBUG)
+
+cdef int64_t COPY_NBYTES = PYTHON_COPY_NBYTES
+
+cdef tuple _DTYPES = tuple(
+    [None] + [np.dtype(datatypes.numpy_dtype(number)) for number in range(1, len(datatypes.NAMES))]
+)
+cdef dict _NUMBERS = {name: number for number, name in enumerate(datatypes.NAMES) if number}
+cdef object _ndarray = np.ndarray
+cdef object _from_source = tensors.from_source
+cdef object _InferenceResponse = messages.InferenceResponse
+cdef object _TritonError = messages.TritonError
+cdef object _ErrorCode = messages.ErrorCode
+
+
+@cython.final
+cdef class LocalTensor:
+    """A tensor that came from the server, for `api.Tensor`."""
+
+    @property
+    def datatype(self):
+        return datatypes.NAMES[self.tensor.datatype]
+
+    @property
+    def shape(self):
+        return self.tensor.shape
+
+    def array(self):
+        cdef Tensor tensor = self.tensor
+        cdef tuple shape = tensor.shape
+        cdef int size = itemsize(tensor.datatype)
+        if tensor.datatype == DT_BYTES:
+            return tensors.object_array(decode_bytes(tensor), shape)
+        dtype = _DTYPES[tensor.datatype]
+        if tensor.nbytes != size_of(tensor.element_count, tensor.datatype):
+            raise ValueError(f"{tensor.nbytes} bytes for {tensor.element_count} elements")
+        if tensor.nbytes == 0:
+            return np.empty(shape, dtype)
+        if tensor.nbytes < COPY_NBYTES or tensor.buffer.readonly or <size_t>tensor.data % size:
+            return _ndarray(shape, dtype, bytearray(tensor.data[:tensor.nbytes]))
+        return _ndarray(shape, dtype, tensor.buffer, tensor.data - tensor.buffer.data)
+
+
+cdef LocalTensor _local(Tensor tensor):
+    cdef LocalTensor made = LocalTensor.__new__(LocalTensor)
+    made.tensor = tensor
+    return made
+
+
+# __dealloc__ uses the fields.
+@cython.final
+@cython.no_gc_clear
+cdef class IncomingRequest:
+    """A request that an instance has, for `api.InferenceRequest`."""
+
+    def __dealloc__(self):
+        if self.factory is not None and not self.factory.finished:
+            self.factory.send([], None, InternalError(unanswered(self.context, self.sent)), True)
+
+    @property
+    def id(self):
+        return self.request.id
+
+    @property
+    def correlation_id(self):
+        return self.request.sequence_id
+
+    @property
+    def timeout(self):
+        return self.request.timeout_us
+
+    @property
+    def parameters(self):
+        return self.request.parameters
+
+    @property
+    def output_names(self):
+        cdef RequestedOutput output
+        cdef TensorSpec spec
+        if self.request.outputs:
+            return [output.name for output in self.request.outputs]
+        return [spec.name for spec in self.factory.signature.outputs]
+
+    def inputs(self):
+        cdef ModelSignature signature = self.factory.signature
+        cdef list found = []
+        cdef TensorSpec spec
+        cdef Tensor sent
+        for sent in self.request.inputs:
+            spec = <TensorSpec>signature.input_by_name[sent.name]
+            found.append((sent.name, _local(_engine_view(signature, spec, <Tensor>self.tensors[spec.index]))))
+        return found
+
+
+# What the model sees of an input: of its `reshape`, where it has one.
+cdef Tensor _engine_view(ModelSignature signature, TensorSpec spec, Tensor tensor):
+    cdef int64_t[16] dims
+    cdef int rank
+    if spec.reshape is None:
+        return tensor
+    rank = spec.engine_dims(tensor.dims, tensor.rank, signature.max_batch_size > 0, dims)
+    return view_dims(tensor.name, tensor.datatype, dims, rank, tensor.element_count, tensor.buffer, tensor.data,
+                     tensor.nbytes)
+
+
+cdef IncomingRequest incoming(ResponseFactory factory, object context):
+    """The request that `factory` answers."""
+    cdef IncomingRequest request = IncomingRequest.__new__(IncomingRequest)
+    request.factory = factory
+    request.request = factory.request
+    request.tensors = factory.inputs
+    request.context = context
+    request.flags = factory.request.flags
+    request.release_flags = 1  # TRITONSERVER_REQUEST_RELEASE_ALL
+    return request
+
+
+@cython.final
+cdef class LocalChannel:
+    """See worker.channel.Channel. `inference`: the server's InferenceService, None without a server."""
+
+    def __init__(self, ModelSignature signature, SlabPool pool, inference, metrics):
+        self.signature = signature
+        self.pool = pool
+        self.inference = inference
+        self.metrics = metrics
+        self.handles = set()
+
+    def close(self):
+        """Gives up the metrics that the model has left."""
+        handles, self.handles = self.handles, set()
+        for handle in handles:
+            handle.drop()
+        self.instance = None
+
+    # -- requests ----------------------------------------------------------------------------------
+
+    cpdef respond(self, IncomingRequest request, object response, bint final):
+        cdef ResponseFactory factory = request.factory
+        cdef object error
+        if self.answered_ns == 0:
+            self.answered_ns = ta_now_ns()
+        if response is None:
+            factory.send_taken([], None, final)
+            return
+        error = response._error
+        if error is not None:
+            factory.send([], None, from_code(error._code, error._message), final)
+            return
+        try:
+            outputs = self._outputs(request, response)
+            factory.send_taken(outputs, response._parameters, final)
+        except ServerError as problem:
+            raise Refused(problem.code, problem.message) from None
+
+    def release(self, IncomingRequest request, bint reschedule=False):
+        if reschedule:
+            raise Refused(<int>Code.INVALID_ARG, "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, "
+                          "while the model is not configured to handle such a flag.")
+        request.factory.release()
+
+    def is_cancelled(self, IncomingRequest request):
+        return request.request.cancelled
+
+    def congested(self, IncomingRequest request):
+        return request.factory.congested
+
+    def wait_for_relief(self, IncomingRequest request):
+        request.factory.wait()
+
+    # What is wanted of a response, in its order.
+    cdef list _outputs(self, IncomingRequest request, object response):
+        cdef list given = response._outputs
+        cdef list taken = []
+        cdef dict specs = self.signature.output_by_name
+        cdef TensorSpec spec
+        cdef Tensor other
+        # Counted: the list's own and ours. More than that, and the model has it, too.
+        cdef bint lone = Py_REFCNT(<PyObject *>response) <= 1 and Py_REFCNT(<PyObject *>given) <= 2
+        cdef object name
+        cdef Py_ssize_t i
+        for i in range(len(given)):
+            name = given[i]._name
+            spec = <TensorSpec>specs.get(name)
+            if spec is None:
+                continue
+            for other in taken:
+                if other.name == name:
+                    raise InternalError(f"model '{self.signature.model_name}' gave output '{name}' more than once")
+            if asks_for(request.request, spec):
+                taken.append(self._output(spec, given[i], lone and Py_REFCNT(<PyObject *>given[i]) <= 1))
+        return taken
+
+    cdef Tensor _output(self, TensorSpec spec, object tensor, bint lone):
+        cdef Tensor made = self._tensor(spec.name, <int>_NUMBERS[tensor._datatype], tensor, lone)
+        cdef int64_t[16] dims
+        cdef int rank
+        if spec.reshape is None:
+            return made
+        rank = spec.client_dims(made.dims, made.rank, self.signature.max_batch_size > 0, dims)
+        if rank < 0 or elements(dims, rank) != made.element_count:
+            raise InternalError(f"output '{spec.name}' of model '{self.signature.model_name}' has the shape "
+                                f"{list(made.shape)}, which its reshape does not allow")
+        return view_dims(made.name, made.datatype, dims, rank, made.element_count, made.buffer, made.data, made.nbytes)
+
+    cdef Tensor _tensor(self, str name, int datatype, object tensor, bint lone):
+        cdef object array = tensor._array
+        cdef object source
+        cdef Tensor sent
+        cdef bytes data
+        if array is None:
+            source = tensor._source
+            sent = (<LocalTensor>source).tensor
+            return view_dims(name, sent.datatype, sent.dims, sent.rank, sent.element_count, sent.buffer, sent.data,
+                             sent.nbytes)
+        if datatype == DT_BYTES:
+            data = tensor._wire
+            if data is None:  # an input, which the model has opened and may have changed
+                data = tensors.encode(array.ravel())
+            return _over(name, datatype, array.shape, wrap(data) if data else None)
+        if array.nbytes < COPY_NBYTES:
+            data = array.tobytes()
+            return _over(name, datatype, array.shape, wrap(data) if data else None)
+        return _over(name, datatype, array.shape, self._leased(array, lone))
+
+    # The bytes of a large array: where they are if nobody else can change them, else a copy.
+    cdef Buffer _leased(self, object array, bint lone):
+        cdef Buffer buffer
+        cdef Buffer copy
+        if not array.flags.c_contiguous:
+            buffer = wrap(np.ascontiguousarray(array))
+            buffer.readonly = False
+            return buffer
+        lone = lone and _is_lone(array)
+        buffer = wrap(array)
+        if lone:
+            buffer.readonly = not array.flags.writeable
+            return buffer
+        copy = self.pool.lease(buffer.nbytes)
+        with nogil:
+            memcpy(copy.data, buffer.data, buffer.nbytes)
+        return copy
+
+    # -- other models ------------------------------------------------------------------------------
+
+    def submit(self, request, call):
+        cdef object source = request._source
+        cdef InferRequest inner
+        cdef list inputs = []
+        if self.inference is None or self.instance is None:
+            raise Refused(<int>Code.UNAVAILABLE, "there is no server to run inference requests of a model")
+        for tensor in request._inputs:
+            inputs.append(_shared(self._tensor(tensor._name, <int>_NUMBERS[tensor._datatype], tensor, True)))
+        inner = InferRequest(
+            source.inner_model, source.model_version, source.id, inputs,
+            [RequestedOutput(name) for name in source.output_names], source.parameters,
+            0, source.timeout, source.correlation_id, source.flags, False, ta_now_ns(),
+        )
+        call.cancel_function = self.inference.submit(inner, LocalCall(call, source.inner_model), self.instance)
+
+    def load_model(self, name, parameters):
+        self._ask("load_model", name, parameters)
+
+    def unload_model(self, name, unload_dependents):
+        self._ask("unload_model", name, unload_dependents)
+
+    def is_model_ready(self, name, version):
+        return self._ask("model_ready", name, version)
+
+    def _ask(self, function, *arguments):
+        if self.inference is None:
+            raise Refused(<int>Code.UNAVAILABLE, "there is no server that has models")
+        try:
+            return getattr(self.inference, function)(*arguments)
+        except ServerError as error:
+            raise Refused(error.code, error.message) from None
+
+    # -- log and metrics ---------------------------------------------------------------------------
+
+    def log(self, int level, text, filename, line):
+        number = _LEVELS[level]
+        if log.isEnabledFor(number):
+            log.handle(log.makeRecord(log.name, number, filename, line, "%s", (text,), None))
+
+    def metric_family(self, name, description, kind):
+        return self._held(self.metrics.family(name, description, kind))
+
+    def drop_family(self, family):
+        self._drop(family)
+
+    def metric(self, family, labels, buckets):
+        return self._held(family.metric(labels, buckets))
+
+    def drop_metric(self, metric):
+        self._drop(metric)
+
+    def metric_increment(self, metric, value):
+        metric.increment(value)
+
+    def metric_set(self, metric, value):
+        metric.set(value)
+
+    def metric_observe(self, metric, value):
+        metric.observe(value)
+
+    def metric_value(self, metric):
+        return metric.value()
+
+    def _held(self, handle):
+        self.handles.add(handle)
+        return handle
+
+    def _drop(self, handle):
+        if handle in self.handles:
+            self.handles.remove(handle)
+            handle.drop()
+
+
+Channel.register(LocalChannel)
+
+
+class LocalCall(InferenceCall):
+    """Hands what a call of another model brings to the worker.calls.Call of the model. Loop thread."""
+
+    __slots__ = ("call", "decoupled", "model")
+
+    def __init__(self, call, model):
+        self.call = call
+        self.model = model
+        self.decoupled = call.decoupled
+
+    def responded(self, InferResponse response):
+        if response.error is not None:
+            made = _failure(response.error.code, response.error.message)
+        elif response.final and self.decoupled and not response.outputs:
+            made = None
+        else:
+            made = _InferenceResponse([_from_source(tensor.name, _local(tensor)) for tensor in response.outputs],
+                                      None, response.parameters)
+        self.call.deliver(made, response.final)
+
+    def refused(self, error):
+        self.call.deliver(_failure(error.code, calls.refusal(self.model, error.message)), True)
+
+
+def _failure(code, message):
+    return _InferenceResponse([], _TritonError(message, _ErrorCode(code)))
+
+
+# A tensor whose memory the receiver may only read.
+cdef Tensor _shared(Tensor tensor):
+    cdef Buffer buffer
+    if tensor.buffer is None or tensor.buffer.readonly or tensor.buffer.memory_type == MEMORY_GPU:
+        return tensor
+    buffer = wrap(tensor)
+    return view_dims(tensor.name, tensor.datatype, tensor.dims, tensor.rank, tensor.element_count, buffer, tensor.data,
+                     tensor.nbytes)
+
+
+cdef Tensor _over(str name, int datatype, tuple shape, Buffer buffer):
+    cdef int64_t[16] dims
+    cdef int rank = 0
+    if len(shape) > TA_MAX_RANK:
+        raise InternalError(f"tensor '{name}' has {len(shape)} dimensions, at most {TA_MAX_RANK} are supported")
+    for dim in shape:
+        dims[rank] = dim
+        rank += 1
+    if buffer is None:
+        return view_dims(name, datatype, dims, rank, elements(dims, rank), None, NULL, 0)
+    return view_dims(name, datatype, dims, rank, elements(dims, rank), buffer, buffer.data, buffer.nbytes)
+
+
+# Whether nobody else can reach the bytes of an array: neither through it, which its tensor and a variable of the caller
+# refer to, nor through what it is a view of.
+cdef bint _is_lone(object array) except -1:
+    cdef object current = array
+    cdef object base
+    while Py_REFCNT(<PyObject *>current) <= 3:
+        base = current.base
+        if base is None or isinstance(base, Buffer):  # an input lies in memory of its request
+            return True
+        if type(base) is not _ndarray:
+            return False
+        current = base  # of the view, and twice here
+    return False

@@ -1,0 +1,70 @@
+"""What `--backend-config=python,...` and the parameters of a model's config say. ServerError, naming the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from triton_async.errors import InvalidArg
+
+# Options of Triton's Python backend that are about its own shared memory and processes.
+_NO_EFFECT = (
+    "shm-default-byte-size", "shm-growth-byte-size", "shm-region-prefix-name", "stub-timeout-seconds",
+    "thread-pool-size",
+)  # fmt: skip
+# Those of all backends, which reach each of them.
+_OF_THE_SERVER = ("default-max-batch-size", "min-compute-capability", "backend-directory", "auto-complete-config")
+
+IN_PROCESS, ISOLATED = "none", "process"
+
+
+@dataclass(frozen=True, slots=True)
+class PythonOptions:
+    """`isolated`: a process for each instance. `environment`: EXECUTION_ENV_PATH as written, "" for none."""
+
+    isolated: bool
+    environment: str
+
+
+def check_settings(settings: Mapping[str, str]) -> list[str]:
+    """Lines for the log about `--backend-config=python,...`. InvalidArg for what is not known."""
+    notes = []
+    for name, value in settings.items():
+        if name == "isolation":
+            _isolation(value, "--backend-config=python,isolation")
+        elif name in _NO_EFFECT:
+            notes.append(
+                f"--backend-config=python,{name} has no effect: Python models need no shared memory region and no "
+                "stub process here"
+            )
+        elif name not in _OF_THE_SERVER:
+            raise InvalidArg(
+                f"unknown setting '{name}' in --backend-config=python,{name}={value}: the Python backend knows isolation"
+            )
+    return notes
+
+
+def read_options(model: str, parameters: Mapping[str, str], settings: Mapping[str, str]) -> PythonOptions:
+    """Of one model."""
+    environment = parameters.get("EXECUTION_ENV_PATH", "")
+    asked = parameters.get("ISOLATION", "")
+    isolated = _isolation(settings.get("isolation", IN_PROCESS), "--backend-config=python,isolation")
+    if asked:
+        isolated = _isolation(asked, f"parameter 'ISOLATION' of model '{model}'")
+        if environment and not isolated:
+            raise InvalidArg(
+                f"parameter 'ISOLATION' of model '{model}' is '{asked}', but with EXECUTION_ENV_PATH it runs in a "
+                "process of its own"
+            )
+    memory = parameters.get("FORCE_CPU_ONLY_INPUT_TENSORS", "yes")
+    if memory not in ("yes", "no"):
+        raise InvalidArg(
+            f"Incorrect value for FORCE_CPU_ONLY_INPUT_TENSORS: '{memory}', of model '{model}', expected 'yes' or 'no'"
+        )
+    return PythonOptions(isolated or bool(environment), environment)
+
+
+def _isolation(value: str, what: str) -> bool:
+    if value not in (IN_PROCESS, ISOLATED):
+        raise InvalidArg(f"{what} must be '{IN_PROCESS}' or '{ISOLATED}', got '{value}'")
+    return value == ISOLATED
