@@ -120,14 +120,14 @@ async def _serve_watched(settings: Settings, certificates: Certificates, stop_re
     lag = LoopLag(loop)
     lag.start()
     pools = make_pools(settings)
-    backends = BackendRegistry(settings.backend_config, pools)
+    backends = BackendRegistry(settings.backend_config, pools, settings.backend_directory)
     with Workers(settings.model_load_thread_count) as workers:
         regions = RegionRegistry((lambda: pools.devices) if settings.allow_client_shm else None)
         with watching_gpus(settings, pools) as monitor:
             host = Host(
                 loop, reactor, pools, backends, workers, settings.backend_config, regions=regions,
                 gpu_limits=settings.model_load_gpu_limit, gpu_uuid=monitor.uuid,
-                metric_sources=(monitor.families, partial(_own_families, lag)),
+                metric_sources=(monitor.families, partial(_own_families, lag), backends.families),
             )  # fmt: skip
             server = InferenceServer(settings, host)
             status = await _run_server(settings, certificates, server, backends, stop_requested)

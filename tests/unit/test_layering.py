@@ -15,7 +15,7 @@ ALLOWED = {
     "core": {"config", "memory", "infer", "backends.base"},
     "frontends": {"memory", "infer", "protocol", "core.server"},
     "backends.base": {"config", "memory", "infer"},
-    "backends.registry": {"backends"},
+    "backends.registry": {"backends", "config.paths"},
     "backends.device": {"memory", "infer", "backends.base"},
     "backends": {"config", "memory", "infer", "backends.base", "backends.device"},
     "protocol": {"config", "memory", "infer"},

@@ -96,6 +96,11 @@ class Backend:
         """
         return None
 
+    def families(self):
+        """Metric families that its models have made, as core.families has them: (name, type, text, samples). Loop
+        thread, at each scrape."""
+        return ()
+
     def load(self, context):
         """LoadedModel of one version. Blocking; load thread. Raises ServerError with the reason."""
         raise Unsupported(f"backend '{self.name}' can not load models")

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf import json_format
 
@@ -17,6 +17,7 @@ from triton_async.backends.python.local import LocalChannel
 from triton_async.backends.python.metrics import CustomMetrics
 from triton_async.backends.python.options import check_settings, read_options
 from triton_async.backends.python.worker import api
+from triton_async.backends.python.worker.channel import Channel
 from triton_async.backends.python.worker.context import Context
 from triton_async.backends.python.worker.loader import Source
 from triton_async.backends.python.worker.runner import ModelFailure, Runner, line_buffered
@@ -46,18 +47,25 @@ class Found:
 
 
 class PythonBackend(Backend):
-    """Models that are a `model.py`. `file`: of a Python-based backend, the one that all its models share."""
+    """Models that are a `model.py`."""
 
     name = "python"
     kinds = (InstanceKind.CPU, InstanceKind.MODEL)
 
-    def __init__(self, name: str = "python", file: Path | None = None, metrics: CustomMetrics | None = None) -> None:
-        self.name = name
-        self._file = file
-        self.metrics = CustomMetrics() if metrics is None else metrics
+    def __init__(self) -> None:
+        self._file: Path | None = None
+        self.metrics = CustomMetrics()
         self._checked = False
         line_buffered()
         api.install()
+
+    def based_on(self, name: str, file: Path) -> PythonBackend:
+        """The Python-based backend of this name, whose models all are what `file` makes of their files."""
+        backend = _PythonBased()
+        backend.name = name
+        backend._file = file
+        backend.metrics = self.metrics
+        return backend
 
     def families(self) -> Iterable[Any]:
         """The models' metrics."""
@@ -103,7 +111,7 @@ class PythonBackend(Backend):
         version_dir = path if path.is_dir() else path.parent
         channel = LocalChannel(_NO_SIGNATURE, _NO_POOL, None, self.metrics)
         number = int(version_dir.name) if version_dir.name.isdigit() else 1
-        context = Context(channel, proto.name, number, proto.name, str(version_dir), False)
+        context = Context(cast("Channel", channel), proto.name, number, proto.name, str(version_dir), False)
         runner = Runner(source, context, self.search(path))
         try:
             runner.load()
@@ -123,6 +131,13 @@ _NO_SIGNATURE = ModelSignature("", 0, [], [])
 _NO_POOL = SlabPool(0)
 
 
+class _PythonBased(PythonBackend):
+    """Its metrics are those of the Python backend, which shows them."""
+
+    def families(self) -> Iterable[Any]:
+        return ()
+
+
 class PythonModel(LoadedModel):
     """One version. Its instances share the compiled files, and nothing else."""
 
@@ -140,7 +155,8 @@ class PythonModel(LoadedModel):
         version_dir = path if path.is_dir() else path.parent
         channel = LocalChannel(context.signature, context.pool, self._backend.inference, self._backend.metrics)
         known = Context(
-            channel, context.config.name, context.version, name, str(version_dir), context.config.decoupled
+            cast("Channel", channel), context.config.name, context.version, name, str(version_dir),
+            context.config.decoupled,
         )
         runner = Runner(self._source, known, self._backend.search(path))
         try:

@@ -5,7 +5,6 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
-from triton_async.backends.base cimport ModelInstance
 from triton_async.datatypes cimport DT_BYTES, elements, itemsize
 from triton_async.datatypes cimport nbytes as size_of
 from triton_async.infer.batch cimport asks_for
@@ -14,8 +13,8 @@ from triton_async.infer.factory cimport ResponseFactory
 from triton_async.infer.request cimport InferRequest, RequestedOutput
 from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
-from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor, decode_bytes, view_dims
-from triton_async.memory.buffer cimport MEMORY_GPU, Buffer, foreign, wrap
+from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor, view_dims
+from triton_async.memory.buffer cimport MEMORY_GPU, Buffer, wrap
 from triton_async.memory.slab cimport SlabPool
 
 import logging
@@ -29,6 +28,7 @@ from triton_async.backends.python.worker.channel import Channel, Refused
 from triton_async.backends.python.worker.runner import unanswered
 from triton_async.defines import PYTHON_COPY_NBYTES
 from triton_async.errors import Code, InternalError, ServerError, from_code
+from triton_async.infer.tensor import decode_bytes
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject *o)

@@ -6,6 +6,7 @@ import re
 import threading
 from bisect import bisect_left
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 from triton_async.backends.python.worker.channel import COUNTER, GAUGE, HISTOGRAM, Refused
@@ -116,7 +117,7 @@ class FamilyHandle:
         if family.kind != HISTOGRAM and buckets is not None:
             raise Refused(Code.INVALID_ARG, "buckets are for metrics of kind HISTOGRAM only")
         bounds = buckets or ()
-        if any(not low < high for low, high in zip(bounds, bounds[1:], strict=False)):
+        if any(not low < high for low, high in pairwise(bounds)):
             raise Refused(Code.INVALID_ARG, "buckets must be in ascending order")
         key = tuple(sorted(labels.items()))
         with self._metrics._lock:

@@ -39,7 +39,7 @@ def check_settings(settings: Mapping[str, str]) -> list[str]:
             )
         elif name not in _OF_THE_SERVER:
             raise InvalidArg(
-                f"unknown setting '{name}' in --backend-config=python,{name}={value}: the Python backend knows isolation"
+                f"--backend-config=python,{name}={value}: the Python backend has no setting '{name}', only 'isolation'"
             )
     return notes
 
