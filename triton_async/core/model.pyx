@@ -213,17 +213,17 @@ cdef class Model(Servable):
             nbytes += batch.c.inputs[i].nbytes
         return nbytes <= HERE_NBYTES
 
+    # Of a model that is trusted for long, without giving the GIL away: that and getting it back, maybe behind a thread of
+    # Python, take longer than the execution.
     cdef int _run_here(self, Instance instance, Batch batch) except -1:
-        cdef bint watched = self.inline.watched != 0
         cdef ta_switches before
+        if not self.inline.watched:
+            _execute(instance, batch)
+            return self._note_execution(batch, True)
+        before = ta_switches_of_thread()
         with nogil:
-            if watched:
-                before = ta_switches_of_thread()
-            ta_batch_begin(&batch.c)
-            batch.c.compute_start_ns = ta_now_ns()
-            instance.engine.execute(&batch.c)
-            check_batch(&batch.c)
-        return self._note_execution(batch, True, watched and self._displaced(batch, before))
+            _execute(instance, batch)
+        return self._note_execution(batch, True, self._displaced(batch, before))
 
     # Whether others had the processor during an execution that took long.
     cdef bint _displaced(self, Batch batch, ta_switches before) noexcept:
@@ -411,3 +411,10 @@ cdef class Model(Servable):
         self.instances = []
         self.idle = []
         return instances
+
+
+cdef void _execute(Instance instance, Batch batch) noexcept nogil:
+    ta_batch_begin(&batch.c)
+    batch.c.compute_start_ns = ta_now_ns()
+    instance.engine.execute(&batch.c)
+    check_batch(&batch.c)

@@ -14,6 +14,13 @@ cdef enum FailureReason:     # label `reason` of nv_inference_request_failure
     FAIL_BACKEND = 2         # the batch failed
     FAIL_OTHER = 3
 
+# Executions of one batch size.
+cdef class BatchStatistics:
+    cdef int64_t rows
+    cdef Duration compute_input
+    cdef Duration compute_infer
+    cdef Duration compute_output
+
 # Loop thread.
 cdef class ModelStatistics:
     cdef Duration success
@@ -27,8 +34,11 @@ cdef class ModelStatistics:
     cdef readonly uint64_t last_inference_ms
     cdef uint64_t[4] failures
     cdef dict batches                # batch size -> BatchStatistics
+    cdef BatchStatistics last        # the one of the last execution; None before the first
 
     cdef int record_success(self, ta_batch *batch, int64_t rows, int64_t start_ns, int64_t queue_start_ns,
                             int64_t now_ns) except -1
     cdef int record_failure(self, int reason, int64_t start_ns, int64_t now_ns) except -1
     cdef int record_execution(self, ta_batch *batch) except -1
+    # The entry of a batch size, made if there is none; the last one from here on.
+    cdef BatchStatistics _of(self, int64_t rows)

@@ -2,16 +2,12 @@
 
 cimport cython
 
-import time
+from triton_async.infer.clock cimport ta_epoch_ms
 
 
 @cython.final
 cdef class BatchStatistics:
     """Executions of one batch size."""
-
-    cdef Duration compute_input
-    cdef Duration compute_infer
-    cdef Duration compute_output
 
 
 cdef inline void _add(Duration *duration, int64_t start_ns, int64_t end_ns) noexcept:
@@ -48,15 +44,20 @@ cdef class ModelStatistics:
 
     cdef int record_execution(self, ta_batch *batch) except -1:
         cdef BatchStatistics statistics
-        self.last_inference_ms = int(time.time() * 1000)
+        self.last_inference_ms = ta_epoch_ms()
         self.execution_count += 1
-        statistics = <BatchStatistics>self.batches.get(batch.rows)
-        if statistics is None:
-            statistics = self.batches[batch.rows] = BatchStatistics()
+        statistics = self.last if self.last is not None and self.last.rows == batch.rows else self._of(batch.rows)
         _add(&statistics.compute_input, batch.compute_start_ns, batch.compute_input_end_ns)
         _add(&statistics.compute_infer, batch.compute_input_end_ns, batch.compute_output_start_ns)
         _add(&statistics.compute_output, batch.compute_output_start_ns, batch.compute_end_ns)
         return 0
+
+    cdef BatchStatistics _of(self, int64_t rows):
+        self.last = <BatchStatistics>self.batches.get(rows)
+        if self.last is None:
+            self.last = self.batches[rows] = BatchStatistics()
+            self.last.rows = rows
+        return self.last
 
     def as_dict(self, str name, str version):
         """One entry of `model_stats`, fields in Triton's order; durations are {"count", "ns"}."""

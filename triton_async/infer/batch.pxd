@@ -96,6 +96,7 @@ cdef class Batch:
     cdef public object runner            # core's own: the model that takes the batch back
     cdef public object instance          # core's own: the instance that holds it
     cdef void *memory                    # one block: inputs, outputs, segments, placements
+    cdef size_t memory_nbytes
 
     # Adds a validated request. Loop thread, while OPEN.
     cdef int add(self, InferRequest request) except -1

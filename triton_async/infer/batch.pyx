@@ -2,7 +2,8 @@
 
 cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset
 
 from triton_async.codes cimport TA_CODE_INTERNAL
 from triton_async.datatypes cimport DT_BYTES, elements, nbytes, to_name
@@ -25,7 +26,39 @@ cdef int64_t _live = 0
 cdef char _EMPTY = 0
 
 
+# Blocks that ended batches of ordinary size have left for the next ones. Under the GIL.
+cdef enum:
+    SPARE_NBYTES = 1024
+    MOST_SPARES = 8
+cdef void *_spares[MOST_SPARES]
+cdef int _n_spares = 0
+
+
+# Zeroed; NULL when there is none.
+cdef void *_take(size_t nbytes) noexcept:
+    global _n_spares
+    cdef void *memory
+    if nbytes > SPARE_NBYTES:
+        return calloc(1, nbytes)
+    if _n_spares:
+        _n_spares -= 1
+        memory = _spares[_n_spares]
+    else:
+        memory = malloc(SPARE_NBYTES)
+    return memory if memory == NULL else memset(memory, 0, nbytes)
+
+
+cdef void _give_back(void *memory, size_t nbytes) noexcept:
+    global _n_spares
+    if nbytes > SPARE_NBYTES or _n_spares == MOST_SPARES:
+        free(memory)
+        return
+    _spares[_n_spares] = memory
+    _n_spares += 1
+
+
 @cython.final
+@cython.freelist(8)
 cdef class Batch:
     """Requests of one model version that run together."""
 
@@ -44,7 +77,7 @@ cdef class Batch:
                 ta_tensor_release(&self.c.inputs[i])
             for i in range(self.c.n_outputs):
                 ta_tensor_release(&self.c.outputs[i])
-            free(self.memory)
+            _give_back(self.memory, self.memory_nbytes)
 
     cdef int add(self, InferRequest request) except -1:
         assert self.state == BATCH_OPEN
@@ -67,7 +100,8 @@ cdef class Batch:
         assert self.state == BATCH_OPEN and n_requests > 0
         for request in self.requests:
             n_placements += request.n_placements
-        self.memory = calloc(1, fixed + n_placements * sizeof(ta_placement))
+        self.memory_nbytes = fixed + n_placements * sizeof(ta_placement)
+        self.memory = _take(self.memory_nbytes)
         if self.memory == NULL:
             raise MemoryError
         self.c.n_inputs = n_inputs

@@ -6,3 +6,5 @@ from libc.stdint cimport int64_t
 cdef extern from "clock.h":
     # CLOCK_MONOTONIC in nanoseconds.
     int64_t ta_now_ns() noexcept nogil
+    # Milliseconds since 1970, a few of them old: for people, not for deadlines.
+    int64_t ta_epoch_ms() noexcept nogil

@@ -1,8 +1,11 @@
 """Responses, and the sink through which core hands them to a front-end."""
 
+cimport cython
+
 cdef int64_t _live = 0
 
 
+@cython.freelist(32)
 cdef class InferResponse:
     """One response. Holds the leases of its outputs; dropping it gives them back."""
 

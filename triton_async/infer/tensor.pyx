@@ -1,5 +1,6 @@
 """Tensors over leased bytes, and their NumPy forms. No I/O, any thread with the GIL."""
 
+cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from libc.string cimport memcpy
 
@@ -15,6 +16,7 @@ from triton_async.errors import InvalidArg
 cdef int64_t _live = 0
 
 
+@cython.freelist(64)
 cdef class Tensor:
     """One named tensor. `shape`: tuple of ints; bytes are row-major, little-endian."""
 

@@ -1,5 +1,6 @@
 """Memory leases: a Buffer keeps bytes alive, and its last reference gives them back."""
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
@@ -7,6 +8,7 @@ from libc.stdlib cimport free, malloc
 cdef int64_t _live = 0
 
 
+@cython.freelist(64)
 cdef class Buffer:
     """Bytes on loan. Exports the buffer protocol (1-D, unsigned bytes) for host memory."""
 

@@ -21,6 +21,8 @@ from triton_async.errors import ServerError
 
 cdef int MAX_TENSORS = MAX_TENSORS_PER_REQUEST
 cdef uint64_t LARGEST = 0x7FFFFFFFFFFFFFFF
+# As a literal in an expression it would be a Python integer.
+cdef uint64_t GREATEST = 0xFFFFFFFFFFFFFFFF
 
 # The names of the datatypes, so that a request need not make its own.
 cdef tuple DATATYPES = (
@@ -145,7 +147,7 @@ cdef class Scanner:
         value[0] = 0
         while self.at < self.size and c'0' <= self.text[self.at] <= c'9':
             digit = <uint64_t>(self.text[self.at] - c'0')
-            if value[0] > (0xFFFFFFFFFFFFFFFF - digit) // 10:
+            if value[0] > (GREATEST - digit) // 10:
                 return False
             value[0] = value[0] * 10 + digit
             self.at += 1

@@ -25,6 +25,7 @@ cdef double LINGER_S = 1.0
 
 
 @cython.final
+@cython.freelist(32)
 cdef class Exchange(ResponseSink):
     """Takes the response of one request and waits for its turn."""
 
