@@ -42,6 +42,7 @@ C_SOURCES = {
     "triton_async.memory.arena": ["csrc/arena.c"],
     "triton_async.memory.cuda": ["csrc/cuda.c"],
     "triton_async.memory.device": ["csrc/arena.c"],
+    "triton_async.memory.mapping": ["csrc/guard.c"],
     "triton_async.memory.slab": ["csrc/slab.c"],
     "triton_async.watchdog": ["csrc/watchdog.c"],
 }

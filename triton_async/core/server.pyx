@@ -14,7 +14,8 @@ from triton_async.version import TRITON_VERSION
 
 EXTENSIONS = (
     "classification", "model_repository", "model_repository(unload_dependents)", "schedule_policy",
-    "model_configuration", "cuda_shared_memory", "binary_tensor_data", "parameters", "statistics",
+    "model_configuration", "system_shared_memory", "cuda_shared_memory", "binary_tensor_data", "parameters",
+    "statistics",
 )
 
 
@@ -67,7 +68,7 @@ cdef class InferenceServer:
         self.pool = self.large_pool = host.pool
         self.regions = host.regions
         self.extensions = tuple(
-            [name for name in EXTENSIONS if name != "cuda_shared_memory" or self.regions.enabled]
+            [name for name in EXTENSIONS if not name.endswith("_shared_memory") or self.regions.enabled]
         )
         self.loop = host.loop
         self.reactor = host.reactor
@@ -269,6 +270,10 @@ cdef class InferenceServer:
     async def register_cuda_region(self, str name, bytes handle, device_id, nbytes):
         """Opens memory of another process for requests. ServerError. Goes on when the caller is cancelled."""
         await _end_of(self.regions.register_cuda(name, handle, device_id, nbytes))
+
+    async def register_system_region(self, str name, str key, offset, nbytes):
+        """Registers POSIX shared memory of another process. ServerError."""
+        await _end_of(self.regions.register_system(name, key, offset, nbytes))
 
     async def unregister_regions(self, str kind, str name=""):
         """Takes one region, or all of a kind, out and closes what no request uses. ServerError when that fails."""

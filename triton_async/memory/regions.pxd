@@ -12,10 +12,14 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from triton_async.memory.buffer cimport Buffer
+from triton_async.memory.mapping cimport Mapping
 
 cdef class Region:
     cdef readonly str name
-    cdef readonly str kind           # "cuda"; "system" is to follow
+    cdef readonly str kind           # "cuda" or "system"
+    cdef readonly str key            # of a system region: its name as shm_open has it
+    cdef readonly int64_t offset     # of a system region: in what the key names
+    cdef Mapping mapping             # of a system region; it may become smaller behind our back
     cdef readonly int64_t nbytes
     cdef readonly int device_id
     cdef readonly int64_t leases     # out
@@ -39,10 +43,13 @@ cdef class RegionRegistry:
 
     # The bytes `offset` to `offset + nbytes` of a region, which stays open until the Buffer is gone. Raises NotFound
     # and InvalidArg in Triton's words. Loop thread.
-    cdef Buffer lease(self, str name, uint64_t offset, uint64_t nbytes, bint writable)
+    # `private`: a copy of their own, for bytes whose lengths are checked first and used later (BYTES): the client may
+    # change its memory between the two.
+    cdef Buffer lease(self, str name, uint64_t offset, uint64_t nbytes, bint writable, bint private=*)
 
     cdef object run(self, object function, tuple arguments)
     cdef object start_close(self, Region region)
 
 # The same for a registry that may be None: then no region is known.
-cdef Buffer lease_region(RegionRegistry registry, str name, uint64_t offset, uint64_t nbytes, bint writable)
+cdef Buffer lease_region(RegionRegistry registry, str name, uint64_t offset, uint64_t nbytes, bint writable,
+                         bint private=*)

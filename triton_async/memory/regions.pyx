@@ -8,7 +8,8 @@ from queue import SimpleQueue
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport UINT64_MAX, uintptr_t
 
-from triton_async.memory.buffer cimport MEMORY_GPU, foreign
+from triton_async.memory.buffer cimport MEMORY_CPU, MEMORY_GPU, foreign, wrap
+from triton_async.memory.mapping cimport Mapping
 
 from triton_async.defines import CUDA_IPC_HANDLE_NBYTES, MAX_REGION_NAME_NBYTES, MAX_REGIONS
 from triton_async.errors import (
@@ -30,12 +31,18 @@ SYSTEM = "system"
 _OTHER = {CUDA: SYSTEM, SYSTEM: CUDA}
 _SHOWN = {CUDA: "CUDA", SYSTEM: "system"}
 
+# Where POSIX shared memory is, and what Triton's Python backend begins its own with: no client may name that.
+_FOLDER = "/dev/shm"
+_RESERVED = "triton_python_backend_shm_region_"
+
 
 cdef class Region:
     """One open region. Made by the registry."""
 
     def describe(self):
         """Its entry in a status answer."""
+        if self.kind == SYSTEM:
+            return {"name": self.name, "key": self.key, "offset": self.offset, "byte_size": self.nbytes}
         return {"name": self.name, "device_id": self.device_id, "byte_size": self.nbytes}
 
 
@@ -80,14 +87,34 @@ cdef class RegionRegistry:
     def register_cuda(self, str name, bytes handle, device_id, nbytes):
         """Opens the allocation that a `handle` of another process names, whose first `nbytes` bytes requests may then
         use: a Future that is done when they may. ServerError with Triton's words, from here or from the Future."""
-        self.check_allowed(CUDA)
-        if not name:
-            raise InvalidArg("'region name' is necessary to register cuda shared memory region")
+        self._check_name(CUDA, name)
         if len(handle) != CUDA_IPC_HANDLE_NBYTES:
             raise InvalidArg(f"'raw_handle' must be a valid cudaIpcMemHandle_t of {CUDA_IPC_HANDLE_NBYTES} bytes, got "
                              f"{len(handle)}")
+        return self._begin(self._map_cuda, name, handle, device_id, nbytes)
+
+    def register_system(self, str name, str key, uint64_t offset, uint64_t nbytes):
+        """Opens the POSIX shared memory that `key` names, with or without its slash, of which requests may then use
+        `nbytes` bytes from `offset` on: a Future that is done when they may. The name may go meanwhile. ServerError
+        with Triton's words, from here or from the Future."""
+        self._check_name(SYSTEM, name)
+        file = key.lstrip("/")
+        if file.startswith(_RESERVED):
+            raise InvalidArg(f"cannot register shared memory region '{name}' with key '{key}': keys that begin with "
+                             f"'{_RESERVED}' are reserved")
+        if not file or "/" in file or "\0" in file or file in (".", ".."):
+            raise InvalidArg(f"cannot register shared memory region '{name}' with key '{key[:256]}': it is no name of "
+                             "shared memory")
+        return self._begin(self._map_system, name, key, offset, nbytes)
+
+    def _check_name(self, str kind, str name):
+        self.check_allowed()
+        if not name:
+            raise InvalidArg(f"'region name' is necessary to register {kind} shared memory region")
         if len(name.encode("utf-8", "replace")) > MAX_REGION_NAME_NBYTES:
             raise InvalidArg(f"the name of a shared memory region must not exceed {MAX_REGION_NAME_NBYTES} bytes")
+
+    def _begin(self, open_region, str name, *arguments):
         with self.lock:
             if name in self.regions or name in self.opening:
                 raise AlreadyExists(f"shared memory region '{name}' already in manager")
@@ -95,20 +122,18 @@ cdef class RegionRegistry:
                 raise Unavailable(f"there are {MAX_REGIONS} shared memory regions already, unregister some first")
             self.opening.add(name)
         try:
-            return self.run(self._open_cuda, (name, handle, device_id, nbytes))
+            return self.run(self._open, (open_region, name, *arguments))
         except BaseException:
             self.opening.discard(name)
             raise
 
-    def check_allowed(self, str kind):
-        """Raises Unsupported when clients may not register regions of a kind, Unavailable when not any more."""
+    def check_allowed(self):
+        """Raises Unsupported when clients may not register regions, Unavailable when not any more."""
         if not self.enabled:
             raise Unsupported("Client shared memory is disabled. Start the server with '--allow-client-shm=true' to "
                               "enable.")
         if self.stopped:
             raise Unavailable("Server exiting")
-        if kind == SYSTEM:
-            raise Unsupported("system shared memory is not supported by this server yet")
 
     cdef object run(self, object function, tuple arguments):
         future = Future()
@@ -124,10 +149,10 @@ cdef class RegionRegistry:
         return future
 
     # Worker thread.
-    def _open_cuda(self, str name, bytes handle, device_id, nbytes):
+    def _open(self, open_region, str name, *arguments):
         cdef Region region
         try:
-            region = self._map_cuda(name, handle, device_id, nbytes)
+            region = open_region(name, *arguments)
         except BaseException:
             self.opening.discard(name)
             raise
@@ -172,6 +197,28 @@ cdef class RegionRegistry:
         region.registry = self
         return region
 
+    def _map_system(self, str name, str key, uint64_t offset, uint64_t nbytes):
+        cdef Region region = Region.__new__(Region)
+        cdef Mapping mapping
+        try:
+            mapping = Mapping(f"{_FOLDER}/{key.lstrip('/')}", offset, nbytes)
+        except ValueError:  # it is shorter
+            raise InvalidArg(f"failed to register shared memory region '{name}': invalid args") from None
+        except (OSError, UnicodeError) as error:
+            log.error("shared memory region '%s' can not be opened: %s", name, getattr(error, "strerror", error))
+            raise InternalError(f"Unable to open shared memory region: '{key}'") from None
+        region.name = name
+        region.kind = SYSTEM
+        region.key = key
+        region.offset = <int64_t>offset
+        region.nbytes = <int64_t>nbytes
+        region.mapping = mapping
+        region.data = mapping.data
+        region.memory_type = MEMORY_CPU
+        region.close = mapping.close
+        region.registry = self
+        return region
+
     def _reach_devices(self, str name):
         if self.devices is None:
             reason = "no GPU can be used"
@@ -188,7 +235,7 @@ cdef class RegionRegistry:
 
     # -- use ---------------------------------------------------------------------------------------
 
-    cdef Buffer lease(self, str name, uint64_t offset, uint64_t nbytes, bint writable):
+    cdef Buffer lease(self, str name, uint64_t offset, uint64_t nbytes, bint writable, bint private=False):
         cdef Region region = <Region>self.regions.get(name)
         cdef Buffer buffer
         if region is None:
@@ -200,6 +247,12 @@ cdef class RegionRegistry:
                              f"value ({UINT64_MAX}) for region '{name}'")
         if nbytes > <uint64_t>region.nbytes - offset:
             raise InvalidArg(f"Invalid offset + byte size for shared memory region: '{name}'")
+        if region.mapping is not None:
+            copy = region.data[offset:offset + nbytes] if private and region.mapping.whole() else None
+            if not region.mapping.whole():
+                raise InvalidArg(f"shared memory region '{name}' has become smaller since it was registered")
+            if copy is not None:
+                return wrap(copy)
         buffer = foreign(region.data + offset, <int64_t>nbytes, <void *>region, _end_lease, region.memory_type,
                          region.device_id)
         Py_INCREF(region)
@@ -207,9 +260,9 @@ cdef class RegionRegistry:
         buffer.readonly = not writable
         return buffer
 
-    def acquire(self, str name, uint64_t offset, uint64_t nbytes, bint writable=False):
+    def acquire(self, str name, uint64_t offset, uint64_t nbytes, bint writable=False, bint private=False):
         """Python form of `lease`."""
-        return self.lease(name, offset, nbytes, writable)
+        return self.lease(name, offset, nbytes, writable, private)
 
     def status(self, str kind, str name=""):
         """Entries of one region, or of all of a kind by name. A region that is unregistered and still in use counts,
@@ -231,7 +284,7 @@ cdef class RegionRegistry:
     def unregister(self, str kind, str name=""):
         """Takes a region, or all of the kind, out; an unknown name is none. The name is free at once. (name, Future)
         of what is being closed now; a region in use is closed when its last lease ends."""
-        self.check_allowed(kind)
+        self.check_allowed()
         return self._retire([name] if name else list(self.regions), kind)
 
     def _retire(self, names, kind):
@@ -299,7 +352,8 @@ def _nothing():
     pass
 
 
-cdef Buffer lease_region(RegionRegistry registry, str name, uint64_t offset, uint64_t nbytes, bint writable):
+cdef Buffer lease_region(RegionRegistry registry, str name, uint64_t offset, uint64_t nbytes, bint writable,
+                         bint private=False):
     if registry is None:
         raise NotFound(f"Unable to find shared memory region: '{name}'")
-    return registry.lease(name, offset, nbytes, writable)
+    return registry.lease(name, offset, nbytes, writable, private)

@@ -5,6 +5,7 @@ protobuf usually puts at the end. So nothing has to be remembered between the tw
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint8_t, uint64_t
+from libc.string cimport memcmp
 
 from triton_async.datatypes cimport elements, from_name
 from triton_async.infer.request cimport InferRequest, RequestedOutput
@@ -185,7 +186,7 @@ cdef RequestedOutput _output(ta_wire wire, RegionRegistry regions):
     if region.named:
         if has_classes:
             raise InvalidArg("output can't set both 'shared_memory_region' and 'classification'")
-        output.region = grpc_regions.lease(&region, regions, True)
+        output.region = grpc_regions.lease(&region, regions, True, False)
     return output
 
 
@@ -206,7 +207,7 @@ cdef list _inputs(InferRequest request, Buffer message, ta_wire wire, ta_wire ra
             check(ta_wire_bytes(&wire, &pending.whole))
             _read_input(request, &pending, n_raw > 0)
             if pending.region.named:
-                region = grpc_regions.lease(&pending.region, regions, False)
+                region = grpc_regions.lease(&pending.region, regions, False, _is_bytes(&pending.datatype))
                 tensors.append(_tensor(request, &pending, region, region.data, region.nbytes))
             elif pending.has_contents:
                 tensors.append(_typed_tensor(request, &pending))
@@ -222,6 +223,10 @@ cdef list _inputs(InferRequest request, Buffer message, ta_wire wire, ta_wire ra
             check(ta_wire_skip(&wire, type))
         type = next_field(&wire, &field)
     return tensors
+
+
+cdef bint _is_bytes(const ta_wire *datatype) noexcept:
+    return ta_wire_left(datatype) == 5 and memcmp(datatype.at, b"BYTES", 5) == 0
 
 
 # The next raw_input_contents behind the cursor; False when there is none.

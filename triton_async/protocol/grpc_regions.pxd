@@ -28,4 +28,4 @@ cdef bint note(RegionParameters *found, str key, const Parameter *value) except 
 cdef bint names_region(const RegionParameters *found, ta_wire tensor) except -1
 
 # What they name. Raises NotFound and InvalidArg. Loop thread.
-cdef Buffer lease(const RegionParameters *found, RegionRegistry regions, bint writable)
+cdef Buffer lease(const RegionParameters *found, RegionRegistry regions, bint writable, bint private)

@@ -59,5 +59,5 @@ cdef int _stray(str key, ta_wire tensor) except -1:
 
 
 # Negative numbers count as the large unsigned ones that they are to Triton, and fit nowhere.
-cdef Buffer lease(const RegionParameters *found, RegionRegistry regions, bint writable):
-    return lease_region(regions, text(found.region), found.offset, found.nbytes, writable)
+cdef Buffer lease(const RegionParameters *found, RegionRegistry regions, bint writable, bint private):
+    return lease_region(regions, text(found.region), found.offset, found.nbytes, writable, private)

@@ -143,7 +143,7 @@ cdef class Decoder:
             _refuse_count(name, [dims[i] for i in range(rank)])
         if "binary_data_size" in options:
             return self.binary(name, datatype, dims, rank, count, options["binary_data_size"])
-        region = self.region(options, False) if options else None
+        region = self.region(options, False, datatype == DT_BYTES) if options else None
         if region is not None:
             return view_dims(name, datatype, dims, rank, count, region, region.data, region.nbytes)
         return from_json(name, datatype, dims, rank, count, holder["data"], self.max_nbytes)
@@ -161,7 +161,7 @@ cdef class Decoder:
         return tensor
 
     # The part of a region that the parameters of an input or output name; None when they name none.
-    cdef Buffer region(self, dict options, bint writable):
+    cdef Buffer region(self, dict options, bint writable, bint private):
         cdef str name = None
         cdef uint64_t offset = 0
         cdef uint64_t nbytes = 0
@@ -171,7 +171,7 @@ cdef class Decoder:
             offset = as_uint(options["shared_memory_offset"], "Unable to parse 'shared_memory_offset'")
         if "shared_memory_byte_size" in options:
             nbytes = as_uint(options["shared_memory_byte_size"], "Unable to parse 'shared_memory_byte_size'")
-        return None if name is None else lease_region(self.regions, name, offset, nbytes, writable)
+        return None if name is None else lease_region(self.regions, name, offset, nbytes, writable, private)
 
     cdef RequestedOutput output(self, object entry):
         cdef object parameters = (<dict>entry).get("parameters") if type(entry) is dict else None
@@ -189,7 +189,7 @@ cdef class Decoder:
             return RequestedOutput(name)
         if "classification" in options:
             classes = as_uint(options["classification"], "Unable to set 'classification'")
-        region = self.region(options, True)
+        region = self.region(options, True, False)
         if region is None and "binary_data" in options:
             binary = as_bool(options["binary_data"], "Unable to parse 'binary_data'")
         return RequestedOutput(name, binary, min(classes, <uint64_t>LARGEST), None, region)

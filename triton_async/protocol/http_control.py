@@ -12,7 +12,8 @@ from triton_async.protocol.json_text import dumps, error_body, loads
 from triton_async.protocol.json_value import as_bool, as_string, as_uint, member, members
 
 __all__ = [
-    "dumps", "error_body", "parse_cuda_region", "parse_index", "parse_load", "parse_unload", "statistics_body",
+    "dumps", "error_body", "parse_cuda_region", "parse_index", "parse_load", "parse_system_region", "parse_unload",
+    "statistics_body",
 ]  # fmt: skip
 
 
@@ -59,6 +60,17 @@ def parse_cuda_region(body: Any) -> tuple[bytes, int, int]:
     if len(handle) != CUDA_IPC_HANDLE_NBYTES:
         raise InvalidArg("'raw_handle' must be a valid base64 encoded cudaIpcMemHandle_t")
     return handle, device_id, nbytes
+
+
+def parse_system_region(body: Any) -> tuple[str, int, int]:
+    """Key, offset and byte size of a request to register system shared memory."""
+    document = loads(body)
+    for field in ("key", "byte_size"):
+        if not isinstance(document, dict) or field not in document:
+            raise InvalidArg(f"Shared memory register request has no '{field}' field")
+    key = as_string(document["key"], "")
+    offset = as_uint(document["offset"], "") if "offset" in document else 0
+    return key, offset, as_uint(document["byte_size"], "")
 
 
 def _decode_file(key: str, text: str) -> bytes:

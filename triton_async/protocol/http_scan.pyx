@@ -9,7 +9,7 @@ from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeASCII
 from libc.stdint cimport uint64_t
 from libc.string cimport memcmp
 
-from triton_async.datatypes cimport DT_INVALID, elements, from_name
+from triton_async.datatypes cimport DT_BYTES, DT_INVALID, elements, from_name
 from triton_async.infer.request cimport FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, RequestedOutput
 from triton_async.infer.signature cimport TensorSpec
 from triton_async.infer.tensor cimport TA_MAX_RANK, view_dims
@@ -274,7 +274,7 @@ cdef class Scanner:
         if parameters.seen & HAS_REGION:
             if parameters.seen & HAS_SIZE:
                 return False
-            source = self.region(parameters, False)
+            source = self.region(parameters, False, number == DT_BYTES)
             if source is None:
                 return False
             nbytes = source.nbytes
@@ -288,10 +288,10 @@ cdef class Scanner:
         return True
 
     # What the parameters name, whose HAS_REGION is set; None when there is no such thing.
-    cdef Buffer region(self, const Parameters *parameters, bint writable):
+    cdef Buffer region(self, const Parameters *parameters, bint writable, bint private):
         try:
             return lease_region(self.regions, _text(parameters.region), parameters.offset, parameters.region_nbytes,
-                                writable)
+                                writable, private)
         except ServerError:
             return None
 
@@ -401,7 +401,7 @@ cdef class Scanner:
         if parameters.seen & HAS_REGION:
             if parameters.binary or parameters.seen & HAS_CLASSES:
                 return False
-            found.region = self.region(&parameters, True)
+            found.region = self.region(&parameters, True, False)
             return found.region is not None
         found.binary = parameters.binary
         found.classification = <int64_t>min(parameters.classes, LARGEST)

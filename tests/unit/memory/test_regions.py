@@ -202,17 +202,13 @@ def test_off_by_default() -> None:
     off = "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
     for call in (
         lambda: registry.register_cuda("r", b"h" * 64, 0, 8), lambda: registry.unregister(CUDA, "r"),
-        lambda: registry.unregister(SYSTEM), lambda: registry.check_allowed(SYSTEM),
+        lambda: registry.unregister(SYSTEM), registry.check_allowed,
+        lambda: registry.register_system("r", "key", 0, 8),
     ):  # fmt: skip
         with pytest.raises(Unsupported) as caught:
             call()
         assert caught.value.message == off
     assert registry.status(CUDA) == [] and registry.stop() == []
-
-
-def test_system_shared_memory_is_to_come(registry: RegionRegistry) -> None:
-    with pytest.raises(Unsupported, match="system shared memory is not supported"):
-        registry.unregister(SYSTEM)
 
 
 def test_without_a_gpu_the_reason_is_told() -> None:

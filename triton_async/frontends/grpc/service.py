@@ -97,8 +97,9 @@ class Service:
     def _system_region_status(self, request: Any) -> Any:
         return grpc_control.system_regions(self._server.region_status("system", request.name))
 
-    def _register_system_region(self, request: Any) -> Any:
-        self._server.regions.check_allowed("system")
+    async def _register_system_region(self, request: Any) -> Any:
+        await self._server.register_system_region(request.name, request.key, request.offset, request.byte_size)
+        return _reply("SystemSharedMemoryRegister")
 
     async def _unregister_system_regions(self, request: Any) -> Any:
         await self._server.unregister_regions("system", request.name)

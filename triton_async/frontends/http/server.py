@@ -129,11 +129,14 @@ class HttpService:
         return replies.as_json(control.dumps(self._server.region_status(kind, region or "")))
 
     async def _region_register(self, request: web.BaseRequest, kind: str, region: str | None) -> web.Response:
-        self._server.regions.check_allowed(kind)
+        self._server.regions.check_allowed()
         if region is None:
             raise InvalidArg(f"'region name' is necessary to register {kind} shared memory region")
-        parsed = control.parse_cuda_region(await self._body(request))
-        await self._server.register_cuda_region(region, *parsed)
+        body = await self._body(request)
+        if kind == "cuda":
+            await self._server.register_cuda_region(region, *control.parse_cuda_region(body))
+        else:
+            await self._server.register_system_region(region, *control.parse_system_region(body))
         return replies.empty()
 
     async def _region_unregister(self, request: web.BaseRequest, kind: str, region: str | None) -> web.Response:

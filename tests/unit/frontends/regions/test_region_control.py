@@ -111,8 +111,32 @@ def test_control_paths(server: Server) -> None:
     assert server.ask("systemsharedmemory/region/engine/status", method="GET") == (404, {
         "error": "The region named 'engine' is registered as CUDA shared memory, not system shared memory"
     })  # fmt: skip
-    assert server.ask("systemsharedmemory/region/r/register", {"key": "/k", "byte_size": 8})[0] == 501
-    assert server.ask("systemsharedmemory/unregister", b"")[0] == 501
+    assert server.ask("systemsharedmemory/register", {"key": "/k", "byte_size": 8}) == (
+        400, {"error": "'region name' is necessary to register system shared memory region"}
+    )  # fmt: skip
+    assert server.ask("systemsharedmemory/region/r/register", {"key": "/none", "byte_size": 8}) == (
+        500, {"error": "Unable to open shared memory region: '/none'"}
+    )  # fmt: skip
+    assert server.ask("systemsharedmemory/unregister", b"") == (200, None)
+
+
+SYSTEM_BODY: dict[str, Any] = {"key": "/k", "byte_size": 8}
+BAD_SYSTEM_BODIES: dict[str, tuple[Any, int, str]] = {
+    "empty": (b"", 500, "failed to parse the request JSON buffer: The document is empty. at 0"),
+    "no object": ([], 400, "Shared memory register request has no 'key' field"),
+    "no key": ({"byte_size": 8}, 400, "Shared memory register request has no 'key' field"),
+    "key no string": ({**SYSTEM_BODY, "key": 5}, 500, "attempt to access JSON non-string as string"),
+    "no size": ({"key": "/k"}, 400, "Shared memory register request has no 'byte_size' field"),
+    "negative size": ({**SYSTEM_BODY, "byte_size": -1}, 500, NO_UINT),
+    "size too large": ({**SYSTEM_BODY, "byte_size": 1 << 64}, 500, NO_UINT),
+    "negative offset": ({**SYSTEM_BODY, "offset": -1}, 500, NO_UINT),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SYSTEM_BODIES, ids=str)
+def test_bad_register_bodies_of_system_regions(server: Server, case: str) -> None:
+    body, status, message = BAD_SYSTEM_BODIES[case]
+    assert server.ask("systemsharedmemory/region/r/register", body) == (status, {"error": message})
 
 
 def test_a_region_needs_a_name_over_grpc_too(server: Server) -> None:
@@ -124,15 +148,19 @@ def test_a_region_needs_a_name_over_grpc_too(server: Server) -> None:
     assert client.refusal(client.triton.register_cuda_shared_memory, "x", memory.raw_handle, -1, 8)[1].endswith(
         "there is no GPU -1"
     )
-    assert client.refusal(client.triton.register_system_shared_memory, "x", "/k", 8)[0] == "UNIMPLEMENTED"
+    assert client.refusal(client.triton.register_system_shared_memory, "", "/k", 8) == (
+        "INVALID_ARGUMENT", "'region name' is necessary to register system shared memory region"
+    )  # fmt: skip
     client.close()
 
 
 def test_the_extension_is_announced(client: Client) -> None:
     metadata = client.triton.get_server_metadata()
     extensions = list(metadata["extensions"] if client.protocol == "http" else metadata.extensions)
-    at = extensions.index("cuda_shared_memory")
-    assert extensions[at - 1 : at + 2] == ["model_configuration", "cuda_shared_memory", "binary_tensor_data"]
+    at = extensions.index("system_shared_memory")
+    assert extensions[at - 1 : at + 3] == [
+        "model_configuration", "system_shared_memory", "cuda_shared_memory", "binary_tensor_data"
+    ]  # fmt: skip
 
 
 def test_without_the_option_nothing_is_registered_or_announced(tmp_path: Path) -> None:

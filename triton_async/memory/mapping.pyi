@@ -1,0 +1,6 @@
+from os import PathLike
+
+class Mapping:
+    fd: int
+    def __init__(self, path: str | PathLike[str], offset: int, nbytes: int) -> None: ...
+    def close(self) -> None: ...
