@@ -28,7 +28,8 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """What perf_analyzer is to send. `shape` is for models with dynamic dims."""
+    """What perf_analyzer is to send. `shape` is for models with dynamic dims. `shared_nbytes`: of each output, when
+    tensors are to lie in system shared memory; 0: in the messages."""
 
     protocol: str
     port: int
@@ -36,6 +37,7 @@ class Load:
     concurrency: int
     seconds: float
     shape: str = ""
+    shared_nbytes: int = 0
 
 
 def _stat(pid: int) -> tuple[int, int]:
@@ -70,11 +72,18 @@ def _command(oracle: Oracle, load: Load) -> list[str]:
         f"-u127.0.0.1:{load.port}",
         f"-i{load.protocol}",
         *([f"--shape={load.shape}"] if load.shape else []),
+        *_shared(load),
         f"--concurrency-range={load.concurrency}",
         f"--measurement-interval={int(load.seconds * 1000 / 3)}",
         "--max-trials=6",
         "--stability-percentage=99999",
     ]
+
+
+def _shared(load: Load) -> list[str]:
+    if not load.shared_nbytes:
+        return []
+    return ["--shared-memory=system", f"--output-shared-memory-size={load.shared_nbytes}"]
 
 
 _ATTEMPTS = 4

@@ -53,8 +53,11 @@ def parser(
 
 
 @contextlib.contextmanager
-def both(oracle: Oracle | None, only: str, triton: Writer, ours: Writer) -> Iterator[dict[str, Server]]:
+def both(
+    oracle: Oracle | None, only: str, triton: Writer, ours: Writer, flags: Sequence[str] = ()
+) -> Iterator[dict[str, Server]]:
     """The servers that are asked for, ready, over the repositories that `triton` and `ours` write; then stopped.
+    `flags`: further ones of ours.
 
     Without `oracle` there is no Triton to ask for.
     """
@@ -68,7 +71,7 @@ def both(oracle: Oracle | None, only: str, triton: Writer, ours: Writer) -> Iter
                 command = servers.triton_command(oracle, triton(work / TRITON))
                 running[TRITON] = Server("tritonserver", command, oracle.server_env(), work / "triton.log")
             if only != TRITON:
-                command = servers.ours_command(ours(work / OURS))
+                command = servers.ours_command(ours(work / OURS), *flags)
                 running[OURS] = Server("triton-async", command, servers.ours_env(), work / "ours.log")
             for server in running.values():
                 server.wait_ready()
