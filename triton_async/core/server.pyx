@@ -209,6 +209,20 @@ cdef class InferenceServer:
             raise self.repository.explain(name, version)
         return False
 
+    @property
+    def serving(self):
+        """Whether models may be loaded and unloaded."""
+        return self.state == SERVER_SERVING
+
+    @property
+    def stopping(self):
+        """Whether the server is on its way out."""
+        return self.state >= SERVER_STOPPING
+
+    def serves(self, str name, int64_t version=-1):
+        """Whether a version (-1: any) takes requests. Any thread, with the GIL."""
+        return name in self.latest if version == -1 else (name, version) in self.versions
+
     def signature(self, str name, int64_t version=-1):
         """ModelSignature of the version that would serve. ServerError of the lookup."""
         return self.find(name, version).signature
