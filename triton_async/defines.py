@@ -77,6 +77,15 @@ HTTP_WRITE_TIMEOUT_S = 60.0
 # them is closed: who reads as fast as answers come never holds many.
 HTTP_MAX_UNSENT_NBYTES = 1 << 33
 
+# Events of one stream (generate_stream) that wait for its client, and bytes of them, from which on who makes further
+# ones is asked to wait: more than a socket takes at once.
+HTTP_CONGESTED_EVENTS = 1024
+HTTP_CONGESTED_NBYTES = 1 << 20
+
+# The same for a model that does not wait: it costs its client the stream here.
+HTTP_MAX_EVENTS = 1 << 16
+HTTP_MAX_EVENT_NBYTES = 1 << 28
+
 # Bytes received at once into memory shared by all connections; what a body still lacks then goes straight to where
 # its tensors will lie.
 HTTP_RECEIVE_NBYTES = 1 << 16
