@@ -17,7 +17,6 @@ import json
 
 import orjson
 
-from triton_async.defines import MAX_TENSORS_PER_REQUEST
 from triton_async.errors import InvalidArg
 
 cdef int DUMP_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
@@ -84,9 +83,9 @@ cdef class Reader:
         tensor = from_json(spec.name, spec.datatype, dims, rank, count, values, self.max_nbytes)
         self.nbytes += tensor.nbytes
         if self.nbytes > self.max_nbytes:
-            raise InvalidArg(f"request size of {self.size} bytes with input '{spec.name}' of size {tensor.nbytes} bytes "
-                             f"exceeds the maximum allowed input size of {self.max_nbytes}. Use --http-max-input-size "
-                             "to increase the limit.")
+            raise InvalidArg(f"request size of {self.size} bytes with input '{spec.name}' of size {tensor.nbytes} "
+                             f"bytes exceeds the maximum allowed input size of {self.max_nbytes}. Use "
+                             "--http-max-input-size to increase the limit.")
         self.request.inputs.append(tensor)
         return 0
 

@@ -17,7 +17,7 @@ from triton_async.defines import (
     HTTP_MAX_EVENT_NBYTES,
     HTTP_MAX_EVENTS,
 )
-from triton_async.errors import InternalError, ServerError, Unavailable
+from triton_async.errors import InternalError, ServerError
 
 log = logging.getLogger("triton_async.http")
 

@@ -1,4 +1,4 @@
-"""The generate calls over a real port: mapping of inputs and outputs, streams of events, errors, slow and lost clients."""
+"""The generate calls over a real port: inputs and outputs by name, streams of events, errors, slow and lost clients."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from core_harness import run, write_model
+from gated_backend import until
 from http_harness import Answer, Client, ask, head, message, serving
 from scripted_backend import ScriptedBackend, write_script
 
@@ -340,9 +341,7 @@ def test_a_client_that_goes_cancels_its_request(tmp_path: Path, begun: bool) -> 
             if begun:
                 await client.receive()
             else:
-                async with asyncio.timeout(WAIT_S):
-                    while server.statistics("d")[0]["last_inference"] or not _running(server):
-                        await asyncio.sleep(0.01)
+                await until(lambda: _running(server), "the request is in work")
             client.reset()
             await asyncio.sleep(0.05)
             backend.gate.set()
