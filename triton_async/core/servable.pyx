@@ -104,7 +104,7 @@ cdef class Servable(Wakeable):
                 request.sink.deliver(response)
             except Exception:
                 log.exception("a front-end failed to take a response")
-            if not response.final:
+            if not response.final and not request.cancelled:
                 self._hold_back(request)
         if response is None or response.final:
             request.awaits &= ~AWAITS_DELIVERY
