@@ -16,6 +16,9 @@ cdef class ModelInstance:
     # Set by the instance, on any thread, when its engine will run nothing any more: core drains and closes it, and
     # makes another. Batches that it has are completed, with errors. Not for instances of `any_thread`.
     cdef public bint broken
+    # Set by the instance, on any thread with the GIL, while its engine is away and will come back by itself: other
+    # instances get the batches, and a model of which all are so is not ready.
+    cdef public bint unavailable
     # Inputs may be in GPU memory, but for BYTES; else core copies them to the host first. While it copies core may make
     # another GPU current for the instance's thread, and gives a KIND_GPU instance its own back.
     cdef readonly bint takes_device

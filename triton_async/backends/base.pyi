@@ -69,6 +69,7 @@ class ModelInstance:
     name: str
     takes_device: bool
     broken: bool
+    unavailable: bool
     def __init__(self, name: str) -> None: ...
     def close(self) -> None: ...
 

@@ -32,6 +32,7 @@ cdef class Model(Servable):
     # Starts what may start. `here`, or None: a list that takes the batches run on the loop thread, to be delivered;
     # none is run there behind `until_ns`. Returns the time behind the last one, `now_ns` for none.
     cdef int64_t _dispatch(self, int64_t now_ns, list here=*, int64_t until_ns=*) except -1
+    cdef bint _prepare_idle(self) except -1
     # The same behind an event that has to be dealt with all the same: what goes wrong is tried again later.
     cdef int _go_on(self, int64_t now_ns) except -1
     cdef bint _runs_here(self, Batch batch) noexcept

@@ -9,7 +9,6 @@ from triton_async.core.scheduler cimport Scheduler, refusal
 from triton_async.core.servable cimport Servable
 from triton_async.core.stats cimport FAIL_BACKEND, FAIL_CANCELED, FAIL_REJECTED
 from triton_async.infer.batch cimport (
-    TA_BEGUN,
     TA_HANDED,
     TA_REVOKED,
     Batch,
@@ -86,6 +85,14 @@ cdef class Model(Servable):
                     count += len(batch.requests)
         return count
 
+    @property
+    def available(self):
+        cdef Instance instance
+        for instance in self.instances:
+            if not _is_away(instance):
+                return True
+        return not self.instances
+
     # -- requests in -------------------------------------------------------------------------------
 
     cdef int submit(self, InferRequest request, ResponseSink sink, int64_t now_ns) except -1:
@@ -119,7 +126,7 @@ cdef class Model(Servable):
         if request.model is not self or request.cancelled:
             return 0
         # A response may be there already, held back for its order or for the next turn of the loop.
-        self._forsake(request)
+        request.cancelled = True
         if request.state == REQUEST_QUEUED:
             self.scheduler.remove(request)
             return self._drop(request, now_ns)
@@ -175,7 +182,7 @@ cdef class Model(Servable):
         cdef Instance instance
         cdef Batch batch
         self._expire(now_ns)
-        while self.idle:
+        while self.idle and self._prepare_idle():
             instance = <Instance>self.idle[len(self.idle) - 1]
             batch = self._take(instance, True, now_ns)
             if batch is None:
@@ -195,6 +202,19 @@ cdef class Model(Servable):
         self._expire(now_ns)
         self._arm()
         return now_ns
+
+    # Has an idle instance last that can run a batch. Whether to give it one: where all that can are busy it is better
+    # to wait for these; where none can, one says why.
+    cdef bint _prepare_idle(self) except -1:
+        cdef Py_ssize_t last = len(self.idle) - 1
+        cdef Py_ssize_t i
+        if not _is_away(<Instance>self.idle[last]):
+            return True
+        for i in range(last - 1, -1, -1):
+            if not _is_away(<Instance>self.idle[i]):
+                self.idle.append(self.idle.pop(i))
+                return True
+        return not self.available
 
     cdef int _go_on(self, int64_t now_ns) except -1:
         try:
@@ -244,7 +264,7 @@ cdef class Model(Servable):
             least = min(least, instance.in_flight)
         for ahead in range(max(least, 1), self.run_ahead + 1):
             for instance in self.instances:
-                if instance.in_flight > ahead:
+                if instance.in_flight > ahead or _is_away(instance):
                     continue
                 batch = self._take(instance, False, now_ns)
                 if batch is None:
@@ -304,40 +324,6 @@ cdef class Model(Servable):
         for request in self.scheduler.expire(now_ns):
             self.statistics.record_failure(FAIL_REJECTED, request.received_ns or request.queue_start_ns, now_ns)
             self._end_later(request, refusal(request))
-        return 0
-
-    # -- executions that wait for other requests ---------------------------------------------------
-
-    cdef list holders(self):
-        cdef list found = []
-        cdef Instance instance
-        cdef Batch batch
-        for instance in self.instances:
-            batch = <Batch>instance.out[0] if instance.out else None
-            if batch is None or ta_batch_phase(&batch.c) != TA_BEGUN:
-                return None
-            found.append(batch)
-        return found or None
-
-    cdef int asks_others(self, int64_t now_ns) except -1:
-        cdef Instance instance
-        cdef Batch batch
-        cdef InferRequest request
-        cdef list ahead = []
-        if self.most_ahead == 0:
-            return 0
-        self.most_ahead = self.least_ahead = self.run_ahead = 0
-        for instance in self.instances:
-            for batch in instance.out[1:]:
-                if ta_batch_revoke(&batch.c):
-                    ahead.append(batch)
-        # What was taken last goes back first.
-        ahead.sort(key=_first_arrival, reverse=True)
-        for batch in ahead:
-            for request in batch.requests:
-                request.batch = None
-                request.awaits &= ~AWAITS_EXECUTION
-            self.scheduler.requeue(list(batch.requests))
         return 0
 
     # -- the three events --------------------------------------------------------------------------
@@ -401,8 +387,6 @@ cdef class Model(Servable):
         if not request.awaits & AWAITS_FINAL:
             log.error("model '%s' answered a request behind its final response", self.signature.model_name)
             return 0
-        if self.signature.decoupled:
-            self.statistics.record_response(response, request.cancelled)
         if response.final:
             request.failed = response.error is not None
             if not request.awaits & AWAITS_EXECUTION:
@@ -457,5 +441,6 @@ cdef void _execute(Instance instance, Batch batch) noexcept nogil:
     check_batch(&batch.c)
 
 
-def _first_arrival(Batch batch):
-    return (<InferRequest>batch.requests[0]).arrival
+# Whether its engine says that it is away and will be back. One that is being made anew counts as there.
+cdef inline bint _is_away(Instance instance) noexcept:
+    return instance.engine is not None and instance.engine.unavailable

@@ -146,8 +146,8 @@ class ModelRepository:
         return [(version, loaded) for version, loaded in found if loaded is not None]
 
     def all_ready(self) -> bool:
-        """Triton's strict readiness: every model is settled."""
-        return not self._unsettled
+        """Triton's strict readiness: every model is settled, and what is READY can run."""
+        return not self._unsettled and all(loaded.model.available for _, _, loaded in self.ready_models())
 
     def index(self, ready_only: bool, there: Mapping[str, Sequence[Path]] | None = None) -> list[Row]:
         """Rows of the repository index, sorted by name; not to be changed. `there`: what `scan` found; only models that

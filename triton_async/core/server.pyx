@@ -15,7 +15,7 @@ from triton_async.version import TRITON_VERSION
 EXTENSIONS = (
     "classification", "model_repository", "model_repository(unload_dependents)", "schedule_policy",
     "model_configuration", "system_shared_memory", "cuda_shared_memory", "binary_tensor_data", "parameters",
-    "statistics", "generate",
+    "statistics",
 )
 
 
@@ -194,7 +194,7 @@ cdef class InferenceServer:
         return True
 
     def ready(self):
-        """Whether requests are welcome: with --strict-readiness every model must be READY."""
+        """Whether requests are welcome: with --strict-readiness every model must be READY, and able to run."""
         if self.state >= SERVER_STOPPING:
             raise Unavailable("Server exiting")
         if self.state != SERVER_SERVING:
@@ -202,26 +202,15 @@ cdef class InferenceServer:
         return self.repository.all_ready() if self.settings.strict_readiness else True
 
     def model_ready(self, str name, int64_t version=-1):
-        """Whether a version (-1: any) is READY. ServerError of the lookup for a model or version that is unknown."""
-        if version == -1 and name in self.latest or (name, version) in self.versions:
-            return True
+        """Whether a version (-1: any) is READY, and an instance of it can run. ServerError of the lookup for a model or
+        version that is unknown."""
+        if version == -1 and name in self.latest:
+            return (<Servable>self.latest[name]).available
+        if (name, version) in self.versions:
+            return (<Servable>self.versions[name, version]).available
         if not self.repository.knows(name, version):
             raise self.repository.explain(name, version)
         return False
-
-    @property
-    def serving(self):
-        """Whether models may be loaded and unloaded."""
-        return self.state == SERVER_SERVING
-
-    @property
-    def stopping(self):
-        """Whether the server is on its way out."""
-        return self.state >= SERVER_STOPPING
-
-    def serves(self, str name, int64_t version=-1):
-        """Whether a version (-1: any) takes requests. Any thread, with the GIL."""
-        return name in self.latest if version == -1 else (name, version) in self.versions
 
     def signature(self, str name, int64_t version=-1):
         """ModelSignature of the version that would serve. ServerError of the lookup."""
