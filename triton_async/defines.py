@@ -77,15 +77,6 @@ HTTP_WRITE_TIMEOUT_S = 60.0
 # them is closed: who reads as fast as answers come never holds many.
 HTTP_MAX_UNSENT_NBYTES = 1 << 33
 
-# Events of one stream (generate_stream) that wait for its client, and bytes of them, from which on who makes further
-# ones is asked to wait: more than a socket takes at once.
-HTTP_CONGESTED_EVENTS = 1024
-HTTP_CONGESTED_NBYTES = 1 << 20
-
-# The same for a model that does not wait: it costs its client the stream here.
-HTTP_MAX_EVENTS = 1 << 16
-HTTP_MAX_EVENT_NBYTES = 1 << 28
-
 # Bytes received at once into memory shared by all connections; what a body still lacks then goes straight to where
 # its tensors will lie.
 HTTP_RECEIVE_NBYTES = 1 << 16
@@ -113,10 +104,6 @@ GRPC_CONGESTED_NBYTES = 1 << 24
 # Answers of one stream that wait for the client although more are to follow for the same request: a model that does
 # not wait costs its client the call here, or at GRPC_MAX_HELD_NBYTES.
 GRPC_MAX_STREAM_ANSWERS = 1 << 16
-
-# Responses to one request that an engine has sent and the loop has not seen yet: an engine that asks waits here, so
-# that one that never lets go of the GIL leaves room for the loop. Enough for a turn's worth of small ones.
-RESPONSES_AHEAD = 256
 
 # Bytes that a client may send ahead of our reading, per call and per connection. Large tensors arrive without a
 # round trip per window; a call reads as it goes, so this is also what an idle reader can be made to hold.
@@ -243,25 +230,6 @@ TLS_MAX_CONTROL_NBYTES = 1 << 14
 
 # Bytes of the path of a Unix-domain socket that the kernel takes, without the final zero (unix(7)).
 UNIX_PATH_MAX_NBYTES = 107
-
-# -- requests of models to models -------------------------------------------------------------------
-
-# How deep they may be nested. Pipelines have a handful of levels; a model that asks itself without end is stopped here.
-INNER_MAX_DEPTH = 64
-
-# How many may be open at once: as many as a model may start without waiting.
-INNER_MAX_OPEN = 1 << 16
-
-# Responses that a model has not taken yet of those it asked for: from the first number on their sender is asked to wait
-# for it. One that cannot, because somebody waits for the sender, costs the asking model the request at the second.
-INNER_UNREAD = 256
-INNER_MAX_UNREAD = 1 << 16
-
-# -- statistics ------------------------------------------------------------------------------------
-
-# Responses to one request that have statistics of their own (response_stats). Each of them is 300 bytes of every answer
-# to a statistics call, whatever the number of requests; the first ones show what matters.
-RESPONSE_STATISTICS_MAX = 1024
 
 # -- scheduling ------------------------------------------------------------------------------------
 
@@ -401,3 +369,76 @@ PYTHON_COPY_NBYTES = 1 << 15
 
 # How long the readiness of a Python model may take to be told, as Triton waits.
 PYTHON_READY_TIMEOUT_S = 5.0
+# -- Python models in worker processes -------------------------------------------------------------
+
+# Bytes of one message between the server and a worker: a batch of many small requests; longer ones go through shared
+# memory, or are several. A tensor of up to so many bytes lies in the message itself, which is cheaper than a lease.
+WORKER_MESSAGE_NBYTES = 1 << 16
+WORKER_INLINE_NBYTES = 1 << 12
+
+# Bytes of an event that a worker sends through shared memory, of which the server makes a copy: the files of a model
+# that it has the server load.
+WORKER_SPILL_NBYTES = 1 << 28
+
+# Tensors of one request or response, and parameters of one, as for clients.
+WORKER_MAX_TENSORS = MAX_TENSORS_PER_REQUEST
+WORKER_MAX_PARAMETERS = MAX_PARAMETERS_PER_REQUEST
+
+# Bytes of address space for the tensors of one worker, each way. Only what is written to takes memory.
+WORKER_MEMORY_NBYTES = 1 << 34
+
+# Bytes of a worker's shared memory that it hears to be free again only with the next message for it.
+WORKER_FREED_NBYTES = 1 << 23
+
+# Bytes that the server has to tell a worker and that this does not read. Batches wait elsewhere, so what there is are
+# answers to its own requests, whose tensors are not in them: it is killed then.
+WORKER_OUTBOX_NBYTES = 1 << 24
+
+# Batches that a worker gets ahead of the one it executes, that one included, where executions take less than so many
+# nanoseconds on average: waking it and its server for each would cost more than they do.
+WORKER_AHEAD = 8
+WORKER_AHEAD_NS = INSTANCE_RUN_AHEAD_NS
+
+# Inference requests of one worker that have no final response yet, and responses that are not final and that it may
+# send for one request beyond those which the server has passed on.
+WORKER_MAX_CALLS = 4096
+WORKER_RESPONSE_CREDITS = 64
+
+# Seconds until the process that workers are forked from must have imported NumPy, on a busy machine with a cold disk;
+# until a worker must have been forked; and that it is kept after its last worker, for the next load.
+WORKER_ZYGOTE_TIMEOUT_S = 120.0
+WORKER_FORK_TIMEOUT_S = 30.0
+WORKER_ZYGOTE_LINGER_S = 10.0
+
+# Seconds for `finalize` before a worker is killed (default of --backend-config=python,stub-timeout-seconds), and for a
+# killed one to be gone.
+WORKER_CLOSE_TIMEOUT_S = 30.0
+WORKER_END_TIMEOUT_S = 1.0
+
+# Seconds until a worker that ended is started again: at once when it had run for WORKER_STEADY_S, else with a pause
+# that doubles up to WORKER_RESTART_MAX_S. A batch waits for a worker that is on its way, so long at most, and where the
+# pause before it is no longer than WORKER_SHORT_PAUSE_S.
+WORKER_STEADY_S = 1.0
+WORKER_RESTART_S = 0.1
+WORKER_RESTART_MAX_S = 60.0
+WORKER_RESTART_WAIT_S = 5.0
+WORKER_SHORT_PAUSE_S = 1.0
+
+# Metrics and families that one worker may hold, and calls of it at once that load, unload or ask for models.
+WORKER_MAX_HANDLES = 10_000
+WORKER_MAX_QUESTIONS = 64
+
+# Entries of an environment's archive, bytes that it may hold, and bytes of one extended header of it: large conda
+# environments have some hundred thousand files.
+ARCHIVE_MAX_ENTRIES = 2_000_000
+ARCHIVE_MAX_NBYTES = 1 << 37
+ARCHIVE_HEADER_NBYTES = 1 << 16
+
+# Bytes of a requirements.txt, and seconds for the environment to be made of it.
+REQUIREMENTS_MAX_NBYTES = 1 << 20
+ENVIRONMENT_SETUP_TIMEOUT_S = 1800.0
+
+# Seconds that EXECUTION_TIMEOUT_SECONDS may be at most, and bytes that MEMORY_LIMIT_BYTES must be at least: an
+# interpreter with NumPy and its threads' stacks needs about as much.
+EXECUTION_LIMIT_MAX_S = 1_000_000
+MEMORY_LIMIT_LEAST_NBYTES = 1 << 27

@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,9 +14,10 @@ from google.protobuf import json_format
 
 from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelInstance
 from triton_async.backends.python.instance import PythonModelInstance
+from triton_async.backends.python.isolated.models import IsolatedModels
 from triton_async.backends.python.local import LocalChannel
 from triton_async.backends.python.metrics import CustomMetrics
-from triton_async.backends.python.options import check_settings, read_options
+from triton_async.backends.python.options import PythonOptions, check_settings, read_options
 from triton_async.backends.python.worker import api
 from triton_async.backends.python.worker.channel import Channel
 from triton_async.backends.python.worker.context import Context
@@ -24,7 +26,7 @@ from triton_async.backends.python.worker.runner import ModelFailure, Runner, lin
 from triton_async.config.autocomplete import ModelIO
 from triton_async.config.config_json import config_json
 from triton_async.config.model_config import InstanceGroup, InstanceKind, ModelConfig
-from triton_async.errors import InvalidArg, NotFound, Unsupported, from_code
+from triton_async.errors import InvalidArg, NotFound, from_code
 from triton_async.infer.signature import ModelSignature
 from triton_async.memory.slab import SlabPool
 from triton_async.protos import ModelConfig as ModelConfigProto
@@ -82,11 +84,24 @@ class PythonBackend(Backend):
         self._check_settings()
         options = read_options(context.config.name, context.config.parameters, context.backend_config)
         if options.isolated:
-            raise Unsupported(
-                f"model '{context.config.name}' is to run in a process of its own, which this server does not offer yet"
-            )
+            return self._load_isolated(context, options)
         source = context.opened.source if isinstance(context.opened, Found) else None
         return PythonModel(self, context, source or self._source(context.path, context.config.name))
+
+    def _load_isolated(self, context: LoadContext, options: PythonOptions) -> LoadedModel:
+        config, path = context.config, context.path
+        text = json.dumps(config_json(config.proto))
+        directory = (path if path.is_dir() else path.parent).parent
+
+        def of_instance(name: str, group: InstanceGroup, device: int) -> dict[str, str]:
+            return arguments(config, text, context.version, directory, name, group.kind, device)
+
+        file = Path(self._source(path, config.name).path)
+        return self._isolated.load(context, options, file, self.search(path), of_instance, self.inference)
+
+    @cached_property
+    def _isolated(self) -> IsolatedModels:
+        return IsolatedModels(self.settings, self.metrics)
 
     def _check_settings(self) -> None:
         if not self._checked:
@@ -108,6 +123,13 @@ class PythonBackend(Backend):
 
     def _complete(self, source: Source, path: Path, proto: Any) -> list[str]:
         """Runs `auto_complete_config`, in modules of its own, and takes over what it may decide."""
+        parameters = {name: value.string_value for name, value in proto.parameters.items()}
+        options = read_options(proto.name, parameters, self.settings)
+        if options.isolated:
+            completed = self._isolated.complete(proto, path, options, Path(source.path), self.search(path))
+            if completed is not None:
+                _take_over(proto, completed)
+            return []
         version_dir = path if path.is_dir() else path.parent
         channel = LocalChannel(_NO_SIGNATURE, _NO_POOL, None, self.metrics)
         number = int(version_dir.name) if version_dir.name.isdigit() else 1

@@ -16,6 +16,11 @@ from triton_async.memory.slab cimport SlabPool
 cdef class LocalTensor:
     cdef Tensor tensor
 
+# What the model sees of an input, and a client of an output: of its `reshape`, where it has one. InternalError for an
+# output that it does not fit.
+cdef Tensor engine_view(ModelSignature signature, TensorSpec spec, Tensor tensor)
+cdef Tensor client_view(ModelSignature signature, TensorSpec spec, Tensor tensor)
+
 # worker.channel.RequestSource: a request that an instance has. Its end gives the request an answer if it has none.
 # Any thread with the GIL.
 cdef class IncomingRequest:

@@ -126,17 +126,29 @@ cdef class IncomingRequest:
         cdef Tensor sent
         for sent in self.request.inputs:
             spec = <TensorSpec>signature.input_by_name[sent.name]
-            found.append((sent.name, _local(_engine_view(signature, spec, <Tensor>self.tensors[spec.index]))))
+            found.append((sent.name, _local(engine_view(signature, spec, <Tensor>self.tensors[spec.index]))))
         return found
 
 
-# What the model sees of an input: of its `reshape`, where it has one.
-cdef Tensor _engine_view(ModelSignature signature, TensorSpec spec, Tensor tensor):
+cdef Tensor engine_view(ModelSignature signature, TensorSpec spec, Tensor tensor):
     cdef int64_t[16] dims
     cdef int rank
     if spec.reshape is None:
         return tensor
     rank = spec.engine_dims(tensor.dims, tensor.rank, signature.max_batch_size > 0, dims)
+    return view_dims(tensor.name, tensor.datatype, dims, rank, tensor.element_count, tensor.buffer, tensor.data,
+                     tensor.nbytes)
+
+
+cdef Tensor client_view(ModelSignature signature, TensorSpec spec, Tensor tensor):
+    cdef int64_t[16] dims
+    cdef int rank
+    if spec.reshape is None:
+        return tensor
+    rank = spec.client_dims(tensor.dims, tensor.rank, signature.max_batch_size > 0, dims)
+    if rank < 0 or elements(dims, rank) != tensor.element_count:
+        raise InternalError(f"output '{spec.name}' of model '{signature.model_name}' has the shape "
+                            f"{list(tensor.shape)}, which its reshape does not allow")
     return view_dims(tensor.name, tensor.datatype, dims, rank, tensor.element_count, tensor.buffer, tensor.data,
                      tensor.nbytes)
 
@@ -172,6 +184,9 @@ cdef class LocalChannel:
         self.instance = None
 
     # -- requests ----------------------------------------------------------------------------------
+
+    def returned(self):
+        """Nothing: what is sent is sent at once."""
 
     cpdef respond(self, IncomingRequest request, object response, bint final):
         cdef ResponseFactory factory = request.factory
@@ -230,16 +245,7 @@ cdef class LocalChannel:
         return taken
 
     cdef Tensor _output(self, TensorSpec spec, object tensor, bint lone):
-        cdef Tensor made = self._tensor(spec.name, <int>_NUMBERS[tensor._datatype], tensor, lone)
-        cdef int64_t[16] dims
-        cdef int rank
-        if spec.reshape is None:
-            return made
-        rank = spec.client_dims(made.dims, made.rank, self.signature.max_batch_size > 0, dims)
-        if rank < 0 or elements(dims, rank) != made.element_count:
-            raise InternalError(f"output '{spec.name}' of model '{self.signature.model_name}' has the shape "
-                                f"{list(made.shape)}, which its reshape does not allow")
-        return view_dims(made.name, made.datatype, dims, rank, made.element_count, made.buffer, made.data, made.nbytes)
+        return client_view(self.signature, spec, self._tensor(spec.name, <int>_NUMBERS[tensor._datatype], tensor, lone))
 
     cdef Tensor _tensor(self, str name, int datatype, object tensor, bint lone):
         cdef object array = tensor._array

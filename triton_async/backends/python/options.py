@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from triton_async.defines import EXECUTION_LIMIT_MAX_S, MEMORY_LIMIT_LEAST_NBYTES
 from triton_async.errors import InvalidArg
 
 # Options of Triton's Python backend that are about its own shared memory and processes.
@@ -20,10 +22,14 @@ IN_PROCESS, ISOLATED = "none", "process"
 
 @dataclass(frozen=True, slots=True)
 class PythonOptions:
-    """`isolated`: a process for each instance. `environment`: EXECUTION_ENV_PATH as written, "" for none."""
+    """`isolated`: a process for each instance. `environment`: EXECUTION_ENV_PATH as written, "" for none. Of a process,
+    0 for none: `execution_limit_s`, seconds that one `execute` may take; `memory_limit_nbytes`, of its own memory.
+    """
 
     isolated: bool
     environment: str
+    execution_limit_s: float = 0.0
+    memory_limit_nbytes: int = 0
 
 
 def check_settings(settings: Mapping[str, str]) -> list[str]:
@@ -32,6 +38,11 @@ def check_settings(settings: Mapping[str, str]) -> list[str]:
     for name, value in settings.items():
         if name == "isolation":
             _isolation(value, "--backend-config=python,isolation")
+        elif name == "environment-cache-directory":
+            if not os.path.isabs(value):
+                raise InvalidArg(
+                    f"--backend-config=python,environment-cache-directory must be an absolute path, got '{value}'"
+                )
         elif name in _NO_EFFECT:
             notes.append(
                 f"--backend-config=python,{name} has no effect: Python models need no shared memory region and no "
@@ -39,7 +50,8 @@ def check_settings(settings: Mapping[str, str]) -> list[str]:
             )
         elif name not in _OF_THE_SERVER:
             raise InvalidArg(
-                f"--backend-config=python,{name}={value}: the Python backend has no setting '{name}', only 'isolation'"
+                f"--backend-config=python,{name}={value}: the Python backend has no setting '{name}', only 'isolation' "
+                "and 'environment-cache-directory'"
             )
     return notes
 
@@ -61,7 +73,46 @@ def read_options(model: str, parameters: Mapping[str, str], settings: Mapping[st
         raise InvalidArg(
             f"Incorrect value for FORCE_CPU_ONLY_INPUT_TENSORS: '{memory}', of model '{model}', expected 'yes' or 'no'"
         )
-    return PythonOptions(isolated or bool(environment), environment)
+    isolated = isolated or bool(environment)
+    for name in ("EXECUTION_TIMEOUT_SECONDS", "MEMORY_LIMIT_BYTES"):
+        if parameters.get(name) and not isolated:
+            raise InvalidArg(
+                f"parameter '{name}' of model '{model}' is for models that run in a process of their own: set "
+                f"ISOLATION to '{ISOLATED}' as well"
+            )
+    return PythonOptions(
+        isolated,
+        environment,
+        _seconds(parameters.get("EXECUTION_TIMEOUT_SECONDS", ""), model),
+        _limit_nbytes(parameters.get("MEMORY_LIMIT_BYTES", ""), model),
+    )
+
+
+def _seconds(value: str, model: str) -> float:
+    if not value:
+        return 0.0
+    try:
+        found = float(value)
+    except ValueError:
+        found = 0.0
+    if not 0.001 <= found <= EXECUTION_LIMIT_MAX_S:
+        raise InvalidArg(
+            f"parameter 'EXECUTION_TIMEOUT_SECONDS' of model '{model}' must be a number of seconds from 0.001 to "
+            f"{EXECUTION_LIMIT_MAX_S}, got '{value}'"
+        )
+    return found
+
+
+def _limit_nbytes(value: str, model: str) -> int:
+    if not value:
+        return 0
+    found = int(value) if value.isascii() and value.isdigit() and len(value) < 19 else 0
+    if found < MEMORY_LIMIT_LEAST_NBYTES:
+        raise InvalidArg(
+            f"parameter 'MEMORY_LIMIT_BYTES' of model '{model}' must be a number of bytes, {MEMORY_LIMIT_LEAST_NBYTES} "
+            f"at least, got '{value}'"
+        )
+    return found
 
 
 def _isolation(value: str, what: str) -> bool:

@@ -20,15 +20,21 @@ Item = Tuple[Optional["InferenceResponse"], bool]
 class Call:
     """The responses of one inner request, in order.
 
-    `decoupled`: any number of them is expected, one otherwise. `cancel_function`: set by the channel; called at most
-    once, from any thread.
+    `decoupled`: any number of them is expected, one otherwise. The functions are set by a channel that has a use for
+    them. `cancel_function`: called at most once, from any thread. `wait_function(there)`: blocks until `there()` is
+    true, in place of waiting for a delivery. `await_function`: called before a coroutine waits for one.
     """
 
-    __slots__ = ("_cancelled", "_ended", "_items", "_lock", "_loop", "_waiter", "cancel_function", "decoupled")
+    __slots__ = (
+        "_cancelled", "_ended", "_items", "_lock", "_loop", "_waiter", "await_function", "cancel_function", "decoupled",
+        "wait_function",
+    )  # fmt: skip
 
     def __init__(self, decoupled: bool) -> None:
         self.decoupled = decoupled
         self.cancel_function: Callable[[], None] | None = None
+        self.wait_function: Callable[[Callable[[], object]], None] | None = None
+        self.await_function: Callable[[], None] | None = None
         self._items: deque[Item] = deque()
         # A semaphore by hand: held while nothing is there, or while the one who waits has not come yet.
         self._lock = threading.Lock()
@@ -53,7 +59,10 @@ class Call:
         while not self._items:
             if self._ended:
                 return None
-            self._lock.acquire()
+            if self.wait_function is not None:
+                self.wait_function(lambda: self._items)
+            else:
+                self._lock.acquire()
         return self._take()
 
     async def next_async(self) -> Item | None:
@@ -61,6 +70,8 @@ class Call:
         while not self._items:
             if self._ended:
                 return None
+            if self.await_function is not None:
+                self.await_function()
             self._loop = asyncio.get_running_loop()
             self._waiter = self._loop.create_future()
             if self._items:  # delivered before the loop was known

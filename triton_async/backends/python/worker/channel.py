@@ -88,6 +88,11 @@ class Channel(ABC):
 
     # -- requests --------------------------------------------------------------------------------------------------
 
+    def returned(self) -> None:  # noqa: B027
+        """`execute` has returned: what is sent next on its thread are the answers that it leaves, one behind the other.
+        Nothing has to be done about it.
+        """
+
     @abstractmethod
     def respond(self, request: RequestSource, response: InferenceResponse | None, final: bool) -> None:
         """Sends one response, or with None only word that it was the last one. Takes what the response holds over as it

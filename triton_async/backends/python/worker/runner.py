@@ -166,9 +166,11 @@ class Runner:
                     self._own_loop = asyncio.new_event_loop()
                 result = self._own_loop.run_until_complete(result)
         except BaseException as error:
+            self.context.channel.returned()
             self._fail(sources, error)
             return
         del requests
+        self.context.channel.returned()
         if self.context.decoupled:
             self._end_decoupled(sources, result)
             return

@@ -1,0 +1,335 @@
+"""Python models in worker processes, in a real server: they answer, they die in every way, they lie."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import python_worker_models
+from server_process import ServerProcess, poll, running_server
+from triton_clients import client_module
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server whose models are all in worker processes. It leaves no process behind."""
+    repository = tmp_path_factory.mktemp("models")
+    python_worker_models.build(repository)
+    with running_server([repository], tmp_path_factory.mktemp("server")) as process:
+        yield process
+        pids = family(process.pid)
+        process.stop()
+        poll(lambda: not any(map(alive, pids)), "the workers to end")
+
+
+@pytest.fixture(autouse=True)
+def idle_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "workers" in request.fixturenames:
+        request.getfixturevalue("workers").wait_until_idle()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def family(root: int) -> list[int]:
+    """Processes that a process has started, and those that they have."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            except OSError:
+                continue
+    found = [root]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found[1:]
+
+
+def ask(server: ServerProcess, model: str, inputs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """The answer of an inference request, JSON in and out; errors too."""
+    body = json.dumps({"inputs": inputs, **more}).encode()
+    url = f"http://{server.http_url}/v2/models/{model}/infer"
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=60) as answer:
+            found: dict[str, Any] = json.load(answer)
+    except urllib.error.HTTPError as error:
+        found = json.load(error)
+    return found
+
+
+def act(server: ServerProcess, what: str, model: str = "acts") -> str:
+    """What the model says, or the error."""
+    answer = ask(server, model, [{"name": "ACT", "shape": [1], "datatype": "BYTES", "data": [what]}])
+    return str(answer["error"] if "error" in answer else answer["outputs"][0]["data"][0])
+
+
+def is_ready(server: ServerProcess, model: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{server.http_url}/v2/models/{model}/ready", timeout=10):
+            return True
+    except urllib.error.HTTPError:
+        return False
+
+
+def tensor(name: str, datatype: str, data: list[Any]) -> dict[str, Any]:
+    return {"name": name, "shape": [1, len(data)], "datatype": datatype, "data": data}
+
+
+# -- answers -------------------------------------------------------------------------------------------------------
+
+
+def test_tensors_of_every_kind_come_back(workers: ServerProcess) -> None:
+    sent = [
+        tensor("N", "FP32", [1.5, -2.0, 3.25]), tensor("S", "BYTES", ["", "ä", "x" * 5000]),
+        tensor("I", "INT64", [2**62, -5]),
+    ]  # fmt: skip
+    answer = ask(workers, "echo", sent, parameters={"a": "ü", "n": 3})
+    assert {output["name"]: output["data"] for output in answer["outputs"]} == {
+        f"{one['name']}_OUT": one["data"] for one in sent
+    }
+    assert answer["parameters"]["pid"] != workers.pid
+    empty = ask(workers, "echo", [tensor("N", "FP32", []), tensor("S", "BYTES", [])])
+    assert [output["shape"] for output in empty["outputs"]] == [[1, 0], [1, 0]]
+
+
+@pytest.mark.parametrize("elements", [1000, 1 << 20])
+def test_large_tensors_go_through_shared_memory(workers: ServerProcess, elements: int) -> None:
+    grpc = client_module("grpc")
+    client = grpc.InferenceServerClient(workers.grpc_url)
+
+    def round_trip(seed: int) -> bool:
+        array = np.random.default_rng(seed).random((1, elements), np.float32)
+        strings = np.array([[f"{seed} " + "x" * (elements // 8)] * 3], dtype=object)
+        inputs = [grpc.InferInput("N", [1, elements], "FP32"), grpc.InferInput("S", [1, 3], "BYTES")]
+        inputs[0].set_data_from_numpy(array)
+        inputs[1].set_data_from_numpy(strings)
+        answer = client.infer("echo", inputs)
+        same = [text.decode() for text in answer.as_numpy("S_OUT")[0]] == list(strings[0])
+        return same and np.array_equal(answer.as_numpy("N_OUT"), array)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(round_trip, range(40)))
+    client.close()
+
+
+def test_arrays_that_a_model_keeps_stay_as_they_are(workers: ServerProcess) -> None:
+    data = [float(number) for number in range(5000)]
+    first = ask(workers, "echo", [tensor("N", "FP32", data)], parameters={"keep": 1})
+    for number in range(20):  # would be put where the first one was
+        ask(workers, "echo", [tensor("N", "FP32", [float(number)] * 5000)])
+    kept = ask(workers, "echo", [tensor("N", "FP32", [0.0])], parameters={"kept": 1})
+    assert first["parameters"]["pid"] == kept["parameters"]["pid"]
+    assert kept["outputs"][0]["data"] == data
+    ask(workers, "echo", [tensor("N", "FP32", [0.0])], parameters={"keep": 1})  # gives it back
+
+
+def test_many_requests_share_a_batch(workers: ServerProcess) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        answers = pool.map(lambda n: ask(workers, "echo", [tensor("N", "FP32", [float(n)] * 3)]), range(300))
+        assert [answer["outputs"][0]["data"][0] for answer in answers] == list(range(300))
+
+
+@pytest.mark.parametrize("count", [0, 1, 1000])
+def test_decoupled_responses_come_in_order(workers: ServerProcess, count: int) -> None:
+    assert streamed(workers, count) == list(range(count))
+
+
+def test_a_sender_that_is_dropped_ends_its_request(workers: ServerProcess) -> None:
+    assert "dropped a request and its response sender without a final response" in streamed(workers, -1)[0]
+
+
+def streamed(server: ServerProcess, count: int) -> list[Any]:
+    grpc = client_module("grpc")
+    found: list[Any] = []
+    over: list[bool] = []
+
+    def hear(result: Any, error: Any) -> None:
+        if error is not None:
+            found.append(str(error))
+            over.append(True)
+        elif result.get_response().parameters["triton_final_response"].bool_param:
+            over.append(True)
+        else:
+            found.append(int(result.as_numpy("N")[0]))
+
+    with grpc.InferenceServerClient(server.grpc_url) as client:
+        client.start_stream(hear)
+        wanted = grpc.InferInput("COUNT", [1], "INT32")
+        wanted.set_data_from_numpy(np.array([count], np.int32))
+        client.async_stream_infer("stream", [wanted], enable_empty_final_response=True)
+        poll(lambda: bool(over), "the final response")
+        client.stop_stream()
+    return found
+
+
+def test_log_and_metrics_of_a_model(workers: ServerProcess) -> None:
+    assert act(workers, "log a line\nand more") == "logged"
+    poll(lambda: r'model.py:' in workers.output() and r'"a line\nand more"' in workers.output(), "the line in the log")
+    before = float(act(workers, "metric 2"))
+    assert float(act(workers, "metric 3")) == before + 3
+    assert f'worker_counts{{a="b"}} {before + 3:g}' in workers.metrics_text()
+    assert "monotonically" in act(workers, "refused_metric")
+    act(workers, "kill 9")
+    assert float(act(workers, "metric 1")) == 1  # they went with the worker
+
+
+def test_cancellation_reaches_the_worker(workers: ServerProcess) -> None:
+    grpc = client_module("grpc")
+    with grpc.InferenceServerClient(workers.grpc_url) as client:
+        wanted = grpc.InferInput("ACT", [1], "BYTES")
+        wanted.set_data_from_numpy(np.array([b"cancelled 20"], dtype=object))
+        answers: list[Any] = []
+        call = client.async_infer("acts", [wanted], lambda result, error: answers.append(error or result))
+        time.sleep(0.3)
+        begun = time.monotonic()
+        call.cancel()
+        assert act(workers, "pid").isdigit()  # the next one on the only instance
+        assert time.monotonic() - begun < 10
+
+
+# -- what a worker is given ----------------------------------------------------------------------------------------
+
+
+def test_a_worker_has_what_is_its_own_and_nothing_else(workers: ServerProcess) -> None:
+    descriptors = eval(act(workers, "descriptors"))
+    # Its connection, and the memory that it shares with the server.
+    assert [name.partition(":")[0] for name in descriptors] == ["/memfd", "/memfd", "socket"], descriptors
+    assert act(workers, "group") == "True"
+    assert act(workers, "variable PYTHONPATH") == "None"
+    assert act(workers, "variable PATH") == os.environ["PATH"]
+
+
+# -- ends ----------------------------------------------------------------------------------------------------------
+
+ENDED = "the worker of model instance '{}_0' "
+
+
+@pytest.mark.parametrize(("what", "model", "how"), [
+    ("exit 3", "acts", "exited with status 3"), ("exit 0", "acts", "exited with status 0"),
+    ("kill 9", "acts", "was killed by signal 9"), ("kill 11", "acts", "was killed by signal 11"),
+    ("spin", "timed", "was killed because an execution took longer than 0.5 s"),
+    ("close", "acts", "closed its connection to the server"),
+])  # fmt: skip
+def test_the_end_of_a_worker_costs_its_own_requests(workers: ServerProcess, what: str, model: str, how: str) -> None:
+    assert act(workers, what, model) == ENDED.format(model) + how
+    begun = time.monotonic()
+    assert act(workers, "pid", model).isdigit()
+    assert time.monotonic() - begun < 3
+    poll(lambda: is_ready(workers, model), "the model to be ready")
+
+
+def test_memory_has_a_bound(workers: ServerProcess) -> None:
+    assert act(workers, f"eat {1 << 20}", "bounded") == str(1 << 20)
+    assert "MemoryError" in act(workers, f"eat {1 << 30}", "bounded")
+    assert act(workers, "pid", "bounded").isdigit()
+
+
+def test_a_model_is_not_ready_while_no_worker_is(workers: ServerProcess) -> None:
+    def end() -> None:
+        act(workers, "exit 1", "pair")
+
+    poll(lambda: is_ready(workers, "pair"), "the model to be ready")
+    # Two in quick succession: there is a pause before the third worker.
+    with ThreadPoolExecutor(2) as pool:
+        seen: list[bool] = []
+        for _ in range(2):
+            ends = [pool.submit(end) for _ in range(2)]
+            while not all(one.done() for one in ends):
+                seen.append(is_ready(workers, "pair"))
+    assert not all(seen)
+    poll(lambda: is_ready(workers, "pair"), "the model to be ready")
+    assert act(workers, "pid", "pair").isdigit()
+
+
+def test_an_instance_goes_on_without_the_other(workers: ServerProcess) -> None:
+    time.sleep(1.1)  # workers that have run so long are replaced at once
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda n: act(workers, "kill 9" if n == 20 else "pid", "pair"), range(100)))
+    failed = [answer for answer in answers if not answer.isdigit()]
+    # Those that the worker had: no other was given any.
+    how = re.compile(r"the worker of model instance 'pair_0_[01]' was killed by signal 9")
+    assert all(how.fullmatch(answer) for answer in failed), failed
+    assert 1 <= len(failed) <= 8
+
+
+def test_what_a_worker_has_started_ends_with_it(workers: ServerProcess) -> None:
+    child = int(act(workers, "child"))
+    assert alive(child)
+    act(workers, "exit 0")
+    poll(lambda: not alive(child), "the child to end")
+
+
+def test_an_exception_leaves_the_worker_alone(workers: ServerProcess) -> None:
+    before = act(workers, "pid")
+    assert "ValueError: told" in act(workers, "raises told")
+    assert act(workers, "pid") == before
+
+
+# -- lies ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_lies_loses_its_own_requests(workers: ServerProcess) -> None:
+    lies = act(workers, "lie all").split("|")
+    assert len(lies) > 25
+    other = act(workers, "pid", "bounded")
+    for lie in lies:
+        time.sleep(0.05)
+        said = act(workers, f"lie {lie}")
+        assert re.match(r"the worker of model instance 'acts_0' was killed because it (sent|ended) ", said), (lie, said)
+        assert "could not deal with" not in said, (lie, said)
+    assert act(workers, "pid", "bounded") == other
+    poll(lambda: is_ready(workers, "acts"), "the model to be ready")
+
+
+# -- the server ----------------------------------------------------------------------------------------------------
+
+
+def test_workers_end_with_a_server_that_is_killed(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    python_worker_models.add(
+        repository, "acts", python_worker_models.ACTS, python_worker_models.config(python_worker_models.ACTS_IO)
+    )
+    with running_server([repository], tmp_path) as server:
+        pids = family(server.pid)
+        assert int(act(server, "pid")) in pids
+        os.kill(server.pid, signal.SIGKILL)
+        poll(lambda: not any(map(alive, pids)), "the workers to end")
+
+
+def test_load_failures_say_why(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    wrong = {
+        "raises": "class TritonPythonModel:\n    def initialize(self, args):\n        raise ValueError('so it is')\n"
+                  "    def execute(self, requests):\n        pass\n",
+        "dies": "import os\nos._exit(7)\n",
+        "syntax": "def\n",
+    }  # fmt: skip
+    for name, source in wrong.items():
+        python_worker_models.add(repository, name, source, python_worker_models.config(python_worker_models.ACTS_IO))
+    options = ["--model-control-mode=explicit"]
+    with running_server([repository], tmp_path, options) as server:
+        for name, text in (("raises", "ValueError: so it is"), ("dies", "exited with status 7"),
+                           ("syntax", "SyntaxError")):  # fmt: skip
+            url = f"http://{server.http_url}/v2/repository/models/{name}/load"
+            with pytest.raises(urllib.error.HTTPError) as raised:
+                urllib.request.urlopen(urllib.request.Request(url, b"{}"), timeout=60)
+            assert text in json.load(raised.value)["error"]
+        poll(lambda: len(family(server.pid)) <= 1, "the workers to be gone")
+        server.stop()

@@ -1,0 +1,22 @@
+# Fields of requests and responses on their way to and from a worker. Any thread with the GIL.
+
+from libc.stdint cimport uint64_t
+
+from triton_async.backends.python.isolated.memory cimport SharedMemory
+from triton_async.backends.python.isolated.wire cimport Cursor, Writer
+from triton_async.infer.factory cimport ResponseFactory
+from triton_async.infer.request cimport InferRequest
+from triton_async.memory.slab cimport SlabPool
+
+# What the model is to see of a request's inputs, in the order in which they came.
+cdef list request_inputs(ResponseFactory factory)
+# The event that hands a request over; `tensors`: its inputs, `block`: what these have of the shared memory, 0 for none.
+cdef int write_request(Writer event, InferRequest request, uint64_t handle, uint64_t block, Writer tensors) except -1
+# JSON of parameters, "" for none.
+cdef bytes parameters_text(dict parameters)
+
+# What a worker has sent; WireError for what it cannot be. Parameters: None for none. An inference request of its own:
+# the arguments of InferRequest, `decoupled` and `output_names`.
+cdef dict json_object(bytes text)
+cdef dict read_parameters(bytes text)
+cdef dict read_inner_request(Cursor cursor, SharedMemory memory, SlabPool pool, list freed)

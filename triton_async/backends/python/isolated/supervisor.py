@@ -1,0 +1,289 @@
+"""The worker of one instance: started, watched, started again after its end, stopped.
+
+    NEW --start--> STARTING --model is there--> RUNNING --close--> CLOSING --worker gone--> CLOSED
+                      |  ^                         |
+                      |  +--- in due time --- DOWN <+ worker gone, or said what none of ours says
+                      +--- worker gone: FAILED for the first one, DOWN for a later one
+
+A worker that has run a while is replaced at once, others after a pause that doubles.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+from triton_async.backends.python.isolated.instance import WorkerInstance
+from triton_async.backends.python.isolated.link import Link
+from triton_async.backends.python.isolated.memory import SharedMemory
+from triton_async.backends.python.isolated.owner import LinkOwner
+from triton_async.backends.python.isolated.reader import Reader, Timer
+from triton_async.backends.python.isolated.zygote import WorkerProcess, Zygote
+from triton_async.defines import (
+    WORKER_CLOSE_TIMEOUT_S,
+    WORKER_END_TIMEOUT_S,
+    WORKER_MEMORY_NBYTES,
+    WORKER_RESTART_MAX_S,
+    WORKER_RESTART_S,
+    WORKER_SHORT_PAUSE_S,
+    WORKER_STEADY_S,
+)
+from triton_async.errors import InternalError, ServerError
+from triton_async.memory.slab import SlabPool
+
+log = logging.getLogger("triton_async.python")
+
+
+class State(Enum):
+    """See above."""
+
+    NEW = auto()
+    STARTING = auto()
+    RUNNING = auto()
+    DOWN = auto()
+    FAILED = auto()
+    CLOSING = auto()
+    CLOSED = auto()
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What a worker is told (`start`, for worker/process.py) and allowed. `memory_limit`: bytes, 0 for any.
+    `finalize_s`: seconds for `finalize`.
+    """
+
+    start: Mapping[str, Any]
+    memory_limit: int = 0
+    finalize_s: float = WORKER_CLOSE_TIMEOUT_S
+    shared_nbytes: int = field(default=WORKER_MEMORY_NBYTES)
+
+
+class Supervisor(LinkOwner):
+    """`make_services(link)`: LinkOwner of what the worker asks for beyond its answers; its `close` is called at the
+    link's end. `once`: the worker says something, `answer`, and ends. State changes happen on the reader's thread.
+    """
+
+    def __init__(  # noqa: PLR0917
+        self, name: str, zygote: Zygote, reader: Reader, pool: SlabPool, options: WorkerOptions,
+        make_services: Callable[[Link], Any], once: bool = False,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.state = State.NEW
+        self.restarts = 0
+        self.answer = ""  # what the worker said when its model was there
+        self._once = once
+        self._zygote = zygote
+        self._reader = reader
+        self._pool = pool
+        self._options = options
+        self._make_services = make_services
+        self._instance: WorkerInstance | None = None
+        self._link: Link | None = None
+        self._process: WorkerProcess | None = None
+        self._services: Any = None
+        self._settled = threading.Event()  # RUNNING or FAILED for the first time
+        self._gone = threading.Event()  # CLOSED
+        self._problem: ServerError | None = None
+        self._how = ""  # of the last worker's end
+        self._running_since = 0.0
+        self._pause_s = 0.0
+        self._due = 0.0
+        self._timer: Timer | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the worker, once known."""
+        return None if self._process is None else self._process.pid
+
+    # -- the instance's thread, or a load thread -------------------------------------------------------------------
+
+    def start(self, instance: WorkerInstance | None = None) -> None:
+        """Starts the first worker and waits until it is RUNNING. ServerError with the reason."""
+        self._instance = instance
+        self._zygote.start()
+        self._reader.call(self._spawn)
+        self._settled.wait()
+        if self._problem is not None:
+            raise self._problem
+
+    def close(self) -> None:
+        """Has the model finalized and the worker ended, by force where it must be. Blocks until it is gone."""
+        self._reader.call(self._begin_to_close)
+        if self._gone.wait(self._options.finalize_s):
+            return
+        log.warning("the worker of instance '%s' did not end within %g s and is killed", self.name,
+                    self._options.finalize_s)  # fmt: skip
+        self.kill("did not finalize in time")
+        if not self._gone.wait(WORKER_CLOSE_TIMEOUT_S):
+            log.error("the worker of instance '%s' can not be ended", self.name)
+
+    def kill(self, reason: str) -> None:
+        """Ends the worker; `reason` says in its stead how it ended. Any thread."""
+        if self._process is not None:
+            self._process.kill(reason)
+
+    def is_restarting(self) -> bool:
+        """Whether a worker is on its way, and no long pause before it."""
+        return self.state is State.STARTING or (
+            self.state is State.DOWN and self._due <= time.monotonic() + WORKER_SHORT_PAUSE_S
+        )
+
+    def absence(self) -> str:
+        """Why there is no worker."""
+        if self.state is State.STARTING:
+            return f"the worker of model instance '{self.name}' {self._how}, and a new one is not ready yet"
+        wait_s = max(self._due - time.monotonic(), 0)
+        return f"the worker of model instance '{self.name}' {self._how}; another one is started in {wait_s:.1f} s"
+
+    # -- the reader's thread ---------------------------------------------------------------------------------------
+
+    def _spawn(self) -> None:
+        self._timer = None
+        if self.state in (State.CLOSING, State.CLOSED):
+            return
+        self.state = State.STARTING
+        try:
+            self._make_worker()
+        except OSError as error:
+            self._worker_gone(f"could not be started: {error.strerror or error}")
+
+    def _make_worker(self) -> None:
+        with contextlib.ExitStack() as stack:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            stack.callback(theirs.close)
+            failed = stack.enter_context(contextlib.ExitStack())
+            failed.callback(ours.close)
+            requests = SharedMemory(self._options.shared_nbytes, True)
+            responses = SharedMemory(self._options.shared_nbytes, False)
+            link = Link(ours, requests, responses, self._pool, self._reader, self)
+            failed.pop_all()
+            self._link = link
+            self._services = self._make_services(link)
+            link.start(self._options.start)
+            self._process = self._zygote.fork(
+                [theirs.fileno(), requests.fd, responses.fd], self._options.memory_limit,
+                lambda how: self._process_ended(link, how),
+            )  # fmt: skip
+
+    def _process_ended(self, link: Link, how: str) -> None:
+        if link is not self._link:
+            return
+        while not link.failed and self._link is link and link.pending():  # what it said before it ended
+            link.on_events(select.EPOLLIN)
+        self._worker_gone(how)
+
+    # The worker is no more: answers what it had, and sees to the next one.
+    def _worker_gone(self, how: str) -> None:
+        self._how = how
+        before = self.state
+        if self._settled.is_set() and before in (State.RUNNING, State.STARTING) and not self._once:
+            self.state, self._due = State.DOWN, time.monotonic()  # before anybody hears that it is gone
+        link, self._link = self._link, None
+        services, self._services = self._services, None
+        self._process = None
+        if self._instance is not None:
+            self._instance.connect(None)
+        if link is not None:
+            batches = link.fail(InternalError(f"the worker of model instance '{self.name}' {how}"))
+            for batch in batches:
+                self.batch_done(batch)
+        if self._instance is not None:
+            self._instance.notify()
+        if services is not None:
+            services.close()
+        if self.state is State.CLOSING or (self._once and self.state is State.RUNNING):
+            self.state = State.CLOSED
+            self._gone.set()
+        elif not self._settled.is_set():
+            self.state = State.FAILED
+            if self._problem is None:
+                self._problem = InternalError(f"the worker of model instance '{self.name}' {how}")
+            self._settled.set()
+        elif self.state is State.DOWN:
+            self._restart(how, before)
+
+    def _restart(self, how: str, before: State) -> None:
+        now = time.monotonic()
+        steady = before is State.RUNNING and now - self._running_since >= WORKER_STEADY_S
+        self._pause_s = 0 if steady else min(max(2 * self._pause_s, WORKER_RESTART_S), WORKER_RESTART_MAX_S)
+        if self._problem is not None:
+            how, self._problem = f"could not load the model: {self._problem.message}", None
+            self._how = how
+        log.error("the worker of instance '%s' %s; another one is started in %g s", self.name, how, self._pause_s)
+        self._due = now + self._pause_s
+        self.restarts += 1
+        if self._pause_s == 0:
+            self._spawn()
+        else:
+            self._timer = self._reader.call_at(time.monotonic_ns() + int(self._pause_s * 1e9), self._spawn)
+
+    def _begin_to_close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._link is None or self._process is None:
+            self.state = State.CLOSED
+            self._gone.set()
+            return
+        if self._once:
+            return  # it ends by itself
+        self.state = State.CLOSING
+        self._link.finalize()
+
+    # -- LinkOwner -------------------------------------------------------------------------------------------------
+
+    def batch_done(self, batch: Any) -> None:
+        assert self._instance is not None
+        self._instance.batch_done(batch)
+
+    def ended(self, problem: str | None) -> None:
+        link, process = self._link, self._process
+        if link is None or process is None:
+            return
+        link.stop_reading(problem is not None)
+        if problem is not None:
+            process.kill(f"was killed because it {problem}")
+        elif not process.ended.is_set():
+            # Word of how it ended is on its way, unless it goes on without its socket.
+            self._reader.call_at(
+                time.monotonic_ns() + int(WORKER_END_TIMEOUT_S * 1e9),
+                lambda: process.kill("closed its connection to the server"),
+            )
+
+    def started(self, failed: bool, text: str) -> None:
+        if self.state is not State.STARTING:
+            return
+        if failed:
+            self._problem = InternalError(text)
+            if self._process is not None:
+                self._process.kill("could not load the model")
+            return
+        self.answer = text
+        self.state = State.RUNNING
+        self._running_since = time.monotonic()
+        if self._instance is not None:
+            self._instance.connect(self._link)
+        self._settled.set()
+
+    def finalized(self) -> None:
+        if self.state is not State.CLOSING:
+            self.ended("ended without being asked to")
+
+    def called(self, call: int, content: dict[str, Any]) -> None:
+        self._services.called(call, content)
+
+    def executes(self, call: int, fields: dict[str, Any]) -> None:
+        self._services.executes(call, fields)
+
+    def cancels(self, call: int) -> None:
+        self._services.cancels(call)
+
+    def logs(self, level: int, line: int, file: str, text: str) -> None:
+        self._services.logs(level, line, file, text)

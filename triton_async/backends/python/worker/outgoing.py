@@ -1,0 +1,160 @@
+"""What a worker sends: events put together to messages, tensors put into shared memory."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections import deque
+from contextlib import suppress
+from typing import Any, Callable, Sequence
+
+import numpy as np
+
+from . import wire
+from .tensors import NUMBERS, Tensor, encode
+
+
+class TooLarge(Exception):
+    """Something for which there is no room however long one waits."""
+
+
+class Outgoing:
+    """Any thread. `wait_for(there)`: blocks until `there()`, and hears the server meanwhile."""
+
+    def __init__(
+        self, connection: socket.socket, memory: wire.Memory, wait_for: Callable[[Callable[[], Any]], None]
+    ) -> None:
+        self._socket = connection
+        self._memory = memory
+        self._wait_for = wait_for
+        self._view = memoryview(memory.map)
+        self._lock = threading.Lock()
+        self._allocator = wire.Allocator(memory.nbytes)
+        self._parts: list[bytes] = []
+        self._nbytes = 0
+        # What finalizers have to say, who may come at any time, in the middle of any of this.
+        self._later: deque[bytes] = deque()
+
+    def add(self, event: Sequence[bytes]) -> None:
+        """Adds an event, to be sent with the next flush at the latest. TooLarge."""
+        nbytes = sum(map(len, event))
+        if nbytes > wire.MESSAGE_NBYTES - 64:
+            content = b"".join(event)
+            offset = self._place(nbytes)
+            self._view[offset : offset + nbytes] = content
+            event = [wire.SPILLED_EVENT.pack(wire.SPILLED, offset, nbytes)]
+            nbytes = len(event[0])
+        with self._lock:
+            if self._nbytes + nbytes > wire.MESSAGE_NBYTES:
+                self._send()
+            self._parts += event
+            self._nbytes += nbytes
+        self._after()
+
+    def flush(self) -> None:
+        """Sends what there is."""
+        with self._lock:
+            self._take_later()
+            self._send()
+        self._after()
+
+    def add_later(self, events: bytes, at_once: bool) -> None:
+        """The same in a finalizer: takes no lock that may be held. `at_once`: need not wait for other things."""
+        self._later.append(events)
+        if at_once:
+            self.flush_later()
+
+    def flush_later(self) -> None:
+        """Sends what finalizers have left, unless somebody is at it."""
+        while self._later and self._lock.acquire(False):
+            try:
+                self._take_later()
+                self._send()
+            finally:
+                self._lock.release()
+
+    # What a finalizer could not send because of us.
+    def _after(self) -> None:
+        if self._later:
+            self.flush_later()
+
+    # Under the lock.
+    def _take_later(self) -> None:
+        while self._later:
+            events = self._later.popleft()
+            if self._nbytes + len(events) > wire.MESSAGE_NBYTES:
+                self._send()
+            self._parts.append(events)
+            self._nbytes += len(events)
+
+    def _send(self) -> None:
+        if self._parts:
+            message = b"".join(self._parts)
+            self._parts.clear()
+            self._nbytes = 0
+            with suppress(BrokenPipeError, ConnectionResetError):  # the server has gone: who reads hears of it
+                self._socket.send(message, socket.MSG_NOSIGNAL)
+
+    # -- tensors ---------------------------------------------------------------------------------------------------
+
+    def tensors(self, tensors: Sequence[Tensor]) -> list[bytes]:
+        """Tensors as parts of an event; large ones go to shared memory. TooLarge."""
+        parts = [wire.U16.pack(len(tensors))]
+        inlined = 0
+        for tensor in tensors:
+            number = NUMBERS[tensor._datatype]
+            array = tensor._array if tensor._array is not None else tensor._open()
+            shape = array.shape
+            if number == wire.BYTES:
+                content: Any = tensor._wire if tensor._wire is not None else encode(array.ravel())
+                nbytes = len(content)
+            else:
+                content = array
+                nbytes = array.nbytes
+            if len(shape) > 16:
+                raise TooLarge(f"tensor '{tensor._name}' has {len(shape)} dimensions, at most 16 are supported")
+            head = wire.pack_text(tensor._name)
+            if nbytes <= wire.INLINE_NBYTES and inlined + nbytes <= wire.MESSAGE_NBYTES // 2:
+                inlined += nbytes
+                parts.append(head + struct.pack(f"<BBB{len(shape)}qQ", number, len(shape), wire.INLINE, *shape, nbytes))
+                parts.append(content if number == wire.BYTES else content.tobytes())
+            else:
+                offset = self._place(nbytes)
+                if number == wire.BYTES:
+                    self._view[offset : offset + nbytes] = content
+                else:
+                    place = np.frombuffer(self._memory.map, content.dtype, content.size, offset)
+                    np.copyto(place.reshape(shape), content)
+                packed = struct.pack(
+                    f"<BBB{len(shape)}qQQ", number, len(shape), wire.IN_MEMORY, *shape, nbytes, offset
+                )
+                parts.append(head + packed)
+        return parts
+
+    # Where in the response memory so many bytes may be put: waits for the server to give some back.
+    def _place(self, nbytes: int) -> int:
+        with self._lock:
+            offset = self._allocator.take(nbytes)
+        if offset is not None:
+            return offset
+        if nbytes > self._allocator.nbytes:
+            raise TooLarge(f"{nbytes} bytes are more than what is shared with the server, {self._allocator.nbytes}")
+        self.flush()  # what is held back is among what the server has to read first
+        found: list[int] = []
+
+        def there() -> bool:
+            with self._lock:
+                offset = self._allocator.take(nbytes)
+            if offset is not None:
+                found.append(offset)
+            return bool(found)
+
+        self._wait_for(there)
+        return found[0]
+
+    def freed(self, offsets: Sequence[int]) -> None:
+        """The server reads these places no more."""
+        with self._lock:
+            for offset in offsets:
+                self._allocator.give_back(offset)

@@ -1,0 +1,264 @@
+"""The wire form of what a worker and its server say to each other, from the worker's side: isolated/wire.pxd describes
+it. Requests are looked into when a model asks for what is in them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import struct
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .tensors import NUMBERS, TRITON_TO_NUMPY_TYPE, decode, object_array
+
+if TYPE_CHECKING:
+    from .channel import TensorSource
+    from .process import WorkerChannel
+
+START, REQUEST, EXECUTE, RELIEVED, FREED, INNER, ANSWER, FINALIZE, SPILLED = range(1, 10)
+STARTED, RESPONSE, RELEASED, DONE, FREE, EXEC, CANCEL, CALL, LOG, FINALIZED = range(33, 43)
+FINAL, HAS_ERROR, HAS_RESPONSE = 1, 2, 4
+INLINE, IN_MEMORY = 0, 1
+
+MESSAGE_NBYTES = 1 << 16
+INLINE_NBYTES = 1 << 12
+# Bytes that what lies in shared memory is aligned to.
+ALIGNMENT = 64
+
+NAMES = {number: name for name, number in NUMBERS.items()}
+DTYPES: dict[int, Any] = {number: np.dtype(kind) for number, kind in TRITON_TO_NUMPY_TYPE.items()}
+DTYPES[NUMBERS["BF16"]] = np.dtype(np.uint16)
+BYTES = NUMBERS["BYTES"]
+
+U16 = struct.Struct("<H")
+U32 = struct.Struct("<I")
+U64 = struct.Struct("<Q")
+REQUEST_HEAD = struct.Struct("<BIIQQIQQB")
+TENSOR_HEAD = struct.Struct("<BBB")
+SPILL = struct.Struct("<QQQ")
+INNER_HEAD = struct.Struct("<QBQ")
+RESPONSE_HEAD = struct.Struct("<BQB")
+RELEASED_EVENT = struct.Struct("<BQB")
+DONE_EVENT = struct.Struct("<BQ")
+FREE_EVENT = struct.Struct("<BQ")
+EXEC_HEAD = struct.Struct("<BQB")
+EXEC_MIDDLE = struct.Struct("<qIQB")
+CANCEL_EVENT = struct.Struct("<BQ")
+CALL_HEAD = struct.Struct("<BQ")
+LOG_HEAD = struct.Struct("<BBI")
+STARTED_HEAD = struct.Struct("<BB")
+FINALIZED_EVENT = struct.Struct("<B")
+SPILLED_EVENT = struct.Struct("<BQQ")
+
+
+def text(data: bytes, at: int) -> tuple[str, int]:
+    """A text and where it ends."""
+    start = at + 2
+    end = start + U16.unpack_from(data, at)[0]
+    return data[start:end].decode(), end
+
+
+def long_text(data: bytes, at: int) -> tuple[str, int]:
+    start = at + 4
+    end = start + U32.unpack_from(data, at)[0]
+    return data[start:end].decode(), end
+
+
+def pack_text(value: str) -> bytes:
+    encoded = value.encode("utf-8", "replace")
+    if len(encoded) > 0xFFFF:
+        raise ValueError("a name or id of more than 65535 bytes")
+    return U16.pack(len(encoded)) + encoded
+
+
+def pack_long(value: bytes) -> bytes:
+    return U32.pack(len(value)) + value
+
+
+class Memory:
+    """Memory that is shared with the server, mapped as long as anything of it is used."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.map = mmap.mmap(descriptor, 0)
+        self.nbytes = len(self.map)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+
+
+class Block:
+    """Request memory that the server may use again once nobody has this object."""
+
+    __slots__ = ("_channel", "memory", "number")
+
+    def __init__(self, channel: WorkerChannel, memory: Memory, number: int) -> None:
+        self._channel = channel
+        self.memory = memory
+        self.number = number
+
+    def __del__(self) -> None:
+        self._channel.give_back(self.number)
+
+
+class _Range:
+    """What numpy takes an array in a block from, and keeps as long as the array lives."""
+
+    __slots__ = ("__array_interface__", "_block")
+
+    def __init__(self, block: Block, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        self._block = block
+        self.__array_interface__ = {
+            "version": 3, "typestr": dtype.str, "shape": shape, "data": (block.memory.address + offset, False),
+        }  # fmt: skip
+
+
+class ReceivedTensor:
+    """A tensor of a message: bytes in it, or a range of shared memory."""
+
+    __slots__ = ("_block", "_data", "_nbytes", "_number", "_offset", "datatype", "shape")
+
+    def __init__(  # noqa: PLR0917
+        self, number: int, shape: tuple[int, ...], data: bytes | None, offset: int, nbytes: int, block: Block | None
+    ) -> None:
+        self.datatype = NAMES[number]
+        self.shape = shape
+        self._number = number
+        self._data = data
+        self._offset = offset
+        self._nbytes = nbytes
+        self._block = block
+
+    def array(self) -> np.ndarray:
+        data, offset = self._data, self._offset
+        if self._number == BYTES:
+            if data is None:
+                assert self._block is not None
+                content: Any = memoryview(self._block.memory.map)[offset : offset + self._nbytes]
+            else:
+                content = data[offset : offset + self._nbytes]
+            return object_array(decode(content), self.shape)
+        dtype = DTYPES[self._number]
+        if data is None:
+            assert self._block is not None
+            return np.asarray(_Range(self._block, offset, dtype, self.shape))
+        array = np.frombuffer(bytearray(data[offset : offset + self._nbytes]), dtype)
+        array.shape = self.shape
+        return array
+
+
+def read_tensors(data: bytes, at: int, block: Block | None) -> tuple[list[tuple[str, ReceivedTensor]], int]:
+    """The tensors of an event, names and contents, and where it ends."""
+    found = []
+    (count,) = U16.unpack_from(data, at)
+    at += 2
+    for _ in range(count):
+        name, at = text(data, at)
+        number, rank, place = TENSOR_HEAD.unpack_from(data, at)
+        at += 3
+        shape = struct.unpack_from(f"<{rank}q", data, at)
+        at += 8 * rank
+        (nbytes,) = U64.unpack_from(data, at)
+        at += 8
+        if place == INLINE:
+            found.append((name, ReceivedTensor(number, shape, data, at, nbytes, block)))
+            at += nbytes
+        else:
+            found.append((name, ReceivedTensor(number, shape, None, U64.unpack_from(data, at)[0], nbytes, block)))
+            at += 8
+    return found, at
+
+
+class ReceivedRequest:
+    """A request of the server's: the bytes of its event, read when the model asks."""
+
+    __slots__ = (
+        "_block", "_channel", "_data", "_start", "_tensors_at", "correlation_id", "credits", "finished", "flags",
+        "handle", "id", "output_names", "parameters", "release_flags", "released", "sent", "timeout",
+    )  # fmt: skip
+
+    def __init__(self, channel: WorkerChannel, data: bytes, start: int, memory: Memory) -> None:
+        _, _, tensors, handle, block, flags, timeout, _, _ = REQUEST_HEAD.unpack_from(data, start)
+        self._channel = channel
+        self._data = data
+        self._start = start
+        self._tensors_at = start + tensors
+        self._block = Block(channel, memory, block) if block else None
+        self.handle = handle
+        self.flags = flags
+        self.timeout = timeout
+        self.release_flags = 1
+        self.sent = 0
+        self.finished = False
+        self.released = False
+        self.credits = channel.credits
+
+    def inputs(self) -> list[tuple[str, TensorSource]]:
+        return read_tensors(self._data, self._tensors_at, self._block)[0]  # type: ignore[return-value]
+
+    # Of a field that was not asked for before.
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("correlation_id", "id", "parameters", "output_names"):
+            raise AttributeError(name)
+        data = self._data
+        at = self._start + REQUEST_HEAD.size
+        if data[at - 1]:
+            self.correlation_id, at = text(data, at)
+        else:
+            (self.correlation_id,) = U64.unpack_from(data, at)
+            at += 8
+        self.id, at = text(data, at)
+        parameters, at = long_text(data, at)
+        self.parameters = json.loads(parameters) if parameters else None
+        (count,) = U16.unpack_from(data, at)
+        at += 2
+        names = []
+        for _ in range(count):
+            one, at = text(data, at)
+            names.append(one)
+        self.output_names = names or self._channel.output_names
+        return object.__getattribute__(self, name)
+
+    def over(self) -> None:
+        """The model has given the request up: memory of inputs that it has no tensor of goes back."""
+        self.released = True
+        self._block = None
+
+    def __del__(self) -> None:
+        if not self.released:
+            self._channel.dropped(self.handle, self.sent, self.finished)
+
+
+class Allocator:
+    """Which parts of the response memory are free. Under the channel's lock."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._free = [(0, nbytes)]  # (offset, nbytes), by offset, no two neighbours
+        self._taken: dict[int, int] = {}
+        self.nbytes = nbytes
+
+    def take(self, nbytes: int) -> int | None:
+        """Where so many bytes are free, as far in front as it goes; None for no room."""
+        nbytes = max((nbytes + ALIGNMENT - 1) // ALIGNMENT, 1) * ALIGNMENT
+        for index, (offset, size) in enumerate(self._free):
+            if size >= nbytes:
+                if size == nbytes:
+                    del self._free[index]
+                else:
+                    self._free[index] = (offset + nbytes, size - nbytes)
+                self._taken[offset] = nbytes
+                return offset
+        return None
+
+    def give_back(self, offset: int) -> None:
+        nbytes = self._taken.pop(offset)
+        index = bisect_left(self._free, (offset, 0))
+        if index < len(self._free) and self._free[index][0] == offset + nbytes:
+            nbytes += self._free.pop(index)[1]
+        if index > 0 and sum(self._free[index - 1]) == offset:
+            offset, before = self._free[index - 1]
+            self._free[index - 1] = (offset, before + nbytes)
+        else:
+            self._free.insert(index, (offset, nbytes))
+
