@@ -107,6 +107,7 @@ enum ort_index {
     ORT_RELEASE_CUDA_OPTIONS = 208,
     ORT_APPEND_PROVIDER = 216,
     ORT_RESIZED_STRING_BUFFER = 252,
+    ORT_ADD_EXTERNAL_FILES = 279,
 };
 
 /* ONNXTensorElementDataType, as far as a tensor of ours can be one. */
@@ -205,6 +206,12 @@ ORT_WRAP(ort_disable_per_session_threads, ORT_DISABLE_PER_SESSION_THREADS,
 ORT_WRAP(ort_add_session_config_entry, ORT_ADD_SESSION_CONFIG_ENTRY,
          (ort_table api, ort_session_options *options, const char *key, const char *value),
          (ort_session_options *, const char *, const char *), (options, key, value))
+/* Contents of files of external data, by the names that the model has for them; read by ort_create_session alone. */
+ORT_WRAP(ort_add_external_files, ORT_ADD_EXTERNAL_FILES,
+         (ort_table api, ort_session_options *options, const char **names, char **contents, const size_t *nbytes,
+          size_t count),
+         (ort_session_options *, const char **, char **, const size_t *, size_t),
+         (options, names, contents, nbytes, count))
 
 /* -- execution providers, asked in the order in which they are appended; the CPU's is always the last --------- */
 /* Names of those that the library was built with: whether they work, appending them tells. */

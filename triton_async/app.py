@@ -24,6 +24,7 @@ from triton_async.core.describe import table
 from triton_async.core.families import Family
 from triton_async.core.gpu_metrics import GpuMonitor, environment_visible
 from triton_async.core.host import Host, Workers
+from triton_async.core.inner import InnerRequests
 from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
 from triton_async.defines import EXIT_GIVE_UP_S, SECOND_SIGNAL_GRACE_S, SLAB_CACHE_NBYTES, STOP_GRACE_S
@@ -130,8 +131,10 @@ async def _serve_watched(settings: Settings, certificates: Certificates, stop_re
                 metric_sources=(monitor.families, partial(_own_families, lag), backends.families),
             )  # fmt: skip
             server = InferenceServer(settings, host)
+            backends.inference = inner = InnerRequests(server)
             status = await _run_server(settings, certificates, server, backends, stop_requested)
             lag.stop()
+            inner.close()
         reactor.detach()
         pools.close()
     return status

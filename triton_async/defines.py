@@ -77,6 +77,15 @@ HTTP_WRITE_TIMEOUT_S = 60.0
 # them is closed: who reads as fast as answers come never holds many.
 HTTP_MAX_UNSENT_NBYTES = 1 << 33
 
+# Events of one stream (generate_stream) that wait for its client, and bytes of them, from which on who makes further
+# ones is asked to wait: more than a socket takes at once.
+HTTP_CONGESTED_EVENTS = 1024
+HTTP_CONGESTED_NBYTES = 1 << 20
+
+# The same for a model that does not wait: it costs its client the stream here.
+HTTP_MAX_EVENTS = 1 << 16
+HTTP_MAX_EVENT_NBYTES = 1 << 28
+
 # Bytes received at once into memory shared by all connections; what a body still lacks then goes straight to where
 # its tensors will lie.
 HTTP_RECEIVE_NBYTES = 1 << 16
@@ -104,6 +113,10 @@ GRPC_CONGESTED_NBYTES = 1 << 24
 # Answers of one stream that wait for the client although more are to follow for the same request: a model that does
 # not wait costs its client the call here, or at GRPC_MAX_HELD_NBYTES.
 GRPC_MAX_STREAM_ANSWERS = 1 << 16
+
+# Responses to one request that an engine has sent and the loop has not seen yet: an engine that asks waits here, so
+# that one that never lets go of the GIL leaves room for the loop. Enough for a turn's worth of small ones.
+RESPONSES_AHEAD = 256
 
 # Bytes that a client may send ahead of our reading, per call and per connection. Large tensors arrive without a
 # round trip per window; a call reads as it goes, so this is also what an idle reader can be made to hold.
@@ -230,6 +243,25 @@ TLS_MAX_CONTROL_NBYTES = 1 << 14
 
 # Bytes of the path of a Unix-domain socket that the kernel takes, without the final zero (unix(7)).
 UNIX_PATH_MAX_NBYTES = 107
+
+# -- requests of models to models -------------------------------------------------------------------
+
+# How deep they may be nested. Pipelines have a handful of levels; a model that asks itself without end is stopped here.
+INNER_MAX_DEPTH = 64
+
+# How many may be open at once: as many as a model may start without waiting.
+INNER_MAX_OPEN = 1 << 16
+
+# Responses that a model has not taken yet of those it asked for: from the first number on their sender is asked to wait
+# for it. One that cannot, because somebody waits for the sender, costs the asking model the request at the second.
+INNER_UNREAD = 256
+INNER_MAX_UNREAD = 1 << 16
+
+# -- statistics ------------------------------------------------------------------------------------
+
+# Responses to one request that have statistics of their own (response_stats). Each of them is 300 bytes of every answer
+# to a statistics call, whatever the number of requests; the first ones show what matters.
+RESPONSE_STATISTICS_MAX = 1024
 
 # -- scheduling ------------------------------------------------------------------------------------
 

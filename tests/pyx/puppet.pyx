@@ -7,6 +7,7 @@ from triton_async.backends.base cimport ModelInstance, fail_batch
 from triton_async.core.instances cimport Instance
 from triton_async.core.reactor cimport Clock
 from triton_async.core.servable cimport Servable
+from triton_async.core.server cimport InferenceServer
 from triton_async.infer.batch cimport Batch, check_batch, ta_batch, ta_batch_begin, ta_tensor
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.event cimport TA_RESPONSE, ta_message
@@ -74,6 +75,7 @@ cdef class Puppet(Instance):
 
     def made(self, PuppetEngine engine, MadeUpClock clock):
         self.engine = engine
+        engine.keeper = self
         self.clock = clock
         self.depth = 1
         self.by_request = engine.by_request
@@ -84,6 +86,9 @@ cdef class Puppet(Instance):
         self.in_flight += 1
         self.waiting.append(batch)
         return 0
+
+    def engine_object(self):
+        return self.engine
 
     def begin(self):
         """The next batch, begun; None when the loop has taken it back."""
@@ -171,3 +176,32 @@ def submit(Servable model, InferRequest request, ResponseSink sink, int64_t now_
 
 def cancel(Servable model, InferRequest request, int64_t now_ns):
     model.cancel(request, now_ns)
+
+
+def serve(InferenceServer server, Servable model):
+    """Has a server that loads nothing serve the model, as its latest version."""
+    signature = model.signature
+    server.state = 1  # SERVER_SERVING
+    server.latest[signature.model_name] = server.versions[signature.model_name, signature.model_version] = model
+
+
+cdef class CongestedSink(ResponseSink):
+    """Takes no more while `full`; `resume`: what it was told to call then."""
+
+    cdef public bint full
+    cdef public object resume
+    cdef public list responses
+
+    def __init__(self):
+        self.responses = []
+
+    cdef int deliver(self, InferResponse response) except -1:
+        self.responses.append(response)
+        return 0
+
+    cdef bint congested(self) except -1:
+        return self.full
+
+    cdef int on_relief(self, object resume) except -1:
+        self.resume = resume
+        return 0

@@ -26,6 +26,15 @@ class InferenceCall:
     #: Any number of responses is expected; else the one of a model that is not decoupled.
     decoupled = False
 
+    #: The InferRequests for whose sake it is made: it is cancelled when all of them are, and an execution that has one
+    #: of them is taken to wait for it. None where that is not known: the execution of `caller` is taken to wait, and it
+    #: is cancelled with the requests of that when it was submitted on the thread of the instance.
+    askers = None
+
+    #: Whether the model tells of each response that it takes (`taken` of what `submit` returned). Where it does, the
+    #: sender of responses that are not taken is held back.
+    counts_reads = False
+
     def responded(self, response):
         """One InferResponse, in order; behind the final one none."""
         raise NotImplementedError
@@ -43,8 +52,9 @@ class InferenceService:
     Any thread but the loop's."""
 
     def submit(self, request, call, caller):
-        """Sends a new InferRequest to the model and version that it names, and returns at once: a function without
-        arguments that cancels it, from any thread, at any time, and does nothing once it has ended. `call`: an
+        """Sends a new InferRequest to the model and version that it names, and returns at once. What it returns, called
+        without arguments, cancels the request, from any thread, at any time, and does nothing once it has ended; its
+        method `taken(count=1)` says that so many more responses were taken. `call`: an
         InferenceCall. `caller`: the ModelInstance that calls. A request that could never be answered, because it waits
         for an instance that waits for it, is refused.
 
@@ -270,6 +280,7 @@ cdef class RequestInstance(ModelInstance):
         factory.keeper = self.keeper
         factory.context = self.context
         factory.post = self.post
+        factory.last_ns = batch.c.compute_input_end_ns
         return factory
 
 

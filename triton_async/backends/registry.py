@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from triton_async.backends.base import Backend
+from triton_async.backends.base import Backend, InferenceService
 from triton_async.config.paths import safe_name
 from triton_async.errors import InvalidArg
 
@@ -38,6 +38,8 @@ class BackendRegistry:
         self._backend_config = backend_config or {}
         self._pools = pools
         self._directory = Path(directory) if directory else None
+        # What backends are made with from here on; set before the first model is loaded.
+        self.inference: InferenceService | None = None
         self._made: dict[str, Backend] = {}
         self._lock = threading.Lock()
 
@@ -50,6 +52,7 @@ class BackendRegistry:
                 assert isinstance(backend, Backend)
                 backend.settings = {**self._backend_config.get("", {}), **self._backend_config.get(name, {})}
                 backend.pools = self._pools
+                backend.inference = self.inference
                 self._made[name] = backend
             return backend
 

@@ -9,6 +9,7 @@ from triton_async.core.scheduler cimport Scheduler, refusal
 from triton_async.core.servable cimport Servable
 from triton_async.core.stats cimport FAIL_BACKEND, FAIL_CANCELED, FAIL_REJECTED
 from triton_async.infer.batch cimport (
+    TA_BEGUN,
     TA_HANDED,
     TA_REVOKED,
     Batch,
@@ -126,7 +127,7 @@ cdef class Model(Servable):
         if request.model is not self or request.cancelled:
             return 0
         # A response may be there already, held back for its order or for the next turn of the loop.
-        request.cancelled = True
+        self._forsake(request)
         if request.state == REQUEST_QUEUED:
             self.scheduler.remove(request)
             return self._drop(request, now_ns)
@@ -326,6 +327,40 @@ cdef class Model(Servable):
             self._end_later(request, refusal(request))
         return 0
 
+    # -- executions that wait for other requests ---------------------------------------------------
+
+    cdef list holders(self):
+        cdef list found = []
+        cdef Instance instance
+        cdef Batch batch
+        for instance in self.instances:
+            batch = <Batch>instance.out[0] if instance.out else None
+            if batch is None or ta_batch_phase(&batch.c) != TA_BEGUN:
+                return None
+            found.append(batch)
+        return found or None
+
+    cdef int asks_others(self, int64_t now_ns) except -1:
+        cdef Instance instance
+        cdef Batch batch
+        cdef InferRequest request
+        cdef list ahead = []
+        if self.most_ahead == 0:
+            return 0
+        self.most_ahead = self.least_ahead = self.run_ahead = 0
+        for instance in self.instances:
+            for batch in instance.out[1:]:
+                if ta_batch_revoke(&batch.c):
+                    ahead.append(batch)
+        # What was taken last goes back first.
+        ahead.sort(key=_first_arrival, reverse=True)
+        for batch in ahead:
+            for request in batch.requests:
+                request.batch = None
+                request.awaits &= ~AWAITS_EXECUTION
+            self.scheduler.requeue(list(batch.requests))
+        return 0
+
     # -- the three events --------------------------------------------------------------------------
 
     cdef int executed(self, Batch batch, int64_t now_ns) except -1:
@@ -387,6 +422,8 @@ cdef class Model(Servable):
         if not request.awaits & AWAITS_FINAL:
             log.error("model '%s' answered a request behind its final response", self.signature.model_name)
             return 0
+        if self.signature.decoupled:
+            self.statistics.record_response(response, request.cancelled)
         if response.final:
             request.failed = response.error is not None
             if not request.awaits & AWAITS_EXECUTION:
@@ -444,3 +481,7 @@ cdef void _execute(Instance instance, Batch batch) noexcept nogil:
 # Whether its engine says that it is away and will be back. One that is being made anew counts as there.
 cdef inline bint _is_away(Instance instance) noexcept:
     return instance.engine is not None and instance.engine.unavailable
+
+
+def _first_arrival(Batch batch):
+    return (<InferRequest>batch.requests[0]).arrival

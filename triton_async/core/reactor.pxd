@@ -26,6 +26,12 @@ cdef class Wakeable:
     # `until_ns`. Returns the time behind them, `now_ns` for none.
     cdef int64_t turn(self, int64_t now_ns, int64_t until_ns) except -1
 
+# What another thread has for the loop. To be put on the ring (`Reactor.post`, with a reference) when it is not there.
+cdef class Errand:
+    cdef ta_message message
+    # Loop thread. What it raises is logged.
+    cdef int arrive(self, int64_t now_ns) except -1
+
 # One for a server: one ring, one timer, one turn, which read the clock once each. `post` is for any thread, all else
 # for the loop's.
 #

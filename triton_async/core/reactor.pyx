@@ -19,7 +19,7 @@ from triton_async.core.wakeup cimport (
 )
 from triton_async.infer.batch cimport Batch
 from triton_async.infer.clock cimport ta_now_ns
-from triton_async.infer.event cimport TA_EXECUTED, TA_RESPONSE, ta_message
+from triton_async.infer.event cimport TA_ERRAND, TA_EXECUTED, TA_RESPONSE, ta_message
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse
 
@@ -48,6 +48,15 @@ cdef class Wakeable:
 
     cdef int64_t turn(self, int64_t now_ns, int64_t until_ns) except -1:
         return now_ns
+
+
+cdef class Errand:
+    def __cinit__(self, *_):
+        self.message.owner = <void *>self
+        self.message.event = TA_ERRAND
+
+    cdef int arrive(self, int64_t now_ns) except -1:
+        return 0
 
 
 cdef class Reactor:
@@ -113,6 +122,8 @@ cdef class Reactor:
         Py_DECREF(owner)  # the reference that came up with it
         if message.event == TA_EXECUTED:
             return (<Wakeable>(<Batch>owner).runner).executed(<Batch>owner, now_ns)
+        if message.event == TA_ERRAND:
+            return (<Errand>owner).arrive(now_ns)
         request = <InferRequest>((<InferResponse>owner).request if message.event == TA_RESPONSE else owner)
         if request.model is None:
             log.error("an engine answered or released a request of model '%s' that it no longer had",

@@ -36,6 +36,11 @@ cdef class Servable(Wakeable):
     # nothing for a request that is not this servable's.
     cdef int cancel(self, InferRequest request, int64_t now_ns) except -1
 
+    # The executions one of which has to end before a request that waits here can begin; None: it can without.
+    cdef list holders(self)
+    # One of its executions waits for another request: from now on none is begun, or kept, behind one that runs.
+    cdef int asks_others(self, int64_t now_ns) except -1
+
     # -- for implementations
     # A request is taken; and given back before anything has happened to it.
     cdef int _accept(self, InferRequest request, ResponseSink sink) except -1
@@ -49,5 +54,8 @@ cdef class Servable(Wakeable):
     # The same later in this turn of the loop: inside `submit` the front-end may not be ready for an answer yet.
     cdef int _end_later(self, InferRequest request, object error) except -1
 
+    # A request is cancelled: nobody holds its responses back any more, and what was asked for its sake is not wanted.
+    cdef int _forsake(self, InferRequest request) except -1
+    cdef int _hold_back(self, InferRequest request) except -1
     cdef int _pass_on(self, InferRequest request, InferResponse response) except -1
     cdef int _leave_if_done(self, InferRequest request) except -1

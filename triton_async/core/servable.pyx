@@ -52,6 +52,12 @@ cdef class Servable(Wakeable):
     cdef int cancel(self, InferRequest request, int64_t now_ns) except -1:
         return 0
 
+    cdef list holders(self):
+        return None
+
+    cdef int asks_others(self, int64_t now_ns) except -1:
+        return 0
+
     # -- requests ----------------------------------------------------------------------------------
 
     cdef int _accept(self, InferRequest request, ResponseSink sink) except -1:
@@ -59,7 +65,7 @@ cdef class Servable(Wakeable):
         request.model = self
         request.awaits = AWAITS_FINAL | AWAITS_DELIVERY | AWAITS_RELEASE
         self.in_flight += 1
-        if self.ordered is not None:
+        if self.ordered is not None and not sink.unordered:
             request.place = []
             self.ordered.append(request)
         return 0
@@ -70,7 +76,7 @@ cdef class Servable(Wakeable):
         request.awaits = 0
         request.state = REQUEST_NEW
         self.in_flight -= 1
-        if self.ordered is not None:
+        if request.place is not None:
             request.place = None
             self.ordered.remove(request)
         return 0
@@ -80,9 +86,10 @@ cdef class Servable(Wakeable):
     # Passes on now, or keeps the place in line when responses keep the order of their requests.
     cdef int _answer(self, InferRequest request, InferResponse response) except -1:
         cdef InferRequest first
+        request.taken += 1
         if response is None or response.final:
             request.awaits &= ~AWAITS_FINAL
-        if self.ordered is None:
+        if request.place is None:
             return self._pass_on(request, response)
         request.place.append(response)
         while self.ordered:
@@ -102,9 +109,31 @@ cdef class Servable(Wakeable):
                 request.sink.deliver(response)
             except Exception:
                 log.exception("a front-end failed to take a response")
+            if not response.final and not request.cancelled:
+                self._hold_back(request)
         if response is None or response.final:
             request.awaits &= ~AWAITS_DELIVERY
+            if request.held_back is not None:
+                request.relieve()
             return self._leave_if_done(request)
+        return 0
+
+    # Behind a response that is not final: whether further ones had better wait.
+    cdef int _hold_back(self, InferRequest request) except -1:
+        if not request.congested and request.sink.congested():
+            request.congested = True
+            return request.sink.on_relief(request.resume)
+        if request.held_back is not None and not request.congested and not request.crowded():
+            return request.relieve()
+        return 0
+
+    cdef int _forsake(self, InferRequest request) except -1:
+        request.cancelled = True
+        if request.held_back is not None:
+            request.relieve()
+        if request.inner is not None:
+            for sink in list(request.inner):
+                (<ResponseSink>sink).forsaken(request)
         return 0
 
     cdef int _free(self, InferRequest request) except -1:
@@ -135,6 +164,8 @@ cdef class Servable(Wakeable):
         if request.awaits:
             return 0
         request.state = REQUEST_DONE
+        if request.held_back is not None:
+            request.relieve()
         request.sink = None
         request.model = None
         request.batch = None

@@ -15,7 +15,7 @@ from triton_async.version import TRITON_VERSION
 EXTENSIONS = (
     "classification", "model_repository", "model_repository(unload_dependents)", "schedule_policy",
     "model_configuration", "system_shared_memory", "cuda_shared_memory", "binary_tensor_data", "parameters",
-    "statistics",
+    "statistics", "generate",
 )
 
 
@@ -211,6 +211,20 @@ cdef class InferenceServer:
         if not self.repository.knows(name, version):
             raise self.repository.explain(name, version)
         return False
+
+    @property
+    def serving(self):
+        """Whether models may be loaded and unloaded."""
+        return self.state == SERVER_SERVING
+
+    @property
+    def stopping(self):
+        """Whether the server is on its way out."""
+        return self.state >= SERVER_STOPPING
+
+    def serves(self, str name, int64_t version=-1):
+        """Whether a version (-1: any) takes requests. Any thread, with the GIL."""
+        return name in self.latest if version == -1 else (name, version) in self.versions
 
     def signature(self, str name, int64_t version=-1):
         """ModelSignature of the version that would serve. ServerError of the lookup."""

@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from triton_async.infer.batch cimport ta_batch
+from triton_async.infer.response cimport InferResponse
 
 cdef struct Duration:
     uint64_t count
@@ -35,10 +36,14 @@ cdef class ModelStatistics:
     cdef uint64_t[4] failures
     cdef dict batches                # batch size -> BatchStatistics
     cdef BatchStatistics last        # the one of the last execution; None before the first
+    cdef list responses              # ResponseStatistics by the number of the response, of a decoupled model; or None
 
     cdef int record_success(self, ta_batch *batch, int64_t rows, int64_t start_ns, int64_t queue_start_ns,
                             int64_t now_ns) except -1
     cdef int record_failure(self, int reason, int64_t start_ns, int64_t now_ns) except -1
+    # A response of a decoupled model came, to a request that is `cancelled` or not. Beyond RESPONSE_STATISTICS_MAX they
+    # are not counted.
+    cdef int record_response(self, InferResponse response, bint cancelled) except -1
     cdef int record_execution(self, ta_batch *batch) except -1
     # The entry of a batch size, made if there is none; the last one from here on.
     cdef BatchStatistics _of(self, int64_t rows)

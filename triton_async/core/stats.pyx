@@ -4,10 +4,38 @@ cimport cython
 
 from triton_async.infer.clock cimport ta_epoch_ms
 
+from triton_async.infer.response cimport InferResponse
+
+from triton_async.defines import RESPONSE_STATISTICS_MAX
+
+cdef int64_t RESPONSES_MAX = RESPONSE_STATISTICS_MAX
+
 
 @cython.final
 cdef class BatchStatistics:
     """Executions of one batch size."""
+
+
+@cython.final
+cdef class ResponseStatistics:
+    """The first, second, ... responses to all requests."""
+
+    cdef Duration compute_infer
+    cdef Duration compute_output
+    cdef Duration success
+    cdef Duration fail
+    cdef Duration empty_response
+    cdef Duration cancel
+
+    def as_dict(self):
+        return {
+            "compute_infer": _form(self.compute_infer),
+            "compute_output": _form(self.compute_output),
+            "success": _form(self.success),
+            "fail": _form(self.fail),
+            "empty_response": _form(self.empty_response),
+            "cancel": _form(self.cancel),
+        }
 
 
 cdef inline void _add(Duration *duration, int64_t start_ns, int64_t end_ns) noexcept:
@@ -40,6 +68,29 @@ cdef class ModelStatistics:
     cdef int record_failure(self, int reason, int64_t start_ns, int64_t now_ns) except -1:
         self.failures[reason] += 1
         _add(&self.fail, start_ns, now_ns)
+        return 0
+
+    cdef int record_response(self, InferResponse response, bint cancelled) except -1:
+        cdef ResponseStatistics statistics
+        cdef int64_t whole_ns = response.compute_ns + response.output_ns
+        if response.number >= RESPONSES_MAX:
+            return 0
+        if self.responses is None:
+            self.responses = []
+        while len(self.responses) <= response.number:
+            self.responses.append(ResponseStatistics())
+        statistics = <ResponseStatistics>self.responses[response.number]
+        if cancelled:
+            _add(&statistics.cancel, 0, whole_ns)
+        elif response.error is not None:
+            _add(&statistics.compute_infer, 0, response.compute_ns)
+            _add(&statistics.fail, 0, whole_ns)
+        elif response.final and not response.outputs:
+            _add(&statistics.empty_response, 0, whole_ns)
+        else:
+            _add(&statistics.compute_infer, 0, response.compute_ns)
+            _add(&statistics.compute_output, 0, response.output_ns)
+            _add(&statistics.success, 0, whole_ns)
         return 0
 
     cdef int record_execution(self, ta_batch *batch) except -1:
@@ -88,7 +139,9 @@ cdef class ModelStatistics:
                 "cache_hit": _form(none),
                 "cache_miss": _form(none),
             },
-            "response_stats": {},
+            "response_stats": {
+                str(number): of_number.as_dict() for number, of_number in enumerate(self.responses or ())
+            },
             "batch_stats": batches,
             "memory_usage": [],
         }

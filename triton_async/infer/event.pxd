@@ -6,6 +6,7 @@ cdef extern from "event.h":
     enum: TA_EXECUTED
     enum: TA_RESPONSE
     enum: TA_RELEASED
+    enum: TA_ERRAND
     ctypedef struct ta_message:
         ta_message *next
         void *owner

@@ -1,5 +1,7 @@
 # How an engine that answers by request answers one of them (Triton's TRITONBACKEND_ResponseFactory).
 
+from libc.stdint cimport int64_t
+
 from triton_async.infer.event cimport ta_message
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse
@@ -21,6 +23,7 @@ cdef class ResponseFactory:
     cdef void (*post)(void *context, ta_message *message) noexcept nogil
     cdef void *context                   # inside `keeper`
     cdef object keeper
+    cdef int64_t last_ns                 # when the last response was sent, or the execution began; 0: not known
 
     # Sends one response. `outputs`: Tensors of outputs of the model, those that nobody asked for left out; taken over.
     # Raises InternalError, and sends nothing, behind the final one, for an output that the model has not, or one of
@@ -31,7 +34,11 @@ cdef class ResponseFactory:
     cpdef int send_taken(self, list outputs, dict parameters, bint final) except -1
     # The engine reads the inputs no more. A second time nothing.
     cpdef int release(self) except -1
+    # `resume()` is called once, as soon as a further response need not wait any more: at once, or later on the loop.
+    cpdef int on_relief(self, object resume) except -1
 
+    cdef int _send(self, list outputs, dict parameters, bint final, int64_t begun_ns) except -1
+    cdef int _note_times(self, InferResponse response, int64_t begun_ns) except -1
     cdef list _taken(self, list outputs)
     cdef int _check_open(self) except -1
     cdef int _post_response(self, InferResponse response) except -1

@@ -2,12 +2,16 @@
 
 cimport cython
 from cpython.ref cimport Py_INCREF
+from libc.stdint cimport int64_t
 
 from triton_async.infer.batch cimport asks_for
+from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.event cimport TA_RESPONSE
 from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport TensorSpec
 from triton_async.infer.tensor cimport Tensor
+
+from _thread import allocate_lock
 
 from triton_async.datatypes import to_name
 from triton_async.errors import InternalError
@@ -33,18 +37,47 @@ cdef class ResponseFactory:
         """Nobody waits for the responses any more."""
         return self.request.cancelled
 
+    @property
+    def congested(self):
+        """A further response had better wait: its receiver has not taken earlier ones. Cheap: ask before each."""
+        return not self.finished and self.request.crowded()
+
+    cpdef int on_relief(self, object resume) except -1:
+        if self.finished or not self.request.crowded():
+            resume()
+            return 0
+        if self.request.held_back is None:
+            self.request.held_back = []
+        self.request.held_back.append(resume)
+        return 0
+
+    def wait(self, double timeout_s=-1):
+        """Waits while `congested`. False when that lasts for longer than `timeout_s` seconds, -1: for ever. Not for the
+        loop's thread."""
+        if self.finished or not self.request.crowded():
+            return True
+        lock = allocate_lock()
+        lock.acquire()
+        self.on_relief(lock.release)
+        return lock.acquire(timeout=timeout_s)
+
     cpdef int send(self, list outputs, dict parameters=None, object error=None, bint final=True) except -1:
         cdef InferResponse response
+        cdef int64_t begun_ns = ta_now_ns() if self.signature.decoupled else 0
         self._check_open()
         if error is None:
-            return self.send_taken(self._taken(outputs), parameters, final)
+            return self._send(self._taken(outputs), parameters, final, begun_ns)
         response = _failure(self, error)
         response.final = final
+        self._note_times(response, begun_ns)
         return self._post_response(response)
 
     cpdef int send_taken(self, list outputs, dict parameters, bint final) except -1:
-        cdef InferResponse response
         self._check_open()
+        return self._send(outputs, parameters, final, ta_now_ns() if self.signature.decoupled else 0)
+
+    cdef int _send(self, list outputs, dict parameters, bint final, int64_t begun_ns) except -1:
+        cdef InferResponse response
         response = InferResponse(self.request, self.signature.model_name, self.signature.model_version, outputs,
                                  parameters, None, final)
         if self.request.n_placements and not self.request.cancelled:
@@ -52,7 +85,16 @@ cdef class ResponseFactory:
             if problem is not None:
                 response = _failure(self, problem)
                 response.final = final
+        self._note_times(response, begun_ns)
         return self._post_response(response)
+
+    # Of a decoupled model, for the statistics of its responses.
+    cdef int _note_times(self, InferResponse response, int64_t begun_ns) except -1:
+        if begun_ns:
+            response.compute_ns = begun_ns - self.last_ns if self.last_ns else 0
+            self.last_ns = ta_now_ns()
+            response.output_ns = self.last_ns - begun_ns
+        return 0
 
     cdef int _check_open(self) except -1:
         if self.finished:
@@ -79,6 +121,8 @@ cdef class ResponseFactory:
 
     cdef int _post_response(self, InferResponse response) except -1:
         self.finished = response.final
+        response.number = self.request.sent
+        self.request.sent += 1
         response.message.owner = <void *>response
         response.message.event = TA_RESPONSE
         Py_INCREF(response)  # goes up with it

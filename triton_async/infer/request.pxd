@@ -74,11 +74,23 @@ cdef class InferRequest:
     cdef bint delayed                    # its queue timeout sent it behind the others of its level
     cdef bint late                       # refused because it could not end by `end_by_ns`
     cdef list place                      # where its responses wait for those before it, when order is kept; or None
+    cdef set inner                       # sinks of the unfinished requests made for its sake, or None
+
+    # How far an engine that answers by request is ahead of who takes the responses. Of whoever holds the GIL.
+    cdef int64_t sent                    # responses that its factory has posted
+    cdef int64_t taken                   # of them, that the loop has seen
+    cdef bint congested                  # the sink had better get no further one
+    cdef list held_back                  # callables of those who wait with one, or None
 
     # The queue's own, while QUEUED
     cdef InferRequest behind             # next in its line
     cdef void *before                    # the one before it there, borrowed; NULL: none
     cdef int64_t due_place               # where it stands in the heap of deadlines; 0: nowhere
     cdef uint64_t arrival                # numbers requests in the order in which they came
+
+    # Whether a further response had better wait. Any thread, with the GIL.
+    cdef bint crowded(self) noexcept
+    # The sink takes responses again, or nobody does any more: tells those who wait. Loop thread.
+    cdef int relieve(self) except -1
 
 cpdef int64_t live_requests()

@@ -1,10 +1,18 @@
 """Inference requests as the codecs build them and core moves them."""
 
+import logging
+
 cimport cython
 
 from triton_async.infer.event cimport TA_RELEASED
 
+from triton_async.defines import RESPONSES_AHEAD
+
+log = logging.getLogger("triton_async.core")
+
 cdef int64_t _live = 0
+
+cdef int64_t AHEAD = RESPONSES_AHEAD
 
 
 cdef class RequestedOutput:
@@ -62,6 +70,25 @@ cdef class InferRequest:
     def batch_size(self):
         """Rows it brings to a batch; 0 before validation."""
         return self.rows
+
+    cdef bint crowded(self) noexcept:
+        return not self.cancelled and (self.congested or self.sent - self.taken >= AHEAD)
+
+    cdef int relieve(self) except -1:
+        cdef list held_back = self.held_back
+        self.congested = False
+        self.held_back = None
+        if held_back is not None:
+            for resume in held_back:
+                try:
+                    resume()
+                except Exception:
+                    log.exception("who waited to send a response could not go on")
+        return 0
+
+    def resume(self):
+        """`relieve`, for sinks to call when they take responses again. Loop thread."""
+        self.relieve()
 
     def log_prefix(self):
         """Triton's prefix of validation errors (LogRequest)."""

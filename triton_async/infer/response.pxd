@@ -13,9 +13,14 @@ cdef class InferResponse:
     cdef readonly object error           # ServerError or None; outputs are then empty
     cdef readonly bint final             # no further response follows
     cdef ta_message message              # TA_RESPONSE, of an engine that answers by request
+    # Of a decoupled model, for the statistics:
+    cdef int64_t number                  # responses to the request before it
+    cdef int64_t compute_ns              # since the one before it, or since its execution began
+    cdef int64_t output_ns               # that sending it took
 
 # A front-end's receiver. Loop thread.
 cdef class ResponseSink:
+    cdef bint unordered                  # its responses come before those of earlier requests, whatever the rule
     # Called once for every response, the last one with `final`, and not any more once the request is cancelled. Never
     # inside `submit`. Must not raise.
     cdef int deliver(self, InferResponse response) except -1
@@ -27,5 +32,8 @@ cdef class ResponseSink:
     cdef bint congested(self) except -1
     # Only while congested: has `resume()` called, once, later, on the loop, when it is so no more or the call is over.
     cdef int on_relief(self, object resume) except -1
+
+    # A request for whose sake the sink's own was made is cancelled.
+    cdef int forsaken(self, object asker) except -1
 
 cpdef int64_t live_responses()

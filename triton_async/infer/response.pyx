@@ -43,6 +43,9 @@ cdef class ResponseSink:
     cdef int on_relief(self, object resume) except -1:
         raise AssertionError("not congested")
 
+    cdef int forsaken(self, object asker) except -1:
+        return 0
+
     def on_response(self, InferResponse response):
         """For receivers written in Python: called with every response, on the loop thread."""
 

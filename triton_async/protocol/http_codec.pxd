@@ -19,3 +19,6 @@ cpdef InferRequest decode_infer(str model_name, int64_t model_version, ModelSign
 # Body of a response without error: (JSON header, parts behind it, header length or None, content type). `parts` are
 # the tensors in binary form, exporting their bytes; None as header length says that there are none.
 cpdef tuple encode_infer(InferRequest request, InferResponse response, ModelSignature signature)
+
+# One request parameter: what Triton knows by its name goes to its field, any other one to `others`. Raises ServerError.
+cdef int take_parameter(InferRequest request, str key, object item, dict others) except -1

@@ -97,28 +97,7 @@ cdef class Decoder:
         cdef InferRequest request = self.request
         cdef dict others = {}
         for key, item in members(value, "failed to get request params."):
-            if key == "sequence_id":
-                if type(item) is int and 0 <= item <= 0xFFFFFFFFFFFFFFFF:
-                    request.sequence_id = item
-                else:
-                    request.sequence_id = as_string(item, "Unable to parse 'sequence_id'")
-            elif key == "sequence_start":
-                if as_bool(item, "Unable to parse 'sequence_start'"):
-                    request.flags |= FLAG_SEQUENCE_START
-            elif key == "sequence_end":
-                if as_bool(item, "Unable to parse 'sequence_end'"):
-                    request.flags |= FLAG_SEQUENCE_END
-            elif key == "priority":
-                request.priority = as_uint(item, "Unable to parse 'priority'")
-            elif key == "timeout":
-                request.timeout_us = as_uint(item, "Unable to parse 'timeout'")
-            elif key == "binary_data_output":
-                request.binary_default = as_bool(item, "Unable to parse 'binary_data_output'")
-            elif key.startswith("triton_"):
-                raise InvalidArg("parameter keys starting with 'triton_' are reserved for Triton usage and should not "
-                                 "be specified.")
-            else:
-                others[key] = _parameter(key, item)
+            take_parameter(request, key, item, others)
         if others:
             request.parameters = others
         return 0
@@ -193,6 +172,32 @@ cdef class Decoder:
         if region is None and "binary_data" in options:
             binary = as_bool(options["binary_data"], "Unable to parse 'binary_data'")
         return RequestedOutput(name, binary, min(classes, <uint64_t>LARGEST), None, region)
+
+
+cdef int take_parameter(InferRequest request, str key, object item, dict others) except -1:
+    if key == "sequence_id":
+        if type(item) is int and 0 <= item <= 0xFFFFFFFFFFFFFFFF:
+            request.sequence_id = item
+        else:
+            request.sequence_id = as_string(item, "Unable to parse 'sequence_id'")
+    elif key == "sequence_start":
+        if as_bool(item, "Unable to parse 'sequence_start'"):
+            request.flags |= FLAG_SEQUENCE_START
+    elif key == "sequence_end":
+        if as_bool(item, "Unable to parse 'sequence_end'"):
+            request.flags |= FLAG_SEQUENCE_END
+    elif key == "priority":
+        request.priority = as_uint(item, "Unable to parse 'priority'")
+    elif key == "timeout":
+        request.timeout_us = as_uint(item, "Unable to parse 'timeout'")
+    elif key == "binary_data_output":
+        request.binary_default = as_bool(item, "Unable to parse 'binary_data_output'")
+    elif key.startswith("triton_"):
+        raise InvalidArg("parameter keys starting with 'triton_' are reserved for Triton usage and should not "
+                         "be specified.")
+    else:
+        others[key] = _parameter(key, item)
+    return 0
 
 
 cdef object _parameter(str key, object value):

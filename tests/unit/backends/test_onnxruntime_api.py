@@ -252,3 +252,29 @@ def test_a_type_we_do_not_have_is_refused(tmp_path: Path) -> None:
 )
 def test_messages_name_files_without_directories(text: str, cleaned: str) -> None:
     assert clean(text) == cleaned
+
+
+def external_sum(folder: Path, location: str = "weights.bin") -> Path:
+    """y = x + w; its weights, all 3, are in a file of their own."""
+    folder.mkdir()
+    weights = onnx.numpy_helper.from_array(np.full((4, 1024), 3, np.float32), "w")
+    made = model([node("Add", ["x", "w"], ["y"])], [tensor("x", FLOAT, [4, 1024])], [tensor("y", FLOAT, [4, 1024])],
+                 [weights])  # fmt: skip
+    onnx.save(made, folder / "model.onnx", save_as_external_data=True, location=location, size_threshold=0)
+    return folder / "model.onnx"
+
+
+@pytest.mark.parametrize("graph_level", [0, 99])
+def test_weights_in_files_stay_what_they_were(tmp_path: Path, pool: SlabPool, graph_level: int) -> None:
+    path = external_sum(tmp_path / "m")
+    session = Session(Environment(Library(), None), path, replace(ONE_THREAD, graph_level=graph_level))
+    assert "weights.bin" not in Path("/proc/self/maps").read_text()
+    spec = [TensorSpec(name, 11, (4, 1024)) for name in "xy"]
+    signature = ModelSignature("m", 1, spec[:1], spec[1:], 0)
+    for content in (bytes(4 * 4096), b""):
+        (path.parent / "weights.bin").write_bytes(content)
+        (found,) = run(session, pool, signature, x=np.ones((4, 1024), np.float32))
+        assert (np.asarray(found) == 4).all()
+    (path.parent / "weights.bin").unlink()
+    with pytest.raises(InternalError, match=r"weights\.bin"):
+        Session(Environment(Library(), None), path, ONE_THREAD)

@@ -20,11 +20,11 @@ from triton_async import datatypes
 from triton_async.backends.tensorrt import build as build_module
 from triton_async.backends.tensorrt.api import Library
 from triton_async.backends.tensorrt.build import BuildOptions, Network, NetworkInput, resolve_profiles
-from triton_async.backends.tensorrt.external import external_files
 from triton_async.backends.tensorrt.options import BackendSettings, ShapeRange, build_parameters
 from triton_async.backends.tensorrt.plans import PlanCache
 from triton_async.backends.tensorrt.sources import PlanSource
 from triton_async.config.autocomplete import complete
+from triton_async.config.external_data import external_files
 from triton_async.errors import InternalError, InvalidArg, ServerError, Unsupported
 from triton_async.memory.devices import DeviceInfo
 

@@ -15,6 +15,7 @@ import uvloop
 from triton_async.backends.registry import BackendRegistry
 from triton_async.config.settings import parse
 from triton_async.core.host import Backends, Host, Workers
+from triton_async.core.inner import InnerRequests
 from triton_async.core.placement import OpenDevices
 from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
@@ -76,11 +77,15 @@ async def running(
             gpu_limits=settings.model_load_gpu_limit, **more,
         )  # fmt: skip
         server = InferenceServer(settings, host)
+        inner = InnerRequests(server)
+        if backends is not None:
+            backends.inference = inner  # type: ignore[attr-defined]
         await server.start()
         try:
             yield server
         finally:
             await server.stop()
+            inner.close()
             reactor.detach()
 
 

@@ -81,6 +81,8 @@ cdef extern from "ort_api.h" nogil:
     ort_status *ort_disable_per_session_threads(ort_table api, ort_session_options *options)
     ort_status *ort_add_session_config_entry(ort_table api, ort_session_options *options, const char *key,
                                              const char *value)
+    ort_status *ort_add_external_files(ort_table api, ort_session_options *options, const char **names,
+                                       char **contents, const size_t *nbytes, size_t count)
 
     ort_status *ort_available_providers(ort_table api, char ***names, int *count)
     ort_status *ort_release_available_providers(ort_table api, char **names, int count)

@@ -13,6 +13,7 @@ from triton_async.backends.onnxruntime.api cimport (
     Environment,
     Library,
     from_element_type,
+    ort_add_external_files,
     ort_add_run_config_entry,
     ort_add_session_config_entry,
     ort_allocator_free,
@@ -64,6 +65,8 @@ from stat import S_ISREG
 
 from triton_async.backends.onnxruntime.providers import CUDA, TENSORRT, plain_error
 from triton_async.config.autocomplete import ModelIO, TensorInfo
+from triton_async.config.external_data import external_files
+from triton_async.config.paths import safe_join
 from triton_async.errors import InternalError, InvalidArg, Unavailable, Unsupported
 
 # ONNXType, in its order.
@@ -95,6 +98,8 @@ cdef class Session:
             try:
                 for provider in settings.providers:
                     _append(library, options, provider)
+                files = _external_files(path, settings)
+                _add_external_files(library, options, files)
                 with nogil:
                     status = ort_create_session(library.api, environment.env, c_string, options, &self.session)
                 library.check(status)
@@ -167,6 +172,46 @@ def _check_file(path):
         raise InvalidArg(f"'{path.name}' is not a file")
     if found.st_size == 0:
         raise InvalidArg(f"'{path.name}' is empty")
+
+
+# (name, contents) of the files that hold weights of the model at `path`. The library would map them, and serve, or end
+# with, whatever becomes of them. Left out is what it is to refuse in its own words: bytes that are no model, files that
+# are not there. Providers that make an engine of their own from the model's file read these files themselves.
+def _external_files(path, settings):
+    alone = all([entry.name == path.name for entry in path.parent.iterdir()])
+    if alone or any([provider.name != CUDA for provider in settings.providers]):
+        return []
+    try:
+        names = external_files(path.read_bytes())
+        files = [(name, safe_join(path.parent, name, "external data", links=True)) for name in names]
+        return [(name, file.read_bytes()) for name, file in files if file.is_file()]
+    except InvalidArg:
+        return []
+    except OSError as error:
+        raise InternalError(f"external data of '{path.name}' can not be read: {error.strerror}") from None
+
+
+# `files`: (name, contents), to be kept until the session is made.
+cdef int _add_external_files(Library library, ort_session_options *options, list files) except -1:
+    cdef size_t count = len(files)
+    cdef list names = [name.encode() for name, _ in files]
+    cdef const char **c_names = <const char **>calloc(2 * count + 1, sizeof(char *))
+    cdef size_t *nbytes = <size_t *>calloc(count + 1, sizeof(size_t))
+    cdef const char **contents = c_names + count
+    cdef size_t i
+    try:
+        if c_names == NULL or nbytes == NULL:
+            raise MemoryError
+        for i in range(count):
+            c_names[i] = <bytes>names[i]
+            contents[i] = <bytes>files[i][1]
+            nbytes[i] = len(<bytes>files[i][1])
+        if count:
+            library.check(ort_add_external_files(library.api, options, c_names, <char **>contents, nbytes, count))
+    finally:
+        free(c_names)
+        free(nbytes)
+    return 0
 
 
 cdef bint _shares_threads(Environment environment, settings) except -1:

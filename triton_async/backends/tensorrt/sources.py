@@ -11,9 +11,9 @@ from typing import Any
 from triton_async.backends.tensorrt import options
 from triton_async.backends.tensorrt.api import Library
 from triton_async.backends.tensorrt.build import BuildOptions, Network, resolve_profiles
-from triton_async.backends.tensorrt.external import external_files
 from triton_async.backends.tensorrt.plans import PlanCache, cache_key, default_directory, file_digest, read_model
 from triton_async.config.autocomplete import ModelIO
+from triton_async.config.external_data import external_files
 from triton_async.config.paths import safe_join
 from triton_async.errors import InvalidArg
 from triton_async.memory.devices import DeviceInfo

@@ -73,12 +73,20 @@ def _body_limit(header_lines: list[str], encoding: str, length: int | None, max_
         return max_input_nbytes + max_input_nbytes // 1000 + 1024
     if header_lines and header_lines != ["0"]:
         return _NO_LIMIT
+    if not header_lines:
+        return json_limit(length, max_input_nbytes)
+    what = f"Raw input has a byte_size ({length} bytes) that exceeds the maximum allowed value of"
+    return _checked_limit(what, length, max_input_nbytes)
+
+
+def json_limit(length: int | None, max_input_nbytes: int) -> int:
+    """Bytes worth reading of a body that is JSON alone. RequestProblem when `length`, as announced, is more."""
+    what = f"request JSON size of {length} bytes exceeds the maximum allowed input size of"
+    return _checked_limit(what, length, max_input_nbytes)
+
+
+def _checked_limit(what: str, length: int | None, max_input_nbytes: int) -> int:
     if length is not None and length > max_input_nbytes:
-        what = (
-            f"Raw input has a byte_size ({length} bytes) that exceeds the maximum allowed value of"
-            if header_lines
-            else f"request JSON size of {length} bytes exceeds the maximum allowed input size of"
-        )
         raise replies.RequestProblem(
             400, f"{what} {max_input_nbytes} bytes. Use --http-max-input-size to increase the limit."
         )

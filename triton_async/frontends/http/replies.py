@@ -26,6 +26,7 @@ FAILED = (500, "internal error, see the log of the server")
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _SERVER = {"Server": "triton-async"}
 _JSON = {**_SERVER, "Content-Type": "application/json"}
+_EVENTS = {**_SERVER, "Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 
 
 class RequestProblem(Exception):
@@ -42,9 +43,14 @@ def empty(status: int = 200) -> web.Response:
     return web.Response(status=status, headers=_SERVER)
 
 
-def as_json(body: bytes) -> web.Response:
-    """200 with a JSON body."""
-    return web.Response(body=body, headers=_JSON)
+def as_json(body: bytes, status: int = 200) -> web.Response:
+    """Response with a JSON body."""
+    return web.Response(status=status, body=body, headers=_JSON)
+
+
+def events(status: int) -> web.StreamResponse:
+    """The head of a stream of server-sent events."""
+    return web.StreamResponse(status=status, headers=_EVENTS)
 
 
 def text(body: bytes, content_type: str) -> web.Response:

@@ -12,6 +12,7 @@ from triton_async.errors import InvalidArg, ServerError, Unsupported
 from triton_async.frontends.http import replies, routes
 from triton_async.frontends.http.body import Receiving, read_body
 from triton_async.frontends.http.express import ExpressListener
+from triton_async.frontends.http.generate import generate
 from triton_async.frontends.http.infer import infer, parse_version
 from triton_async.frontends.http.listener import Listener
 from triton_async.frontends.http.routes import Route, RouteTable
@@ -48,7 +49,7 @@ class HttpService:
             Route(routes.INDEX, "POST", "model-repository", self._index),
             Route(routes.LOAD, "POST", "model-repository", self._load),
             Route(routes.UNLOAD, "POST", "model-repository", self._unload),
-            Route(routes.GENERATE, "POST", "inference", _missing("the generate extension")),
+            Route(routes.GENERATE, "POST", "inference", self._generate),
             Route(routes.TRACE, "GET", "trace", _missing("tracing")),
             Route(routes.TRACE, "POST", "trace", _missing("tracing")),
             Route(routes.MODEL_TRACE, "GET", "trace", _missing("tracing")),
@@ -72,6 +73,14 @@ class HttpService:
 
     async def _infer(self, request: web.BaseRequest, model: str, version: str | None) -> web.StreamResponse:
         return await infer(self._server, request, model, version, self._max_input_nbytes, receiving=self.receiving)
+
+    async def _generate(
+        self, request: web.BaseRequest, model: str, version: str | None, call: str | None
+    ) -> web.StreamResponse:
+        return await generate(
+            self._server, request, model, version, self._max_input_nbytes, streaming=call == "generate_stream",
+            receiving=self.receiving,
+        )  # fmt: skip
 
     async def _body(self, request: web.BaseRequest) -> bytes | bytearray:
         return await read_body(request, self._max_input_nbytes, self.receiving)

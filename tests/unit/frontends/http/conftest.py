@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "core"))
 
 # What the client of a real port sees must be the same through either lane.
-BOTH_LANES = {"test_http_infer", "test_http_routes"}
+BOTH_LANES = {"test_http_generate", "test_http_infer", "test_http_routes"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

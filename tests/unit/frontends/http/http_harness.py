@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from core_harness import running
 
+from triton_async.core.host import Backends
 from triton_async.core.server import InferenceServer
 from triton_async.frontends.http import server as http
 from triton_async.frontends.http.listener import Listener
@@ -41,10 +42,10 @@ class Answer:
 
 @asynccontextmanager
 async def serving(
-    root: Path, *options: str, limit: int = LIMIT
+    root: Path, *options: str, limit: int = LIMIT, backends: Backends | None = None
 ) -> AsyncIterator[tuple[InferenceServer, Listener]]:
     """Server and HTTP endpoint on a free port."""
-    async with running(root, *options) as server:
+    async with running(root, *options, backends=backends) as server:
         endpoint = await http.start(server, address="127.0.0.1", port=0, max_input_nbytes=limit, express=express)
         yield server, endpoint
         await endpoint.close(5)

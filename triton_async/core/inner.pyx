@@ -1,0 +1,434 @@
+"""Requests of models to other models of the server: taken from any thread, answered on the loop, never in a circle."""
+
+import asyncio
+import logging
+from _thread import get_ident
+from concurrent.futures import CancelledError
+
+cimport cython
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport int64_t
+
+from triton_async.backends.base cimport ModelInstance
+from triton_async.core.instances cimport Instance
+from triton_async.core.reactor cimport Errand
+from triton_async.core.servable cimport Servable
+from triton_async.core.server cimport InferenceServer
+from triton_async.infer.batch cimport TA_BEGUN, Batch, ta_batch_phase
+from triton_async.infer.request cimport (
+    AWAITS_EXECUTION,
+    REQUEST_NEW,
+    REQUEST_QUEUED,
+    InferRequest,
+)
+from triton_async.infer.response cimport InferResponse, ResponseSink
+
+from triton_async.defines import INNER_MAX_DEPTH, INNER_MAX_OPEN, INNER_MAX_UNREAD, INNER_UNREAD
+from triton_async.errors import Cancelled, InternalError, ServerError, Unavailable, Unsupported, from_code
+
+log = logging.getLogger("triton_async.core")
+
+cdef int MAX_DEPTH = INNER_MAX_DEPTH
+cdef Py_ssize_t MAX_OPEN = INNER_MAX_OPEN
+cdef int64_t UNREAD = INNER_UNREAD
+cdef int64_t MAX_UNREAD = INNER_MAX_UNREAD
+
+
+@cython.final
+cdef class InnerRequest(ResponseSink):
+    """What `submit` returns. Called, it cancels the request: any thread, any time."""
+
+    def __call__(self):
+        self.service.want(self, ERRAND_CANCEL)
+
+    def taken(self, int64_t count=1):
+        """Who asked has taken so many more of the responses, where `call.counts_reads`. Any thread."""
+        self.n_taken += count
+        if self.resume is not None and self.n_told - self.n_taken <= UNREAD // 2:
+            self.service.want(self, ERRAND_RELIEF)
+
+    # -- what core tells ---------------------------------------------------------------------------
+
+    cdef int deliver(self, InferResponse response) except -1:
+        call = self.call
+        if self.state == INNER_OVER:
+            return 0
+        self.n_told += 1
+        if response.final:
+            self._end()
+        elif self.unread() > MAX_UNREAD:
+            request = self.request
+            self.refuse(Unavailable(f"too many responses of model '{request.model_name}' wait for the model that "
+                                    "asked"))
+            return self.service.server.cancel_request(request)
+        call.responded(response)
+        return 0
+
+    cdef int released(self, object request) except -1:
+        call, self.call = self.call, None
+        if call is not None:
+            call.released()
+        return 0
+
+    cdef int64_t unread(self) noexcept:
+        return self.n_told - self.n_taken if self.counts else 0
+
+    # A sender never waits for a model that waits, in the end, for this sender.
+    cdef bint congested(self) except -1:
+        cdef InferRequest request = self.request
+        if self.state == INNER_OVER or self.impatient or self.unread() < UNREAD:
+            return False
+        request.congested = True
+        self.impatient = not goes_on([producer_of(request)])
+        request.congested = False
+        return not self.impatient
+
+    cdef int on_relief(self, object resume) except -1:
+        self.resume = resume
+        return 0
+
+    cdef int forsaken(self, object asker) except -1:
+        cdef InferRequest other
+        if not self.theirs:
+            return 0
+        for other in self.askers:
+            if not other.cancelled:
+                return 0
+        return self.service._cancel(self)
+
+    # -- its ends ----------------------------------------------------------------------------------
+
+    cdef int refuse(self, object error) except -1:
+        call = self.call
+        if self.state == INNER_OVER:
+            return 0
+        if self.state == INNER_NEW:
+            self.call = None  # nothing is released that was not taken
+        self._end()
+        call.refused(error)
+        return 0
+
+    cdef int _link(self) except -1:
+        cdef InferRequest asker
+        for asker in self.askers:
+            if asker.inner is None:
+                asker.inner = set()
+            asker.inner.add(self)
+        return 0
+
+    cdef int _unlink(self) except -1:
+        cdef InferRequest asker
+        for asker in self.askers:
+            if asker.inner is not None:
+                asker.inner.discard(self)
+                if not asker.inner:
+                    asker.inner = None
+        return 0
+
+    cdef int _end(self) except -1:
+        self._unlink()
+        self.state = INNER_OVER
+        self.service.open.discard(self)
+        self.request = None
+        self.target = None
+        self.askers = ()
+        resume, self.resume = self.resume, None
+        if resume is not None:
+            resume()
+        return 0
+
+    cdef object waiting(self):
+        cdef InferRequest asker
+        for asker in self.askers:
+            if asker.awaits & AWAITS_EXECUTION:
+                return asker.batch
+            if asker.inner is not None:
+                return asker
+        return None
+
+
+@cython.final
+cdef class InnerRequests(Errand):
+    """The server's InferenceService (backends.base). Made on the loop's thread; to be closed behind its `stop`."""
+
+    def __init__(self, InferenceServer server):
+        self.server = server
+        self.incoming = []
+        self.open = set()
+        self.futures = set()
+        self.thread = get_ident()
+
+    # -- any thread --------------------------------------------------------------------------------
+
+    def submit(self, InferRequest request, call, ModelInstance caller=None):
+        """See InferenceService. `caller`: None for whoever runs nothing meanwhile."""
+        cdef InnerRequest inner = InnerRequest.__new__(InnerRequest)
+        inner.service = self
+        inner.request = request
+        inner.call = call
+        inner.caller = caller
+        inner.askers = ()
+        inner.unordered = True
+        inner.counts = call.counts_reads
+        inner.theirs = caller is not None and _runs_on(caller, get_ident())
+        self.want(inner, ERRAND_SUBMIT)
+        return inner
+
+    cdef int want(self, InnerRequest inner, int errand) except -1:
+        cdef bint first
+        if self.closed:
+            return inner.refuse(Unavailable("Server exiting")) if errand == ERRAND_SUBMIT else 0
+        if inner.errands == 0:
+            first = not self.incoming
+            self.incoming.append(inner)
+            if first:
+                Py_INCREF(self)  # goes up with it
+                self.server.reactor.post(&self.message)
+        inner.errands |= errand
+        return 0
+
+    def load_model(self, str name, parameters=None):
+        """Loads or reloads a model and waits for it: blocks. ServerError. Not for the loop's thread."""
+        self._await(self.server.load_model(name, dict(parameters) if parameters else None))
+
+    def unload_model(self, str name, bint unload_dependents=False):
+        """Takes a model out of service: blocks until it takes no more requests. ServerError."""
+        self._await(self.server.unload_model(name, unload_dependents))
+
+    def model_ready(self, str name, int64_t version=-1):
+        """Whether a version (-1: any) takes requests. False for one that nobody knows."""
+        return not self.closed and self.server.serves(name, version)
+
+    def _await(self, coroutine):
+        assert get_ident() != self.thread, "the loop's thread would wait for itself"
+        if self.closed or not self.server.serving:
+            coroutine.close()
+            raise Unavailable("Server exiting" if self.closed or self.server.stopping else "Server not ready")
+        future = asyncio.run_coroutine_threadsafe(coroutine, self.server.loop)
+        self.futures.add(future)
+        try:
+            future.result()
+        except CancelledError:
+            raise Unavailable("Server exiting") from None
+        finally:
+            self.futures.discard(future)
+
+    # -- loop --------------------------------------------------------------------------------------
+
+    cdef int arrive(self, int64_t now_ns) except -1:
+        cdef list incoming = self.incoming
+        cdef InnerRequest inner
+        self.incoming = []
+        for inner in incoming:
+            try:
+                self._run(inner, now_ns)
+            except Exception as error:
+                log.exception("an inner request failed")
+                inner.refuse(InternalError(type(error).__name__))
+        return 0
+
+    cdef int _run(self, InnerRequest inner, int64_t now_ns) except -1:
+        cdef int errands = inner.errands
+        inner.errands = 0
+        if errands & ERRAND_SUBMIT:
+            if errands & ERRAND_CANCEL:
+                return inner.refuse(_cancelled())
+            try:
+                return self._ask(inner, now_ns)
+            except ServerError as error:
+                return inner.refuse(error)
+        if errands & ERRAND_CANCEL:
+            return self._cancel(inner)
+        if errands & ERRAND_RELIEF and inner.resume is not None and inner.unread() <= UNREAD // 2:
+            resume, inner.resume = inner.resume, None
+            resume()
+        return 0
+
+    cdef int _ask(self, InnerRequest inner, int64_t now_ns) except -1:
+        cdef InferRequest request = inner.request
+        self._find_askers(inner)
+        if inner.theirs and _all_cancelled(inner.askers):
+            raise _cancelled()
+        if inner.depth > MAX_DEPTH:
+            raise Unavailable(f"requests of models to models are nested more than {MAX_DEPTH} deep")
+        if len(self.open) >= MAX_OPEN:
+            raise Unavailable(f"more than {MAX_OPEN} requests of models to models are open")
+        try:
+            inner.target = self.server.find(request.model_name, request.model_version)
+        except ServerError as error:
+            raise from_code(error.code, "Failed for execute the inference request. Model "
+                                        f"'{request.model_name}' is not ready.") from None
+        if inner.target.signature.decoupled and not inner.call.decoupled:
+            raise Unsupported(
+                f"Model {request.model_name} is using the decoupled. The current BLS request call doesn't support "
+                "models using the decoupled transaction policy. Please use 'decoupled=True' argument to the 'exec' or "
+                "'async_exec' calls for decoupled models.'"
+            )
+        for asker in inner.askers:
+            if (<InferRequest>asker).model is not None:
+                (<Servable>(<InferRequest>asker).model).asks_others(now_ns)
+        inner._link()
+        self._check(inner)
+        self.server.submit_request(request, inner)
+        inner.state = INNER_ASKED
+        self.open.add(inner)
+        return 0
+
+    # Who waits for it, as far as that is known.
+    cdef int _find_askers(self, InnerRequest inner) except -1:
+        cdef InferRequest asker
+        cdef Instance instance
+        cdef Batch batch
+        caller, inner.caller = inner.caller, None
+        if inner.call.askers is not None:
+            inner.askers = tuple(inner.call.askers)
+            inner.theirs = True
+        elif caller is not None and isinstance((<ModelInstance>caller).keeper, Instance):
+            instance = <Instance>(<ModelInstance>caller).keeper
+            if instance.out:
+                batch = <Batch>instance.out[0]
+                if ta_batch_phase(&batch.c) == TA_BEGUN:
+                    inner.askers = tuple(batch.requests)
+        for asker in inner.askers:
+            if isinstance(asker.sink, InnerRequest):
+                inner.depth = max(inner.depth, (<InnerRequest>asker.sink).depth)
+        inner.depth += 1
+        return 0
+
+    # Refuses what could never be answered. Senders that wait for a reader are let go on first.
+    cdef int _check(self, InnerRequest inner) except -1:
+        cdef list holders = inner.target.holders()
+        cdef dict nodes
+        if holders is None:
+            return 0
+        nodes = {}
+        if goes_on(holders, nodes):
+            return 0
+        if _let_go(nodes) and goes_on(holders):
+            return 0
+        raise Unavailable(
+            f"the request to model '{inner.request.model_name}' could never be answered: every instance of the model "
+            "is held by a request that waits for this one"
+        )
+
+    cdef int _cancel(self, InnerRequest inner) except -1:
+        cdef InferRequest request = inner.request
+        if inner.state != INNER_ASKED:
+            return 0
+        inner.refuse(_cancelled())
+        return self.server.cancel_request(request)
+
+    def close(self):
+        """Refuses all that is open and all that comes. Loop thread, behind `InferenceServer.stop`."""
+        cdef InnerRequest inner
+        self.closed = True
+        for inner in self.incoming + list(self.open):
+            inner.refuse(Unavailable("Server exiting"))
+        self.incoming = []
+        for future in list(self.futures):
+            future.cancel()
+
+
+def _cancelled():
+    return Cancelled("the request was cancelled")
+
+
+cdef bint _all_cancelled(tuple askers) noexcept:
+    cdef InferRequest asker
+    for asker in askers:
+        if not asker.cancelled:
+            return False
+    return len(askers) > 0
+
+
+# Whether the thread is the one that runs the batches of `caller`.
+cdef bint _runs_on(ModelInstance caller, object thread) except -1:
+    cdef Instance instance
+    if not isinstance(caller.keeper, Instance):
+        return False
+    instance = <Instance>caller.keeper
+    return instance.thread is not None and instance.thread.ident == thread
+
+
+# -- who waits for whom ----------------------------------------------------------------------------
+#
+# A node is an execution (Batch), or a request whose execution is over while its sender still asks others. It has
+# needs: for each inner request that it waits for, the nodes of which one has to come to its end. What is in no cycle of
+# needs comes to its end by itself. All nodes can, before a request is taken and after, so a cycle can only be closed by
+# the request at hand, or by a sender that begins to wait for its reader.
+
+# The needs of a node: a list of lists.
+cdef list _needs_of(object node):
+    cdef list needs = []
+    cdef list requests = (<Batch>node).requests if isinstance(node, Batch) else [node]
+    cdef InferRequest request
+    cdef InnerRequest inner
+    for request in requests:
+        if request.inner is not None:
+            for inner in request.inner:
+                if inner.unread() == 0:
+                    alternatives = _alternatives(inner)
+                    if alternatives is not None:
+                        needs.append(alternatives)
+        if request.congested and isinstance(request.sink, InnerRequest):
+            reader = (<InnerRequest>request.sink).waiting()
+            if reader is not None:
+                needs.append([reader])
+    return needs
+
+
+# The nodes one of which has to end before the request is answered; None when it is on its way.
+cdef list _alternatives(InnerRequest inner):
+    cdef InferRequest request = inner.request
+    if request.state == REQUEST_NEW or request.state == REQUEST_QUEUED:
+        return inner.target.holders()
+    producer = producer_of(request)
+    return None if producer is None else [producer]
+
+
+# The node that answers a request; None when nobody is known to wait in it.
+cdef object producer_of(InferRequest request):
+    if request.awaits & AWAITS_EXECUTION:
+        return request.batch
+    return request if request.inner is not None or request.congested else None
+
+
+# Whether one of the nodes comes to its end. `nodes`, when given, gets all that were looked at.
+cdef bint goes_on(list alternatives, dict nodes=None) except -1:
+    cdef list left
+    cdef set ending = set()
+    cdef bint changed = True
+    if nodes is None:
+        nodes = {}
+    left = list(alternatives)
+    while left:
+        node = left.pop()
+        if node is None:
+            return True
+        if node in nodes:
+            continue
+        needs = nodes[node] = _needs_of(node)
+        if not needs and node in alternatives:
+            return True
+        for need in needs:
+            left.extend(need)
+    while changed:
+        changed = False
+        for node, needs in nodes.items():
+            if node not in ending and all([any([other in ending for other in need]) for need in needs]):
+                ending.add(node)
+                changed = True
+    return any([node in ending for node in alternatives])
+
+
+# Lets the senders among the nodes go on that wait for a model to take their responses; whether there were any.
+cdef bint _let_go(dict nodes) except -1:
+    cdef InferRequest request
+    cdef bint found = False
+    for node in nodes:
+        for request in (<Batch>node).requests if isinstance(node, Batch) else [node]:
+            if request.congested and isinstance(request.sink, InnerRequest):
+                (<InnerRequest>request.sink).impatient = True
+                request.relieve()
+                found = True
+    return found

@@ -1,0 +1,72 @@
+"""The generate calls: JSON in, one JSON object out, or a stream of them as server-sent events."""
+
+from __future__ import annotations
+
+import time
+
+from aiohttp import web
+
+from triton_async.core.server import InferenceServer
+from triton_async.errors import InternalError, InvalidArg
+from triton_async.frontends.http import replies
+from triton_async.frontends.http.body import Receiving, read_body
+from triton_async.frontends.http.compression import request_encoding
+from triton_async.frontends.http.generation import Generation
+from triton_async.frontends.http.infer import json_limit, parse_version
+from triton_async.frontends.http.status import http_status
+from triton_async.protocol.generate import decode_generate
+
+_NOT_ONE = (
+    "generate expects model to produce exactly 1 response, use generate stream for model that generates various "
+    "number of responses"
+)
+
+
+async def generate(
+    server: InferenceServer,
+    request: web.BaseRequest,
+    model: str,
+    version_text: str | None,
+    max_input_nbytes: int,
+    *,
+    streaming: bool,
+    receiving: Receiving,
+) -> web.StreamResponse:
+    """Answers one call. A client that goes cancels the request; one that reads slowly holds the model's sender back."""
+    version = parse_version(version_text)
+    signature = server.signature(model, version)
+    if request_encoding(request.headers.getall("Content-Encoding", [])) != "":
+        raise InvalidArg("Unsupported content-encoding, only 'identity' is supported.")
+    body = await read_body(request, json_limit(request.content_length, max_input_nbytes), receiving)
+    generation = Generation(server, signature.decoupled, streaming)
+    try:
+        generation.submit(
+            decode_generate(model, version, signature, body, max_input_nbytes, time.monotonic_ns())
+        )
+        del body
+        await generation.wait()
+        if streaming:
+            return await _stream(request, generation)
+    finally:
+        generation.close()
+    if generation.count != 1:
+        # Triton sends this text with status 200, or that of the first response.
+        raise InternalError(_NOT_ONE)
+    status = 200 if generation.error is None else http_status(generation.error.code)
+    return replies.as_json(generation.take()[0], status)
+
+
+async def _stream(request: web.BaseRequest, generation: Generation) -> web.StreamResponse:
+    """Sends the events as they come. The status tells whether the first response is an error."""
+    response = replies.events(200 if generation.error is None else http_status(generation.error.code))
+    await response.prepare(request)
+    while True:
+        events, count = generation.take()
+        if events:
+            # Returns when the socket has taken most of it.
+            await response.write(events)
+            generation.sent(count, len(events))
+        elif generation.over:
+            return response
+        else:
+            await generation.wait()

@@ -1,0 +1,28 @@
+# The responses to one generate call, as its handler takes them. Event-loop thread.
+
+from libc.stdint cimport int64_t
+
+from triton_async.core.server cimport InferenceServer
+from triton_async.infer.request cimport InferRequest
+from triton_async.infer.response cimport InferResponse, ResponseSink
+from triton_async.infer.signature cimport ModelSignature
+
+# What came of the request, encoded as it comes, so that the leases of outputs end at once.
+cdef class Generation(ResponseSink):
+    cdef InferenceServer server
+    cdef InferRequest request      # until its final response, or the end of the call
+    cdef bint decoupled
+    cdef bint streaming
+    cdef readonly int count        # responses that count: an empty final one of a decoupled model does not
+    cdef readonly object error     # of the first response, or None
+    cdef readonly bint over        # nothing more comes
+    cdef list ready                # bytes not yet taken
+    cdef int n_unsent              # events taken or ready whose bytes have not been written
+    cdef int64_t unsent_nbytes
+    cdef object waiter             # future of the handler, or None
+    cdef list held_back            # callables of `on_relief`, or None
+
+    cdef int _add(self, bytes body) except -1
+    cdef int _finish(self) except -1
+    cdef int _wake(self) except -1
+    cdef int _relieve(self) except -1

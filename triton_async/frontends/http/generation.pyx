@@ -1,0 +1,149 @@
+"""The responses to one generate call: encoded as they come, written by its handler once in a turn of the loop."""
+
+cimport cython
+from libc.stdint cimport int64_t
+
+from triton_async.core.server cimport InferenceServer
+from triton_async.infer.request cimport InferRequest
+from triton_async.infer.response cimport InferResponse, ResponseSink
+from triton_async.protocol.generate cimport encode_generate
+from triton_async.protocol.json_text cimport error_body
+
+import logging
+
+from triton_async.defines import (
+    HTTP_CONGESTED_EVENTS,
+    HTTP_CONGESTED_NBYTES,
+    HTTP_MAX_EVENT_NBYTES,
+    HTTP_MAX_EVENTS,
+)
+from triton_async.errors import InternalError, ServerError
+
+log = logging.getLogger("triton_async.http")
+
+cdef int CONGESTED_EVENTS = HTTP_CONGESTED_EVENTS
+cdef int64_t CONGESTED_NBYTES = HTTP_CONGESTED_NBYTES
+cdef int MAX_EVENTS = HTTP_MAX_EVENTS
+cdef int64_t MAX_NBYTES = HTTP_MAX_EVENT_NBYTES
+
+
+@cython.final
+cdef class Generation(ResponseSink):
+    """`streaming`: each response is a server-sent event; else the body of the answer, which is the first one's."""
+
+    def __init__(self, InferenceServer server, bint decoupled, bint streaming):
+        self.server = server
+        self.decoupled = decoupled
+        self.streaming = streaming
+        self.ready = []
+
+    # -- responses ---------------------------------------------------------------------------------
+
+    cdef int deliver(self, InferResponse response) except -1:
+        if self.over:
+            return 0
+        if response.error is None and response.final and self.decoupled and not response.outputs:
+            return self._finish()
+        self.count += 1
+        error = response.error
+        if self.streaming or self.count == 1:
+            if error is None:
+                try:
+                    self._add(encode_generate(response))
+                except ServerError as problem:
+                    error = problem
+                except Exception:
+                    log.exception("HTTP handler failed")
+                    error = InternalError("internal error, see the log of the server")
+            if error is not None:
+                self._add(error_body(error.message))
+                if self.count == 1:
+                    self.error = error
+        if response.final:
+            return self._finish()
+        return self._wake() if self.streaming else 0
+
+    cdef int _add(self, bytes body) except -1:
+        if self.n_unsent >= MAX_EVENTS or self.unsent_nbytes + len(body) > MAX_NBYTES:
+            body = error_body("too many responses wait for this client")
+            self._give_up()
+            self.over = True
+        if self.streaming:
+            body = b"data: " + body + b"\n\n"
+        self.ready.append(body)
+        self.n_unsent += 1
+        self.unsent_nbytes += len(body)
+        return 0
+
+    cdef int _finish(self) except -1:
+        self.over = True
+        self.request = None
+        return self._wake()
+
+    cdef int _wake(self) except -1:
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        return 0
+
+    cdef int released(self, object request) except -1:
+        return 0
+
+    # -- back-pressure -----------------------------------------------------------------------------
+
+    cdef bint congested(self) except -1:
+        return not self.over and self.streaming and (
+            self.n_unsent >= CONGESTED_EVENTS or self.unsent_nbytes >= CONGESTED_NBYTES
+        )
+
+    cdef int on_relief(self, object resume) except -1:
+        if self.held_back is None:
+            self.held_back = []
+        self.held_back.append(resume)
+        return 0
+
+    cdef int _relieve(self) except -1:
+        cdef list held_back = self.held_back
+        self.held_back = None
+        if held_back is not None:
+            for resume in held_back:
+                self.server.loop.call_soon(resume)
+        return 0
+
+    # -- what the handler does ---------------------------------------------------------------------
+
+    def submit(self, InferRequest request):
+        """Hands the request to the server. ServerError when it is refused."""
+        self.server.submit_request(request, self)
+        self.request = request
+
+    async def wait(self):
+        """Returns when there is something to take, or nothing more comes. What comes in one turn comes together."""
+        if not self.over and not (self.streaming and self.ready):
+            self.waiter = self.server.loop.create_future()
+            await self.waiter
+
+    def take(self):
+        """What is ready, joined, and how many events that is."""
+        ready, self.ready = self.ready, []
+        return b"".join(ready), len(ready)
+
+    def sent(self, int count, int64_t nbytes):
+        """So many events, and bytes, were written to the socket."""
+        self.n_unsent -= count
+        self.unsent_nbytes -= nbytes
+        if self.held_back is not None and (
+            self.n_unsent <= CONGESTED_EVENTS // 2 and self.unsent_nbytes <= CONGESTED_NBYTES // 2
+        ):
+            self._relieve()
+
+    def close(self):
+        """The call is over: cancels what is still in work. Idempotent."""
+        self.over = True
+        self._give_up()
+
+    def _give_up(self):
+        request, self.request = self.request, None
+        if request is not None:
+            self.server.cancel_request(<InferRequest>request)
+        self._relieve()

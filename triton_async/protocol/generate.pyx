@@ -1,0 +1,134 @@
+"""Bodies of the generate extension: JSON whose members are inputs, outputs and parameters by their names alone."""
+
+cimport cython
+from libc.stdint cimport int64_t
+
+from triton_async.datatypes cimport DT_BF16, DT_FP16, to_name
+from triton_async.infer.request cimport InferRequest
+from triton_async.infer.response cimport InferResponse
+from triton_async.infer.signature cimport ModelSignature, TensorSpec
+from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor
+from triton_async.protocol.http_codec cimport take_parameter
+from triton_async.protocol.json_tensor cimport from_json, to_json
+from triton_async.protocol.json_text cimport loads
+from triton_async.protocol.json_value cimport as_string, members
+
+import json
+
+import orjson
+
+from triton_async.errors import InvalidArg
+
+cdef int DUMP_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+cdef object FRAGMENT = orjson.Fragment
+
+
+cpdef InferRequest decode_generate(str model_name, int64_t model_version, ModelSignature signature, object body,
+                                   int64_t max_nbytes, int64_t received_ns):
+    cdef Reader reader = Reader.__new__(Reader)
+    document = loads(body, "Unable to parse 'data': ")
+    reader.request = InferRequest(model_name, model_version, received_ns=received_ns)
+    reader.specs = {(<TensorSpec>spec).name: spec for spec in signature.inputs}
+    reader.batching = signature.max_batch_size > 0
+    reader.parameters = {}
+    reader.size = len(body)
+    reader.max_nbytes = max_nbytes
+    reader.read(document, False)
+    if reader.parameters:
+        reader.request.parameters = reader.parameters
+    return reader.request
+
+
+@cython.final
+cdef class Reader:
+    """Fills one request from a parsed document."""
+
+    cdef InferRequest request
+    cdef dict specs               # TensorSpec of each input
+    cdef bint batching
+    cdef dict parameters
+    cdef int64_t size             # bytes of the body
+    cdef int64_t nbytes           # of the tensors so far
+    cdef int64_t max_nbytes
+
+    cdef int read(self, object document, bint nested) except -1:
+        for key, item in members(document, "Unable to parse 'parameters'" if nested else ""):
+            if key == "parameters" and type(item) is dict and not nested:
+                if key in self.specs:
+                    raise InvalidArg("Keyword 'parameters' for nested schema also given as input tensor name")
+                self.read(item, True)
+            elif key in self.specs:
+                self.add(<TensorSpec>self.specs[key], item)
+            elif key == "id" and not nested:
+                self.request.id = as_string(item, "Unable to parse 'id'")
+            else:
+                take_parameter(self.request, key, item, self.parameters)
+        return 0
+
+    cdef int add(self, TensorSpec spec, object item) except -1:
+        cdef Tensor tensor
+        cdef int64_t[TA_MAX_RANK] dims
+        cdef int64_t count
+        cdef int rank
+        cdef list values = <list>item if type(item) is list else [item]
+        if spec.datatype == DT_FP16 or spec.datatype == DT_BF16:
+            raise InvalidArg(f"input '{spec.name}' has unsupported datatype {to_name(spec.datatype)}")
+        for tensor in self.request.inputs:
+            if tensor.name == spec.name:
+                raise InvalidArg(f"{self.request.log_prefix()}input '{spec.name}' already exists in request")
+        count = len(values)
+        rank = self.dims_of(spec, count, dims)
+        if rank < 0 or any([type(value) is list or type(value) is dict for value in values]):
+            raise InvalidArg(f"The schema can not convert input '{spec.name}' to tensor with proper shape")
+        tensor = from_json(spec.name, spec.datatype, dims, rank, count, values, self.max_nbytes)
+        self.nbytes += tensor.nbytes
+        if self.nbytes > self.max_nbytes:
+            raise InvalidArg(f"request size of {self.size} bytes with input '{spec.name}' of size {tensor.nbytes} "
+                             f"bytes exceeds the maximum allowed input size of {self.max_nbytes}. Use "
+                             "--http-max-input-size to increase the limit.")
+        self.request.inputs.append(tensor)
+        return 0
+
+    # The shape for so many elements, from the last dim on: the last variable one takes what the fixed ones leave, all
+    # others are 1. Returns the rank; -1 when they do not fit.
+    cdef int dims_of(self, TensorSpec spec, int64_t count, int64_t *dims) except? -1:
+        cdef int rank = len(spec.dims) + self.batching
+        cdef int variable = -1
+        cdef int64_t fixed = 1
+        cdef int i
+        for i in range(rank - 1, -1, -1):
+            dims[i] = -1 if self.batching and i == 0 else spec.dims[i - self.batching]
+            if dims[i] >= 0:
+                if dims[i] and fixed > count // dims[i]:
+                    return -1
+                fixed *= dims[i]
+            elif variable < 0:
+                variable = i
+            else:
+                dims[i] = 1
+        if variable >= 0 and (fixed and count % fixed == 0):
+            dims[variable] = count // fixed
+        elif variable >= 0 or fixed != count:
+            return -1
+        return rank
+
+
+cpdef bytes encode_generate(InferResponse response):
+    cdef InferRequest request = <InferRequest>response.request
+    cdef Tensor tensor
+    cdef dict body = {"model_name": response.model_name, "model_version": str(response.model_version)}
+    if request.id:
+        body["id"] = request.id
+    if response.parameters:
+        body.update(response.parameters)
+    for tensor in response.outputs:
+        values = to_json(tensor)
+        if tensor.element_count == 1:
+            values = _token(tensor) if type(values) is FRAGMENT else values[0]
+        body[tensor.name] = values
+    return orjson.dumps(body, None, DUMP_OPTIONS)
+
+
+# NaN or an infinity, for which JSON has no number.
+cdef object _token(Tensor tensor):
+    return FRAGMENT(json.dumps(float(tensor.numpy().reshape(-1)[0])).encode())
