@@ -179,6 +179,22 @@ def streamed(server: ServerProcess, count: int) -> list[Any]:
     return found
 
 
+def test_calls_of_other_models(workers: ServerProcess) -> None:
+    def call(how: str) -> str:
+        answer = ask(workers, "caller", [{"name": "HOW", "shape": [1], "datatype": "BYTES", "data": [how]}])
+        return str(answer["error"] if "error" in answer else answer["outputs"][0]["data"][0])
+
+    assert call("plain") == "4.0"
+    assert call("several") == str(list(range(20)))
+    assert call("large") == "True"
+    assert call("unknown") == (
+        "Model nothing - Error when running inference: Failed for execute the inference request. Model 'nothing' is "
+        "not ready."
+    )
+    assert call("decoupled") == str(list(range(200)))
+    assert call("ready") == "[True, False]"
+
+
 def test_log_and_metrics_of_a_model(workers: ServerProcess) -> None:
     assert act(workers, "log a line\nand more") == "logged"
     poll(lambda: r'model.py:' in workers.output() and r'"a line\nand more"' in workers.output(), "the line in the log")

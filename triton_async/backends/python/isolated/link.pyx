@@ -44,6 +44,7 @@ from triton_async.backends.python.isolated.wire cimport (
     SPILLED,
     START,
     STARTED,
+    TAKEN,
     Cursor,
     Writer,
     cursor_over,
@@ -392,6 +393,9 @@ cdef class Link:
             self.owner.executes(cursor.u64(), self._exec(cursor))
         elif kind == CANCEL:
             self.owner.cancels(cursor.u64())
+        elif kind == TAKEN:
+            call = cursor.u64()
+            self.owner.takes(call, cursor.u32())
         elif kind == CALL:
             self.owner.called(cursor.u64(), json_object(cursor.long_bytes()))
         elif kind == LOG:
@@ -483,10 +487,7 @@ cdef class Link:
             raise WireError("more responses than it was allowed")
         self.ahead[handle] = ahead
         if ahead == CREDITS // 2:
-            if hasattr(factory, "on_relief"):
-                factory.on_relief(lambda: self._relieve(handle))
-            else:
-                self._relieve(handle)
+            factory.on_relief(lambda: self._relieve(handle))
         return 0
 
     def _relieve(self, handle):

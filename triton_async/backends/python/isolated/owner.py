@@ -29,5 +29,8 @@ class LinkOwner:
     def cancels(self, call: int) -> None:
         """It does not want the answers to that any more."""
 
+    def takes(self, call: int, count: int) -> None:
+        """Its model has taken so many of them."""
+
     def logs(self, level: int, line: int, file: str, text: str) -> None:
         """An entry for the log."""

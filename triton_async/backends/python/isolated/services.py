@@ -42,7 +42,8 @@ class Services:
         self._reader = reader
         self._inference = inference
         self._metrics = metrics
-        self._calls: dict[int, Callable[[], None]] = {}
+        # What InferenceService.submit gave, by the worker's number.
+        self._calls: dict[int, Any] = {}
         self._handles: dict[int, Any] = {}
         self._last_handle = 0
         self._questions = 0
@@ -72,16 +73,23 @@ class Services:
         if self._inference is None:
             call.refused(Unavailable("there is no server to run inference requests of a model"))
             return
-        self._calls[number] = _nothing
+        self._calls[number] = _Unsent()
+        call.counts_reads = decoupled
         request = InferRequest(outputs=[RequestedOutput(name) for name in names], **fields)
-        cancel = self._inference.submit(request, call, self._instance)
-        if number in self._calls:  # not over already
-            self._calls[number] = cancel
+        self._calls[number] = self._inference.submit(request, call, self._instance)
+        if call.over:  # already
+            self.over(number)
 
     def cancels(self, number: int) -> None:
         cancel = self._calls.get(number)
         if cancel is not None:
             cancel()
+
+    def takes(self, number: int, count: int) -> None:
+        """The model has taken so many responses of a call that are not final."""
+        call = self._calls.get(number)
+        if call is not None:
+            call.taken(count)
 
     def over(self, number: int) -> None:
         """A call has its final response. Any thread."""
@@ -217,11 +225,14 @@ class Services:
 class _WorkerCall(InferenceCall):
     """Hands what an inference request of a worker brings back to it. Loop thread."""
 
+    counts_reads = True
+
     def __init__(self, services: Services, number: int, model: str, decoupled: bool) -> None:
         self.decoupled = decoupled
         self._services = services
         self._number = number
         self._model = model
+        self.over = False
         self._waiting = 0  # responses that the reader's thread is to hand on
 
     def responded(self, response: InferResponse) -> None:
@@ -233,6 +244,7 @@ class _WorkerCall(InferenceCall):
 
     def _pass_on(self, response: InferResponse | None, error: ServerError | None, final: bool) -> None:
         if final:
+            self.over = True
             self._services.over(self._number)
         nbytes = 0 if response is None else sum(tensor.nbytes for tensor in response.outputs)
         if self._waiting == 0 and nbytes < _LARGE_NBYTES:
@@ -246,8 +258,14 @@ class _WorkerCall(InferenceCall):
         self._services.send(self._number, response, error, final)
 
 
-def _nothing() -> None:
-    """In place of a cancellation, until there is one."""
+class _Unsent:
+    """In place of what `submit` returns, until it does."""
+
+    def __call__(self) -> None:
+        pass
+
+    def taken(self, count: int = 1) -> None:
+        pass
 
 
 def _checked(value: Any, kind: type[Any]) -> Any:

@@ -285,5 +285,8 @@ class Supervisor(LinkOwner):
     def cancels(self, call: int) -> None:
         self._services.cancels(call)
 
+    def takes(self, call: int, count: int) -> None:
+        self._services.takes(call, count)
+
     def logs(self, level: int, line: int, file: str, text: str) -> None:
         self._services.logs(level, line, file, text)

@@ -24,6 +24,7 @@
 #   EXEC      u64 call, u8 decoupled, text model, i64 version, u32 flags, u64 timeout, correlation id as above, text id,
 #             long parameters, u16 n, n texts, tensors
 #   CANCEL    u64 call
+#   TAKEN     u64 call, u32 n                  responses that the model has taken
 #   CALL      u64 call (0: no answer wanted), long json
 #   LOG       u8 level, u32 line, text file, long text
 #   FINALIZED
@@ -60,6 +61,7 @@ cdef enum:
     CALL = 40
     LOG = 41
     FINALIZED = 42
+    TAKEN = 43
 
 cdef enum:
     FINAL = 1

@@ -23,11 +23,12 @@ class Call:
     `decoupled`: any number of them is expected, one otherwise. The functions are set by a channel that has a use for
     them. `cancel_function`: called at most once, from any thread. `wait_function(there)`: blocks until `there()` is
     true, in place of waiting for a delivery. `await_function`: called before a coroutine waits for one.
+    `taken_function`: called when a response that is not final was taken.
     """
 
     __slots__ = (
         "_cancelled", "_ended", "_items", "_lock", "_loop", "_waiter", "await_function", "cancel_function", "decoupled",
-        "wait_function",
+        "taken_function", "wait_function",
     )  # fmt: skip
 
     def __init__(self, decoupled: bool) -> None:
@@ -35,6 +36,7 @@ class Call:
         self.cancel_function: Callable[[], None] | None = None
         self.wait_function: Callable[[Callable[[], object]], None] | None = None
         self.await_function: Callable[[], None] | None = None
+        self.taken_function: Callable[[], None] | None = None
         self._items: deque[Item] = deque()
         # A semaphore by hand: held while nothing is there, or while the one who waits has not come yet.
         self._lock = threading.Lock()
@@ -90,6 +92,8 @@ class Call:
     def _take(self) -> Item:
         item = self._items.popleft()
         self._ended = item[1]
+        if self.taken_function is not None and not item[1]:
+            self.taken_function()
         return item
 
     def _wake(self) -> None:

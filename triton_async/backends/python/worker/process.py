@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 INTERNAL, INVALID_ARG = 1, 3
 
+# Responses of a call that are told to be taken at once: less than the server waits for.
+TAKEN_AT_ONCE = 8
+
 
 class _Answer:
     """What a thread waits for that has asked the server something."""
@@ -51,6 +54,23 @@ class _Handle:
     def __init__(self, number: int, kind: int) -> None:
         self.number = number
         self.kind = kind
+
+
+class _Taken:
+    """Counts the responses of a call that the model has taken, and tells the server now and then."""
+
+    __slots__ = ("_channel", "_count", "_number")
+
+    def __init__(self, channel: WorkerChannel, number: int) -> None:
+        self._channel = channel
+        self._number = number
+        self._count = 0
+
+    def __call__(self) -> None:
+        self._count += 1
+        if self._count == TAKEN_AT_ONCE:
+            self._count = 0
+            self._channel.tell_taken(self._number, TAKEN_AT_ONCE)
 
 
 class WorkerChannel(Channel):
@@ -312,6 +332,8 @@ class WorkerChannel(Channel):
         call.cancel_function = lambda: self._cancel(number)
         call.wait_function = self._wait_for
         call.await_function = self._help
+        if call.decoupled:
+            call.taken_function = _Taken(self, number)
         self._out.add(event)
         self._out.flush()
 
@@ -319,6 +341,11 @@ class WorkerChannel(Channel):
         if number in self._calls:
             self._out.add([wire.CANCEL_EVENT.pack(wire.CANCEL, number)])
             self._out.flush()
+
+    def tell_taken(self, number: int, count: int) -> None:
+        """The model has taken so many responses of a call: more may come."""
+        self._out.add([wire.TAKEN_EVENT.pack(wire.TAKEN, number, count)])
+        self._out.flush()
 
     def _help(self) -> None:
         """Somebody waits for a call in an event loop: a thread of ours reads, until all calls are over."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .process import WorkerChannel
 
 START, REQUEST, EXECUTE, RELIEVED, FREED, INNER, ANSWER, FINALIZE, SPILLED = range(1, 10)
-STARTED, RESPONSE, RELEASED, DONE, FREE, EXEC, CANCEL, CALL, LOG, FINALIZED = range(33, 43)
+STARTED, RESPONSE, RELEASED, DONE, FREE, EXEC, CANCEL, CALL, LOG, FINALIZED, TAKEN = range(33, 44)
 FINAL, HAS_ERROR, HAS_RESPONSE = 1, 2, 4
 INLINE, IN_MEMORY = 0, 1
 
@@ -51,6 +51,7 @@ CANCEL_EVENT = struct.Struct("<BQ")
 CALL_HEAD = struct.Struct("<BQ")
 LOG_HEAD = struct.Struct("<BBI")
 STARTED_HEAD = struct.Struct("<BB")
+TAKEN_EVENT = struct.Struct("<BQI")
 FINALIZED_EVENT = struct.Struct("<B")
 SPILLED_EVENT = struct.Struct("<BQQ")
 
