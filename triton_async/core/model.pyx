@@ -235,8 +235,8 @@ cdef class Model(Servable):
             nbytes += batch.c.inputs[i].nbytes
         return nbytes <= HERE_NBYTES
 
-    # Of a model that is trusted for long, without giving the GIL away: that and getting it back, maybe behind a thread of
-    # Python, take longer than the execution.
+    # Of a model that is trusted for long, without giving the GIL away: that and getting it back, maybe behind a thread
+    # of Python, take longer than the execution.
     cdef int _run_here(self, Instance instance, Batch batch) except -1:
         cdef ta_switches before
         if not self.inline.watched:

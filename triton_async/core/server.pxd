@@ -37,8 +37,8 @@ cdef class InferenceServer:
 
     # Takes ownership of `request` iff it returns; `sink` then gets its responses, the last one final, later, on the
     # loop, unless the request is cancelled, and in any case one `released`. Raises ServerError otherwise; the request
-    # is untouched.
-    cdef int submit_request(self, InferRequest request, ResponseSink sink) except -1
+    # is untouched. `model`: what `find` has said of it, a moment ago or before its body came.
+    cdef int submit_request(self, InferRequest request, ResponseSink sink, Servable model=*) except -1
 
     # The client is gone: drops a request that has not begun, discards the responses of a running one. Idempotent.
     cdef int cancel_request(self, InferRequest request) except -1

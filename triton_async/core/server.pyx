@@ -150,13 +150,15 @@ cdef class InferenceServer:
             raise self.repository.explain(name, version)
         return <Servable>model
 
-    cdef int submit_request(self, InferRequest request, ResponseSink sink) except -1:
+    cdef int submit_request(self, InferRequest request, ResponseSink sink, Servable model=None) except -1:
         cdef int64_t now_ns = self.reactor.clock.now_ns()
         if self.state == SERVER_STARTING or self.state == SERVER_STOPPED:
             raise Unavailable("Server not ready")
         if request.received_ns == 0:
             request.received_ns = now_ns
-        return self.find(request.model_name, request.model_version).submit(request, sink, now_ns)
+        if model is None or model.draining:
+            model = self.find(request.model_name, request.model_version)
+        return model.submit(request, sink, now_ns)
 
     cdef int cancel_request(self, InferRequest request) except -1:
         if request.model is not None:

@@ -35,22 +35,22 @@ cdef int _n_spares = 0
 
 
 # Zeroed; NULL when there is none.
-cdef void *_take(size_t nbytes) noexcept:
+cdef void *_take(size_t size) noexcept:
     global _n_spares
     cdef void *memory
-    if nbytes > SPARE_NBYTES:
-        return calloc(1, nbytes)
+    if size > SPARE_NBYTES:
+        return calloc(1, size)
     if _n_spares:
         _n_spares -= 1
         memory = _spares[_n_spares]
     else:
         memory = malloc(SPARE_NBYTES)
-    return memory if memory == NULL else memset(memory, 0, nbytes)
+    return memory if memory == NULL else memset(memory, 0, size)
 
 
-cdef void _give_back(void *memory, size_t nbytes) noexcept:
+cdef void _give_back(void *memory, size_t size) noexcept:
     global _n_spares
-    if nbytes > SPARE_NBYTES or _n_spares == MOST_SPARES:
+    if size > SPARE_NBYTES or _n_spares == MOST_SPARES:
         free(memory)
         return
     _spares[_n_spares] = memory

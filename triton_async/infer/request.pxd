@@ -41,7 +41,8 @@ cdef class InferRequest:
     cdef readonly int64_t model_version  # as asked; -1: the version policy's choice
     cdef public str id                   # "" when the client gave none
     cdef public list inputs              # of Tensor, as sent
-    cdef public list outputs             # of RequestedOutput; empty: every output of the model
+    # Of RequestedOutput; empty: every output of the model. Requests may share it: it does not change.
+    cdef public list outputs
     cdef public dict parameters          # request parameters for the backend: str -> str | int | float | bool, or None
     cdef public uint64_t priority        # 0: the model's default
     cdef public uint64_t timeout_us      # 0: none
@@ -52,7 +53,8 @@ cdef class InferRequest:
     cdef public int64_t end_by_ns        # when its client stops waiting for the answer; 0: never
     cdef public object context           # the front-end's own, untouched by core
 
-    # Set by ModelSignature.validate
+    # Set by ModelSignature.validate, or with `fits`, the signature for which that has been done
+    cdef object fits
     cdef list slots                      # Tensor or None per input of the signature
     cdef int64_t rows                    # batch size; 1 when the model has no batch dimension
     cdef uint64_t wanted                 # bit per output of the signature (bit 63 stands for all from there on)

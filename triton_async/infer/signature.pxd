@@ -40,6 +40,7 @@ cdef class ModelSignature:
     # request must not be used then. Loop thread.
     cpdef int validate(self, InferRequest request) except -1
 
+    cdef int _validate(self, InferRequest request) except -1
     cdef uint64_t _wanted(self, InferRequest request) except? 0
     cdef list _slots(self, InferRequest request)
     cdef int64_t _rows(self, InferRequest request) except -1

@@ -108,6 +108,9 @@ cdef class ModelSignature:
         return () if spec is None else spec.labels
 
     cpdef int validate(self, InferRequest request) except -1:
+        return 0 if request.fits is self else self._validate(request)
+
+    cdef int _validate(self, InferRequest request) except -1:
         cdef uint64_t wanted = self._wanted(request)
         cdef list slots = self._slots(request)
         cdef int64_t rows = self._rows(request)

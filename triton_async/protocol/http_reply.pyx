@@ -160,8 +160,8 @@ cdef int _put_json(Writer *to, InferRequest request, InferResponse response, int
     return 0
 
 
-# The head of a 200 response with its length fields; `tail` and body follow.
-cdef void _put_head(Writer *to, int64_t json_nbytes, int64_t nbytes, bytes tail) noexcept:
+# The head of a 200 response up to its length; the tail and the body follow.
+cdef void _put_head(Writer *to, int64_t json_nbytes, int64_t nbytes) noexcept:
     if nbytes > 0:
         _put(to, PyBytes_AS_STRING(BINARY_HEAD), len(BINARY_HEAD))
         _put_number(to, json_nbytes)
@@ -169,15 +169,18 @@ cdef void _put_head(Writer *to, int64_t json_nbytes, int64_t nbytes, bytes tail)
     else:
         _put(to, PyBytes_AS_STRING(JSON_HEAD), len(JSON_HEAD))
     _put_number(to, json_nbytes + nbytes)
-    _put(to, PyBytes_AS_STRING(tail), len(tail))
 
 
-cdef object infer_reply(InferRequest request, InferResponse response, ModelSignature signature, int coding, bytes tail):
+cdef object infer_reply(InferRequest request, InferResponse response, ModelSignature signature, int coding, bytes tail,
+                        KnownReply known):
     cdef char[JSON_ROOM] json
     cdef char[512] head
     cdef Writer writer
     cdef int64_t nbytes = 0
     cdef Py_ssize_t json_nbytes
+    if known is not None and coding == 0 and known.fits(request, response):
+        return _assemble(PyBytes_AS_STRING(known.head), len(known.head), tail, PyBytes_AS_STRING(known.json),
+                         len(known.json), response.outputs, known.outputs.nbytes)
     writer.at = &json[0]
     writer.end = &json[0] + JSON_ROOM
     writer.full = False
@@ -189,23 +192,37 @@ cdef object infer_reply(InferRequest request, InferResponse response, ModelSigna
         return encode_infer(request, response, signature)
     writer.at = &head[0]
     writer.end = &head[0] + 512
-    _put_head(&writer, json_nbytes, nbytes, tail)
+    _put_head(&writer, json_nbytes, nbytes)
     assert not writer.full
-    return _assemble(&head[0], writer.at - &head[0], &json[0], json_nbytes, response.outputs, nbytes)
+    if known is not None and coding == 0 and nbytes == _nbytes(response.outputs):
+        known.learn(request, response, head[:writer.at - &head[0]], json[:json_nbytes])
+    return _assemble(&head[0], writer.at - &head[0], tail, &json[0], json_nbytes, response.outputs, nbytes)
 
 
-# Head and JSON in one object, with the tensors when they are small, else in front of them.
-cdef object _assemble(const char *head, Py_ssize_t head_nbytes, const char *json, Py_ssize_t json_nbytes,
+cdef int64_t _nbytes(list tensors) noexcept:
+    cdef int64_t nbytes = 0
+    cdef Tensor tensor
+    for tensor in tensors:
+        nbytes += tensor.nbytes
+    return nbytes
+
+
+# Head, its tail and JSON in one object, with the tensors when they are small, else in front of them.
+cdef object _assemble(const char *head, Py_ssize_t head_nbytes, bytes tail, const char *json, Py_ssize_t json_nbytes,
                       list tensors, int64_t nbytes):
     cdef bint join = json_nbytes + nbytes <= JOIN_NBYTES
-    cdef bytes text = PyBytes_FromStringAndSize(NULL, head_nbytes + json_nbytes + (nbytes if join else 0))
+    cdef Py_ssize_t tail_nbytes = len(tail)
+    cdef bytes text = PyBytes_FromStringAndSize(NULL, head_nbytes + tail_nbytes + json_nbytes + (nbytes if join else 0))
     cdef char *at = PyBytes_AS_STRING(text)
     cdef Tensor tensor
     cdef list parts
     memcpy(at, head, head_nbytes)
-    memcpy(at + head_nbytes, json, json_nbytes)
+    at += head_nbytes
+    memcpy(at, PyBytes_AS_STRING(tail), tail_nbytes)
+    at += tail_nbytes
+    memcpy(at, json, json_nbytes)
     if join:
-        at += head_nbytes + json_nbytes
+        at += json_nbytes
         for tensor in tensors:
             if tensor.nbytes:
                 if tensor.buffer.memory_type == MEMORY_GPU:
@@ -225,18 +242,15 @@ cdef object _general_reply(tuple encoded, int coding, bytes tail):
     cdef list parts = encoded[1]
     cdef char[512] head
     cdef Writer writer
-    cdef Tensor tensor
-    cdef int64_t nbytes = 0
-    for tensor in parts:
-        nbytes += tensor.nbytes
+    cdef int64_t nbytes = _nbytes(parts)
     if may_code(coding, len(json) + nbytes) and worth_coding(coding, [json, *parts]):
         return encoded
     writer.at = &head[0]
     writer.end = &head[0] + 512
     writer.full = False
-    _put_head(&writer, len(json), nbytes, tail)
+    _put_head(&writer, len(json), nbytes)
     assert not writer.full
-    return _assemble(&head[0], writer.at - &head[0], PyBytes_AS_STRING(json), len(json), parts, nbytes)
+    return _assemble(&head[0], writer.at - &head[0], tail, PyBytes_AS_STRING(json), len(json), parts, nbytes)
 
 
 cdef list packed_reply(tuple encoded, int coding, bytes body, bytes tail):

@@ -6,6 +6,7 @@ from triton_async.frontends.http.hub cimport Hub
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.signature cimport ModelSignature
+from triton_async.protocol.http_repeat cimport KnownReply
 
 # One infer request in work: its place in the order of responses. Owned by its connection until it is answered.
 cdef class Exchange(ResponseSink):
@@ -16,6 +17,8 @@ cdef class Exchange(ResponseSink):
     cdef object problem              # (status, message) instead of a response
     cdef bint old                    # asked in HTTP/1.0
     cdef bint closes                 # the connection closes behind the answer
+    cdef bint scanned                # its header was of the plain form
+    cdef bint repeats                # and that of an earlier request
     cdef int coding                  # that the client asks for (http_coding)
     cdef tuple encoded               # the response, when its body is compressed
     cdef bint compressing            # on another thread, just now
@@ -54,6 +57,7 @@ cdef class Answers:
     cdef Exchange first
     cdef Exchange last
     cdef int in_flight
+    cdef KnownReply known_reply      # None before a header came again
     cdef int64_t unsent_nbytes       # its part of the hub's
     cdef int64_t stalled_nbytes      # unsent bytes at the last tick that saw progress; -1 before the first
     cdef int64_t stalled_s

@@ -140,7 +140,8 @@ cdef class Answers:
             elif exchange.compressed is not None:
                 data = packed_reply(exchange.encoded, exchange.coding, exchange.compressed, tail)
             else:
-                data = infer_reply(exchange.request, response, exchange.signature, exchange.coding, tail)
+                data = infer_reply(exchange.request, response, exchange.signature, exchange.coding, tail,
+                                   self.known_reply if exchange.repeats else None)
                 if type(data) is tuple:
                     exchange._compress(data)
                     return None

@@ -3,11 +3,16 @@
 
 from libc.stdint cimport int64_t
 
+from triton_async.core.servable cimport Servable
+from triton_async.frontends.http.answers cimport Exchange
 from triton_async.frontends.http.held cimport Held
 from triton_async.frontends.http.intake cimport Intake
 from triton_async.frontends.http.slow_lane cimport SlowLane
+from triton_async.infer.request cimport InferRequest
 from triton_async.infer.signature cimport ModelSignature
+from triton_async.memory.buffer cimport Buffer
 from triton_async.memory.slab cimport SlabPool
+from triton_async.protocol.http_repeat cimport KnownHeader
 
 # Invariant: held bytes exist only while something blocks, or as the front part of a head.
 cdef class Connection(SlowLane):
@@ -19,7 +24,11 @@ cdef class Connection(SlowLane):
     cdef Held held                   # received, not acted upon
     cdef Py_ssize_t seen             # of the head at the front, by find_head_end
 
-    cdef str name                    # model name of the last request: the next one is mostly the same
+    # Of the last infer request, which the next one is mostly like:
+    cdef bytes head_text             # its head, of which `head` tells; None: there is none
+    cdef KnownHeader known_header    # its JSON header; None before the first one
+    cdef str name                    # model name
+    cdef Servable model              # that it is for; None between two requests, for it may be unloaded
     cdef ModelSignature signature
     cdef SlabPool input_pool         # of its model; None: the host's
     cdef Intake intake               # its body
@@ -34,6 +43,9 @@ cdef class Connection(SlowLane):
     # The body has grown: submits the request when it is complete, refuses it when it cannot go on.
     cdef int _received(self) except -1
     cdef int _submit(self) except -1
+    # The request in `body`; `exchange` learns whether it is like the last one.
+    cdef InferRequest _decode(self, Exchange exchange, Buffer body)
+    cdef int _learn(self, InferRequest request, Buffer body) except -1
     cdef int _give_up_body(self) except -1
     # Closes behind the last answer to a client that sends no more; what is not complete never will be.
     cdef int _end_input(self) except -1

@@ -1,10 +1,12 @@
 """The HTTP express lane: one Connection per socket. Event-loop thread."""
 
 cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int64_t
 from libc.string cimport memchr, memcmp
 
+from triton_async.core.servable cimport Servable
 from triton_async.frontends.http.answers cimport (
     CONNECTION_BODY,
     CONNECTION_CLOSED,
@@ -33,6 +35,7 @@ from triton_async.protocol.http_head cimport (
     head_problem,
     parse_head,
 )
+from triton_async.protocol.http_repeat cimport KnownHeader, KnownReply
 from triton_async.protocol.http_scan cimport scan_infer
 
 import logging
@@ -60,6 +63,9 @@ cdef int MAX_PIPELINED = HTTP_MAX_PIPELINED
 # Kind of a head that is not complete.
 cdef enum:
     HEAD_MORE = -1
+
+# Heads up to this size are kept, to know them when they come again.
+cdef Py_ssize_t KNOWN_NBYTES = 1024
 
 # Bytes behind the last request that are read, only to be dropped.
 cdef Py_ssize_t LINGER_NBYTES = 1 << 16
@@ -198,12 +204,22 @@ cdef class Connection(SlowLane):
 
     # Kind of the head at the front, which ends at `end`.
     cdef int _parse(self, const unsigned char *data, Py_ssize_t size, Py_ssize_t *end) noexcept:
+        cdef int kind
+        if self.head_text is not None and self.seen == 0 and size >= len(self.head_text) and (
+            memcmp(data, PyBytes_AS_STRING(self.head_text), len(self.head_text)) == 0
+        ):
+            end[0] = len(self.head_text)
+            return HEAD_INFER
         end[0] = find_head_end(data, size, &self.seen)
         if end[0] == 0 and size <= MAX_HEAD_NBYTES:
             return HEAD_MORE
         self.seen = 0
+        self.head_text = None
         if 0 < end[0] <= MAX_HEAD_NBYTES:
-            return parse_head(data, end[0], &self.head)
+            kind = parse_head(data, end[0], &self.head)
+            if kind == HEAD_INFER and end[0] <= KNOWN_NBYTES:
+                self.head_text = PyBytes_FromStringAndSize(<const char *>data, end[0])
+            return kind
         self.head.problem = PROBLEM_SYNTAX
         if end[0] >= 0:
             self.head.problem = PROBLEM_HEAD_SIZE
@@ -251,11 +267,11 @@ cdef class Connection(SlowLane):
         if self.name is None or not _is_text(self.name, name, head.name_length):
             self.name = name[:head.name_length].decode("ascii")
         try:
-            model = hub.server.find(self.name, head.version)
+            self.model = hub.server.find(self.name, head.version)
         except ServerError:
             return False
-        self.signature = model.signature
-        self.input_pool = model.input_pool
+        self.signature = self.model.signature
+        self.input_pool = self.model.input_pool
         return not self.signature.decoupled
 
     # Makes room for the body and takes what is there of it; returns how much.
@@ -291,9 +307,10 @@ cdef class Connection(SlowLane):
     # The body is complete: builds the request and puts it in line.
     cdef int _submit(self) except -1:
         cdef Exchange exchange = self._enqueue(self.signature)
-        cdef InferRequest request = None
+        cdef InferRequest request
         cdef Buffer body = self.intake.end()
-        cdef int64_t header = self.head.header_length if self.head.header_length >= 0 else body.nbytes
+        cdef Servable model = self.model
+        self.model = None
         exchange.old = self.head.old
         exchange.coding = self.head.coding
         self.receiving = False
@@ -301,16 +318,11 @@ cdef class Connection(SlowLane):
         if self.head.closes:
             self._end_behind(exchange)
         try:
-            if header > body.nbytes:
-                raise InvalidArg(f"inference header size should be in range (0, {body.nbytes}), got: {header}")
-            if 0 < header <= self.hub.max_input_nbytes:
-                request = scan_infer(self.name, self.head.version, self.signature, body, header, 0,
-                                     self.hub.server.regions)
-            if request is None:
-                request = decode_infer(self.name, self.head.version, self.signature, body, header,
-                                       self.hub.max_input_nbytes, 0, self.hub.server.regions)
-            self.hub.server.submit_request(request, exchange)
+            request = self._decode(exchange, body)
+            self.hub.server.submit_request(request, exchange, model)
             exchange.request = request
+            if exchange.scanned and not exchange.repeats:
+                self._learn(request, body)
             return 0
         except ServerError as problem:
             exchange.problem = (http_status(problem.code), problem.message)
@@ -318,6 +330,31 @@ cdef class Connection(SlowLane):
             log.exception("HTTP handler failed")
             exchange.problem = FAILED
         return self._flush()
+
+    cdef InferRequest _decode(self, Exchange exchange, Buffer body):
+        cdef InferRequest request = None
+        cdef int64_t header = self.head.header_length if self.head.header_length >= 0 else body.nbytes
+        if header > body.nbytes:
+            raise InvalidArg(f"inference header size should be in range (0, {body.nbytes}), got: {header}")
+        if 0 < header <= self.hub.max_input_nbytes:
+            if self.known_header is not None:
+                request = self.known_header.again(self.head.version, self.signature, body, header)
+            exchange.repeats = request is not None
+            if request is None:
+                request = scan_infer(self.name, self.head.version, self.signature, body, header, 0,
+                                     self.hub.server.regions)
+        if request is None:
+            return decode_infer(self.name, self.head.version, self.signature, body, header,
+                                self.hub.max_input_nbytes, 0, self.hub.server.regions)
+        exchange.scanned = True
+        return request
+
+    cdef int _learn(self, InferRequest request, Buffer body) except -1:
+        cdef int64_t header = self.head.header_length if self.head.header_length >= 0 else body.nbytes
+        if self.known_header is None:
+            self.known_header = KnownHeader.__new__(KnownHeader)
+            self.known_reply = KnownReply.__new__(KnownReply)
+        return self.known_header.learn(request, self.signature, body, header)
 
     cdef int _hold(self, const unsigned char *data, Py_ssize_t size) except -1:
         if self.held.size == 0:
