@@ -253,7 +253,7 @@ INNER_MAX_DEPTH = 64
 INNER_MAX_OPEN = 1 << 16
 
 # Responses that a model has not taken yet of those it asked for: from the first number on their sender is asked to wait
-# for it. One that cannot, because somebody waits for the sender, costs the asking model the request at the second.
+# for it, unless the model waits for something else meanwhile. The second costs it the request.
 INNER_UNREAD = 256
 INNER_MAX_UNREAD = 1 << 16
 

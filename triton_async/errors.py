@@ -73,6 +73,10 @@ class Unsupported(ServerError):
     code = Code.UNSUPPORTED
 
 
+class DecoupledModel(Unsupported):
+    """Who asks expects one response, and the model is decoupled."""
+
+
 class AlreadyExists(ServerError):
     code = Code.ALREADY_EXISTS
 

@@ -31,6 +31,11 @@ class InferenceCall:
     #: is cancelled with the requests of that when it was submitted on the thread of the instance.
     askers = None
 
+    #: Whether the execution of the askers waits for it: True, False for a thread or task beside the execution, None
+    #: where that is not known. Then those of ordinary models, and what is submitted on the thread of the instance,
+    #: count as waited for.
+    held = None
+
     #: Whether the model tells of each response that it takes (`taken` of what `submit` returned). Where it does, the
     #: sender of responses that are not taken is held back.
     counts_reads = False
@@ -58,7 +63,8 @@ class InferenceService:
         InferenceCall. `caller`: the ModelInstance that calls. A request that could never be answered, because it waits
         for an instance that waits for it, is refused.
 
-        Before it is taken the request is refused if its model is decoupled and `call.decoupled` is False.
+        Before it is taken the request is refused (DecoupledModel) if its model is decoupled and `call.decoupled` is
+        False.
         """
         raise NotImplementedError
 

@@ -41,7 +41,7 @@ cdef class InnerRequest(ResponseSink):
     cdef int errands                     # InnerErrand bits; it stands in `service.incoming` while there are any
     cdef int depth                       # of requests within requests; 1: asked for the sake of a client's
     cdef bint counts                     # `n_taken` is kept (InferenceCall.counts_reads)
-    cdef bint impatient                  # its responses do not wait for who takes them: somebody waits for the sender
+    cdef bint held                       # the execution of its askers waits for it, not a thread or task beside
     cdef int64_t n_told                  # responses that `call` was told of
     cdef int64_t n_taken                 # of them, who asked has taken
     cdef object resume                   # what the sender wants called when enough was taken, or None
@@ -49,9 +49,8 @@ cdef class InnerRequest(ResponseSink):
     cdef int64_t unread(self) noexcept
     # The last that `call` hears: a refusal, or the end of a request that was cancelled.
     cdef int refuse(self, object error) except -1
-    # Of those for whose sake it is made, the one that waits for it: an execution (Batch), or a request whose execution
-    # is over; None when none does, as far as is known.
-    cdef object waiting(self)
+    # Its sender waits for nobody any more.
+    cdef int _let_go(self) except -1
     cdef int _link(self) except -1
     cdef int _unlink(self) except -1
     cdef int _end(self) except -1
@@ -73,10 +72,9 @@ cdef class InnerRequests(Errand):
     cdef int _run(self, InnerRequest inner, int64_t now_ns) except -1
     cdef int _ask(self, InnerRequest inner, int64_t now_ns) except -1
     cdef int _cancel(self, InnerRequest inner) except -1
+    cdef int _let_senders_go(self, InnerRequest inner) except -1
     cdef int _find_askers(self, InnerRequest inner) except -1
     cdef int _check(self, InnerRequest inner) except -1
 
-# The execution or request on which the answers to a request depend; None when nobody is known to wait there.
-cdef object producer_of(InferRequest request)
-# Whether one of the nodes (see inner.pyx) comes to its end; None among them does.
-cdef bint goes_on(list alternatives, dict nodes=*) except -1
+# Whether one of the nodes (see inner.pyx) comes to its end.
+cdef bint goes_on(list alternatives) except -1

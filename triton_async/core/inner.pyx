@@ -24,7 +24,7 @@ from triton_async.infer.request cimport (
 from triton_async.infer.response cimport InferResponse, ResponseSink
 
 from triton_async.defines import INNER_MAX_DEPTH, INNER_MAX_OPEN, INNER_MAX_UNREAD, INNER_UNREAD
-from triton_async.errors import Cancelled, InternalError, ServerError, Unavailable, Unsupported, from_code
+from triton_async.errors import Cancelled, DecoupledModel, InternalError, ServerError, Unavailable, from_code
 
 log = logging.getLogger("triton_async.core")
 
@@ -73,15 +73,17 @@ cdef class InnerRequest(ResponseSink):
     cdef int64_t unread(self) noexcept:
         return self.n_told - self.n_taken if self.counts else 0
 
-    # A sender never waits for a model that waits, in the end, for this sender.
+    # A sender waits for an asker that waits for nothing else: that one comes to take what is there.
     cdef bint congested(self) except -1:
-        cdef InferRequest request = self.request
-        if self.state == INNER_OVER or self.impatient or self.unread() < UNREAD:
+        cdef InferRequest asker
+        cdef bint there = False
+        if self.state == INNER_OVER or self.unread() < UNREAD:
             return False
-        request.congested = True
-        self.impatient = not goes_on([producer_of(request)])
-        request.congested = False
-        return not self.impatient
+        for asker in self.askers:
+            if len(asker.inner) > 1:
+                return False
+            there = there or _takes(self, asker)
+        return there
 
     cdef int on_relief(self, object resume) except -1:
         self.resume = resume
@@ -89,12 +91,12 @@ cdef class InnerRequest(ResponseSink):
 
     cdef int forsaken(self, object asker) except -1:
         cdef InferRequest other
-        if not self.theirs:
-            return 0
+        cdef bint there = False
+        if self.theirs and _all_cancelled(self.askers):
+            return self.service._cancel(self)
         for other in self.askers:
-            if not other.cancelled:
-                return 0
-        return self.service._cancel(self)
+            there = there or _takes(self, other)
+        return 0 if there else self._let_go()
 
     # -- its ends ----------------------------------------------------------------------------------
 
@@ -132,19 +134,13 @@ cdef class InnerRequest(ResponseSink):
         self.request = None
         self.target = None
         self.askers = ()
+        return self._let_go()
+
+    cdef int _let_go(self) except -1:
         resume, self.resume = self.resume, None
         if resume is not None:
             resume()
         return 0
-
-    cdef object waiting(self):
-        cdef InferRequest asker
-        for asker in self.askers:
-            if asker.awaits & AWAITS_EXECUTION:
-                return asker.batch
-            if asker.inner is not None:
-                return asker
-        return None
 
 
 @cython.final
@@ -239,9 +235,8 @@ cdef class InnerRequests(Errand):
                 return inner.refuse(error)
         if errands & ERRAND_CANCEL:
             return self._cancel(inner)
-        if errands & ERRAND_RELIEF and inner.resume is not None and inner.unread() <= UNREAD // 2:
-            resume, inner.resume = inner.resume, None
-            resume()
+        if errands & ERRAND_RELIEF and inner.unread() <= UNREAD // 2:
+            inner._let_go()
         return 0
 
     cdef int _ask(self, InnerRequest inner, int64_t now_ns) except -1:
@@ -259,19 +254,26 @@ cdef class InnerRequests(Errand):
             raise from_code(error.code, "Failed for execute the inference request. Model "
                                         f"'{request.model_name}' is not ready.") from None
         if inner.target.signature.decoupled and not inner.call.decoupled:
-            raise Unsupported(
-                f"Model {request.model_name} is using the decoupled. The current BLS request call doesn't support "
-                "models using the decoupled transaction policy. Please use 'decoupled=True' argument to the 'exec' or "
-                "'async_exec' calls for decoupled models.'"
-            )
+            raise DecoupledModel(f"model '{request.model_name}' is decoupled, and one response is expected of it")
         for asker in inner.askers:
             if (<InferRequest>asker).model is not None:
                 (<Servable>(<InferRequest>asker).model).asks_others(now_ns)
         inner._link()
+        self._let_senders_go(inner)
         self._check(inner)
         self.server.submit_request(request, inner)
         inner.state = INNER_ASKED
         self.open.add(inner)
+        return 0
+
+    # Those whose responses the askers do not take just now, because they wait for this one.
+    cdef int _let_senders_go(self, InnerRequest inner) except -1:
+        cdef InferRequest asker
+        cdef InnerRequest other
+        for asker in inner.askers:
+            for other in list(asker.inner):
+                if other is not inner:
+                    other._let_go()
         return 0
 
     # Who waits for it, as far as that is known.
@@ -279,32 +281,32 @@ cdef class InnerRequests(Errand):
         cdef InferRequest asker
         cdef Instance instance
         cdef Batch batch
+        cdef bint on_thread = inner.theirs
         caller, inner.caller = inner.caller, None
+        inner.held = True
         if inner.call.askers is not None:
             inner.askers = tuple(inner.call.askers)
             inner.theirs = True
+            # A decoupled model may be answering in a thread or task of its own.
+            inner.held = on_thread or not _all_decoupled(inner.askers)
         elif caller is not None and isinstance((<ModelInstance>caller).keeper, Instance):
             instance = <Instance>(<ModelInstance>caller).keeper
             if instance.out:
                 batch = <Batch>instance.out[0]
                 if ta_batch_phase(&batch.c) == TA_BEGUN:
                     inner.askers = tuple(batch.requests)
+        if inner.call.held is not None:
+            inner.held = inner.call.held
         for asker in inner.askers:
             if isinstance(asker.sink, InnerRequest):
                 inner.depth = max(inner.depth, (<InnerRequest>asker.sink).depth)
         inner.depth += 1
         return 0
 
-    # Refuses what could never be answered. Senders that wait for a reader are let go on first.
+    # Refuses what could never be answered.
     cdef int _check(self, InnerRequest inner) except -1:
         cdef list holders = inner.target.holders()
-        cdef dict nodes
-        if holders is None:
-            return 0
-        nodes = {}
-        if goes_on(holders, nodes):
-            return 0
-        if _let_go(nodes) and goes_on(holders):
+        if holders is None or goes_on(holders):
             return 0
         raise Unavailable(
             f"the request to model '{inner.request.model_name}' could never be answered: every instance of the model "
@@ -329,6 +331,11 @@ cdef class InnerRequests(Errand):
             future.cancel()
 
 
+# Whether whoever asked for this request's sake may still take responses: the execution that waits, or what runs beside.
+cdef bint _takes(InnerRequest inner, InferRequest asker) noexcept:
+    return asker.awaits & AWAITS_EXECUTION != 0 if inner.held else asker.model is not None
+
+
 def _cancelled():
     return Cancelled("the request was cancelled")
 
@@ -339,6 +346,14 @@ cdef bint _all_cancelled(tuple askers) noexcept:
         if not asker.cancelled:
             return False
     return len(askers) > 0
+
+
+cdef bint _all_decoupled(tuple askers) except -1:
+    cdef InferRequest asker
+    for asker in askers:
+        if asker.model is not None and not (<Servable>asker.model).signature.decoupled:
+            return False
+    return True
 
 
 # Whether the thread is the one that runs the batches of `caller`.
@@ -352,59 +367,59 @@ cdef bint _runs_on(ModelInstance caller, object thread) except -1:
 
 # -- who waits for whom ----------------------------------------------------------------------------
 #
-# A node is an execution (Batch), or a request whose execution is over while its sender still asks others. It has
-# needs: for each inner request that it waits for, the nodes of which one has to come to its end. What is in no cycle of
-# needs comes to its end by itself. All nodes can, before a request is taken and after, so a cycle can only be closed by
-# the request at hand, or by a sender that begins to wait for its reader.
+# A node is an execution (Batch), or a request which is answered by others than its execution. It has needs: for each
+# inner request that it waits for, the nodes one of which has to come to its end. What is in no cycle of needs comes to
+# its end by itself. Before a request is taken all nodes do, so a cycle can only be closed by the request at hand.
 
 # The needs of a node: a list of lists.
 cdef list _needs_of(object node):
     cdef list needs = []
-    cdef list requests = (<Batch>node).requests if isinstance(node, Batch) else [node]
     cdef InferRequest request
-    cdef InnerRequest inner
-    for request in requests:
-        if request.inner is not None:
-            for inner in request.inner:
-                if inner.unread() == 0:
-                    alternatives = _alternatives(inner)
-                    if alternatives is not None:
-                        needs.append(alternatives)
-        if request.congested and isinstance(request.sink, InnerRequest):
-            reader = (<InnerRequest>request.sink).waiting()
-            if reader is not None:
-                needs.append([reader])
+    if isinstance(node, Batch):
+        for request in (<Batch>node).requests:
+            _add_needs(needs, request, True)
+        return needs
+    request = <InferRequest>node
+    _add_needs(needs, request, False)
+    if request.awaits & AWAITS_EXECUTION:
+        needs.append([request.batch])
     return needs
+
+
+# Those of the inner requests that the execution of `request` waits for, or of those that it does not wait for.
+cdef int _add_needs(list needs, InferRequest request, bint held) except -1:
+    cdef InnerRequest inner
+    cdef list alternatives
+    if request.inner is not None:
+        for inner in request.inner:
+            if inner.held == held:
+                alternatives = _alternatives(inner)
+                if alternatives is not None:
+                    needs.append(alternatives)
+    return 0
 
 
 # The nodes one of which has to end before the request is answered; None when it is on its way.
 cdef list _alternatives(InnerRequest inner):
     cdef InferRequest request = inner.request
+    cdef InnerRequest other
     if request.state == REQUEST_NEW or request.state == REQUEST_QUEUED:
         return inner.target.holders()
-    producer = producer_of(request)
-    return None if producer is None else [producer]
+    if request.inner is not None:
+        for other in request.inner:
+            if not other.held:
+                return [request]
+    return [request.batch] if request.awaits & AWAITS_EXECUTION else None
 
 
-# The node that answers a request; None when nobody is known to wait in it.
-cdef object producer_of(InferRequest request):
-    if request.awaits & AWAITS_EXECUTION:
-        return request.batch
-    return request if request.inner is not None or request.congested else None
-
-
-# Whether one of the nodes comes to its end. `nodes`, when given, gets all that were looked at.
-cdef bint goes_on(list alternatives, dict nodes=None) except -1:
-    cdef list left
+# Whether one of the nodes comes to its end.
+cdef bint goes_on(list alternatives) except -1:
+    cdef dict nodes = {}
+    cdef list left = list(alternatives)
     cdef set ending = set()
     cdef bint changed = True
-    if nodes is None:
-        nodes = {}
-    left = list(alternatives)
     while left:
         node = left.pop()
-        if node is None:
-            return True
         if node in nodes:
             continue
         needs = nodes[node] = _needs_of(node)
@@ -419,16 +434,3 @@ cdef bint goes_on(list alternatives, dict nodes=None) except -1:
                 ending.add(node)
                 changed = True
     return any([node in ending for node in alternatives])
-
-
-# Lets the senders among the nodes go on that wait for a model to take their responses; whether there were any.
-cdef bint _let_go(dict nodes) except -1:
-    cdef InferRequest request
-    cdef bint found = False
-    for node in nodes:
-        for request in (<Batch>node).requests if isinstance(node, Batch) else [node]:
-            if request.congested and isinstance(request.sink, InnerRequest):
-                (<InnerRequest>request.sink).impatient = True
-                request.relieve()
-                found = True
-    return found

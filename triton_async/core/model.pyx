@@ -408,6 +408,7 @@ cdef class Model(Servable):
             if not request.awaits & AWAITS_EXECUTION:
                 continue
             request.awaits &= ~AWAITS_EXECUTION
+            self._tell_inner(request)
             if not request.awaits & AWAITS_FINAL:
                 self._account(request, batch, now_ns)
                 self._leave_if_done(request)

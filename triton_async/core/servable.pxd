@@ -56,6 +56,7 @@ cdef class Servable(Wakeable):
 
     # A request is cancelled: nobody holds its responses back any more, and what was asked for its sake is not wanted.
     cdef int _forsake(self, InferRequest request) except -1
+    cdef int _tell_inner(self, InferRequest request) except -1
     cdef int _hold_back(self, InferRequest request) except -1
     cdef int _pass_on(self, InferRequest request, InferResponse response) except -1
     cdef int _leave_if_done(self, InferRequest request) except -1

@@ -131,6 +131,10 @@ cdef class Servable(Wakeable):
         request.cancelled = True
         if request.held_back is not None:
             request.relieve()
+        return self._tell_inner(request)
+
+    # What has become of it matters to requests that were made for its sake.
+    cdef int _tell_inner(self, InferRequest request) except -1:
         if request.inner is not None:
             for sink in list(request.inner):
                 (<ResponseSink>sink).forsaken(request)
@@ -170,6 +174,7 @@ cdef class Servable(Wakeable):
         request.model = None
         request.batch = None
         self.in_flight -= 1
+        self._tell_inner(request)
         if self.draining and self.in_flight == 0 and not self.drained.done():
             self.drained.set_result(None)
         return 0

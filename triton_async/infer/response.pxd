@@ -33,7 +33,7 @@ cdef class ResponseSink:
     # Only while congested: has `resume()` called, once, later, on the loop, when it is so no more or the call is over.
     cdef int on_relief(self, object resume) except -1
 
-    # A request for whose sake the sink's own was made is cancelled.
+    # A request for whose sake the sink's own was made is cancelled, its execution is over, or it has ended.
     cdef int forsaken(self, object asker) except -1
 
 cpdef int64_t live_responses()

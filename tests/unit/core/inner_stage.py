@@ -144,10 +144,10 @@ class InnerStage:
 class Execution:
     """A batch that an instance has begun."""
 
-    def __init__(self, stage: InnerStage, name: str, instance: int) -> None:
+    def __init__(self, stage: InnerStage, name: str, instance: int, batch: Any = None) -> None:
         self.stage = stage
         self.puppet = stage.puppets[name][instance]
-        self.batch = self.puppet.begin()
+        self.batch = batch or self.puppet.begin()
         while self.batch is None:  # it was taken back
             stage.turn()
             self.batch = self.puppet.begin()

@@ -10,7 +10,7 @@ from inner_stage import Call, InnerStage
 from puppet_stage import Sink, echo, values_of
 
 from triton_async.config.model_config import DynamicBatching
-from triton_async.errors import Cancelled, InvalidArg, NotFound, Unavailable, Unsupported
+from triton_async.errors import Cancelled, DecoupledModel, InvalidArg, NotFound, Unavailable
 
 NEVER = "could never be answered"
 
@@ -88,8 +88,7 @@ def test_a_request_that_does_not_fit_is_refused_with_its_code(stage: InnerStage)
 def test_a_decoupled_model_is_refused_to_who_expects_one_response(stage: InnerStage) -> None:
     stage.add("d", decoupled=True)
     call = stage.ask("d")
-    assert isinstance(call.refusals[0], Unsupported)
-    assert call.refusals[0].message.startswith("Model d is using the decoupled. The current BLS request call")
+    assert isinstance(call.refusals[0], DecoupledModel)
 
 
 def test_any_number_of_responses_comes_from_a_decoupled_model(stage: InnerStage) -> None:
@@ -376,7 +375,7 @@ def test_a_sender_waits_for_the_model_that_asked(stage: InnerStage) -> None:
     outer.end()
 
 
-def test_a_sender_that_somebody_waits_for_does_not_wait_for_who_waits(stage: InnerStage) -> None:
+def test_a_sender_does_not_wait_for_who_waits_for_something_else(stage: InnerStage) -> None:
     stage.add("a")
     stage.add("d", decoupled=True)
     stage.send("a")
@@ -402,6 +401,39 @@ def test_a_sender_that_somebody_waits_for_does_not_wait_for_who_waits(stage: Inn
     stage.begin("d").end()
     assert second.over
     outer.end()
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_sender_does_not_wait_for_who_has_gone(stage: InnerStage, held: bool) -> None:
+    stage.add("a", decoupled=not held)
+    stage.add("d", decoupled=True)
+    stage.send("a")
+    outer = stage.begin("a")
+    if not held:
+        outer.puppet.end(outer.batch)
+        stage.turn()
+    outer.ask("d", decoupled=True, counts_reads=True)
+    sender = stage.begin("d")
+    [factory] = sender.factories
+    for _ in range(300):
+        echo(factory, final=False)
+        stage.turn()
+    assert factory.congested
+    woken = []
+    factory.on_relief(lambda: woken.append(True))
+    if held:
+        outer.end()
+    else:
+        for one in outer.factories:
+            echo(one)
+            one.release()
+        outer.requests.clear()
+        stage.turn()
+    assert woken
+    echo(factory, final=False)
+    stage.turn()
+    assert not factory.congested
+    sender.end()
 
 
 # -- the end -----------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ cdef class IncomingRequest:
     cdef InferRequest request
     cdef list tensors                # of the request, in signature order, None where absent
     cdef object context              # worker.context.Context
+    cdef list askers                 # the value of ASKERS that has it, of a decoupled model until its final response
     cdef public int flags
     cdef public int release_flags
     cdef public int64_t sent

@@ -18,6 +18,7 @@ from triton_async.memory.buffer cimport MEMORY_GPU, Buffer, wrap
 from triton_async.memory.slab cimport SlabPool
 
 import logging
+from contextvars import ContextVar
 
 import numpy as np
 
@@ -27,11 +28,15 @@ from triton_async.backends.python.worker import calls, messages, tensors
 from triton_async.backends.python.worker.channel import Channel, Refused
 from triton_async.backends.python.worker.runner import unanswered
 from triton_async.defines import PYTHON_COPY_NBYTES
-from triton_async.errors import Code, InternalError, ServerError, from_code
+from triton_async.errors import Code, DecoupledModel, InternalError, ServerError, from_code
 from triton_async.infer.tensor import decode_bytes
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject *o)
+
+# The InferRequests for whose sake a model runs just now, in a thread or a task: what it asks of others is for them.
+# Tasks take it along from the execution that starts them; requests leave it when they are answered.
+ASKERS = ContextVar("askers", default=None)
 
 log = logging.getLogger("triton_async.python")
 
@@ -193,6 +198,9 @@ cdef class LocalChannel:
         cdef object error
         if self.answered_ns == 0:
             self.answered_ns = ta_now_ns()
+        if final and request.askers is not None:
+            request.askers.remove(request.request)
+            request.askers = None
         if response is None:
             factory.send_taken([], None, final)
             return
@@ -301,6 +309,8 @@ cdef class LocalChannel:
             0, source.timeout, source.correlation_id, source.flags, False, ta_now_ns(),
         )
         call.cancel_function = self.inference.submit(inner, LocalCall(call, source.inner_model), self.instance)
+        if call.decoupled:
+            call.taken_function = call.cancel_function.taken
 
     def load_model(self, name, parameters):
         self._ask("load_model", name, parameters)
@@ -366,12 +376,13 @@ Channel.register(LocalChannel)
 class LocalCall(InferenceCall):
     """Hands what a call of another model brings to the worker.calls.Call of the model. Loop thread."""
 
-    __slots__ = ("call", "decoupled", "model")
+    __slots__ = ("askers", "call", "counts_reads", "decoupled", "model")
 
     def __init__(self, call, model):
         self.call = call
         self.model = model
-        self.decoupled = call.decoupled
+        self.decoupled = self.counts_reads = call.decoupled
+        self.askers = ASKERS.get()
 
     def responded(self, InferResponse response):
         if response.error is not None:
@@ -384,7 +395,11 @@ class LocalCall(InferenceCall):
         self.call.deliver(made, response.final)
 
     def refused(self, error):
-        self.call.deliver(_failure(error.code, calls.refusal(self.model, error.message)), True)
+        if isinstance(error, DecoupledModel):
+            text = calls.decoupled_refusal(self.model)
+        else:
+            text = calls.refusal(self.model, error.message)
+        self.call.deliver(_failure(error.code, text), True)
 
 
 def _failure(code, message):

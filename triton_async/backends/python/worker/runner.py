@@ -160,7 +160,7 @@ class Runner:
             result = self._execute(requests)
             if inspect.iscoroutine(result):
                 if self.context.decoupled:
-                    self._run_beside(result, requests, sources)
+                    self._run_beside(result, sources)
                     return
                 if self._own_loop is None:
                     self._own_loop = asyncio.new_event_loop()
@@ -235,12 +235,11 @@ class Runner:
 
     # -- asynchronous executions of decoupled models ---------------------------------------------------------------
 
-    def _run_beside(self, coroutine: Coroutine[Any, Any, Any], requests: list[Any], sources: list[Any]) -> None:
+    def _run_beside(self, coroutine: Coroutine[Any, Any, Any], sources: list[Any]) -> None:
         if self._loop is None:
             self._loop = _Loop(self.context.instance)
         own = list(sources)
         sources.clear()
-        requests.clear()
         self._loop.run(self._finish(coroutine, own))
 
     async def _finish(self, coroutine: Coroutine[Any, Any, Any], sources: list[Any]) -> None:

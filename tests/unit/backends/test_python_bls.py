@@ -1,0 +1,306 @@
+"""Python models that ask other models: chains, themselves, rings, decoupled ones, cancellation. Real threads."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "core"))
+
+from core_harness import run, running
+from gated_backend import Recorder, until
+
+from triton_async.backends.registry import BackendRegistry
+from triton_async.core.server import InferenceServer
+from triton_async.errors import ServerError
+from triton_async.infer.request import InferRequest
+from triton_async.infer.tensor import from_numpy
+
+HEAD = """
+import asyncio
+import threading
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+def ask(model, x, **more):
+    return pb_utils.InferenceRequest(
+        model_name=model, inputs=[pb_utils.Tensor("X", x)], requested_output_names=["Y"], **more
+    )
+
+
+def x_of(request):
+    return pb_utils.get_input_tensor_by_name(request, "X").as_numpy()
+
+
+def y(array):
+    return pb_utils.InferenceResponse([pb_utils.Tensor("Y", array)])
+
+
+def or_error(response, change=lambda array: array):
+    if response.has_error():
+        return pb_utils.InferenceResponse(error=response.error())
+    return y(change(pb_utils.get_output_tensor_by_name(response, "Y").as_numpy()))
+
+
+class TritonPythonModel:
+"""
+
+ADD = """
+    def execute(self, requests):
+        return [y(x_of(request) + 1) for request in requests]
+"""
+
+# Asks NEXT and adds one.
+CHAIN = """
+    def execute(self, requests):
+        return [or_error(ask("NEXT", x_of(request)).exec(), lambda array: array + 1) for request in requests]
+"""
+
+GATHER = """
+    async def execute(self, requests):
+        responses = await asyncio.gather(*(ask("NEXT", x_of(request) + i).async_exec()
+                                           for request in requests for i in range(20)))
+        return [y(sum(pb_utils.get_output_tensor_by_name(one, "Y").as_numpy() for one in responses))]
+"""
+
+# As many responses as X says.
+COUNT = """
+    def execute(self, requests):
+        for request in requests:
+            sender = request.get_response_sender()
+            for i in range(int(x_of(request)[0])):
+                if request.is_cancelled():
+                    break
+                sender.send(y(np.float32([i])))
+            sender.send(flags=FINAL)
+"""
+
+COLLECT = """
+    def execute(self, requests):
+        found = []
+        for response in ask("NEXT", x_of(requests[0])).exec(decoupled=True):
+            if response.has_error():
+                return [pb_utils.InferenceResponse(error=response.error())]
+            if response.output_tensors():
+                found.append(pb_utils.get_output_tensor_by_name(response, "Y").as_numpy())
+        return [y(np.concatenate(found))]
+"""
+
+# Takes the first response, and leaves the others.
+FIRST = """
+    def execute(self, requests):
+        iterator = iter(ask("NEXT", x_of(requests[0])).exec(decoupled=True))
+        next(iterator)
+        first = next(iterator)
+        self.kept = iterator if x_of(requests[0])[0] < 0 else None
+        return [or_error(first)]
+"""
+
+# Coroutines that go on behind the end of their execution: X is how often it is asked again.
+RECURSE = """
+    async def execute(self, requests):
+        for request in requests:
+            x = x_of(request)
+            sender = request.get_response_sender()
+            if x[0] <= 0:
+                sender.send(y(x), FINAL)
+                continue
+            iterator = await ask("NEXT", x - 1).async_exec(decoupled=True)
+            async for response in iterator:
+                if response.has_error():
+                    sender.send(pb_utils.InferenceResponse(error=response.error()), FINAL)
+                    break
+                if response.output_tensors():
+                    sender.send(or_error(response), FINAL)
+                    break
+"""
+
+
+def write(
+    root: Path, name: str, code: str, target: str = "", *, instances: int = 1, decoupled: bool = False
+) -> None:
+    directory = root / name
+    (directory / "1").mkdir(parents=True, exist_ok=True)
+    (directory / "1/model.py").write_text(HEAD + code.replace("NEXT", target))
+    (directory / "config.pbtxt").write_text(
+        f"""backend: "python"
+        input {{ name: "X" data_type: TYPE_FP32 dims: -1 }}
+        output {{ name: "Y" data_type: TYPE_FP32 dims: -1 }}
+        instance_group {{ kind: KIND_CPU count: {instances} }}
+        model_transaction_policy {{ decoupled: {str(decoupled).lower()} }}"""
+    )
+
+
+def request(name: str, *values: float) -> InferRequest:
+    return InferRequest(name, inputs=[from_numpy("X", np.float32(values))])
+
+
+async def ask(server: InferenceServer, name: str, *values: float) -> list[float]:
+    async with asyncio.timeout(30):
+        response = await server.infer(request(name, *values))
+    found: list[float] = response.outputs[0].numpy().tolist()
+    return found
+
+
+async def problem(server: InferenceServer, name: str, *values: float) -> str:
+    with pytest.raises(ServerError) as caught:
+        await ask(server, name, *values)
+    text: str = caught.value.message
+    return text
+
+
+def with_server(root: Path, test: Callable[[InferenceServer], Awaitable[Any]], *options: str) -> None:
+    async def main() -> None:
+        async with running(root, *options, backends=BackendRegistry()) as server:
+            await test(server)
+
+    run(main)
+
+
+def test_a_chain_of_three_models(tmp_path: Path) -> None:
+    write(tmp_path, "a", CHAIN, "b")
+    write(tmp_path, "b", CHAIN, "c")
+    write(tmp_path, "c", ADD)
+
+    async def test(server: InferenceServer) -> None:
+        assert await ask(server, "a", 1, 2) == [4, 5]
+        await until(lambda: [entry["inference_count"] for entry in server.statistics()] == [1] * 3, "all are counted")
+        several = await asyncio.gather(*(ask(server, "a", i) for i in range(50)))
+        assert several == [[i + 3] for i in range(50)]
+        large = np.arange(1 << 18, dtype=np.float32)
+        assert await ask(server, "a", *large) == (large + 3).tolist()
+
+    with_server(tmp_path, test)
+
+
+def test_what_the_server_refuses_is_an_error_of_the_response(tmp_path: Path) -> None:
+    write(tmp_path, "lost", CHAIN, "nobody")
+    write(tmp_path, "plain", CHAIN, "count")
+    write(tmp_path, "count", COUNT, decoupled=True)
+
+    async def test(server: InferenceServer) -> None:
+        assert await problem(server, "lost", 1) == (
+            "Model nobody - Error when running inference: Failed for execute the inference request. Model 'nobody' is "
+            "not ready."
+        )
+        assert await problem(server, "plain", 1) == (
+            "Model count is using the decoupled. The current BLS request call doesn't support models using the "
+            "decoupled transaction policy. Please use 'decoupled=True' argument to the 'exec' or 'async_exec' calls "
+            "for decoupled models.'"
+        )
+
+    with_server(tmp_path, test)
+
+
+def test_many_at_once_in_a_coroutine(tmp_path: Path) -> None:
+    write(tmp_path, "gather", GATHER, "add")
+    write(tmp_path, "add", ADD, instances=2)
+
+    async def test(server: InferenceServer) -> None:
+        assert await ask(server, "gather", 0) == [sum(range(1, 21))]
+
+    with_server(tmp_path, test)
+
+
+def test_models_that_ask_themselves(tmp_path: Path) -> None:
+    write(tmp_path, "one", CHAIN, "one")
+    write(tmp_path, "a", CHAIN, "b")
+    write(tmp_path, "b", CHAIN, "c")
+    write(tmp_path, "c", CHAIN, "a")
+
+    async def test(server: InferenceServer) -> None:
+        text = await problem(server, "one", 1)
+        assert text.startswith("Model one - Error when running inference: the request to model 'one' could never be")
+        assert "could never be answered" in await problem(server, "a", 1)
+        answers = await asyncio.gather(*(problem(server, name, 1) for name in "abcabcabc"))
+        assert all("could never be answered" in text for text in answers)
+
+    with_server(tmp_path, test)
+
+
+def test_responses_of_a_decoupled_model(tmp_path: Path) -> None:
+    write(tmp_path, "collect", COLLECT, "count")
+    write(tmp_path, "first", FIRST, "count", instances=2)
+    write(tmp_path, "count", COUNT, decoupled=True)
+
+    async def test(server: InferenceServer) -> None:
+        assert await ask(server, "collect", 3) == [0, 1, 2]
+        assert await ask(server, "collect", 5000) == list(range(5000))
+        # The sender does not wait for responses that are left.
+        assert await ask(server, "first", 3000) == [1]
+        assert await ask(server, "collect", 2) == [0, 1]
+
+    with_server(tmp_path, test)
+
+
+def test_a_decoupled_model_asks_itself_behind_its_execution(tmp_path: Path) -> None:
+    write(tmp_path, "recurse", RECURSE, "recurse", decoupled=True)
+
+    async def test(server: InferenceServer) -> None:
+        sinks = [Recorder() for _ in range(20)]
+        for i, sink in enumerate(sinks):
+            server.submit(request("recurse", i), sink)
+        await until(lambda: all(sink.responses and sink.responses[-1].final for sink in sinks), "all are answered")
+        assert [[r.error for r in sink.responses] for sink in sinks] == [[None]] * 20
+        deep = Recorder()
+        server.submit(request("recurse", 100), deep)
+        await until(lambda: deep.responses, "it is answered")
+        assert "nested more than 64 deep" in deep.responses[0].error.message  # type: ignore[union-attr]
+        for sink in [*sinks, deep]:
+            sink.responses.clear()
+
+    with_server(tmp_path, test)
+
+
+def test_an_inner_request_is_cancelled_with_its_client(tmp_path: Path) -> None:
+    write(tmp_path, "collect", COLLECT, "count")
+    write(tmp_path, "count", COUNT, decoupled=True)
+
+    async def test(server: InferenceServer) -> None:
+        outer = request("collect", 1e9)
+        server.submit(outer, Recorder())
+        await until(
+            lambda: any(model.signature.model_name == "count" and model.in_flight
+                        for model in server.repository.held_models()),
+            "the inner one runs",
+        )  # fmt: skip
+        server.cancel(outer)
+        await until(lambda: not any(model.in_flight for model in server.repository.held_models()), "both end")
+        [found] = server.statistics("count")
+        assert found["inference_stats"]["fail"]["count"] == 1
+        del outer
+
+    with_server(tmp_path, test)
+
+
+LOADS = """
+    def execute(self, requests):
+        x = x_of(requests[0])
+        said = [pb_utils.is_model_ready("add")]
+        pb_utils.load_model("add")
+        said.append(pb_utils.is_model_ready("add"))
+        pb_utils.unload_model("add")
+        said.append(pb_utils.is_model_ready("add"))
+        return [y(np.float32(said))]
+"""
+
+
+def test_models_load_and_unload_models(tmp_path: Path) -> None:
+    write(tmp_path, "loads", LOADS)
+    write(tmp_path, "add", ADD)
+
+    async def test(server: InferenceServer) -> None:
+        assert await ask(server, "loads", 0) == [0, 1, 0]
+
+    with_server(tmp_path, test, "--model-control-mode=explicit", "--load-model=loads")
+
+
