@@ -13,10 +13,10 @@ from typing import Any
 from triton_async.backends.base import InferenceCall, InferenceService, ModelInstance
 from triton_async.backends.python.isolated.link import Link
 from triton_async.backends.python.isolated.reader import Reader
-from triton_async.backends.python.worker.calls import refusal
+from triton_async.backends.python.worker.calls import decoupled_refusal, refusal
 from triton_async.backends.python.worker.channel import Refused
 from triton_async.defines import WORKER_MAX_CALLS, WORKER_MAX_HANDLES, WORKER_MAX_QUESTIONS
-from triton_async.errors import InvalidArg, ServerError, Unavailable, from_code
+from triton_async.errors import DecoupledModel, InvalidArg, ServerError, Unavailable, from_code
 from triton_async.infer.request import InferRequest, RequestedOutput
 from triton_async.infer.response import InferResponse
 
@@ -240,7 +240,9 @@ class _WorkerCall(InferenceCall):
         self._pass_on(None if ends_alone else response, response.error, response.final)
 
     def refused(self, error: ServerError) -> None:
-        self._pass_on(None, from_code(error.code, refusal(self._model, error.message)), True)
+        decoupled = isinstance(error, DecoupledModel)
+        text = decoupled_refusal(self._model) if decoupled else refusal(self._model, error.message)
+        self._pass_on(None, from_code(error.code, text), True)
 
     def _pass_on(self, response: InferResponse | None, error: ServerError | None, final: bool) -> None:
         if final:
