@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 import python_worker_models
+import worker_kills
 from server_process import ServerProcess, poll, running_server
 from triton_clients import client_module
+from worker_kills import family
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +47,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
-
-
-def family(root: int) -> list[int]:
-    """Processes that a process has started, and those that they have."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            except OSError:
-                continue
-    found = [root]
-    for pid in found:
-        found += [child for child, parent in parents.items() if parent == pid]
-    return found[1:]
 
 
 def ask(server: ServerProcess, model: str, inputs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -296,6 +283,25 @@ def test_an_exception_leaves_the_worker_alone(workers: ServerProcess) -> None:
     before = act(workers, "pid")
     assert "ValueError: told" in act(workers, "raises told")
     assert act(workers, "pid") == before
+
+
+def test_workers_that_are_killed_at_random_cost_what_they_had(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    two = "instance_group [{ count: 2 kind: KIND_CPU }]"
+    python_worker_models.add(
+        repository, "echo", python_worker_models.ECHO, python_worker_models.config(python_worker_models.ECHO_IO + two)
+    )
+    with running_server([repository], tmp_path) as server:
+        worker_kills.run(server, "echo", 2)  # everything that stays open is open
+        before = worker_kills.open_descriptors(server.pid), len(family(server.pid))
+        outcome = worker_kills.run(server, "echo", float(os.environ.get("WORKER_KILL_SECONDS", "8")))
+        assert not outcome.wrong, outcome
+        assert outcome.answers["right"] > 10 * outcome.kills and outcome.kills > 3, outcome
+        assert sorted(outcome.away_s)[len(outcome.away_s) // 2] < 1, outcome
+        server.wait_until_idle()
+        poll(lambda: (worker_kills.open_descriptors(server.pid), len(family(server.pid))) == before,
+             "nothing to be left")  # fmt: skip
+        server.stop()
 
 
 # -- lies ----------------------------------------------------------------------------------------------------------
