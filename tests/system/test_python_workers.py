@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -114,6 +115,26 @@ def test_large_tensors_go_through_shared_memory(workers: ServerProcess, elements
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(round_trip, range(40)))
     client.close()
+
+
+def test_an_answer_is_whole_whatever_becomes_of_its_worker(workers: ServerProcess) -> None:
+    """A large answer is sent from the memory that the worker wrote it to, to a client that reads when it likes."""
+    elements = 1 << 23
+    array = np.arange(elements, dtype=np.float32)
+    head = json.dumps({
+        "inputs": [{"name": "N", "shape": [1, elements], "datatype": "FP32",
+                    "parameters": {"binary_data_size": array.nbytes}}],
+        "outputs": [{"name": "N_OUT", "parameters": {"binary_data": True}}],
+    }).encode()  # fmt: skip
+    connection = http.client.HTTPConnection(workers.http_url)
+    connection.request("POST", "/v2/models/echo/infer", head + array.tobytes(),
+                       {"Inference-Header-Content-Length": str(len(head))})  # fmt: skip
+    answer = connection.getresponse()
+    said = json.loads(answer.read(int(answer.headers["Inference-Header-Content-Length"])))
+    os.kill(said["parameters"]["pid"], signal.SIGKILL)
+    poll(lambda: "error" not in ask(workers, "echo", [tensor("N", "FP32", [1.0])]), "another worker")
+    assert np.array_equal(np.frombuffer(answer.read(), np.float32), array)
+    connection.close()
 
 
 def test_arrays_that_a_model_keeps_stay_as_they_are(workers: ServerProcess) -> None:

@@ -109,6 +109,7 @@ cdef InferRequest decode(Buffer message, int64_t received_ns, RegionRegistry reg
     request.outputs = []
     request.sequence_id = 0
     request.received_ns = received_ns
+    request.binary_default = True
     while True:
         before = wire.at
         type = next_field(&wire, &field)
@@ -153,6 +154,7 @@ cdef int _request_parameter(InferRequest request, ta_wire entry) except -1:
 
 cdef RequestedOutput _output(ta_wire wire, RegionRegistry regions):
     cdef RequestedOutput output = RequestedOutput.__new__(RequestedOutput)
+    output.binary = True
     cdef Parameter parameter
     cdef uint32_t field
     cdef ta_wire value

@@ -10,6 +10,9 @@ from triton_async.memory.slab cimport SlabPool
 
 # What the model is to see of a request's inputs, in the order in which they came.
 cdef list request_inputs(ResponseFactory factory)
+# Whether nobody looks into the outputs of a request: front-ends send them as bytes. What models and ensembles ask for,
+# JSON and classification is looked into.
+cdef bint is_sent_on(InferRequest request)
 # The event that hands a request over; `tensors`: its inputs, `block`: what these have of the shared memory, 0 for none.
 cdef int write_request(Writer event, InferRequest request, uint64_t handle, uint64_t block, Writer tensors) except -1
 # JSON of parameters, "" for none.

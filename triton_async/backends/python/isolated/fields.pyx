@@ -29,6 +29,14 @@ cdef list request_inputs(ResponseFactory factory):
     return found
 
 
+cdef bint is_sent_on(InferRequest request):
+    cdef RequestedOutput output
+    for output in request.outputs:
+        if not output.binary or output.classification or output.region is not None:
+            return False
+    return request.binary_default or bool(request.outputs)
+
+
 cdef int write_request(Writer event, InferRequest request, uint64_t handle, uint64_t block, Writer tensors) except -1:
     cdef RequestedOutput output
     cdef uint32_t nbytes[2]

@@ -14,6 +14,7 @@ from libc.stdint cimport uint8_t, uint32_t, uintptr_t
 from libc.string cimport memcpy
 
 from triton_async.backends.python.isolated.fields cimport (
+    is_sent_on,
     json_object,
     parameters_text,
     read_inner_request,
@@ -428,6 +429,16 @@ cdef class Link:
             raise WireError("something behind an event")
         return 0
 
+    # What was lent comes back, on any thread.
+    def _lent_back(self, offset, nbytes):
+        if self.socket is None:
+            return
+        self._free(offset, nbytes)
+        if self.freed_nbytes > FREED_NBYTES:
+            writer = Writer.__new__(Writer)
+            self._send_freed(writer)
+            self._send(writer)
+
     def _free(self, uint64_t offset, uint64_t nbytes):
         self.freed.append(offset)
         self.freed_nbytes += <int64_t>nbytes
@@ -456,6 +467,7 @@ cdef class Link:
             error = from_code(code if code < 8 else 1, cursor.long_text())
         elif flags & HAS_RESPONSE:
             parameters = read_parameters(cursor.long_bytes())
+            cursor.lender = self._lent_back if is_sent_on(factory.request) else None
             for tensor in cursor.tensors(self.responses, self.pool, freed):
                 spec = factory.signature.output_by_name.get(tensor.name)
                 if spec is not None:
@@ -463,7 +475,8 @@ cdef class Link:
                         outputs.append(client_view(factory.signature, <TensorSpec>spec, tensor))
                     except ServerError as problem:
                         error = problem
-                self.freed_nbytes += tensor.nbytes
+            self.freed_nbytes += cursor.freed_nbytes
+            cursor.freed_nbytes = 0
             if len({(<Tensor>tensor).name for tensor in outputs}) < len(outputs):
                 raise WireError("an output twice in a response")
             self.freed.extend(freed)
@@ -534,10 +547,9 @@ cdef class Link:
 
     # What it says of an inference request that it makes.
     def _exec(self, Cursor cursor):
-        cdef Tensor tensor
         fields = read_inner_request(cursor, self.responses, self.pool, self.freed)
-        for tensor in fields["inputs"]:
-            self.freed_nbytes += tensor.nbytes
+        self.freed_nbytes += cursor.freed_nbytes
+        cursor.freed_nbytes = 0
         return fields
 
     def is_cancelled(self, handle):

@@ -93,6 +93,10 @@ cdef class Cursor:
     cdef const char *at
     cdef const char *end
     cdef object owner                # keeps the bytes
+    cdef int64_t freed_nbytes        # what the entries of `freed` hold
+    # Takes (offset, nbytes) of what was lent, on any thread. Where there is one, large tensors of `memory` are not
+    # copied: only for who does nothing but send bytes on, for the worker may write to them at any time.
+    cdef object lender
 
     cdef int u8(self) except -1
     cdef uint32_t u32(self) except? 0xFFFFFFFF
@@ -101,7 +105,7 @@ cdef class Cursor:
     cdef bytes long_bytes(self)
     cdef str long_text(self)
     # Tensors, copied out of the message and of `memory` into leases of `pool` and only then checked. `freed`: gets the
-    # offsets of what was read in `memory`.
+    # offsets of what was read in `memory`, and is not lent.
     cdef list tensors(self, SharedMemory memory, SlabPool pool, list freed)
     cdef Tensor _tensor(self, SharedMemory memory, SlabPool pool, list freed)
     cdef const char *_take(self, uint64_t nbytes) except NULL

@@ -1,6 +1,9 @@
 """The wire form of what the server and a worker say to each other: writing it, and reading it without trust."""
 
+import logging
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint16_t
 from libc.stdlib cimport free, malloc, realloc
@@ -11,10 +14,12 @@ from triton_async.datatypes cimport nbytes as size_of
 from triton_async.infer.framing cimport ta_bytes_skip
 from triton_async.infer.tensor cimport TA_MAX_RANK, view_dims
 from triton_async.memory.arena cimport ta_lease_return
-from triton_async.memory.buffer cimport Buffer
+from triton_async.memory.buffer cimport MEMORY_CPU, Buffer, foreign
 
 from triton_async.defines import WORKER_INLINE_NBYTES, WORKER_MAX_TENSORS, WORKER_MESSAGE_NBYTES
 from triton_async.errors import InvalidArg, Unavailable
+
+log = logging.getLogger("triton_async.python")
 
 cdef Py_ssize_t INLINE_NBYTES = WORKER_INLINE_NBYTES
 cdef Py_ssize_t MESSAGE_NBYTES = WORKER_MESSAGE_NBYTES
@@ -22,7 +27,7 @@ cdef int MAX_TENSORS = WORKER_MAX_TENSORS
 # Bytes that a tensor in shared memory is aligned to; the worker's arrays begin there.
 cdef int64_t ALIGNMENT = 64
 
-# Bytes from which a copy is made without the GIL.
+# Bytes from which a copy is made without the GIL, or, where that may be, not at all.
 cdef int64_t LARGE_NBYTES = 1 << 16
 
 
@@ -222,9 +227,14 @@ cdef class Cursor:
             source = memory.inside(offset, nbytes)
             if source == NULL:
                 raise WireError("a tensor outside of the shared memory")
-            freed.append(offset)
         else:
             raise WireError("a tensor that is nowhere")
+        if place == IN_MEMORY and self.lender is not None and nbytes >= <uint64_t>LARGE_NBYTES and datatype != DT_BYTES:
+            buffer = _lent(memory, <char *>source, offset, <int64_t>nbytes, self.lender)
+            return view_dims(name, datatype, dims, rank, count, buffer, buffer.data, <int64_t>nbytes)
+        if place == IN_MEMORY:
+            freed.append(offset)
+            self.freed_nbytes += <int64_t>nbytes
         if nbytes:
             buffer = pool.lease(<int64_t>nbytes)
             _copy(buffer.data, source, <int64_t>nbytes)
@@ -232,6 +242,29 @@ cdef class Cursor:
             raise WireError("a BYTES tensor whose elements do not fill its shape")
         return view_dims(name, datatype, dims, rank, count, buffer, NULL if buffer is None else buffer.data,
                          <int64_t>nbytes)
+
+
+# A range of the shared memory as it is, until the Buffer is gone.
+cdef Buffer _lent(SharedMemory memory, char *data, uint64_t offset, int64_t nbytes, object lender):
+    cdef tuple lent = (memory, lender, offset, nbytes)
+    cdef Buffer buffer = foreign(data, nbytes, <void *>lent, _give_back, MEMORY_CPU, 0)
+    Py_INCREF(lent)
+    buffer.readonly = True
+    return buffer
+
+
+cdef void _give_back(void *owner) noexcept nogil:
+    with gil:
+        _give_back_now(<tuple>owner)
+        Py_DECREF(<object>owner)
+
+
+cdef int _give_back_now(tuple lent) noexcept:
+    try:
+        lent[1](lent[2], lent[3])
+    except BaseException:
+        log.exception("memory that was lent by a Python worker could not be given back")
+    return 0
 
 
 # Whether the bytes, which are private by now, are `count` elements and nothing else.
