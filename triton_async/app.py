@@ -20,6 +20,7 @@ from triton_async import logs
 from triton_async.addresses import unix_path
 from triton_async.backends.registry import BackendRegistry
 from triton_async.config.settings import Settings
+from triton_async.core.cache import ResponseCache
 from triton_async.core.describe import table
 from triton_async.core.families import Family
 from triton_async.core.gpu_metrics import GpuMonitor, environment_visible
@@ -129,6 +130,7 @@ async def _serve_watched(settings: Settings, certificates: Certificates, stop_re
                 loop, reactor, pools, backends, workers, settings.backend_config, regions=regions,
                 gpu_limits=settings.model_load_gpu_limit, gpu_uuid=monitor.uuid,
                 metric_sources=(monitor.families, partial(_own_families, lag), backends.families),
+                cache=ResponseCache(settings.response_cache_byte_size) if settings.response_cache_byte_size else None,
             )  # fmt: skip
             server = InferenceServer(settings, host)
             backends.inference = inner = InnerRequests(server)

@@ -376,6 +376,12 @@ MAX_DELAY_US = 10**15
 # Seconds between two readings of the GPUs: the driver takes the samples that it answers from no faster.
 GPU_POLL_MIN_S = 0.1
 
+# -- response cache --------------------------------------------------------------------------------
+
+# Bytes of inputs that are made a key of, and of an answer that is kept: a millisecond of the loop's time for each.
+CACHE_KEY_NBYTES = 1 << 20
+CACHE_ENTRY_NBYTES = 8 << 20
+
 # -- the process -----------------------------------------------------------------------------------
 
 # Seconds behind --exit-timeout-secs, and behind a second signal, after which a process is ended whose loop does not do

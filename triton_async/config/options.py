@@ -105,7 +105,6 @@ def _tls(service: str, name: str) -> tuple[Option, ...]:
 _ONE_LOOP = "one event loop serves all connections"
 _NO_PROXY_POOL = "requests are not pooled here"
 _TRACE = "tracing"
-_CACHE = "the response cache"
 _SAGEMAKER = "the SageMaker endpoint"
 _VERTEX = "the Vertex AI endpoint"
 
@@ -294,15 +293,21 @@ BACKEND = (
         status=Status.NO_EFFECT,
         note="repository agents are not supported yet",
     ),
-    _later("cache-config", "", _CACHE, repeat=True, form="<<string>,<string>=<string>>"),
+    _text(
+        "cache-config",
+        "",
+        "The response cache, in this process only: local,size=<bytes>. For models whose config enables it.",
+        repeat=True,
+        form="<<string>,<string>=<string>>",
+    ),
     _text(
         "cache-directory",
         "/opt/tritonserver/caches",
         "Accepted for compatibility.",
         status=Status.NO_EFFECT,
-        note="the response cache is not supported yet",
+        note="the local response cache is built in, and no other is supported",
     ),
-    _later("response-cache-byte-size", 0, _CACHE),
+    _int("response-cache-byte-size", 0, "Deprecated: --cache-config=local,size=<bytes>.", low=0, high=2**63 - 1),
     _text("rate-limit", "off", "Only off.", choices=("off", "execution_count")),
     _later("rate-limit-resource", "", "the rate limiter", repeat=True, form="<<string>:<integer>:<integer>>"),
 )

@@ -116,6 +116,8 @@ class Settings:
     # Backend name ("" for all backends) -> setting -> value.
     backend_config: Mapping[str, Mapping[str, str]] = field(default_factory=_empty)
     rate_limit: str = _default("rate-limit")
+    # Of the response cache, in bytes; 0: there is none.
+    response_cache_byte_size: int = _default("response-cache-byte-size")
 
     pinned_memory_pool_byte_size: int = _default("pinned-memory-pool-byte-size")
     # GPU -> bytes; DEVICE_POOL_NBYTES for a GPU that is not in it.
@@ -276,6 +278,16 @@ def _settings(values: dict[str, Any], warnings: list[str]) -> Settings:
     values["model_load_gpu_limit"] = _fractions(
         OPTIONS["model-load-gpu-limit"], values.get("model_load_gpu_limit", ())
     )
+    cache_texts = values.pop("cache_config", ())
+    if cache_texts and "response_cache_byte_size" in values:
+        raise UsageError(
+            "Error: Incompatible flags --response-cache-byte-size and --cache-config both provided. Please provide one "
+            "or the other."
+        )
+    if "response_cache_byte_size" in values:
+        warnings.append("--response-cache-byte-size is deprecated: use --cache-config=local,size=<bytes>")
+    if cache_texts:
+        values["response_cache_byte_size"] = _cache_size(cache_texts)
     metrics = _metrics_config(values.pop("metrics_config", ()))
     values["counter_latencies"] = metrics.get("counter_latencies", True)
     settings = Settings(**values, warnings=tuple(warnings))
@@ -333,6 +345,25 @@ def _backend_config(texts: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
             raise _bad(option, f"Invalid option value. Got {text}")
         found.setdefault(backend, {})[setting] = value
     return MappingProxyType({name: MappingProxyType(settings) for name, settings in found.items()})
+
+
+def _cache_size(texts: Sequence[str]) -> int:
+    """`local,size=<bytes>` -> bytes."""
+    option = OPTIONS["cache-config"]
+    size = -1
+    for text in texts:
+        head, equals, value = text.partition("=")
+        cache, comma, setting = head.partition(",")
+        if not (cache and comma and setting and equals and value):
+            raise _bad(option, f"--cache-config option format is '<cache name>,<setting>=<value>'. Got {text}")
+        if cache != "local":
+            raise _bad(option, f"the cache '{cache}' is not supported: the only one there is, is local")
+        if setting != "size":
+            raise _bad(option, f"the local cache has no setting '{setting}', but size")
+        if not re.fullmatch("[0-9]{1,18}", value, re.ASCII) or not int(value):
+            raise _bad(option, f"the size of the local cache must be a positive number of bytes. Got {value}")
+        size = int(value)
+    return size
 
 
 def _metrics_config(texts: Sequence[str]) -> dict[str, bool]:

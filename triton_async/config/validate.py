@@ -41,6 +41,7 @@ def validate_config(proto: Any) -> None:
     _check_version_policy(proto)
     if proto.HasField("dynamic_batching"):
         _check_batching(proto)
+    _check_cache(proto)
     _check_model_metrics(proto)
     for key in proto.metric_tags:
         if not _METRIC_TAG.match(key):
@@ -63,6 +64,21 @@ def _check_backend(proto: Any) -> None:
         raise InvalidArg(f"unexpected 'platform' and 'backend' pair, got:{platform}, {backend} for {name}")
     if proto.runtime:
         safe_name(proto.runtime, f"runtime of model '{name}'")
+
+
+def _check_cache(proto: Any) -> None:
+    if not proto.response_cache.enable:
+        return
+    kinds = (
+        (proto.model_transaction_policy.decoupled, "'decoupled' transaction policy"),
+        (proto.HasField("sequence_batching"), "sequence batching scheduler"),
+    )
+    for asked, kind in kinds:
+        if asked:
+            raise InvalidArg(
+                f"Response Cache does not currently support model {proto.name} with {kind}. Please disable the "
+                "response cache."
+            )
 
 
 def _check_version_policy(proto: Any) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from triton_async.backends.base import Backend
+from triton_async.core.cache import ResponseCache
 from triton_async.core.families import MetricSource
 from triton_async.core.placement import GpuLoads
 from triton_async.core.reactor import Reactor
@@ -72,6 +73,8 @@ class Host:
     gpu_loads: GpuLoads = field(default_factory=GpuLoads)
     metric_sources: Sequence[MetricSource] = ()
     gpu_uuid: Callable[[int], str] = lambda device: ""
+    #: Of the models whose config asks for it; None: no answer is kept.
+    cache: ResponseCache | None = None
 
     @property
     def pool(self) -> SlabPool:

@@ -94,7 +94,10 @@ async def start_version(host: Host, config: ModelConfig, opened: OpenVersion) ->
         else:
             instances = _adopt_engines(host, config, opened)
         scheduler = make_scheduler(config, opened.signature)
-        model = Model(host.reactor, opened.signature, config, instances, scheduler, _input_pool(config, loaded))
+        cache = host.cache if config.proto.response_cache.enable else None
+        model = Model(
+            host.reactor, opened.signature, config, instances, scheduler, _input_pool(config, loaded), cache
+        )
     except BaseException:
         if loaded.thread_bound:
             await _stop_threads(host, instances)

@@ -44,6 +44,13 @@ _FAMILIES = {
     _PENDING: ("gauge", "Instantaneous number of pending requests awaiting execution per-model."),
     _LOAD: ("gauge", "Model load time in seconds"),
 }
+# Of models whose answers are cached, in the order of ModelStatistics.cached.
+_CACHE_FAMILIES = {
+    "nv_cache_num_hits_per_model": ("counter", "Number of cache hits per model"),
+    "nv_cache_num_misses_per_model": ("counter", "Number of cache misses per model"),
+    "nv_cache_hit_duration_per_model": ("counter", "Total cache hit duration per model, in microseconds"),
+    "nv_cache_miss_duration_per_model": ("counter", "Total cache miss duration per model, in microseconds"),
+}
 
 
 class Metrics:
@@ -92,6 +99,8 @@ class Metrics:
             for name, (kind, text) in _FAMILIES.items()
             if self._settings.counter_latencies or not name.endswith("_duration_us")
         }
+        if self._machine.cache is not None:
+            families |= {name: family_head(name, kind, text) for name, (kind, text) in _CACHE_FAMILIES.items()}
         for index, name in enumerate(sorted(self._repository.models), 1):
             for _, loaded in self._repository.ready_versions(name):
                 self._add(families, name, loaded)
@@ -115,6 +124,9 @@ class Metrics:
             for key, microseconds in spent.items():
                 family = f"nv_inference_{key}_duration_us"
                 families[family].append(f"{family}{{{labels}}} {microseconds}")
+        if loaded.model.cache is not None:
+            for family, number in zip(_CACHE_FAMILIES, statistics.cached(), strict=True):
+                families[family].append(f"{family}{{{labels}}} {number}")
         families[_PENDING].append(f"{_PENDING}{{{labels}}} {loaded.model.pending}")
         families[_LOAD].append(f"{_LOAD}{{{labels}}} {round(loaded.load_secs, 6)}")
 

@@ -2,13 +2,14 @@
 
 from libc.stdint cimport int64_t
 
+from triton_async.core.cache cimport ResponseCache
 from triton_async.core.inline cimport InlinePolicy, ta_switches
 from triton_async.core.instances cimport Instance
 from triton_async.core.scheduler cimport Scheduler
 from triton_async.core.servable cimport Servable
 from triton_async.infer.batch cimport Batch
 from triton_async.infer.request cimport InferRequest
-from triton_async.infer.response cimport InferResponse
+from triton_async.infer.response cimport InferResponse, ResponseSink
 
 # Loop thread.
 #
@@ -28,6 +29,12 @@ cdef class Model(Servable):
     cdef int64_t mean_execution_ns       # moving average of how long an instance takes for a batch
     cdef readonly InlinePolicy inline
     cdef bint any_thread                 # every instance may run on the loop thread
+    cdef readonly ResponseCache cache    # None: its answers are not kept
+    cdef int64_t cache_owner             # whose entries its answers are
+
+    # Takes a valid request whose answer is in the cache. Else it notes the key, under which the answer is to be kept.
+    cdef bint _is_cached(self, InferRequest request, ResponseSink sink, int64_t now_ns) except -1
+    cdef int _keep(self, InferRequest request, InferResponse response) except -1
 
     # Starts what may start. `here`, or None: a list that takes the batches run on the loop thread, to be delivered;
     # none is run there behind `until_ns`. Returns the time behind the last one, `now_ns` for none.

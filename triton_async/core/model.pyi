@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 
 from triton_async.config.model_config import ModelConfig
+from triton_async.core.cache import ResponseCache
 from triton_async.core.inline import InlinePolicy
 from triton_async.core.instances import Instance
 from triton_async.core.reactor import Reactor
@@ -11,6 +12,7 @@ from triton_async.memory.slab import SlabPool
 
 class Model(Servable):
     run_ahead: int
+    cache: ResponseCache | None
     inline: InlinePolicy
     def __init__(
         self,
@@ -20,5 +22,6 @@ class Model(Servable):
         instances: Sequence[Instance],
         scheduler: Scheduler,
         input_pool: SlabPool | None = None,
+        cache: ResponseCache | None = None,
     ) -> None: ...
     def take_instances(self) -> list[Instance]: ...

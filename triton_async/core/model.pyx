@@ -2,6 +2,7 @@
 
 import logging
 
+from triton_async.core.cache cimport ResponseCache
 from triton_async.core.inline cimport InlinePolicy, ta_switches, ta_switches_of_thread
 from triton_async.core.instances cimport Instance
 from triton_async.core.reactor cimport Reactor
@@ -57,7 +58,7 @@ cdef class Model(Servable):
     """A READY model version. `scheduler`: a new one, for it alone."""
 
     def __init__(self, Reactor reactor, ModelSignature signature, config, instances, Scheduler scheduler,
-                 SlabPool input_pool=None):
+                 SlabPool input_pool=None, ResponseCache cache=None):
         batching = config.dynamic_batching
         Servable.__init__(self, reactor, signature, config, input_pool,
                           batching is not None and batching.preserve_ordering)
@@ -73,6 +74,9 @@ cdef class Model(Servable):
         self.mean_execution_ns = MEAN_CLAMP * RUN_AHEAD_NS
         self.inline = InlinePolicy()
         self.any_thread = all([(<Instance>instance).any_thread for instance in instances])
+        self.cache = cache
+        if cache is not None:
+            self.cache_owner = cache.add_owner()
 
     @property
     def pending(self):
@@ -101,6 +105,8 @@ cdef class Model(Servable):
         if self.draining:
             raise Unavailable(f"model '{self.signature.model_name}' is being unloaded")
         self.signature.validate(request)
+        if self.cache is not None and self._is_cached(request, sink, now_ns):
+            return 0
         try:
             self.scheduler.enqueue(request, now_ns)
         except Unavailable:
@@ -121,6 +127,36 @@ cdef class Model(Servable):
             self.scheduler.remove(request)
             self._disown(request)
             raise
+        return 0
+
+    cdef bint _is_cached(self, InferRequest request, ResponseSink sink, int64_t now_ns) except -1:
+        cdef bytes key = self.cache.key_of(self.cache_owner, request)
+        cdef InferResponse response
+        if key is None:
+            return False
+        response = self.cache.find(key, request, self.signature)
+        if response is None:
+            request.cache_key = key
+            self.statistics.record_miss(now_ns, ta_now_ns())
+            return False
+        self._accept(request, sink)
+        request.state = REQUEST_DONE
+        self.statistics.record_hit(request.received_ns or now_ns, now_ns, ta_now_ns())
+        # Not yet: inside `submit` the front-end may not be ready for an answer.
+        self.reactor.loop.call_soon(self._answer_cached, request, response)
+        return True
+
+    def _answer_cached(self, InferRequest request, InferResponse response):
+        self._answer(request, response)
+        self._free(request)
+
+    cdef int _keep(self, InferRequest request, InferResponse response) except -1:
+        cdef int64_t start_ns = ta_now_ns()
+        cdef bytes key = request.cache_key
+        request.cache_key = None
+        if response.error is None and not request.cancelled:
+            self.cache.keep(self.cache_owner, key, response)
+            self.statistics.record_insertion(start_ns, ta_now_ns())
         return 0
 
     cdef int cancel(self, InferRequest request, int64_t now_ns) except -1:
@@ -391,6 +427,8 @@ cdef class Model(Servable):
             request.awaits &= ~AWAITS_EXECUTION
             request.failed = response.error is not None
             self._account(request, batch, now_ns)
+            if request.cache_key is not None:
+                self._keep(request, response)
             self._answer(request, response)
             self._free(request)
         return 0
@@ -427,6 +465,8 @@ cdef class Model(Servable):
             self.statistics.record_response(response, request.cancelled)
         if response.final:
             request.failed = response.error is not None
+            if request.cache_key is not None:
+                self._keep(request, response)
             if not request.awaits & AWAITS_EXECUTION:
                 self._account(request, <Batch>request.batch, now_ns)
         return self._answer(request, response)
@@ -467,6 +507,9 @@ cdef class Model(Servable):
 
     def take_instances(self):
         instances = self.instances
+        if self.cache is not None:
+            self.cache.drop_owner(self.cache_owner)
+            self.cache = None
         self.instances = []
         self.idle = []
         return instances

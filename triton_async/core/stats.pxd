@@ -30,6 +30,8 @@ cdef class ModelStatistics:
     cdef Duration compute_input
     cdef Duration compute_infer
     cdef Duration compute_output
+    cdef Duration cache_hit
+    cdef Duration cache_miss         # the looking up, and keeping what is answered
     cdef readonly uint64_t inference_count
     cdef readonly uint64_t execution_count
     cdef readonly uint64_t last_inference_ms
@@ -40,6 +42,10 @@ cdef class ModelStatistics:
 
     cdef int record_success(self, ta_batch *batch, int64_t rows, int64_t start_ns, int64_t queue_start_ns,
                             int64_t now_ns) except -1
+    # Answered from the response cache: no inference and no execution, but a request that was served.
+    cdef int record_hit(self, int64_t start_ns, int64_t lookup_ns, int64_t now_ns) except -1
+    cdef int record_miss(self, int64_t lookup_ns, int64_t now_ns) except -1
+    cdef int record_insertion(self, int64_t start_ns, int64_t now_ns) except -1
     cdef int record_failure(self, int reason, int64_t start_ns, int64_t now_ns) except -1
     # A response of a decoupled model came, to a request that is `cancelled` or not. Beyond RESPONSE_STATISTICS_MAX they
     # are not counted.

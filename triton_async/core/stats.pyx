@@ -65,6 +65,21 @@ cdef class ModelStatistics:
         self.inference_count += rows
         return 0
 
+    cdef int record_hit(self, int64_t start_ns, int64_t lookup_ns, int64_t now_ns) except -1:
+        self.last_inference_ms = ta_epoch_ms()
+        _add(&self.success, start_ns, now_ns)
+        _add(&self.queue, start_ns, lookup_ns)
+        _add(&self.cache_hit, lookup_ns, now_ns)
+        return 0
+
+    cdef int record_miss(self, int64_t lookup_ns, int64_t now_ns) except -1:
+        _add(&self.cache_miss, lookup_ns, now_ns)
+        return 0
+
+    cdef int record_insertion(self, int64_t start_ns, int64_t now_ns) except -1:
+        self.cache_miss.ns += now_ns - start_ns
+        return 0
+
     cdef int record_failure(self, int reason, int64_t start_ns, int64_t now_ns) except -1:
         self.failures[reason] += 1
         _add(&self.fail, start_ns, now_ns)
@@ -113,7 +128,6 @@ cdef class ModelStatistics:
     def as_dict(self, str name, str version):
         """One entry of `model_stats`, fields in Triton's order; durations are {"count", "ns"}."""
         cdef BatchStatistics statistics
-        cdef Duration none = Duration(0, 0)
         batches = []
         for rows in sorted(self.batches):
             statistics = <BatchStatistics>self.batches[rows]
@@ -136,8 +150,8 @@ cdef class ModelStatistics:
                 "compute_input": _form(self.compute_input),
                 "compute_infer": _form(self.compute_infer),
                 "compute_output": _form(self.compute_output),
-                "cache_hit": _form(none),
-                "cache_miss": _form(none),
+                "cache_hit": _form(self.cache_hit),
+                "cache_miss": _form(self.cache_miss),
             },
             "response_stats": {
                 str(number): of_number.as_dict() for number, of_number in enumerate(self.responses or ())
@@ -145,6 +159,10 @@ cdef class ModelStatistics:
             "batch_stats": batches,
             "memory_usage": [],
         }
+
+    def cached(self):
+        """For the metrics of a model whose answers are cached: hits, misses, and microseconds of both."""
+        return self.cache_hit.count, self.cache_miss.count, self.cache_hit.ns // 1000, self.cache_miss.ns // 1000
 
     def counters(self):
         """For the metrics: (successes, failures by reason, duration name -> microseconds)."""

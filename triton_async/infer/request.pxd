@@ -76,6 +76,7 @@ cdef class InferRequest:
     cdef bint delayed                    # its queue timeout sent it behind the others of its level
     cdef bint late                       # refused because it could not end by `end_by_ns`
     cdef list place                      # where its responses wait for those before it, when order is kept; or None
+    cdef bytes cache_key                 # under which its answer is to be kept, or None
     cdef set inner                       # sinks of the unfinished requests made for its sake, or None
 
     # How far an engine that answers by request is ahead of who takes the responses. Of whoever holds the GIL.

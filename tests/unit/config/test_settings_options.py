@@ -149,6 +149,14 @@ def test_pools_and_metrics_settings() -> None:
     assert got.counter_latencies is False
 
 
+def test_the_size_of_the_response_cache() -> None:
+    assert settings().response_cache_byte_size == 0
+    assert settings("--cache-config=local,size=1048576").response_cache_byte_size == 1048576
+    old = settings("--response-cache-byte-size=1000")
+    assert old.response_cache_byte_size == 1000
+    assert len(old.warnings) == 1 and "deprecated" in old.warnings[0]
+
+
 def test_load_limits_are_fractions_by_gpu() -> None:
     given = ("0:0.5", "1:1", "0:.25", "12:0")
     got = settings(*(f"--model-load-gpu-limit={text}" for text in given))
@@ -227,6 +235,14 @@ BAD = [
     ([REPOSITORY, "--model-load-gpu-limit=0:1.01"], "Provided option value is out of bound. Got 0:1.01"),
     ([REPOSITORY, "--model-load-gpu-limit=0:-0.1"], "Provided option value is out of bound. Got 0:-0.1"),
     ([REPOSITORY, "--model-config-name=../x"], 'Bad option: "--model-config-name".'),
+    ([REPOSITORY, "--cache-config=local"], "--cache-config option format is '<cache name>,<setting>=<value>'."),
+    ([REPOSITORY, "--cache-config=size=1"], "--cache-config option format is '<cache name>,<setting>=<value>'."),
+    ([REPOSITORY, "--cache-config=redis,host=h"], "the cache 'redis' is not supported"),
+    ([REPOSITORY, "--cache-config=local,bytes=1"], "the local cache has no setting 'bytes'"),
+    ([REPOSITORY, "--cache-config=local,size=0"], "must be a positive number of bytes. Got 0"),
+    ([REPOSITORY, "--cache-config=local,size=1k"], "must be a positive number of bytes. Got 1k"),
+    ([REPOSITORY, "--cache-config=local,size=1", "--response-cache-byte-size=1"], "Incompatible flags"),
+    ([REPOSITORY, "--response-cache-byte-size=-1"], "response-cache-byte-size"),
     (
         [REPOSITORY, "--http-port=9100", "--grpc-port=9100"],
         "server cannot listen to HTTP requests and GRPC requests at the same address and port 0.0.0.0:9100",
