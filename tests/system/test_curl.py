@@ -174,3 +174,26 @@ def test_error_is_json(server: ServerProcess) -> None:
     answer = json.loads(body)
     assert list(answer) == ["error"]
     assert "unexpected shape for input 'INPUT1' for model 'simple'" in answer["error"]
+
+
+def test_generate(server: ServerProcess) -> None:
+    request = {"id": "g", "INPUT0": list(range(16)), "parameters": {"INPUT1": [1] * 16, "note": "x"}}
+    expected = {
+        "model_name": "simple",
+        "model_version": "1",
+        "id": "g",
+        "OUTPUT0": [value + 1 for value in range(16)],
+        "OUTPUT1": [value - 1 for value in range(16)],
+    }
+    url = f"http://{server.http_url}/v2/models/simple"
+    body, notes = curl("-d", json.dumps(request), f"{url}/generate")
+    assert response_headers(notes)["content-type"] == "application/json"
+    assert json.loads(body) == expected
+    events, notes = curl("--no-buffer", "-d", json.dumps(request), f"{url}/versions/1/generate_stream")
+    assert response_headers(notes)["content-type"] == "text/event-stream; charset=utf-8"
+    assert events.startswith(b"data: ")
+    assert events.endswith(b"}\n\n")
+    assert json.loads(events[6:]) == expected
+    body, notes = curl("-d", '{"INPUT0": [1]}', f"{url}/generate_stream")
+    assert "< HTTP/1.1 400 Bad Request" in notes
+    assert json.loads(body) == {"error": "The schema can not convert input 'INPUT0' to tensor with proper shape"}
