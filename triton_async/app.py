@@ -241,6 +241,7 @@ async def _start_endpoints(
                 port=settings.grpc_port,
                 reuse_port=settings.reuse_grpc_port,
                 response_compression=settings.grpc_infer_response_compression_level,
+                max_waiting=settings.grpc_max_response_pool_size,
                 pings=_ping_options(settings),
                 tls=certificates.grpc,
             ),

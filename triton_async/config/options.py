@@ -194,7 +194,12 @@ GRPC = (
     _later("grpc-header-forward-pattern", "", "forwarding of gRPC headers"),
     _tuning("grpc-infer-thread-count", 2, _ONE_LOOP),
     _tuning("grpc-infer-allocation-pool-size", 8, _NO_PROXY_POOL),
-    _later("grpc-max-response-pool-size", 2**31 - 1, "a bound on waiting responses of decoupled models"),
+    _int(
+        "grpc-max-response-pool-size",
+        2**31 - 1,
+        "Responses of one stream that may wait for its client before the model that sends more is held back; never "
+        "more than 256.",
+    ),
     *_tls("grpc", "gRPC"),
     _text(
         "grpc-infer-response-compression-level",

@@ -94,6 +94,7 @@ class Settings:
     grpc_server_cert: str = _default("grpc-server-cert")
     grpc_server_key: str = _default("grpc-server-key")
     grpc_root_cert: str = _default("grpc-root-cert")
+    grpc_max_response_pool_size: int = _default("grpc-max-response-pool-size")
     grpc_infer_response_compression_level: str = _default("grpc-infer-response-compression-level")
     grpc_keepalive_time: int = _default("grpc-keepalive-time")
     grpc_keepalive_timeout: int = _default("grpc-keepalive-timeout")
@@ -304,6 +305,8 @@ def _check_together(settings: Settings) -> None:
         )
     if settings.http_max_input_size <= 0:
         raise UsageError("Error: --http-max-input-size must be greater than 0.")
+    if settings.grpc_max_response_pool_size <= 0:
+        raise UsageError("Error: --grpc-max-response-pool-size must be greater than 0.")
     if (
         any(c.isspace() or c in "/\0" for c in settings.model_config_name)
         or settings.model_config_name == ".."

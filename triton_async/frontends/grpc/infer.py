@@ -23,10 +23,11 @@ from triton_async.protocol.grpc_encode import chosen_outputs, encode_response
 
 
 class Inference:
-    """The two RPCs. `level`: zlib level of answers, 0: not compressed."""
+    """The two RPCs. `level`: zlib level of answers, 0: not compressed. `max_waiting`: see `server.start`."""
 
-    def __init__(self, server: InferenceServer, level: int) -> None:
+    def __init__(self, server: InferenceServer, level: int, max_waiting: int) -> None:
         self._server = server
+        self._max_waiting = max_waiting
         self._level = level
 
     def __mapping__(self) -> dict[str, Handler]:
@@ -45,14 +46,15 @@ class Inference:
 
     async def _stream(self, call: Call) -> None:
         call.compress_answers(self._level)
-        await InferStream(self._server, call).run()
+        await InferStream(self._server, call, self._max_waiting).run()
 
 
 class InferStream(StreamRequests):
     """One ModelStreamInfer call: a task reads requests, the call's own task writes answers."""
 
-    def __init__(self, server: InferenceServer, call: Call) -> None:
-        super().__init__(server, call.metadata.get("triton_grpc_error", "").lower() == "true", call.end_by_ns)
+    def __init__(self, server: InferenceServer, call: Call, max_waiting: int) -> None:
+        ends_on_error = call.metadata.get("triton_grpc_error", "").lower() == "true"
+        super().__init__(server, ends_on_error, call.end_by_ns, max_waiting)
         self._server = server
         self._call = call
         self._ready: deque[tuple[list[Any], int]] = deque()  # parts of answers, and their bytes

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from triton_async.core.server import InferenceServer
-from triton_async.defines import GRPC_BACKLOG, GRPC_GOAWAY_ROUND_TRIP_S
+from triton_async.defines import GRPC_BACKLOG, GRPC_GOAWAY_ROUND_TRIP_S, GRPC_MAX_STREAM_REQUESTS
 from triton_async.frontends.grpc.compression import LEVELS
 from triton_async.frontends.grpc.express.connection import connection
 from triton_async.frontends.grpc.express.keepalive import PingOptions
@@ -29,16 +29,19 @@ log = logging.getLogger("triton_async.grpc")
 class GrpcEndpoint:
     """A started front-end. `close` once."""
 
-    def __init__(self, server: InferenceServer, response_compression: str, pings: PingOptions) -> None:
+    def __init__(
+        self, server: InferenceServer, response_compression: str, pings: PingOptions, max_waiting: int
+    ) -> None:
         self._health = Health(server)
         mapping = {
             **Service(server).__mapping__(),
-            **Inference(server, LEVELS[response_compression]).__mapping__(),
+            **Inference(server, LEVELS[response_compression], max_waiting).__mapping__(),
             **self._health.__mapping__(),
             **Reflection().__mapping__(),
         }
         compresses = LEVELS[response_compression] > 0
         self.lane = lane = Lane(server, asyncio.get_running_loop(), mapping, pings, compresses)
+        lane.max_waiting = max_waiting
         self._connections: set[Any] = lane.connections
         self._accept: Callable[[], Any] = lambda: connection(lane)
         self._listener: ListeningSocket
@@ -86,13 +89,15 @@ async def start(
     port: int,
     reuse_port: bool = False,
     response_compression: str = "none",
+    max_waiting: int = GRPC_MAX_STREAM_REQUESTS,
     pings: PingOptions | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> GrpcEndpoint:
     """Serves gRPC on the running loop. `port` 0: any free one. `pings`: keep-alive and age of connections.
+    `max_waiting`: answers of one stream that may wait for the client before who sends more for a request is held back.
 
     OSError when the port is taken.
     """
-    endpoint = GrpcEndpoint(server, response_compression, pings or PingOptions())
+    endpoint = GrpcEndpoint(server, response_compression, pings or PingOptions(), max_waiting)
     await endpoint.listen(address, port, reuse_port, tls)
     return endpoint

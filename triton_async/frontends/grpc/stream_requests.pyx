@@ -52,7 +52,8 @@ cdef class Slot(ResponseSink):
 cdef class StreamRequests:
     """Of one call."""
 
-    def __init__(self, InferenceServer server, bint ends_on_error, int64_t end_by_ns):
+    def __init__(self, InferenceServer server, bint ends_on_error, int64_t end_by_ns, int64_t max_waiting):
+        self.max_waiting = min(max_waiting, _SLOTS_MAX)
         self.server = server
         self.ends_on_error = ends_on_error
         self.end_by_ns = end_by_ns
@@ -207,13 +208,13 @@ cdef class StreamRequests:
         while self.unsent and self.unsent[0] <= nbytes:
             self.unsent.popleft()
         if self.held_back is not None and (
-            len(self.unsent) <= _SLOTS_MAX // 2 and self.written_nbytes - nbytes <= _CONGESTED // 2
+            len(self.unsent) <= self.max_waiting // 2 and self.written_nbytes - nbytes <= _CONGESTED // 2
         ):
             self._relieve()
         return 0
 
     cdef bint congested(self) except -1:
-        return len(self.unsent) >= _SLOTS_MAX or self.written_nbytes - self.sent_nbytes >= _CONGESTED
+        return len(self.unsent) >= self.max_waiting or self.written_nbytes - self.sent_nbytes >= _CONGESTED
 
     cdef int _relieve(self) except -1:
         cdef list held_back = self.held_back

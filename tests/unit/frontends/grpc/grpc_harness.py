@@ -19,6 +19,7 @@ from triton_async.config.settings import parse
 from triton_async.core.host import Backends, Host, Workers
 from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
+from triton_async.defines import GRPC_MAX_STREAM_REQUESTS
 from triton_async.frontends.grpc import server as grpc_server
 from triton_async.frontends.grpc.express.keepalive import PingOptions
 from triton_async.infer.batch import live_batches
@@ -129,13 +130,14 @@ def serving(
     pings: PingOptions | None = None,
     backends: Backends | None = None,
     pools: Pools | None = None,
+    max_waiting: int = GRPC_MAX_STREAM_REQUESTS,
 ) -> Iterator[Running]:
     """Serves the repository, and checks at the end that nothing is left alive. `express`: by the server itself, not by
     grpclib's HTTP/2. `backends`, `pools` in place of the package's own.
     """
     before = live_objects()
     running = Running(backends, pools)
-    how = {"response_compression": compression, "pings": pings}
+    how = {"response_compression": compression, "pings": pings, "max_waiting": max_waiting}
     thread = threading.Thread(target=lambda: uvloop.run(running.main(root, options, express, **how)))
     thread.start()
     try:

@@ -28,6 +28,7 @@ from triton_async.defines import (
     GRPC_MAX_CONCURRENT_STREAMS,
     GRPC_MAX_FRAME_NBYTES,
     GRPC_MAX_HEADER_LIST_NBYTES,
+    GRPC_MAX_STREAM_REQUESTS,
     GRPC_STREAM_WINDOW_NBYTES,
 )
 from triton_async.frontends.grpc.call import StreamGone
@@ -226,16 +227,19 @@ class ReferenceConnection(H2Protocol):
 class ReferenceEndpoint(GrpcEndpoint):
     """A started front-end."""
 
-    def __init__(self, server: InferenceServer, response_compression: str, pings: PingOptions) -> None:
-        super().__init__(server, response_compression, pings)
+    def __init__(
+        self, server: InferenceServer, response_compression: str, pings: PingOptions, max_waiting: int
+    ) -> None:
+        super().__init__(server, response_compression, pings, max_waiting)
         self._connections = set()
         self._accept = lambda: ReferenceConnection(self.lane.mapping, self._connections)
 
 
 async def start(
-    server: InferenceServer, *, address: str, port: int, response_compression: str = "none", pings: object = None
+    server: InferenceServer, *, address: str, port: int, response_compression: str = "none", pings: object = None,
+    max_waiting: int = GRPC_MAX_STREAM_REQUESTS,
 ) -> ReferenceEndpoint:
     """As the `start` of the server. `pings` are ignored."""
-    endpoint = ReferenceEndpoint(server, response_compression, PingOptions())
+    endpoint = ReferenceEndpoint(server, response_compression, PingOptions(), max_waiting)
     await endpoint.listen(address, port, False, None)
     return endpoint

@@ -163,6 +163,17 @@ def test_a_slow_reader_holds_the_sender_back_and_nobody_else(
     assert len(heard) == 5000
 
 
+def test_fewer_responses_may_wait_where_that_is_configured(
+    tmp_path: Path, express: bool, backend: ScriptedBackend
+) -> None:
+    write_script(tmp_path, "d")
+    with serving(tmp_path, express=express, backends=backend, max_waiting=1) as running:
+        stream = Stream(running)
+        stream.send("d", "flood 300 100", "end a")
+        assert [text for _, text, _ in stream.close()][-1] == "a"
+        assert backend.waits > 0
+
+
 def test_a_client_that_goes_cancels(running: Running, backend: ScriptedBackend) -> None:
     stream = Stream(running)
     stream.send("d", "say a", "hold", "flood 1000000 10")

@@ -27,6 +27,7 @@ cdef class Lane:
     cdef readonly int64_t held_nbytes  # sum of the connections' noted_nbytes
     cdef public int64_t max_receiving_nbytes
     cdef public int64_t max_held_nbytes
+    cdef public int64_t max_waiting  # see grpc.server.start
 
     # Has `session.flush` called once, later in this turn of the loop.
     cdef int schedule(self, ExpressSession session) except -1

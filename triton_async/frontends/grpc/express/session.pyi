@@ -11,6 +11,7 @@ class Lane:
     held_nbytes: int
     max_receiving_nbytes: int
     max_held_nbytes: int
+    max_waiting: int
     def __init__(
         self,
         server: InferenceServer,

@@ -4,7 +4,7 @@ cimport cython
 from libc.stdint cimport int64_t
 
 from triton_async.frontends.grpc.express.call cimport HEAD, OK, ExpressCall
-from triton_async.frontends.grpc.express.session cimport ExpressSession
+from triton_async.frontends.grpc.express.session cimport ExpressSession, Lane
 from triton_async.frontends.grpc.stream_requests cimport StreamRequests
 from triton_async.infer.request cimport InferRequest
 from triton_async.memory.buffer cimport Buffer
@@ -39,7 +39,8 @@ cdef class StreamInfer(ExpressCall):
     """A stream of requests, each answered by one message, or any number of them by a decoupled model."""
 
     cdef int on_open(self) except -1:
-        self.requests = ExpressRequests(self.connection().lane.server, self.ends_on_error, self.end_by_ns)
+        cdef Lane lane = self.connection().lane
+        self.requests = ExpressRequests(lane.server, self.ends_on_error, self.end_by_ns, lane.max_waiting)
         self.requests.call = self
         self.watches_progress = True
         self.reader = MessageReader(self.connection().lane.server.pool)
