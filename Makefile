@@ -46,7 +46,7 @@ $(BIN)/pip: $(VENV)/.system
 	@touch $@
 
 $(VENV)/.installed: $(BIN)/pip $(SOURCES)
-	$(BIN)/pip install --quiet .
+	TRITON_ASYNC_PROGRESS=/proc/$$$$/fd/1 $(BIN)/pip install --quiet .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed

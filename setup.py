@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
+import threading
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -68,15 +72,85 @@ DIRECTIVES = {
 GPU_ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 
 
+# Memory that one compiler may take; more of them at once are not started.
+COMPILER_NBYTES = 400 << 20
+
+# What has to be there to compile, and the packages that it is in.
+HEADERS_NEEDED = {
+    "Python.h": "python3-dev (Debian, Ubuntu) or python3-devel (Fedora, RHEL)",
+    "nghttp2/nghttp2.h": "libnghttp2-dev (Debian, Ubuntu) or libnghttp2-devel (Fedora, RHEL)",
+}
+
+
+def say(text: str) -> None:
+    """A line of progress: also to the file TRITON_ASYNC_PROGRESS, for who sees nothing of a build by pip."""
+    print(text, flush=True)
+    if path := os.environ.get("TRITON_ASYNC_PROGRESS"):
+        with contextlib.suppress(OSError), open(path, "a") as file:
+            file.write(f"{text}\n")
+
+
+def check_tools() -> None:
+    """Ends the build with one sentence for the first thing that is missing."""
+    command = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    if shutil.which(command[-1] if command[0] == "ccache" else command[0]) is None:
+        raise SystemExit(f"triton-async is compiled, and there is no C compiler '{command[0]}': install gcc, or set CC")
+    flags = [*shlex.split(os.environ.get("CPPFLAGS", "")), *shlex.split(os.environ.get("CFLAGS", ""))]
+    places = {sysconfig.get_path(name) for name in ("include", "platinclude")}
+    for header, package in HEADERS_NEEDED.items():
+        tried = subprocess.run(
+            [*command, *flags, *(f"-I{place}" for place in sorted(places)), "-E", "-x", "c", "-"],
+            input=f"#include <{header}>\n", text=True, capture_output=True, check=False,
+        )  # fmt: skip
+        if tried.returncode:
+            raise SystemExit(
+                f"triton-async is compiled, and the C compiler finds no <{header}>: install {package}\n"
+                f"{tried.stderr[-500:]}"
+            )
+
+
+def workers() -> int:
+    """Compilers to run at once: one for each processor that this process may use, as far as memory goes."""
+    count = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        count = min(count, available // COMPILER_NBYTES)
+    return max(count, 1)
+
+
 class Build(build_ext):
-    """Adds what the package reads at run time to the built extensions: protocol descriptors, kernels."""
+    """Compiles in parallel, and adds what the package reads at run time: protocol descriptors, kernels."""
 
     def run(self) -> None:
+        check_tools()
+        self.parallel = int(self.parallel or workers())
+        self.built, self.counter = 0, threading.Lock()
+        say(f"{len(self.extensions)} modules to translate to C and to compile, {self.parallel} at a time")
+        self.translate()
         self.run_command("build_clib")  # in-place builds do not come by it
         super().run()
         base = ROOT if self.inplace else Path(self.build_lib)
         self.add_protos(base)
         self.add_kernels(base)
+
+    def translate(self) -> None:
+        """Here and not for every command: pip asks for names and versions first, on machines without a compiler too."""
+        made = cythonize(
+            self.extensions, compiler_directives=DIRECTIVES, build_dir=None,
+            nthreads=self.parallel if self.parallel > 1 else 0,
+        )  # fmt: skip
+        found = {extension.name: extension for extension in made}
+        for extension in self.extensions:
+            extension.sources = found[extension.name].sources
+            extension.depends = found[extension.name].depends
+
+    def build_extension(self, ext: Extension) -> None:
+        super().build_extension(ext)
+        with self.counter:
+            self.built += 1
+            if self.built % max(len(self.extensions) // 10, 1) == 0:
+                say(f"{self.built} of {len(self.extensions)} modules compiled")
 
     def add_protos(self, base: Path) -> None:
         target = base / "triton_async" / "protos" / "inference.desc"
@@ -146,7 +220,7 @@ C_LIBRARY = (
 )
 
 setup(
-    ext_modules=cythonize(extensions(), compiler_directives=DIRECTIVES, build_dir=None, nthreads=2),
+    ext_modules=extensions(),
     libraries=[C_LIBRARY],
     cmdclass={"build_ext": Build},
     # A folder of its own, so that neither build takes the other's objects for its own.

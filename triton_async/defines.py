@@ -90,6 +90,9 @@ HTTP_MAX_EVENT_NBYTES = 1 << 28
 # its tensors will lie.
 HTTP_RECEIVE_NBYTES = 1 << 16
 
+# Bodies of answers up to so many bytes leave in one piece: a copy of that size costs less than another buffer to write.
+HTTP_JOIN_NBYTES = 1 << 16
+
 # Bytes received and not yet acted upon, of a connection that has to wait; reading stops at the bound.
 HTTP_HELD_NBYTES = 1 << 16
 

@@ -96,4 +96,7 @@ cdef class InferRequest:
     # The sink takes responses again, or nobody does any more: tells those who wait. Loop thread.
     cdef int relieve(self) except -1
 
+# What the request says of this output; None when it does not name it.
+cdef RequestedOutput asked_output(InferRequest request, str name)
+
 cpdef int64_t live_requests()

@@ -95,5 +95,13 @@ cdef class InferRequest:
         return f"[request id: {self.id or '<id_unknown>'}] "
 
 
+cdef RequestedOutput asked_output(InferRequest request, str name):
+    cdef RequestedOutput output
+    for output in request.outputs:
+        if output.name is name or output.name == name:
+            return output
+    return None
+
+
 cpdef int64_t live_requests():
     return _live

@@ -4,7 +4,13 @@ cimport cython
 from libc.stdint cimport int64_t, uint64_t
 
 from triton_async.datatypes cimport DT_BYTES, elements, from_name, itemsize, to_name
-from triton_async.infer.request cimport FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, InferRequest, RequestedOutput
+from triton_async.infer.request cimport (
+    FLAG_SEQUENCE_END,
+    FLAG_SEQUENCE_START,
+    InferRequest,
+    RequestedOutput,
+    asked_output,
+)
 from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
 from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor, view, view_dims
@@ -307,7 +313,7 @@ cpdef tuple encode_infer(InferRequest request, InferResponse response, ModelSign
     if response.parameters:
         head["parameters"] = response.parameters
     for tensor in response.outputs:
-        asked = _asked(request, tensor.name)
+        asked = asked_output(request, tensor.name)
         binary = request.binary_default if asked is None else asked.binary
         if asked is not None and asked.classification > 0:
             tensor = classify(tensor, asked.classification, signature.max_batch_size > 0,
@@ -327,11 +333,3 @@ cpdef tuple encode_infer(InferRequest request, InferResponse response, ModelSign
     if parts:
         return text, parts, len(text), BINARY
     return text, parts, None, JSON
-
-
-cdef RequestedOutput _asked(InferRequest request, str name):
-    cdef RequestedOutput output
-    for output in request.outputs:
-        if output.name == name:
-            return output
-    return None

@@ -8,18 +8,18 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 from triton_async.datatypes cimport to_name
-from triton_async.infer.request cimport RequestedOutput
+from triton_async.infer.request cimport RequestedOutput, asked_output
 from triton_async.infer.tensor cimport Tensor
 from triton_async.memory.buffer cimport MEMORY_GPU
 from triton_async.protocol.http_codec cimport encode_infer
 from triton_async.protocol.http_coding cimport CODING_REQUIRED, may_code, worth_coding
 from triton_async.protocol.json_text cimport error_body
 
+from triton_async.defines import HTTP_JOIN_NBYTES
 from triton_async.errors import InternalError
 from triton_async.protocol.http_coding import NAMES
 
-# Bodies up to this many bytes leave in one piece: a copy of that size costs less than another buffer to write.
-cdef int64_t JOIN_NBYTES = 1 << 16
+cdef int64_t JOIN_NBYTES = HTTP_JOIN_NBYTES
 
 cdef bytes BINARY_HEAD = (
     b"HTTP/1.1 200 OK\r\nServer: triton-async\r\nContent-Type: application/octet-stream\r\n"
@@ -92,14 +92,6 @@ cdef int _put_string(Writer *to, str text) except -1:
     return 0
 
 
-cdef RequestedOutput _asked(InferRequest request, str name):
-    cdef RequestedOutput output
-    for output in request.outputs:
-        if output.name is name or output.name == name:
-            return output
-    return None
-
-
 # One entry of `outputs`: in binary form, or what is said of one in a shared memory region.
 cdef int _put_output(Writer *to, Tensor tensor, bint in_region) except -1:
     cdef int i
@@ -142,7 +134,7 @@ cdef int _put_json(Writer *to, InferRequest request, InferResponse response, int
     _put_number(to, response.model_version)
     _put(to, b'","outputs":[', 13)
     for tensor in response.outputs:
-        asked = _asked(request, tensor.name) if request.outputs else None
+        asked = asked_output(request, tensor.name)
         in_region = asked is not None and asked.region is not None
         if not in_region and not (
             request.binary_default if asked is None else (asked.binary and asked.classification == 0)

@@ -10,8 +10,9 @@ from triton_async.errors import InvalidArg
 _INTEGER = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+)", re.ASCII)
 
 
-def parse_version(text: str) -> int:
-    """Version number of a request; -1, the version policy's choice, for "". InvalidArg in Triton's words."""
+def parse_version(text: str | None) -> int:
+    """Version number of a request; -1, the version policy's choice, for none or "". InvalidArg in Triton's words.
+    """
     if not text:
         return -1
     match = _INTEGER.match(text)

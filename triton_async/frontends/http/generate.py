@@ -12,9 +12,10 @@ from triton_async.frontends.http import replies
 from triton_async.frontends.http.body import Receiving, read_body
 from triton_async.frontends.http.compression import request_encoding
 from triton_async.frontends.http.generation import Generation
-from triton_async.frontends.http.infer import json_limit, parse_version
+from triton_async.frontends.http.infer import json_limit
 from triton_async.frontends.http.status import http_status
 from triton_async.protocol.generate import decode_generate
+from triton_async.protocol.version import parse_version
 
 _NOT_ONE = (
     "generate expects model to produce exactly 1 response, use generate stream for model that generates various "

@@ -13,7 +13,7 @@ from email.utils import formatdate
 
 import logging
 
-from triton_async.defines import HTTP_MAX_UNSENT_NBYTES, HTTP_RECEIVE_NBYTES, INPUT_POOL_NBYTES
+from triton_async.defines import HTTP_MAX_UNSENT_NBYTES, HTTP_RECEIVE_NBYTES, INPUT_POOL_NBYTES, SLAB_ALIGNMENT
 
 log = logging.getLogger("triton_async.http")
 
@@ -21,8 +21,7 @@ cdef Py_ssize_t RECEIVE_NBYTES = HTTP_RECEIVE_NBYTES
 cdef int64_t LARGE_NBYTES = INPUT_POOL_NBYTES
 
 # Engines read tensors faster, and some only, from aligned addresses.
-cdef enum:
-    ALIGNMENT = 64
+cdef int64_t ALIGNMENT = SLAB_ALIGNMENT
 
 
 @cython.final

@@ -19,6 +19,7 @@ from triton_async.infer.signature import ModelSignature
 from triton_async.memory.regions import RegionRegistry
 from triton_async.protocol.http_codec import decode_infer, encode_infer
 from triton_async.protocol.http_coding import response_coding, worth
+from triton_async.protocol.version import parse_version
 
 _INT_MIN, _INT_MAX = -(1 << 31), (1 << 31) - 1
 _DECIMAL = re.compile(r"-?[0-9]+")
@@ -32,20 +33,6 @@ class InferService(Protocol):
 
     def signature(self, name: str, version: int = -1) -> ModelSignature: ...
     async def infer(self, request: InferRequest) -> InferResponse: ...
-
-
-def parse_version(text: str | None) -> int:
-    """Model version from a path; -1 when the path has none."""
-    if text is None:
-        return -1
-    if len(text.lstrip("0")) <= 19:
-        version = int(text)
-        if version < 1 << 63:
-            return version
-    raise InvalidArg(
-        f"failed to get model version from specified version string '{text}' (details: stol), version should be an "
-        "integral value > 0"
-    )
 
 
 def parse_header_length(values: list[str], content_length: int) -> int:

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from triton_async.defines import HTTP_JOIN_NBYTES
 from triton_async.errors import ServerError
 from triton_async.frontends.http.status import http_status
 from triton_async.protocol.http_control import error_body
 
 if TYPE_CHECKING:
     from triton_async.infer.tensor import Tensor
-
-# Bodies up to this many bytes leave in one piece: a copy of that size costs less than a second write.
-JOIN_NBYTES = 1 << 16
 
 # What a client waits for that sends its body only when it is welcome (RFC 9110 10.1.1).
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -80,7 +78,7 @@ async def tensors(
     if header_length is not None:
         headers[HEADER_LENGTH] = str(header_length)
     total = len(head) + sum(part.nbytes for part in parts)
-    if not parts or total <= JOIN_NBYTES:
+    if not parts or total <= HTTP_JOIN_NBYTES:
         return web.Response(body=b"".join((head, *parts)), headers=headers)
     response = web.StreamResponse(headers=headers)
     response.content_length = total

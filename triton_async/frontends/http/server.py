@@ -13,10 +13,11 @@ from triton_async.frontends.http import replies, routes
 from triton_async.frontends.http.body import Receiving, read_body
 from triton_async.frontends.http.express import ExpressListener
 from triton_async.frontends.http.generate import generate
-from triton_async.frontends.http.infer import infer, parse_version
+from triton_async.frontends.http.infer import infer
 from triton_async.frontends.http.listener import Listener
 from triton_async.frontends.http.routes import Route, RouteTable
 from triton_async.protocol import http_control as control
+from triton_async.protocol.version import parse_version
 
 # What is offered in the TLS handshake.
 ALPN = "http/1.1"

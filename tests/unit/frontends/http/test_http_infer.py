@@ -19,8 +19,9 @@ from tritonclient.utils import InferenceServerException
 
 from triton_async.frontends.http import body as body_module
 from triton_async.frontends.http.compression import request_encoding
-from triton_async.frontends.http.infer import parse_header_length, parse_version
+from triton_async.frontends.http.infer import parse_header_length
 from triton_async.protocol.http_coding import response_coding
+from triton_async.protocol.version import parse_version
 
 INFER = "/v2/models/m/infer"
 LENGTH = "Inference-Header-Content-Length"
