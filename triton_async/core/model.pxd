@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t
 
 from triton_async.core.cache cimport ResponseCache
-from triton_async.core.inline cimport InlinePolicy, ta_switches
+from triton_async.core.inline cimport InlinePolicy
 from triton_async.core.instances cimport Instance
 from triton_async.core.scheduler cimport Scheduler
 from triton_async.core.servable cimport Servable
@@ -44,7 +44,6 @@ cdef class Model(Servable):
     cdef int _go_on(self, int64_t now_ns) except -1
     cdef bint _runs_here(self, Batch batch) noexcept
     cdef int _run_here(self, Instance instance, Batch batch) except -1
-    cdef bint _displaced(self, Batch batch, ta_switches before) noexcept
     cdef Batch _take(self, Instance instance, bint idle, int64_t now_ns)
     cdef int _hand_over(self, Instance instance, Batch batch) except -1
     cdef int _dispatch_ahead(self, int64_t now_ns) except -1

@@ -15,6 +15,7 @@ from triton_async.infer.batch cimport (
     TA_REVOKED,
     Batch,
     check_batch,
+    ta_batch,
     ta_batch_begin,
     ta_batch_phase,
     ta_batch_revoke,
@@ -275,21 +276,15 @@ cdef class Model(Servable):
     # of Python, take longer than the execution.
     cdef int _run_here(self, Instance instance, Batch batch) except -1:
         cdef ta_switches before
+        cdef bint displaced
         if not self.inline.watched:
             _execute(instance, batch)
             return self._note_execution(batch, True)
-        before = ta_switches_of_thread()
         with nogil:
+            before = ta_switches_of_thread()
             _execute(instance, batch)
-        return self._note_execution(batch, True, self._displaced(batch, before))
-
-    # Whether others had the processor during an execution that took long.
-    cdef bint _displaced(self, Batch batch, ta_switches before) noexcept:
-        cdef ta_switches now
-        if batch.c.compute_end_ns - batch.c.compute_start_ns <= STEADY_NS:
-            return False
-        now = ta_switches_of_thread()
-        return now.forced > before.forced and now.waited == before.waited
+            displaced = _displaced(&batch.c, before)
+        return self._note_execution(batch, True, displaced)
 
     # All instances are busy: what is not to grow any more may already wait in their mailboxes, evenly.
     cdef int _dispatch_ahead(self, int64_t now_ns) except -1:
@@ -529,3 +524,13 @@ cdef inline bint _is_away(Instance instance) noexcept:
 
 def _first_arrival(Batch batch):
     return (<InferRequest>batch.requests[0]).arrival
+
+
+# Whether others had the processor during an execution that took long. Before the GIL is asked for, which may be waited
+# for.
+cdef bint _displaced(ta_batch *batch, ta_switches before) noexcept nogil:
+    cdef ta_switches now
+    if batch.compute_end_ns - batch.compute_start_ns <= STEADY_NS:
+        return False
+    now = ta_switches_of_thread()
+    return now.forced > before.forced and now.waited == before.waited
