@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from .record import read
-from .replay import replay, starter
+from .replay import Variant, replay, starter
 from .setup_oracle import prepare
 from .wire import Answer
 
@@ -25,12 +25,12 @@ def recorded() -> Asked:
 @pytest.fixture(scope="session")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Asked:
     """What we answer. A group is replayed whole and in order, as it was recorded."""
-    start = starter(tmp_path_factory.mktemp("ours"), None)
+    start = starter(tmp_path_factory.mktemp("ours"), Variant())
     return functools.cache(lambda group: {case.id: answer for case, answer in replay(group, start)})
 
 
 @pytest.fixture(scope="session")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Asked:
     """What the real server answers now."""
-    start = starter(tmp_path_factory.mktemp("real"), prepare())
+    start = starter(tmp_path_factory.mktemp("real"), Variant(prepare(), "python"))
     return functools.cache(lambda group: {case.id: answer for case, answer in replay(group, start)})

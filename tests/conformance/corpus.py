@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from . import corpus_control, corpus_grpc, corpus_http_bad, corpus_http_infer, corpus_http_info
+from . import (
+    corpus_control,
+    corpus_grpc,
+    corpus_http_bad,
+    corpus_http_infer,
+    corpus_http_info,
+    corpus_python,
+    corpus_python_life,
+    corpus_python_streams,
+)
 from .cases import Case
 
 # Each group is recorded in one file and replayed in order against one start of a server.
@@ -12,4 +21,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
     "http_bad": corpus_http_bad.CASES,
     "grpc": corpus_grpc.CASES,
     "control": corpus_control.CASES,
+    "python": corpus_python.CASES,
+    "python_streams": corpus_python_streams.CASES,
+    "python_life": corpus_python_life.CASES,
 }

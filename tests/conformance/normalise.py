@@ -75,6 +75,15 @@ def _mask_metrics(text: str) -> Any:
     return {"types": dict(sorted(types.items())), "series": dict(sorted(series.items()))}
 
 
+# The families that the conformance models make.
+_OWN = re.compile(r"^(?:# (?:HELP|TYPE) )?conformance_\w+.*$", re.MULTILINE)
+
+
+def _mask_own_metrics(text: str) -> Any:
+    """What the metrics page says of families that models have made; the order of lines is free."""
+    return sorted(_OWN.findall(text))
+
+
 _MASKS: dict[str, Callable[[Any], Any]] = {
     "config": _mask_config,
     "stats": _mask_stats,
@@ -93,6 +102,21 @@ def _order_free(text: str) -> str:
     """An error text without the order of names that the real server's hash table gives it."""
     text = _GOT.sub(lambda match: f"Got input(s) [{','.join(sorted(match[1].split(',')))}]", text)
     return _BATCH.sub("input '*' batch size does not match other inputs", text)
+
+
+# Where a file lies in a line of a traceback.
+_FOLDER = re.compile(r"[^\s\"']*/(?=\w+\.py\()")
+
+
+def _anywhere(document: Any, repository: str) -> Any:
+    """A copy without what depends on where the model repository lies."""
+    if isinstance(document, dict):
+        return {key: _anywhere(value, repository) for key, value in document.items()}
+    if isinstance(document, list):
+        return [_anywhere(item, repository) for item in document]
+    if isinstance(document, str):
+        return _FOLDER.sub("", document.replace(repository, "<repository>") if repository else document)
+    return document
 
 
 def _apply(mask: str, document: Any) -> Any:
@@ -121,15 +145,17 @@ def _shorten(document: Any) -> Any:
     return [_shorten(item) for item in document] if isinstance(document, list) else document
 
 
-def normalise(mask: str, answer: Answer) -> Answer:
-    """The answer as it is recorded and compared."""
-    result = dict(answer)
+def normalise(mask: str, answer: Answer, repository: str = "") -> Answer:
+    """The answer as it is recorded and compared; `repository` is the path of the model repository."""
+    result: Answer = _anywhere(answer, repository)
     if "status" in result:
         result["headers"] = _comparable_headers(result)
         if "json" in result:
             result["json"] = _apply(mask, result["json"])
         if mask == "metrics" and "text" in result:
             result["metrics"] = _mask_metrics(result.pop("text"))
+        if mask == "own-metrics" and "text" in result:
+            result["metrics"] = _mask_own_metrics(result.pop("text"))
     elif "responses" in result:
         # Which side notices the deadline first, and so words it, is a race.
         result["message"] = "" if result["code"] == "DEADLINE_EXCEEDED" else _order_free(result["message"])

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from .corpus import GROUPS
-from .replay import replay, starter, survived
+from .replay import Variant, replay, starter, survived
 from .setup_oracle import prepare
 from .wire import Answer
 
@@ -34,7 +34,7 @@ def main() -> None:
     groups = parser.parse_args().groups or list(GROUPS)
     RECORDED.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as work:
-        start = starter(Path(work), prepare())
+        start = starter(Path(work), Variant(prepare(), "python"))
         for group in groups:
             answers = {case.id: answer for case, answer in replay(group, start)}
             lost = [case_id for case_id, answer in answers.items() if not survived(answer)]

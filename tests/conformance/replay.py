@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,30 +12,59 @@ from . import servers
 from .cases import Case, HttpCase
 from .corpus import GROUPS
 from .models import CONTROL_MODELS, MAIN_MODELS, write_repository
+from .models_python_files import write_backends, write_control, write_main
 from .normalise import normalise
 from .servers import Server
 from .setup_oracle import Oracle
 from .wire import Answer, send_grpc, send_http
 
 Start = Callable[[str], Server]
+# Isolated Python models answer as those in the server's process.
+ISOLATED = ("--backend-config=python,isolation=process",)
 
 
-def starter(work: Path, oracle: Oracle | None) -> Start:
-    """A function that starts the real server (with an oracle) or ours on the repository of a group."""
-    form = "python" if oracle else "onnx"
-    main = write_repository(work / f"{form}-main", MAIN_MODELS, form)
-    control = write_repository(work / f"{form}-control", CONTROL_MODELS, form)
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A way to start a server: the real one with `oracle`, else ours; `form` is that of the models in both forms."""
+
+    oracle: Oracle | None = None
+    form: str = "onnx"
+    options: tuple[str, ...] = ()
+
+
+def starter(work: Path, variant: Variant) -> Start:
+    """A function that starts a server on the repository of a group."""
+    oracle, form = variant.oracle, variant.form
+    made: dict[str, Path] = {}
+
+    def once(name: str, write: Callable[[Path], Path]) -> Path:
+        if name not in made:
+            made[name] = write(work / f"{form}-{name}")
+        return made[name]
+
+    def repository(group: str) -> Path:
+        if group == "control":
+            return once(group, lambda root: write_repository(root, CONTROL_MODELS, form))
+        if group == "python_life":
+            return once(group, write_control)
+        if group.startswith("python"):
+            return once("python", lambda root: write_repository(write_main(root), MAIN_MODELS, "python"))
+        return once("main", lambda root: write_repository(root, MAIN_MODELS, form))
 
     def start(group: str) -> Server:
-        repository, options = main, []
-        if group == "control":
-            repository, options = control, ["--model-control-mode=explicit"]
+        models, options = repository(group), list(variant.options)
+        if group in ("control", "python_life"):
+            options.append("--model-control-mode=explicit")
+        if group == "python_life":
+            backends = once("backends", lambda root: write_backends(root, oracle.backends if oracle else None))
+            options.append(f"--backend-directory={backends}")
         log = work / f"{form}-{group}.log"
         if oracle:
-            command = servers.triton_command(oracle, repository, *options)
+            command = servers.triton_command(oracle, models, *options)
             server = Server("tritonserver", command, oracle.server_env(), log)
         else:
-            server = Server("triton-async", servers.ours_command(repository, *options), servers.ours_env(), log)
+            server = Server("triton-async", servers.ours_command(models, *options), servers.ours_env(), log)
+        server.repository = str(models)
         server.wait_ready()
         return server
 
@@ -45,8 +75,8 @@ def send(case: Case, server: Server) -> Answer:
     """The normalised answer of `server` to one case."""
     time.sleep(case.pause)
     if isinstance(case, HttpCase):
-        return normalise(case.mask, send_http(case, server.port(case.port)))
-    return normalise(case.mask, send_grpc(case, server.grpc_port))
+        return normalise(case.mask, send_http(case, server.port(case.port)), server.repository)
+    return normalise(case.mask, send_grpc(case, server.grpc_port), server.repository)
 
 
 def _died(server: Server, answer: Answer) -> bool:

@@ -56,6 +56,8 @@ class Server:
     def __init__(self, name: str, command: Sequence[str], env: dict[str, str], log: Path) -> None:
         self.name = name
         self.log = log
+        # Path of the model repository, where answers may hold it.
+        self.repository = ""
         self.http_port, self.grpc_port, self.metrics_port = free_ports(3)
         ports = (
             f"--http-port={self.http_port}",

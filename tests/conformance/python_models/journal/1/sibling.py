@@ -1,0 +1,3 @@
+"""A module of the same name lies beside another model."""
+
+WHO = "journal"
