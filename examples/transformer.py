@@ -58,7 +58,9 @@ class Layers:
     def layer(self, source: str, mask: str, name: str) -> str:
         """One layer on [batch,length,width]; `mask` is added to the scores [batch,heads,length,length]."""
         graph = self._graph
-        attended = self.linear(self._attention(source, mask, f"{name}.attention.self"), f"{name}.attention.output.dense")
+        attended = self.linear(
+            self._attention(source, mask, f"{name}.attention.self"), f"{name}.attention.output.dense"
+        )
         middle = self.normalised(graph.add("Add", [attended, source]), f"{name}.attention.output.LayerNorm")
         wide = self._gelu(self.linear(middle, f"{name}.intermediate.dense"))
         narrow = self.linear(wide, f"{name}.output.dense")
@@ -98,7 +100,7 @@ def padding_mask(graph: GraphBuilder, attention_mask: str) -> str:
 def causal_mask(graph: GraphBuilder, tokens: str) -> str:
     """[length,length]: 0 up to the own place, hidden behind it."""
     length = graph.add("Slice", [graph.add("Shape", [tokens]), *(graph.constant([n], np.int64) for n in (1, 2))])
-    square = graph.add("Expand", [graph.constant(HIDDEN_PLACE, np.float32), graph.add("Concat", [length, length], axis=0)])
+    square = graph.add(
+        "Expand", [graph.constant(HIDDEN_PLACE, np.float32), graph.add("Concat", [length, length], axis=0)]
+    )
     return graph.add("Trilu", [square, graph.constant(1, np.int64)], upper=1)
-
-

@@ -153,7 +153,8 @@ def _field(text: str, name: str) -> float:
     return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name}:"))
 
 
-def _wait_ready(server: Server, begun: float) -> float:
+def wait_ready(server: Server, begun: float) -> float:
+    """Seconds from `begun` until the server is ready; raises when it ends instead."""
     while not server.ready():
         if not server.alive():
             raise RuntimeError(f"the server ended; its log ends:\n{server.log.read_text()[-4000:]}")
@@ -179,7 +180,7 @@ def main() -> None:
                 "triton-async", servers.ours_command(root, *explicit), servers.ours_env(), Path(folder, "log")
             )
             try:
-                row: dict[str, object] = {"models": count, "ready_s": round(_wait_ready(server, begun), 2)}
+                row: dict[str, object] = {"models": count, "ready_s": round(wait_ready(server, begun), 2)}
                 row["cpu_s"] = round(cpu_ticks(server.process.pid) * CPU_TICK_US / 1e6, 2)
                 bench = Bench(server, root)
                 idle = max(idle, bench.idle_ms(1.0))

@@ -29,7 +29,8 @@ class Window:
 @dataclasses.dataclass(frozen=True)
 class Load:
     """What perf_analyzer is to send. `shape` is for models with dynamic dims. `shared_nbytes`: of each output, when
-    tensors are to lie in system shared memory; 0: in the messages."""
+    tensors are to lie in system shared memory; 0: in the messages. `streaming`: over a gRPC stream, for decoupled ones.
+    """
 
     protocol: str
     port: int
@@ -38,6 +39,7 @@ class Load:
     seconds: float
     shape: str = ""
     shared_nbytes: int = 0
+    streaming: bool = False
 
 
 def _stat(pid: int) -> tuple[int, int]:
@@ -49,16 +51,26 @@ def _stat(pid: int) -> tuple[int, int]:
     return int(fields[1]), int(fields[11]) + int(fields[12])
 
 
-def cpu_ticks(root: int) -> int:
-    """CPU ticks of `root` and all its descendants up to now."""
+def _ticks(root: int) -> dict[int, int]:
+    """CPU ticks up to now of `root` and each of its descendants."""
     stats = {int(entry.name): _stat(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
-    family = {root}
+    members = {root}
     grown = True
     while grown:
-        more = {pid for pid, (parent, _) in stats.items() if parent in family} - family
-        family |= more
+        more = {pid for pid, (parent, _) in stats.items() if parent in members} - members
+        members |= more
         grown = bool(more)
-    return sum(stats[pid][1] for pid in family if pid in stats)
+    return {pid: stats[pid][1] for pid in members if pid in stats}
+
+
+def family(root: int) -> list[int]:
+    """`root` and all its descendants."""
+    return list(_ticks(root))
+
+
+def cpu_ticks(root: int) -> int:
+    """CPU ticks of `root` and all its descendants up to now."""
+    return sum(_ticks(root).values())
 
 
 def _command(oracle: Oracle, load: Load) -> list[str]:
@@ -73,6 +85,7 @@ def _command(oracle: Oracle, load: Load) -> list[str]:
         f"-i{load.protocol}",
         *([f"--shape={load.shape}"] if load.shape else []),
         *_shared(load),
+        *(["--streaming", "--async"] if load.streaming else []),
         f"--concurrency-range={load.concurrency}",
         f"--measurement-interval={int(load.seconds * 1000 / 3)}",
         "--max-trials=6",

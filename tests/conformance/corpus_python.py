@@ -20,10 +20,14 @@ def _words(model: str, table: str) -> list[str]:
     """The words that a model answers: keys of `table`, or the methods that take nothing but self and a request."""
     tree = ast.parse((FILES / model / "1" / "model.py").read_text())
     if table:
-        found = next(node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == table)
+        found = next(
+            node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == table
+        )
         assert isinstance(found.value, ast.Dict)
         return [ast.literal_eval(key) for key in found.value.keys if key is not None]
-    model_class = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "TritonPythonModel")
+    model_class = next(
+        node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "TritonPythonModel"
+    )
     methods = [node.name for node in model_class.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     return [name for name in methods if name not in ("initialize", "execute", "finalize", "answer")]
 
@@ -53,7 +57,9 @@ _B = In("B", "INT32", [1, 2], data=[1, 2])
 _C = In("C", "BYTES", [2], data=["a", "b"])
 
 
-def _tell(case_id: str, *inputs: In, outputs: list[str] | None = None, headers: Headers = (), **top: object) -> HttpCase:
+def _tell(
+    case_id: str, *inputs: In, outputs: list[str] | None = None, headers: Headers = (), **top: object
+) -> HttpCase:
     wanted = None if outputs is None else [out(name) for name in outputs]
     return infer(f"python-tell-{case_id}", "tell", inputs or (_A,), wanted, headers=headers, **top)  # type: ignore[arg-type]
 
@@ -89,7 +95,16 @@ TELL = (
     _tell("headers", headers=(("X-Own", "1"), ("triton_header", "x"))),
 )
 
-_CODES = ("UNKNOWN", "INTERNAL", "NOT_FOUND", "INVALID_ARG", "UNAVAILABLE", "UNSUPPORTED", "ALREADY_EXISTS", "CANCELLED")
+_CODES = (
+    "UNKNOWN",
+    "INTERNAL",
+    "NOT_FOUND",
+    "INVALID_ARG",
+    "UNAVAILABLE",
+    "UNSUPPORTED",
+    "ALREADY_EXISTS",
+    "CANCELLED",
+)
 _CLEAN = ("good", "asked_log")
 _SENT = ("sent_and_none", "sent_and_returned", "sent_twice", "sent_without_response", "sent_nothing", "sent_error")
 
@@ -142,8 +157,6 @@ METRICS = (
     asked("metrics-count", "metrics", "count"),
     asked("metrics-move", "metrics", "move"),
     HttpCase("python-metrics", "GET", "/metrics", mask="own-metrics", port="metrics"),
-    asked("metrics-names", "metrics", "names"),
-    asked("metrics-labels", "metrics", "labels"),
     asked("metrics-again", "metrics", "again"),
     HttpCase("python-metrics-after", "GET", "/metrics", mask="own-metrics", port="metrics"),
 )

@@ -88,7 +88,16 @@ STREAMS = (
     GrpcCase("python-unary-fails", "ModelInfer", (message("gen", [_strings("PROMPT", "fail")]),)),
     *(
         GrpcCase(f"python-unary-{code}", "ModelInfer", (message("misbehave", [_strings("WHAT", f"code_{code}")]),))
-        for code in ("UNKNOWN", "INTERNAL", "NOT_FOUND", "INVALID_ARG", "UNAVAILABLE", "UNSUPPORTED", "ALREADY_EXISTS", "CANCELLED")
+        for code in (
+            "UNKNOWN",
+            "INTERNAL",
+            "NOT_FOUND",
+            "INVALID_ARG",
+            "UNAVAILABLE",
+            "UNSUPPORTED",
+            "ALREADY_EXISTS",
+            "CANCELLED",
+        )
     ),
     infer("python-http-decoupled", "stream", [In("SCRIPT", "BYTES", [1], data=["close a"])]),
     get("python-stats-stream-async", target("stream_async", "stats"), mask="stats"),

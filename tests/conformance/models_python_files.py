@@ -66,7 +66,9 @@ MAIN = {
     "bls": _asked(),
     "bls_async": _asked(),
     "bls_early": _asked(),
-    "stream": _config([("SCRIPT", "STRING", "-1")], [("TEXT", "STRING", "1"), ("INDEX", "INT32", "1")], more=_DECOUPLED),
+    "stream": _config(
+        [("SCRIPT", "STRING", "-1")], [("TEXT", "STRING", "1"), ("INDEX", "INT32", "1")], more=_DECOUPLED
+    ),
     "stream_async": _config([("DELAY", "FP32", "1")], [("DELAY_OUT", "FP32", "1")], more=_DECOUPLED),
     "gen": _config(
         [("PROMPT", "STRING", "-1"), ("COUNT", "INT32", "1", _OPTIONAL)],

@@ -104,8 +104,9 @@ def _order_free(text: str) -> str:
     return _BATCH.sub("input '*' batch size does not match other inputs", text)
 
 
-# Where a file lies in a line of a traceback.
+# In a traceback: where a file lies, and the frames of the backend's own code.
 _FOLDER = re.compile(r"[^\s\"']*/(?=\w+\.py\()")
+_OWN_FRAMES = re.compile(r"  (?:triton_python_backend_utils\.py|<frozen importlib\.\w+>)\(\d+\): .*\n")
 
 
 def _anywhere(document: Any, repository: str) -> Any:
@@ -115,7 +116,8 @@ def _anywhere(document: Any, repository: str) -> Any:
     if isinstance(document, list):
         return [_anywhere(item, repository) for item in document]
     if isinstance(document, str):
-        return _FOLDER.sub("", document.replace(repository, "<repository>") if repository else document)
+        text = _FOLDER.sub("", document.replace(repository, "<repository>") if repository else document)
+        return _OWN_FRAMES.sub("", text)
     return document
 
 

@@ -19,6 +19,8 @@ from .setup_oracle import Oracle
 from .wire import Answer, send_grpc, send_http
 
 Start = Callable[[str], Server]
+# Those that the Python models call.
+_CALLED = tuple(model for model in MAIN_MODELS if model.name.startswith("identity_"))
 # Isolated Python models answer as those in the server's process.
 ISOLATED = ("--backend-config=python,isolation=process",)
 
@@ -48,7 +50,7 @@ def starter(work: Path, variant: Variant) -> Start:
         if group == "python_life":
             return once(group, write_control)
         if group.startswith("python"):
-            return once("python", lambda root: write_repository(write_main(root), MAIN_MODELS, "python"))
+            return once("python", lambda root: write_repository(write_main(root), _CALLED, "python"))
         return once("main", lambda root: write_repository(root, MAIN_MODELS, form))
 
     def start(group: str) -> Server:

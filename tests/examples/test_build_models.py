@@ -30,6 +30,11 @@ INPUTS: dict[str, dict[str, Array]] = {
     "add_sub": {"INPUT0": ROW, "INPUT1": ROW[::-1]},
     "identity_fp32": {"INPUT0": np.ones((2, 7), np.float32)},
     "identity_bytes": {"INPUT0": STRINGS},
+    "decoder": {"tokens": np.array([[3, 1, 4], [1, 5, 9]])},
+    "sentence_encoder": {
+        "input_ids": np.array([[101, 2023, 102], [101, 102, 0]]),
+        "attention_mask": np.array([[1, 1, 1], [1, 1, 0]]),
+    },
 }
 
 SHAPES: dict[str, list[tuple[int, ...]]] = {
@@ -43,7 +48,15 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
     "add_sub": [(2, 16), (2, 16)],
     "identity_fp32": [(2, 7)],
     "identity_bytes": [(1, 3)],
+    "decoder": [(2, 225)],
+    "sentence_encoder": [(2, 384)],
 }
+# Models whose packages are installed; the others are skipped, and say so.
+LEFT_OUT = build_models.left_out()
+NAMES = [
+    pytest.param(name, marks=pytest.mark.skipif(name in LEFT_OUT, reason="needs `make embeddings`"))
+    for name in sorted(build_models.MODELS)
+]
 
 
 def run(graph: Path, inputs: dict[str, Array]) -> list[Array]:
@@ -55,7 +68,7 @@ def test_every_model_has_a_case() -> None:
     assert set(INPUTS) == set(SHAPES) == set(build_models.MODELS)
 
 
-@pytest.mark.parametrize("name", sorted(build_models.MODELS))
+@pytest.mark.parametrize("name", NAMES)
 def test_model_is_valid_and_runs(example_models: Path, name: str) -> None:
     graph = example_models / name / "1" / "model.onnx"
     onnx.checker.check_model(str(graph), full_check=True)
@@ -65,7 +78,7 @@ def test_model_is_valid_and_runs(example_models: Path, name: str) -> None:
         assert output.dtype == object or np.isfinite(output.astype(np.float64)).all()
 
 
-@pytest.mark.parametrize("name", sorted(build_models.MODELS))
+@pytest.mark.parametrize("name", NAMES)
 def test_config_names_the_tensors_of_the_graph(example_models: Path, name: str) -> None:
     path = example_models / name / "config.pbtxt"
     if not path.exists() or not path.read_bytes():
@@ -107,9 +120,56 @@ def test_resnet_tells_pictures_apart(example_models: Path) -> None:
 def test_second_build_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = {name: build_models.MODELS[name] for name in ("simple", "add_sub", "yolo")}
     monkeypatch.setattr(build_models, "MODELS", few)
+    monkeypatch.setattr(build_models, "PYTHON_MODELS", {})
     assert build_models.build(tmp_path) == ["simple", "add_sub", "yolo"]
     assert build_models.build(tmp_path) == []
     (tmp_path / "yolo" / "1" / "model.onnx").unlink()
     assert build_models.build(tmp_path) == ["yolo"]
     assert not (tmp_path / "add_sub" / "config.pbtxt").exists()
     assert (tmp_path / "yolo" / "config.pbtxt").read_bytes() == b""
+
+
+def test_python_models_have_all_they_import(example_models: Path) -> None:
+    folder = example_models / "read_text"
+    assert {path.name for path in (folder / "1").glob("*.py")} >= {"model.py", "pipeline.py", "regions.py"}
+    assert (folder / "dictionary.txt").read_bytes() == (
+        example_models / "text_recognition" / "dictionary.txt"
+    ).read_bytes()
+    assert (example_models / "text_generator" / "words.txt").is_file()
+
+
+def test_a_module_that_changes_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_models, "MODELS", {})
+    monkeypatch.setattr(build_models, "PYTHON_MODELS", {"text_generator": build_models.PythonModel()})
+    assert build_models.build(tmp_path) == ["text_generator"]
+    assert build_models.build(tmp_path) == []
+    (tmp_path / "text_generator" / "1" / "model.py").unlink()
+    assert build_models.build(tmp_path) == ["text_generator"]
+
+
+def test_models_without_their_package_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking = build_models.PythonModel(packages=("no_such_package_anywhere",))
+    encoder = build_models.Converted(build_models.Weights("no_such_package_anywhere", "x"), lambda _: onnx.ModelProto())
+    monkeypatch.setattr(build_models, "MODELS", {"encoder": build_models.Model(encoder, optional=True)})
+    monkeypatch.setattr(build_models, "PYTHON_MODELS", {"sentences": lacking})
+    assert build_models.build(tmp_path) == []
+    assert build_models.left_out() == {name: "no_such_package_anywhere" for name in ("encoder", "sentences")}
+    assert not list(tmp_path.glob("*/1"))
+
+
+@pytest.mark.skipif("sentence_encoder" in LEFT_OUT, reason="needs `make embeddings`")
+def test_padding_does_not_change_an_embedding(example_models: Path) -> None:
+    graph = example_models / "sentence_encoder" / "1" / "model.onnx"
+    ids, mask = INPUTS["sentence_encoder"].values()
+    (padded,) = run(graph, {"input_ids": ids, "attention_mask": mask})
+    (alone,) = run(graph, {"input_ids": ids[1:, :2], "attention_mask": mask[1:, :2]})
+    assert np.allclose(padded[1], alone[0], atol=1e-6)
+    assert np.allclose(np.linalg.norm(padded, axis=1), 1, atol=1e-6)
+
+
+def test_decoder_looks_at_no_later_word(example_models: Path) -> None:
+    graph = example_models / "decoder" / "1" / "model.onnx"
+    (first,) = run(graph, {"tokens": np.array([[7, 8]])})
+    (again,) = run(graph, {"tokens": np.array([[7, 8], [7, 9]])})
+    assert np.allclose(first[0], again[0], atol=1e-5)
+    assert np.abs(again[0] - again[1]).max() > 1e-2

@@ -10,6 +10,14 @@ from tokenizers import Tokenizer
 MOST_TOKENS = 256
 
 
+def sentences(request):
+    """The texts of a request, or a TritonError."""
+    try:
+        return [text.decode() for text in pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy().reshape(-1)]
+    except UnicodeDecodeError as problem:
+        return pb_utils.TritonError(f"TEXT is not UTF-8: {problem}", pb_utils.TritonError.INVALID_ARG)
+
+
 class TritonPythonModel:
     def initialize(self, args):
         self.tokenizer = Tokenizer.from_file(str(Path(args["model_repository"]) / "tokenizer.json"))
@@ -17,23 +25,23 @@ class TritonPythonModel:
         self.tokenizer.enable_padding()
 
     def execute(self, requests):
-        arrays = [pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy().reshape(-1) for request in requests]
-        try:
-            sentences = [sentence.decode() for array in arrays for sentence in array]
-        except UnicodeDecodeError as problem:
-            error = pb_utils.TritonError(f"TEXT is not UTF-8: {problem}", pb_utils.TritonError.INVALID_ARG)
-            return [pb_utils.InferenceResponse(error=error) for _ in requests]
-        encodings = self.tokenizer.encode_batch(sentences)
-        response = self.encode(encodings)
-        if response.has_error():
-            return [pb_utils.InferenceResponse(error=response.error()) for _ in requests]
-        rows = pb_utils.get_output_tensor_by_name(response, "embedding").as_numpy()
-        counts = np.array([[sum(encoding.attention_mask)] for encoding in encodings], dtype=np.int32)
-        ends = np.cumsum([len(array) for array in arrays])[:-1]
-        return [
-            pb_utils.InferenceResponse([pb_utils.Tensor("EMBEDDING", part), pb_utils.Tensor("TOKENS", count)])
-            for part, count in zip(np.split(rows, ends), np.split(counts, ends), strict=True)
-        ]
+        # Per request: its sentences, or the error that is its own.
+        parts = [sentences(request) for request in requests]
+        encodings = self.tokenizer.encode_batch([text for part in parts if isinstance(part, list) for text in part])
+        answer = self.encode(encodings) if encodings else None
+        if answer is not None and answer.has_error():
+            return [pb_utils.InferenceResponse(error=answer.error()) for _ in requests]
+        responses, begin = [], 0
+        for part in parts:
+            if not isinstance(part, list):
+                responses.append(pb_utils.InferenceResponse(error=part))
+                continue
+            rows = pb_utils.get_output_tensor_by_name(answer, "embedding").as_numpy()[begin : begin + len(part)]
+            counts = [[sum(encoding.attention_mask)] for encoding in encodings[begin : begin + len(part)]]
+            outputs = [pb_utils.Tensor("EMBEDDING", rows), pb_utils.Tensor("TOKENS", np.array(counts, dtype=np.int32))]
+            responses.append(pb_utils.InferenceResponse(outputs))
+            begin += len(part)
+        return responses
 
     def encode(self, encodings):
         """Asks the encoder."""

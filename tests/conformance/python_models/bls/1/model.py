@@ -14,9 +14,7 @@ def request(model="inner", outputs=("Y",), inputs=None, mode=None, **more):
     tensors = [pb_utils.Tensor("X", X)] if inputs is None else inputs
     if mode is not None:
         tensors.append(pb_utils.Tensor("MODE", np.array([mode.encode()], dtype=object)))
-    return pb_utils.InferenceRequest(
-        model_name=model, requested_output_names=list(outputs), inputs=tensors, **more
-    )
+    return pb_utils.InferenceRequest(model_name=model, requested_output_names=list(outputs), inputs=tensors, **more)
 
 
 def described(response):
@@ -90,7 +88,7 @@ class TritonPythonModel:
     def identity_types(self):
         results = {}
         for name in ("bool", "uint8", "int8", "int64", "uint64", "fp16", "fp64"):
-            dtype = {"fp16": np.float16, "fp64": np.float64}.get(name, np.dtype(name))
+            dtype = {"fp16": "float16", "fp64": "float64"}.get(name, name)
             tensor = pb_utils.Tensor("INPUT0", np.array([[0, 1]], dtype=dtype))
             response = request(f"identity_{name}", ["OUTPUT0"], [tensor]).exec()
             got = response.output_tensors()[0].as_numpy()
@@ -174,7 +172,11 @@ class TritonPythonModel:
 
     def gathered(self):
         async def ask():
-            calls = [request(mode="double").async_exec(), request("middle").async_exec(), request("nobody").async_exec()]
+            calls = [
+                request(mode="double").async_exec(),
+                request("middle").async_exec(),
+                request("nobody").async_exec(),
+            ]
             return [described(response) for response in await asyncio.gather(*calls)]
 
         return asyncio.run(ask())

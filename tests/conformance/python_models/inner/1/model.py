@@ -22,7 +22,9 @@ class TritonPythonModel:
         if mode == "raise":
             raise ValueError("the inner model fails")
         if mode == "error":
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError("no such thing", pb_utils.TritonError.NOT_FOUND))
+            return pb_utils.InferenceResponse(
+                error=pb_utils.TritonError("no such thing", pb_utils.TritonError.NOT_FOUND)
+            )
         if mode == "write":
             array += 100
         outputs = [pb_utils.Tensor("Y", array * np.float32(2)), describe(request)]

@@ -13,5 +13,8 @@ class TritonPythonModel:
             tensor = pb_utils.get_input_tensor_by_name(request, "FP")
             self.tensors.append(tensor)
             self.arrays.append(tensor.as_numpy())
-        seen = [f"{tensor.as_numpy().sum():g} {array.sum():g}" for tensor, array in zip(self.tensors, self.arrays, strict=True)]
+        seen = [
+            f"{tensor.as_numpy().sum():g} {array.sum():g}"
+            for tensor, array in zip(self.tensors, self.arrays, strict=True)
+        ]
         return [text(*seen) for _ in requests]

@@ -77,7 +77,9 @@ def returned_input(request):
 
 
 def renamed_input(request):
-    return pb_utils.InferenceResponse([pb_utils.Tensor("OUT", pb_utils.get_input_tensor_by_name(request, "FP").as_numpy())])
+    return pb_utils.InferenceResponse(
+        [pb_utils.Tensor("OUT", pb_utils.get_input_tensor_by_name(request, "FP").as_numpy())]
+    )
 
 
 def written_input(request):

@@ -69,9 +69,6 @@ class TritonPythonModel:
     def wrong_element(self, request):
         return ["x"]
 
-    def tensor_element(self, request):
-        return [floats(1)]
-
     def too_many(self, request):
         return [text("a"), text("b")]
 

@@ -99,4 +99,6 @@ class TritonPythonModel:
         sender.send(response("; ".join(map(str, log)), number))
 
     def parameters(self, request, sender, tail, number):
-        sender.send(response(f"{request.request_id()} {request.parameters()} {sorted(request.requested_output_names())}"))
+        sender.send(
+            response(f"{request.request_id()} {request.parameters()} {sorted(request.requested_output_names())}")
+        )

@@ -6,16 +6,55 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from helpers import kind, outcome, said, what
 
-NAMES = """
-TritonError TritonModelException Tensor InferenceRequest InferenceResponse Logger MetricFamily Metric PreferredMemory
-TRITONSERVER_MEMORY_CPU TRITONSERVER_MEMORY_GPU TRITONSERVER_REQUEST_FLAG_SEQUENCE_START InferenceTrace
-TRITONSERVER_REQUEST_FLAG_SEQUENCE_END TRITONSERVER_RESPONSE_COMPLETE_FINAL TRITONSERVER_REQUEST_RELEASE_ALL
-TRITONSERVER_REQUEST_RELEASE_RESCHEDULE load_model unload_model is_model_ready get_input_tensor_by_name
-get_output_tensor_by_name get_input_config_by_name get_output_config_by_name
-using_decoupled_model_transaction_policy triton_to_numpy_type numpy_to_triton_type triton_string_to_numpy
-serialize_byte_tensor deserialize_bytes_tensor ModelConfig get_model_dir
-""".split()
-TYPES = "BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 FP32 FP64 STRING BF16 NOTHING".split()
+NAMES = [
+    "TritonError",
+    "TritonModelException",
+    "Tensor",
+    "InferenceRequest",
+    "InferenceResponse",
+    "Logger",
+    "MetricFamily",
+    "PreferredMemory",
+    "TRITONSERVER_MEMORY_CPU",
+    "TRITONSERVER_MEMORY_GPU",
+    "TRITONSERVER_REQUEST_FLAG_SEQUENCE_START",
+    "TRITONSERVER_REQUEST_FLAG_SEQUENCE_END",
+    "TRITONSERVER_RESPONSE_COMPLETE_FINAL",
+    "TRITONSERVER_REQUEST_RELEASE_ALL",
+    "TRITONSERVER_REQUEST_RELEASE_RESCHEDULE",
+    "load_model",
+    "unload_model",
+    "is_model_ready",
+    "get_input_tensor_by_name",
+    "get_output_tensor_by_name",
+    "get_input_config_by_name",
+    "get_output_config_by_name",
+    "using_decoupled_model_transaction_policy",
+    "triton_to_numpy_type",
+    "numpy_to_triton_type",
+    "triton_string_to_numpy",
+    "serialize_byte_tensor",
+    "deserialize_bytes_tensor",
+    "ModelConfig",
+    "get_model_dir",
+]
+TYPES = [
+    "BOOL",
+    "UINT8",
+    "UINT16",
+    "UINT32",
+    "UINT64",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+    "FP16",
+    "FP32",
+    "FP64",
+    "STRING",
+    "BF16",
+    "NOTHING",
+]
 
 
 def numpy_name(triton_type):
@@ -87,7 +126,7 @@ class TritonPythonModel:
         return {name: numpy_name(name) for name in TYPES}
 
     def type_numbers(self):
-        kinds = (bool, np.uint8, np.uint16, np.uint32, np.uint64, np.int8, np.int16, np.int32, np.int64)
+        kinds = (np.bool_, np.uint8, np.uint16, np.uint32, np.uint64, np.int8, np.int16, np.int32, np.int64)
         kinds += (np.float16, np.float32, np.float64, np.object_, np.bytes_)
         return [int(pb_utils.numpy_to_triton_type(item)) for item in kinds]
 

@@ -5,7 +5,9 @@ from helpers import said
 
 
 def _inputs(request):
-    return [[tensor.name(), list(tensor.shape()), tensor.as_numpy().dtype.str] for tensor in request.inputs()]
+    # In whatever order: the real server's is that of a hash table.
+    tensors = sorted(request.inputs(), key=lambda tensor: tensor.name())
+    return [[tensor.name(), list(tensor.shape()), tensor.as_numpy().dtype.str] for tensor in tensors]
 
 
 def describe(request):
