@@ -75,7 +75,9 @@ TELL = (
     _tell("both-outputs", outputs=["MORE", "TEXT"]),
     _tell("unknown-output", outputs=["OTHER"]),
     _tell("unknown-input", In("Z", "FP32", [1], data=[1])),
-    _tell("parameters", parameters={"a": 1, "b": "x", "c": True, "f": 1.5, "ü": "ö", "neg": -(2**63), "big": 2**63}),
+    _tell(
+        "parameters", parameters={"a": 1, "b": "x", "c": True, "f": 1.5, "ü": "ö", "neg": -(2**63), "pos": 2**63 - 1}
+    ),
     _tell("parameters-order", parameters={"z": 1, "a": 2, "m": 3}),
     _tell("parameters-empty", parameters={}),
     _tell("parameters-quotes", parameters={'q"k': 'v"\\\n'}),

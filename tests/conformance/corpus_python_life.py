@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
-from typing import Any
-
 from .cases import Case, HttpCase, In, get, infer, target
 from .corpus_python import asked
 
@@ -13,13 +9,12 @@ from .corpus_python import asked
 _SETTLE = 2.0
 
 
-def _post(case_id: str, model: str, verb: str, parameters: dict[str, Any] | None = None, **more: Any) -> HttpCase:
-    body = b"" if parameters is None else json.dumps({"parameters": parameters}).encode()
-    return HttpCase(f"python-life-{case_id}", "POST", f"/v2/repository/models/{model}/{verb}", (), body, **more)
+def _post(case_id: str, model: str, verb: str) -> HttpCase:
+    return HttpCase(f"python-life-{case_id}", "POST", f"/v2/repository/models/{model}/{verb}", (), b"")
 
 
-def _load(model: str, case_id: str = "", **parameters: Any) -> HttpCase:
-    return _post(case_id or f"load-{model}", model, "load", parameters or None)
+def _load(model: str, case_id: str = "") -> HttpCase:
+    return _post(case_id or f"load-{model}", model, "load")
 
 
 def _unload(model: str, case_id: str = "") -> HttpCase:
@@ -43,23 +38,6 @@ _BAD = (
 )  # fmt: skip
 _BROKEN = ("syntax", "indent", "import", "class", "module", "initialize", "key")
 _WORDS = ("arguments", "types", "whole_config", "parameters", "module")
-_SOURCE = b"""
-import numpy as np
-import triton_python_backend_utils as pb_utils
-
-
-class TritonPythonModel:
-    def execute(self, requests):
-        tensor = pb_utils.Tensor("TEXT", np.array([b"from a file that was sent"], dtype=object))
-        return [pb_utils.InferenceResponse([tensor]) for _ in requests]
-"""
-_CONFIG = {
-    "backend": "python",
-    "input": [{"name": "WHAT", "data_type": "TYPE_STRING", "dims": [1]}],
-    "output": [{"name": "TEXT", "data_type": "TYPE_STRING", "dims": [-1]}],
-    "parameters": {"colour": {"string_value": "blue"}},
-}
-_FILE = base64.b64encode(_SOURCE).decode()
 
 
 def _ask(case_id: str, model: str, word: str, pause: float = 0.0) -> HttpCase:
@@ -74,10 +52,6 @@ CASES: tuple[Case, ...] = (
     _ask("calls", "life", "calls"),
     get("python-life-config", target("life", "config")),
     _load("journal"),
-    _load("life", "load-override", config=json.dumps(_CONFIG)),
-    _ask("override-parameters", "life", "parameters"),
-    _ask("override-calls", "life", "calls"),
-    get("python-life-override-config", target("life", "config")),
     _unload("life"),
     _ask("unloaded", "life", "calls", pause=_SETTLE),
     get("python-life-unloaded-ready", target("life", "ready")),
@@ -109,10 +83,6 @@ CASES: tuple[Case, ...] = (
     _ask("bls-unload", "control_bls", "unload inner"),
     _ask("bls-ready-unloaded", "control_bls", "ready inner", pause=_SETTLE),
     _ask("bls-unload-unknown", "control_bls", "unload nobody"),
-    # Files that are sent
-    _load("sent", "load-sent", config=json.dumps(_CONFIG), **{"file:1/model.py": _FILE}),
-    _ask("sent", "sent", "x"),
-    _load("other_sent", "load-sent-without-config", **{"file:1/model.py": _FILE}),
     # Metrics that a load makes and an unload takes away
     _load("metrics"),
     _ask("metrics-count", "metrics", "count"),

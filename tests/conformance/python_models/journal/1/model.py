@@ -11,4 +11,6 @@ JOURNAL = Path(os.path.abspath(__file__)).parents[3] / "journal.txt"
 
 class TritonPythonModel:
     def execute(self, requests):
-        return [text(WHO, *JOURNAL.read_text(encoding="utf-8").splitlines()) for _ in requests]
+        from later import PLACE
+
+        return [text(WHO, PLACE, *JOURNAL.read_text(encoding="utf-8").splitlines()) for _ in requests]
