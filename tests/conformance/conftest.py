@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from .record import read
-from .replay import Variant, replay, starter
+from .replay import ISOLATED, Variant, replay, starter
 from .setup_oracle import prepare
 from .wire import Answer
 
@@ -26,6 +26,20 @@ def recorded() -> Asked:
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Asked:
     """What we answer. A group is replayed whole and in order, as it was recorded."""
     start = starter(tmp_path_factory.mktemp("ours"), Variant())
+    return functools.cache(lambda group: {case.id: answer for case, answer in replay(group, start)})
+
+
+@pytest.fixture(scope="session")
+def as_python(tmp_path_factory: pytest.TempPathFactory) -> Asked:
+    """What we answer where the models of both forms are Python models too."""
+    start = starter(tmp_path_factory.mktemp("as-python"), Variant(form="python"))
+    return functools.cache(lambda group: {case.id: answer for case, answer in replay(group, start)})
+
+
+@pytest.fixture(scope="session")
+def isolated(tmp_path_factory: pytest.TempPathFactory) -> Asked:
+    """What we answer where every Python model runs in a process of its own."""
+    start = starter(tmp_path_factory.mktemp("isolated"), Variant(form="python", options=ISOLATED))
     return functools.cache(lambda group: {case.id: answer for case, answer in replay(group, start)})
 
 

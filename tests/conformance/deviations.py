@@ -17,7 +17,8 @@ class Deviation:
     """What we answer: a status or code out of `results`, and an error that `error` matches in full.
 
     `error` "" asks for no error at all, None for any. With `or_real` the real server's answer is right too. With
-    `lacks` we answer as the real server, but without this header.
+    `lacks` we answer as the real server, but without this header; with `instead` as it does, but for these texts in the
+    canonical form of its answer, each of which stands there.
     """
 
     why: str
@@ -25,6 +26,7 @@ class Deviation:
     error: str | None = None
     or_real: bool = False
     lacks: str = ""
+    instead: tuple[tuple[str, str], ...] = ()
 
     def allows(self, given: Answer) -> bool:
         """True when `given` is what we mean to answer."""
@@ -263,9 +265,16 @@ def disagreement(case_id: str, given: Answer, real: Answer) -> str:
     if deviation is not None and deviation.lacks:
         headers = {name: value for name, value in real["headers"].items() if name != deviation.lacks}
         real, deviation = {**real, "headers": headers}, None
-    same = canonical(given) == canonical(real)
+    wanted = canonical(real)
+    for old, new in deviation.instead if deviation is not None else ():
+        if old not in wanted:
+            return f"{case_id}: the real server's answer has no {old}: {wanted}"
+        wanted = wanted.replace(old, new)
+    if deviation is not None and deviation.instead:
+        deviation = None
+    same = canonical(given) == wanted
     if deviation is None:
-        return "" if same else f"{case_id}:\n  we answer {canonical(given)}\n  and not   {canonical(real)}"
+        return "" if same else f"{case_id}:\n  we answer {canonical(given)}\n  and not   {wanted}"
     if deviation.allows(given) or (same and deviation.or_real):
         return ""
     return f"{case_id}:\n  we answer {canonical(given)}\n  and not   {deviation}"

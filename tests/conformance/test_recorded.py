@@ -13,6 +13,9 @@ from .replay import survived
 
 CASES = [pytest.param(group, case.id, id=case.id) for group, cases in GROUPS.items() for case in cases]
 IDS = [case.id for cases in GROUPS.values() for case in cases]
+# Replayed once more where the models are Python models, and where each runs in a process of its own.
+AS_PYTHON = ("http_infer", "grpc")
+ISOLATED = ("python", "python_streams")
 COMPATIBILITY = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 
 
@@ -21,6 +24,24 @@ def test_answers_as_the_real_server(group: str, case_id: str, ours: Asked, recor
     """Our answer equals the recorded one, or is the deviation that we declare."""
     found = disagreement(case_id, ours(group)[case_id], recorded(group)[case_id])
     assert not found, found
+
+
+def _disagreements(group: str, given: Asked, recorded: Asked) -> list[str]:
+    """What is wrong with the answers to a whole group."""
+    found = (disagreement(case.id, given(group)[case.id], recorded(group)[case.id]) for case in GROUPS[group])
+    return [text for text in found if text]
+
+
+@pytest.mark.parametrize("group", AS_PYTHON)
+def test_python_models_answer_as_onnx_models(group: str, as_python: Asked, recorded: Asked) -> None:
+    """The models that the real server runs as Python models give the same answers as Python models here."""
+    assert not _disagreements(group, as_python, recorded)
+
+
+@pytest.mark.parametrize("group", ISOLATED)
+def test_isolated_models_answer_alike(group: str, isolated: Asked, recorded: Asked) -> None:
+    """Where a Python model runs makes no difference to a client."""
+    assert not _disagreements(group, isolated, recorded)
 
 
 def test_case_ids_are_unique() -> None:
