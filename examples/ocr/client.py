@@ -1,4 +1,4 @@
-"""Reads the text in a picture with two models of a running server: detection, then recognition."""
+"""Reads the text in a picture with two models of a running server, detection and recognition, or with one for both."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sample
 from detection import FloatArray
 from PIL import Image
-from pipeline import Infer, read_text
+from pipeline import Infer, Line, read_text
 from recognition import read_dictionary
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -42,12 +43,22 @@ def client_infer(module: Any, client: Any) -> Infer:
     return infer
 
 
+def read_whole(module: Any, client: Any, path: Path) -> list[Line]:
+    """Sends the picture as it is to the model `read_text`, which runs the pipeline in the server."""
+    tensor = module.InferInput("IMAGE", [1], "BYTES")
+    tensor.set_data_from_numpy(np.array([path.read_bytes()], dtype=object))
+    result = client.infer("read_text", [tensor])
+    columns = (result.as_numpy(name) for name in ("TEXT", "CONFIDENCE", "CORNERS"))
+    return [Line(text.decode(), float(confidence), corners) for text, confidence, corners in zip(*columns, strict=True)]
+
+
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description="Print the lines of text in a picture.")
     parser.add_argument("image", nargs="?", type=Path, default=sample.PICTURE, help="default: the sample")
     parser.add_argument("-u", "--url", help="host:port, default localhost:8000 (8001 with --grpc)")
     parser.add_argument("--grpc", action="store_true", help="use gRPC instead of HTTP")
+    parser.add_argument("-w", "--whole", action="store_true", help="send the file to the Python model read_text")
     parser.add_argument("-v", "--verbose", action="store_true", help="print confidence and corners too")
     parser.add_argument(
         "--dictionary", type=Path, default=MODELS / "text_recognition" / "dictionary.txt", help="%(default)s"
@@ -59,10 +70,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Print one line per line of text."""
     options = parse_arguments(arguments)
     module = importlib.import_module("tritonclient.grpc" if options.grpc else "tritonclient.http")
-    dictionary = read_dictionary(options.dictionary)
     url = options.url or ("localhost:8001" if options.grpc else "localhost:8000")
-    with module.InferenceServerClient(url) as client, Image.open(options.image) as picture:
-        lines = read_text(picture, client_infer(module, client), dictionary)
+    with module.InferenceServerClient(url) as client:
+        if options.whole:
+            lines = read_whole(module, client, options.image)
+        else:
+            with Image.open(options.image) as picture:
+                lines = read_text(picture, client_infer(module, client), read_dictionary(options.dictionary))
     for line in lines:
         if options.verbose:
             print(f"{line.confidence:.3f} {line.corners.round().astype(int).tolist()}", end=" ")

@@ -122,6 +122,17 @@ def _anywhere(document: Any, repository: str) -> Any:
     return document
 
 
+def _events(text: str) -> Any:
+    """Server-sent events as documents, or the text where one of them is not as it should be."""
+    parts = text.split("\n\n")
+    if parts.pop() or not all(part.startswith("data: ") for part in parts):
+        return text
+    try:
+        return [json.loads(part.removeprefix("data: ")) for part in parts]
+    except ValueError:
+        return text
+
+
 def _apply(mask: str, document: Any) -> Any:
     """One document, masked; model metadata loses its platform under every mask."""
     if isinstance(document, dict) and isinstance(document.get("error"), str):
@@ -155,6 +166,8 @@ def normalise(mask: str, answer: Answer, repository: str = "") -> Answer:
         result["headers"] = _comparable_headers(result)
         if "json" in result:
             result["json"] = _apply(mask, result["json"])
+        if "text" in result and result["text"].startswith("data: "):
+            result["events"] = _events(result.pop("text"))
         if mask == "metrics" and "text" in result:
             result["metrics"] = _mask_metrics(result.pop("text"))
         if mask == "own-metrics" and "text" in result:

@@ -44,6 +44,13 @@ def test_reads_a_whole_picture(server: ServerProcess, protocol: str) -> None:
     assert result.as_numpy("CORNERS").shape == (len(sample.LINES), 4, 2)
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_client_sends_a_whole_picture(server: ServerProcess, protocol: str) -> None:
+    options = ["--grpc"] if protocol == "grpc" else []
+    lines = run_script("ocr/client.py", "--whole", *options, "-u", server.url(protocol))
+    assert lines == [text for text, *_ in sample.LINES]
+
+
 def test_what_is_no_picture_is_refused(server: ServerProcess) -> None:
     with pytest.raises(tritonclient.http.InferenceServerException, match="IMAGE is no picture") as caught:
         infer(server, "http", "read_text", "IMAGE", [b"not a picture"])

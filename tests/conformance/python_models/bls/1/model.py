@@ -44,7 +44,10 @@ def typed(array):
 
 class TritonPythonModel:
     def execute(self, requests):
-        return [self.answer(request) for request in requests]
+        responses = []
+        for request in requests:
+            responses.append(self.answer(request))
+        return responses
 
     def answer(self, asked):
         word = what(asked)

@@ -18,7 +18,10 @@ async def ask(model, value, **more):
 
 class TritonPythonModel:
     async def execute(self, requests):
-        return [said(await getattr(self, what(request))()) for request in requests]
+        responses = []
+        for request in requests:
+            responses.append(said(await getattr(self, what(request))()))
+        return responses
 
     async def one(self):
         return await ask("inner", 1)

@@ -13,7 +13,10 @@ def describe(request):
 
 class TritonPythonModel:
     def execute(self, requests):
-        return [self.answer(request) for request in requests]
+        responses = []
+        for request in requests:
+            responses.append(self.answer(request))
+        return responses
 
     def answer(self, request):
         mode = pb_utils.get_input_tensor_by_name(request, "MODE")

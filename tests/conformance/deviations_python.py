@@ -1,0 +1,93 @@
+"""Where Python models answer otherwise than on tritonserver 2.51 on purpose: what we answer, and why."""
+
+from __future__ import annotations
+
+from .deviation import Deviation
+
+_CODE_LOST = (
+    "An error that a model gets from another one is always INTERNAL in the real server; we keep its code (2.73)."
+)
+_CODED = Deviation(_CODE_LOST, (404,))
+_GENERATE = "The real server answers every error of generate with 400; we answer with the status of the error's code."
+_COUNT = Deviation(
+    "The real server answers 200 with an error where a model gives generate no response or several.",
+    (500,),
+    "generate expects model to produce exactly 1 response, use generate stream for model that generates various "
+    "number of responses",
+    or_real=True,
+)
+_ID = Deviation(
+    "The real server hands the member `id` of a generate request to the model as its id and as a parameter too.",
+    instead=(('{\\"id\\":\\"the id\\"}', "{}"),),
+)
+_NEST = Deviation(
+    "The real server flattens lists in lists; we take a value or a list of values.",
+    (400,),
+    "The schema can not convert input 'PROMPT' to tensor with proper shape",
+)
+_OBJECT = Deviation("An object is no value of a tensor: we word it so.", (400, 500))
+_MISSING = Deviation(
+    "The real server only counts inputs: an optional one makes up for a required one.",
+    (400,),
+    r"\[request id: <id_unknown>\] expected number of inputs between 1 and 2 but got 1 inputs for model 'gen'\. "
+    r"Got input\(s\) \['COUNT'\], but missing required input\(s\) \['PROMPT'\]\. "
+    r"Please provide all required input\(s\)\.",
+)
+
+
+def _status(status: int) -> Deviation:
+    return Deviation(_GENERATE, (status,), or_real=True)
+
+
+PYTHON_DEVIATIONS: dict[str, Deviation] = {
+    "python-make-not_utf8": Deviation(
+        "The real server writes the bytes into the JSON as they are, which no JSON parser takes. "
+        "We ask for the binary format.",
+        (400,),
+    ),
+    "python-make-duplicate": Deviation(
+        "The real server sends an output twice when the model gives it twice.",
+        (500,),
+        "model 'make' gave output 'MORE' more than once",
+    ),
+    "python-bls-error_handed_on": _CODED,
+    "python-bls-error_as_own": _CODED,
+    "python-stats-batched": Deviation(
+        "The real server counts a response with an error as a success; we count it as failed.",
+        instead=(
+            ('"count": 12', '"count": 11'),
+            ('"inference_count": 12', '"inference_count": 11'),
+            ('"fail": {"count": 6', '"fail": {"count": 7'),
+        ),
+    ),
+    "python-generate-id": _ID,
+    "python-generate-stream-id": _ID,
+    "python-generate-missing-input": _MISSING,
+    "python-generate-stream-missing-input": _MISSING,
+    "python-generate-nested-list": _NEST,
+    "python-generate-stream-nested-list": _NEST,
+    "python-generate-object-for-text": _OBJECT,
+    "python-generate-stream-object-for-text": _OBJECT,
+    "python-generate-decoupled-none": _COUNT,
+    "python-generate-decoupled-several": _COUNT,
+    "python-generate-fails": _status(500),
+    "python-generate-stream-fails": _status(500),
+    "python-generate-decoupled-error": _status(503),
+    "python-generate-stream-decoupled-error-first": _status(503),
+    "python-generate-stream-decoupled-fails": _status(500),
+    "python-life-load-no_execute": Deviation(
+        "The real server finds out at the first request that there is no `execute`; we refuse the model.",
+        (400,),
+        r"load failed for model 'no_execute': version 1 is at UNAVAILABLE state: Internal: Python model .*model\.py "
+        r"does not implement `execute` method\.;\n",
+    ),
+    "python-life-index": Deviation(
+        "The same: the model is not there.",
+        instead=(
+            (
+                '{"name": "no_execute", "state": "READY", "version": "1"}',
+                '{"name": "no_execute", "reason": "given", "state": "UNAVAILABLE", "version": "1"}',
+            ),
+        ),
+    ),
+}
