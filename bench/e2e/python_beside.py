@@ -66,17 +66,17 @@ def kept_busy(server: Server, model: str) -> Iterator[None]:
         raise RuntimeError(f"{model}: {failures[0]}")
 
 
-def _write(root: Path) -> Path:
-    files.write(root, isolated=True)
-    return write_repository(root, (_LIGHT,), "onnx")
-
-
 def main() -> None:
     """Starts the server, measures, writes the report."""
     parser = versus.parser("python_beside", __doc__, [1, 4])
+    parser.add_argument("--in-process", action="store_true", help="leave out the isolated models")
     parser.set_defaults(out=Path("bench/results/python-beside"))
     options = parser.parse_args()
     oracle = prepare()
+
+    def write(root: Path) -> Path:
+        files.write(root, isolated=not options.in_process)
+        return write_repository(root, (_LIGHT,), "onnx")
 
     def window(subject: Subject, point: Point) -> Window:
         protocol, concurrency = point
@@ -84,8 +84,9 @@ def main() -> None:
         with kept_busy(subject.server, subject.model):
             return measure(oracle, subject.server, load)
 
-    with versus.both(oracle, OURS, _write, _write) as running:
-        subjects = [Subject(f"light model {name}", running[OURS], model) for name, model in _HEAVY.items()]
+    beside = {name: model for name, model in _HEAVY.items() if name != _ISOLATED or not options.in_process}
+    with versus.both(oracle, OURS, write, write) as running:
+        subjects = [Subject(f"light model {name}", running[OURS], model) for name, model in beside.items()]
         results = versus.take_turns(subjects, versus.points(options), options.rounds, window)
     print(report.save_comparison("A light model beside a heavy Python model", options.out, results, _NOTE))
 

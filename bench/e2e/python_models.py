@@ -57,14 +57,15 @@ def workloads(protocols: list[str], concurrency: list[int]) -> list[Workload]:
     ]
 
 
-def subjects(running: dict[str, Server], model: str) -> list[Subject]:
-    """Triton, ours in process, ours isolated."""
+def subjects(running: dict[str, Server], model: str, *, isolated: bool) -> list[Subject]:
+    """Triton, ours in process, and ours isolated."""
     found = []
     if TRITON in running:
         found.append(Subject("tritonserver 2.51, Python backend", running[TRITON], model))
     if OURS in running:
         found.append(Subject("triton-async, in process", running[OURS], model))
-        found.append(Subject("triton-async, isolated", running[OURS], f"{model}_isolated"))
+        if isolated:
+            found.append(Subject("triton-async, isolated", running[OURS], f"{model}_isolated"))
     return found
 
 
@@ -111,10 +112,10 @@ def main() -> None:
         oracle,
         options.only,
         lambda root: files.write(root, isolated=False),
-        lambda root: files.write(root, isolated=True),
+        lambda root: files.write(root, isolated=not options.in_process),
     ) as running:
         for workload in chosen:
-            found = subjects(running, workload.model)
+            found = subjects(running, workload.model, isolated=not options.in_process)
             if workload.responses == 1:
                 check(found, options.protocol)
             else:
@@ -130,6 +131,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = versus.parser("python_models", __doc__, [1, 8, 32])
     parser.add_argument("--workload", default="", help="only those whose name contains this")
+    parser.add_argument("--in-process", action="store_true", help="leave out the isolated models")
     parser.set_defaults(out=Path("bench/results/python-models"))
     return parser.parse_args()
 

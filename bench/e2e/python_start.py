@@ -22,6 +22,7 @@ from .perf import CPU_TICK_US, cpu_ticks, family
 _COLUMNS = ("server", "models", "ready s", "CPU s", "processes", "PSS MiB", "ready vs first", "PSS vs first")
 _KEYS = ("server", "models", "ready_s", "cpu_s", "processes", "pss_mib", "ready_ratio", "pss_ratio")
 _NOTE = "Medians. PSS: of the server and all its workers or stubs, shared pages counted once, shared memory included."
+_ISOLATED = "triton-async, isolated"
 Start = Callable[[Path, Path], Server]
 
 
@@ -59,7 +60,7 @@ def _starts(oracle: Oracle) -> dict[str, tuple[Start, bool]]:
     return {
         "tritonserver 2.51": (triton, False),
         "triton-async, in process": (ours, False),
-        "triton-async, isolated": (ours, True),
+        _ISOLATED: (ours, True),
     }
 
 
@@ -69,8 +70,11 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=100, help="number of models (default: 100)")
     parser.add_argument("--rounds", type=int, default=3, help="starts of each server (default: 3)")
     parser.add_argument("--out", type=Path, default=Path("bench/results/python-start"))
+    parser.add_argument("--in-process", action="store_true", help="leave out the isolated models")
     options = parser.parse_args()
     starts = _starts(prepare())
+    if options.in_process:
+        del starts[_ISOLATED]
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in starts}
     for _ in range(options.rounds):
         for name, (start, isolated) in starts.items():

@@ -65,7 +65,7 @@ STREAMS = (
     _stream("one-fails", _script("fail here", id="1"), _script("close good", id="2")),
     _stream(
         "request-parameters",
-        _script("parameters", "final", id="p", parameters={"a": {"int64_param": 1}, "s": {"string_param": "x"}}),
+        _script("parameters", "final", id="p", parameters={"a": {"int64_param": 1}}),
     ),
     _stream("one-output", _script("say a", "final", id="o", outputs=[{"name": "INDEX"}])),
     _stream("unknown-output", _script("say a", "final", id="u", outputs=[{"name": "NOBODY"}])),
