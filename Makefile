@@ -28,7 +28,7 @@ help:
 	@echo 'make conformance  compare with the real tritonserver'
 	@echo 'make bench        measure against the real tritonserver'
 	@echo 'make wheels       build/wheels: all that a GPU machine without network needs (PYTHON=python3.12)'
-	@echo 'make bench-all    all end-to-end benchmarks, twenty minutes (needs wrk and h2load)'
+	@echo 'make bench-all    all end-to-end benchmarks, half an hour (needs wrk and h2load)'
 
 # Only what is missing, so that an unprivileged user with a complete machine needs no package manager.
 $(VENV)/.system:
@@ -132,6 +132,9 @@ bench-all: $(VENV)/.dev
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.limit
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.overhead --rounds 1
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.backlog
+	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.python_models --rounds 3 --seconds 2
+	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.python_start --rounds 1
+	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.python_beside --rounds 3
 
 clean:
 	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache
