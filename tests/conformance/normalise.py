@@ -133,6 +133,14 @@ def _events(text: str) -> Any:
         return text
 
 
+def _without_version(response: Any) -> Any:
+    """A stream's response; of one that has no outputs the real server leaves the model's version out."""
+    inner = response.get("infer_response")
+    if inner is None or "outputs" in inner:
+        return response
+    return {**response, "infer_response": _without(inner, ("model_version",))}
+
+
 def _apply(mask: str, document: Any) -> Any:
     """One document, masked; model metadata loses its platform under every mask."""
     if isinstance(document, dict) and isinstance(document.get("error"), str):
@@ -175,7 +183,8 @@ def normalise(mask: str, answer: Answer, repository: str = "") -> Answer:
     elif "responses" in result:
         # Which side notices the deadline first, and so words it, is a race.
         result["message"] = "" if result["code"] == "DEADLINE_EXCEEDED" else _order_free(result["message"])
-        result["responses"] = [_apply(mask, response) for response in result["responses"]]
+        responses = [_without_version(response) for response in result["responses"]]
+        result["responses"] = [_apply(mask, response) for response in responses]
     return {key: _shorten(value) for key, value in result.items() if value not in ({}, [], "")}
 
 

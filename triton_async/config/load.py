@@ -21,7 +21,7 @@ from triton_async.config.unsupported import refuse_unsupported
 from triton_async.config.validate import validate_config, validate_instances, validate_name
 from triton_async.config.validate_io import validate_io
 from triton_async.config.versions import list_versions
-from triton_async.errors import InvalidArg, ServerError
+from triton_async.errors import InternalError, InvalidArg, ServerError
 from triton_async.protos import ModelConfig as ModelConfigProto
 
 # Backend name, path of the model (file or directory), config so far -> what the model has; None when the
@@ -125,6 +125,9 @@ def complete_config(
         for output in proto.output:
             if output.label_filename:
                 read_labels(model_dir, output.label_filename)
+    except InternalError:
+        # What the model's own code raised while it was asked: the file has no part in it.
+        raise
     except ServerError as error:
         raise _in_file(error, filename) from None
     return freeze(proto, [*warnings, *unused_device_options(proto)])

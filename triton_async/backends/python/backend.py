@@ -125,6 +125,8 @@ class PythonBackend(Backend):
         """Runs `auto_complete_config`, in modules of its own, and takes over what it may decide."""
         parameters = {name: value.string_value for name, value in proto.parameters.items()}
         options = read_options(proto.name, parameters, self.settings)
+        if self._file is not None and not proto.runtime:
+            proto.runtime = MODEL_FILE
         if options.isolated:
             completed = self._isolated.complete(proto, path, options, Path(source.path), self.search(path))
             if completed is not None:

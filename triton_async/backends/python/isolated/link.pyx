@@ -51,7 +51,7 @@ from triton_async.backends.python.isolated.wire cimport (
     cursor_over,
 )
 from triton_async.backends.python.local cimport client_view
-from triton_async.infer.batch cimport Batch
+from triton_async.infer.batch cimport Batch, asks_for
 from triton_async.infer.factory cimport ResponseFactory
 from triton_async.infer.signature cimport TensorSpec
 from triton_async.infer.tensor cimport Tensor
@@ -470,7 +470,7 @@ cdef class Link:
             cursor.lender = self._lent_back if is_sent_on(factory.request) else None
             for tensor in cursor.tensors(self.responses, self.pool, freed):
                 spec = factory.signature.output_by_name.get(tensor.name)
-                if spec is not None:
+                if spec is not None and asks_for(factory.request, <TensorSpec>spec):
                     try:
                         outputs.append(client_view(factory.signature, <TensorSpec>spec, tensor))
                     except ServerError as problem:
@@ -486,7 +486,11 @@ cdef class Link:
             self._end_without(factory)
         else:
             try:
-                factory.send(outputs, parameters, error, final)
+                # As in the server's process: an output goes out with the datatype that the model gave it.
+                if error is None:
+                    factory.send_taken(outputs, parameters, final)
+                else:
+                    factory.send([], None, error, final)
             except ServerError as problem:
                 factory.send([], None, problem, final)
         if not final:

@@ -149,7 +149,7 @@ class InferenceResponseSender:
                 "Unable to send response. Unsupported flag provided. Only TRITONSERVER_RESPONSE_COMPLETE_FINAL flag "
                 "and 0 are supported."
             )
-        if source.finished:
+        if source.finished and (context.decoupled or response is None or not source.sent):
             raise TritonModelException("Unable to send response. Response sender has been closed.")
         if not context.decoupled:
             if response is None and flags:
@@ -274,8 +274,11 @@ class InferenceRequest:
         return self._source.timeout
 
     def parameters(self) -> str:
-        """As JSON text."""
-        return parameters_text(self._source.parameters)
+        """As JSON text: compact of a request that came, with blanks of one that the model made."""
+        source = self._source
+        if type(source) is OutgoingRequest:
+            return json.dumps(source.parameters or {})
+        return parameters_text(source.parameters)
 
     def requested_output_names(self) -> set[str]:
         return set(self._source.output_names)

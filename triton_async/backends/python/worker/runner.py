@@ -24,8 +24,8 @@ from .messages import (
     incoming,
 )
 
-# Where our own frames are, which nobody wants to see.
-_OWN = os.path.dirname(__file__)
+# Where our own frames are, and those of the loops that run coroutines, which nobody wants to see.
+_OWN = (os.path.dirname(__file__), os.path.dirname(asyncio.__file__))
 
 
 class ModelFailure(Exception):
@@ -235,6 +235,7 @@ class Runner:
 
     # -- asynchronous executions of decoupled models ---------------------------------------------------------------
 
+    # The coroutine has the list of requests that `execute` was given, so that list is left as it is.
     def _run_beside(self, coroutine: Coroutine[Any, Any, Any], sources: list[Any]) -> None:
         if self._loop is None:
             self._loop = _Loop(self.context.instance)

@@ -36,6 +36,7 @@ TRITON_TO_NUMPY_TYPE = {
     9: np.int64, 10: np.float16, 11: np.float32, 12: np.float64, 13: np.object_,
 }  # fmt: skip
 NUMPY_TO_TRITON_TYPE = {numpy_type: number for number, numpy_type in TRITON_TO_NUMPY_TYPE.items()}
+NUMPY_TO_TRITON_TYPE[np.bytes_] = NUMBERS["BYTES"]
 # What a tensor of a model may have, by `dtype.char`.
 _BY_CHAR: dict[str, str] = {
     str(np.dtype(TRITON_TO_NUMPY_TYPE[number]).char): name for name, number in NUMBERS.items() if name != "BF16"
