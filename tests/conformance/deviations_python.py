@@ -55,6 +55,17 @@ PYTHON_DEVIATIONS: dict[str, Deviation] = {
         "The real server's traceback of a coroutine has the innermost frame only.",
         instead=(("model.py(41): fails\\n", "model.py(41): fails\\n  model.py(23): execute\\n"),),
     ),
+    "python-stats-stream-async": Deviation(
+        "The real server has no statistics of responses for Python models.",
+        instead=(
+            (
+                '"response_stats": {}',
+                '"response_stats": {"0": {"cancel": {"count": 0, "ns": "zero"}, "compute_infer": {"count": 3, "ns": '
+                '"time"}, "compute_output": {"count": 3, "ns": "time"}, "empty_response": {"count": 0, "ns": "zero"}, '
+                '"fail": {"count": 0, "ns": "zero"}, "success": {"count": 3, "ns": "time"}}}',
+            ),
+        ),
+    ),
     "python-stats-batched": Deviation(
         "The real server counts a response with an error as a success; we count it as failed.",
         instead=(

@@ -193,6 +193,7 @@ def test_what_the_server_refuses_is_an_error_of_the_response(tmp_path: Path) -> 
             "not ready."
         )
         assert await problem(server, "plain", 1) == (
+            "Model count - Error when running inference: "
             "Model count is using the decoupled. The current BLS request call doesn't support models using the "
             "decoupled transaction policy. Please use 'decoupled=True' argument to the 'exec' or 'async_exec' calls "
             "for decoupled models.'"

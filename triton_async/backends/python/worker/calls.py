@@ -109,8 +109,9 @@ def refusal(model: str, text: str) -> str:
 
 def decoupled_refusal(model: Any) -> str:
     """The refusal of a plain call of a decoupled model."""
-    return (
+    return refusal(
+        model,
         f"Model {model} is using the decoupled. The current BLS request call doesn't support models using the "
         "decoupled transaction policy. Please use 'decoupled=True' argument to the 'exec' or 'async_exec' calls for "
-        "decoupled models.'"
+        "decoupled models.'",
     )
