@@ -58,6 +58,8 @@ class Call:
 
     def next(self) -> Item | None:
         """Blocks for the next response: (response or None, final). None behind the final one."""
+        # A coroutine may have waited before: from here on a delivery is to release the lock, not to wake that loop.
+        self._loop = None
         while not self._items:
             if self._ended:
                 return None
