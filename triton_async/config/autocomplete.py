@@ -18,8 +18,10 @@ class TensorInfo:
     name: str
     datatype: int
     dims: tuple[int, ...]
-    # The model runs without this input, e.g. because it has a default for it.
+    # The model has a value for this input, e.g. a weight that may be replaced: no input unless a config names it.
     optional: bool = False
+    # It may have any number of dimensions; `dims` say nothing.
+    unranked: bool = False
     # TensorRT: its values decide the shapes of others.
     shape_tensor: bool = False
 
@@ -36,6 +38,8 @@ class ModelIO:
     """Inputs and outputs of a model in its own order, as its backend found them.
 
     `max_batch_size`: the largest batch of a model that has one by itself (a TensorRT plan), 0 when that is none.
+    `unbatched`: why the first dimensions are not those of one batch, although nothing is wrong with their sizes.
+    `mixes_rows`: why a request's result depends on what it shares its batch with. "": no such reason is known.
     `check`: the backend's own comparison with a completed config, in place of `consistency`; raises ServerError.
     `complete`: the backend's own completion of a config, in place of `complete` below; its lines are for the log.
     `opened`: what the backend may go on with when it loads this model; whoever has it closes it in the end.
@@ -44,6 +48,8 @@ class ModelIO:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     max_batch_size: int | None = None
+    unbatched: str = ""
+    mixes_rows: str = ""
     check: Callable[[Any], None] | None = None
     complete: Callable[[Any], list[str]] | None = field(default=None, compare=False)
     opened: Opened | None = field(default=None, compare=False, repr=False)
@@ -149,15 +155,18 @@ def complete(proto: Any, model_io: ModelIO, default_max_batch_size: int = 4) -> 
 
 def _complete_batching(proto: Any, model_io: ModelIO, default_max_batch_size: int) -> list[str]:
     warnings: list[str] = []
-    tensors = (*model_io.inputs, *model_io.outputs)
+    tensors = (*(tensor for tensor in model_io.inputs if not tensor.optional), *model_io.outputs)
     if not all(tensor.dims and tensor.dims[0] == -1 for tensor in tensors):
-        if proto.max_batch_size > 0:
+        if proto.max_batch_size > 0 and not any(tensor.unranked for tensor in tensors):
             raise InvalidArg(
                 f"autofill failed for model '{proto.name}': model does not support batching while non-zero "
                 "max_batch_size is specified"
             )
         return warnings
     if proto.max_batch_size == 0 and default_max_batch_size > 0 and not _says_unbatched(proto, model_io):
+        if model_io.unbatched:
+            warnings.append(f"model '{proto.name}' is served without batching: {model_io.unbatched}")
+            return warnings
         proto.max_batch_size = default_max_batch_size
         warnings.append(
             f"autofilled max_batch_size to {default_max_batch_size} for model '{proto.name}' since batching "
@@ -165,7 +174,29 @@ def _complete_batching(proto: Any, model_io: ModelIO, default_max_batch_size: in
             "max_batch_size to utilize autofill with a larger max batch size"
         )
     if proto.max_batch_size > 1 and proto.WhichOneof("scheduling_choice") is None:
-        proto.dynamic_batching.SetInParent()
+        if model_io.mixes_rows:
+            warnings.append(
+                f"dynamic batching is not switched on for model '{proto.name}': {model_io.mixes_rows}, so that answers "
+                "would depend on the other requests in it. Write 'dynamic_batching { }' to have it all the same"
+            )
+        else:
+            proto.dynamic_batching.SetInParent()
+    return warnings
+
+
+def advice(proto: Any, model_io: ModelIO) -> list[str]:
+    """Lines for the log about what a config asks for, and the model can hardly mean. `proto`: as it was written."""
+    warnings = []
+    if proto.max_batch_size > 0 and model_io.unbatched:
+        warnings.append(
+            f"model '{proto.name}' is configured for batches of {proto.max_batch_size}: {model_io.unbatched}. Set "
+            "'max_batch_size: 0' and write all dimensions if its requests fail"
+        )
+    if proto.HasField("dynamic_batching") and model_io.mixes_rows:
+        warnings.append(
+            f"model '{proto.name}' is configured for dynamic batching: {model_io.mixes_rows}, so that answers depend "
+            "on the other requests in it"
+        )
     return warnings
 
 
@@ -221,9 +252,9 @@ def _complete_tensors(ios: Any, tensors: Iterable[TensorInfo], max_batch_size: i
     known = {tensor.name: tensor for tensor in tensors}
     if not ios and may_add:
         for name, tensor in known.items():
-            io = ios.add(name=name)
             if tensor.optional:
-                io.optional = True
+                continue
+            io = ios.add(name=name)
             if tensor.shape_tensor:
                 io.is_shape_tensor = True
     for io in ios:
@@ -237,6 +268,9 @@ def _complete_tensors(ios: Any, tensors: Iterable[TensorInfo], max_batch_size: i
 
 
 def _fill_dims(io: Any, tensor: TensorInfo, max_batch_size: int) -> None:
+    if tensor.unranked:
+        io.dims.append(-1)
+        return
     # A fixed size of zero cannot be said in a config; as a variable size it can be sent.
     dims = [dim if dim > 0 else -1 for dim in tensor.dims]
     if max_batch_size > 0:

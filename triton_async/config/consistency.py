@@ -33,6 +33,13 @@ def _check_input_names(proto: Any, model_io: ModelIO) -> None:
     allowed = {tensor.name for tensor in model_io.inputs}
     needed = {tensor.name for tensor in model_io.inputs if not tensor.optional}
     configured = {io.name for io in proto.input}
+    counts = (
+        f"unable to load model '{proto.name}', configuration expects {len(configured)} inputs, model provides "
+        f"{len(needed)}"
+    )
+    if len(configured) > len(allowed):
+        unknown = sorted(configured - allowed)
+        raise InvalidArg(f"{counts}: it has no input '{unknown[0]}'")
     for io in proto.input:
         if io.name not in allowed:
             raise InvalidArg(
@@ -41,10 +48,7 @@ def _check_input_names(proto: Any, model_io: ModelIO) -> None:
             )
     missing = sorted(needed - configured)
     if missing:
-        raise InvalidArg(
-            f"unable to load model '{proto.name}', configuration expects {len(configured)} inputs, model "
-            f"provides {len(allowed)}: input '{missing[0]}' is missing"
-        )
+        raise InvalidArg(f"{counts}: input '{missing[0]}' is missing")
 
 
 def _check_tensor(proto: Any, io: Any, tensor: TensorInfo, what: str, exact: bool) -> None:
@@ -54,6 +58,13 @@ def _check_tensor(proto: Any, io: Any, tensor: TensorInfo, what: str, exact: boo
             f"{datatypes.to_config_name(io.data_type)} for {what} '{io.name}', model provides "
             f"{datatypes.to_config_name(tensor.datatype)}"
         )
+    if what == "input" and io.optional and not tensor.optional:
+        raise InvalidArg(
+            f"unable to load model '{proto.name}', input '{io.name}' is optional in the model configuration, but the "
+            "model does not run without it: remove 'optional: true'"
+        )
+    if tensor.unranked:
+        return
     dims = tuple(io.reshape.shape) if io.HasField("reshape") else tuple(io.dims)
     if proto.max_batch_size > 0:
         _check_batched(proto, tensor, dims, exact)

@@ -10,8 +10,8 @@ from triton_async.errors import InvalidArg
 
 
 def read_labels(model_dir: Path, filename: str) -> tuple[str, ...]:
-    """Labels by class index; an empty line is an empty label. InvalidArg when the file is outside the model's
-    directory, missing, too large or not UTF-8.
+    """Labels by class index; an empty line is an empty label. InvalidArg when the name leads out of the model's
+    directory, or the file is missing, too large or not UTF-8.
     """
     what = f"label file '{filename}'"
     path = safe_join(model_dir, filename, "label_filename")

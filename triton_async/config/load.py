@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from triton_async.config import pbtxt
-from triton_async.config.autocomplete import ModelIO, complete, deduce
+from triton_async.config.autocomplete import ModelIO, advice, complete, deduce
 from triton_async.config.consistency import check_against_model
 from triton_async.config.device_options import unused_device_options, validate_graph_specs
 from triton_async.config.labels import read_labels
@@ -17,7 +17,7 @@ from triton_async.config.normalise import normalise, normalise_instances
 from triton_async.config.paths import safe_join
 from triton_async.config.placement import FindGpus, Gpus, may_use_gpus, no_gpus
 from triton_async.config.settings import DEFAULT_MAX_BATCH_SIZE
-from triton_async.config.unsupported import refuse_unsupported
+from triton_async.config.unsupported import refuse_unsupported, unsupported
 from triton_async.config.validate import validate_config, validate_instances, validate_name
 from triton_async.config.validate_io import validate_io
 from triton_async.config.versions import list_versions
@@ -31,10 +31,13 @@ Inspect = Callable[[str, Path, Any], ModelIO | None]
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """What a model's config file says, before anything is completed. `filename`: None when there is none."""
+    """What a model's config file says, before anything is completed. `filename`: None when there is none. `unbatched`:
+    it says `max_batch_size: 0`, which a message cannot tell from saying nothing.
+    """
 
     proto: Any
     filename: str | None = None
+    unbatched: bool = False
 
 
 def load(
@@ -57,7 +60,8 @@ def load(
 
 
 def read(model_dir: Path, name: str, *, auto_complete: bool = True, config_name: str = "") -> ConfigFile:
-    """The config file of the model in `model_dir`, whose directory name is `name`. InvalidArg when it cannot be read.
+    """The config file of the model in `model_dir`, whose directory name is `name`, with what needs no look into the
+    model filled in. InvalidArg when it cannot be read, or breaks a rule that needs no such look either.
 
     `auto_complete` False is --disable-auto-complete-config, `config_name` is --model-config-name. Blocks on file I/O.
     """
@@ -65,18 +69,23 @@ def read(model_dir: Path, name: str, *, auto_complete: bool = True, config_name:
     if filename is None:
         if not auto_complete:
             raise InvalidArg(
-                f"failed to open {pbtxt.FILENAME} of model '{name}': it must be there and complete when "
-                "auto-complete is disabled"
+                f"failed to open text file for read {name}/{pbtxt.FILENAME}: No such file or directory: it must be "
+                "there and complete when auto-complete is disabled"
             )
-        proto = ModelConfigProto()
+        proto, unbatched = ModelConfigProto(), False
     else:
-        proto = pbtxt.read(model_dir, filename)
+        proto, unbatched = pbtxt.read(model_dir, filename)
     try:
         validate_name(proto, name)
+        proto.name = name
+        if not unsupported(proto):
+            deduce(proto, model_dir, name)
+            normalise(proto)
+            validate_config(proto)
+            validate_io(proto, complete=not auto_complete)
     except ServerError as error:
         raise _in_file(error, filename) from None
-    proto.name = name
-    return ConfigFile(proto, filename)
+    return ConfigFile(proto, filename, unbatched)
 
 
 def complete_config(
@@ -98,7 +107,7 @@ def complete_config(
     """
     proto, filename = file.proto, file.filename
     try:
-        _prepare(proto, model_dir, name)
+        refuse_unsupported(proto)
     except ServerError as error:
         raise _in_file(error, filename) from None
     gpus = find_gpus(proto.backend) if may_use_gpus(proto) else Gpus()
@@ -110,12 +119,12 @@ def complete_config(
         raise _in_file(error, filename) from None
     model_io = inspect(proto.backend, path, proto)
     try:
-        warnings: list[str] = []
+        warnings = [] if model_io is None else advice(proto, model_io)
         if auto_complete and model_io is not None:
-            warnings = complete(proto, model_io, default_max_batch_size)
+            warnings += complete(proto, model_io, 0 if file.unbatched else default_max_batch_size)
             normalise(proto)
             validate_config(proto)
-        validate_io(proto, model_dir)
+        validate_io(proto)
         validate_graph_specs(proto)
         if model_io is not None:
             if model_io.check is None:
@@ -153,15 +162,7 @@ def model_path(proto: Any, model_dir: Path, version: int | None = None) -> Path:
     directory = model_dir / str(version)
     if not proto.default_model_filename:
         return directory
-    return safe_join(directory, proto.default_model_filename, what, links=True)
-
-
-def _prepare(proto: Any, model_dir: Path, name: str) -> None:
-    """All that needs no look into the model and none at the machine."""
-    refuse_unsupported(proto)
-    deduce(proto, model_dir, name)
-    normalise(proto)
-    validate_config(proto)
+    return safe_join(directory, proto.default_model_filename, what)
 
 
 def _in_file(error: ServerError, filename: str | None) -> ServerError:

@@ -164,7 +164,7 @@ class ModelConfig:
     metric_tags: Mapping[str, str]
     decoupled: bool
     default_model_filename: str
-    # optimization.graph.level: -1 basic, 0 the engine's default, 1 extended.
+    # optimization.graph.level: -1 basic, 0 the engine's default, 1 extended, 2 none.
     graph_level: int
     # Lines for the log: what was filled in that the operator should know.
     warnings: tuple[str, ...] = ()

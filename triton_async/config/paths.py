@@ -18,25 +18,23 @@ def safe_name(name: str, what: str) -> str:
     return name
 
 
-def safe_join(root: Path, relative: str, what: str, *, links: bool = False) -> Path:
-    """Path of `relative` under `root`; it need not exist. InvalidArg when it is absolute, has `..` or NUL, or
-    when symbolic links lead out of `root`. `links`: the operator's own links may (weights kept elsewhere).
-    """
+def safe_relative(relative: str, what: str) -> str:
+    """`relative` when it is a path that stays below where it begins. InvalidArg when it is absolute, has `..` or NUL."""
     parts = relative.split("/")
     if not relative or "\0" in relative or relative.startswith("/") or "\\" in relative or ".." in parts:
         raise InvalidArg(
             f"{what} '{_shown(relative)}' must be a relative path that stays within its directory"
         )
-    path = root.joinpath(relative)
-    if links:
-        return path
-    try:
-        inside = path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError):
-        inside = False
-    if not inside:
-        raise InvalidArg(f"{what} '{_shown(relative)}' must stay within its directory, also through links")
-    return path
+    return relative
+
+
+def safe_join(root: Path, relative: str, what: str) -> Path:
+    """Path of `relative`, which a config or a request brings, under `root`; it need not exist. InvalidArg as above.
+
+    Links in the repository are its owner's and may lead anywhere: models, configs and labels kept in a cache, a
+    ConfigMap, a store of contents.
+    """
+    return root.joinpath(safe_relative(relative, what))
 
 
 def read_bounded(path: Path, what: str, limit: int) -> bytes:

@@ -20,6 +20,11 @@ _FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
 )
 
 
+def unsupported(proto: Any) -> bool:
+    """Whether the config asks for a capability that is not built."""
+    return next(_asked(proto), None) is not None
+
+
 def refuse_unsupported(proto: Any) -> None:
     """Unsupported, naming model and field, when the config asks for a capability that is not built."""
     for field, missing in _asked(proto):

@@ -8,7 +8,7 @@ from typing import Any
 
 from triton_async import defines
 from triton_async.config.model_config import InstanceKind, TimeoutAction
-from triton_async.config.paths import safe_name
+from triton_async.config.paths import safe_name, safe_relative
 from triton_async.config.placement import Gpus
 from triton_async.errors import InvalidArg
 
@@ -49,8 +49,10 @@ def validate_config(proto: Any) -> None:
                 f"'metric_tags' key '{key}' must consist of letters, digits and underscores for {name}"
             )
     level = proto.optimization.graph.level
-    if not -1 <= level <= 1:
-        raise InvalidArg(f"'optimization.graph.level' must be -1, 0 or 1, got {level} for {name}")
+    if not -1 <= level <= 2:
+        raise InvalidArg(f"'optimization.graph.level' must be -1, 0, 1 or 2, got {level} for {name}")
+    for capability in sorted(proto.cc_model_filenames):
+        safe_relative(proto.cc_model_filenames[capability], f"cc_model_filenames of model '{name}'")
 
 
 def _check_backend(proto: Any) -> None:
@@ -167,6 +169,11 @@ def validate_instances(proto: Any, gpus: Gpus) -> None:
                 f"{defines.MAX_INSTANCES_PER_MODEL} instances"
             )
         _check_profiles(proto, group, where)
+    if all(group.passive for group in proto.instance_group):
+        raise InvalidArg(
+            f"model '{proto.name}' has passive instances only, which take no requests: set 'passive: false' in one "
+            "instance_group at least"
+        )
 
 
 def _check_placement(group: Any, where: str, gpus: Gpus) -> None:

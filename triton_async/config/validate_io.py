@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import prod
-from pathlib import Path
 from typing import Any
 
 from triton_async import datatypes, defines
 from triton_async.config.model_config import Format
-from triton_async.config.paths import safe_join
+from triton_async.config.paths import safe_relative
 from triton_async.errors import InvalidArg
 
 
-def validate_io(proto: Any, model_dir: Path | None) -> None:
-    """InvalidArg for the first input or output that cannot be used. `model_dir`: where label files are."""
-    _check_list(proto, proto.input, "input")
-    _check_list(proto, proto.output, "output")
+def validate_io(proto: Any, complete: bool = True) -> None:
+    """InvalidArg for the first input or output that cannot be used. Not `complete`: what is left out may still be
+    filled in from the model; only what is written is looked at.
+    """
+    _check_list(proto, proto.input, "input", complete)
+    _check_list(proto, proto.output, "output", complete)
     for io in proto.input:
-        _check_tensor(proto, io, "input")
-        if io.format in (Format.NHWC, Format.NCHW) and len(io.dims) != 3:
+        _check_tensor(proto, io, "input", complete)
+        if io.format in (Format.NHWC, Format.NCHW) and len(io.dims) != 3 and (io.dims or complete):
             raise InvalidArg(f"model input NHWC/NCHW require 3 dims for {proto.name}: input '{io.name}'")
         if io.format not in tuple(Format):
             raise InvalidArg(f"model input '{io.name}' has unknown 'format' {io.format} for {proto.name}")
     for io in proto.output:
-        _check_tensor(proto, io, "output")
-        if io.label_filename and model_dir is not None:
-            what = f"label_filename of output '{io.name}' of model '{proto.name}'"
-            safe_join(model_dir, io.label_filename, what)
+        _check_tensor(proto, io, "output", complete)
+        if io.label_filename:
+            safe_relative(io.label_filename, f"label_filename of output '{io.name}' of model '{proto.name}'")
 
 
-def _check_list(proto: Any, ios: Any, what: str) -> None:
-    if not ios:
+def _check_list(proto: Any, ios: Any, what: str, complete: bool) -> None:
+    if not ios and complete:
         raise InvalidArg(f"model configuration must specify one or more '{what}' for {proto.name}")
     if len(ios) > defines.MAX_TENSORS_PER_REQUEST:
         raise InvalidArg(
@@ -45,10 +45,10 @@ def _check_list(proto: Any, ios: Any, what: str) -> None:
         seen.add(io.name)
 
 
-def _check_tensor(proto: Any, io: Any, what: str) -> None:
+def _check_tensor(proto: Any, io: Any, what: str, complete: bool) -> None:
     if not io.name:
         raise InvalidArg(f"model {what} must specify 'name' for {proto.name}")
-    problem = _problem(io, proto.max_batch_size)
+    problem = _problem(io, proto.max_batch_size, complete)
     if problem:
         raise InvalidArg(f"model {what} '{io.name}' {problem} for {proto.name}")
     if proto.platform != "tensorrt_plan":
@@ -65,16 +65,16 @@ def _check_tensor(proto: Any, io: Any, what: str) -> None:
         raise InvalidArg(f"Non-linear IO format {what} requires 3 dims for {proto.name}: '{io.name}'")
 
 
-def _problem(io: Any, max_batch_size: int) -> str | None:
+def _problem(io: Any, max_batch_size: int, complete: bool) -> str | None:
     """What is wrong with datatype, dims and reshape of a tensor, worded to follow its name; or None."""
-    if not io.data_type:
+    if not io.data_type and complete:
         return "must specify 'data_type'"
-    if not 0 < io.data_type < len(datatypes.NAMES):
+    if not 0 <= io.data_type < len(datatypes.NAMES):
         return f"has unknown 'data_type' {io.data_type}"
-    if not io.dims:
+    if not io.dims and complete:
         return "must specify 'dims'"
     reshaped = io.HasField("reshape")
-    if reshaped and not io.reshape.shape and max_batch_size == 0:
+    if reshaped and not io.reshape.shape and max_batch_size == 0 and complete:
         return "cannot have empty reshape for non-batching model as scalar tensors are not supported"
     most = defines.MAX_RANK - (1 if max_batch_size > 0 else 0)
     if len(io.dims) > most or len(io.reshape.shape) > most:
@@ -85,7 +85,7 @@ def _problem(io: Any, max_batch_size: int) -> str | None:
         return "reshape dimensions must be integer >= 1, or -1 to indicate a variable-size dimension"
     if prod(dim for dim in io.dims if dim > 0) > defines.MAX_TENSOR_NBYTES:
         return "dimensions give more elements than can be addressed"
-    return _reshape_problem(io.dims, io.reshape.shape) if reshaped else None
+    return _reshape_problem(io.dims, io.reshape.shape) if reshaped and io.dims else None
 
 
 def _reshape_problem(dims: Iterable[int], shape: Iterable[int]) -> str | None:

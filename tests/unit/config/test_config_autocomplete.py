@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,16 +132,77 @@ def test_scalars_of_unbatched_models_are_one_element(tmp_path: Path) -> None:
         load_text(tmp_path, 'output { name: "n" data_type: TYPE_INT64 dims: 2 }', FIXED)
 
 
-def test_optional_inputs_of_the_model_may_be_left_out(tmp_path: Path) -> None:
+def test_inputs_that_the_model_has_a_value_for_count_only_where_a_config_names_them(tmp_path: Path) -> None:
     model = ModelIO(
-        (TensorInfo("a", FP32, (-1, 2)), TensorInfo("b", FP32, (-1, 2), optional=True)),
+        (TensorInfo("a", FP32, (-1, 2)), TensorInfo("b", FP32, (4, 2), optional=True)),
         (TensorInfo("y", BYTES, (-1, 0)),),
     )
     got = load_text(tmp_path / "a", None, model)
-    assert [t.optional for t in got.inputs] == [False, True]
+    assert [t.name for t in got.inputs] == ["a"]
     assert got.outputs[0].dims == (-1,)
     config = 'max_batch_size: 1 input { name: "a" data_type: TYPE_FP32 dims: 2 }'
     assert [t.name for t in load_text(tmp_path / "b", config, model).inputs] == ["a"]
+    got = load_text(tmp_path / "c", "max_batch_size: 8", model)
+    assert (got.max_batch_size, [t.name for t in got.inputs]) == (8, ["a"])
+    config = """
+    input [ { name: "a" data_type: TYPE_FP32 dims: [-1, 2] }, { name: "b" data_type: TYPE_FP32 dims: [4, 2] } ]
+    """
+    assert [t.name for t in load_text(tmp_path / "d", config, model).inputs] == ["a", "b"]
+    config = config.replace("[4, 2]", "[4, 2] optional: true")
+    assert [t.optional for t in load_text(tmp_path / "e", config, model).inputs] == [False, True]
+
+
+def test_an_input_that_the_model_needs_cannot_be_optional(tmp_path: Path) -> None:
+    config = 'input { name: "scale" data_type: TYPE_FP32 dims: 2 optional: true }'
+    with pytest.raises(InvalidArg, match="input 'scale' is optional in the model configuration, but the model does no"):
+        load_text(tmp_path, FULL.replace('dims: [ 2 ]', 'dims: [ 2 ] optional: true'))
+    with pytest.raises(InvalidArg, match="configuration expects 1 inputs, model provides 2: input 'image' is missing"):
+        load_text(tmp_path / "b", config)
+
+
+def test_a_batch_size_of_zero_that_is_written_is_kept(tmp_path: Path) -> None:
+    """A message cannot tell it from one that is not written; the text can."""
+    for number, zero in enumerate(("max_batch_size: 0", "max_batch_size:0x0", "name: 'm', max_batch_size :  0 # rows")):
+        got = load_text(tmp_path / str(number), zero)
+        assert (got.max_batch_size, got.dynamic_batching, got.inputs[1].dims) == (0, None, (-1, 2))
+    for number, text in enumerate((
+        "# max_batch_size: 0", "parameters { key: 'k' value { string_value: 'max_batch_size: 0' } }",
+        "max_batch_size: 2 # max_batch_size: 0", 'parameters { key: "\\" max_batch_size: 0" value { } }',
+    )):  # fmt: skip
+        assert load_text(tmp_path / f"not {number}", text).max_batch_size in (2, 4)
+
+
+def test_a_model_whose_first_dimensions_are_no_batch_is_not_batched(tmp_path: Path) -> None:
+    model = replace(BATCHED, unbatched="the outputs begin with time")
+    got = load_text(tmp_path / "a", None, model)
+    assert (got.max_batch_size, got.dynamic_batching, got.inputs[1].dims) == (0, None, (-1, 2))
+    assert got.warnings == ("model 'm' is served without batching: the outputs begin with time",)
+    got = load_text(tmp_path / "b", "max_batch_size: 8", model)
+    assert (got.max_batch_size, got.dynamic_batching is not None) == (8, True)
+    assert "is configured for batches of 8: the outputs begin with time. Set 'max_batch_size: 0'" in got.warnings[0]
+
+
+def test_dynamic_batching_is_not_switched_on_where_rows_of_a_batch_mix(tmp_path: Path) -> None:
+    model = replace(BATCHED, mixes_rows="it has one scale")
+    got = load_text(tmp_path / "a", None, model)
+    assert (got.max_batch_size, got.dynamic_batching) == (4, None)
+    assert "dynamic batching is not switched on for model 'm': it has one scale" in got.warnings[1]
+    for number, config in enumerate(("dynamic_batching { }", FULL + "dynamic_batching { }")):
+        got = load_text(tmp_path / str(number), config, model)
+        assert got.dynamic_batching is not None
+        assert "model 'm' is configured for dynamic batching: it has one scale" in got.warnings[0]
+    got = load_text(tmp_path / "b", FULL, model)
+    assert (got.max_batch_size, got.warnings) == (8, ())
+
+
+def test_a_tensor_of_unknown_rank_has_the_dims_of_the_config(tmp_path: Path) -> None:
+    model = ModelIO((TensorInfo("x", FP32, (), unranked=True),), (TensorInfo("y", FP32, (), unranked=True),))
+    got = load_text(tmp_path / "a", None, model)
+    assert (got.max_batch_size, got.inputs[0].dims, got.outputs[0].dims) == (0, (-1,), (-1,))
+    config = """max_batch_size: 8 input { name: "x" data_type: TYPE_FP32 dims: [-1, 3] }
+                output { name: "y" data_type: TYPE_FP32 dims: [7] }"""
+    got = load_text(tmp_path / "b", config, model)
+    assert (got.max_batch_size, got.inputs[0].dims, got.outputs[0].dims) == (8, (-1, 3), (7,))
 
 
 def test_nothing_is_completed_when_disabled_but_defaults_are(tmp_path: Path) -> None:
@@ -148,7 +210,7 @@ def test_nothing_is_completed_when_disabled_but_defaults_are(tmp_path: Path) -> 
     assert got.backend == "onnxruntime"
     assert got.version_policy.latest == 1
     assert [i.name for i in got.instances()] == ["m_0", "m_1"]
-    with pytest.raises(InvalidArg, match=r"failed to open config\.pbtxt of model 'm'"):
+    with pytest.raises(InvalidArg, match=r"read m/config\.pbtxt: No such file or directory: it must be"):
         load_text(tmp_path / "b", None, auto_complete=False)
 
 

@@ -233,7 +233,23 @@ INVALID = [
         ),
         ["'buckets' must be ascending"],
     ),
+    ("passive", with_extra("instance_group { passive: true }"), ["'m' has passive instances only"]),
+    (
+        "capability path",
+        with_extra('cc_model_filenames { key: "8.0" value: "../x.plan" }'),
+        ["cc_model_filenames of model 'm' '../x.plan' must be a relative path"],
+    ),
+    (
+        "capability absolute",
+        with_extra('cc_model_filenames { key: "8.0" value: "/x.plan" }'),
+        ["cc_model_filenames of model 'm'"],
+    ),
     # Against the model.
+    (
+        "input too many",
+        changed("input [", "input [ { name: 'more' data_type: TYPE_FP32 dims: 1 },"),
+        ["unable to load model 'm', configuration expects 3 inputs, model provides 2: it has no input 'more'"],
+    ),
     (
         "unknown input",
         changed('name: "scale"', 'name: "scales"'),

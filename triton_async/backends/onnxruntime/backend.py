@@ -12,11 +12,12 @@ from typing import Any
 from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelInstance
 from triton_async.backends.onnxruntime.api import Environment, Library, find_library
 from triton_async.backends.onnxruntime.cuda_libraries import preload
+from triton_async.backends.onnxruntime.graph import read_graph
 from triton_async.backends.onnxruntime.instance import OnnxRuntimeInstance
 from triton_async.backends.onnxruntime.options import INSPECT, SessionSettings, session_settings, thread_pools
 from triton_async.backends.onnxruntime.providers import CUDA, OPENVINO, Provider, missing
 from triton_async.backends.onnxruntime.session import Session
-from triton_async.config.autocomplete import ModelIO
+from triton_async.config.autocomplete import ModelIO, TensorInfo
 from triton_async.config.consistency import check_against_model
 from triton_async.config.model_config import InstanceGroup, InstanceKind, ModelConfig, freeze
 from triton_async.errors import InternalError, ServerError, Unsupported
@@ -59,8 +60,12 @@ class OnnxRuntimeBackend(Backend):
         """Inputs and outputs of the model as its session has them: optimising one may settle shapes that the file
         leaves open. Inputs that it has a default for are optional.
         """
+        return _described(self._inspect(path, proto), path)
+
+    def _inspect(self, path: Path, proto: Any) -> ModelIO:
         if proto is None:
-            return self.make_session(path, "", INSPECT).model_io()
+            found: ModelIO = self.make_session(path, "", INSPECT).model_io()
+            return found
         config = freeze(proto)
         kind, device = _first_place(config)
         settings = _settings(config, kind, device)
@@ -157,7 +162,7 @@ class OnnxRuntimeModel(LoadedModel):
         session = opened.take(context.path, settings) if isinstance(opened, OpenedSession) else None
         if session is None:
             session = self._make_session(settings)
-            check_against_model(config.proto, session.model_io())
+            check_against_model(config.proto, _described(session.model_io(), context.path))
         self._sessions[settings.device] = session
         _warn_of_idle_accelerators(config)
         if any(group.kind is InstanceKind.GPU for group in config.instance_groups):
@@ -203,6 +208,26 @@ def _first_place(config: ModelConfig) -> tuple[InstanceKind, int]:
     """Kind and device of the first instance."""
     first = next(iter(config.instances()), None)
     return (InstanceKind.CPU, 0) if first is None else (first.kind, first.device)
+
+
+def _described(found: ModelIO, path: Path) -> ModelIO:
+    """With what the file says and no session does: names of dimensions, operators, which ranks are not declared."""
+    graph = read_graph(_model_file(path))
+    if graph is None:
+        return found
+    unranked = graph.unranked()
+
+    def mark(tensors: tuple[TensorInfo, ...]) -> tuple[TensorInfo, ...]:
+        # A session has no dimensions then, as for a scalar.
+        return tuple(replace(t, unranked=True) if not t.dims and t.name in unranked else t for t in tensors)
+
+    return replace(
+        found,
+        inputs=mark(found.inputs),
+        outputs=mark(found.outputs),
+        unbatched=graph.unbatched(frozenset(tensor.name for tensor in found.inputs if tensor.optional)),
+        mixes_rows=graph.mixes_rows(),
+    )
 
 
 def _model_file(path: Path) -> Path:

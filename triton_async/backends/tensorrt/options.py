@@ -173,7 +173,7 @@ def version_directory(path: Path, proto: Any) -> Path:
 def find_model(directory: Path, proto: Any, compute_capability: tuple[int, int] | None) -> tuple[Path, bool]:
     """(file, whether it is an ONNX model to build from) of a version. InvalidArg when there is neither."""
     name = plan_filename(proto, compute_capability)
-    path = safe_join(directory, name, f"model filename of model '{proto.name}'", links=True)
+    path = safe_join(directory, name, f"model filename of model '{proto.name}'")
     if path.exists():
         return path, name.endswith(".onnx")
     for onnx in (directory / "model.onnx", directory / "model.onnx" / "model.onnx"):

@@ -93,7 +93,7 @@ class PlanSource:
     def _external(self, content: bytes) -> list[Path]:
         """The files of external data. InvalidArg when one is outside of the model's directory."""
         what = f"external data of model '{self._proto.name}'"
-        return [safe_join(self._path.parent, name, what, links=True) for name in external_files(content)]
+        return [safe_join(self._path.parent, name, what) for name in external_files(content)]
 
     def _digests(self) -> list[str]:
         if not self._is_onnx:

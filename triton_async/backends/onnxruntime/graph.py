@@ -1,0 +1,208 @@
+"""What an ONNX file says of its model and a session does not tell, read from the file's own bytes (onnx.proto3).
+
+Weights are not read: they are skipped in the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+# Nodes above this size carry a constant; what operator they are is not looked up.
+_LARGEST_NODE = 1 << 20
+# Depth of subgraphs in subgraphs; exporters make a handful.
+_MAX_DEPTH = 64
+
+# Field numbers.
+_MODEL_GRAPH, _MODEL_FUNCTION = 7, 25
+_GRAPH_NODE, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 11, 12
+_FUNCTION_NODE = 7
+_NODE_OPERATOR, _NODE_ATTRIBUTE = 4, 5
+_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 6, 11
+_VALUE_NAME, _VALUE_TYPE = 1, 2
+_TYPE_TENSOR, _TENSOR_SHAPE = 1, 2
+_SHAPE_DIM, _DIM_NAME = 1, 2
+
+# Operators that look at a whole tensor where a batch is one tensor: each row depends on the others in it.
+_WHOLE_TENSOR = frozenset(("DynamicQuantizeLinear", "DynamicQuantizeMatMul"))
+
+
+@dataclass(slots=True)
+class Graph:
+    """`operators`: of all graphs of the model. `shapes`: of its inputs and outputs by name, each dimension by its name,
+    "" where it has none; None where not even the rank is declared.
+    """
+
+    operators: set[str] = field(default_factory=set)
+    shapes: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
+
+    def unranked(self) -> frozenset[str]:
+        """Inputs and outputs whose rank is not declared."""
+        return frozenset(name for name, dims in self.shapes.items() if dims is None)
+
+    def mixes_rows(self) -> str:
+        """Why a request's result depends on the others in its batch; "" when no operator is known to do that."""
+        found = sorted(self.operators & _WHOLE_TENSOR)
+        return f"its operator {found[0]} takes one scale for all rows of a batch" if found else ""
+
+    def unbatched(self, ignored: frozenset[str] = frozenset()) -> str:
+        """Why the first dimensions are not one batch, by their names; "" when the names do not tell. `ignored`: inputs
+        that do not count.
+        """
+        shapes = {name: dims for name, dims in self.shapes.items() if dims and name not in ignored}
+        first = _named({name: dims[:1] for name, dims in shapes.items()})
+        elsewhere = _named({name: dims[1:] for name, dims in shapes.items()})
+        if len(first) < 2:
+            return ""
+        for name in sorted(first.keys() & elsewhere.keys()):
+            return (
+                f"dimension '{name}' is the first one of '{first[name]}' and another one of '{elsewhere[name]}', so "
+                "that not all inputs and outputs begin with the batch"
+            )
+        return ""
+
+
+def read_graph(path: Path) -> Graph | None:
+    """What the model file at `path` says; None when it is no ONNX model. Blocking."""
+    graph = Graph()
+    try:
+        with path.open("rb") as file:
+            _read_model(file, os.fstat(file.fileno()).st_size, graph)
+    except (OSError, ValueError):
+        return None
+    return graph
+
+
+def _read_model(file: BinaryIO, end: int, graph: Graph) -> None:
+    for number, size in _file_fields(file, end):
+        if number == _MODEL_GRAPH:
+            _read_graph_of_file(file, file.tell() + size, graph)
+        elif number == _MODEL_FUNCTION:
+            _nodes_of(memoryview(file.read(size)), _FUNCTION_NODE, graph, 0)
+        else:
+            file.seek(size, os.SEEK_CUR)
+
+
+def _read_graph_of_file(file: BinaryIO, end: int, graph: Graph) -> None:
+    for number, size in _file_fields(file, end):
+        wanted = number in (_GRAPH_INPUT, _GRAPH_OUTPUT) or (number == _GRAPH_NODE and size <= _LARGEST_NODE)
+        if not wanted:
+            file.seek(size, os.SEEK_CUR)
+        elif number == _GRAPH_NODE:
+            _read_node(memoryview(file.read(size)), graph, 0)
+        else:
+            _read_value(memoryview(file.read(size)), graph)
+
+
+def _nodes_of(message: memoryview, field_number: int, graph: Graph, depth: int) -> None:
+    if depth > _MAX_DEPTH:
+        raise ValueError("graphs are nested too deeply")
+    for number, value in _fields(message):
+        if number == field_number:
+            _read_node(value, graph, depth)
+
+
+def _read_node(node: memoryview, graph: Graph, depth: int) -> None:
+    for number, value in _fields(node):
+        if number == _NODE_OPERATOR:
+            graph.operators.add(bytes(value).decode())
+        elif number == _NODE_ATTRIBUTE:
+            for kind, inner in _fields(value):
+                if kind in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
+                    _nodes_of(inner, _GRAPH_NODE, graph, depth + 1)
+
+
+def _read_value(value: memoryview, graph: Graph) -> None:
+    name, dims, tensor = "", None, False
+    for number, part in _fields(value):
+        if number == _VALUE_NAME:
+            name = bytes(part).decode()
+        elif number == _VALUE_TYPE:
+            for shape in _at(part, _TYPE_TENSOR):
+                tensor = True
+                for found in _at(shape, _TENSOR_SHAPE):
+                    dims = tuple(_dim_name(dim) for dim in _at(found, _SHAPE_DIM))
+    if tensor:
+        graph.shapes[name] = dims
+
+
+def _dim_name(dim: memoryview) -> str:
+    return next((bytes(name).decode() for name in _at(dim, _DIM_NAME)), "")
+
+
+def _named(shapes: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """Names of dimensions, and the first tensor that has each."""
+    found: dict[str, str] = {}
+    for tensor, dims in shapes.items():
+        for dim in dims:
+            if dim:
+                found.setdefault(dim, tensor)
+    return found
+
+
+def _at(message: memoryview, wanted: int) -> Iterator[memoryview]:
+    return (value for number, value in _fields(message) if number == wanted)
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """(number, bytes) of the length-delimited fields. ValueError for what is no message."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        if tag & 7 == 2:
+            size, at = _varint(message, at)
+            if size > len(message) - at:
+                raise ValueError("a field is longer than its message")
+            yield tag >> 3, message[at : at + size]
+            at += size
+        elif tag & 7 == 0:
+            _, at = _varint(message, at)
+        elif tag & 7 in (1, 5):
+            at += 8 if tag & 7 == 1 else 4
+        else:
+            raise ValueError("not a protobuf message")
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(message):
+            break
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError("not a protobuf message")
+
+
+def _file_fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int]]:
+    """(number, size) of the length-delimited fields up to `end`, the file at the value, which the caller passes."""
+    while file.tell() < end:
+        tag = _file_varint(file)
+        if tag & 7 == 2:
+            size = _file_varint(file)
+            if size > end - file.tell():
+                raise ValueError("a field is longer than its message")
+            yield tag >> 3, size
+        elif tag & 7 == 0:
+            _file_varint(file)
+        elif tag & 7 in (1, 5):
+            file.seek(8 if tag & 7 == 1 else 4, os.SEEK_CUR)
+        else:
+            raise ValueError("not a protobuf message")
+
+
+def _file_varint(file: BinaryIO) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = file.read(1)
+        if not byte:
+            break
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+    raise ValueError("not a protobuf message")
