@@ -12,6 +12,9 @@
 
 #define MAX_SIGNALS 4
 #define TICK_MS 20
+/* A signal so soon behind the first is the same wish told twice: make, shells and containers pass on what the whole
+ * group got already. */
+#define SAME_NS INT64_C(300000000)
 
 static struct {
     int watching;
@@ -41,10 +44,13 @@ static void wake(void) {
 
 static void on_signal(int number, siginfo_t *info, void *context) {
     int saved = errno;
-    int64_t none = 0;
-    if (!atomic_compare_exchange_strong(&watch.first_ns, &none, now_ns())) {
-        none = 0;
-        atomic_compare_exchange_strong(&watch.second_ns, &none, now_ns());
+    int64_t now = now_ns();
+    int64_t first = 0;
+    if (!atomic_compare_exchange_strong(&watch.first_ns, &first, now)) {
+        int64_t none = 0;
+        if (now - first < SAME_NS)
+            return;
+        atomic_compare_exchange_strong(&watch.second_ns, &none, now);
     }
     wake();
     for (int i = 0; i < watch.count; i++) {

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 import uvloop
 
 from triton_async import logs
-from triton_async.addresses import unix_path
+from triton_async.addresses import shown
 from triton_async.backends.registry import BackendRegistry
 from triton_async.config.settings import Settings
 from triton_async.core.cache import ResponseCache
@@ -30,7 +30,7 @@ from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
 from triton_async.defines import EXIT_GIVE_UP_S, SECOND_SIGNAL_GRACE_S, SLAB_CACHE_NBYTES, STOP_GRACE_S
 from triton_async.errors import ServerError
-from triton_async.frontends import metrics, tls
+from triton_async.frontends import metrics, sockets, tls
 from triton_async.frontends.grpc import server as grpc
 from triton_async.frontends.grpc.express.keepalive import PingOptions
 from triton_async.frontends.http import server as http
@@ -69,6 +69,11 @@ def run(settings: Settings) -> int:
     """Serves until SIGINT or SIGTERM. The exit status of the process."""
     try:
         certificates = _certificates(settings)
+        _try_ports(settings)
+    except OSError as error:
+        logs.say(logs.STDERR, f"error: creating server: {error}")
+        logs.flush()
+        return 1
     except ServerError as error:
         logs.say(logs.STDERR, f"error: creating server: Invalid argument - {error.message}")
         logs.flush()
@@ -77,6 +82,21 @@ def run(settings: Settings) -> int:
         return uvloop.run(_serve(settings, certificates))
     finally:
         logs.flush()
+
+
+def _try_ports(settings: Settings) -> None:
+    """OSError for an address that is taken, or not to be had. Before models are loaded, which may take long."""
+    front_ends = (
+        (settings.allow_grpc, "GRPC", settings.grpc_address, settings.grpc_port, settings.reuse_grpc_port),
+        (settings.allow_http, "HTTP", settings.http_address, settings.http_port, settings.reuse_http_port),
+        (settings.allow_metrics, "Metrics", settings.metrics_address, settings.metrics_port, False),
+    )
+    for allowed, name, address, port, reuse_port in front_ends:
+        if allowed:
+            try:
+                sockets.probe(address, port, reuse_port)
+            except OSError as error:
+                raise _not_listening(error, name, address, port) from None
 
 
 def _certificates(settings: Settings) -> Certificates:
@@ -199,8 +219,8 @@ async def _run_server(
         _exit_now(0)
     endpoints: list[Endpoint] = []
     try:
-        complete = starting.result()
-        await _log_tables(settings, server, backends)
+        complete = _outcome(starting, settings)
+        _log_tables(settings, server, backends)
         if not complete and settings.exit_on_error:
             logs.say(logs.STDERR, "error: creating server: Internal - failed to load all models")
             await server.stop()
@@ -214,6 +234,17 @@ async def _run_server(
         return 1
     await stopping
     return await _shut_down(settings, server, endpoints)
+
+
+def _outcome(starting: asyncio.Future[bool], settings: Settings) -> bool:
+    """Whether all models were loaded. A repository that cannot be read ends the server only with --exit-on-error."""
+    try:
+        return starting.result()
+    except ServerError as error:
+        if settings.exit_on_error:
+            raise
+        log.error("the server is neither live nor ready: %s", error.message)
+        return False
 
 
 def _settle() -> None:
@@ -286,20 +317,21 @@ async def _listening(starting, name: str, address: str, port: int) -> Endpoint: 
     try:
         endpoint: Endpoint = await starting
     except OSError as error:
-        place = f"{address}:{port}" if unix_path(address) is None else address
-        what = "already in use" if error.errno == errno.EADDRINUSE else "cannot be used"
-        raise OSError(
-            f"failed to start {name} service: Unavailable - Socket '{place}' {what} "
-            f"({error.strerror or error})"
-        ) from None
+        raise _not_listening(error, name, address, port) from None
     return endpoint
+
+
+def _not_listening(error: OSError, name: str, address: str, port: int) -> OSError:
+    what = "already in use" if error.errno == errno.EADDRINUSE else "cannot be used"
+    return OSError(
+        f"failed to start {name} service: Unavailable - Socket '{shown(address, port)}' {what} "
+        f"({error.strerror or error})"
+    )
 
 
 def _started(service: str, endpoint: Endpoint, endpoints: list[Endpoint]) -> None:
     endpoints.append(endpoint)
-    # A Unix socket has no port.
-    place = f"{endpoint.address}:{endpoint.port}" if endpoint.port else endpoint.address
-    log.info("Started %s at %s", service, place, extra={"table": True})
+    log.info("Started %s at %s", service, shown(endpoint.address, endpoint.port), extra={"table": True})
 
 
 async def _shut_down(settings: Settings, server: InferenceServer, endpoints: list[Endpoint]) -> int:
@@ -335,7 +367,7 @@ def _exit_now(status: int = 1) -> None:
     os._exit(status)
 
 
-async def _log_tables(settings: Settings, server: InferenceServer, backends: BackendRegistry) -> None:
+def _log_tables(settings: Settings, server: InferenceServer, backends: BackendRegistry) -> None:
     plain = {"table": True}
     rows = [(name, "built in", "{}") for name in backends.in_use()]
     log.info("%s", table(("Backend", "Path", "Config"), rows), extra=plain)
@@ -345,7 +377,7 @@ async def _log_tables(settings: Settings, server: InferenceServer, backends: Bac
             row.get("version", "-"),
             row["state"] + (f": {_one_line(row['reason'])}" if row.get("reason") else ""),
         )
-        for row in await server.repository_index()
+        for row in server.repository.index(ready_only=False)
         if "state" in row
     ]
     log.info("%s", table(("Model", "Version", "Status"), models), extra=plain)

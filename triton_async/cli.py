@@ -1,22 +1,41 @@
-"""The command `triton-async`: reads the command line and runs the server until a signal."""
+"""The command `triton-async`, also installed as `tritonserver`: reads the command line and does what it asks for.
+
+Light to import: what the server needs comes in with the call.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from triton_async import app, logs
-from triton_async.config.settings import UsageError, parse, usage
+# Containers' commands name the real server's program behind ours.
+_PROGRAMS = ("triton-async", "tritonserver")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 after a clean shutdown by signal, 1 for anything else (Triton's)."""
+    """Exit status: 0 after a clean shutdown by signal, or when a command found nothing wrong; 1 else (Triton's)."""
+    # Until the server has handlers of its own, who stops it wants no traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _open_standard_descriptors()
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given and os.path.basename(given[0]) in _PROGRAMS:
+        del given[0]
+    if given and given[0] in _COMMANDS:
+        return _COMMANDS[given[0]](given[1:])
+    return _serve(given)
+
+
+def _serve(argv: Sequence[str]) -> int:
+    from triton_async import app, logs
+    from triton_async.config.settings import UsageError, parse, usage
+
     try:
-        settings = parse(sys.argv[1:] if argv is None else argv)
+        settings = parse(argv)
     except UsageError as error:
-        print(usage(), file=sys.stderr)
-        if error.message:
-            print(error.message, file=sys.stderr)
+        # As short as what has to be mended; all options are a page that hides it.
+        _say(f"{error.message}\nSee triton-async --help for all options" if error.message else usage())
         return 1
     try:
         logs.configure(
@@ -28,9 +47,46 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=settings.log_file,
         )
     except OSError as error:
-        print(f"failed to open log file: {error.strerror}", file=sys.stderr)
+        _say(f"failed to open log file '{settings.log_file}': {error.strerror}")
         return 1
     return app.run(settings)
+
+
+def _check(argv: Sequence[str]) -> int:
+    from triton_async.inspection import check
+
+    return check(argv)
+
+
+def _config(argv: Sequence[str]) -> int:
+    from triton_async.inspection import config
+
+    return config(argv)
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"check": _check, "config": _config}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _open_standard_descriptors() -> None:
+    """Opens those that were closed when the process began, so that no socket or file gets one of their numbers."""
+    for fd, mode in ((0, "r"), (1, "w"), (2, "w")):
+        try:
+            os.fstat(fd)
+            continue
+        except OSError:
+            # The lowest number that is free is this one: those below are open.
+            os.open(os.devnull, os.O_RDWR)
+            stream = os.fdopen(fd, mode, closefd=False)
+        if fd == 0:
+            sys.stdin = stream
+        elif fd == 1:
+            sys.stdout = stream
+        else:
+            sys.stderr = stream
 
 
 if __name__ == "__main__":

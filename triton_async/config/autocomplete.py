@@ -75,6 +75,9 @@ _KINDS = (
     _Kind("python", "", "model.py", directory=True),
 )
 
+# Names by which a model is found that says nothing of its backend, the most usual first.
+MODEL_FILES = tuple(sorted((kind.filename for kind in _KINDS), key=lambda name: (name != "model.onnx", name)))
+
 
 def deduce(proto: Any, model_dir: Path, name: str) -> None:
     """Fills name, backend, platform and default_model_filename of `proto` from what it says and from the

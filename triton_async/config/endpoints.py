@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from triton_async.addresses import unix_path
+from triton_async.addresses import host_of, shown, unix_path
 from triton_async.defines import UNIX_PATH_MAX_NBYTES
 
 _TLS_FILES = ("server_cert", "server_key", "root_cert")
@@ -21,8 +21,10 @@ class Listens(NamedTuple):
 
 
 def address_problem(front_ends: list[Listens]) -> str | None:
-    """What is wrong with the addresses: an unusable socket path, or two front-ends in one place."""
+    """What is wrong with the addresses: none, an unusable socket path, or two front-ends in one place."""
     for name, address, _ in front_ends:
+        if not host_of(address):
+            return f"The server cannot listen to {name} requests at '{address}': it names no address"
         named = _socket_file(address)
         if named is not None:
             path = os.fsencode(named)
@@ -40,8 +42,8 @@ def address_problem(front_ends: list[Listens]) -> str | None:
             if named is not None and named == _socket_file(other.address):
                 return f"{both} {one.address}"
             # Port 0 asks the system for a free one, so it never collides.
-            if one.port and one.port == other.port and one.address == other.address:
-                return f"{both} and port {one.address}:{one.port}"
+            if one.port and one.port == other.port and host_of(one.address) == host_of(other.address):
+                return f"{both} and port {shown(one.address, one.port)}"
     return None
 
 

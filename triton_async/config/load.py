@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from triton_async.config import pbtxt
+from triton_async.config.advice import missing_file, no_model_file, no_version
 from triton_async.config.autocomplete import ModelIO, advice, complete, deduce
 from triton_async.config.consistency import check_against_model
 from triton_async.config.device_options import unused_device_options, validate_graph_specs
 from triton_async.config.labels import read_labels
 from triton_async.config.model_config import ModelConfig, freeze, version_policy
 from triton_async.config.normalise import normalise, normalise_instances
-from triton_async.config.paths import safe_join
+from triton_async.config.paths import check_readable, safe_join
 from triton_async.config.placement import FindGpus, Gpus, may_use_gpus, no_gpus
 from triton_async.config.settings import DEFAULT_MAX_BATCH_SIZE
-from triton_async.config.unsupported import refuse_unsupported, unsupported
-from triton_async.config.validate import validate_config, validate_instances, validate_name
-from triton_async.config.validate_io import validate_io
+from triton_async.config.unsupported import refuse_unsupported, unsupported, unsupported_fields
+from triton_async.config.validate import config_problems, validate_config, validate_instances, validate_name
+from triton_async.config.validate_io import io_problems, validate_io
 from triton_async.config.versions import list_versions
-from triton_async.errors import InternalError, InvalidArg, ServerError
+from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable
 from triton_async.protos import ModelConfig as ModelConfigProto
+
+# Backends whose models are one file, or one folder, of a name that is known.
+_OF_ONE_FILE = ("onnxruntime", "pytorch")
 
 # Backend name, path of the model (file or directory), config so far -> what the model has; None when the
 # backend cannot tell: the config then stays as written.
@@ -79,7 +84,7 @@ def read(model_dir: Path, name: str, *, auto_complete: bool = True, config_name:
         validate_name(proto, name)
         proto.name = name
         if not unsupported(proto):
-            deduce(proto, model_dir, name)
+            _deduce(proto, model_dir, name)
             normalise(proto)
             validate_config(proto)
             validate_io(proto, complete=not auto_complete)
@@ -115,6 +120,7 @@ def complete_config(
         normalise_instances(proto, gpus.usable)
         validate_instances(proto, gpus)
         path = model_path(proto, model_dir, version)
+        check_model_file(proto, model_dir, path)
     except ServerError as error:
         raise _in_file(error, filename) from None
     model_io = inspect(proto.backend, path, proto)
@@ -142,6 +148,31 @@ def complete_config(
     return freeze(proto, [*warnings, *unused_device_options(proto)])
 
 
+def mistakes(model_dir: Path, name: str, *, auto_complete: bool = True, config_name: str = "") -> list[ServerError]:
+    """All that can be told to be wrong with a model's config file without a look into the model. Blocking."""
+    filename = pbtxt.find(model_dir, config_name)
+    try:
+        if filename is None:
+            read(model_dir, name, auto_complete=auto_complete)
+            return []
+        proto, _ = pbtxt.read(model_dir, filename)
+        found: list[ServerError] = []
+        validate_name(proto, name)
+    except ServerError as error:
+        return [error if filename is None else _in_file(error, filename)]
+    proto.name = name
+    found += unsupported_fields(proto)
+    if not found:
+        try:
+            _deduce(proto, model_dir, name)
+        except ServerError as error:
+            found.append(error)
+        normalise(proto)
+        found += config_problems(proto)
+    found += io_problems(proto, complete=not auto_complete)
+    return [_in_file(error, filename) for error in found]
+
+
 def select_versions(file: ConfigFile, model_dir: Path) -> tuple[int, ...]:
     """Versions that the model's policy serves of those in its directory, ascending."""
     return version_policy(file.proto).select(list_versions(model_dir))
@@ -163,6 +194,25 @@ def model_path(proto: Any, model_dir: Path, version: int | None = None) -> Path:
     if not proto.default_model_filename:
         return directory
     return safe_join(directory, proto.default_model_filename, what)
+
+
+def check_model_file(proto: Any, model_dir: Path, path: Path) -> None:
+    """ServerError, saying what lies there, when the model's file is not at `path`, or cannot be read. Backends that
+    need no file, or look for several, say themselves what they miss.
+    """
+    if proto.backend in _OF_ONE_FILE and not os.path.lexists(path):
+        raise Unavailable(missing_file(model_dir, path))
+    if os.path.lexists(path):
+        check_readable(path, f"'{path.relative_to(model_dir.parent)}'")
+
+
+def _deduce(proto: Any, model_dir: Path, name: str) -> None:
+    try:
+        deduce(proto, model_dir, name)
+    except InvalidArg as error:
+        versions = list_versions(model_dir)
+        where = no_model_file(model_dir, versions[0]) if versions else no_version(model_dir)
+        raise InvalidArg(f"{error.message} {where}") from None
 
 
 def _in_file(error: ServerError, filename: str | None) -> ServerError:

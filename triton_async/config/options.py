@@ -35,7 +35,9 @@ class Status(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One row. `repeat`: may be given several times. `note`: why it has no effect, or what is missing."""
+    """One row. `repeat`: may be given several times. `note`: why it has no effect, or what is missing. `nonempty`: the
+    empty text is no value. `ours`: `tritonserver` does not have it.
+    """
 
     name: str
     kind: Kind
@@ -48,6 +50,8 @@ class Option:
     high: int = 2**31 - 1
     form: str = ""
     note: str = ""
+    nonempty: bool = False
+    ours: bool = False
 
     @property
     def field(self) -> str:
@@ -73,7 +77,8 @@ def _bool(name: str, default: bool, text: str, **more: object) -> Option:
 
 
 def _port(name: str, default: int, text: str) -> Option:
-    return _int(name, default, text, low=0, high=65535)
+    # The range is that of a port only where the front-end is on, as in Triton.
+    return _int(name, default, text)
 
 
 def _tuning(name: str, default: int, note: str) -> Option:
@@ -88,17 +93,20 @@ def _later(name: str, default: Scalar, capability: str, *, repeat: bool = False,
     )
 
 
-def _tls(service: str, name: str) -> tuple[Option, ...]:
+def _tls(service: str, name: str, ours: bool) -> tuple[Option, ...]:
     return (
-        _bool(f"{service}-use-ssl", False, f"Serve {name} over TLS, with the certificate and key below."),
+        _bool(f"{service}-use-ssl", False, f"Serve {name} over TLS, with the certificate and key below.", ours=ours),
         _bool(
             f"{service}-use-ssl-mutual",
             False,
             f"The same, and clients must show a certificate that --{service}-root-cert vouches for.",
+            ours=ours,
         ),
-        _text(f"{service}-server-cert", "", "PEM file: certificate of the server, intermediate ones behind it."),
-        _text(f"{service}-server-key", "", "PEM file: private key of the certificate, without a password."),
-        _text(f"{service}-root-cert", "", "PEM file: certificates that those of clients must lead to."),
+        _text(
+            f"{service}-server-cert", "", "PEM file: certificate of the server, intermediate ones behind it.", ours=ours
+        ),
+        _text(f"{service}-server-key", "", "PEM file: private key of the certificate, without a password.", ours=ours),
+        _text(f"{service}-root-cert", "", "PEM file: certificates that those of clients must lead to.", ours=ours),
     )
 
 
@@ -124,8 +132,8 @@ LOGGING = (
 )
 
 REPOSITORY = (
-    _text("model-repository", "", "Directory of models. May be repeated.", repeat=True),
-    _text("model-store", "", "Same as --model-repository.", repeat=True),
+    _text("model-repository", "", "Directory of models. May be repeated.", repeat=True, nonempty=True),
+    _text("model-store", "", "Same as --model-repository.", repeat=True, nonempty=True),
     _bool("exit-on-error", True, "Exit when something fails during start, such as a model."),
     Option(
         "disable-auto-complete-config",
@@ -150,10 +158,17 @@ REPOSITORY = (
         note="poll mode is not supported yet",
     ),
     _text(
-        "load-model", "", "Model to load at start in explicit mode, * for all. May be repeated.", repeat=True
+        "load-model",
+        "",
+        "Model to load at start in explicit mode, * for all. May be repeated.",
+        repeat=True,
+        nonempty=True,
     ),
     _text(
-        "model-config-name", "", "Use configs/<name>.pbtxt of a model, when it is there, for config.pbtxt."
+        "model-config-name",
+        "",
+        "Use configs/<name>.pbtxt of a model, when it is there, for config.pbtxt.",
+        nonempty=True,
     ),
     _int("model-load-thread-count", defines.MODEL_LOAD_THREADS, "Models loaded at the same time."),
     _int("model-load-retry-count", 0, "How often a load that failed is tried again."),
@@ -180,7 +195,7 @@ HTTP = (
         "Largest HTTP request body in bytes.",
         high=2**63 - 1,
     ),
-    *_tls("http", "HTTP"),
+    *_tls("http", "HTTP", ours=True),
     _later(
         "http-restricted-api", "", "restricted HTTP APIs", repeat=True, form="<<string>:<string>=<string>>"
     ),
@@ -200,7 +215,7 @@ GRPC = (
         "Responses of one stream that may wait for its client before the model that sends more is held back; never "
         "more than 256.",
     ),
-    *_tls("grpc", "gRPC"),
+    *_tls("grpc", "gRPC", ours=False),
     _text(
         "grpc-infer-response-compression-level",
         "none",
@@ -382,7 +397,11 @@ OPTIONS: dict[str, Option] = {option.name: option for _, rows in GROUPS for opti
 
 def usage() -> str:
     """The text of --help, from the table."""
-    lines = ["Usage: triton-async [options]"]
+    lines = [
+        "Usage: triton-async [options]",
+        "       triton-async check <repository> [<repository> ...] [options]    names all mistakes, serves nothing",
+        "       triton-async config <model directory> [options]    prints the model's config, completed",
+    ]
     for title, rows in GROUPS:
         lines += ["", f"{title}:"]
         for option in rows:

@@ -8,6 +8,10 @@ from pathlib import Path
 
 from triton_async.errors import InvalidArg
 
+# How the text begins that Git leaves in the place of a large file that was not fetched, and what to say of it.
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_LFS_ADVICE = "it is a Git LFS pointer in the place of the file: run 'git lfs pull' in the repository"
+
 
 def safe_name(name: str, what: str) -> str:
     """`name` when it is one plain path component. InvalidArg (naming `what`) when it could lead elsewhere."""
@@ -19,7 +23,7 @@ def safe_name(name: str, what: str) -> str:
 
 
 def safe_relative(relative: str, what: str) -> str:
-    """`relative` when it is a path that stays below where it begins. InvalidArg when it is absolute, has `..` or NUL."""
+    """`relative` when it stays below where it begins. InvalidArg when it is absolute, or has `..` or NUL."""
     parts = relative.split("/")
     if not relative or "\0" in relative or relative.startswith("/") or "\\" in relative or ".." in parts:
         raise InvalidArg(
@@ -55,7 +59,22 @@ def read_bounded(path: Path, what: str, limit: int) -> bytes:
         os.close(descriptor)
     if len(content) > limit:
         raise InvalidArg(f"failed to read {what}: it is larger than {limit} bytes")
+    if content.startswith(_LFS_POINTER):
+        raise InvalidArg(f"failed to read {what}: {_LFS_ADVICE}")
     return content
+
+
+def check_readable(path: Path, what: str) -> None:
+    """InvalidArg, naming `what`, for a regular file that cannot be read, or is not what it stands for."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return
+        with path.open("rb") as file:
+            start = file.read(len(_LFS_POINTER))
+    except OSError as error:
+        raise InvalidArg(f"failed to open {what}: {error.strerror}") from None
+    if start == _LFS_POINTER:
+        raise InvalidArg(f"failed to read {what}: {_LFS_ADVICE}")
 
 
 def is_directory(entry: os.DirEntry[str]) -> bool:

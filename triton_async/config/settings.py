@@ -20,6 +20,9 @@ DEFAULT_MAX_BATCH_SIZE = 4
 
 _TRUE = frozenset(("true", "on", "1"))
 _FALSE = frozenset(("false", "off", "0"))
+# What stands in front of object storage and the like.
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+_LARGEST_PORT = 65535
 _INT = re.compile(r"[+-]?[0-9]{1,30}\Z", re.ASCII)
 _FLOAT = re.compile(r"[+-]?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})([eE][+-]?[0-9]{1,3})?\Z", re.ASCII)
 
@@ -149,6 +152,8 @@ def parse(argv: Sequence[str]) -> Settings:
     warnings: list[str] = []
     for name, texts in given.items():
         option = OPTIONS[name]
+        if option.nonempty and "" in texts:
+            raise UsageError(f"Error: empty argument for --{name}")
         read = [_read(option, text) for text in texts]
         _check_built(option, read)
         if option.status is Status.NO_EFFECT:
@@ -159,7 +164,7 @@ def parse(argv: Sequence[str]) -> Settings:
 
 
 def _split(argv: Sequence[str]) -> Iterator[tuple[Option, str]]:
-    # getopt_long's forms, but for abbreviated names: those are as good as typing errors.
+    # getopt_long's forms.
     position = 0
     while position < len(argv):
         argument = argv[position]
@@ -172,9 +177,9 @@ def _split(argv: Sequence[str]) -> Iterator[tuple[Option, str]]:
                 argument = rest[0]
             raise UsageError(f"Unexpected argument: {argument}")
         name, equals, text = argument.removeprefix("--").partition("=")
-        option = OPTIONS.get(name) if argument.startswith("--") else None
-        if option is None:
+        if not argument.startswith("--"):
             raise _unknown(argument.partition("=")[0])
+        option = OPTIONS.get(name) or _abbreviated(name)
         if option.kind is Kind.FLAG:
             if equals:
                 raise _bad(option, "the option does not take a value")
@@ -184,6 +189,18 @@ def _split(argv: Sequence[str]) -> Iterator[tuple[Option, str]]:
             text = argv[position]
             position += 1
         yield option, text
+
+
+def _abbreviated(name: str) -> Option:
+    """The one option that begins with `name`, as far as Triton has it: ours make nothing ambiguous."""
+    meant = [option for option in OPTIONS.values() if option.name.startswith(name) and name]
+    theirs = [option for option in meant if not option.ours]
+    if len(theirs or meant) == 1:
+        return (theirs or meant)[0]
+    if not meant:
+        raise _unknown(f"--{name}")
+    names = ", ".join(f"--{option.name}" for option in meant)
+    raise UsageError(f'Bad option: "--{name}".\nAmbiguous; it may be one of {names}')
 
 
 def _unknown(argument: str) -> UsageError:
@@ -256,8 +273,15 @@ def _settings(values: dict[str, Any], warnings: list[str]) -> Settings:
     """Settings of the values of active options: pairs read, deprecated spellings folded in, rules checked."""
     values["model_repository"] = values.pop("model_store", ()) + values.get("model_repository", ())
     if "strict_model_config" in values:
-        warnings.append("--strict-model-config is deprecated: use --disable-auto-complete-config")
+        warnings.append(
+            "'--strict-model-config' has been deprecated! Please use '--disable-auto-complete-config' instead."
+        )
         strict = values.pop("strict_model_config")
+        if not strict and values.get("disable_auto_complete_config"):
+            warnings.append(
+                "Overriding deprecated '--strict-model-config' from False to True in favor of "
+                "'--disable-auto-complete-config'!"
+            )
         values["disable_auto_complete_config"] = values.get("disable_auto_complete_config", False) or strict
     http_address = values.get("http_address", OPTIONS["http-address"].default)
     if unix_path(http_address) is not None:
@@ -299,6 +323,12 @@ def _settings(values: dict[str, Any], warnings: list[str]) -> Settings:
 def _check_together(settings: Settings) -> None:
     if not settings.model_repository:
         raise UsageError("Error: --model-repository must be specified")
+    for repository in settings.model_repository:
+        if scheme := _SCHEME.match(repository):
+            raise UsageError(
+                f"Error: --model-repository={repository}: repositories at {scheme[0]} are not supported yet. Mount the "
+                "bucket, or copy the models into a folder, and give the path of that"
+            )
     if settings.load_model and settings.model_control_mode != "explicit":
         raise UsageError(
             "Error: Use of '--load-model' requires setting '--model-control-mode=explicit' as well."
@@ -317,7 +347,12 @@ def _check_together(settings: Settings) -> None:
         (settings.allow_grpc, Listens("GRPC", settings.grpc_address, settings.grpc_port)),
         (settings.allow_metrics, Listens("metrics", settings.metrics_address, settings.metrics_port)),
     )
-    if problem := address_problem([where for allowed, where in front_ends if allowed]):
+    listening = [where for allowed, where in front_ends if allowed]
+    for where in listening:
+        if unix_path(where.address) is None and not 0 <= where.port <= _LARGEST_PORT:
+            option = OPTIONS["grpc-port" if where.name == "GRPC" else f"{where.name.lower()}-port"]
+            raise _bad(option, f"Provided option value is out of bound. Got {where.port}")
+    if problem := address_problem(listening):
         raise UsageError(problem)
 
 

@@ -27,9 +27,15 @@ def unsupported(proto: Any) -> bool:
 
 def refuse_unsupported(proto: Any) -> None:
     """Unsupported, naming model and field, when the config asks for a capability that is not built."""
+    for problem in unsupported_fields(proto):
+        raise problem
+
+
+def unsupported_fields(proto: Any) -> Iterator[Unsupported]:
+    """One for each such field."""
     for field, missing in _asked(proto):
         verb = "are" if missing.endswith("s") else "is"
-        raise Unsupported(
+        yield Unsupported(
             f"'{field}' of model '{proto.name}' is not supported yet: "
             f"{missing} {verb} not part of this release"
         )

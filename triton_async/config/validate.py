@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -34,15 +35,27 @@ def validate_name(proto: Any, directory: str) -> None:
 
 def validate_config(proto: Any) -> None:
     """InvalidArg for the first rule that a normalised config breaks, but for tensors and instance groups."""
-    name = proto.name
-    _check_backend(proto)
+    for problem in config_problems(proto):
+        raise problem
+
+
+def config_problems(proto: Any) -> Iterator[InvalidArg]:
+    """What is wrong with it, the first of each kind of rule."""
+    for check in (_check_backend, _check_batch_size, _check_version_policy, _check_batching, _check_cache,
+                  _check_model_metrics, _check_rest):  # fmt: skip
+        try:
+            check(proto)
+        except InvalidArg as error:
+            yield error
+
+
+def _check_batch_size(proto: Any) -> None:
     if proto.max_batch_size < 0:
-        raise InvalidArg(f"'max_batch_size' must be non-negative value for {name}")
-    _check_version_policy(proto)
-    if proto.HasField("dynamic_batching"):
-        _check_batching(proto)
-    _check_cache(proto)
-    _check_model_metrics(proto)
+        raise InvalidArg(f"'max_batch_size' must be non-negative value for {proto.name}")
+
+
+def _check_rest(proto: Any) -> None:
+    name = proto.name
     for key in proto.metric_tags:
         if not _METRIC_TAG.match(key):
             raise InvalidArg(
@@ -97,6 +110,8 @@ def _check_version_policy(proto: Any) -> None:
 
 
 def _check_batching(proto: Any) -> None:
+    if not proto.HasField("dynamic_batching"):
+        return
     batching, name = proto.dynamic_batching, proto.name
     for size in batching.preferred_batch_size:
         if size <= 0:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -16,18 +17,37 @@ def validate_io(proto: Any, complete: bool = True) -> None:
     """InvalidArg for the first input or output that cannot be used. Not `complete`: what is left out may still be
     filled in from the model; only what is written is looked at.
     """
-    _check_list(proto, proto.input, "input", complete)
-    _check_list(proto, proto.output, "output", complete)
-    for io in proto.input:
-        _check_tensor(proto, io, "input", complete)
-        if io.format in (Format.NHWC, Format.NCHW) and len(io.dims) != 3 and (io.dims or complete):
-            raise InvalidArg(f"model input NHWC/NCHW require 3 dims for {proto.name}: input '{io.name}'")
-        if io.format not in tuple(Format):
-            raise InvalidArg(f"model input '{io.name}' has unknown 'format' {io.format} for {proto.name}")
-    for io in proto.output:
-        _check_tensor(proto, io, "output", complete)
-        if io.label_filename:
-            safe_relative(io.label_filename, f"label_filename of output '{io.name}' of model '{proto.name}'")
+    for problem in io_problems(proto, complete):
+        raise problem
+
+
+def io_problems(proto: Any, complete: bool = True) -> Iterator[InvalidArg]:
+    """What is wrong with the inputs and outputs, one of each."""
+    checks: list[Callable[[], None]] = [
+        partial(_check_list, proto, proto.input, "input", complete),
+        partial(_check_list, proto, proto.output, "output", complete),
+        *(partial(_check_input, proto, io, complete) for io in proto.input),
+        *(partial(_check_output, proto, io, complete) for io in proto.output),
+    ]
+    for check in checks:
+        try:
+            check()
+        except InvalidArg as error:
+            yield error
+
+
+def _check_input(proto: Any, io: Any, complete: bool) -> None:
+    _check_tensor(proto, io, "input", complete)
+    if io.format in (Format.NHWC, Format.NCHW) and len(io.dims) != 3 and (io.dims or complete):
+        raise InvalidArg(f"model input NHWC/NCHW require 3 dims for {proto.name}: input '{io.name}'")
+    if io.format not in tuple(Format):
+        raise InvalidArg(f"model input '{io.name}' has unknown 'format' {io.format} for {proto.name}")
+
+
+def _check_output(proto: Any, io: Any, complete: bool) -> None:
+    _check_tensor(proto, io, "output", complete)
+    if io.label_filename:
+        safe_relative(io.label_filename, f"label_filename of output '{io.name}' of model '{proto.name}'")
 
 
 def _check_list(proto: Any, ios: Any, what: str, complete: bool) -> None:

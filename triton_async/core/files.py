@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from triton_async.config.advice import NO_MODELS, repository_warnings
 from triton_async.config.paths import is_directory
 from triton_async.errors import InternalError
 
@@ -36,9 +37,14 @@ def scan(roots: Sequence[Path]) -> dict[str, list[Path]]:
     return found
 
 
+def survey(roots: Sequence[Path]) -> list[str]:
+    """Lines for the log about what in the repositories can hardly be meant."""
+    return [line for root in roots for line in repository_warnings(root)]
+
+
 def find(roots: Sequence[Path], name: str) -> list[Path]:
     """The roots that have a directory of this name."""
-    if not name or name in (".", "..") or "/" in name:
+    if not name or name in (".", "..", *NO_MODELS) or "/" in name:
         return []
     try:
         name.encode()
@@ -72,7 +78,7 @@ def _collect(directory: str, prefix: str, rows: list[tuple[str, int, int, int]])
 
 
 def _is_model_directory(entry: os.DirEntry[str]) -> bool:
-    if entry.name.startswith("."):
+    if entry.name.startswith(".") or entry.name in NO_MODELS:
         return False
     try:
         entry.name.encode()

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from triton_async.backends.base import Backend
@@ -113,9 +114,18 @@ class Host:
             raise known from error
 
 
-def as_server_error(error: Exception, doing: str, function: Callable[..., Any]) -> ServerError:
-    """What clients are told of an error in `function`: its text may name files, so that of others is for the log."""
+def as_server_error(
+    error: Exception, doing: str, function: Callable[..., Any], root: Path | None = None
+) -> ServerError:
+    """What clients are told of an error in `function`: its text may name files, so that of others is for the log. A
+    file below `root`, the repository, is named.
+    """
     if isinstance(error, ServerError):
         return error
     log.error("%s failed %s", function.__qualname__, doing, exc_info=error)
+    if root is not None and isinstance(error, OSError) and isinstance(error.filename, (str, Path)):
+        # Where the repository lies is none of their business, which file of it is.
+        path = Path(error.filename)
+        if path.is_relative_to(root):
+            return InternalError(f"'{path.relative_to(root)}': {error.strerror} {doing}")
     return InternalError(f"{type(error).__name__} {doing}")

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from triton_async.backends.base import LoadContext, LoadedModel, ModelInstance
+from triton_async.config.advice import directory_warnings, no_version
 from triton_async.config.autocomplete import ModelIO, Opened
 from triton_async.config.labels import read_labels
-from triton_async.config.load import complete_config, model_path, read, select_versions
+from triton_async.config.load import check_model_file, complete_config, model_path, read, select_versions
 from triton_async.config.model_config import Instance, ModelConfig, TensorConfig
 from triton_async.config.settings import Settings
 from triton_async.core.files import Fingerprint, fingerprint
@@ -91,8 +92,11 @@ def open_model(
     found = fingerprint(directory)
     auto_complete = not settings.disable_auto_complete_config
     file = read(directory, name, auto_complete=auto_complete, config_name=settings.model_config_name)
+    for line in directory_warnings(directory):
+        log.warning("%s (model '%s')", line, name)
     model = OpenModel(found, select_versions(file, directory))
     if not model.versions:
+        log.error("model '%s' has no version to serve: %s", name, no_version(directory))
         return model
     on_versions(model.versions)
     newest = model.versions[-1]
@@ -108,7 +112,7 @@ def open_model(
         if not gpus_in_use(config):
             model.newest = _opened(host, config, newest, directory, inspection)
     except Exception as error:
-        model.config = as_server_error(error, LOADING, open_model)
+        model.config = as_server_error(error, LOADING, open_model, directory.parent)
     finally:
         inspection.close()
     return model
@@ -120,7 +124,7 @@ def _opened(
     try:
         return open_version(host, config, version, directory, inspection)
     except Exception as error:
-        return as_server_error(error, LOADING, open_version)
+        return as_server_error(error, LOADING, open_version, directory.parent)
 
 
 def open_version(
@@ -134,6 +138,7 @@ def open_version(
     begun, opened = (time.monotonic(), None) if inspection is None else (inspection.begun, inspection.opened)
     settings = {**host.backend_config.get("", {}), **host.backend_config.get(config.backend, {})}
     path = model_path(config.proto, directory, version)
+    check_model_file(config.proto, directory, path)
     signature = make_signature(config, version, directory)
     context = LoadContext(config, version, path, signature, host.pool, settings, host.pools, opened)
     model = OpenVersion(version, signature, host.backends.get(config.backend).load(context), [], begun)

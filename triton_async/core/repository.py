@@ -44,13 +44,16 @@ class VersionEntry:
 
 @dataclass(slots=True, weakref_slot=True)
 class ModelEntry:
-    """A model that was loaded, or tried. `fingerprint` of its files when they were last loaded."""
+    """A model that was loaded, or tried. `fingerprint` of its files when they were last loaded. `polled`: its config
+    was read once; Triton knows no others but for their state.
+    """
 
     name: str
     versions: dict[int, VersionEntry] = field(default_factory=dict)
     # Why it has no version at all: a config that cannot be used.
     reason: str = ""
     fingerprint: files.Fingerprint = ()
+    polled: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     # Its part of the index, made when the index is asked for after a change.
     rows: list[Row] | None = None
@@ -60,12 +63,14 @@ class ModelEntry:
         return sorted(v for v, entry in self.versions.items() if entry.state is State.READY)
 
     def settled(self) -> bool:
-        """Whether every known version is READY or unloaded, and there is one. A version on its way out counts as
-        unloaded, so that a rolling update does not make the server unready.
+        """Whether every known version is READY or unloaded, and there is one, unless its config was never read. A
+        version on its way out counts as unloaded, so that a rolling update does not make the server unready.
         """
         fine = (State.READY, State.UNLOADING)
         versions = self.versions.values()
-        return bool(versions) and all(entry.state in fine or entry.reason == UNLOADED for entry in versions)
+        if not versions:
+            return not self.polled
+        return all(entry.state in fine or entry.reason == UNLOADED for entry in versions)
 
     def index(self) -> list[Row]:
         """Its rows of the index."""
@@ -191,7 +196,7 @@ class ModelRepository:
         A name nobody knows is NOT_FOUND, as measured on the real server: its INVALID_ARG is for namespaces only.
         """
         entry = self.models.get(name)
-        if entry is None or not entry.versions:
+        if entry is None or not (entry.versions or entry.polled):
             return NotFound(f"Request for unknown model: '{name}' is not found")
         if version == -1:
             return NotFound(f"Request for unknown model: '{name}' has no available versions")
@@ -202,12 +207,19 @@ class ModelRepository:
     # -- load and unload ---------------------------------------------------------------------------
 
     async def load_at_start(self) -> bool:
-        """Loads what the control mode asks for; whether all of it is READY."""
+        """Loads what the control mode asks for; whether all of it is READY. InternalError when a repository cannot be
+        read.
+        """
         there = await self.scan()
+        for line in await self._look(files.survey, self._roots):
+            log.warning("%s", line)
         names = sorted(there)
         if self._settings.model_control_mode == "explicit":
             wanted = self._settings.load_model
             names = names if wanted == ("*",) else sorted(set(wanted))
+            for name in names:
+                if name not in there:
+                    log.error("failed to poll model '%s': model not found in any model repository.", name)
         # Twice as many loads at a time as there are threads for them: while some start their instances, others use the
         # threads. All at once would only take memory.
         waiting = iter(names)
@@ -227,13 +239,20 @@ class ModelRepository:
         return True
 
     async def load_by_request(self, name: str, parameters: dict[str, Any] | None) -> None:
-        """The load API. ServerError in Triton's words when it is not allowed or fails."""
+        """The load API. ServerError in Triton's words when it is not allowed or fails; the log has a line of it."""
+        try:
+            await self._load_as_asked(name, parameters)
+        except ServerError as error:
+            log.warning("load of '%s' was refused: %s", name[:200], error.message.strip())
+            raise
+
+    async def _load_as_asked(self, name: str, parameters: dict[str, Any] | None) -> None:
         self._check_explicit()
         if not name.strip():
             raise InvalidArg("Model name cannot be empty. Please enter a valid name to deploy.")
-        if ".." in name or "/" in name or "\0" in name:
+        if name.strip() == ".." or "/" in name or "\0" in name:
             raise InvalidArg(
-                f"invalid model name '{name}', model name must not contain path traversal characters"
+                f"invalid model name '{name[:200]}', model name must not contain path traversal characters"
             )
         if parameters:
             raise Unsupported(
@@ -312,6 +331,7 @@ class ModelRepository:
             )
         except ServerError as error:
             raise self._not_polled(entry, error.as_status(), error.message) from error
+        entry.polled = True
         if not found.versions:
             reason = f"at least one version must be available under the version policy of model '{entry.name}'"
             entry.reason = f"Invalid argument: {reason}"
@@ -321,6 +341,8 @@ class ModelRepository:
         if isinstance(config, ModelConfig):
             for warning in config.warnings:
                 log.warning("%s", warning)
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("config of '%s' as it is served: %s", entry.name, config.proto)
             newest = found.versions[-1]
             reasons = await asyncio.gather(
                 *(

@@ -190,10 +190,10 @@ cdef class InferenceServer:
     # -- questions ---------------------------------------------------------------------------------
 
     def live(self):
-        """Whether the server runs. Unavailable `Server exiting` while it stops."""
+        """Whether the server runs: not before `start` is through. Unavailable `Server exiting` while it stops."""
         if self.state >= SERVER_STOPPING:
             raise Unavailable("Server exiting")
-        return True
+        return self.state != SERVER_STARTING
 
     def ready(self):
         """Whether requests are welcome: with --strict-readiness every model must be READY, and able to run."""

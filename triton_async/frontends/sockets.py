@@ -11,8 +11,10 @@ import ssl
 import stat
 from collections.abc import Callable
 
-from triton_async.addresses import unix_path
+from triton_async.addresses import host_of, unix_path
 from triton_async.frontends.tls_transport import TlsFactory
+
+_ANY_IPV6 = "::"
 
 
 class ListeningSocket:
@@ -45,6 +47,7 @@ async def listen(
     required_alpn: str | None = None,
 ) -> ListeningSocket:
     """Binds `address`, or the socket file of `unix:<path>`; port 0 takes a free one. OSError when it is not to be had.
+    `::` is for clients of IPv4 too.
 
     `tls`: what is accepted speaks TLS, and has agreed to `required_alpn` when that is given.
     """
@@ -54,9 +57,51 @@ async def listen(
     if path is not None:
         server = await loop.create_unix_server(factory, sock=_bind_unix(path), backlog=backlog)
         return ListeningSocket(server, address, 0, path)
-    server = await loop.create_server(factory, address, port, backlog=backlog, reuse_port=reuse_port or None)
+    host = host_of(address)
+    if host == _ANY_IPV6:
+        server = await loop.create_server(factory, sock=_bind_any(port, reuse_port), backlog=backlog)
+    else:
+        server = await loop.create_server(factory, host, port, backlog=backlog, reuse_port=reuse_port or None)
     bound: tuple[str, int] = server.sockets[0].getsockname()[:2]
     return ListeningSocket(server, *bound)
+
+
+def probe(address: str, port: int, reuse_port: bool = False) -> None:
+    """OSError when `listen` would find the address taken, or none of this machine's. Binds, and lets go again."""
+    path = unix_path(address)
+    if path is not None:
+        _remove_stale(path)
+        return
+    host = host_of(address)
+    if host == _ANY_IPV6:
+        _bind_any(port, reuse_port).close()
+        return
+    for family, kind, _, _, where in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
+        with socket.socket(family, kind) as bound:
+            _set_reuse(bound, reuse_port)
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.bind(where)
+
+
+def _bind_any(port: int, reuse_port: bool) -> socket.socket:
+    """A socket for clients of both families."""
+    bound = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    try:
+        _set_reuse(bound, reuse_port)
+        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        bound.bind((_ANY_IPV6, port))
+        bound.setblocking(False)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def _set_reuse(bound: socket.socket, reuse_port: bool) -> None:
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if reuse_port:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
 def _bind_unix(path: str) -> socket.socket:

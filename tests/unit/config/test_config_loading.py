@@ -92,6 +92,7 @@ def test_the_highest_served_version_is_inspected_unless_one_is_named(tmp_path: P
     model = make_model(tmp_path, "version_policy { specific { versions: [ 1, 2 ] } }")
     for version in ("2", "3"):
         (model / version).mkdir()
+        (model / version / "model.onnx").write_bytes(b"x")
     seen: list[tuple[str, Path]] = []
 
     def inspect(backend: str, path: Path, proto: Any) -> Any:
@@ -153,7 +154,7 @@ def test_links_of_the_operator_may_lead_anywhere(tmp_path: Path) -> None:
     assert read_labels(model, "labels.txt") == ("a", "b")
     (model / "labels.txt").unlink()
     (model / "labels.txt").symlink_to("labels.txt")
-    with pytest.raises(InvalidArg, match="failed to open label file 'labels.txt': Too many levels of symbolic links"):
+    with pytest.raises(InvalidArg, match=r"label file 'labels\.txt': Too many levels of symb"):
         load(model, "m", inspect=inspect)
 
 

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from triton_async.config.options import GROUPS, OPTIONS, Kind, Status, usage
-from triton_async.config.settings import Settings, UsageError, parse
+from triton_async.config.settings import Settings, UsageError, _split, parse
 
 REPOSITORY = "--model-repository=/models"
 
@@ -254,6 +254,61 @@ BAD = [
 @pytest.mark.parametrize(("argv", "message"), BAD)
 def test_bad_command_lines(argv: list[str], message: str) -> None:
     assert message in refusal(*argv)
+
+
+def test_unambiguous_abbreviations_are_taken() -> None:
+    """As getopt_long does; options of ours take none away."""
+    assert parse(["--model-repo=/models", "--allow-gr", "0", "--http-max=5", "--disable-auto"]) == settings(
+        "--allow-grpc=false", "--http-max-input-size=5", "--disable-auto-complete-config"
+    )
+    theirs = {name for name in KNOWN if name not in OURS}
+    for name in theirs:
+        for end in range(1, len(name)):
+            if sum(other.startswith(name[:end]) for other in theirs) == 1:
+                assert next(iter(_split([f"--{name[:end]}", "1"])))[0].name == name
+    message = refusal(REPOSITORY, "--model-=x")
+    assert message.startswith('Bad option: "--model-".\nAmbiguous; it may be one of --model-r')
+    assert settings("--http-use-ssl=false").http_use_ssl is False
+
+
+@pytest.mark.parametrize("option", ["model-repository", "model-store", "load-model", "model-config-name"])
+def test_an_empty_value_is_refused_where_it_means_nothing(option: str) -> None:
+    for given in ([f"--{option}="], [f"--{option}", ""]):
+        message = refusal(REPOSITORY, "--model-control-mode=explicit", *given)
+        assert message == f"Error: empty argument for --{option}"
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/models", "s3://https://host:9000/b/m", "gs://b/m", "as://a/c/m"])
+def test_object_storage_is_refused_by_its_own_name(place: str) -> None:
+    message = refusal(f"--model-repository={place}")
+    scheme = place.split("//", maxsplit=1)[0]
+    assert message.startswith(f"Error: --model-repository={place}: repositories at {scheme}// are not supported yet.")
+    assert "give the path of that" in message
+
+
+def test_ports_of_front_ends_that_are_off_do_not_count() -> None:
+    assert settings("--http-port", "-47", "--allow-http", "0").http_port == -47
+    settings("--http-port=-47", "--http-address=unix:/run/x.sock")
+    for option in ("http-port", "grpc-port", "metrics-port"):
+        message = refusal(REPOSITORY, f"--{option}=-47", "--metrics-address=127.0.0.1")
+        assert message == f'Bad option: "--{option}".\nProvided option value is out of bound. Got -47'
+
+
+def test_the_old_name_of_disabling_auto_complete_is_warned_of_and_overridden() -> None:
+    old = "'--strict-model-config' has been deprecated! Please use '--disable-auto-complete-config' instead."
+    assert settings("--strict-model-config=1").warnings == (old,)
+    got = settings("--strict-model-config=false", "--disable-auto-complete-config")
+    assert got.disable_auto_complete_config
+    assert got.warnings[0] == old
+    assert got.warnings[1].startswith("Overriding deprecated '--strict-model-config' from False to True in favor of ")
+
+
+def test_equal_addresses_in_any_spelling_collide() -> None:
+    for one, other in (("[::1]", "::1"), ("ipv6:[::1]", "[::1]"), ("ipv4:127.0.0.1", "127.0.0.1")):
+        message = refusal(REPOSITORY, f"--http-address={one}", f"--grpc-address={other}", "--grpc-port=8000")
+        assert "HTTP requests and GRPC requests at the same address and port" in message
+    assert "it names no address" in refusal(REPOSITORY, "--http-address=[]")
+    assert "it names no address" in refusal(REPOSITORY, "--grpc-address=")
 
 
 def test_equal_ports_are_fine_when_nothing_would_collide() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from triton_async.core.files import find, fingerprint, scan
+from triton_async.core.files import find, fingerprint, scan, survey
 from triton_async.errors import InternalError
 
 
@@ -28,6 +28,16 @@ def test_directories_and_links_to_them_are_models(tmp_path: Path) -> None:
     os.mkfifo(root / "pipe")
     os.mkdir(os.fsencode(root) + b"/\xff")
     assert scan([root, other]) == {"a": [root], "b": [root, other], "link": [root], "c": [other]}
+
+
+def test_folders_of_file_systems_and_interpreters_are_no_models(tmp_path: Path) -> None:
+    for name in ("lost+found", "__pycache__", "m"):
+        (tmp_path / name / "1").mkdir(parents=True)
+    assert scan([tmp_path]) == {"m": [tmp_path]}
+    assert find([tmp_path], "lost+found") == []
+    assert survey([tmp_path]) == [
+        f"ignore '{tmp_path}/__pycache__', which is no model", f"ignore '{tmp_path}/lost+found', which is no model",
+    ]  # fmt: skip
 
 
 def test_a_repository_that_is_gone_is_named_in_the_log_alone(
