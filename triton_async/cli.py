@@ -45,6 +45,7 @@ def _serve(argv: Sequence[str]) -> int:
             error=settings.log_error,
             log_format=settings.log_format,
             file=settings.log_file,
+            access_lines=settings.log_access,
         )
     except OSError as error:
         _say(f"failed to open log file '{settings.log_file}': {error.strerror}")

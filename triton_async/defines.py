@@ -99,7 +99,11 @@ HTTP_HELD_NBYTES = 1 << 16
 # Requests answered or waiting on one connection (pipelining); reading stops at the bound.
 HTTP_MAX_PIPELINED = 128
 
-# Largest N of the classification extension (Triton's bound).
+# Characters of an error's text over HTTP, and of a word in it: names that clients have sent come back in part.
+ERROR_MAX_LENGTH = 65536
+ERROR_NAME_LENGTH = 200
+
+# Largest number of classes that the classification extension looks at, and of strings that it gives (Triton's bound).
 CLASSIFICATION_MAX = 1_000_000
 
 # -- gRPC ------------------------------------------------------------------------------------------
@@ -343,6 +347,9 @@ INSTANCE_RETRY_NS = 1_000_000_000
 INSTANCE_RETRY_MAX_NS = 60_000_000_000
 # Bytes of a cudaIpcMemHandle_t.
 CUDA_IPC_HANDLE_NBYTES = 64
+
+# Largest level of verbose logging that a request may set: an int32 of the protocol.
+LOG_VERBOSE_MAX = 2**31 - 1
 
 # Shared memory regions of clients, and bytes of a region's name. perf_analyzer registers one per tensor and process;
 # the bound keeps a client that never unregisters from filling the address space, or a status answer.

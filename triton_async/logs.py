@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from triton_async.defines import LOG_FLUSH_S
 from triton_async.lines import Lines
@@ -13,6 +15,11 @@ from triton_async.lines import Lines
 STDOUT, STDERR = 1, 2
 
 LEVELS = {"DEBUG": "I", "INFO": "I", "WARNING": "W", "ERROR": "E", "CRITICAL": "E"}
+
+
+LOG_FORMATS = ("default", "ISO8601")
+
+_ACCESS = "triton_async.access"
 
 
 class Formatter(logging.Formatter):
@@ -24,7 +31,7 @@ class Formatter(logging.Formatter):
 
     def __init__(self, iso: bool) -> None:
         super().__init__()
-        self._iso = iso
+        self.iso = iso
 
     def format(self, record: logging.LogRecord) -> str:
         severity = LEVELS.get(record.levelname, "I")
@@ -34,7 +41,7 @@ class Formatter(logging.Formatter):
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         shown = text if getattr(record, "table", False) else json.dumps(text)
-        if self._iso:
+        if self.iso:
             return f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', now)} {severity} {place} {shown}"
         micros = int(record.created % 1 * 1e6)
         return f"{severity}{time.strftime('%m%d %H:%M:%S', now)}.{micros:06d} {place} {shown}"
@@ -98,18 +105,68 @@ def _log_lines(fd: int | None) -> Lines | None:
     return None
 
 
+class AccessLog:
+    """A line for each request that was answered, where --log-access asks for them. Loop thread."""
+
+    def __init__(self) -> None:
+        #: Whether lines are wanted: to be looked at before `note` is called.
+        self.on = False
+        self._log = logging.getLogger(_ACCESS)
+
+    def note(self, peer: Any, what: str, outcome: object, nbytes: int, began_ns: int) -> None:
+        """`peer`: of the connection, as its transport says. `what` was asked, `outcome` the status, `nbytes` of the
+        answer's body. `began_ns`: when the request was there, of time.monotonic_ns().
+        """
+        client = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unix"
+        took_us = (time.monotonic_ns() - began_ns) // 1000
+        self._log.info("%s %s %s %d bytes %d us", client, what[:512], outcome, nbytes, took_us)
+
+
+access = AccessLog()
+
+# What is in force, by Triton's names of the settings.
+_settings: dict[str, Any] = {
+    "log_file": "", "log_info": True, "log_warning": True, "log_error": True, "log_verbose_level": 0,
+    "log_format": LOG_FORMATS[0],
+}  # fmt: skip
+
+
+def settings() -> dict[str, Any]:
+    """The settings in force, by Triton's names."""
+    return dict(_settings)
+
+
+def update(changes: Mapping[str, Any]) -> None:
+    """Changes settings, checked ones; the file stays. Any thread."""
+    _settings.update(changes)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LinesHandler) and isinstance(handler.formatter, Formatter):
+            handler.formatter.iso = _settings["log_format"] == "ISO8601"
+    logging.getLogger("triton_async").setLevel(logging.DEBUG if _settings["log_verbose_level"] else logging.INFO)
+
+
+def _wanted(record: logging.LogRecord) -> bool:
+    """Whether the settings let a line through. Those of the access log are asked for by an option of their own."""
+    if record.levelname == "DEBUG":
+        return bool(_settings["log_verbose_level"])
+    if record.levelname == "INFO":
+        return bool(_settings["log_info"]) or record.name == _ACCESS
+    return bool(_settings["log_warning" if record.levelname == "WARNING" else "log_error"])
+
+
 def configure(
-    *, verbose: int, info: bool, warning: bool, error: bool, log_format: str, file: str
+    *, verbose: int, info: bool, warning: bool, error: bool, log_format: str, file: str, access_lines: bool = False
 ) -> None:
     """Sends the package's log to `file`, or to standard error. OSError when the file cannot be opened."""
     fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666) if file else STDERR
     handler = LinesHandler(fd, Formatter(log_format == "ISO8601"))
-    allowed = {
-        "DEBUG": verbose > 0, "INFO": info, "WARNING": warning, "ERROR": error, "CRITICAL": error,
-    }  # fmt: skip
-    handler.addFilter(lambda record: allowed.get(record.levelname, True))
+    handler.addFilter(_wanted)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     # Libraries speak only when something is wrong with them.
     root.setLevel(logging.WARNING)
-    logging.getLogger("triton_async").setLevel(logging.DEBUG if verbose else logging.INFO)
+    update({
+        "log_file": file, "log_info": info, "log_warning": warning, "log_error": error, "log_verbose_level": verbose,
+        "log_format": log_format,
+    })  # fmt: skip
+    access.on = access_lines

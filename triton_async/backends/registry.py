@@ -62,7 +62,10 @@ class BackendRegistry:
             return getattr(import_module(f"triton_async.backends.{module}"), class_name)()
         file = self._python_file(name)
         if file is None:
-            raise InvalidArg(f"unable to find backend '{name}'; this server has: {', '.join(sorted(_BACKENDS))}")
+            raise InvalidArg(
+                f"unable to find backend library for backend '{name}', try specifying runtime on the model "
+                f"configuration. This server has: {', '.join(sorted(_BACKENDS))}"
+            )
         python: Any = self._made.get("python") or self._make("python")
         return python.based_on(name, file)
 

@@ -187,6 +187,12 @@ def _complete_batching(proto: Any, model_io: ModelIO, default_max_batch_size: in
     return warnings
 
 
+def unranked_inputs(proto: Any, model_io: ModelIO) -> frozenset[str]:
+    """Inputs that take any number of dimensions, as neither model nor config says how many. `proto`: as written."""
+    written = {io.name for io in proto.input if io.dims}
+    return frozenset(tensor.name for tensor in model_io.inputs if tensor.unranked and tensor.name not in written)
+
+
 def advice(proto: Any, model_io: ModelIO) -> list[str]:
     """Lines for the log about what a config asks for, and the model can hardly mean. `proto`: as it was written."""
     warnings = []

@@ -10,7 +10,7 @@ from typing import Any
 
 from triton_async.config import pbtxt
 from triton_async.config.advice import missing_file, no_model_file, no_version
-from triton_async.config.autocomplete import ModelIO, advice, complete, deduce
+from triton_async.config.autocomplete import ModelIO, advice, complete, deduce, unranked_inputs
 from triton_async.config.consistency import check_against_model
 from triton_async.config.device_options import unused_device_options, validate_graph_specs
 from triton_async.config.labels import read_labels
@@ -126,7 +126,9 @@ def complete_config(
     model_io = inspect(proto.backend, path, proto)
     try:
         warnings = [] if model_io is None else advice(proto, model_io)
+        any_rank = frozenset[str]()
         if auto_complete and model_io is not None:
+            any_rank = unranked_inputs(proto, model_io)
             warnings += complete(proto, model_io, 0 if file.unbatched else default_max_batch_size)
             normalise(proto)
             validate_config(proto)
@@ -145,7 +147,7 @@ def complete_config(
         raise
     except ServerError as error:
         raise _in_file(error, filename) from None
-    return freeze(proto, [*warnings, *unused_device_options(proto)])
+    return freeze(proto, [*warnings, *unused_device_options(proto)], () if proto.max_batch_size else any_rank)
 
 
 def mistakes(model_dir: Path, name: str, *, auto_complete: bool = True, config_name: str = "") -> list[ServerError]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
@@ -63,6 +63,8 @@ class TensorConfig:
     optional: bool = False
     ragged: bool = False
     is_shape_tensor: bool = False
+    # The model takes any number of dimensions; `dims` are all that a config can say then.
+    any_rank: bool = False
     is_non_linear: bool = False
     format: Format = Format.NONE
     label_filename: str = ""
@@ -194,15 +196,15 @@ def _host_policy(kind: InstanceKind, device: int) -> str:
     return f"gpu_{device}" if kind is InstanceKind.GPU else kind.name.lower()
 
 
-def freeze(proto: Any, warnings: Iterable[str] = ()) -> ModelConfig:
-    """ModelConfig of a completed and validated proto, which it keeps."""
+def freeze(proto: Any, warnings: Iterable[str] = (), any_rank: Container[str] = ()) -> ModelConfig:
+    """ModelConfig of a completed and validated proto, which it keeps. `any_rank`: inputs of any rank, by name."""
     return ModelConfig(
         proto=proto,
         name=proto.name,
         platform=proto.platform,
         backend=proto.backend,
         max_batch_size=proto.max_batch_size,
-        inputs=tuple(_input(io) for io in proto.input),
+        inputs=tuple(_input(io, io.name in any_rank) for io in proto.input),
         outputs=tuple(_output(io) for io in proto.output),
         instance_groups=tuple(_group(group) for group in proto.instance_group),
         dynamic_batching=_batching(proto.dynamic_batching) if proto.HasField("dynamic_batching") else None,
@@ -230,8 +232,9 @@ def _reshape(io: Any) -> tuple[int, ...] | None:
     return tuple(io.reshape.shape) if io.HasField("reshape") else None
 
 
-def _input(io: Any) -> TensorConfig:
+def _input(io: Any, any_rank: bool) -> TensorConfig:
     return TensorConfig(
+        any_rank=any_rank,
         name=io.name,
         datatype=io.data_type,
         dims=tuple(io.dims),

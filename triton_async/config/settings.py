@@ -65,6 +65,7 @@ class Settings:
     log_error: bool = _default("log-error")
     log_format: str = _default("log-format")
     log_file: str = _default("log-file")
+    log_access: bool = _default("log-access")
 
     model_repository: tuple[str, ...] = ()
     exit_on_error: bool = _default("exit-on-error")

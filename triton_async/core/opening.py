@@ -159,7 +159,7 @@ def make_signature(config: ModelConfig, version: int, model_dir: Path) -> ModelS
     def spec(tensor: TensorConfig) -> TensorSpec:
         labels = read_labels(model_dir, tensor.label_filename) if tensor.label_filename else ()
         return TensorSpec(
-            tensor.name, tensor.datatype, tensor.dims, tensor.reshape, tensor.optional, labels
+            tensor.name, tensor.datatype, tensor.dims, tensor.reshape, tensor.optional, labels, tensor.any_rank
         )
 
     return ModelSignature(

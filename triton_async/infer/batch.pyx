@@ -454,6 +454,17 @@ cdef int _refuse_output(ta_batch *batch, int index) noexcept:
     return 0
 
 
+# Triton's words where there are too few rows, else what was expected and what may be meant.
+cdef str _not_split(Batch batch, TensorSpec spec, int rank, const int64_t *dims):
+    text = f"failed to split the output tensor '{spec.name}' in responses: expected "
+    if rank < 1 or dims[0] < batch.rows:
+        return f"{text}batch size of at least {batch.rows} in model output, got {dims[0] if rank else 0}"
+    shape = format_dims([dims[i] for i in range(rank)])
+    return (f"{text}a first dimension of {batch.rows}, the rows of the batch, got shape {shape}. If not all inputs and "
+            f"outputs of model '{batch.signature.model_name}' begin with the batch, set 'max_batch_size: 0' and write "
+            "all their dimensions")
+
+
 # Gives each request its rows of one output, as views of the same bytes; those that went to a region have none. `place`:
 # first placement of the output; returns the first behind it.
 cdef int _split_output(Batch batch, TensorSpec spec, ta_tensor *c, list outputs, int place) except -1:
@@ -471,9 +482,10 @@ cdef int _split_output(Batch batch, TensorSpec spec, ta_tensor *c, list outputs,
     if rank < 0:
         raise InternalError(f"model '{batch.signature.model_name}', output '{spec.name}': the model's shape "
                             "does not match the reshape in the configuration")
+    if batching and batch.c.n_requests == 1 and rank >= 1 and dims[0] == 0:
+        batching = False  # nothing is split: the request has asked for what came to nothing
     if batching and (rank < 1 or dims[0] != batch.rows):
-        raise InternalError(f"failed to split the output tensor '{spec.name}' in responses: expected batch size of "
-                            f"at least {batch.rows} in model output, got {dims[0] if rank else 0}")
+        raise InternalError(_not_split(batch, spec, rank, dims))
     if c.wanted != TA_WANTED_PLACED:
         buffer = foreign(c.data, c.nbytes, c.owner, c.release, c.memory_type, c.device_id)
         c.release = NULL

@@ -12,6 +12,7 @@ cdef class TensorSpec:
     cdef readonly tuple dims         # without the batch dimension; -1 = any
     cdef readonly tuple reshape      # what the engine sees instead of dims, or None
     cdef readonly bint optional
+    cdef readonly bint any_rank      # an input that takes any number of dimensions, whatever `dims` say
     cdef readonly tuple labels       # of an output, for the classification extension; () when none
     cdef int rank
     cdef int64_t[16] c_dims

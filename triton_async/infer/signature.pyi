@@ -8,6 +8,7 @@ class TensorSpec:
     dims: tuple[int, ...]
     reshape: tuple[int, ...] | None
     optional: bool
+    any_rank: bool
     labels: tuple[str, ...]
     def __init__(
         self,
@@ -17,6 +18,7 @@ class TensorSpec:
         reshape: Sequence[int] | None = None,
         optional: bool = False,
         labels: Iterable[str] = (),
+        any_rank: bool = False,
     ) -> None: ...
 
 class ModelSignature:

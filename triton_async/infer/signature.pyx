@@ -26,7 +26,8 @@ def format_dims(dims):
 cdef class TensorSpec:
     """One input or output of a model. `dims` and `reshape` are without the batch dimension."""
 
-    def __init__(self, str name, int datatype, dims, reshape=None, bint optional=False, labels=()):
+    def __init__(self, str name, int datatype, dims, reshape=None, bint optional=False, labels=(),
+                 bint any_rank=False):
         cdef int i
         if len(dims) >= TA_MAX_RANK or (reshape is not None and len(reshape) >= TA_MAX_RANK):
             raise InvalidArg(f"tensor '{name}' has too many dimensions, at most {TA_MAX_RANK - 1} are supported")
@@ -35,6 +36,7 @@ cdef class TensorSpec:
         self.dims = tuple(dims)
         self.reshape = None if reshape is None else tuple(reshape)
         self.optional = optional
+        self.any_rank = any_rank
         self.labels = tuple(labels)
         self.rank = len(self.dims)
         for i in range(self.rank):
@@ -116,9 +118,15 @@ cdef class ModelSignature:
         cdef int64_t rows = self._rows(request)
         cdef TensorSpec spec
         cdef Tensor tensor
+        cdef Py_ssize_t i
         for tensor in request.inputs:
             spec = self.input_by_name[tensor.name]
             self._check(request, spec, tensor)
+        # The last one first, as Triton names it.
+        for i in range(len(request.inputs) - 1, -1, -1):
+            tensor = <Tensor>request.inputs[i]
+            if tensor.datatype == DT_BYTES and (tensor.buffer is None or tensor.buffer.memory_type != MEMORY_GPU):
+                self.check_bytes(request, tensor)
         request.wanted = wanted
         request.n_placements = _placements(request) if request.outputs else 0
         request.slots = slots
@@ -226,7 +234,7 @@ cdef class ModelSignature:
                 if spec.c_dims[i] != -1 and spec.c_dims[i] != tensor.dims[first + i]:
                     fits = False
                     break
-        if not fits:
+        if not fits and not spec.any_rank:
             dims = ((-1,) if first else ()) + spec.dims
             raise InvalidArg(f"{request.log_prefix()}unexpected shape for input '{spec.name}' for model "
                              f"'{self.model_name}'. Expected {format_dims(dims)}, got {format_dims(tensor.shape)}. "
@@ -234,8 +242,7 @@ cdef class ModelSignature:
         if spec.datatype == DT_BYTES:
             if tensor.buffer is not None and tensor.buffer.memory_type == MEMORY_GPU:
                 request.alone = True
-                return 0
-            return self.check_bytes(request, tensor)
+            return 0
         expected = nbytes(tensor.element_count, spec.datatype)
         if expected < 0:
             raise InvalidArg(f"byte size overflow for input '{spec.name}': element count ({tensor.element_count}) "

@@ -28,6 +28,8 @@ cdef Tensor classify(Tensor tensor, int64_t wanted, bint batched, tuple labels):
         rows = tensor.dims[0]
     classes = tensor.element_count // rows if rows else 0
     taken = min(wanted, classes)
+    if classes > CLASSIFICATION_MAX:
+        raise InvalidArg("classification output tensor too large")
     if rows * taken > CLASSIFICATION_MAX:
         raise InvalidArg(f"classification of output '{tensor.name}' gives {rows * taken} strings, at most "
                          f"{CLASSIFICATION_MAX} are supported")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from triton_async import protos
 from triton_async.errors import InvalidArg, Unsupported
+from triton_async.logs import LOG_FORMATS
 
 _MODEL_METADATA = protos.message("inference.ModelMetadataResponse")
 _SERVER_METADATA = protos.message("inference.ServerMetadataResponse")
@@ -17,6 +18,14 @@ _CUDA_REGIONS = protos.message("inference.CudaSharedMemoryStatusResponse")
 _CUDA_REGION = protos.message("inference.CudaSharedMemoryStatusResponse.RegionStatus")
 _SYSTEM_REGIONS = protos.message("inference.SystemSharedMemoryStatusResponse")
 _SYSTEM_REGION = protos.message("inference.SystemSharedMemoryStatusResponse.RegionStatus")
+_LOG_SETTINGS = protos.message("inference.LogSettingsResponse")
+_TRACE_SETTINGS = protos.message("inference.TraceSettingResponse")
+# Setting -> field of its value, and what it is called in errors.
+_LOG_PARAMETERS = {
+    "log_file": ("string_param", "string"), "log_info": ("bool_param", "boolean"),
+    "log_warning": ("bool_param", "boolean"), "log_error": ("bool_param", "boolean"),
+    "log_verbose_level": ("uint32_param", "int32"), "log_format": ("string_param", "string"),
+}  # fmt: skip
 _INDEX = protos.message("inference.RepositoryIndexResponse")
 
 
@@ -78,6 +87,39 @@ def load_parameters(request: Any) -> dict[str, str | bytes] | None:
             raise InvalidArg(f"invalid value type for load parameter '{key}', expected {expected}.")
         found[key] = getattr(parameter, expected)
     return found or None
+
+
+def log_settings(settings: Mapping[str, Any]) -> Any:
+    """Answer of LogSettings: `settings` by Triton's names."""
+    message = _LOG_SETTINGS()
+    for name, value in settings.items():
+        setattr(message.settings[name], _LOG_PARAMETERS[name][0], value)
+    return message
+
+
+def log_changes(request: Any) -> dict[str, Any]:
+    """Changes of the log settings that a request asks for, checked."""
+    found: dict[str, Any] = {}
+    for name, setting in request.settings.items():
+        if name == "log_file":
+            raise Unsupported("log file location can not be updated through network protocol")
+        if name not in _LOG_PARAMETERS:
+            raise InvalidArg(f"unknown log setting '{name[:100]}'")
+        parameter, expected = _LOG_PARAMETERS[name]
+        if setting.WhichOneof("parameter_choice") != parameter:
+            raise InvalidArg(f"expect {expected} for '{name}'")
+        found[name] = getattr(setting, parameter)
+        if name == "log_format" and found[name] not in LOG_FORMATS:
+            raise InvalidArg(f"invalid argument for log_format, got: {found[name][:100]}")
+    return found
+
+
+def trace_settings(settings: Mapping[str, str | Sequence[str]]) -> Any:
+    """Answer of TraceSetting: `settings` as HTTP has them."""
+    message = _TRACE_SETTINGS()
+    for name, value in settings.items():
+        message.settings[name].value.extend([value] if isinstance(value, str) else value)
+    return message
 
 
 def unload_dependents(request: Any) -> bool:

@@ -6,15 +6,22 @@ import base64
 import binascii
 from typing import Any
 
-from triton_async.defines import CUDA_IPC_HANDLE_NBYTES
-from triton_async.errors import InternalError, InvalidArg
+from triton_async.defines import CUDA_IPC_HANDLE_NBYTES, LOG_VERBOSE_MAX
+from triton_async.errors import InvalidArg, Unavailable, Unsupported
+from triton_async.logs import LOG_FORMATS
 from triton_async.protocol.json_text import dumps, error_body, loads
-from triton_async.protocol.json_value import as_bool, as_string, as_uint, member, members
+from triton_async.protocol.json_value import as_bool, as_string, as_uint, member, members, present
 
 __all__ = [
-    "dumps", "error_body", "parse_cuda_region", "parse_index", "parse_load", "parse_system_region", "parse_unload",
-    "statistics_body",
+    "TRACE_SETTINGS", "dumps", "error_body", "parse_cuda_region", "parse_index", "parse_load", "parse_log_settings",
+    "parse_system_region", "parse_unload", "statistics_body",
 ]  # fmt: skip
+
+# Of a server that does not trace, in Triton's form.
+TRACE_SETTINGS = {
+    "trace_level": ["OFF"], "trace_rate": "1000", "trace_count": "-1", "log_frequency": "0", "trace_file": "",
+    "trace_mode": "triton",
+}  # fmt: skip
 
 
 def parse_index(body: Any) -> bool:
@@ -41,7 +48,7 @@ def parse_load(body: Any) -> dict[str, str | bytes]:
         elif key.startswith("file:"):
             found[key] = _decode_file(key, text)
         else:
-            raise InternalError("unexpected error on creating Triton parameter")
+            raise InvalidArg("unexpected error on creating Triton parameter")
     return found
 
 
@@ -88,6 +95,26 @@ def parse_unload(body: Any) -> bool:
     if not isinstance(parameters, dict) or "unload_dependents" not in parameters:
         return False
     return as_bool(parameters["unload_dependents"], "Unable to parse 'unload_dependents'")
+
+
+def parse_log_settings(body: Any) -> dict[str, Any]:
+    """Changes of the log settings that a request asks for, checked; null stands for no change."""
+    found: dict[str, Any] = {}
+    for name, value in present(loads(body) if len(body) else None).items():
+        what = f"Unable to parse '{name}'"
+        if name == "log_file":
+            raise Unsupported("log file location can not be updated through network protocol")
+        if name in ("log_info", "log_warning", "log_error"):
+            found[name] = as_bool(value, what)
+        elif name == "log_verbose_level":
+            found[name] = min(as_uint(value, what), LOG_VERBOSE_MAX)
+        elif name == "log_format":
+            found[name] = as_string(value, what)
+            if found[name] not in LOG_FORMATS:
+                raise Unavailable(f"invalid argument for --log_format, got: {found[name][:100]}")
+        else:
+            raise InvalidArg(f"unknown log setting '{name[:100]}'")
+    return found
 
 
 def statistics_body(entries: list[dict[str, Any]]) -> bytes:

@@ -28,6 +28,7 @@ cdef str PARSE = "Unable to parse 'data'"
 cdef str NOT_THE_SHAPE = f"{PARSE}: Shape does not match true shape of 'data' field"
 cdef int DEEPEST = JSON_MAX_DEPTH
 cdef int SMALL = 256
+cdef double EXACT = 9007199254740992.0
 
 # Smallest and largest value of every integer type, by DataType.
 cdef int64_t[15] LOWEST
@@ -59,13 +60,11 @@ cdef class Filler:
         cdef bint leaves = depth >= self.rank
         if depth > DEEPEST:
             raise InvalidArg(f"{PARSE}: JSON nesting depth exceeds maximum allowed limit ({DEEPEST})")
-        if leaves:
-            self.regular &= depth == self.rank
-        if depth > self.rank or len(data) != self.dims[depth - 1]:
+        # Behind the last dimension a list around one element says nothing else than the element.
+        if len(data) != (1 if depth > self.rank else self.dims[depth - 1]):
             self.regular = False
         for item in data:
             if type(item) is list:
-                self.regular &= not leaves
                 self.walk(<list>item, depth + 1)
             else:
                 self.regular &= leaves
@@ -75,17 +74,18 @@ cdef class Filler:
     cdef int store(self, object item) except -1:
         if self.strings is not None:
             if type(item) is not str:
-                raise InternalError("Unable to parse JSON bytes array: attempt to access JSON non-string as string")
+                raise InvalidArg("Unable to parse JSON bytes array: attempt to access JSON non-string as string")
             self.strings.append(item)
             return 0
         if self.done >= self.count:
-            raise InternalError(NOT_THE_SHAPE)
+            raise InvalidArg(NOT_THE_SHAPE)
         if self.datatype == DT_FP32 or self.datatype == DT_FP64:
             self.store_float(item)
         elif self.datatype == DT_BOOL:
-            if type(item) is not bool:
-                raise InternalError(f"{PARSE}: attempt to access JSON non-boolean as boolean")
-            (<uint8_t *>self.out)[self.done] = item is True
+            # Zero and one are all that some clients have for it.
+            if type(item) is not bool and not ((type(item) is float or type(item) is int) and item in (0, 1)):
+                raise InvalidArg(f"{PARSE}: attempt to access JSON non-boolean as boolean")
+            (<uint8_t *>self.out)[self.done] = item != 0
         elif DT_UINT8 <= self.datatype <= DT_UINT64:
             self.store_unsigned(item)
         else:
@@ -96,7 +96,7 @@ cdef class Filler:
     cdef int store_float(self, object item) except -1:
         cdef double value
         if type(item) is not float and type(item) is not int:
-            raise InternalError(f"{PARSE}: attempt to access JSON non-number as double")
+            raise InvalidArg(f"{PARSE}: attempt to access JSON non-number as double")
         value = item
         if self.datatype == DT_FP64:
             (<double *>self.out)[self.done] = value
@@ -110,12 +110,13 @@ cdef class Filler:
         cdef uint64_t value
         cdef int over = 1
         cdef long long small = 0
+        item = _whole(item)
         if type(item) is int:
             small = PyLong_AsLongLongAndOverflow(item, &over)
         if over < 0 or (over == 0 and small < 0) or (
             over > 0 and (type(item) is not int or item > 0xFFFFFFFFFFFFFFFF)
         ):
-            raise InternalError(f"{PARSE}: attempt to access JSON non-unsigned-integer as unsigned-integer")
+            raise InvalidArg(f"{PARSE}: attempt to access JSON non-unsigned-integer as unsigned-integer")
         value = <uint64_t>small if over == 0 else item
         if value > HIGHEST[self.datatype]:
             self.refuse(item)
@@ -132,10 +133,11 @@ cdef class Filler:
     cdef int store_signed(self, object item) except -1:
         cdef int over = 1
         cdef int64_t value = 0
+        item = _whole(item)
         if type(item) is int:
             value = PyLong_AsLongLongAndOverflow(item, &over)
         if over:
-            raise InternalError(f"{PARSE}: attempt to access JSON non-signed-integer as signed-integer")
+            raise InvalidArg(f"{PARSE}: attempt to access JSON non-signed-integer as signed-integer")
         if value < LOWEST[self.datatype] or value > <int64_t>HIGHEST[self.datatype]:
             self.refuse(item)
         if self.datatype == DT_INT8:
@@ -164,6 +166,13 @@ cdef class Filler:
         return 0
 
 
+# 1.0 for 1: there are clients that write every number so. Beyond 2^53 such a number may be another one than was meant.
+cdef object _whole(object item):
+    if type(item) is float and -EXACT <= item <= EXACT and item == <int64_t>(<double>item):
+        return int(item)
+    return item
+
+
 cdef int64_t _byte_size(str name, int datatype, int64_t count, int64_t max_nbytes) except -1:
     cdef int64_t size = nbytes(count, datatype)
     if size < 0:
@@ -187,7 +196,7 @@ cdef Tensor from_json(str name, int datatype, const int64_t *dims, int rank, int
     cdef int64_t size = 0
     cdef Buffer buffer
     if type(data) is not list:
-        raise InternalError(f"{PARSE}: attempt to access JSON non-array as array")
+        raise InvalidArg(f"{PARSE}: attempt to access JSON non-array as array")
     if datatype == DT_FP16 or datatype == DT_BF16:
         raise InvalidArg(f"receiving {to_name(datatype)} data via JSON is not supported. Please use the binary data "
                          f"format for input {name}")
@@ -210,7 +219,7 @@ cdef Tensor from_json(str name, int datatype, const int64_t *dims, int rank, int
         values = _frame(name, filler.strings, max_nbytes)
         size = len(values)
     elif filler.done != count:
-        raise InternalError(NOT_THE_SHAPE)
+        raise InvalidArg(NOT_THE_SHAPE)
     filler.check_nesting(<list>data)
     if size == 0:
         return view_dims(name, datatype, dims, rank, count, None, NULL, 0)

@@ -8,13 +8,20 @@ cimport cython
 from cpython.conversion cimport PyOS_string_to_double
 from libc.math cimport isinf
 
+import re
+
 import orjson
 
-from triton_async.defines import JSON_MAX_DEPTH
-from triton_async.errors import InternalError, InvalidArg
+from triton_async.defines import ERROR_MAX_LENGTH, ERROR_NAME_LENGTH, JSON_MAX_DEPTH
+from triton_async.errors import InvalidArg
 
 # Room for the levels around a tensor's `data`: document, `inputs`, one input.
 cdef int DEEPEST = JSON_MAX_DEPTH + 3
+
+# Characters of an error's text, and of a word in it, that clients see.
+cdef Py_ssize_t LONGEST = ERROR_MAX_LENGTH
+cdef Py_ssize_t NAME_LENGTH = ERROR_NAME_LENGTH
+NAME = re.compile(rf"\S{{{ERROR_NAME_LENGTH + 5},}}")
 
 cdef object INFINITY = float("inf")
 cdef object NAN = float("nan")
@@ -32,7 +39,16 @@ cpdef bytes dumps(object value):
     return orjson.dumps(value)
 
 
+# A name that a client has sent comes back in part: enough to find it again, and no more than that.
+cdef str _cut(str message):
+    if len(message) > LONGEST:
+        message = f"{message[:LONGEST // 2]}...{message[-LONGEST // 4:]}"
+    return NAME.sub(lambda found: f"{found[0][:NAME_LENGTH]}...{found[0][-1]}", message)
+
+
 cpdef bytes error_body(str message):
+    if len(message) > NAME_LENGTH:
+        message = _cut(message)
     try:
         text = orjson.dumps(message)
     except orjson.JSONEncodeError:
@@ -74,7 +90,7 @@ cdef class Reader:
             self.at += 1
 
     cdef object fail(self, str reason, Py_ssize_t at):
-        raise InternalError(f"failed to parse the request JSON buffer: {reason} at {at}")
+        raise InvalidArg(f"failed to parse the request JSON buffer: {reason} at {at}")
 
     def document(self):
         self.skip_space()

@@ -1,10 +1,10 @@
-"""Typed access to parsed JSON, with the words of Triton's JSON helper."""
+"""Typed access to parsed JSON, with the words of Triton's JSON helper. What it finds is the client's mistake."""
 
-from triton_async.errors import InternalError
+from triton_async.errors import InvalidArg
 
 
 cdef object _fail(str what, str reason):
-    raise InternalError(f"{what}: {reason}" if what else reason)
+    raise InvalidArg(f"{what}: {reason}" if what else reason)
 
 
 cpdef object member(object holder, str name, str what):
@@ -41,3 +41,15 @@ cpdef list members(object value, str what):
     if type(value) is not dict:
         _fail(what, "attempt to get members for non-object")
     return list((<dict>value).items())
+
+
+cpdef dict present(object value):
+    """The members that are not null, which says the same as leaving them out; {} for what is no object."""
+    cdef dict holder
+    if type(value) is not dict:
+        return {}
+    holder = <dict>value
+    for item in holder.values():
+        if item is None:
+            return {key: kept for key, kept in holder.items() if kept is not None}
+    return holder

@@ -13,7 +13,9 @@ from triton_async.config.settings import Settings, UsageError, _split, parse
 REPOSITORY = "--model-repository=/models"
 
 # Options that `tritonserver` does not have.
-OURS = {"http-use-ssl", "http-use-ssl-mutual", "http-server-cert", "http-server-key", "http-root-cert"}
+OURS = {
+    "http-use-ssl", "http-use-ssl-mutual", "http-server-cert", "http-server-key", "http-root-cert", "log-access",
+}  # fmt: skip
 
 # Every option of `tritonserver`.
 KNOWN = re.split(
@@ -52,6 +54,7 @@ def refusal(*argv: str) -> str:
 
 def test_every_triton_option_is_known() -> None:
     assert set(OPTIONS) == set(KNOWN) | OURS
+    assert {option.name for option in OPTIONS.values() if option.ours} == OURS
     assert len(OPTIONS) == sum(len(rows) for _, rows in GROUPS)
 
 

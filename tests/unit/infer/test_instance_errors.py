@@ -51,11 +51,20 @@ def test_more_outputs_than_the_model_has(count: int) -> None:
     assert error.message == "model 'm' produced more outputs than the 1 of its configuration"
 
 
-@pytest.mark.parametrize(("shape", "got"), [((1, 4), 1), ((3, 4), 3), ((0, 4), 0), ((), 0), ((4, 2), 4)])
+@pytest.mark.parametrize(("shape", "got"), [((1, 4), 1), ((0, 4), 0), ((), 0)])
 def test_a_wrong_batch_dimension(shape: tuple[int, ...], got: int) -> None:
     assert error_of(lambda _: [np.zeros(shape, np.float32)]).message == (
         "failed to split the output tensor 'OUT0' in responses: expected batch size of at least 2 in model output, "
         f"got {got}"
+    )
+
+
+@pytest.mark.parametrize(("shape", "shown"), [((3, 4), "[3,4]"), ((4, 2), "[4,2]")])
+def test_a_first_dimension_that_is_no_batch(shape: tuple[int, ...], shown: str) -> None:
+    assert error_of(lambda _: [np.zeros(shape, np.float32)]).message == (
+        "failed to split the output tensor 'OUT0' in responses: expected a first dimension of 2, the rows of the "
+        f"batch, got shape {shown}. If not all inputs and outputs of model 'm' begin with the batch, set "
+        "'max_batch_size: 0' and write all their dimensions"
     )
 
 
@@ -127,3 +136,14 @@ def test_an_instance_that_cannot_run() -> None:
     (response,) = execute_requests(ModelInstance("bare"), model(), sent)
     with pytest.raises(InternalError, match="the instance has no execute"):
         arrays(response)
+
+
+def test_an_output_without_rows_is_an_answer_to_who_is_alone_in_the_batch() -> None:
+    """As a filter that lets nothing through; with others in the batch nobody knows whose rows are missing."""
+    (response,) = execute(model(), lambda _: [np.zeros((0, 4), np.float32)], [request(fp32("IN", [[1.0], [2.0]]))])
+    assert response.error is None
+    assert [(output.name, output.shape, output.nbytes) for output in response.outputs] == [("OUT0", (0, 4), 0)]
+    (response,) = execute(model("BYTES"), lambda _: [np.zeros((0,), object)], [request(fp32("IN", [[1.0], [2.0]]))])
+    assert response.error is None
+    assert response.outputs[0].shape == (0,)
+    assert "expected batch size of at least 2" in error_of(lambda _: [np.zeros((0, 4), np.float32)]).message

@@ -192,8 +192,11 @@ def test_empty_outputs_have_no_classes() -> None:
 
 
 def test_the_number_of_class_strings_is_bounded() -> None:
-    with pytest.raises(InvalidArg, match="gives 1000001 strings, at most 1000000"):
-        encode(classes(1_000_001), np.zeros(1_000_001, np.int8))
+    with pytest.raises(InvalidArg, match=r"^classification output tensor too large$"):
+        encode(classes(1), np.zeros(1_000_001, np.int8))
+    assert len(encode(classes(1), np.zeros(1_000_000, np.int8))[0]["outputs"][0]["data"]) == 1
+    with pytest.raises(InvalidArg, match="gives 1200000 strings, at most 1000000"):
+        encode(classes(600_000), np.zeros((2, 600_000), np.int8), model=signature("INT8", (-1,), 8))
 
 
 # -- control bodies --------------------------------------------------------------------------------
@@ -221,7 +224,7 @@ def test_repository_requests() -> None:
     ],
 )  # fmt: skip
 def test_broken_repository_requests(parse, text: bytes, message: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(InternalError) as caught:
+    with pytest.raises(InvalidArg) as caught:
         parse(text)
     assert caught.value.message == message
 

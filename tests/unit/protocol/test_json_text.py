@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 
+import orjson
 import pytest
 
-from triton_async.errors import InternalError, InvalidArg
+from triton_async.errors import InvalidArg
 from triton_async.protocol.json_text import error_body, loads
 
 # Recorded from Triton 2.51.
@@ -52,7 +53,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("text", REFUSED)
 def test_malformed_text_is_refused_with_reason_and_offset(text: str) -> None:
-    with pytest.raises(InternalError) as caught:
+    with pytest.raises(InvalidArg) as caught:
         loads(text.encode())
     assert caught.value.message == "failed to parse the request JSON buffer: " + REFUSED[text]
 
@@ -83,7 +84,7 @@ def test_a_byte_order_mark_is_skipped() -> None:
 
 @pytest.mark.parametrize("text", [b'{"id":"\xff"}', b'{"\xc3":1}', b'["\xed\xa0\x80"]'])
 def test_strings_have_to_be_utf8(text: bytes) -> None:
-    with pytest.raises(InternalError, match="Invalid encoding in string"):
+    with pytest.raises(InvalidArg, match="Invalid encoding in string"):
         loads(text)
 
 
@@ -95,7 +96,7 @@ def test_depth_is_bounded_however_the_text_ends(depth: int, opening: str) -> Non
         if depth <= 103 and text.endswith(closing):
             loads(text.encode())
             continue
-        with pytest.raises((InternalError, InvalidArg)) as caught:
+        with pytest.raises(InvalidArg) as caught:
             loads(text.encode())
         if depth > 103:
             assert caught.value.message == "JSON nesting depth exceeds maximum allowed limit (100)"
@@ -104,7 +105,7 @@ def test_depth_is_bounded_however_the_text_ends(depth: int, opening: str) -> Non
 def test_any_buffer_is_read() -> None:
     text = b'{"a":[1]}'
     assert loads(bytearray(text)) == loads(memoryview(b"x" + text)[1:]) == {"a": [1]}
-    with pytest.raises(InternalError):
+    with pytest.raises(InvalidArg):
         loads(memoryview(text)[:-1])
 
 
@@ -115,7 +116,7 @@ def test_every_cut_and_every_changed_byte_gives_a_value_or_an_error() -> None:
             changed = text[:at] if byte is None else text[:at] + bytes([byte]) + text[at + 1 :]
             try:
                 loads(changed)
-            except InternalError as error:
+            except InvalidArg as error:
                 assert int(error.message.rpartition(" ")[2]) <= len(changed)
 
 
@@ -124,3 +125,16 @@ def test_an_error_body_is_compact_json(message: str) -> None:
     body = error_body(message)
     assert body.startswith(b'{"error":"')
     assert json.loads(body) == {"error": message.encode("utf-8", "replace").decode()}
+
+
+def test_names_come_back_in_part() -> None:
+    """Whatever a client sends, its error is short; texts of our own are not cut."""
+    for length in (10, 200, 204):
+        assert error_body(f"unexpected '{'x' * (length - 2)}' here") == (
+            b'{"error":"unexpected \'' + b"x" * (length - 2) + b"' here\"}"
+        )
+    text = error_body(f"unexpected inference input '{'x' * 10_000_000}' for model 'm'").decode()
+    assert text == f"{{\"error\":\"unexpected inference input '{'x' * 199}...' for model 'm'\"}}"
+    assert len(error_body("a b " * 1_000_000)) < 70_000
+    traceback = "\n".join(f'  File "model.py", line {number}, in execute' for number in range(500))
+    assert orjson.loads(error_body(traceback))["error"] == traceback

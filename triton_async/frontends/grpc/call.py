@@ -37,6 +37,9 @@ class StreamGone(Exception):
 class CallStream(Protocol):
     """What carries a call."""
 
+    def peer(self) -> Any:
+        """The client's address, as its transport says."""
+
     async def recv_data(self, size: int) -> bytes:
         """So many bytes; fewer when the client has ended its side before."""
 
@@ -66,6 +69,8 @@ class Call:
         self._answer_encoding: str | None = None
         self._level = 0
         self._head_sent = False
+        #: Bytes of the messages sent so far.
+        self.sent_nbytes = 0
         if not compression.known(self._encoding):
             raise GRPCError(
                 Status.UNIMPLEMENTED, f"Compression algorithm '{self._encoding}' is not supported"
@@ -149,6 +154,7 @@ class Call:
             self._head_sent = True
             head = _HEAD if self._answer_encoding is None else [*_HEAD, ("grpc-encoding", self._answer_encoding)]
             await self._stream.send_headers(head)
+        self.sent_nbytes += len(framed)
         await self._stream.send_data(framed)
 
     async def finish(self, code: Status, message: str | None = None) -> None:

@@ -14,6 +14,7 @@ from grpclib.exceptions import GRPCError
 from triton_async.errors import ServerError
 from triton_async.frontends.grpc.call import Call, CallStream, StreamGone, finish
 from triton_async.frontends.grpc.status import status_of
+from triton_async.logs import access
 
 log = logging.getLogger("triton_async.grpc")
 
@@ -65,7 +66,7 @@ class Calls:
                 return
             handler = self._mapping.get(headers.get(":path", ""))
             if handler is None:
-                await finish(stream, Status.UNIMPLEMENTED, None)
+                await finish(stream, Status.UNIMPLEMENTED, f"unknown method '{headers.get(':path', '')[:200]}'")
                 return
             try:
                 call = Call(stream, handler, headers)
@@ -73,8 +74,13 @@ class Calls:
                 await finish(stream, error.status, error.message)
                 return
             self._calls[stream] = call
+            began_ns = time.monotonic_ns()
             code, message = await _handle(call, handler)
+            if code is not Status.OK and log.isEnabledFor(logging.DEBUG):
+                log.debug("%s failed with %s: %s", headers[":path"][:200], code.name, message)
             await call.finish(code, message)
+            if access.on:
+                access.note(stream.peer(), headers[":path"], code.name, call.sent_nbytes, began_ns)
         except StreamGone:
             log.debug("the client has closed its stream", exc_info=True)
 

@@ -8,20 +8,15 @@ from typing import Any
 
 from grpclib.const import Handler
 
-from triton_async import protos
+from triton_async import logs, protos
 from triton_async.core.server import InferenceServer
-from triton_async.errors import Unsupported
+from triton_async.errors import ServerError, Unsupported
 from triton_async.frontends.grpc.mapping import Answer, handlers, unary
 from triton_async.protocol import grpc_control
+from triton_async.protocol.http_control import TRACE_SETTINGS
 from triton_async.protocol.version import parse_version
 
 SERVICE = "inference.GRPCInferenceService"
-
-# RPCs of the service that the server cannot answer yet, and what it says instead.
-_UNSUPPORTED = {
-    "TraceSetting": "the server does not support tracing",
-    "LogSettings": "the server does not support changing log settings at run time",
-}
 
 
 def _reply(rpc: str, **fields: Any) -> Any:
@@ -52,7 +47,8 @@ class Service:
             "CudaSharedMemoryStatus": self._cuda_region_status,
             "CudaSharedMemoryRegister": self._register_cuda_region,
             "CudaSharedMemoryUnregister": self._unregister_cuda_regions,
-            **{rpc: _refuse(reason) for rpc, reason in _UNSUPPORTED.items()},
+            "TraceSetting": self._trace_setting,
+            "LogSettings": self._log_settings,
         }
         return handlers(SERVICE, {rpc: unary(answer) for rpc, answer in answers.items()})
 
@@ -64,7 +60,12 @@ class Service:
 
     def _model_ready(self, request: Any) -> Any:
         version = parse_version(request.version)
-        return _reply("ModelReady", ready=self._server.model_ready(request.name, version))
+        try:
+            ready = self._server.model_ready(request.name, version)
+        except ServerError:
+            # Clients that wait for a model ask before it is known.
+            ready = False
+        return _reply("ModelReady", ready=ready)
 
     def _model_metadata(self, request: Any) -> Any:
         version = parse_version(request.version)
@@ -93,6 +94,17 @@ class Service:
         dependents = grpc_control.unload_dependents(request)
         await _to_the_end(self._server.unload_model(request.model_name, dependents))
         return _reply("RepositoryModelUnload")
+
+    def _trace_setting(self, request: Any) -> Any:
+        if request.settings:
+            raise Unsupported("the server does not support tracing")
+        if request.model_name:
+            self._server.signature(request.model_name)
+        return grpc_control.trace_settings(TRACE_SETTINGS)
+
+    def _log_settings(self, request: Any) -> Any:
+        logs.update(grpc_control.log_changes(request))
+        return grpc_control.log_settings(logs.settings())
 
     def _system_region_status(self, request: Any) -> Any:
         return grpc_control.system_regions(self._server.region_status("system", request.name))
@@ -127,8 +139,3 @@ async def _to_the_end(change: Coroutine[Any, Any, None]) -> None:
     await asyncio.shield(task)
 
 
-def _refuse(reason: str) -> Answer:
-    def answer(_: Any) -> Any:
-        raise Unsupported(reason)
-
-    return answer

@@ -13,6 +13,8 @@ from triton_async.memory.buffer cimport Buffer, wrap
 from triton_async.protocol.grpc_codec cimport decode
 from triton_async.protocol.grpc_encode cimport ENVELOPE_STREAM, choose_outputs, encode
 
+import logging
+
 from triton_async.defines import (
     GRPC_CONGESTED_NBYTES, GRPC_MAX_HELD_NBYTES, GRPC_MAX_STREAM_ANSWERS, GRPC_MAX_STREAM_REQUESTS,
 )
@@ -23,6 +25,9 @@ from triton_async.protocol.wire import Malformed
 
 cdef Py_ssize_t _SLOTS_MAX = GRPC_MAX_STREAM_REQUESTS
 cdef Py_ssize_t _ANSWERS_MAX = GRPC_MAX_STREAM_ANSWERS
+log = logging.getLogger("triton_async.grpc")
+
+cdef int _DEBUG = logging.DEBUG
 cdef int64_t _HELD_MAX = GRPC_MAX_HELD_NBYTES
 cdef int64_t _CONGESTED = GRPC_CONGESTED_NBYTES
 
@@ -189,6 +194,8 @@ cdef class StreamRequests:
                 return self._write(encode(response, choose_outputs(response, slot.signature), ENVELOPE_STREAM))
             except ServerError as failure:
                 error = failure
+        if log.isEnabledFor(_DEBUG):
+            log.debug("a request on a stream failed: %s", error.message)
         if self.ends_on_error:
             raise error
         if outcome is error:

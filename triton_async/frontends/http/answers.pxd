@@ -68,6 +68,10 @@ cdef class Answers:
     cdef int _flush(self) except -1
     # The bytes of a response, or a list of objects with the buffer protocol; None while its body is compressed.
     cdef object _reply(self, Exchange exchange)
+    # A line of the access log.
+    cdef int _note(self, Exchange exchange, object data) except -1
+    # The bytes of an error, noted in a verbose log.
+    cdef object _failed(self, Exchange exchange, int status, str message, bytes tail)
     cdef bytes _tail(self, Exchange exchange)
     cdef int _write(self, Exchange exchange, object data) except -1
     # Changes `unsent_nbytes` by so much. May end any connection.

@@ -3,6 +3,7 @@
 cimport cython
 from libc.stdint cimport int64_t
 
+from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.tensor cimport Tensor
 from triton_async.protocol.http_coding cimport CODING_REQUIRED
 from triton_async.protocol.http_reply cimport error_reply, infer_reply, packed_reply, set_old
@@ -14,10 +15,12 @@ from triton_async.errors import ServerError
 from triton_async.frontends.http.compression import deflate
 from triton_async.frontends.http.replies import FAILED
 from triton_async.frontends.http.status import http_status
+from triton_async.logs import access
 from triton_async.protocol.http_coding import NAMES
 
 log = logging.getLogger("triton_async.http")
 
+cdef int _DEBUG = logging.DEBUG
 cdef int64_t WRITE_S = int(HTTP_WRITE_TIMEOUT_S)
 
 # Seconds between the last answer and the end of a connection whose client went on sending (RFC 9112 9.6).
@@ -124,9 +127,32 @@ cdef class Answers:
                 self.last = None
             self.in_flight -= 1
             self._write(exchange, data)
+            if access.on:
+                self._note(exchange, data)
             exchange.answers = None
             exchange = self.first
         return self._after_write()
+
+    cdef int _note(self, Exchange exchange, object data) except -1:
+        cdef InferRequest request = exchange.request
+        cdef bytes head = data if type(data) is bytes else bytes(data[0])
+        cdef int64_t nbytes = -head.find(b"\r\n\r\n") - 4
+        for part in ([data] if type(data) is bytes else data):
+            nbytes += memoryview(part).nbytes
+        path = "?"
+        if request is not None:
+            version = "" if request.model_version == -1 else f"/versions/{request.model_version}"
+            path = f"/v2/models/{request.model_name}{version}/infer"
+        began_ns = ta_now_ns() if request is None else request.received_ns
+        access.note(self.transport.get_extra_info("peername"), f"POST {path}", head[9:12].decode(), nbytes, began_ns)
+        return 0
+
+    # The error that is the answer, which the log has too when it is verbose.
+    cdef object _failed(self, Exchange exchange, int status, str message, bytes tail):
+        if log.isEnabledFor(_DEBUG):
+            name = "?" if exchange.request is None else exchange.request.model_name
+            log.debug("infer of model '%s' failed with %d: %s", name, status, message)
+        return error_reply(status, message, tail)
 
     cdef object _reply(self, Exchange exchange):
         cdef bytes tail = self._tail(exchange)
@@ -134,9 +160,9 @@ cdef class Answers:
         cdef object data
         try:
             if response is None:
-                data = error_reply(exchange.problem[0], exchange.problem[1], tail)
+                data = self._failed(exchange, exchange.problem[0], exchange.problem[1], tail)
             elif response.error is not None:
-                data = error_reply(http_status(response.error.code), response.error.message, tail)
+                data = self._failed(exchange, http_status(response.error.code), response.error.message, tail)
             elif exchange.compressed is not None:
                 data = packed_reply(exchange.encoded, exchange.coding, exchange.compressed, tail)
             else:
@@ -146,7 +172,7 @@ cdef class Answers:
                     exchange._compress(data)
                     return None
         except ServerError as problem:
-            data = error_reply(http_status(problem.code), problem.message, tail)
+            data = self._failed(exchange, http_status(problem.code), problem.message, tail)
         except Exception:
             log.exception("HTTP handler failed")
             data = error_reply(FAILED[0], FAILED[1], tail)

@@ -22,8 +22,16 @@ MANY_CHUNKS = (
 )
 
 
-def too_big(nbytes: str, limit: int) -> str:
-    """What is said of a body of more than `limit` bytes."""
+JSON_BODY = "request JSON"
+
+
+def too_big(nbytes: str, limit: int, what: str = "") -> str:
+    """What is said of a body of more than `limit` bytes. `what`: what it is, where it can be only that."""
+    if what:
+        return (
+            f"{what} size of {nbytes} bytes exceeds the maximum allowed input size of {limit} bytes. "
+            "Use --http-max-input-size to increase the limit."
+        )
     return f"request body of {nbytes} bytes exceeds the maximum allowed value of {limit} bytes"
 
 
@@ -69,12 +77,16 @@ class _Pieces:
             self._looked_nbytes = self._nbytes
 
 
-async def read_body(request: web.BaseRequest, limit: int, receiving: Receiving) -> bytes | bytearray:
-    """The whole body. RequestProblem when it has more than `limit` bytes, comes too slowly or is broken."""
+async def read_body(
+    request: web.BaseRequest, limit: int, receiving: Receiving, what: str = ""
+) -> bytes | bytearray:
+    """The whole body. RequestProblem when it has more than `limit` bytes, comes too slowly or is broken. `what`: of
+    `too_big`.
+    """
     limit = min(limit, HTTP_MAX_BODY_NBYTES)
     length = request.content_length
     if length is not None and length > limit:
-        raise RequestProblem(400, too_big(str(length), limit))
+        raise RequestProblem(400, too_big(str(length), limit, what))
     await _expectation(request)
     content = request.content
     if not request.can_read_body:
@@ -84,7 +96,7 @@ async def read_body(request: web.BaseRequest, limit: int, receiving: Receiving) 
             return content.read_nowait(-1)
         with _Pieces(receiving) as pieces:
             if length is None:
-                return await _read_chunks(content, limit, pieces)
+                return await _read_chunks(content, limit, pieces, what)
             return await _read_known(content, length, pieces)
     except TimeoutError:
         raise RequestProblem(408, "timed out waiting for the request body") from None
@@ -122,7 +134,7 @@ async def _read_known(content: StreamReader, length: int, pieces: _Pieces) -> by
     return body
 
 
-async def _read_chunks(content: StreamReader, limit: int, pieces: _Pieces) -> bytearray:
+async def _read_chunks(content: StreamReader, limit: int, pieces: _Pieces, what: str) -> bytearray:
     # One growing buffer: a list of pieces would cost forty times the body when it comes byte by byte.
     body = bytearray()
     chunks = 0
@@ -140,5 +152,5 @@ async def _read_chunks(content: StreamReader, limit: int, pieces: _Pieces) -> by
         if chunks > HTTP_MAX_CHUNKS:
             raise RequestProblem(400, MANY_CHUNKS)
         if len(body) > limit:
-            raise RequestProblem(400, too_big(f"more than {limit}", limit))
+            raise RequestProblem(400, too_big(f"more than {limit}", limit, what))
     return body

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from triton_async.defines import HTTP_MAX_LINE_NBYTES
 from triton_async.errors import ServerError
 from triton_async.frontends.http import replies
 from triton_async.frontends.sockets import ListeningSocket, listen
+from triton_async.logs import access
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -159,11 +161,16 @@ class Listener:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         protocol = request.protocol
+        began_ns = time.monotonic_ns()
         self._enter(request)
         try:
             response = await self._answer(request)
         finally:
             self._leave(protocol)
+        if access.on:
+            peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+            nbytes = response.content_length or 0
+            access.note(peer, f"{request.method} {request.raw_path}", response.status, nbytes, began_ns)
         if self._draining or (request.headers.get("Expect") is not None and not request.content.is_eof()):
             # In the second case nobody knows whether the body still comes.
             response.force_close()
@@ -188,6 +195,8 @@ class Listener:
         try:
             return await self._handler(request)
         except ServerError as problem:
+            if _log.isEnabledFor(logging.DEBUG):
+                _log.debug("%s %s failed: %s", request.method, request.raw_path[:512], problem.message)
             return replies.server_error(problem)
         except replies.RequestProblem as problem:
             response = replies.error(problem.status, problem.message)

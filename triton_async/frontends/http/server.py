@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from triton_async import logs
 from triton_async.core.server import InferenceServer
 from triton_async.errors import InvalidArg, ServerError, Unsupported
 from triton_async.frontends.http import replies, routes
-from triton_async.frontends.http.body import Receiving, read_body
+from triton_async.frontends.http.body import JSON_BODY, Receiving, read_body
 from triton_async.frontends.http.express import ExpressListener
 from triton_async.frontends.http.generate import generate
 from triton_async.frontends.http.infer import infer
@@ -51,12 +52,12 @@ class HttpService:
             Route(routes.LOAD, "POST", "model-repository", self._load),
             Route(routes.UNLOAD, "POST", "model-repository", self._unload),
             Route(routes.GENERATE, "POST", "inference", self._generate),
-            Route(routes.TRACE, "GET", "trace", _missing("tracing")),
+            Route(routes.TRACE, "GET", "trace", self._trace),
             Route(routes.TRACE, "POST", "trace", _missing("tracing")),
-            Route(routes.MODEL_TRACE, "GET", "trace", _missing("tracing")),
+            Route(routes.MODEL_TRACE, "GET", "trace", self._model_trace),
             Route(routes.MODEL_TRACE, "POST", "trace", _missing("tracing")),
-            Route(routes.LOGGING, "GET", "logging", _missing("changing log settings")),
-            Route(routes.LOGGING, "POST", "logging", _missing("changing log settings")),
+            Route(routes.LOGGING, "GET", "logging", self._log_settings),
+            Route(routes.LOGGING, "POST", "logging", self._change_log_settings),
             Route(routes.REGION_STATUS, "GET", "shared-memory", self._region_status),
             Route(routes.REGION_REGISTER, "POST", "shared-memory", self._region_register),
             Route(routes.REGION_UNREGISTER, "POST", "shared-memory", self._region_unregister),
@@ -84,7 +85,7 @@ class HttpService:
         )  # fmt: skip
 
     async def _body(self, request: web.BaseRequest) -> bytes | bytearray:
-        return await read_body(request, self._max_input_nbytes, self.receiving)
+        return await read_body(request, self._max_input_nbytes, self.receiving, JSON_BODY)
 
     async def _live(self, request: web.BaseRequest) -> web.Response:
         return replies.empty(200 if self._server.live() else 400)
@@ -134,6 +135,20 @@ class HttpService:
         unload_dependents = control.parse_unload(await self._body(request))
         await self._server.unload_model(model, unload_dependents)
         return replies.empty()
+
+    async def _trace(self, request: web.BaseRequest) -> web.Response:
+        return replies.as_json(control.dumps(control.TRACE_SETTINGS))
+
+    async def _model_trace(self, request: web.BaseRequest, model: str) -> web.Response:
+        self._server.signature(model)
+        return replies.as_json(control.dumps(control.TRACE_SETTINGS))
+
+    async def _log_settings(self, request: web.BaseRequest) -> web.Response:
+        return replies.as_json(control.dumps(logs.settings()))
+
+    async def _change_log_settings(self, request: web.BaseRequest) -> web.Response:
+        logs.update(control.parse_log_settings(await self._body(request)))
+        return replies.as_json(control.dumps(logs.settings()))
 
     async def _region_status(self, request: web.BaseRequest, kind: str, region: str | None) -> web.Response:
         return replies.as_json(control.dumps(self._server.region_status(kind, region or "")))

@@ -82,7 +82,7 @@ def test_refusals_come_in_tritons_order_and_leave_the_connection(tmp_path: Path)
                 (INFER, body, [(LENGTH, "xx")], 400, f"Unable to parse {LENGTH}, got: xx"),
                 (INFER, body[:-1], headers, 400,
                  "unexpected size for input 'INPUT0', expecting 1 additional bytes for model 'm'"),
-                (INFER, body, [], 500, "failed to parse the request JSON buffer: The document root"),
+                (INFER, body, [], 400, "failed to parse the request JSON buffer: The document root"),
                 (INFER, b'{"inputs":[]}', [], 400, "[request id: <id_unknown>] expected 1 inputs but got 0 inputs"),
             ]  # fmt: skip
             for path, text, extra, status, reason in cases:

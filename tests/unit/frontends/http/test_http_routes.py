@@ -112,7 +112,7 @@ def test_bodies_of_the_control_calls(tmp_path: Path) -> None:
                 500, "failed to load 'nobody', failed to poll from model repository",
             )  # fmt: skip
             broken = await ask(endpoint.port, "POST", "/v2/repository/index", b"{")
-            assert broken.status == 500
+            assert broken.status == 400
 
     run(test)
 

@@ -25,6 +25,10 @@ cdef class ExpressCall(Http2Stream):
     cdef ExpressSession connection(self)
     # Notes that `nbytes` bytes of messages are held. Raises MessageError when the connection holds too many.
     cdef int note_receiving(self, int64_t nbytes) except -1
+    # A line of the access log, if there is one.
+    cdef int note(self, str outcome, int64_t nbytes, int64_t began_ns, str model) except -1
+    # What was called, for logs.
+    cdef str rpc(self)
     # Ends the call with an error; nothing when it has ended. The client's side too.
     cdef int fail(self, int status, str message) except -1
     # The same with the status of an exception; what is not meant for clients is logged.

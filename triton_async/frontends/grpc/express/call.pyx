@@ -23,9 +23,12 @@ from triton_async.defines import GRPC_MAX_RECEIVING_NBYTES
 from triton_async.errors import ServerError, Unsupported
 from triton_async.frontends.grpc import compression
 from triton_async.frontends.grpc.status import status_of, trailers
+from triton_async.logs import access
 from triton_async.protocol.grpc_message import MessageError
 
 log = logging.getLogger("triton_async.grpc")
+
+cdef int _DEBUG = logging.DEBUG
 
 cdef int64_t _RECEIVING_MAX = GRPC_MAX_RECEIVING_NBYTES
 
@@ -67,8 +70,22 @@ cdef class ExpressCall(Http2Stream):
     cdef object room(self, int64_t nbytes):
         return None if self.reader is None else self.reader.room(nbytes)
 
+    # Who is interested hears of it; what was asked for, as far as that is known.
+    cdef int note(self, str outcome, int64_t nbytes, int64_t began_ns, str model) except -1:
+        if access.on:
+            access.note((<object>self.connection()).peer(), f"{self.rpc()} {model}".rstrip(), outcome, nbytes,
+                        began_ns or ta_now_ns())
+        return 0
+
+    cdef str rpc(self):
+        return "refused"
+
     cdef int fail(self, int status, str message) except -1:
         cdef list fields = [(name.encode(), value.encode()) for name, value in trailers(Status(status), message)]
+        if self.state == STREAM_OPEN or self.state == STREAM_ANSWERING:
+            if log.isEnabledFor(_DEBUG):
+                log.debug("%s failed with %s: %s", self.rpc(), Status(status).name, message)
+            self.note(Status(status).name, 0, 0, "")
         if self.state == STREAM_OPEN:
             self.send_head(HeaderBlock(_HEAD + fields), True)
         elif self.state == STREAM_ANSWERING:
@@ -108,6 +125,9 @@ cdef class RefusedCall(ExpressCall):
 
 cdef class UnaryInfer(ExpressCall):
     """One request, one response."""
+
+    cdef str rpc(self):
+        return "ModelInfer"
 
     cdef int on_data(self, const char *data, size_t nbytes) except -1:
         cdef size_t used
@@ -163,6 +183,7 @@ cdef class UnaryInfer(ExpressCall):
     cdef int answer(self, InferResponse response) except -1:
         cdef list parts
         cdef int64_t nbytes = 0
+        cdef int64_t began_ns = 0 if self.request is None else self.request.received_ns
         self.request = None
         if self.state == STREAM_CLOSED:
             return 0
@@ -177,6 +198,7 @@ cdef class UnaryInfer(ExpressCall):
         self.send_head(HEAD, False)
         self.send_parts(parts, nbytes)
         self.send_trailers(OK)
+        self.note("OK", nbytes, began_ns, response.model_name)
         return ExpressCall.release(self)
 
     cdef int release(self) except -1:

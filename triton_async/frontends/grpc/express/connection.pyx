@@ -44,6 +44,10 @@ def connection(Lane lane):
 cdef class ExpressConnection(ExpressSession):
     """One client."""
 
+    def peer(self):
+        """Who is on the other side, as the transport says; None when it is gone."""
+        return None if self.transport is None else self.transport.get_extra_info("peername")
+
     def connection_made(self, transport):
         self.transport = transport
         transport.set_write_buffer_limits(high=_WRITE)

@@ -62,6 +62,10 @@ cdef class SlowStream(Http2Stream):
 
     # -- what handlers do --------------------------------------------------------------------------
 
+    def peer(self):
+        """The client's address, as its transport says."""
+        return (<object>self.session).peer()
+
     def eof(self):
         """Nothing more is to be read than what is there."""
         self.at_end = True

@@ -19,6 +19,7 @@ cdef class ExpressRequests(StreamRequests):
         cdef StreamInfer call = self.call
         if call.state == STREAM_OPEN:
             call.send_head(HEAD, False)
+        call.note("message", nbytes, 0, "")
         return call.send_parts(parts, nbytes)
 
     cdef int fail(self, object error) except -1:
@@ -37,6 +38,9 @@ cdef class ExpressRequests(StreamRequests):
 
 cdef class StreamInfer(ExpressCall):
     """A stream of requests, each answered by one message, or any number of them by a decoupled model."""
+
+    cdef str rpc(self):
+        return "ModelStreamInfer"
 
     cdef int on_open(self) except -1:
         cdef Lane lane = self.connection().lane
