@@ -27,7 +27,7 @@ _INT = re.compile(r"[+-]?[0-9]{1,30}\Z", re.ASCII)
 _FLOAT = re.compile(r"[+-]?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})([eE][+-]?[0-9]{1,3})?\Z", re.ASCII)
 
 # Values that Triton knows and this release refuses, with what is missing.
-_NOT_BUILT_VALUES = {
+NOT_BUILT_VALUES = {
     ("model-control-mode", "poll"): "polling the repository",
     ("rate-limit", "execution_count"): "the rate limiter",
 }
@@ -265,7 +265,7 @@ def _check_built(option: Option, values: Sequence[Scalar]) -> None:
             if value != option.default or option.repeat:
                 raise _bad(option, f"not supported yet: {option.note} is not part of this release")
     for value in values:
-        missing = _NOT_BUILT_VALUES.get((option.name, str(value)))
+        missing = NOT_BUILT_VALUES.get((option.name, str(value)))
         if missing:
             raise _bad(option, f"'{value}' is not supported yet: {missing} is not part of this release")
 

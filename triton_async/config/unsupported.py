@@ -8,7 +8,7 @@ from typing import Any
 from triton_async.errors import Unsupported
 
 # Field -> (what is missing, whether the config asks for it).
-_FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("sequence_batching", "the sequence batcher", lambda c: c.HasField("sequence_batching")),
     ("ensemble_scheduling", "ensembles", lambda c: c.HasField("ensemble_scheduling")),
     ("platform", "ensembles", lambda c: c.platform == "ensemble"),
@@ -42,7 +42,7 @@ def unsupported_fields(proto: Any) -> Iterator[Unsupported]:
 
 
 def _asked(proto: Any) -> Iterator[tuple[str, str]]:
-    for field, missing, asks in _FIELDS:
+    for field, missing, asks in FIELDS:
         if asks(proto):
             yield field, missing
     for io in proto.input:

@@ -17,6 +17,8 @@ __all__ = [
     "parse_system_region", "parse_unload", "statistics_body",
 ]  # fmt: skip
 
+_NOT_READY = "Invalid value for 'ready': expected a boolean"
+
 # Of a server that does not trace, in Triton's form.
 TRACE_SETTINGS = {
     "trace_level": ["OFF"], "trace_rate": "1000", "trace_count": "-1", "log_frequency": "0", "trace_file": "",
@@ -26,12 +28,17 @@ TRACE_SETTINGS = {
 
 def parse_index(body: Any) -> bool:
     """Whether a repository index request asks for ready models only. An empty body asks for all."""
-    document = loads(body) if len(body) else None
-    if not isinstance(document, dict) or "ready" not in document:
+    try:
+        document = loads(body) if len(body) else None
+    except InvalidArg as error:
+        if "JSON nesting depth exceeds" in error.message and b'"ready"' in bytes(body):
+            raise InvalidArg(_NOT_READY) from None
+        raise
+    if not isinstance(document, dict) or document.get("ready") is None:
         return False
     ready = document["ready"]
     if not isinstance(ready, bool):
-        raise InvalidArg("Invalid value for 'ready': expected a boolean")
+        raise InvalidArg(_NOT_READY)
     return ready
 
 

@@ -228,3 +228,11 @@ def test_a_refused_request_can_be_mended_and_sent_again() -> None:
 def test_labels_of_outputs() -> None:
     model = ModelSignature("m", 1, [], [spec("OUT", labels=["cat", "dog"]), spec("OTHER")])
     assert (model.labels("OUT"), model.labels("OTHER"), model.labels("X")) == (("cat", "dog"), (), ())
+
+
+def test_of_two_inputs_with_too_few_strings_the_last_is_named() -> None:
+    model = signature(spec("INPUT0", "BYTES", dims=[2]), spec("INPUT1", "BYTES", dims=[2]))
+    short = [tensor(name, "BYTES", [2], encode_bytes(["a"])) for name in ("INPUT0", "INPUT1")]
+    assert refusal(model, request(*short)) == (
+        f"{P}expected 2 string elements for inference input 'INPUT1' for model 'm', got 1"
+    )

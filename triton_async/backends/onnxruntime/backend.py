@@ -17,7 +17,7 @@ from triton_async.backends.onnxruntime.instance import OnnxRuntimeInstance
 from triton_async.backends.onnxruntime.options import INSPECT, SessionSettings, session_settings, thread_pools
 from triton_async.backends.onnxruntime.providers import CUDA, OPENVINO, Provider, missing
 from triton_async.backends.onnxruntime.session import Session
-from triton_async.config.autocomplete import ModelIO, TensorInfo
+from triton_async.config.autocomplete import ModelIO
 from triton_async.config.consistency import check_against_model
 from triton_async.config.model_config import InstanceGroup, InstanceKind, ModelConfig, freeze
 from triton_async.errors import InternalError, ServerError, Unsupported
@@ -106,11 +106,16 @@ class OnnxRuntimeBackend(Backend):
         alone = any(provider.name == OPENVINO for provider in settings.providers)
         try:
             with _openvino if alone else nullcontext():
-                return Session(self._started(), _model_file(path), settings)
+                session = Session(self._started(), _model_file(path), settings)
         except ServerError as error:
             if settings.device < 0:
                 raise
             raise type(error)(f"unable to load model '{model}' on GPU {settings.device}: {error.message}") from None
+        if not all(tensor.dims for tensor in (*session.inputs, *session.outputs)):
+            graph = read_graph(_model_file(path))
+            if graph is not None:
+                session.mark_unranked(graph.unranked())
+        return session
 
     def _loaded(self) -> Library:
         if self._library is None:
@@ -162,7 +167,7 @@ class OnnxRuntimeModel(LoadedModel):
         session = opened.take(context.path, settings) if isinstance(opened, OpenedSession) else None
         if session is None:
             session = self._make_session(settings)
-            check_against_model(config.proto, _described(session.model_io(), context.path))
+            check_against_model(config.proto, session.model_io())
         self._sessions[settings.device] = session
         _warn_of_idle_accelerators(config)
         if any(group.kind is InstanceKind.GPU for group in config.instance_groups):
@@ -211,20 +216,12 @@ def _first_place(config: ModelConfig) -> tuple[InstanceKind, int]:
 
 
 def _described(found: ModelIO, path: Path) -> ModelIO:
-    """With what the file says and no session does: names of dimensions, operators, which ranks are not declared."""
+    """With what the file says and no session does: names of dimensions, and operators."""
     graph = read_graph(_model_file(path))
     if graph is None:
         return found
-    unranked = graph.unranked()
-
-    def mark(tensors: tuple[TensorInfo, ...]) -> tuple[TensorInfo, ...]:
-        # A session has no dimensions then, as for a scalar.
-        return tuple(replace(t, unranked=True) if not t.dims and t.name in unranked else t for t in tensors)
-
     return replace(
         found,
-        inputs=mark(found.inputs),
-        outputs=mark(found.outputs),
         unbatched=graph.unbatched(frozenset(tensor.name for tensor in found.inputs if tensor.optional)),
         mixes_rows=graph.mixes_rows(),
     )

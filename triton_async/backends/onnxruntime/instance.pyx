@@ -367,7 +367,7 @@ cdef int _describe(Port *port, TensorSpec spec, tensor, bint batching, list name
     port.datatype = spec.datatype
     port.itemsize = itemsize(spec.datatype)
     port.element_type = to_element_type(spec.datatype)
-    port.scalar = not dims
+    port.scalar = not dims and not tensor.unranked
     if not dims:
         # The config gives a scalar as many dims of 1 as it likes.
         dims = spec.dims if spec.reshape is None else spec.reshape
@@ -375,5 +375,5 @@ cdef int _describe(Port *port, TensorSpec spec, tensor, bint batching, list name
     for i in range(port.rank):
         port.dims[i] = dims[i]
     fixed = dims[1:] if batching else dims
-    port.shape = SHAPE_NEVER if port.datatype == DT_BYTES or -1 in fixed else SHAPE_UNKNOWN
+    port.shape = (SHAPE_NEVER if port.datatype == DT_BYTES or -1 in fixed or tensor.unranked else SHAPE_UNKNOWN)
     return 0

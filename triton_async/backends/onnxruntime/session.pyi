@@ -1,3 +1,4 @@
+from collections.abc import Container
 from pathlib import Path
 
 from triton_async.backends.onnxruntime.api import Environment
@@ -11,3 +12,4 @@ class Session:
     initializers: tuple[TensorInfo, ...]
     def __init__(self, environment: Environment, path: Path, settings: SessionSettings) -> None: ...
     def model_io(self) -> ModelIO: ...
+    def mark_unranked(self, names: Container[str]) -> None: ...

@@ -61,6 +61,7 @@ from triton_async.backends.onnxruntime.api cimport (
 )
 from triton_async.infer.tensor cimport TA_MAX_RANK
 
+from dataclasses import replace
 from stat import S_ISREG
 
 from triton_async.backends.onnxruntime.providers import CUDA, TENSORRT, plain_error
@@ -129,6 +130,11 @@ cdef class Session:
         """Inputs, those with a default marked optional, and outputs: a config ModelIO."""
         return ModelIO(self.inputs + self.initializers, self.outputs)
 
+    def mark_unranked(self, names):
+        """Inputs and outputs of these names have no declared rank, which a session describes as it does a scalar."""
+        self.inputs = tuple([_unranked(tensor, names) for tensor in self.inputs])
+        self.outputs = tuple([_unranked(tensor, names) for tensor in self.outputs])
+
     cdef ort_run_options *make_run_options(self) except NULL:
         cdef ort_table api = self.library.api
         cdef ort_run_options *options = NULL
@@ -161,6 +167,10 @@ cdef class Session:
             finally:
                 ort_release_type_info(api, info)
         return tuple(described)
+
+
+def _unranked(tensor, names):
+    return replace(tensor, unranked=True) if not tensor.dims and tensor.name in names else tensor
 
 
 def _check_file(path):

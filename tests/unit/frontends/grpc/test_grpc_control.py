@@ -58,6 +58,15 @@ def test_index_of_ready_models(stub: Any) -> None:
     assert everything - ready == {"unloaded"}
 
 
+@pytest.mark.parametrize(("name", "version", "ready"), [
+    ("fp32", "", True), ("fp32", "1", True), ("fp32", "9", False), ("nobody", "", False), ("nobody", "1", False),
+    ("", "", False), ("unloaded", "", False),
+])  # fmt: skip
+def test_readiness_of_a_model_that_is_unknown_is_no_error(stub: Any, name: str, version: str, ready: bool) -> None:
+    """Clients that wait for a model ask before it is there."""
+    assert stub.ModelReady(pb.ModelReadyRequest(name=name, version=version)).ready is ready
+
+
 @pytest.mark.parametrize("rpc", ["ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"])
 def test_versions_of_control_requests(stub: Any, rpc: str) -> None:
     request = getattr(pb, f"{rpc}Request")(name="fp32", version="x")

@@ -132,10 +132,10 @@ def test_a_model_that_batches_gets_its_rows(tmp_path: Path) -> None:
 
 
 BAD = [
-    (b"{", 500, "failed to parse the request JSON buffer: Missing a name for object member. at 1"),
-    (b"[1]", 500, "attempt to get members for non-object"),
-    (b'{"I":[1,2],"F":1,"S":1}', 500, "attempt to access JSON non-string as string"),
-    (b'{"I":[1,"x"],"F":1,"S":"a"}', 500, "attempt to access JSON non-signed-integer as signed-integer"),
+    (b"{", 400, "failed to parse the request JSON buffer: Missing a name for object member. at 1"),
+    (b"[1]", 400, "attempt to get members for non-object"),
+    (b'{"I":[1,2],"F":1,"S":1}', 400, "attempt to access JSON non-string as string"),
+    (b'{"I":[1,"x"],"F":1,"S":"a"}', 400, "attempt to access JSON non-signed-integer as signed-integer"),
     (b'{"I":[1,2,3],"F":1,"S":"a"}', 400, "can not convert input 'I' to tensor with proper shape"),
     (b'{"I":[[1],[2]],"F":1,"S":"a"}', 400, "can not convert input 'I' to tensor with proper shape"),
     (b'{"I":{"x":1},"F":1,"S":"a"}', 400, "can not convert input 'I' to tensor with proper shape"),
@@ -144,8 +144,8 @@ BAD = [
     (b'{"I":[1,2],"F":1,"S":"a","p":null}', 400, "parameter 'p' has invalid type"),
     (b'{"I":[1,2],"F":1,"S":"a","p":[1]}', 400, "parameter 'p' has invalid type"),
     (b'{"I":[1,2],"F":1,"S":"a","triton_x":1}', 400, "are reserved for Triton usage"),
-    (b'{"I":[1,2],"F":1,"S":"a","id":1}', 500, "Unable to parse 'id': attempt to access JSON non-string as string"),
-    (b"", 500, "The document is empty."),
+    (b'{"I":[1,2],"F":1,"S":"a","id":1}', 400, "Unable to parse 'id': attempt to access JSON non-string as string"),
+    (b"", 400, "The document is empty."),
 ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from core_harness import run, write_model
-from http_harness import Client, ask, message, serving
+from http_harness import LIMIT, Client, ask, message, serving
 
 from triton_async.errors import Code
 from triton_async.frontends.http.routes import CATEGORIES, Route, RouteTable, path_of
@@ -35,10 +35,10 @@ TABLE = [
     ("OPTIONS", "/v2/models/m/infer", 405), ("POST", "/v2/models/m/infer/", 404), ("POST", "/v2/models/m/other", 404),
     ("POST", "/v2/models/%6d/infer", 200), ("GET", "/v2/models/m%2Fready", 404), ("GET", "/v2/models/%2e%2E", 404),
     ("GET", "/v2/models/%zz", 404), ("GET", "/v2/models/%6", 404), ("GET", "/v2/models/m%ff", 404),
-    ("POST", "/v2/models/m/generate", 500),
-    ("POST", "/v2/models/m/versions/1/generate_stream", 500), ("GET", "/v2/trace/setting", 501),
+    ("POST", "/v2/models/m/generate", 400),
+    ("POST", "/v2/models/m/versions/1/generate_stream", 400), ("GET", "/v2/trace/setting", 200),
     ("POST", "/v2/models/m/trace/setting", 501), ("GET", "/v2/models/m/versions/1/trace/setting", 404),
-    ("GET", "/v2/logging", 501), ("POST", "/v2/logging", 501), ("PUT", "/v2/logging", 405),
+    ("GET", "/v2/logging", 200), ("POST", "/v2/logging", 200), ("PUT", "/v2/logging", 405),
     ("POST", "/v2/repository/index", 200), ("POST", "/v2/repository/any/index", 200),
     ("GET", "/v2/repository/index", 405), ("POST", "/v2/repository/models/x/other", 404),
     ("POST", "/v2/repository/r/models/m/load", 501), ("POST", "/v2/repository/models/m/load", 503),
@@ -110,6 +110,16 @@ def test_bodies_of_the_control_calls(tmp_path: Path) -> None:
             missing = await ask(endpoint.port, "POST", "/v2/repository/models/nobody/load")
             assert (missing.status, missing.error) == (
                 500, "failed to load 'nobody', failed to poll from model repository",
+            )  # fmt: skip
+            for depth in (1, 150, 5000):
+                deep = b'{"ready":' + b"[" * depth + b"]" * depth + b"}"
+                answer = await ask(endpoint.port, "POST", "/v2/repository/index", deep)
+                assert (answer.status, answer.error) == (400, "Invalid value for 'ready': expected a boolean")
+            large = b'{"parameters":{"config":"' + b"x" * LIMIT + b'"}}'
+            answer = await ask(endpoint.port, "POST", "/v2/repository/models/m/load", large)
+            assert (answer.status, answer.error) == (
+                400, f"request JSON size of {len(large)} bytes exceeds the maximum allowed input size of {LIMIT} "
+                "bytes. Use --http-max-input-size to increase the limit.",
             )  # fmt: skip
             broken = await ask(endpoint.port, "POST", "/v2/repository/index", b"{")
             assert broken.status == 400

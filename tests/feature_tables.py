@@ -1,0 +1,129 @@
+"""The tables of every option, config field and extension with its state, made from the code.
+
+`python -m tests.feature_tables` writes them into docs/compatibility.md; a unit test compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from triton_async.config.options import GROUPS, Option, Status
+from triton_async.config.settings import NOT_BUILT_VALUES
+from triton_async.config.unsupported import unsupported_fields
+from triton_async.core.server import EXTENSIONS
+from triton_async.protos import ModelConfig
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "compatibility.md"
+BEGIN, END = "<!-- tests/feature_tables.py: begin -->\n", "<!-- end -->\n"
+
+# What Triton lists, in its order.
+TRITON_EXTENSIONS = (
+    "classification", "sequence", "model_repository", "model_repository(unload_dependents)", "schedule_policy",
+    "model_configuration", "system_shared_memory", "cuda_shared_memory", "binary_tensor_data", "parameters",
+    "statistics", "trace", "logging",
+)  # fmt: skip
+
+# What is to be known of a field of the config beyond that it works.
+NOTES = {
+    "platform": "`ensemble` and TensorFlow's are refused",
+    "runtime": "checked, not used: backends are part of the package",
+    "input.format": "checked, as in Triton",
+    "input.is_shape_tensor": "TensorRT",
+    "input.is_non_linear_format_io": "TensorRT refuses it",
+    "output.is_shape_tensor": "TensorRT",
+    "output.is_non_linear_format_io": "TensorRT refuses it",
+    "optimization.priority": "TensorRT and PyTorch on GPUs",
+    "optimization.cuda": "TensorRT",
+    "optimization.execution_accelerators": "ONNX Runtime: CUDA, TensorRT, OpenVINO",
+    "optimization.gather_kernel_buffer_threshold": "TensorRT and PyTorch on GPUs",
+    "optimization.eager_batching": "no effect: it is what always happens",
+    "optimization.output_pinned_memory": "no effect: outputs of GPUs go to pinned memory",
+    "instance_group.host_policy": "a name; `--host-policy` is refused",
+    "instance_group.rate_limiter": "`resources` are refused, `priority` has no effect without them",
+    "instance_group.profile": "TensorRT",
+    "cc_model_filenames": "TensorRT",
+    "model_transaction_policy": "`decoupled` models answer streams",
+    "response_cache": "`enable` is refused",
+    "model_metrics": "checked; there are no histograms yet",
+}
+
+# A value for each field that a config may not ask for.
+REFUSED: dict[str, dict[str, Any]] = {
+    "batch_input": {"batch_input": [{}]},
+    "batch_output": {"batch_output": [{}]},
+    "sequence_batching": {"sequence_batching": {}},
+    "ensemble_scheduling": {"ensemble_scheduling": {}},
+    "model_warmup": {"model_warmup": [{}]},
+    "model_operations": {"model_operations": {"op_library_filename": ["x"]}},
+    "model_repository_agents": {"model_repository_agents": {"agents": [{}]}},
+    "input.allow_ragged_batch": {"input": [{"allow_ragged_batch": True}]},
+    "instance_group.secondary_devices": {"instance_group": [{"secondary_devices": [{}]}]},
+}
+NESTED = ("input", "output", "optimization", "dynamic_batching", "instance_group")
+
+
+def tables() -> str:
+    """All of them, as Markdown."""
+    parts = [
+        "### Options\n\n| option | state |\n|---|---|\n", *(f"| {name} | {state} |\n" for name, state in options()),
+        "\n### Fields of config.pbtxt\n\n| field | state |\n|---|---|\n",
+        *(f"| `{name}` | {state} |\n" for name, state in fields()),
+        "\n### Extensions\n\n| extension | state |\n|---|---|\n",
+        *(f"| `{name}` | {'works' if name in EXTENSIONS else 'not built'} |\n" for name in extensions()),
+    ]  # fmt: skip
+    return "".join(parts)
+
+
+def options() -> Iterator[tuple[str, str]]:
+    """Every option of ours, which are all of Triton's, and its state."""
+    for _, rows in GROUPS:
+        for option in rows:
+            mark = " (not in Triton)" if option.ours else ""
+            yield f"`--{option.name}`{mark}", _option_state(option)
+
+
+def _option_state(option: Option) -> str:
+    if option.status is Status.NO_EFFECT:
+        return f"accepted with a warning, no effect: {option.note}"
+    if option.status is Status.NOT_BUILT:
+        return f"only the default is accepted: {option.note}"
+    refused = [f"`{value}` is refused" for name, value in NOT_BUILT_VALUES if name == option.name]
+    return "works" + "".join(f"; {text}" for text in refused)
+
+
+def fields() -> Iterator[tuple[str, str]]:
+    """Every field of a model's config, and its state."""
+    for field in ModelConfig.DESCRIPTOR.fields:
+        if field.name not in NESTED:
+            yield field.name, _field_state(field.name)
+            continue
+        for inner in field.message_type.fields:
+            name = f"{field.name}.{inner.name}"
+            yield name, _field_state(name)
+
+
+def _field_state(name: str) -> str:
+    if name in REFUSED:
+        problems = [problem.message for problem in unsupported_fields(ModelConfig(**REFUSED[name]))]
+        assert problems, f"{name} is not refused any more"
+        return "refused: " + problems[0].split(": ", 1)[1].removesuffix(" are not part of this release").removesuffix(
+            " is not part of this release"
+        )
+    return NOTES.get(name, "works")
+
+
+def extensions() -> tuple[str, ...]:
+    """Those of Triton, then our own."""
+    return (*TRITON_EXTENSIONS, *(name for name in EXTENSIONS if name not in TRITON_EXTENSIONS))
+
+
+def written() -> str:
+    """The tables as the document has them."""
+    return DOCUMENT.read_text().split(BEGIN)[1].split(END)[0]
+
+
+if __name__ == "__main__":
+    before, rest = DOCUMENT.read_text().split(BEGIN)
+    DOCUMENT.write_text(before + BEGIN + tables() + END + rest.split(END, 1)[1])

@@ -1,0 +1,143 @@
+"""What a server tells in its log of requests: failures when it is verbose, each one when asked to; its settings."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpcclient
+import tritonclient.http as httpclient
+from server_process import poll
+from started import CONFIG, Started, started
+from tritonclient.utils import InferenceServerException
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    root = tmp_path / "models"
+    (root / "m" / "1").mkdir(parents=True)
+    (root / "m" / "config.pbtxt").write_text(CONFIG)
+    return root
+
+
+def ask(server: Started, module: object, name: str, datatype: str = "FP32") -> None:
+    port = server.http_port if module is httpclient else server.grpc_port
+    with module.InferenceServerClient(f"127.0.0.1:{port}") as client:  # type: ignore[attr-defined]
+        tensor = module.InferInput("INPUT0", [3], datatype)  # type: ignore[attr-defined]
+        tensor.set_data_from_numpy(np.zeros(3, np.float32 if datatype == "FP32" else np.int32))
+        client.infer(name, [tensor])
+
+
+def settled(server: Started, words: str) -> str:
+    """The output, once it has these words."""
+    poll(lambda: re.search(words, server.output()) is not None, words, 30)
+    return server.output()
+
+
+def test_a_verbose_log_has_configs_and_failures_with_their_reasons(models: Path, tmp_path: Path) -> None:
+    with started(tmp_path, f"--model-repository={models}", "--log-verbose=1") as server:
+        server.wait_until_it_answers()
+        output = server.output()
+        assert "config of 'm' as it is served: " in output
+        for module in (httpclient, grpcclient):
+            ask(server, module, "m")
+            for name, datatype in (("m", "INT32"), ("nobody", "FP32")):
+                with pytest.raises(InferenceServerException):
+                    ask(server, module, name, datatype)
+        server.get("/v2/models/nobody/config")
+        settled(server, "infer of model 'm' failed with 400: .*data-type is 'INT32', but model 'm' expects 'FP32'")
+        settled(server, "ModelInfer failed with INVALID_ARGUMENT: .*data-type is 'INT32'")
+        settled(server, "ModelInfer failed with NOT_FOUND: Request for unknown model: 'nobody' is not found")
+        settled(server, "GET /v2/models/nobody/config failed: Request for unknown model")
+        assert "bytes" not in server.output().split("Metrics Service")[-1].split("failed")[0]
+
+
+def test_a_quiet_log_says_nothing_of_requests(models: Path, tmp_path: Path) -> None:
+    with started(tmp_path, f"--model-repository={models}") as server:
+        server.wait_until_it_answers()
+        before = settled(server, "Started Metrics Service")
+        for module in (httpclient, grpcclient):
+            ask(server, module, "m")
+            with pytest.raises(InferenceServerException):
+                ask(server, module, "m", "INT32")
+        server.process.terminate()
+        assert server.end() == 0
+        assert "failed" not in server.output()[len(before) :]
+
+
+def test_an_access_log_has_a_line_for_each_answer(models: Path, tmp_path: Path) -> None:
+    with started(tmp_path, f"--model-repository={models}", "--log-access=true", "--log-info=false") as server:
+        server.wait_until_it_answers()
+        ask(server, httpclient, "m")
+        ask(server, grpcclient, "m")
+        server.get("/v2/models/m?x=1")
+        for module in (httpclient, grpcclient):
+            with pytest.raises(InferenceServerException):
+                ask(server, module, "m", "INT32")
+        with grpcclient.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
+            assert client.is_model_ready("m")
+        settled(server, r'"127\.0\.0\.1:\d+ POST /v2/models/m/infer 200 \d+ bytes \d+ us"')
+        settled(server, r'"127\.0\.0\.1:\d+ POST /v2/models/m/infer 400 \d+ bytes \d+ us"')
+        settled(server, r'"127\.0\.0\.1:\d+ GET /v2/models/m\?x=1 200 \d+ bytes \d+ us"')
+        settled(server, r'"127\.0\.0\.1:\d+ ModelInfer m OK \d+ bytes \d+ us"')
+        settled(server, r'"127\.0\.0\.1:\d+ ModelInfer INVALID_ARGUMENT 0 bytes \d+ us"')
+        settled(server, r'"127\.0\.0\.1:\d+ /inference.GRPCInferenceService/ModelReady OK \d+ bytes \d+ us"')
+
+
+def test_log_settings_are_told_and_changed_over_both_protocols(models: Path, tmp_path: Path) -> None:
+    with started(tmp_path, f"--model-repository={models}", "--log-verbose=0") as server:
+        server.wait_until_it_answers()
+        with httpclient.InferenceServerClient(f"127.0.0.1:{server.http_port}") as client:
+            assert client.get_log_settings() == {
+                "log_file": "", "log_info": True, "log_warning": True, "log_error": True, "log_verbose_level": 0,
+                "log_format": "default",
+            }  # fmt: skip
+            assert client.update_log_settings({"log_verbose_level": 1, "log_info": None})["log_verbose_level"] == 1
+            for wrong, text in (
+                ({"log_file": "x"}, "log file location can not be updated through network protocol"),
+                ({"log_info": 1}, "Unable to parse 'log_info': attempt to access JSON non-boolean as boolean"),
+                ({"log_format": "x"}, "invalid argument for --log_format, got: x"),
+                ({"nope": 1}, "unknown log setting 'nope'"),
+            ):
+                with pytest.raises(InferenceServerException, match=re.escape(text)):
+                    client.update_log_settings(wrong)
+        with pytest.raises(InferenceServerException):
+            ask(server, httpclient, "m", "INT32")
+        settled(server, "infer of model 'm' failed with 400")
+        with grpcclient.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
+            assert client.get_log_settings(as_json=True)["settings"]["log_verbose_level"] == {"uint32_param": 1}
+            settings = {"log_verbose_level": 0, "log_format": "ISO8601", "log_warning": False}
+            client.update_log_settings(settings)
+            for wrong, text in (
+                ({"log_file": "x"}, "log file location can not be updated"),
+                ({"log_info": "x"}, "expect boolean for 'log_info'"),
+                ({"log_verbose_level": True}, "expect int32 for 'log_verbose_level'"),
+                ({"log_format": "x"}, "invalid argument for log_format, got: x"),
+                ({"nope": True}, "unknown log setting 'nope'"),
+            ):
+                with pytest.raises(InferenceServerException, match=re.escape(text)):
+                    client.update_log_settings(wrong)
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/v2/logging", timeout=30) as answer:
+            found = json.loads(answer.read())
+        assert (found["log_verbose_level"], found["log_format"], found["log_warning"]) == (0, "ISO8601", False)
+
+
+def test_trace_settings_are_those_of_a_server_that_does_not_trace(models: Path, tmp_path: Path) -> None:
+    with started(tmp_path, f"--model-repository={models}") as server:
+        server.wait_until_it_answers()
+        with httpclient.InferenceServerClient(f"127.0.0.1:{server.http_port}") as client:
+            for name in ("", "m"):
+                assert client.get_trace_settings(name)["trace_level"] == ["OFF"]
+            with pytest.raises(InferenceServerException, match="tracing is not supported"):
+                client.update_trace_settings(settings={"trace_rate": "1"})
+            with pytest.raises(InferenceServerException, match="'nobody' is not found"):
+                client.get_trace_settings("nobody")
+        with grpcclient.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
+            found = client.get_trace_settings(as_json=True)["settings"]
+            assert found["trace_rate"] == {"value": ["1000"]}
+            with pytest.raises(InferenceServerException, match="does not support tracing"):
+                client.update_trace_settings(settings={"trace_rate": "1"})
