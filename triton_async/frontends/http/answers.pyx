@@ -74,6 +74,13 @@ cdef class Exchange(ResponseSink):
         return self.answers._note_unsent(self.waiting_nbytes)
 
 
+# The model that was asked, for logs; "?" when it is not known.
+cdef str _model(Exchange exchange):
+    if exchange.request is not None:
+        return exchange.request.model_name
+    return "?" if exchange.signature is None else exchange.signature.model_name
+
+
 cdef class Answers:
     """The part of a connection that writes."""
 
@@ -139,10 +146,8 @@ cdef class Answers:
         cdef int64_t nbytes = -head.find(b"\r\n\r\n") - 4
         for part in ([data] if type(data) is bytes else data):
             nbytes += memoryview(part).nbytes
-        path = "?"
-        if request is not None:
-            version = "" if request.model_version == -1 else f"/versions/{request.model_version}"
-            path = f"/v2/models/{request.model_name}{version}/infer"
+        version = "" if request is None or request.model_version == -1 else f"/versions/{request.model_version}"
+        path = f"/v2/models/{_model(exchange)}{version}/infer"
         began_ns = ta_now_ns() if request is None else request.received_ns
         access.note(self.transport.get_extra_info("peername"), f"POST {path}", head[9:12].decode(), nbytes, began_ns)
         return 0
@@ -150,8 +155,7 @@ cdef class Answers:
     # The error that is the answer, which the log has too when it is verbose.
     cdef object _failed(self, Exchange exchange, int status, str message, bytes tail):
         if log.isEnabledFor(_DEBUG):
-            name = "?" if exchange.request is None else exchange.request.model_name
-            log.debug("infer of model '%s' failed with %d: %s", name, status, message)
+            log.debug("infer of model '%s' failed with %d: %s", _model(exchange), status, message)
         return error_reply(status, message, tail)
 
     cdef object _reply(self, Exchange exchange):
