@@ -45,7 +45,6 @@ NOTES = {
     "instance_group.profile": "TensorRT",
     "cc_model_filenames": "TensorRT",
     "model_transaction_policy": "`decoupled` models answer streams",
-    "response_cache": "`enable` is refused",
     "model_metrics": "checked; there are no histograms yet",
 }
 
