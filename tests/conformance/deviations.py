@@ -85,6 +85,7 @@ DEVIATIONS: dict[str, Deviation] = {
     ),
     "bool-number": Deviation("One and zero are all that some clients have for BOOL.", (200,), ""),
     "parameter-null": Deviation(_NULL, (200,), ""),
+    "python-tell-parameter-null": Deviation(_NULL, (200,), ""),
     "json-inputs-null": Deviation(_NULL, _BAD, "Unable to parse 'inputs': attempt to access non-existing object .*"),
     "json-outputs-null": Deviation(_NULL, (200,), ""),
     "input-data-nested-101": Deviation(
