@@ -415,8 +415,9 @@ LOOP_LAG_PERIOD_S = 15.0
 # of others, and leaves that free.
 PYTHON_COPY_NBYTES = 1 << 15
 
-# How long the readiness of a Python model may take to be told, as Triton waits.
-PYTHON_READY_TIMEOUT_S = 5.0
+# Seconds that a model has to say whether it is ready, as in Triton.
+MODEL_READY_TIMEOUT_S = 5.0
+
 # -- Python models in worker processes -------------------------------------------------------------
 
 # Bytes of one message between the server and a worker: a batch of many small requests; longer ones go through shared

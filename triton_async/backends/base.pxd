@@ -27,6 +27,8 @@ cdef class ModelInstance:
     # It answers by request: `submit` sets by_request of what it takes, and a ResponseFactory for each request posts its
     # responses and its release, at any time.
     cdef readonly bint by_request
+    # It says itself, by `is_ready`, whether it is.
+    cdef readonly bint asks_ready
     # Core's own: where events go, and what copies outputs of single requests. `keeper` keeps `context` alive.
     cdef void (*post)(void *context, ta_message *message) noexcept nogil
     cdef void *context

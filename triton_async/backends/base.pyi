@@ -70,7 +70,9 @@ class ModelInstance:
     takes_device: bool
     broken: bool
     unavailable: bool
+    asks_ready: bool
     def __init__(self, name: str) -> None: ...
+    def is_ready(self) -> bool: ...
     def close(self) -> None: ...
 
 def execute_requests(

@@ -183,6 +183,11 @@ cdef class ModelInstance:
     cdef void drain(self) noexcept nogil:
         pass
 
+    def is_ready(self):
+        """Whether the model can answer requests, of an instance that `asks_ready`. May block; any thread, at any time
+        before `close`, and a little later. ServerError: it could not be told, which counts as no."""
+        return True
+
     def close(self):
         """Frees the engine's context. Called once, when no batch is out, on the instance's thread, or on a load thread
         when that never started."""

@@ -42,6 +42,7 @@ class ModelIO:
     `mixes_rows`: why a request's result depends on what it shares its batch with. "": no such reason is known.
     `check`: the backend's own comparison with a completed config, in place of `consistency`; raises ServerError.
     `complete`: the backend's own completion of a config, in place of `complete` below; its lines are for the log.
+    ServerError: of the model, not of the config.
     `opened`: what the backend may go on with when it loads this model; whoever has it closes it in the end.
     """
 
@@ -141,8 +142,6 @@ def complete(proto: Any, model_io: ModelIO, default_max_batch_size: int = 4) -> 
     """Fills what `proto` leaves out of max_batch_size, dynamic batching, inputs and outputs, and keeps what
     it says. Returns lines for the log. InvalidArg when max_batch_size is set and the model cannot batch.
     """
-    if model_io.complete is not None:
-        return model_io.complete(proto)
     warnings: list[str] = []
     given = [*proto.input, *proto.output]
     # Triton leaves a config alone that lists inputs and outputs; we still fill gaps within them.

@@ -124,12 +124,17 @@ def complete_config(
     except ServerError as error:
         raise _in_file(error, filename) from None
     model_io = inspect(proto.backend, path, proto)
+    warnings: list[str] = []
+    if auto_complete and model_io is not None and model_io.complete is not None:
+        warnings = model_io.complete(proto)
     try:
-        warnings = [] if model_io is None else advice(proto, model_io)
+        if model_io is not None:
+            warnings += advice(proto, model_io)
         any_rank = frozenset[str]()
         if auto_complete and model_io is not None:
-            any_rank = unranked_inputs(proto, model_io)
-            warnings += complete(proto, model_io, 0 if file.unbatched else default_max_batch_size)
+            if model_io.complete is None:
+                any_rank = unranked_inputs(proto, model_io)
+                warnings += complete(proto, model_io, 0 if file.unbatched else default_max_batch_size)
             normalise(proto)
             validate_config(proto)
         validate_io(proto)

@@ -86,6 +86,17 @@ cdef class Instance:
         self.state = INSTANCE_STOPPED
         engine.close()
 
+    @property
+    def asks_ready(self):
+        """Whether the model of the engine says itself if it is ready."""
+        cdef ModelInstance engine = self.engine
+        return engine is not None and engine.asks_ready
+
+    def is_ready(self):
+        """What it says. May block; any thread. ServerError. Not while a broken engine is being replaced."""
+        cdef ModelInstance engine = self.engine
+        return engine is not None and engine.is_ready()
+
     def stop(self, on_stopped):
         """Ends the thread after the batches it holds; `on_stopped()` is called on the thread, engine closed."""
         self._on_stopped = on_stopped

@@ -498,6 +498,11 @@ cdef class Model(Servable):
         self.statistics.record_failure(FAIL_CANCELED, request.received_ns or request.queue_start_ns, now_ns)
         return self._end(request, None)
 
+    def asked_for_readiness(self):
+        """The instances whose model says itself if it is ready."""
+        cdef Instance instance
+        return [instance for instance in self.instances if instance.asks_ready]
+
     # -- end ---------------------------------------------------------------------------------------
 
     def take_instances(self):

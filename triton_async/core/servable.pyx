@@ -179,6 +179,10 @@ cdef class Servable(Wakeable):
             self.drained.set_result(None)
         return 0
 
+    def asked_for_readiness(self):
+        """Who says whether it is ready, beside being READY, for core.readiness."""
+        return []
+
     # -- end ---------------------------------------------------------------------------------------
 
     async def drain(self):

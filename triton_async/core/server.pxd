@@ -24,6 +24,7 @@ cdef class InferenceServer:
     cdef object loop
     cdef Reactor reactor
     cdef object metrics
+    cdef object readiness            # who asks models that say themselves if they are ready
     cdef dict latest                 # model name -> Servable, the highest READY version
     cdef dict versions               # (model name, version) -> Servable
     cdef dict served                 # model name -> its versions in `versions`

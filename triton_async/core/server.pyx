@@ -8,6 +8,7 @@ from triton_async.infer.response cimport InferResponse, ResponseSink
 
 from triton_async.core.describe import model_metadata
 from triton_async.core.metrics import Metrics
+from triton_async.core.readiness import Readiness
 from triton_async.core.repository import ModelRepository
 from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable
 from triton_async.version import TRITON_VERSION
@@ -78,6 +79,7 @@ cdef class InferenceServer:
         self.input_pools = {}
         self.readiness_waiters = set()
         self.repository = ModelRepository(settings, host, self._on_model_changed)
+        self.readiness = Readiness(host.loop)
         self.metrics = Metrics(settings, self.repository, host)
 
     # -- life --------------------------------------------------------------------------------------
@@ -227,6 +229,24 @@ cdef class InferenceServer:
     def serves(self, str name, int64_t version=-1):
         """Whether a version (-1: any) takes requests. Any thread, with the GIL."""
         return name in self.latest if version == -1 else (name, version) in self.versions
+
+    async def is_ready(self):
+        """`ready`, and so say all models that are asked for it."""
+        if not self.ready():
+            return False
+        if not self.settings.strict_readiness:
+            return True
+        asked = []
+        for _, _, loaded in self.repository.ready_models():
+            asked += loaded.model.asked_for_readiness()
+        return not asked or await self.readiness.of(asked)
+
+    async def model_is_ready(self, str name, int64_t version=-1):
+        """`model_ready`, and so it says itself if it is asked for it. ServerError of the lookup."""
+        if not self.model_ready(name, version):
+            return False
+        asked = self.find(name, version).asked_for_readiness()
+        return not asked or await self.readiness.of(asked)
 
     def signature(self, str name, int64_t version=-1):
         """ModelSignature of the version that would serve. ServerError of the lookup."""

@@ -3,6 +3,4 @@ from triton_async.backends.python.local import LocalChannel
 from triton_async.backends.python.worker.runner import Runner
 
 class PythonModelInstance(ModelInstance):
-    asks_ready: bool
     def __init__(self, name: str, runner: Runner, channel: LocalChannel) -> None: ...
-    def is_ready(self) -> bool: ...

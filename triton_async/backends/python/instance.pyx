@@ -1,15 +1,20 @@
 """Instances of Python models in the server process: hands the requests of a batch to the model's runner."""
 
 cimport cython
+from cpython.pythread cimport PyThread_get_thread_ident
 
-from triton_async.backends.base cimport RequestInstance, fail_batch
+from triton_async.backends.base cimport ModelInstance, RequestInstance, fail_batch
 from triton_async.backends.python.local cimport IncomingRequest, LocalChannel, incoming
 from triton_async.infer.batch cimport Batch, ta_batch
 from triton_async.infer.clock cimport ta_now_ns
+from triton_async.infer.event cimport ta_message
+from triton_async.infer.factory cimport ResponseFactory
 
 import logging
 
 from triton_async.backends.python.local import ASKERS
+from triton_async.backends.python.worker.runner import ModelFailure
+from triton_async.errors import from_code
 
 log = logging.getLogger("triton_async.python")
 
@@ -21,19 +26,34 @@ cdef class PythonModelInstance(RequestInstance):
     def __init__(self, str name, runner, LocalChannel channel):
         RequestInstance.__init__(self, name)
         self.runner = runner
-        self.context = runner.context
+        self.model_context = runner.context
         self.channel = channel
         channel.instance = self
-
-    @property
-    def asks_ready(self):
-        return self.runner.asks_ready
+        self.asks_ready = runner.asks_ready
 
     def is_ready(self):
-        return self.runner.is_ready()
+        try:
+            return self.runner.is_ready()
+        except ModelFailure as failure:
+            raise from_code(failure.code, failure.message) from None
+
+    cdef int submit(self, ta_batch *batch) noexcept nogil:
+        cdef ta_message *message
+        cdef ta_message *following
+        batch.by_request = 1
+        with gil:
+            self._submit_python(batch)
+            message = self.first
+            self.first = self.last = NULL
+        while message != NULL:
+            following = message.next
+            self.post(self.context, message)
+            message = following
+        return 1
 
     cdef int _submit_python(self, ta_batch *c) noexcept:
         cdef Batch batch = <Batch>c.owner
+        cdef ResponseFactory factory
         cdef list sources = []
         cdef list askers = list(batch.requests)
         cdef bint decoupled = self.channel.signature.decoupled
@@ -42,13 +62,19 @@ cdef class PythonModelInstance(RequestInstance):
         cdef object token = ASKERS.set(askers)
         c.compute_input_end_ns = ta_now_ns()
         self.channel.answered_ns = 0
+        self.thread = PyThread_get_thread_ident()
         try:
             for i in range(c.n_requests):
-                source = incoming(self._factory(batch, i), self.context)
+                factory = self._factory(batch, i)
+                factory.post = _post
+                factory.context = <void *>self
+                factory.keeper = self
+                source = incoming(factory, self.model_context)
                 if decoupled:
                     source.askers = askers
                 sources.append(source)
             source = None
+            factory = None
             self.runner.execute(sources)
         except BaseException as error:  # no memory, say: what has no answer gets one from the end of its factory
             log.exception("instance '%s' could not run a batch", self.name)
@@ -58,9 +84,11 @@ cdef class PythonModelInstance(RequestInstance):
         if not decoupled:
             # What is left of it, a task say, asks for nobody's sake.
             askers.clear()
+        sources = None
+        self.channel.holds = False
         # The model's part ends with its first answer, unless it goes on sending others.
         c.compute_end_ns = ta_now_ns()
-        if self.channel.answered_ns and not self.channel.signature.decoupled:
+        if self.channel.answered_ns and not decoupled:
             c.compute_output_start_ns = self.channel.answered_ns
         else:
             c.compute_output_start_ns = c.compute_end_ns
@@ -69,3 +97,21 @@ cdef class PythonModelInstance(RequestInstance):
     def close(self):
         self.runner.close()
         self.channel.close()
+
+
+# The event of a response factory, any thread with the GIL.
+cdef void _post(void *context, ta_message *message) noexcept nogil:
+    with gil:
+        _hold(<PythonModelInstance>context, message)
+
+
+cdef void _hold(PythonModelInstance self, ta_message *message) noexcept:
+    if not self.channel.holds or self.thread != PyThread_get_thread_ident():
+        self.post((<ModelInstance>self).context, message)
+        return
+    message.next = NULL
+    if self.first == NULL:
+        self.first = message
+    else:
+        self.last.next = message
+    self.last = message

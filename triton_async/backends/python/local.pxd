@@ -42,10 +42,12 @@ cdef class LocalChannel:
     cdef object metrics              # metrics.CustomMetrics
     cdef set handles                 # of metrics and families that are not dropped
     cdef public ModelInstance instance   # None while no instance has been made
-    cdef int64_t answered_ns         # when the first response of an execution was sent; 0: not yet
+    cdef int64_t answered_ns         # when an execution sent its first response, or returned; 0: not yet
+    cdef bint holds                  # `execute` has returned, and the instance is not done with the batch
 
-    cpdef respond(self, IncomingRequest request, object response, bint final)
-    cdef list _outputs(self, IncomingRequest request, object response)
+    # `lone`: the caller has the only reference.
+    cdef int _send(self, IncomingRequest request, object response, bint final, bint lone) except -1
+    cdef list _outputs(self, IncomingRequest request, object response, bint lone)
     # `lone`: nobody has the api.Tensor but its list, so that an array that only it has may be sent as it is.
     cdef Tensor _output(self, TensorSpec spec, object tensor, bint lone)
     cdef Tensor _tensor(self, str name, int datatype, object tensor, bint lone)

@@ -191,9 +191,19 @@ cdef class LocalChannel:
     # -- requests ----------------------------------------------------------------------------------
 
     def returned(self):
-        """Nothing: what is sent is sent at once."""
+        if self.answered_ns == 0:
+            self.answered_ns = ta_now_ns()
+        self.holds = True
 
-    cpdef respond(self, IncomingRequest request, object response, bint final):
+    def respond(self, IncomingRequest request, response, bint final):
+        self._send(request, response, final, False)
+
+    def respond_last(self, IncomingRequest request, list responses):
+        # Not a variable of a caller's, whose references would be counted with it.
+        cdef object response = responses.pop()
+        self._send(request, response, True, Py_REFCNT(<PyObject *>response) <= 1)
+
+    cdef int _send(self, IncomingRequest request, object response, bint final, bint lone) except -1:
         cdef ResponseFactory factory = request.factory
         cdef object error
         if self.answered_ns == 0:
@@ -202,15 +212,13 @@ cdef class LocalChannel:
             request.askers.remove(request.request)
             request.askers = None
         if response is None:
-            factory.send_taken([], None, final)
-            return
+            return factory.send_taken([], None, final)
         error = response._error
         if error is not None:
-            factory.send([], None, from_code(error._code, error._message), final)
-            return
+            return factory.send([], None, from_code(error._code, error._message), final)
         try:
-            outputs = self._outputs(request, response)
-            factory.send_taken(outputs, response._parameters, final)
+            outputs = self._outputs(request, response, lone)
+            return factory.send_taken(outputs, response._parameters, final)
         except ServerError as problem:
             raise Refused(problem.code, problem.message) from None
 
@@ -230,18 +238,18 @@ cdef class LocalChannel:
         request.factory.wait()
 
     # What is wanted of a response, in its order.
-    cdef list _outputs(self, IncomingRequest request, object response):
+    cdef list _outputs(self, IncomingRequest request, object response, bint lone):
         cdef list given = response._outputs
         cdef list taken = []
         cdef dict specs = self.signature.output_by_name
         cdef TensorSpec spec
         cdef Tensor other
-        # Counted: the list's own and ours. More than that, and the model has it, too.
-        cdef bint lone = Py_REFCNT(<PyObject *>response) <= 1 and Py_REFCNT(<PyObject *>given) <= 2
+        cdef object tensor
         cdef object name
-        cdef Py_ssize_t i
-        for i in range(len(given)):
-            name = given[i]._name
+        # Counted: the owner's reference and ours. With any more the model has it, too.
+        lone = lone and Py_REFCNT(<PyObject *>given) <= 2
+        for tensor in given:
+            name = tensor._name
             spec = <TensorSpec>specs.get(name)
             if spec is None:
                 continue
@@ -249,7 +257,7 @@ cdef class LocalChannel:
                 if other.name == name:
                     raise InternalError(f"model '{self.signature.model_name}' gave output '{name}' more than once")
             if asks_for(request.request, spec):
-                taken.append(self._output(spec, given[i], lone and Py_REFCNT(<PyObject *>given[i]) <= 1))
+                taken.append(self._output(spec, tensor, lone and Py_REFCNT(<PyObject *>tensor) <= 2))
         return taken
 
     cdef Tensor _output(self, TensorSpec spec, object tensor, bint lone):
@@ -438,6 +446,8 @@ cdef bint _is_lone(object array) except -1:
         base = current.base
         if base is None or isinstance(base, Buffer):  # an input lies in memory of its request
             return True
+        if type(base) is bytearray:  # an input was copied there, or the model has put it there
+            return Py_REFCNT(<PyObject *>base) <= 2
         if type(base) is not _ndarray:
             return False
         current = base  # of the view, and twice here

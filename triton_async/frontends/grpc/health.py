@@ -37,8 +37,12 @@ class Health:
         if self._listener is not None:
             self._listener.cancel()
 
-    def _check(self, _: Any) -> Any:
-        return _RESPONSE(status=self._status())
+    async def _check(self, _: Any) -> Any:
+        try:
+            ready = await self._server.is_ready()
+        except ServerError:
+            ready = False
+        return _RESPONSE(status=_SERVING if ready else _NOT_SERVING)
 
     def _status(self) -> int:
         try:

@@ -32,7 +32,7 @@ class Service:
     def __mapping__(self) -> dict[str, Handler]:
         answers: dict[str, Answer] = {
             "ServerLive": lambda _: _reply("ServerLive", live=self._live()),
-            "ServerReady": lambda _: _reply("ServerReady", ready=self._ready()),
+            "ServerReady": self._ready,
             "ModelReady": self._model_ready,
             "ServerMetadata": lambda _: grpc_control.server_metadata(self._server.metadata()),
             "ModelMetadata": self._model_metadata,
@@ -55,13 +55,13 @@ class Service:
     def _live(self) -> bool:
         return self._server.live()
 
-    def _ready(self) -> bool:
-        return self._server.ready()
+    async def _ready(self, _: Any) -> Any:
+        return _reply("ServerReady", ready=await self._server.is_ready())
 
-    def _model_ready(self, request: Any) -> Any:
+    async def _model_ready(self, request: Any) -> Any:
         version = parse_version(request.version)
         try:
-            ready = self._server.model_ready(request.name, version)
+            ready = await self._server.model_is_ready(request.name, version)
         except ServerError:
             # Clients that wait for a model ask before it is known.
             ready = False

@@ -91,7 +91,7 @@ class HttpService:
         return replies.empty(200 if self._server.live() else 400)
 
     async def _ready(self, request: web.BaseRequest) -> web.Response:
-        return replies.empty(200 if self._server.ready() else 400)
+        return replies.empty(200 if await self._server.is_ready() else 400)
 
     async def _server_metadata(self, request: web.BaseRequest) -> web.Response:
         return replies.as_json(self._metadata)
@@ -102,7 +102,7 @@ class HttpService:
     async def _model_ready(self, request: web.BaseRequest, model: str, version: str | None) -> web.Response:
         number = parse_version(version)
         try:
-            ready = self._server.model_ready(model, number)
+            ready = await self._server.model_is_ready(model, number)
         except ServerError:
             # Triton says the same of a model that it does not know.
             ready = False

@@ -27,6 +27,13 @@ _CONSTANTS = {
     "TRITONSERVER_MEMORY_CPU": messages.MemoryType.TRITONSERVER_MEMORY_CPU,
     "TRITONSERVER_MEMORY_GPU": messages.MemoryType.TRITONSERVER_MEMORY_GPU,
 }
+# Under the names that the real server's have, which models and clients see in texts.
+for _class in (
+    tensors.Tensor, tensors.TritonModelException, messages.TritonError, messages.InferenceResponse,
+    messages.InferenceResponseSender, messages.ResponseIterator, messages.PreferredMemory, messages.InferenceTrace,
+    services.Metric,
+):  # fmt: skip
+    _class.__module__ = C_UTILS
 # What is the same for all instances, by the half that it is of.
 _C_SHARED = {
     "Tensor": tensors.Tensor,

@@ -103,6 +103,12 @@ class Channel(ABC):
         The caller sees to it that nothing follows a final response of the same request.
         """
 
+    def respond_last(self, request: RequestSource, responses: list[InferenceResponse]) -> None:
+        """Sends the last of `responses`, in a list that nobody else has, as the final one, and takes it out there: so
+        the channel has the only reference where the model has none, and may send arrays without a copy.
+        """
+        self.respond(request, responses.pop(), True)
+
     @abstractmethod
     def release(self, request: RequestSource, reschedule: bool = False) -> None:
         """Tells the server that the request is over for the model, in default mode behind the final response. What the

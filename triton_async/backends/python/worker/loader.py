@@ -65,6 +65,8 @@ class Loader:
 
     def load(self) -> ModuleType:
         """Runs `model.py`: its module. Raises what that raises."""
+        # It is a module of a package whose name is the version's number.
+        self._enter(ModuleType(self._package), None, [str(self._source.directory)])
         return self._run(self._name, self._source.path, None)
 
     def close(self) -> None:
@@ -104,9 +106,6 @@ class Loader:
         parts = package.split(".")
         if not package or len(parts) < level:
             raise ImportError("attempted relative import beyond top-level package")
-        # model.py is a module of a package whose name is the version's number.
-        if parts[0] == self._package and parts[0] not in self._modules:
-            self._enter(ModuleType(self._package), None, [str(self._source.directory)])
         base = ".".join(parts[: len(parts) - level + 1])
         return f"{base}.{name}" if name else base
 
@@ -235,11 +234,11 @@ def _hide(module: ModuleType) -> None:
 
 
 def _settle(name: str) -> None:
-    # One of several that are of one file is as good as another; of several files none is, but the module of model.py,
-    # whose name all models share: the newest is the one that is being loaded.
+    # One of several that are of one file is as good as another; of several files none is, but the module of model.py
+    # and its package, whose names all models share: the newest is the one that is being loaded.
     modules = _shown[name]
     files = {getattr(module, "__file__", None) or str(module.__path__) for module in modules}
-    if len(files) == 1 or (modules and name.endswith(".model") and name[0].isdigit()):
+    if len(files) == 1 or (modules and name.partition(".")[0].isdigit()):
         sys.modules[name] = modules[-1]
     else:
         sys.modules.pop(name, None)

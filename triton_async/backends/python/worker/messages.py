@@ -338,7 +338,9 @@ def incoming(request_class: type[InferenceRequest], source: RequestSource) -> In
 
 
 class ResponseIterator:
-    """The responses of a request to a decoupled model. May be gone through several times, also by `async for`."""
+    """The responses of a request to a decoupled model. May be gone through several times, also by `async for`. Its end
+    cancels what has not come yet.
+    """
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -369,6 +371,9 @@ class ResponseIterator:
         """The model needs no more of them."""
         self._call.cancel()
 
+    def __del__(self) -> None:
+        self._call.cancel()
+
     # Word alone that nothing follows is an empty response: what a model sends behind the others.
     def _add(self, item: Any) -> bool:
         if item is None:
@@ -378,11 +383,15 @@ class ResponseIterator:
 
 
 async def _awaited(call: Call) -> InferenceResponse | ResponseIterator:
-    if not call.decoupled:
-        return _only(await call.next_async())
-    iterator = ResponseIterator(call)
-    iterator._add(await call.next_async())
-    return iterator
+    try:
+        if not call.decoupled:
+            return _only(await call.next_async())
+        iterator = ResponseIterator(call)
+        iterator._add(await call.next_async())
+        return iterator
+    except asyncio.CancelledError:
+        call.cancel()
+        raise
 
 
 def _only(item: Any) -> InferenceResponse:

@@ -196,7 +196,7 @@ class Runner:
             else:
                 source.sent, source.finished = 1, True
                 try:
-                    channel.respond(source, responses.pop(), True)
+                    channel.respond_last(source, responses)
                 except Refused as error:
                     channel.respond(source, refused(error), True)
             channel.release(source)
