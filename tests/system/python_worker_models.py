@@ -227,6 +227,30 @@ class TritonPythonModel:
         return [pb_utils.is_model_ready("echo"), pb_utils.is_model_ready("nothing")]
 """
 
+READIES = """
+import time
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    answer = True
+
+    def is_ready(self):
+        if self.answer == "raise":
+            raise ValueError("not today")
+        return self.answer
+
+    def execute(self, requests):
+        for request in requests:
+            act = pb_utils.get_input_tensor_by_name(request, "ACT").as_numpy()[0].decode()
+            if act == "sleep":
+                time.sleep(2)
+            else:
+                self.answer = {"yes": True, "no": False, "raise": "raise"}[act]
+        said = pb_utils.Tensor("SAID", np.array(["done"], dtype=object))
+        return [pb_utils.InferenceResponse([said]) for _ in requests]
+"""
+
 _HEAD = 'backend: "python"\n{more}\nparameters {{ key: "ISOLATION" value {{ string_value: "process" }} }}\n'
 _STRING_IO = """input [{{ name: "{0}" data_type: TYPE_STRING dims: [1] }}]
 output [{{ name: "SAID" data_type: TYPE_STRING dims: [1] }}]
@@ -275,5 +299,6 @@ def build(repository: Path) -> None:
     add(repository, "timed", ACTS, config(ACTS_IO, EXECUTION_TIMEOUT_SECONDS="0.5"))
     add(repository, "bounded", ACTS, config(ACTS_IO, MEMORY_LIMIT_BYTES=str(1 << 29)))
     add(repository, "pair", ACTS, config(ACTS_IO + "instance_group [{ count: 2 kind: KIND_CPU }]"))
+    add(repository, "readies", READIES, config(ACTS_IO))
     add(repository, "stream", STREAM, config(STREAM_IO))
     add(repository, "caller", CALLER, config(_STRING_IO.format("HOW")))

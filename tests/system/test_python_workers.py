@@ -228,6 +228,19 @@ def test_cancellation_reaches_the_worker(workers: ServerProcess) -> None:
         assert time.monotonic() - begun < 10
 
 
+def test_a_model_says_itself_whether_it_is_ready(workers: ServerProcess) -> None:
+    assert is_ready(workers, "readies")
+    for answer, ready in (("no", False), ("yes", True), ("raise", False), ("yes", True)):
+        assert act(workers, answer, "readies") == "done"
+        assert is_ready(workers, "readies") == ready
+    with ThreadPoolExecutor(1) as pool:  # also while it works
+        asleep = pool.submit(act, workers, "sleep", "readies")
+        time.sleep(0.3)
+        assert is_ready(workers, "readies")
+        assert not asleep.done()
+    assert asleep.result() == "done"
+
+
 # -- what a worker is given ----------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,11 @@ cdef int write_request(Writer event, InferRequest request, uint64_t handle, uint
 # JSON of parameters, "" for none.
 cdef bytes parameters_text(dict parameters)
 
+# The event that brings a response to a request of the worker's. `tensors`: its outputs, None with word of the end
+# alone.
+cdef int write_inner_response(Writer event, uint64_t call, uint64_t block, Writer tensors, dict parameters,
+                              object error, bint final) except -1
+
 # What a worker has sent; WireError for what it cannot be. Parameters: None for none. An inference request of its own:
 # the arguments of InferRequest, `decoupled` and `output_names`.
 cdef dict json_object(bytes text)

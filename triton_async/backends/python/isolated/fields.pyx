@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from triton_async.backends.python.isolated.memory cimport SharedMemory
-from triton_async.backends.python.isolated.wire cimport REQUEST, Cursor, Writer
+from triton_async.backends.python.isolated.wire cimport FINAL, HAS_ERROR, HAS_RESPONSE, INNER, REQUEST, Cursor, Writer
 from triton_async.backends.python.local cimport engine_view
 from triton_async.infer.factory cimport ResponseFactory
 from triton_async.infer.request cimport InferRequest, RequestedOutput
@@ -59,6 +59,24 @@ cdef int write_request(Writer event, InferRequest request, uint64_t handle, uint
     event.raw(tensors.data, tensors.size)
     memcpy(event.data + 1, nbytes, 8)
     return 0
+
+
+cdef int write_inner_response(Writer event, uint64_t call, uint64_t block, Writer tensors, dict parameters,
+                              object error, bint final) except -1:
+    cdef int flags = FINAL if final else 0
+    event.u8(INNER)
+    event.u64(call)
+    if error is not None:
+        event.u8(flags | HAS_ERROR)
+        event.u64(block)
+        event.u32(<uint32_t>int(error.code))
+        return event.long_text(error.message.encode("utf-8", "replace"))
+    event.u8(flags if tensors is None else flags | HAS_RESPONSE)
+    event.u64(block)
+    if tensors is None:
+        return 0
+    event.long_text(parameters_text(parameters))
+    return event.raw(tensors.data, tensors.size)
 
 
 cdef int write_correlation_id(Writer event, value) except -1:

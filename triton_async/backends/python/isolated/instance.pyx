@@ -36,6 +36,10 @@ cdef class WorkerInstance(RequestInstance):
         """Starts the worker and waits until its model is there. ServerError with the reason. Not on the reader's
         thread."""
         self.supervisor.start(self)
+        self.asks_ready = self.supervisor.asks_ready()
+
+    def is_ready(self):
+        return self.supervisor.is_ready()
 
     # -- instance thread ---------------------------------------------------------------------------
 

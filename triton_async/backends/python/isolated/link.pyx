@@ -16,15 +16,16 @@ from libc.string cimport memcpy
 from triton_async.backends.python.isolated.fields cimport (
     is_sent_on,
     json_object,
-    parameters_text,
     read_inner_request,
     read_parameters,
     request_inputs,
+    write_inner_response,
     write_request,
 )
 from triton_async.backends.python.isolated.memory cimport SharedMemory
 from triton_async.backends.python.isolated.wire cimport (
     ANSWER,
+    ASK_READY,
     CALL,
     CANCEL,
     DONE,
@@ -37,7 +38,6 @@ from triton_async.backends.python.isolated.wire cimport (
     FREED,
     HAS_ERROR,
     HAS_RESPONSE,
-    INNER,
     LOG,
     RELEASED,
     RELIEVED,
@@ -46,6 +46,7 @@ from triton_async.backends.python.isolated.wire cimport (
     START,
     STARTED,
     TAKEN,
+    TOLD_READY,
     Cursor,
     Writer,
     cursor_over,
@@ -270,6 +271,13 @@ cdef class Link:
         """Tells the worker what to run: a dict."""
         self._tell(START, content)
 
+    def ask_ready(self, uint64_t question):
+        """Has `is_ready` of the model asked; LinkOwner.told_ready gets the answer."""
+        cdef Writer message = Writer.__new__(Writer)
+        message.u8(ASK_READY)
+        message.u64(question)
+        self._send(message)
+
     def finalize(self):
         """Tells the worker to call `finalize` and to end."""
         cdef Writer message = Writer.__new__(Writer)
@@ -308,17 +316,7 @@ cdef class Link:
                 error = problem
         if lease != NULL:
             block = self._keep(lease)
-        event.u8(INNER)
-        event.u64(call)
-        event.u8((FINAL if final else 0) | (HAS_ERROR if error is not None else HAS_RESPONSE if outputs is not None
-                                            else 0))
-        event.u64(block)
-        if error is not None:
-            event.u32(<uint32_t>int(error.code))
-            event.long_text(error.message.encode("utf-8", "replace"))
-        elif outputs is not None:
-            event.long_text(parameters_text(parameters))
-            event.raw(tensors.data, tensors.size)
+        write_inner_response(event, call, block, None if outputs is None else tensors, parameters, error, final)
         self._send_event(event)
 
     def _tell(self, int kind, content):
@@ -402,6 +400,9 @@ cdef class Link:
         elif kind == LOG:
             level, line = cursor.u8(), cursor.u32()
             self.owner.logs(level, line, cursor.text(), cursor.long_text())
+        elif kind == TOLD_READY:
+            call, level = cursor.u64(), cursor.u8()
+            self.owner.told_ready(call, level, cursor.long_text())
         elif kind == STARTED:
             failed = cursor.u8()
             self.owner.started(bool(failed), cursor.long_text())

@@ -29,6 +29,9 @@ class LinkOwner:
     def cancels(self, call: int) -> None:
         """It does not want the answers to that any more."""
 
+    def told_ready(self, question: int, answer: int, text: str) -> None:
+        """What `is_ready` has said: 1, 0, or 2 for an error."""
+
     def takes(self, call: int, count: int) -> None:
         """Its model has taken so many of them."""
 

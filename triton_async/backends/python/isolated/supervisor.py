@@ -11,6 +11,7 @@ A worker that has run a while is replaced at once, others after a pause that dou
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import select
 import socket
@@ -28,6 +29,7 @@ from triton_async.backends.python.isolated.owner import LinkOwner
 from triton_async.backends.python.isolated.reader import Reader, Timer
 from triton_async.backends.python.isolated.zygote import WorkerProcess, Zygote
 from triton_async.defines import (
+    MODEL_READY_TIMEOUT_S,
     WORKER_CLOSE_TIMEOUT_S,
     WORKER_END_TIMEOUT_S,
     WORKER_MEMORY_NBYTES,
@@ -66,6 +68,15 @@ class WorkerOptions:
     shared_nbytes: int = field(default=WORKER_MEMORY_NBYTES)
 
 
+class _Question:
+    """Whether the model is ready; somebody waits."""
+
+    def __init__(self) -> None:
+        self.answered = threading.Event()
+        self.answer = 0
+        self.text = ""
+
+
 class Supervisor(LinkOwner):
     """`make_services(link)`: LinkOwner of what the worker asks for beyond its answers; its `close` is called at the
     link's end. `once`: the worker says something, `answer`, and ends. State changes happen on the reader's thread.
@@ -80,6 +91,9 @@ class Supervisor(LinkOwner):
         self.restarts = 0
         self.answer = ""  # what the worker said when its model was there
         self._once = once
+        self._questions: dict[int, _Question] = {}
+        self._last_question = 0
+        self._lock = threading.Lock()
         self._zygote = zygote
         self._reader = reader
         self._pool = pool
@@ -143,6 +157,35 @@ class Supervisor(LinkOwner):
         wait_s = max(self._due - time.monotonic(), 0)
         return f"the worker of model instance '{self.name}' {self._how}; another one is started in {wait_s:.1f} s"
 
+    def asks_ready(self) -> bool:
+        """Whether the model says itself if it is ready, as its worker says."""
+        try:
+            said = json.loads(self.answer)
+        except ValueError:
+            return False
+        return isinstance(said, dict) and said.get("is_ready") is True
+
+    def is_ready(self) -> bool:
+        """What the model says; False without a worker, or where it does not answer in time. InternalError with the
+        reason why it could not say. Not on the reader's thread."""
+        link = self._link
+        if link is None or self.state is not State.RUNNING:
+            return False
+        question = _Question()
+        with self._lock:
+            self._last_question += 1
+            number = self._last_question
+            self._questions[number] = question
+        try:
+            link.ask_ready(number)
+            if not question.answered.wait(MODEL_READY_TIMEOUT_S):
+                return False
+        finally:
+            self._questions.pop(number, None)
+        if question.answer == 2:
+            raise InternalError(question.text)
+        return question.answer == 1
+
     # -- the reader's thread ---------------------------------------------------------------------------------------
 
     def _spawn(self) -> None:
@@ -199,6 +242,8 @@ class Supervisor(LinkOwner):
             self._instance.notify()
         if services is not None:
             services.close()
+        for question in list(self._questions.values()):
+            question.answered.set()
         if self.state is State.CLOSING or (self._once and self.state is State.RUNNING):
             self.state = State.CLOSED
             self._gone.set()
@@ -284,6 +329,12 @@ class Supervisor(LinkOwner):
 
     def cancels(self, call: int) -> None:
         self._services.cancels(call)
+
+    def told_ready(self, question: int, answer: int, text: str) -> None:
+        asked = self._questions.get(question)
+        if asked is not None:
+            asked.answer, asked.text = answer, text
+            asked.answered.set()
 
     def takes(self, call: int, count: int) -> None:
         self._services.takes(call, count)

@@ -14,6 +14,7 @@
 #   INNER     u64 call, u8 flags, u64 block, [u32 code, long text], [long parameters, tensors]
 #   ANSWER    u64 call, u8 whether it was refused, u32 code, long json (or text)
 #   FINALIZE
+#   ASK_READY u64 question                     what `is_ready` says
 #   SPILLED   u64 block, u64 offset, u64 n     one more event, too long for a message
 # worker -> server
 #   STARTED   u8 failed, long text             the error, or JSON
@@ -26,6 +27,7 @@
 #   CANCEL    u64 call
 #   TAKEN     u64 call, u32 n                  responses that the model has taken
 #   CALL      u64 call (0: no answer wanted), long json
+#   TOLD_READY u64 question, u8 1, 0 or 2 for an error, long text
 #   LOG       u8 level, u32 line, text file, long text
 #   FINALIZED
 #   SPILLED   u64 offset, u64 n
@@ -51,6 +53,7 @@ cdef enum:
     ANSWER = 7
     FINALIZE = 8
     SPILLED = 9
+    ASK_READY = 10
     STARTED = 33
     RESPONSE = 34
     RELEASED = 35
@@ -62,6 +65,7 @@ cdef enum:
     LOG = 41
     FINALIZED = 42
     TAKEN = 43
+    TOLD_READY = 44
 
 cdef enum:
     FINAL = 1

@@ -94,6 +94,7 @@ class WorkerChannel(Channel):
         self.batches: deque[tuple[list[wire.ReceivedRequest], int]] = deque()
         self.context: Context | None = None
         self.start: dict[str, Any] | None = None
+        self.ask_model: Callable[[], bool] | None = None
         self.finalizes = False
         self.output_names: list[str] = []
         self.credits = 0
@@ -176,6 +177,10 @@ class WorkerChannel(Channel):
             self.give_back(block)
             self._event(spilled, 0)
             return at + 1 + wire.SPILL.size
+        if kind == wire.ASK_READY:
+            (question,) = wire.U64.unpack_from(data, at + 1)
+            threading.Thread(target=self._tell_ready, args=(question,), name="is_ready", daemon=True).start()
+            return at + 9
         if kind == wire.START:
             content, at = wire.long_text(data, at + 1)
             self.start = json.loads(content)
@@ -347,6 +352,22 @@ class WorkerChannel(Channel):
         self._out.add([wire.TAKEN_EVENT.pack(wire.TAKEN, number, count)])
         self._out.flush()
 
+    # On a thread of its own: the model may be busy, or take its time.
+    def _tell_ready(self, question: int) -> None:
+        assert self.ask_model is not None
+        answer, text = 0, ""
+        try:
+            answer = int(self.ask_model())
+        except ModelFailure as error:
+            answer, text = 2, error.message
+        head = wire.TOLD_READY_HEAD.pack(wire.TOLD_READY, question, answer)
+        self._out.add([head, wire.pack_long(text.encode("utf-8", "replace"))])
+        self._out.flush()
+
+    def listen(self) -> None:
+        """Has somebody read all the time, so that questions are heard while the model works."""
+        threading.Thread(target=self._wait_for, args=(lambda: False,), name="worker reader", daemon=True).start()
+
     def _help(self) -> None:
         """Somebody waits for a call in an event loop: a thread of ours reads, until all calls are over."""
         with self._changed:
@@ -497,6 +518,9 @@ def main(connection: int, requests: int, responses: int) -> int:
     except ModelFailure as error:
         channel.started(True, error.message)
         return 1
+    if runner.asks_ready:
+        channel.ask_model = runner.is_ready
+        channel.listen()
     channel.started(False, json.dumps({"is_ready": runner.asks_ready}))
     serve(channel, runner)
     runner.close()
