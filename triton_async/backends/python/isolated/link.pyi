@@ -10,9 +10,6 @@ from triton_async.memory.slab import SlabPool
 
 class Link:
     failed: bool
-    idle: bool
-    n_batches: int
-    n_requests: int
     requests: SharedMemory
     responses: SharedMemory
     def __init__(

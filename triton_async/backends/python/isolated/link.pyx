@@ -117,20 +117,6 @@ cdef class Link:
         """Whether it is over."""
         return self.socket is None
 
-    @property
-    def n_batches(self):
-        """Batches that the worker has."""
-        return len(self.batches)
-
-    @property
-    def n_requests(self):
-        return len(self.factories)
-
-    @property
-    def idle(self):
-        """Whether the worker has nothing at all of ours."""
-        return not self.factories and not self.batches and not self.blocks
-
     # -- to the worker -----------------------------------------------------------------------------
 
     cdef bint submit(self, Batch batch, list factories) except -1:

@@ -18,13 +18,11 @@ cdef int64_t LEAST_NBYTES = 1 << 26
 cdef extern from "<sys/mman.h>" nogil:
     void *mmap_range "mmap"(void *address, size_t nbytes, int protection, int flags, int fd, int64_t offset)
     int munmap(void *address, size_t nbytes)
-    int madvise(void *address, size_t nbytes, int advice)
     void *MAP_FAILED
     int MAP_SHARED
     int MAP_NORESERVE
     int PROT_READ
     int PROT_WRITE
-    int MADV_REMOVE
 
 
 cdef class SharedMemory:
@@ -76,15 +74,6 @@ cdef class SharedMemory:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
-
-    @property
-    def leased(self):
-        """Leases out."""
-        return 0 if self.arena is None else self.arena.c.leased
-
-    def trim(self):
-        """Gives all pages back to the system. Only where nothing is leased, and nobody leases meanwhile."""
-        madvise(self.base, self.nbytes, MADV_REMOVE)
 
     cdef ta_lease *lease(self, int64_t nbytes) noexcept nogil:
         return ta_arena_lease(self.arena.c, nbytes)
