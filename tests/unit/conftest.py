@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator
 
 import pytest
 
+from triton_async import logs
 from triton_async.infer.batch import live_batches
 from triton_async.infer.request import live_requests
 from triton_async.infer.response import live_responses
@@ -29,6 +31,16 @@ def what_modules_import_is_not_searched_for_garbage() -> None:
     """Tests collect garbage before they count; with PyTorch's million objects in it each time would take a second."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def log_settings_are_as_before() -> Iterator[None]:
+    """A test may change them through a server in its own process."""
+    logger, settings = logging.getLogger("triton_async"), logs.settings()
+    level = logger.level
+    yield
+    logs.update(settings)
+    logger.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

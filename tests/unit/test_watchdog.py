@@ -14,6 +14,9 @@ import pytest
 
 from triton_async.watchdog import watching
 
+# So far behind the first a signal is a second wish, and not the same one told twice.
+ANOTHER_S = 0.5
+
 ROOT = str(Path(sys.modules["triton_async"].__file__ or "").resolve().parent.parent)
 
 # Holds the GIL in C, as an engine might: no thread of Python runs meanwhile.
@@ -44,9 +47,9 @@ def started(program: str) -> subprocess.Popen[str]:
 ])  # fmt: skip
 def test_a_process_that_hangs_is_ended(limit: float, again: float, signals: int, text: str) -> None:
     process = started(HANG.format(limit=limit, again=again))
-    for _ in range(signals):
+    for number in range(signals):
+        time.sleep(ANOTHER_S * number)
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.1)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 1
     assert text in errors
@@ -77,6 +80,8 @@ def test_handlers_get_their_signals_and_come_back() -> None:
     try:
         with watching([signal.SIGUSR1], 60, 60):
             os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), signal.SIGUSR1)  # the same wish
+            time.sleep(ANOTHER_S)
             os.kill(os.getpid(), signal.SIGUSR1)
             with pytest.raises(OSError, match="watchdog could not be started"), watching([signal.SIGUSR2], 1, 1):
                 pass

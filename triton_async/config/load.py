@@ -26,8 +26,8 @@ from triton_async.config.versions import list_versions
 from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable
 from triton_async.protos import ModelConfig as ModelConfigProto
 
-# Backends whose models are one file, or one folder, of a name that is known.
-_OF_ONE_FILE = ("onnxruntime", "pytorch")
+# Backends whose models are one file, or one folder, of a name that is known: names, and those taken in their place.
+_OF_ONE_FILE: dict[str, dict[str, str]] = {"onnxruntime": {}, "pytorch": {"model.pt": "model.pt2"}}
 
 # Backend name, path of the model (file or directory), config so far -> what the model has; None when the
 # backend cannot tell: the config then stays as written.
@@ -207,8 +207,11 @@ def check_model_file(proto: Any, model_dir: Path, path: Path) -> None:
     """ServerError, saying what lies there, when the model's file is not at `path`, or cannot be read. Backends that
     need no file, or look for several, say themselves what they miss.
     """
-    if proto.backend in _OF_ONE_FILE and not os.path.lexists(path):
-        raise Unavailable(missing_file(model_dir, path))
+    others = _OF_ONE_FILE.get(proto.backend)
+    if others is not None and not os.path.lexists(path):
+        other = path.with_name(others.get(path.name, path.name))
+        if not os.path.lexists(other):
+            raise Unavailable(missing_file(model_dir, path))
     if os.path.lexists(path):
         check_readable(path, f"'{path.relative_to(model_dir.parent)}'")
 

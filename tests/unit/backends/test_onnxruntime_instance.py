@@ -210,7 +210,12 @@ def test_optional_inputs_may_be_absent(tmp_path: Path, pool: SlabPool) -> None:
         [tensor("y", FLOAT, ["n"])],
         [helper.make_tensor("bias", FLOAT, [1], [10.0])],
     )
-    loaded = Loaded(write(tmp_path, made, "max_batch_size: 0"), pool)
+    # Completed, a config has no weights among its inputs; written out it may.
+    inputs = """
+        input { name: "x" data_type: TYPE_FP32 dims: -1 }
+        input { name: "bias" data_type: TYPE_FP32 dims: 1 optional: true }
+    """
+    loaded = Loaded(write(tmp_path, made, f"max_batch_size: 0 {inputs}"), pool)
     x = np.ones(2, np.float32)
     assert loaded.run_one(x=x)["y"].tolist() == [11, 11]
     assert loaded.run_one(x=x, bias=np.full(1, 2, np.float32))["y"].tolist() == [3, 3]

@@ -191,7 +191,7 @@ def test_a_folder_with_external_data(tmp_path: Path, pool: SlabPool) -> None:
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        (None, Unavailable, "unable to find 'model.onnx'"),
+        (None, Unavailable, "unable to find 'm/1/model.onnx' for model 'm'"),
         (b"", InvalidArg, "'model.onnx' is empty"),
         (b"\x08\x07", InternalError, "onnx runtime error"),
         (b"text, not a model", InternalError, "onnx runtime error 7: Load model from model.onnx failed"),

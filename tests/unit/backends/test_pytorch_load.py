@@ -131,7 +131,7 @@ def test_model_pt2_is_the_second_choice(tmp_path: Path, pool: SlabPool) -> None:
     assert loaded.config.max_batch_size == 4
     (tmp_path / "empty" / "1").mkdir(parents=True)
     (tmp_path / "empty" / "config.pbtxt").write_text(config(*PAIR))
-    with pytest.raises(Unavailable, match=r"unable to find 'model.pt' for model 'empty'"):
+    with pytest.raises(Unavailable, match=r"unable to find 'empty/1/model.pt' for model 'empty'"):
         Loaded(tmp_path / "empty", pool)
 
 

@@ -193,7 +193,7 @@ def _external_files(path, settings):
         return []
     try:
         names = external_files(path.read_bytes())
-        files = [(name, safe_join(path.parent, name, "external data", links=True)) for name in names]
+        files = [(name, safe_join(path.parent, name, "external data")) for name in names]
         return [(name, file.read_bytes()) for name, file in files if file.is_file()]
     except InvalidArg:
         return []

@@ -73,22 +73,22 @@ def test_refused_registrations(client: Client) -> None:
 BODY: dict[str, Any] = {"raw_handle": {"b64": base64.b64encode(b"h" * 64).decode()}, "device_id": 0, "byte_size": 8}
 NO_HANDLE = "'raw_handle' must be a valid base64 encoded cudaIpcMemHandle_t"
 BAD_BODIES: dict[str, tuple[Any, int, str]] = {
-    "empty": (b"", 500, "failed to parse the request JSON buffer: The document is empty. at 0"),
+    "empty": (b"", 400, "failed to parse the request JSON buffer: The document is empty. at 0"),
     "no object": ([], 400, "Shared memory register request has no 'raw_handle' field"),
     "no handle": ({"byte_size": 8}, 400, "Shared memory register request has no 'raw_handle' field"),
     "handle of another kind": (
-        {**BODY, "raw_handle": "x"}, 500, "attempt to access non-existing object member 'b64'",
+        {**BODY, "raw_handle": "x"}, 400, "attempt to access non-existing object member 'b64'",
     ),
-    "no b64": ({**BODY, "raw_handle": {}}, 500, "attempt to access non-existing object member 'b64'"),
-    "b64 no string": ({**BODY, "raw_handle": {"b64": 5}}, 500, "attempt to access JSON non-string as string"),
-    "no size": ({"raw_handle": BODY["raw_handle"]}, 500, "attempt to access non-existing object member 'byte_size'"),
-    "negative size": ({**BODY, "byte_size": -1}, 500, NO_UINT),
-    "size too large": ({**BODY, "byte_size": 1 << 64}, 500, NO_UINT),
+    "no b64": ({**BODY, "raw_handle": {}}, 400, "attempt to access non-existing object member 'b64'"),
+    "b64 no string": ({**BODY, "raw_handle": {"b64": 5}}, 400, "attempt to access JSON non-string as string"),
+    "no size": ({"raw_handle": BODY["raw_handle"]}, 400, "attempt to access non-existing object member 'byte_size'"),
+    "negative size": ({**BODY, "byte_size": -1}, 400, NO_UINT),
+    "size too large": ({**BODY, "byte_size": 1 << 64}, 400, NO_UINT),
     "no device": (
-        {"raw_handle": BODY["raw_handle"], "byte_size": 8}, 500,
+        {"raw_handle": BODY["raw_handle"], "byte_size": 8}, 400,
         "attempt to access non-existing object member 'device_id'",
     ),
-    "negative device": ({**BODY, "device_id": -1}, 500, NO_UINT),
+    "negative device": ({**BODY, "device_id": -1}, 400, NO_UINT),
     "no base64": ({**BODY, "raw_handle": {"b64": "*" * 88}}, 400, NO_HANDLE),
     "no ASCII": ({**BODY, "raw_handle": {"b64": "ä" * 88}}, 400, NO_HANDLE),
     "cut off": ({**BODY, "raw_handle": {"b64": "aGhoa"}}, 400, NO_HANDLE),
@@ -122,14 +122,14 @@ def test_control_paths(server: Server) -> None:
 
 SYSTEM_BODY: dict[str, Any] = {"key": "/k", "byte_size": 8}
 BAD_SYSTEM_BODIES: dict[str, tuple[Any, int, str]] = {
-    "empty": (b"", 500, "failed to parse the request JSON buffer: The document is empty. at 0"),
+    "empty": (b"", 400, "failed to parse the request JSON buffer: The document is empty. at 0"),
     "no object": ([], 400, "Shared memory register request has no 'key' field"),
     "no key": ({"byte_size": 8}, 400, "Shared memory register request has no 'key' field"),
-    "key no string": ({**SYSTEM_BODY, "key": 5}, 500, "attempt to access JSON non-string as string"),
+    "key no string": ({**SYSTEM_BODY, "key": 5}, 400, "attempt to access JSON non-string as string"),
     "no size": ({"key": "/k"}, 400, "Shared memory register request has no 'byte_size' field"),
-    "negative size": ({**SYSTEM_BODY, "byte_size": -1}, 500, NO_UINT),
-    "size too large": ({**SYSTEM_BODY, "byte_size": 1 << 64}, 500, NO_UINT),
-    "negative offset": ({**SYSTEM_BODY, "offset": -1}, 500, NO_UINT),
+    "negative size": ({**SYSTEM_BODY, "byte_size": -1}, 400, NO_UINT),
+    "size too large": ({**SYSTEM_BODY, "byte_size": 1 << 64}, 400, NO_UINT),
+    "negative offset": ({**SYSTEM_BODY, "offset": -1}, 400, NO_UINT),
 }
 
 

@@ -96,19 +96,19 @@ HTTP_REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any] | None, int, str]]
         "[request id: <id_unknown>] input byte size mismatch for input 'INPUT0' for model 'fp32'. Expected 8, got 0",
     ),
     "offset without region": (
-        {"data": [1, 2], "parameters": {"shared_memory_offset": "0"}}, None, 500,
+        {"data": [1, 2], "parameters": {"shared_memory_offset": "0"}}, None, 400,
         f"Unable to parse 'shared_memory_offset': {NO_UINT}",
     ),
     "negative offset": (
-        {"parameters": {**REGION, "shared_memory_offset": -1}}, None, 500,
+        {"parameters": {**REGION, "shared_memory_offset": -1}}, None, 400,
         f"Unable to parse 'shared_memory_offset': {NO_UINT}",
     ),
     "size of another kind": (
-        {"parameters": {**REGION, "shared_memory_byte_size": 8.0}}, None, 500,
+        {"parameters": {**REGION, "shared_memory_byte_size": 8.0}}, None, 400,
         f"Unable to parse 'shared_memory_byte_size': {NO_UINT}",
     ),
     "region of another kind": (
-        {"parameters": {**REGION, "shared_memory_region": 1}}, None, 500,
+        {"parameters": {**REGION, "shared_memory_region": 1}}, None, 400,
         "Unable to parse 'shared_memory_region': attempt to access JSON non-string as string",
     ),
     "output with classes": (
@@ -125,7 +125,7 @@ HTTP_REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any] | None, int, str]]
         "hold the results",
     ),
     "output offset of another kind": (
-        {"data": [1, 2]}, {"parameters": {"shared_memory_offset": None}}, 500,
+        {"data": [1, 2]}, {"parameters": {"shared_memory_offset": "0"}}, 400,
         f"Unable to parse 'shared_memory_offset': {NO_UINT}",
     ),
 }  # fmt: skip
