@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import ssl
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -28,7 +29,7 @@ from triton_async.core.host import Host, Workers
 from triton_async.core.inner import InnerRequests
 from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
-from triton_async.defines import EXIT_GIVE_UP_S, SECOND_SIGNAL_GRACE_S, SLAB_CACHE_NBYTES, STOP_GRACE_S
+from triton_async.defines import EXIT_GIVE_UP_S, GIL_SWITCH_S, SECOND_SIGNAL_GRACE_S, SLAB_CACHE_NBYTES, STOP_GRACE_S
 from triton_async.errors import ServerError
 from triton_async.frontends import metrics, sockets, tls
 from triton_async.frontends.grpc import server as grpc
@@ -67,6 +68,7 @@ class Certificates(NamedTuple):
 
 def run(settings: Settings) -> int:
     """Serves until SIGINT or SIGTERM. The exit status of the process."""
+    sys.setswitchinterval(GIL_SWITCH_S)
     try:
         certificates = _certificates(settings)
         _try_ports(settings)

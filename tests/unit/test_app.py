@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import sys
+from pathlib import Path
+
 import pytest
 from fake_devices import FakeDevices
 
 from triton_async import app
 from triton_async.config.settings import parse
+from triton_async.defines import GIL_SWITCH_S
 
 MIB = 1 << 20
 
@@ -39,3 +44,15 @@ def test_the_defaults_are_tritons(asked: list[float]) -> None:
     pools = app.make_pools(parse(["--model-repository=/models"]))
     assert (pools.pinned().budget_nbytes, pools.device(1).budget_nbytes) == (256 * MIB, 64 * MIB)
     assert asked == [6.0]
+
+
+def test_a_server_hands_the_gil_over_soon(tmp_path: Path) -> None:
+    before = sys.getswitchinterval()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        options = [f"--model-repository={tmp_path}", "--http-address=127.0.0.1", f"--http-port={port}"]
+        try:
+            assert app.run(parse([*options, "--grpc-port=0", "--metrics-port=0"])) == 1
+            assert sys.getswitchinterval() == pytest.approx(GIL_SWITCH_S)
+        finally:
+            sys.setswitchinterval(before)
