@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from triton_async.config.message_fields import fields
 from triton_async.errors import InvalidArg
 
 # Depth of subgraphs in subgraphs; exporters make a handful.
@@ -24,16 +25,19 @@ _BAD = "failed to parse ONNX model: it is not a valid protobuf message"
 
 def external_files(model: bytes) -> tuple[str, ...]:
     """Locations, relative to the model's directory, of its external data, sorted. InvalidArg when it cannot be read."""
-    return tuple(sorted(set(_locations(memoryview(model), "Model", 0))))
+    try:
+        return tuple(sorted(set(_locations(memoryview(model), "Model", 0))))
+    except ValueError:
+        raise InvalidArg(_BAD) from None
 
 
 def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
     if depth > _MAX_DEPTH:
         raise InvalidArg("failed to parse ONNX model: its graphs are nested too deeply")
-    for number, value in _fields(message):
+    for number, value in fields(message):
         inner = _FIELDS[kind].get(number)
         if inner == "Entry":
-            entry = {key: bytes(found) for key, found in _fields(value)}
+            entry = {key: bytes(found) for key, found in fields(value)}
             if entry.get(1) == b"location":
                 yield _text(entry.get(2, b""))
         elif inner is not None:
@@ -45,38 +49,3 @@ def _text(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         raise InvalidArg("failed to parse ONNX model: the name of an external file is not UTF-8") from None
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """(number, bytes) of the length-delimited fields; the others hold no message."""
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        wire_type = tag & 7
-        if wire_type == 0:
-            _, at = _varint(message, at)
-        elif wire_type in (1, 5):
-            at += 8 if wire_type == 1 else 4
-            if at > len(message):
-                raise InvalidArg(_BAD)
-        elif wire_type == 2:
-            size, at = _varint(message, at)
-            if size > len(message) - at:
-                raise InvalidArg(_BAD)
-            yield tag >> 3, message[at : at + size]
-            at += size
-        else:
-            raise InvalidArg(_BAD)
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(message):
-            break
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise InvalidArg(_BAD)

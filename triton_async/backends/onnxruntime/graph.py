@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from triton_async.config.message_fields import fields
+
 # Nodes above this size carry a constant; what operator they are is not looked up.
 _LARGEST_NODE = 1 << 20
 # Depth of subgraphs in subgraphs; exporters make a handful.
@@ -100,24 +102,24 @@ def _read_graph_of_file(file: BinaryIO, end: int, graph: Graph) -> None:
 def _nodes_of(message: memoryview, field_number: int, graph: Graph, depth: int) -> None:
     if depth > _MAX_DEPTH:
         raise ValueError("graphs are nested too deeply")
-    for number, value in _fields(message):
+    for number, value in fields(message):
         if number == field_number:
             _read_node(value, graph, depth)
 
 
 def _read_node(node: memoryview, graph: Graph, depth: int) -> None:
-    for number, value in _fields(node):
+    for number, value in fields(node):
         if number == _NODE_OPERATOR:
             graph.operators.add(bytes(value).decode())
         elif number == _NODE_ATTRIBUTE:
-            for kind, inner in _fields(value):
+            for kind, inner in fields(value):
                 if kind in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
                     _nodes_of(inner, _GRAPH_NODE, graph, depth + 1)
 
 
 def _read_value(value: memoryview, graph: Graph) -> None:
     name, dims, tensor = "", None, False
-    for number, part in _fields(value):
+    for number, part in fields(value):
         if number == _VALUE_NAME:
             name = bytes(part).decode()
         elif number == _VALUE_TYPE:
@@ -144,39 +146,7 @@ def _named(shapes: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
 
 
 def _at(message: memoryview, wanted: int) -> Iterator[memoryview]:
-    return (value for number, value in _fields(message) if number == wanted)
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """(number, bytes) of the length-delimited fields. ValueError for what is no message."""
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        if tag & 7 == 2:
-            size, at = _varint(message, at)
-            if size > len(message) - at:
-                raise ValueError("a field is longer than its message")
-            yield tag >> 3, message[at : at + size]
-            at += size
-        elif tag & 7 == 0:
-            _, at = _varint(message, at)
-        elif tag & 7 in (1, 5):
-            at += 8 if tag & 7 == 1 else 4
-        else:
-            raise ValueError("not a protobuf message")
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(message):
-            break
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError("not a protobuf message")
+    return (value for number, value in fields(message) if number == wanted)
 
 
 def _file_fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,40 @@
+"""Protobuf messages that are only looked through, such as ONNX models: fields by number, without a schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+
+def fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """(number, bytes) of the length-delimited fields; the others hold no message. ValueError for what is no message."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        wire_type = tag & 7
+        if wire_type == 0:
+            _, at = _varint(message, at)
+        elif wire_type in (1, 5):
+            at += 8 if wire_type == 1 else 4
+            if at > len(message):
+                raise ValueError("a field is longer than its message")
+        elif wire_type == 2:
+            size, at = _varint(message, at)
+            if size > len(message) - at:
+                raise ValueError("a field is longer than its message")
+            yield tag >> 3, message[at : at + size]
+            at += size
+        else:
+            raise ValueError("not a protobuf message")
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(message):
+            break
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError("not a protobuf message")
