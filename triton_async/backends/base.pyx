@@ -42,11 +42,11 @@ class InferenceCall:
 
     def responded(self, response):
         """One InferResponse, in order; behind the final one none."""
-        raise NotImplementedError
+        raise Unsupported("this call takes no responses")
 
     def refused(self, error):
         """The ServerError with which the server did not take the request. Nothing else follows."""
-        raise NotImplementedError
+        raise Unsupported("this call takes no refusal")
 
     def released(self):
         """The request's inputs are read no more. Once for a request that was taken."""
@@ -66,19 +66,19 @@ class InferenceService:
         Before it is taken the request is refused (DecoupledModel) if its model is decoupled and `call.decoupled` is
         False.
         """
-        raise NotImplementedError
+        raise Unsupported("this service takes no requests")
 
     def load_model(self, name, parameters):
         """Loads a model as a load request does, with its `parameters`, and waits. ServerError."""
-        raise NotImplementedError
+        raise Unsupported("this service loads no models")
 
     def unload_model(self, name, unload_dependents):
         """Takes a model out of service, as an unload request does. ServerError."""
-        raise NotImplementedError
+        raise Unsupported("this service unloads no models")
 
     def model_ready(self, name, version):
         """Whether a version of the model is READY, -1: any. False for an unknown one."""
-        raise NotImplementedError
+        raise Unsupported("this service knows no models")
 
 
 class Backend:

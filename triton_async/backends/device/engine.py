@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from triton_async.errors import Unsupported
+
 
 class DeviceTensor(NamedTuple):
     """Bytes on the engine's device. `dims`: as the engine sees them, batch dimension first when the model batches."""
@@ -60,7 +62,7 @@ class DeviceEngine:
         Under stream capture `consumed` is 0 and no event may be recorded. What a captured run uses, its outputs
         included, stays in place until `drop_captures`, whatever else is run in the slot.
         """
-        raise NotImplementedError
+        raise Unsupported("this engine has no enqueue")
 
     def records_consumed(self) -> bool:
         """Whether `enqueue` records `consumed` itself."""
@@ -69,7 +71,7 @@ class DeviceEngine:
     def late_output(self, slot: int, index: int) -> DeviceTensor:
         """Output `index` of the run in `slot`, which is done. On the completion thread: an `enqueue` of another slot
         may be under way."""
-        raise NotImplementedError
+        raise Unsupported("this engine has no late outputs")
 
     def drop_captures(self, slot: int) -> None:
         """The graphs captured in `slot` are destroyed: what they used may be freed or move."""
