@@ -31,6 +31,8 @@ Row = dict[str, Any]
 # Requests that are out at a time to keep two slots full.
 _OUTSTANDING_BATCHES = 6
 _INSTANCES = 1
+# In the server's own process, and by clients over gRPC.
+_PARTS = ("server", "network")
 # A single row may take so many times what the bare engine takes for the largest batch: it waits for one, at most, and
 # runs in the next.
 _BOUND_SERVICE_TIMES = 2
@@ -198,6 +200,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda:0", help="cuda:0 (default), or cpu to try the benchmark itself")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement (default: 2)")
     parser.add_argument("--clients", type=int, default=8, help="client processes of the runs over gRPC (default: 8)")
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS, help="what to measure (default: all)")
     parser.add_argument("--out", type=Path, default=Path("bench/results/gpu"), help="path without ending")
     options = parser.parse_args()
     on_gpu = options.device != "cpu"
@@ -208,8 +211,9 @@ def main() -> None:
     sys.setswitchinterval(2e-5)
     rows: list[Row] = []
     try:
-        uvloop.run(_in_process(rows, subjects, options))
-        for subject in subjects if on_gpu else ():
+        if "server" in options.parts:
+            uvloop.run(_in_process(rows, subjects, options))
+        for subject in subjects if on_gpu and "network" in options.parts else ():
             _over_the_network(rows, subject, options)
     finally:
         # What was measured before something failed is worth keeping.

@@ -66,7 +66,7 @@ class OnGpu:
         assert InstanceKind.GPU in backend.kinds
         self.config: ModelConfig = load(
             directory, "m", inspect=lambda name, path, proto: backend.inspect(path, proto),
-            find_gpus=lambda name: Gpus((0,)),
+            find_gpus=lambda name, named: Gpus((0,)),
         )  # fmt: skip
         self.signature = make_signature(self.config, 1, directory)
         path = directory / "1" / self.config.default_model_filename

@@ -27,6 +27,7 @@ class InferenceService:
 class Backend:
     name: str
     accelerators: bool
+    prefers_cpu: bool
     @property
     def kinds(self) -> tuple[InstanceKind, ...]: ...
     @property

@@ -92,6 +92,9 @@ class Backend:
     #: Whether it knows `optimization.execution_accelerators`.
     accelerators = False
 
+    #: Whether instances whose group names neither a kind nor a GPU are on the CPU, whatever GPUs there are.
+    prefers_cpu = False
+
     @property
     def gpu_problem(self):
         """Why it makes no instances on GPUs, where `kinds` has none."""

@@ -17,7 +17,7 @@ from triton_async.config.labels import read_labels
 from triton_async.config.model_config import ModelConfig, freeze, version_policy
 from triton_async.config.normalise import normalise, normalise_instances
 from triton_async.config.paths import check_readable, safe_join
-from triton_async.config.placement import FindGpus, Gpus, may_use_gpus, no_gpus
+from triton_async.config.placement import FindGpus, Gpus, may_use_gpus, names_gpus, no_gpus
 from triton_async.config.settings import DEFAULT_MAX_BATCH_SIZE
 from triton_async.config.unsupported import refuse_unsupported, unsupported, unsupported_fields
 from triton_async.config.validate import config_problems, validate_config, validate_instances, validate_name
@@ -115,9 +115,9 @@ def complete_config(
         refuse_unsupported(proto)
     except ServerError as error:
         raise _in_file(error, filename) from None
-    gpus = find_gpus(proto.backend) if may_use_gpus(proto) else Gpus()
+    gpus = find_gpus(proto.backend, names_gpus(proto)) if may_use_gpus(proto) else Gpus()
     try:
-        normalise_instances(proto, gpus.usable)
+        normalise_instances(proto, gpus.usable, gpus.cpu_first)
         validate_instances(proto, gpus)
         path = model_path(proto, model_dir, version)
         check_model_file(proto, model_dir, path)

@@ -26,8 +26,10 @@ def normalise(proto: Any) -> None:
             optimization.output_pinned_memory.enable = True
 
 
-def normalise_instances(proto: Any, gpus: Sequence[int] = ()) -> None:
-    """Fills the instance groups: one at least, name, kind (not AUTO), count, GPUs. `gpus`: those usable."""
+def normalise_instances(proto: Any, gpus: Sequence[int] = (), cpu_first: bool = False) -> None:
+    """Fills the instance groups: one at least, name, kind (not AUTO), count, GPUs. `gpus`: those usable; `cpu_first`:
+    by groups that name them.
+    """
     if proto.HasField("ensemble_scheduling"):
         return
     if not proto.instance_group:
@@ -36,7 +38,8 @@ def normalise_instances(proto: Any, gpus: Sequence[int] = ()) -> None:
         if not group.name:
             group.name = f"{proto.name}_{index}"
         if group.kind == InstanceKind.AUTO:
-            usable = bool(gpus) and all(gpu in gpus for gpu in group.gpus)
+            wanted = bool(group.gpus) or not cpu_first
+            usable = wanted and bool(gpus) and all(gpu in gpus for gpu in group.gpus)
             group.kind = InstanceKind.GPU if usable else InstanceKind.CPU
         if group.count < 1:
             on_cpu = group.kind == InstanceKind.CPU

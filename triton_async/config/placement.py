@@ -11,17 +11,21 @@ from triton_async.config.model_config import InstanceKind
 
 @dataclass(frozen=True, slots=True)
 class Gpus:
-    """What a backend may use. `problem`: why `usable` is empty, in plain words."""
+    """What a backend may use. `problem`: why `usable` is empty, in plain words. `cpu_first`: only a group that names
+    GPUs is on one.
+    """
 
     usable: tuple[int, ...] = ()
     problem: str = "this server uses none"
+    cpu_first: bool = False
 
 
-# Backend name -> its GPUs. May load CUDA: called once per config, and only for one that `may_use_gpus`.
-FindGpus = Callable[[str], Gpus]
+# (backend name, whether the config names GPUs) -> its GPUs. May load CUDA: called once per config, and only for one
+# that `may_use_gpus`.
+FindGpus = Callable[[str, bool], Gpus]
 
 
-def no_gpus(backend: str) -> Gpus:
+def no_gpus(backend: str, named: bool) -> Gpus:
     """FindGpus of a server without GPUs."""
     return Gpus()
 
@@ -32,3 +36,8 @@ def may_use_gpus(proto: Any) -> bool:
         return False
     groups = proto.instance_group
     return not groups or any(group.kind in (InstanceKind.AUTO, InstanceKind.GPU) for group in groups)
+
+
+def names_gpus(proto: Any) -> bool:
+    """Whether some instance group is on a GPU by its kind or its list."""
+    return any(group.kind == InstanceKind.GPU or group.gpus for group in proto.instance_group)

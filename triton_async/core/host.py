@@ -86,9 +86,10 @@ class Host:
         """The machine's GPUs. The first call may load CUDA and block. Unsupported, with the reason, for none."""
         return self.pools.devices
 
-    def use_gpu(self, device: int) -> None:
-        """Makes a GPU current for the calling thread, which may be any but the loop's. ServerError."""
-        self.open_devices().use(device)
+    def use_gpu(self, device: int) -> int:
+        """Makes a GPU current for the calling thread, which may be any but the loop's, and says which was. ServerError.
+        """
+        return self.open_devices().use(device)
 
     async def loading(self, function: Callable[..., T], *arguments: Any) -> T:
         """Runs a step of a load on a load thread. Whatever a backend or a file system raises comes as a ServerError."""

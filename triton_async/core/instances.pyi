@@ -9,7 +9,7 @@ class Instance:
     name: str
     in_flight: int
     def __init__(
-        self, name: str, reactor: Reactor, pool: SlabPool, use: Callable[[int], None], device_id: int = -1
+        self, name: str, reactor: Reactor, pool: SlabPool, use: Callable[[int], int], device_id: int = -1
     ) -> None: ...
     def start(
         self, make_engine: Callable[[], ModelInstance], on_started: Callable[[ServerError | None], None]

@@ -104,7 +104,7 @@ def open_model(
         config = complete_config(
             file, directory, name, inspect=inspection, version=newest, auto_complete=auto_complete,
             default_max_batch_size=settings.default_max_batch_size,
-            find_gpus=lambda backend: find_gpus(host.backends.get(backend), host.open_devices),
+            find_gpus=lambda backend, named: find_gpus(host.backends.get(backend), host.open_devices, named),
         )  # fmt: skip
         check_backend(host.backends.get(config.backend), config, host.open_devices)
         model.config = config

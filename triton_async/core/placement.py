@@ -19,15 +19,20 @@ from triton_async.memory.devices import Devices
 OpenDevices = Callable[[], Devices]
 
 
-def find_gpus(backend: Backend, open_devices: OpenDevices) -> Gpus:
-    """GPUs that instances of `backend` may be on. Opens the devices only for a backend that can use them."""
+def find_gpus(backend: Backend, open_devices: OpenDevices, named: bool = True) -> Gpus:
+    """GPUs that instances of `backend` may be on. Opens the devices only for a backend that can use them, and that
+    prefers them unless they are `named`.
+    """
     if InstanceKind.GPU not in backend.kinds:
         return Gpus(problem=backend.gpu_problem)
+    if backend.prefers_cpu and not named:
+        return Gpus(cpu_first=True)
     try:
         infos = open_devices().infos
     except ServerError as error:
         return Gpus(problem=error.message)
-    return Gpus(tuple(info.index for info in infos), "" if infos else "this machine has no GPU that can be used")
+    problem = "" if infos else "this machine has no GPU that can be used"
+    return Gpus(tuple(info.index for info in infos), problem, backend.prefers_cpu)
 
 
 def check_backend(backend: Backend, config: ModelConfig, open_devices: OpenDevices) -> None:

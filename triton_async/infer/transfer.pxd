@@ -17,6 +17,7 @@ cdef class Transfer:
     cdef int home                # GPU that is current for the thread outside of these methods; -1: none is needed
     cdef int current             # GPU that is, as far as known; -1: unknown
     cdef bint moved              # `current` is no longer what the method found
+    cdef int found               # GPU that the method found current, where `home` does not say; -1: unknown
     cdef bint written            # copies to GPUs are not known to be complete
     cdef bint copied             # the method has copied anything
     cdef int lost                # why copies to GPUs may never complete; 0: they will
@@ -33,7 +34,10 @@ cdef class Transfer:
     # For engines that answer by request, with the GIL, which is held throughout.
     # `tensor`, an output that `request` asks for, where that takes it: on the host, unless it goes to a region or is
     # taken anywhere. InternalError when it cannot be copied.
+    # What is still computed on the legacy default stream of its GPU is waited for.
     cdef Tensor brought(self, InferRequest request, Tensor tensor)
+    # Waits for the legacy default stream of a GPU. None, or why that failed.
+    cdef str awaited(self, int device_id)
     # Copies the outputs that go to regions there, and leaves their bytes out of the response. None, or an error.
     cdef object place_response(self, InferResponse response)
 
@@ -42,6 +46,7 @@ cdef class Transfer:
     cdef void _place(self, ta_batch *batch, ta_placement *placement, int64_t start, int64_t end) noexcept nogil
     cdef int _copy(self, char *to, const char *source, int64_t nbytes, int32_t device_id) noexcept nogil
     cdef int _make_current(self, int device_id) noexcept nogil
+    cdef int _go_back(self) except -1
     cdef int _flush(self) noexcept nogil
     cdef int _finish(self, ta_batch *batch) noexcept nogil
     cdef int _place_tensor(self, Tensor tensor, Buffer region, ta_placement *placement) except -1

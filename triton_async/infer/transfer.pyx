@@ -170,16 +170,38 @@ cdef class Transfer:
         if tensor.buffer is None or tensor.buffer.memory_type != MEMORY_GPU:
             return tensor
         for output in request.outputs:
-            if output.name == tensor.name and (output.anywhere or output.region is not None):
+            if output.name != tensor.name:
+                continue
+            if output.region is not None:  # the copy there waits, too
                 return tensor
+            if output.anywhere:
+                problem = self.awaited(tensor.buffer.device_id)
+                if problem is None:
+                    return tensor
+                raise InternalError(f"output '{tensor.name}' of model '{request.model_name}' can not be used: "
+                                    f"{problem}")
         self.forget()
         buffer = self.pool.lease(tensor.nbytes)
         result = self._copy(buffer.data, tensor.data, tensor.nbytes, tensor.buffer.device_id)
+        self._go_back()
         if result != 0:
             raise InternalError(f"failed to copy output '{tensor.name}' of model '{request.model_name}' from GPU "
                                 f"{tensor.buffer.device_id}: {self._reason(result)}")
         return view_dims(tensor.name, tensor.datatype, tensor.dims, tensor.rank, tensor.element_count, buffer,
                          buffer.data, tensor.nbytes)
+
+    cdef str awaited(self, int device_id):
+        cdef const ta_cuda *cuda = cuda_api()
+        cdef int result
+        self.forget()
+        if cuda == NULL:
+            return describe(NO_DRIVER)
+        result = self._make_current(device_id)
+        if result == 0:
+            with nogil:
+                result = cuda.stream_synchronize(NULL)
+        self._go_back()
+        return None if result == 0 else self._reason(result)
 
     cdef object place_response(self, InferResponse response):
         cdef RequestedOutput output
@@ -198,7 +220,9 @@ cdef class Transfer:
                     return problem
                 response.outputs[i] = view_dims(tensor.name, tensor.datatype, tensor.dims, tensor.rank,
                                                 tensor.element_count, None, NULL, 0)
-        if self._flush() != 0:
+        result = self._flush()
+        self._go_back()
+        if result != 0:
             self.lost = 0
             return InternalError("failed to wait for copies to GPU memory")
         return None
@@ -243,7 +267,9 @@ cdef class Transfer:
     cdef int _make_current(self, int device_id) noexcept nogil:
         with gil:
             try:
-                self.use(device_id)
+                found = self.use(device_id)
+                if not self.moved:
+                    self.found = -1 if found is None else found
                 self.current = device_id
                 self.moved = True
             except ServerError as error:
@@ -251,6 +277,14 @@ cdef class Transfer:
             except BaseException as error:
                 self.problem = type(error).__name__
         return 0 if self.current == device_id else NOT_CURRENT
+
+    # After copies for one response: a model may have made the GPU current that its thread had.
+    cdef int _go_back(self) except -1:
+        cdef int before = self.found
+        if self.moved and before >= 0 and before != self.current:
+            self._make_current(before)
+        self.moved = False
+        return 0
 
     # cuMemcpy may return before what it writes on a GPU is there; only copies to the host are complete by then.
     cdef int _flush(self) noexcept nogil:

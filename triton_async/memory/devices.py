@@ -49,8 +49,8 @@ class Devices(Protocol):
     def infos(self) -> tuple[DeviceInfo, ...]:
         """The usable GPUs by index; empty when there is none."""
 
-    def use(self, device: int) -> None:
-        """Makes `device` current for the calling thread; each instance thread calls it first."""
+    def use(self, device: int) -> int:
+        """Makes `device` current for the calling thread, and says which was; each instance thread calls it first."""
 
     def allocate(self, device: int, nbytes: int) -> int:
         """Device memory that may be exported (cudaMalloc), aligned to 256 bytes."""
@@ -153,10 +153,12 @@ class CupyDevices:
         """See Devices."""
         return self._infos
 
-    def use(self, device: int) -> None:
+    def use(self, device: int) -> int:
         """See Devices."""
         with self._checked(f"use GPU {device}"):
+            before = int(self._runtime.getDevice())
             self._runtime.setDevice(device)
+        return before
 
     def allocate(self, device: int, nbytes: int) -> int:
         """See Devices."""

@@ -7,7 +7,7 @@ import gc
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
@@ -104,7 +104,8 @@ class Collector(ResponseSink):
 class Stage:
     """The server, from other threads."""
 
-    def __init__(self, root: Path, *options: str) -> None:
+    def __init__(self, root: Path, *options: str, open_devices: Callable[[], Devices] = _no_devices) -> None:
+        self._open_devices = open_devices
         self._settings = parse([f"--model-repository={root}", *options])
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -114,7 +115,7 @@ class Stage:
     async def _start(self) -> InferenceServer:
         self._reactor = Reactor()
         self._reactor.attach(self._loop)
-        self.pools = Pools(SlabPool(1 << 24), _no_devices)
+        self.pools = Pools(SlabPool(1 << 24), self._open_devices)
         self._workers = Workers(4)
         self.backends = BackendRegistry(self._settings.backend_config, self.pools, self._settings.backend_directory)
         host = Host(
@@ -194,9 +195,9 @@ class Stage:
 
 
 @contextmanager
-def stage(root: Path, *options: str) -> Iterator[Stage]:
+def stage(root: Path, *options: str, open_devices: Callable[[], Devices] = _no_devices) -> Iterator[Stage]:
     """A server on the repository, which is stopped at the end."""
-    made = Stage(root, *options)
+    made = Stage(root, *options, open_devices=open_devices)
     try:
         yield made
     finally:

@@ -288,18 +288,6 @@ def test_dlpack() -> None:
         Tensor("s", np.array([b"a"], np.object_)).to_dlpack()
 
 
-def test_dlpack_from_a_gpu() -> None:
-    class OnGpu:
-        def __dlpack__(self, **_: object) -> object:
-            raise AssertionError
-
-        def __dlpack_device__(self) -> tuple[int, int]:
-            return (2, 0)
-
-    with pytest.raises(TritonModelException, match="stored in GPU"):
-        Tensor.from_dlpack("y", OnGpu())
-
-
 def test_the_forms_of_strings() -> None:
     array = np.array([[b"a", "bö"], [b"", 3]], np.object_)
     wire = tensors.serialize_byte_tensor(array)

@@ -280,7 +280,7 @@ def kinds(config: ModelConfig) -> list[tuple[str, InstanceKind, int]]:
     return [(i.name, i.kind, i.device) for i in config.instances()]
 
 
-def two_gpus(backend: str) -> Gpus:
+def two_gpus(backend: str, named: bool) -> Gpus:
     return Gpus((0, 1))
 
 

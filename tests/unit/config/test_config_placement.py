@@ -44,7 +44,7 @@ def test_instances_and_their_places(
     tmp_path: Path, text: str, gpus: tuple[int, ...], expected: list[tuple[str, InstanceKind, int]]
 ) -> None:
     problem = "" if gpus else "there are none"
-    found = load_text(tmp_path, text, find_gpus=lambda backend: Gpus(gpus, problem))
+    found = load_text(tmp_path, text, find_gpus=lambda backend, named: Gpus(gpus, problem))
     assert [(i.name, i.kind, i.device) for i in found.instances()] == expected
 
 
@@ -62,7 +62,7 @@ def test_instances_and_their_places(
 def test_places_that_can_not_be(tmp_path: Path, text: str, gpus: tuple[int, ...], message: str) -> None:
     problem = "" if gpus else "the driver is missing"
     with pytest.raises(InvalidArg) as caught:
-        load_text(tmp_path, text, find_gpus=lambda backend: Gpus(gpus, problem))
+        load_text(tmp_path, text, find_gpus=lambda backend, named: Gpus(gpus, problem))
     assert message in caught.value.message
     assert caught.value.message.endswith("(in config.pbtxt)")
 
@@ -75,7 +75,7 @@ def test_places_that_can_not_be(tmp_path: Path, text: str, gpus: tuple[int, ...]
 def test_gpus_are_asked_for_only_when_some_group_may_use_them(tmp_path: Path, text: str, asked: list[str]) -> None:
     calls: list[str] = []
 
-    def find_gpus(backend: str) -> Gpus:
+    def find_gpus(backend: str, named: bool) -> Gpus:
         calls.append(backend)
         return Gpus((0,))
 
@@ -84,7 +84,7 @@ def test_gpus_are_asked_for_only_when_some_group_may_use_them(tmp_path: Path, te
 
 
 def test_an_error_of_the_search_for_gpus_is_not_the_files(tmp_path: Path) -> None:
-    def find_gpus(backend: str) -> Gpus:
+    def find_gpus(backend: str, named: bool) -> Gpus:
         raise Unavailable("the engine is missing")
 
     with pytest.raises(Unavailable) as caught:
@@ -95,5 +95,5 @@ def test_an_error_of_the_search_for_gpus_is_not_the_files(tmp_path: Path) -> Non
 def test_host_policies_are_named_after_the_place(tmp_path: Path) -> None:
     text = """instance_group [ { kind: KIND_CPU count: 1 }, { kind: KIND_GPU gpus: 1 }, { kind: KIND_MODEL },
                               { kind: KIND_GPU gpus: 1 host_policy: "near" } ]"""
-    found = load_text(tmp_path, text, find_gpus=lambda backend: Gpus((0, 1)))
+    found = load_text(tmp_path, text, find_gpus=lambda backend, named: Gpus((0, 1)))
     assert [i.host_policy for i in found.instances()] == ["cpu", "gpu_1", "model", "near"]

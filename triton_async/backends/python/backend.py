@@ -52,7 +52,8 @@ class PythonBackend(Backend):
     """Models that are a `model.py`."""
 
     name = "python"
-    kinds = (InstanceKind.CPU, InstanceKind.MODEL)
+    kinds = (InstanceKind.CPU, InstanceKind.MODEL, InstanceKind.GPU)
+    prefers_cpu = True
 
     def __init__(self) -> None:
         self._file: Path | None = None
@@ -86,7 +87,9 @@ class PythonBackend(Backend):
         if options.isolated:
             return self._load_isolated(context, options)
         source = context.opened.source if isinstance(context.opened, Found) else None
-        return PythonModel(self, context, source or self._source(context.path, context.config.name))
+        return PythonModel(
+            self, context, source or self._source(context.path, context.config.name), options.gpu_inputs
+        )
 
     def _load_isolated(self, context: LoadContext, options: PythonOptions) -> LoadedModel:
         config, path = context.config, context.path
@@ -167,7 +170,8 @@ class PythonModel(LoadedModel):
 
     thread_bound = True
 
-    def __init__(self, backend: PythonBackend, context: LoadContext, source: Source) -> None:
+    def __init__(self, backend: PythonBackend, context: LoadContext, source: Source, gpu_inputs: bool) -> None:
+        self._gpu_inputs = gpu_inputs
         self._backend = backend
         self._context = context
         self._source = source
@@ -192,7 +196,7 @@ class PythonModel(LoadedModel):
             channel.close()
             log.error("failed to initialize model instance '%s': %s", name, failure.message)
             raise from_code(failure.code, failure.message) from None
-        return PythonModelInstance(name, runner, channel)
+        return PythonModelInstance(name, runner, channel, self._gpu_inputs)
 
     def close(self) -> None:
         # Models are full of cycles, which the server's own heap, out of collection since it started, holds on to.

@@ -21,10 +21,12 @@ log = logging.getLogger("triton_async.python")
 
 @cython.final
 cdef class PythonModelInstance(RequestInstance):
-    """`runner`: of a model that is initialized; `channel`: its own. Closes both."""
+    """`runner`: of a model that is initialized; `channel`: its own. Closes both. `gpu_inputs`: takes what is in GPU
+    memory as it is."""
 
-    def __init__(self, str name, runner, LocalChannel channel):
+    def __init__(self, str name, runner, LocalChannel channel, bint gpu_inputs=False):
         RequestInstance.__init__(self, name)
+        self.takes_device = gpu_inputs
         self.runner = runner
         self.model_context = runner.context
         self.channel = channel

@@ -7,6 +7,7 @@ from triton_async.infer.factory cimport ResponseFactory
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
 from triton_async.infer.tensor cimport Tensor
+from triton_async.infer.transfer cimport Transfer
 from triton_async.memory.buffer cimport Buffer
 from triton_async.memory.slab cimport SlabPool
 
@@ -47,6 +48,7 @@ cdef class LocalChannel:
 
     # `lone`: the caller has the only reference.
     cdef int _send(self, IncomingRequest request, object response, bint final, bint lone) except -1
+    cdef Transfer _mover(self)
     cdef list _outputs(self, IncomingRequest request, object response, bint lone)
     # `lone`: nobody has the api.Tensor but its list, so that an array that only it has may be sent as it is.
     cdef Tensor _output(self, TensorSpec spec, object tensor, bint lone)

@@ -7,6 +7,7 @@ from libc.string cimport memcpy
 
 from triton_async.datatypes cimport DT_BYTES, elements, itemsize
 from triton_async.datatypes cimport nbytes as size_of
+from triton_async.backends.python.dlpack cimport make_capsule, take_capsule
 from triton_async.infer.batch cimport asks_for
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.factory cimport ResponseFactory
@@ -14,6 +15,7 @@ from triton_async.infer.request cimport InferRequest, RequestedOutput
 from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
 from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor, view_dims
+from triton_async.infer.transfer cimport Transfer
 from triton_async.memory.buffer cimport MEMORY_GPU, Buffer, wrap
 from triton_async.memory.slab cimport SlabPool
 
@@ -54,6 +56,7 @@ cdef object _from_source = tensors.from_source
 cdef object _InferenceResponse = messages.InferenceResponse
 cdef object _TritonError = messages.TritonError
 cdef object _ErrorCode = messages.ErrorCode
+cdef object _GPU = messages.MemoryType.TRITONSERVER_MEMORY_GPU
 
 
 @cython.final
@@ -68,9 +71,19 @@ cdef class LocalTensor:
     def shape(self):
         return self.tensor.shape
 
+    @property
+    def gpu(self):
+        cdef Buffer buffer = self.tensor.buffer
+        return buffer.device_id if buffer is not None and buffer.memory_type == MEMORY_GPU else None
+
+    def dlpack(self):
+        return make_capsule(self.tensor)
+
     def array(self):
         cdef Tensor tensor = self.tensor
         cdef tuple shape = tensor.shape
+        if self.gpu is not None:
+            raise tensors.TritonModelException("Tensor is stored in GPU and cannot be converted to NumPy.")
         cdef int size = itemsize(tensor.datatype)
         if tensor.datatype == DT_BYTES:
             return tensors.object_array(decode_bytes(tensor), shape)
@@ -88,6 +101,13 @@ cdef LocalTensor _local(Tensor tensor):
     cdef LocalTensor made = LocalTensor.__new__(LocalTensor)
     made.tensor = tensor
     return made
+
+
+def _take_gpu_capsule(name, capsule):
+    return _local(take_capsule(name, capsule))
+
+
+tensors.take_gpu_capsule = _take_gpu_capsule
 
 
 # __dealloc__ uses the fields.
@@ -244,6 +264,7 @@ cdef class LocalChannel:
         cdef dict specs = self.signature.output_by_name
         cdef TensorSpec spec
         cdef Tensor other
+        cdef Tensor sent
         cdef object tensor
         cdef object name
         # Counted: the owner's reference and ours. With any more the model has it, too.
@@ -257,8 +278,16 @@ cdef class LocalChannel:
                 if other.name == name:
                     raise InternalError(f"model '{self.signature.model_name}' gave output '{name}' more than once")
             if asks_for(request.request, spec):
-                taken.append(self._output(spec, tensor, lone and Py_REFCNT(<PyObject *>tensor) <= 2))
+                sent = self._output(spec, tensor, lone and Py_REFCNT(<PyObject *>tensor) <= 2)
+                if sent.buffer is not None and sent.buffer.memory_type == MEMORY_GPU:
+                    sent = self._mover().brought(request.request, sent)
+                taken.append(sent)
         return taken
+
+    # For copies of one call: another thread may have the GIL, and the instance's own, in the middle of them.
+    cdef Transfer _mover(self):
+        cdef Transfer own = self.instance.transfer
+        return Transfer(own.pool, own.use)
 
     cdef Tensor _output(self, TensorSpec spec, object tensor, bint lone):
         return client_view(self.signature, spec, self._tensor(spec.name, <int>_NUMBERS[tensor._datatype], tensor, lone))
@@ -306,14 +335,23 @@ cdef class LocalChannel:
     def submit(self, request, call):
         cdef object source = request._source
         cdef InferRequest inner
+        cdef Tensor sent
         cdef list inputs = []
+        cdef bint anywhere
         if self.inference is None or self.instance is None:
             raise Refused(<int>Code.UNAVAILABLE, "there is no server to run inference requests of a model")
         for tensor in request._inputs:
-            inputs.append(_shared(self._tensor(tensor._name, <int>_NUMBERS[tensor._datatype], tensor, True)))
+            sent = _shared(self._tensor(tensor._name, <int>_NUMBERS[tensor._datatype], tensor, True))
+            if sent.buffer is not None and sent.buffer.memory_type == MEMORY_GPU:
+                problem = self._mover().awaited(sent.buffer.device_id)
+                if problem is not None:
+                    raise Refused(<int>Code.INTERNAL, f"input '{sent.name}' can not be used: {problem}")
+            inputs.append(sent)
+        preferred = source.preferred_memory
+        anywhere = preferred is not None and preferred.memory_type == _GPU
         inner = InferRequest(
             source.inner_model, source.model_version, source.id, inputs,
-            [RequestedOutput(name) for name in source.output_names], source.parameters,
+            [RequestedOutput(name, anywhere=anywhere) for name in source.output_names], source.parameters,
             0, source.timeout, source.correlation_id, source.flags, False, ta_now_ns(),
         )
         call.cancel_function = self.inference.submit(inner, LocalCall(call, source.inner_model), self.instance)

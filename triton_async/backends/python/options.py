@@ -24,12 +24,14 @@ IN_PROCESS, ISOLATED = "none", "process"
 class PythonOptions:
     """`isolated`: a process for each instance. `environment`: EXECUTION_ENV_PATH as written, "" for none. Of a process,
     0 for none: `execution_limit_s`, seconds that one `execute` may take; `memory_limit_nbytes`, of its own memory.
+    `gpu_inputs`: a model in the server process gets inputs that are in GPU memory there.
     """
 
     isolated: bool
     environment: str
     execution_limit_s: float = 0.0
     memory_limit_nbytes: int = 0
+    gpu_inputs: bool = False
 
 
 def check_settings(settings: Mapping[str, str]) -> list[str]:
@@ -85,6 +87,7 @@ def read_options(model: str, parameters: Mapping[str, str], settings: Mapping[st
         environment,
         _seconds(parameters.get("EXECUTION_TIMEOUT_SECONDS", ""), model),
         _limit_nbytes(parameters.get("MEMORY_LIMIT_BYTES", ""), model),
+        memory == "no",
     )
 
 

@@ -52,6 +52,15 @@ class TensorSource(Protocol):
     #: Dimensions, the batch dimension included.
     shape: tuple[int, ...]
 
+    @property
+    def gpu(self) -> int | None:
+        """The GPU that has the elements; None: the host has them."""
+        ...
+
+    def dlpack(self) -> Any:
+        """A DLPack capsule of what is on a GPU, all of it there."""
+        ...
+
     def array(self) -> np.ndarray:
         """The elements: a C-contiguous, aligned, writable array of `shape`, over memory that nobody else writes to or
         sees change, and that stays valid as long as the array or a view of it lives, beyond the request too. BYTES: an

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from typing import TYPE_CHECKING, Any, Iterable
+from typing import TYPE_CHECKING, Any, Callable, Iterable
 
 import numpy as np
 
@@ -47,9 +47,11 @@ _BY_CHAR["S"] = "BYTES"
 
 _LENGTH = struct.Struct("<I")
 # DLDataTypeCode, DLDeviceType.
-_DL_UINT, _DL_BFLOAT, _DL_CPU = 1, 4, 1
-# Where a DLTensor has its type: behind the address, the device and the number of dimensions.
-_DL_TYPE_OFFSET = 20
+_DL_UINT, _DL_BFLOAT, _DL_CPU, _DL_CUDA, _DL_CUDA_HOST = 1, 4, 1, 2, 3
+# What a consumer on CUDA's legacy default stream calls itself.
+_LEGACY_STREAM = 1
+# Where a DLTensor has its device, behind the address, and its type, behind that and the number of dimensions.
+_DL_DEVICE_OFFSET, _DL_TYPE_OFFSET = 8, 20
 
 
 class TritonModelException(Exception):
@@ -98,7 +100,11 @@ class Tensor:
         return list(self._source.shape if self._array is None and self._source is not None else self._open().shape)
 
     def is_cpu(self) -> bool:
-        return True
+        return self._gpu() is None
+
+    def _gpu(self) -> int | None:
+        source = self._source
+        return None if source is None or self._array is not None else source.gpu
 
     def to_dlpack(self) -> Any:
         return self.__dlpack__()
@@ -106,35 +112,32 @@ class Tensor:
     def __dlpack__(self, stream: Any = None, **_: Any) -> Any:
         if self._datatype == "BYTES":
             raise TritonModelException("DLPack does not have support for string tensors.")
+        if self._gpu() is not None:
+            assert self._source is not None
+            return self._source.dlpack()
         capsule = self._open().__dlpack__()
         if self._datatype == "BF16":
             _type_code(capsule).value = _DL_BFLOAT
         return capsule
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return (_DL_CPU, 0)
+        gpu = self._gpu()
+        return (_DL_CPU, 0) if gpu is None else (_DL_CUDA, gpu)
 
     @staticmethod
     def from_dlpack(name: str, tensor: Any) -> Tensor:
         """A tensor over the memory of another library's: a DLPack capsule, or an object that gives one."""
         if type(name) is not str:
             raise TypeError("from_dlpack(): the name of a tensor must be a str")
-        if hasattr(tensor, "__dlpack__"):
-            device = tensor.__dlpack_device__()[0] if hasattr(tensor, "__dlpack_device__") else _DL_CPU
-            if device not in (_DL_CPU, 3):  # the host's memory, plain or pinned
-                raise TritonModelException(
-                    f"Tensor '{name}' is stored in GPU: this server takes tensors of Python models in the memory of "
-                    "the host only."
-                )
-            tensor = tensor.__dlpack__()
-        elif type(tensor).__name__ != "PyCapsule":
-            raise TritonModelException("DLPack capsule expected, or an object with a '__dlpack__' method.")
-        code = _type_code(tensor)
+        capsule = _capsule(name, tensor)
+        if _device_type(capsule) == _DL_CUDA:
+            return _on_gpu(name, capsule)
+        code = _type_code(capsule)
         bf16 = code.value == _DL_BFLOAT
         if bf16:  # numpy knows its bits
             code.value = _DL_UINT
         try:
-            array = np.from_dlpack(_Capsule(tensor))
+            array = np.from_dlpack(_Capsule(capsule))
         except (BufferError, RuntimeError, TypeError) as error:
             raise TritonModelException(f"DLPack tensor '{name}' can not be used: {error}") from None
         if not array.flags.c_contiguous:
@@ -241,16 +244,59 @@ class _Capsule:
         return (_DL_CPU, 0)
 
 
+# In the server's process: makes the TensorSource of a capsule on a GPU, which it takes over, or raises ValueError.
+take_gpu_capsule: Callable[[str, Any], TensorSource] | None = None
+
+
+def _capsule(name: str, tensor: Any) -> Any:
+    """The DLPack capsule of what a model gave; in a process that takes no GPU memory, a copy on the host."""
+    if not hasattr(tensor, "__dlpack__"):
+        if type(tensor).__name__ != "PyCapsule":
+            raise TritonModelException("DLPack capsule expected, or an object with a '__dlpack__' method.")
+        return tensor
+    device = tensor.__dlpack_device__()[0] if hasattr(tensor, "__dlpack_device__") else _DL_CPU
+    if device in (_DL_CPU, _DL_CUDA_HOST):
+        return tensor.__dlpack__()
+    if device == _DL_CUDA and take_gpu_capsule is not None:
+        return tensor.__dlpack__(stream=_LEGACY_STREAM)
+    try:
+        return tensor.__dlpack__(dl_device=(_DL_CPU, 0), copy=True)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise TritonModelException(
+            f"Tensor '{name}' is on a device of DLPack's type {int(device)}, and its library gives no copy on the "
+            f"host: {error}"
+        ) from None
+
+
+def _on_gpu(name: str, capsule: Any) -> Tensor:
+    if take_gpu_capsule is None:
+        raise TritonModelException(
+            f"Tensor '{name}' is stored in GPU: a model that runs in a process of its own gives such tensors as "
+            "objects with '__dlpack__', not as capsules, so that they can be copied to the host"
+        )
+    try:
+        return from_source(name, take_gpu_capsule(name, capsule))
+    except ValueError as error:
+        raise TritonModelException(f"DLPack tensor '{name}' can not be used: {error}") from None
+
+
+def _device_type(capsule: Any) -> int:
+    return ctypes.c_int32.from_address(_address(capsule) + _DL_DEVICE_OFFSET).value
+
+
 def _type_code(capsule: Any) -> ctypes.c_uint8:
-    """The type code inside a DLPack capsule that nobody has taken yet."""
+    return ctypes.c_uint8.from_address(_address(capsule) + _DL_TYPE_OFFSET)
+
+
+def _address(capsule: Any) -> int:
+    """Of the structure inside a DLPack capsule that nobody has taken yet."""
     get = ctypes.pythonapi.PyCapsule_GetPointer
     get.restype = ctypes.c_void_p
     get.argtypes = [ctypes.py_object, ctypes.c_char_p]
     try:
-        address = get(capsule, b"dltensor")
+        return int(get(capsule, b"dltensor"))
     except ValueError:
         raise TritonModelException("DLPack capsule can not be used: it was used before, or is another kind") from None
-    return ctypes.c_uint8.from_address(address + _DL_TYPE_OFFSET)
 
 
 def _wrong_arguments(*given: Any) -> TypeError:

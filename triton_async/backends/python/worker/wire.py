@@ -9,7 +9,7 @@ import json
 import mmap
 import struct
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -121,6 +121,8 @@ class ReceivedTensor:
 
     __slots__ = ("_block", "_data", "_nbytes", "_number", "_offset", "datatype", "shape")
 
+    gpu = None
+
     def __init__(  # noqa: PLR0917
         self, number: int, shape: tuple[int, ...], data: bytes | None, offset: int, nbytes: int, block: Block | None
     ) -> None:
@@ -131,6 +133,9 @@ class ReceivedTensor:
         self._offset = offset
         self._nbytes = nbytes
         self._block = block
+
+    def dlpack(self) -> NoReturn:
+        raise RuntimeError("a tensor of a worker process is on the host")
 
     def array(self) -> np.ndarray:
         data, offset = self._data, self._offset
