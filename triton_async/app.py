@@ -22,7 +22,6 @@ from triton_async.addresses import shown
 from triton_async.backends.registry import BackendRegistry
 from triton_async.config.settings import Settings
 from triton_async.core.cache import ResponseCache
-from triton_async.core.describe import table
 from triton_async.core.families import Family
 from triton_async.core.gpu_metrics import GpuMonitor, environment_visible
 from triton_async.core.host import Host, Workers
@@ -275,7 +274,7 @@ async def _start_endpoints(
                 reuse_port=settings.reuse_grpc_port,
                 response_compression=settings.grpc_infer_response_compression_level,
                 max_waiting=settings.grpc_max_response_pool_size,
-                pings=_ping_options(settings),
+                pings=ping_options(settings),
                 tls=certificates.grpc,
             ),
             "GRPC", settings.grpc_address, settings.grpc_port,
@@ -302,7 +301,8 @@ async def _start_endpoints(
         _started("Metrics Service", endpoint, endpoints)
 
 
-def _ping_options(settings: Settings) -> PingOptions:
+def ping_options(settings: Settings) -> PingOptions:
+    """What the options say about keep-alive and the age of gRPC connections."""
     return PingOptions(
         time_ms=settings.grpc_keepalive_time,
         timeout_ms=settings.grpc_keepalive_timeout,
@@ -372,7 +372,7 @@ def _exit_now(status: int = 1) -> None:
 def _log_tables(settings: Settings, server: InferenceServer, backends: BackendRegistry) -> None:
     plain = {"table": True}
     rows = [(name, "built in", "{}") for name in backends.in_use()]
-    log.info("%s", table(("Backend", "Path", "Config"), rows), extra=plain)
+    log.info("%s", logs.table(("Backend", "Path", "Config"), rows), extra=plain)
     models = [
         (
             row["name"],
@@ -382,8 +382,8 @@ def _log_tables(settings: Settings, server: InferenceServer, backends: BackendRe
         for row in server.repository.index(ready_only=False)
         if "state" in row
     ]
-    log.info("%s", table(("Model", "Version", "Status"), models), extra=plain)
-    log.info("%s", table(("Option", "Value"), _option_rows(settings, server)), extra=plain)
+    log.info("%s", logs.table(("Model", "Version", "Status"), models), extra=plain)
+    log.info("%s", logs.table(("Option", "Value"), _option_rows(settings, server)), extra=plain)
 
 
 def _one_line(text: str) -> str:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from triton_async.defines import LOG_FLUSH_S
@@ -170,3 +170,19 @@ def configure(
         "log_format": log_format,
     })  # fmt: skip
     access.on = access_lines
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table as Triton prints its own: `+---+` rules, `| cell |` rows.
+
+    Tables go to the log as they are, so a cell that could break out of its line (names of directories, words of a
+    config) is shown with escapes.
+    """
+    lines = [[cell if cell.isprintable() else ascii(cell)[1:-1] for cell in line] for line in (header, *rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    rule = "+" + "+".join("-" * (width + 2) for width in widths) + "+"
+
+    def row(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+
+    return "\n".join(["", rule, row(lines[0]), rule, *(row(line) for line in lines[1:]), rule])

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from triton_async import logs
-from triton_async.core.describe import table
 from triton_async.lines import Lines
 
 DEFAULT = re.compile(r'([IWE])\d{4} \d\d:\d\d:\d\d\.\d{6} \d+ \w+\.py:\d+\] (".*")')
@@ -106,7 +105,7 @@ def test_libraries_speak_only_when_something_is_wrong(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cell", ["a\nb", "a\rb", "\x1b[2J", "a\u2028b", "a\0b", "\udcff", "\u202ex"])
 def test_a_cell_of_a_table_cannot_forge_a_line(cell: str) -> None:
-    shown = table(("Model", "Status"), [("m", "READY"), (cell, "READY")])
+    shown = logs.table(("Model", "Status"), [("m", "READY"), (cell, "READY")])
     assert len(shown.splitlines()) == 1 + 6
     assert all(line.isprintable() for line in shown.split("\n"))
     assert len({len(line) for line in shown.split("\n")[1:]}) == 1
@@ -127,7 +126,7 @@ def test_a_record_that_can_not_be_written_is_told_of(tmp_path: Path) -> None:
 
 
 def test_tables_stand_in_columns() -> None:
-    assert table(("Model", "V"), [("modèle a", "1"), ("b", "")]) == (
+    assert logs.table(("Model", "V"), [("modèle a", "1"), ("b", "")]) == (
         "\n+----------+---+\n| Model    | V |\n+----------+---+\n| modèle a | 1 |\n| b        |   |\n+----------+---+"
     )
 

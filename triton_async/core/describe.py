@@ -1,4 +1,4 @@
-"""What a model says of itself (v2 model metadata) and the start-up tables of the log."""
+"""What a model says of itself: v2 model metadata."""
 
 from __future__ import annotations
 
@@ -27,19 +27,3 @@ def model_metadata(signature: ModelSignature, config: ModelConfig, versions: Ite
         "inputs": describe(signature.inputs),
         "outputs": describe(signature.outputs),
     }
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table as Triton prints its own: `+---+` rules, `| cell |` rows.
-
-    Tables go to the log as they are, so a cell that could break out of its line (names of directories, words of a
-    config) is shown with escapes.
-    """
-    lines = [[cell if cell.isprintable() else ascii(cell)[1:-1] for cell in line] for line in (header, *rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    rule = "+" + "+".join("-" * (width + 2) for width in widths) + "+"
-
-    def row(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
-
-    return "\n".join(["", rule, row(lines[0]), rule, *(row(line) for line in lines[1:]), rule])

@@ -89,8 +89,8 @@ async def start(
     port: int,
     reuse_port: bool = False,
     response_compression: str = "none",
+    pings: PingOptions,
     max_waiting: int = GRPC_MAX_STREAM_REQUESTS,
-    pings: PingOptions | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> GrpcEndpoint:
     """Serves gRPC on the running loop. `port` 0: any free one. `pings`: keep-alive and age of connections.
@@ -98,6 +98,6 @@ async def start(
 
     OSError when the port is taken.
     """
-    endpoint = GrpcEndpoint(server, response_compression, pings or PingOptions(), max_waiting)
+    endpoint = GrpcEndpoint(server, response_compression, pings, max_waiting)
     await endpoint.listen(address, port, reuse_port, tls)
     return endpoint

@@ -13,6 +13,7 @@ from typing import Any
 
 import reference
 import uvloop
+from pings import ping_options
 
 from triton_async.backends.registry import BackendRegistry
 from triton_async.config.settings import parse
@@ -137,7 +138,7 @@ def serving(
     """
     before = live_objects()
     running = Running(backends, pools)
-    how = {"response_compression": compression, "pings": pings, "max_waiting": max_waiting}
+    how = {"response_compression": compression, "pings": pings or ping_options(), "max_waiting": max_waiting}
     thread = threading.Thread(target=lambda: uvloop.run(running.main(root, options, express, **how)))
     thread.start()
     try:

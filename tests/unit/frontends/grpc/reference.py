@@ -236,10 +236,10 @@ class ReferenceEndpoint(GrpcEndpoint):
 
 
 async def start(
-    server: InferenceServer, *, address: str, port: int, response_compression: str = "none", pings: object = None,
+    server: InferenceServer, *, address: str, port: int, response_compression: str = "none", pings: PingOptions,
     max_waiting: int = GRPC_MAX_STREAM_REQUESTS,
 ) -> ReferenceEndpoint:
-    """As the `start` of the server. `pings` are ignored."""
-    endpoint = ReferenceEndpoint(server, response_compression, PingOptions(), max_waiting)
+    """As the `start` of the server, but that nothing comes of `pings`."""
+    endpoint = ReferenceEndpoint(server, response_compression, pings, max_waiting)
     await endpoint.listen(address, port, False, None)
     return endpoint

@@ -14,12 +14,12 @@ import grpc
 import numpy as np
 import pytest
 from grpc_harness import Running, live_objects, serving, until, write_model
+from pings import ping_options
 from raw_http2 import INFER, RawClient, message
 from tritonclient.grpc import InferenceServerClient, InferInput, service_pb2, service_pb2_grpc
 from tritonclient.grpc import aio as triton_aio
 
 from triton_async import defines
-from triton_async.frontends.grpc.express.keepalive import PingOptions
 
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 
@@ -240,7 +240,7 @@ def test_a_client_that_does_not_read_its_socket(server: Running) -> None:
 
 def test_the_server_pings_and_a_live_client_stays(tmp_path: Path) -> None:
     write_model(tmp_path, "fp32")
-    pings = PingOptions(time_ms=5, timeout_ms=5000, permit_without_calls=True, max_pings_without_data=0)
+    pings = ping_options(time_ms=5, timeout_ms=5000, permit_without_calls=True, max_pings_without_data=0)
     with serving(tmp_path, pings=pings) as running, RawClient(running.url) as raw:
         seen = 0
         while seen < 5:
@@ -251,7 +251,7 @@ def test_the_server_pings_and_a_live_client_stays(tmp_path: Path) -> None:
 
 def test_a_client_that_does_not_answer_pings_is_left(tmp_path: Path) -> None:
     write_model(tmp_path, "fp32")
-    with serving(tmp_path, pings=PingOptions(time_ms=5, timeout_ms=5, permit_without_calls=True)) as running:
+    with serving(tmp_path, pings=ping_options(time_ms=5, timeout_ms=5, permit_without_calls=True)) as running:
         with RawClient(running.url) as raw:
             while raw.socket.recv(65536):
                 pass
@@ -260,7 +260,7 @@ def test_a_client_that_does_not_answer_pings_is_left(tmp_path: Path) -> None:
 
 def test_old_connections_are_asked_to_go_and_calls_finish(tmp_path: Path) -> None:
     write_model(tmp_path, "slow", delay_ms=100)
-    with serving(tmp_path, pings=PingOptions(max_age_ms=20)) as running, RawClient(running.url) as raw:
+    with serving(tmp_path, pings=ping_options(max_age_ms=20)) as running, RawClient(running.url) as raw:
         stream = raw.begin(INFER)
         raw.send(stream, wire("slow"))
         seen = b""
@@ -272,7 +272,7 @@ def test_old_connections_are_asked_to_go_and_calls_finish(tmp_path: Path) -> Non
 
 def test_old_connections_are_cut_after_the_grace(tmp_path: Path) -> None:
     write_model(tmp_path, "slow", delay_ms=300)
-    with serving(tmp_path, pings=PingOptions(max_age_ms=10, age_grace_ms=10)) as running:
+    with serving(tmp_path, pings=ping_options(max_age_ms=10, age_grace_ms=10)) as running:
         with RawClient(running.url) as raw:
             stream = raw.begin(INFER)
             raw.send(stream, wire("slow"))
@@ -281,7 +281,7 @@ def test_old_connections_are_cut_after_the_grace(tmp_path: Path) -> None:
 
 def test_real_clients_survive_short_lived_connections(tmp_path: Path) -> None:
     write_model(tmp_path, "fp32")
-    pings = PingOptions(max_age_ms=15, age_grace_ms=5000)
+    pings = ping_options(max_age_ms=15, age_grace_ms=5000)
     with serving(tmp_path, pings=pings) as running, grpc.insecure_channel(running.url) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         for _ in range(300):

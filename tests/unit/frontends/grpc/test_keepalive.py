@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from pings import ping_options
 
 from triton_async import defines
-from triton_async.frontends.grpc.express.keepalive import Action, Activity, KeepAlive, PingOptions
+from triton_async.frontends.grpc.express.keepalive import Action, Activity, KeepAlive
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -13,7 +14,7 @@ START = 5 * S
 
 
 def alive(**options: int | bool) -> KeepAlive:
-    return KeepAlive(PingOptions(**options), START)  # type: ignore[arg-type]
+    return KeepAlive(ping_options(**options), START)
 
 
 def test_a_quiet_connection_with_calls_is_pinged_and_closed_when_it_does_not_answer() -> None:
@@ -119,7 +120,7 @@ def test_age_without_grace_waits_for_the_calls() -> None:
 
 
 def test_the_age_is_spread() -> None:
-    keeper = KeepAlive(PingOptions(max_age_ms=1000), START, 1.1)
+    keeper = KeepAlive(ping_options(max_age_ms=1000), START, 1.1)
     assert keeper.due(START + S, Activity(START)) is Action.NOTHING
     assert keeper.due(START + S + 100 * MS, Activity(START)) is Action.SHUT_DOWN
 

@@ -19,16 +19,16 @@ _IDLE_PING_NS = 7200 * _S
 
 @dataclass(frozen=True, slots=True)
 class PingOptions:
-    """The --grpc-keepalive-* options and their kin, in milliseconds and counts, with Triton's defaults."""
+    """The --grpc-keepalive-* options and their kin, in milliseconds and counts."""
 
-    time_ms: int = 7_200_000
-    timeout_ms: int = 20_000
-    permit_without_calls: bool = False
-    max_pings_without_data: int = 2
-    min_recv_interval_ms: int = 300_000
-    max_strikes: int = 2
-    max_age_ms: int = 0
-    age_grace_ms: int = 0
+    time_ms: int
+    timeout_ms: int
+    permit_without_calls: bool
+    max_pings_without_data: int
+    min_recv_interval_ms: int
+    max_strikes: int
+    max_age_ms: int
+    age_grace_ms: int
 
 
 class Action(Enum):
