@@ -21,6 +21,7 @@ from triton_async import logs
 from triton_async.addresses import shown
 from triton_async.backends.registry import BackendRegistry
 from triton_async.config.settings import Settings
+from triton_async.config.trace_config import OPENTELEMETRY
 from triton_async.core.cache import ResponseCache
 from triton_async.core.families import Family
 from triton_async.core.gpu_metrics import GpuMonitor, environment_visible
@@ -28,6 +29,8 @@ from triton_async.core.host import Host, Workers
 from triton_async.core.inner import InnerRequests
 from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
+from triton_async.core.trace_files import TraceFiles
+from triton_async.core.tracing import TraceRecorder
 from triton_async.defines import EXIT_GIVE_UP_S, GIL_SWITCH_S, SECOND_SIGNAL_GRACE_S, SLAB_CACHE_NBYTES, STOP_GRACE_S
 from triton_async.errors import ServerError
 from triton_async.frontends import metrics, sockets, tls
@@ -70,6 +73,7 @@ def run(settings: Settings) -> int:
     sys.setswitchinterval(GIL_SWITCH_S)
     try:
         certificates = _certificates(settings)
+        recorder = _trace_recorder(settings)
         _try_ports(settings)
     except OSError as error:
         logs.say(logs.STDERR, f"error: creating server: {error}")
@@ -80,7 +84,7 @@ def run(settings: Settings) -> int:
         logs.flush()
         return 1
     try:
-        return uvloop.run(_serve(settings, certificates))
+        return uvloop.run(_serve(settings, certificates, recorder))
     finally:
         logs.flush()
 
@@ -124,17 +128,28 @@ def _certificates(settings: Settings) -> Certificates:
     return Certificates(grpc_tls, http_tls)
 
 
-async def _serve(settings: Settings, certificates: Certificates) -> int:
+def _trace_recorder(settings: Settings) -> TraceRecorder | None:
+    """Where traces go; None where the options do not say. ServerError."""
+    if settings.trace.mode == OPENTELEMETRY:
+        from triton_async.core.telemetry import Telemetry
+
+        return Telemetry(settings.trace, settings.id)
+    return TraceFiles(settings.trace.file) if settings.trace.file else None
+
+
+async def _serve(settings: Settings, certificates: Certificates, recorder: TraceRecorder | None) -> int:
     loop = asyncio.get_running_loop()
     stop_requested = asyncio.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
     for number in signals:
         loop.add_signal_handler(number, _on_signal, number, stop_requested)
     with watching(signals, settings.exit_timeout_secs + STOP_GRACE_S, SECOND_SIGNAL_GRACE_S):
-        return await _serve_watched(settings, certificates, stop_requested)
+        return await _serve_watched(settings, certificates, recorder, stop_requested)
 
 
-async def _serve_watched(settings: Settings, certificates: Certificates, stop_requested: asyncio.Event) -> int:
+async def _serve_watched(
+    settings: Settings, certificates: Certificates, recorder: TraceRecorder | None, stop_requested: asyncio.Event
+) -> int:
     loop = asyncio.get_running_loop()
     for warning in settings.warnings:
         log.warning("%s", warning)
@@ -153,11 +168,12 @@ async def _serve_watched(settings: Settings, certificates: Certificates, stop_re
                 metric_sources=(monitor.families, partial(_own_families, lag), backends.families),
                 cache=ResponseCache(settings.response_cache_byte_size) if settings.response_cache_byte_size else None,
             )  # fmt: skip
-            server = InferenceServer(settings, host)
+            server = InferenceServer(settings, host, recorder)
             backends.inference = inner = InnerRequests(server)
             status = await _run_server(settings, certificates, server, backends, stop_requested)
             lag.stop()
             inner.close()
+            await loop.run_in_executor(None, server.close_traces)
         reactor.detach()
         pools.close()
     return status

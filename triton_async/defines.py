@@ -407,6 +407,11 @@ SECOND_SIGNAL_GRACE_S = 0.3
 # Lines that wait for whoever reads the log; more are dropped and counted. A few MB of ordinary lines.
 LOG_QUEUE_LINES = 8192
 
+# Traces that wait to be written or sent, and bytes of tensors in them; more are lost and counted. A trace of
+# timestamps takes some 3 KiB.
+TRACE_QUEUE = 8192
+TRACE_TENSORS_NBYTES = 256 << 20
+
 # Seconds that the end of the process waits for its last lines to be read.
 LOG_FLUSH_S = 1.0
 

@@ -113,16 +113,25 @@ class AccessLog:
         self.on = False
         self._log = logging.getLogger(_ACCESS)
 
-    def note(self, peer: Any, what: str, outcome: object, nbytes: int, began_ns: int) -> None:
+    def note(self, peer: Any, what: str, outcome: object, nbytes: int, began_ns: int, request_id: str = "") -> None:
         """`peer`: of the connection, as its transport says. `what` was asked, `outcome` the status, `nbytes` of the
-        answer's body. `began_ns`: when the request was there, of time.monotonic_ns().
+        answer's body. `began_ns`: when the request was there, of time.monotonic_ns(). `request_id`: its client's.
         """
         client = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unix"
         took_us = (time.monotonic_ns() - began_ns) // 1000
-        self._log.info("%s %s %s %d bytes %d us", client, what[:512], outcome, nbytes, took_us)
+        known = f" [request id: {request_id[:512]}]" if request_id else ""
+        self._log.info("%s %s %s %d bytes %d us%s", client, what[:512], outcome, nbytes, took_us, known)
 
 
 access = AccessLog()
+
+
+def with_id(request_id: str, message: str) -> str:
+    """The text of an error with the id of its request in front, as Triton has it, unless it says it already."""
+    if not request_id or message.startswith("[request id: "):
+        return message
+    return f"[request id: {request_id[:512]}] {message}"
+
 
 # What is in force, by Triton's names of the settings.
 _settings: dict[str, Any] = {

@@ -11,6 +11,7 @@ from . import (
     corpus_python,
     corpus_python_life,
     corpus_python_streams,
+    corpus_trace,
 )
 from .cases import Case
 
@@ -21,6 +22,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
     "http_bad": corpus_http_bad.CASES,
     "grpc": corpus_grpc.CASES,
     "control": corpus_control.CASES,
+    "trace": corpus_trace.CASES,
     "python": corpus_python.CASES,
     "python_streams": corpus_python_streams.CASES,
     "python_life": corpus_python_life.CASES,

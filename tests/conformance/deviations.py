@@ -60,6 +60,18 @@ _REASON = "The real server keeps the reason to its log. We add it behind the sam
 _UNLOAD_BODY = "The real server does not read the body of an unload. We refuse one that is wrong."
 
 
+_TRACE_UNKNOWN = Deviation(
+    "The real server passes over a trace level or setting that it does not know.",
+    (400, "INVALID_ARGUMENT"),
+    r"unknown trace (level|setting) '\w+'(, expected OFF, TIMESTAMPS or TENSORS)?",
+)
+_TRACE_NUMBER = Deviation(
+    "The real server reads the digits in front of what is no number, and takes -1 for 4294967295.",
+    _BAD,
+    r"Unable to parse 'trace_rate'.*",
+)
+
+
 def _strict(code: str) -> Deviation:
     """With metadata triton_grpc_error an error ends the stream; 2.51 does so for errors of execution only."""
     why = "(release 2.73) With metadata `triton_grpc_error` a refused request ends the stream with its status."
@@ -67,6 +79,15 @@ def _strict(code: str) -> Deviation:
 
 
 DEVIATIONS: dict[str, Deviation] = {
+    # Trace settings
+    "trace-level-old-names": _TRACE_UNKNOWN,
+    "trace-level-unknown": _TRACE_UNKNOWN,
+    "trace-unknown": _TRACE_UNKNOWN,
+    "trace-mode": _TRACE_UNKNOWN,
+    "trace-grpc-level-unknown": _TRACE_UNKNOWN,
+    "trace-grpc-unknown": _TRACE_UNKNOWN,
+    "trace-rate-text-after": _TRACE_NUMBER,
+    "trace-rate-negative": _TRACE_NUMBER,
     # JSON and typed numbers that do not fit their datatype
     "input-data-over-int32": _WRAPS,
     "uint8-over": _WRAPS,

@@ -57,6 +57,9 @@ def starter(work: Path, variant: Variant) -> Start:
         models, options = repository(group), list(variant.options)
         if group in ("control", "python_life"):
             options.append("--model-control-mode=explicit")
+        if group == "trace":
+            # It stands in the answers. Nothing is traced.
+            options += ["--trace-config=triton,file=/dev/null", "--trace-config=level=TIMESTAMPS"]
         if group == "python_life":
             backends = once("backends", lambda root: write_backends(root, oracle.backends if oracle else None))
             options.append(f"--backend-directory={backends}")

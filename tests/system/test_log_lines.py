@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +32,41 @@ def ask(server: Started, module: object, name: str, datatype: str = "FP32") -> N
         tensor = module.InferInput("INPUT0", [3], datatype)  # type: ignore[attr-defined]
         tensor.set_data_from_numpy(np.zeros(3, np.float32 if datatype == "FP32" else np.int32))
         client.infer(name, [tensor])
+
+
+def ask_with_id(server: Started, module: Any, stream: bool = False, **more: Any) -> None:
+    """A request with the id `id-7` whose datatype is wrong unless `datatype` says otherwise."""
+    port = server.http_port if module is httpclient else server.grpc_port
+    with module.InferenceServerClient(f"127.0.0.1:{port}") as client:
+        tensor = module.InferInput("INPUT0", [3], more.pop("datatype", "INT32"))
+        tensor.set_data_from_numpy(np.zeros(3, np.float32 if tensor.datatype() == "FP32" else np.int32))
+        if stream:
+            answered = threading.Event()
+            client.start_stream(lambda result, error: answered.set())
+            client.async_stream_infer("m", [tensor], request_id="id-7")
+            assert answered.wait(30)
+            return
+        try:
+            client.infer("m", [tensor], request_id="id-7", **more)
+        except InferenceServerException as error:
+            assert tensor.datatype() == "INT32", error
+
+
+def test_each_line_about_a_request_has_its_id_once(models: Path, tmp_path: Path) -> None:
+    options = ("--log-verbose=1", "--log-access=true")
+    with started(tmp_path, f"--model-repository={models}", *options) as server:
+        server.wait_until_it_answers()
+        ways: list[tuple[Any, dict[str, Any]]] = [
+            (httpclient, {}), (httpclient, {"request_compression_algorithm": "gzip"}), (grpcclient, {}),
+            (grpcclient, {"compression_algorithm": "gzip"}), (grpcclient, {"stream": True}),
+        ]  # fmt: skip
+        for module, more in ways:
+            ask_with_id(server, module, datatype="FP32", **more)
+            ask_with_id(server, module, **more)
+        poll(lambda: len(re.findall(r"id-7", server.output())) >= 15, "lines", 30)
+        lines = [line for line in server.output().splitlines() if " us" in line or "failed" in line]
+        about = [line for line in lines if "nfer" in line or "stream" in line]
+        assert len([line for line in about if line.count("[request id: id-7]") == 1]) == 15, about
 
 
 def settled(server: Started, words: str) -> str:
@@ -122,20 +159,3 @@ def test_log_settings_are_told_and_changed_over_both_protocols(models: Path, tmp
         with urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/v2/logging", timeout=30) as answer:
             found = json.loads(answer.read())
         assert (found["log_verbose_level"], found["log_format"], found["log_warning"]) == (0, "ISO8601", False)
-
-
-def test_trace_settings_are_those_of_a_server_that_does_not_trace(models: Path, tmp_path: Path) -> None:
-    with started(tmp_path, f"--model-repository={models}") as server:
-        server.wait_until_it_answers()
-        with httpclient.InferenceServerClient(f"127.0.0.1:{server.http_port}") as client:
-            for name in ("", "m"):
-                assert client.get_trace_settings(name)["trace_level"] == ["OFF"]
-            with pytest.raises(InferenceServerException, match="tracing is not supported"):
-                client.update_trace_settings(settings={"trace_rate": "1"})
-            with pytest.raises(InferenceServerException, match="'nobody' is not found"):
-                client.get_trace_settings("nobody")
-        with grpcclient.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
-            found = client.get_trace_settings(as_json=True)["settings"]
-            assert found["trace_rate"] == {"value": ["1000"]}
-            with pytest.raises(InferenceServerException, match="does not support tracing"):
-                client.update_trace_settings(settings={"trace_rate": "1"})

@@ -112,7 +112,6 @@ def _tls(service: str, name: str, ours: bool) -> tuple[Option, ...]:
 
 _ONE_LOOP = "one event loop serves all connections"
 _NO_PROXY_POOL = "requests are not pooled here"
-_TRACE = "tracing"
 _SAGEMAKER = "the SageMaker endpoint"
 _VERTEX = "the Vertex AI endpoint"
 
@@ -290,12 +289,20 @@ METRICS = (
 )
 
 TRACE = (
-    _later("trace-config", "", _TRACE, repeat=True, form="<<string>,<string>=<string>>"),
-    _later("trace-file", "", _TRACE),
-    _later("trace-level", "", _TRACE, repeat=True),
-    _later("trace-rate", 1000, _TRACE),
-    _later("trace-count", -1, _TRACE),
-    _later("trace-log-frequency", 0, _TRACE),
+    _text(
+        "trace-config",
+        "",
+        "level=OFF|TIMESTAMPS|TENSORS, rate=<n>: one of n requests, count=<n>, mode=triton|opentelemetry; "
+        "triton,file=<path>, triton,log-frequency=<traces to a file>; opentelemetry,url=<url>, "
+        "opentelemetry,resource=<name>=<value>, opentelemetry,bsp_…=<n>. May be repeated.",
+        repeat=True,
+        form="<[<string>,]<string>=<string>>",
+    ),
+    _text("trace-file", "", "DEPRECATED: --trace-config=triton,file=<path>."),
+    _text("trace-level", "", "DEPRECATED: --trace-config=level=<level>. May be repeated.", repeat=True),
+    _int("trace-rate", 1000, "DEPRECATED: --trace-config=rate=<n>."),
+    _int("trace-count", -1, "DEPRECATED: --trace-config=count=<n>."),
+    _int("trace-log-frequency", 0, "DEPRECATED: --trace-config=triton,log-frequency=<n>."),
 )
 
 BACKEND = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from triton_async.addresses import unix_path
 from triton_async.config.endpoints import Listens, address_problem, tls_problem
 from triton_async.config.options import OPTIONS, Kind, Option, Scalar, Status, usage
+from triton_async.config.trace_config import OPENTELEMETRY, TENSORS, TRITON, TraceConfig, TraceProblem, parse_trace
 
 __all__ = ["Settings", "UsageError", "parse", "usage"]
 
@@ -33,6 +34,8 @@ NOT_BUILT_VALUES = {
 }
 # Triton spells this one name with underscores in its message.
 _CHOICE_NAMES = {"grpc-infer-response-compression-level": "grpc_infer_response_compression_level"}
+# The options of tracing that --trace-config has replaced.
+TRACE_LEGACY = ("trace-file", "trace-level", "trace-rate", "trace-count", "trace-log-frequency")
 _METRIC_SETTINGS = ("counter_latencies", "histogram_latencies", "summary_latencies", "summary_quantiles")
 
 
@@ -116,6 +119,8 @@ class Settings:
     metrics_port: int = _default("metrics-port")
     metrics_interval_ms: float = _default("metrics-interval-ms")
     counter_latencies: bool = True
+
+    trace: TraceConfig = field(default_factory=TraceConfig)
 
     backend_directory: str = _default("backend-directory")
     # Backend name ("" for all backends) -> setting -> value.
@@ -316,6 +321,7 @@ def _settings(values: dict[str, Any], warnings: list[str]) -> Settings:
         values["response_cache_byte_size"] = _cache_size(cache_texts)
     metrics = _metrics_config(values.pop("metrics_config", ()))
     values["counter_latencies"] = metrics.get("counter_latencies", True)
+    values["trace"] = _trace_config(values, warnings)
     settings = Settings(**values, warnings=tuple(warnings))
     _check_together(settings)
     return settings
@@ -403,6 +409,22 @@ def _cache_size(texts: Sequence[str]) -> int:
             raise _bad(option, f"the size of the local cache must be a positive number of bytes. Got {value}")
         size = int(value)
     return size
+
+
+def _trace_config(values: dict[str, Any], warnings: list[str]) -> TraceConfig:
+    legacy = {name: values.pop(name.replace("-", "_")) for name in TRACE_LEGACY if name.replace("-", "_") in values}
+    for name in legacy:
+        warnings.append(f"--{name} is deprecated: use --trace-config")
+    try:
+        config = parse_trace(values.pop("trace_config", ()), legacy)
+    except TraceProblem as problem:
+        raise _bad(OPTIONS["trace-config"], str(problem)) from None
+    if config.levels and config.mode == TRITON and not config.file:
+        warnings.append("nothing is traced: the trace file name is not given (--trace-config=triton,file=<path>)")
+    if config.levels & TENSORS and config.mode == OPENTELEMETRY:
+        warnings.append("trace level TENSORS has no effect in trace mode opentelemetry: spans have no tensors")
+        config = replace(config, levels=config.levels & ~TENSORS)
+    return config
 
 
 def _metrics_config(texts: Sequence[str]) -> dict[str, bool]:

@@ -22,6 +22,7 @@ from triton_async.infer.request cimport (
     InferRequest,
 )
 from triton_async.infer.response cimport InferResponse, ResponseSink
+from triton_async.infer.trace cimport Trace
 
 from triton_async.defines import INNER_MAX_DEPTH, INNER_MAX_OPEN, INNER_MAX_UNREAD, INNER_UNREAD
 from triton_async.errors import Cancelled, DecoupledModel, InternalError, ServerError, Unavailable, from_code
@@ -258,6 +259,8 @@ cdef class InnerRequests(Errand):
         for asker in inner.askers:
             if (<InferRequest>asker).model is not None:
                 (<Servable>(<InferRequest>asker).model).asks_others(now_ns)
+        if self.server.tracing is not None:
+            request.trace_parent = _first_trace(inner.askers)
         inner._link()
         self._let_senders_go(inner)
         self._check(inner)
@@ -334,6 +337,15 @@ cdef class InnerRequests(Errand):
 # Whether whoever asked for this request's sake may still take responses: the execution that waits, or what runs beside.
 cdef bint _takes(InnerRequest inner, InferRequest asker) noexcept:
     return asker.awaits & AWAITS_EXECUTION != 0 if inner.held else asker.model is not None
+
+
+# Of those for whose sake a request is made.
+cdef Trace _first_trace(tuple askers):
+    cdef InferRequest asker
+    for asker in askers:
+        if asker.trace is not None:
+            return asker.trace
+    return None
 
 
 def _cancelled():

@@ -9,6 +9,7 @@ from triton_async.core.reactor cimport Reactor
 from triton_async.core.scheduler cimport Scheduler, refusal
 from triton_async.core.servable cimport Servable
 from triton_async.core.stats cimport FAIL_BACKEND, FAIL_CANCELED, FAIL_REJECTED
+from triton_async.core.trace cimport trace_execution
 from triton_async.infer.batch cimport (
     TA_BEGUN,
     TA_HANDED,
@@ -485,6 +486,8 @@ cdef class Model(Servable):
     # Of a request that was answered and whose execution is over.
     cdef int _account(self, InferRequest request, Batch batch, int64_t now_ns) except -1:
         cdef int64_t start_ns = request.received_ns or request.queue_start_ns
+        if request.trace is not None:
+            trace_execution(request, &batch.c)
         if request.cancelled:
             self.statistics.record_failure(FAIL_CANCELED, start_ns, now_ns)
         elif request.failed:

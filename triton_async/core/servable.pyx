@@ -5,6 +5,7 @@ from collections import deque
 
 from triton_async.core.reactor cimport Reactor, Wakeable
 from triton_async.core.stats cimport ModelStatistics
+from triton_async.core.trace cimport trace_end, trace_response
 from triton_async.infer.request cimport (
     AWAITS_DELIVERY,
     AWAITS_FINAL,
@@ -105,6 +106,8 @@ cdef class Servable(Wakeable):
 
     cdef int _pass_on(self, InferRequest request, InferResponse response) except -1:
         if response is not None and not request.cancelled:
+            if request.trace is not None:
+                trace_response(request.trace, response)
             try:
                 request.sink.deliver(response)
             except Exception:
@@ -168,6 +171,8 @@ cdef class Servable(Wakeable):
         if request.awaits:
             return 0
         request.state = REQUEST_DONE
+        if request.trace is not None:
+            trace_end(request)
         if request.held_back is not None:
             request.relieve()
         request.sink = None

@@ -29,6 +29,9 @@ cdef class InferenceServer:
     cdef dict versions               # (model name, version) -> Servable
     cdef dict served                 # model name -> its versions in `versions`
     cdef dict input_pools            # (model name, version) -> SlabPool, of the models that have one
+    cdef object traces               # core.tracing.Tracing
+    cdef readonly object tracing     # the same while any model is traced, else None
+    cdef readonly bint reads_context  # front-ends are to say which headers a request came with (trace_parent)
     cdef int state                   # ServerState
     cdef set readiness_waiters       # futures of those that watch readiness
 
@@ -40,6 +43,8 @@ cdef class InferenceServer:
     # loop, unless the request is cancelled, and in any case one `released`. Raises ServerError otherwise; the request
     # is untouched. `model`: what `find` has said of it, a moment ago or before its body came.
     cdef int submit_request(self, InferRequest request, ResponseSink sink, Servable model=*) except -1
+
+    cdef int _trace(self, InferRequest request, Servable model) except -1
 
     # The client is gone: drops a request that has not begun, discards the responses of a running one. Idempotent.
     cdef int cancel_request(self, InferRequest request) except -1

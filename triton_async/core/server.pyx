@@ -1,23 +1,29 @@
 """The inference server without front-ends: looks models up, takes requests, answers questions. Loop thread."""
 
 import asyncio
+import logging
 
 from triton_async.core.servable cimport Servable
+from triton_async.core.trace cimport trace_queued
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
+from triton_async.infer.signature cimport ModelSignature
 
 from triton_async.core.describe import model_metadata
 from triton_async.core.metrics import Metrics
 from triton_async.core.readiness import Readiness
 from triton_async.core.repository import ModelRepository
+from triton_async.core.tracing import Tracing
 from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable
 from triton_async.version import TRITON_VERSION
 
 EXTENSIONS = (
     "classification", "model_repository", "model_repository(unload_dependents)", "schedule_policy",
     "model_configuration", "system_shared_memory", "cuda_shared_memory", "binary_tensor_data", "parameters",
-    "statistics", "logging", "generate",
+    "statistics", "trace", "logging", "generate",
 )
+
+log = logging.getLogger("triton_async.core")
 
 
 #   STARTING --start--> SERVING --stop_accepting--> STOPPING --stop--> STOPPED
@@ -59,9 +65,10 @@ def _heard(future):
 
 
 cdef class InferenceServer:
-    """One server. `host`: lifecycle.Host, what models are made on; its loop is the caller's."""
+    """One server. `host`: lifecycle.Host, what models are made on; its loop is the caller's. `recorder`: where traces
+    go (tracing.TraceRecorder); None: nothing can be traced."""
 
-    def __init__(self, settings, host):
+    def __init__(self, settings, host, recorder=None):
         self.id = settings.id
         self.version = TRITON_VERSION
         self.settings = settings
@@ -81,6 +88,8 @@ cdef class InferenceServer:
         self.repository = ModelRepository(settings, host, self._on_model_changed)
         self.readiness = Readiness(host.loop)
         self.metrics = Metrics(settings, self.repository, host)
+        self.traces = Tracing(settings.trace, recorder, self._on_traces_changed)
+        self.traces.announce()
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -129,6 +138,10 @@ cdef class InferenceServer:
         self.large_pool = next(iter(self.input_pools.values()), self.pool)
         self._wake_readiness()
 
+    def _on_traces_changed(self, bint active):
+        self.tracing = self.traces if active else None
+        self.reads_context = active and self.traces.reads_context
+
     def _wake_readiness(self):
         waiters, self.readiness_waiters = self.readiness_waiters, set()
         for future in waiters:
@@ -160,7 +173,20 @@ cdef class InferenceServer:
             request.received_ns = now_ns
         if model is None or model.draining:
             model = self.find(request.model_name, request.model_version)
+        if self.tracing is not None:
+            self._trace(request, model)
         return model.submit(request, sink, now_ns)
+
+    # What goes wrong with a trace is no business of the request.
+    cdef int _trace(self, InferRequest request, Servable model) except -1:
+        cdef ModelSignature signature = model.signature
+        try:
+            request.trace = self.traces.begin(request, signature.model_name, signature.model_version)
+            if request.trace is not None:
+                trace_queued(request)
+        except Exception:
+            log.exception("a request of model '%s' could not be traced", signature.model_name)
+        return 0
 
     cdef int cancel_request(self, InferRequest request) except -1:
         if request.model is not None:
@@ -299,6 +325,26 @@ cdef class InferenceServer:
     async def unload_model(self, str name, bint unload_dependents=False):
         """Takes a model out of service; it is freed when its requests are done."""
         await self.repository.unload_by_request(name, unload_dependents)
+
+    # -- traces ------------------------------------------------------------------------------------
+
+    def trace_settings(self, str name=""):
+        """The trace settings of a model, or of the server, by Triton's names. InvalidArg for an unknown model."""
+        self._check_traced(name)
+        return self.traces.settings(name)
+
+    def change_trace_settings(self, str name, changes):
+        """Changes them: see Tracing.update. InvalidArg."""
+        self._check_traced(name)
+        self.traces.update(name, changes)
+
+    def close_traces(self):
+        """Writes what was traced. Blocks: any thread, behind the last request."""
+        self.traces.close()
+
+    def _check_traced(self, str name):
+        if name and name not in self.latest:
+            raise InvalidArg(f"Request for unknown model : {name}")
 
     # -- shared memory -----------------------------------------------------------------------------
 

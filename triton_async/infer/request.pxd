@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint64_t
 from triton_async.infer.event cimport ta_message
 from triton_async.infer.response cimport ResponseSink
 from triton_async.infer.tensor cimport Tensor
+from triton_async.infer.trace cimport Trace
 from triton_async.memory.buffer cimport Buffer
 
 #   NEW --enqueue--> QUEUED --batch taken--> RUNNING --all that was awaited--> DONE
@@ -52,6 +53,12 @@ cdef class InferRequest:
     cdef public int64_t received_ns      # CLOCK_MONOTONIC, when the front-end had the whole request
     cdef public int64_t end_by_ns        # when its client stops waiting for the answer; 0: never
     cdef public object context           # the front-end's own, untouched by core
+
+    # Its trace, set by core when it is submitted; None: it is not traced. Before: the Trace for whose sake the request
+    # is made, or the (name, value) of the headers that it came with, or
+    # None.
+    cdef readonly Trace trace
+    cdef public object trace_parent
 
     # Set by ModelSignature.validate, or with `fits`, the signature for which that has been done
     cdef object fits

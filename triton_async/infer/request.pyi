@@ -1,6 +1,7 @@
 from typing import Any
 
 from triton_async.infer.tensor import Tensor
+from triton_async.infer.trace import Trace
 from triton_async.memory.buffer import Buffer
 
 class RequestedOutput:
@@ -35,6 +36,8 @@ class InferRequest:
     received_ns: int
     end_by_ns: int
     context: Any
+    trace: Trace | None
+    trace_parent: Any
     is_cancelled: bool
     batch_size: int
     def __init__(

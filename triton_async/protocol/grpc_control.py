@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from triton_async import protos
+from triton_async.config.trace_config import NUMBERS, parse_levels, parse_number
 from triton_async.errors import InvalidArg, Unsupported
 from triton_async.logs import LOG_FORMATS
 
@@ -111,6 +112,24 @@ def log_changes(request: Any) -> dict[str, Any]:
         found[name] = getattr(setting, parameter)
         if name == "log_format" and found[name] not in LOG_FORMATS:
             raise InvalidArg(f"invalid argument for log_format, got: {found[name][:100]}")
+    return found
+
+
+def trace_changes(request: Any) -> dict[str, int | None]:
+    """Changes of the trace settings that a request asks for, checked; None takes an earlier change back."""
+    found: dict[str, int | None] = {}
+    for name, setting in request.settings.items():
+        values = list(setting.value)
+        if name == "trace_file":
+            raise Unsupported("trace file location can not be updated through network protocol")
+        if name == "trace_level":
+            found[name] = parse_levels(values) if values else None
+        elif name in NUMBERS:
+            if len(values) > 1:
+                raise InvalidArg(f"expect only 1 value for '{name}'")
+            found[name] = parse_number(name, values[0], " ") if values else None
+        else:
+            raise InvalidArg(f"unknown trace setting '{name[:100]}'")
     return found
 
 

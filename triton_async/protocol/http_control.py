@@ -6,24 +6,19 @@ import base64
 import binascii
 from typing import Any
 
+from triton_async.config.trace_config import NUMBERS, parse_levels, parse_number
 from triton_async.defines import CUDA_IPC_HANDLE_NBYTES, LOG_VERBOSE_MAX
 from triton_async.errors import InvalidArg, Unavailable, Unsupported
 from triton_async.logs import LOG_FORMATS
 from triton_async.protocol.json_text import dumps, error_body, loads
-from triton_async.protocol.json_value import as_bool, as_string, as_uint, member, members, present
+from triton_async.protocol.json_value import as_array, as_bool, as_string, as_uint, member, members, present
 
 __all__ = [
-    "TRACE_SETTINGS", "dumps", "error_body", "parse_cuda_region", "parse_index", "parse_load", "parse_log_settings",
-    "parse_system_region", "parse_unload", "statistics_body",
+    "dumps", "error_body", "parse_cuda_region", "parse_index", "parse_load", "parse_log_settings",
+    "parse_system_region", "parse_trace_settings", "parse_unload", "statistics_body",
 ]  # fmt: skip
 
 _NOT_READY = "Invalid value for 'ready': expected a boolean"
-
-# Of a server that does not trace, in Triton's form.
-TRACE_SETTINGS = {
-    "trace_level": ["OFF"], "trace_rate": "1000", "trace_count": "-1", "log_frequency": "0", "trace_file": "",
-    "trace_mode": "triton",
-}  # fmt: skip
 
 
 def parse_index(body: Any) -> bool:
@@ -121,6 +116,24 @@ def parse_log_settings(body: Any) -> dict[str, Any]:
                 raise Unavailable(f"invalid argument for --log_format, got: {found[name][:100]}")
         else:
             raise InvalidArg(f"unknown log setting '{name[:100]}'")
+    return found
+
+
+def parse_trace_settings(body: Any) -> dict[str, int | None]:
+    """Changes of the trace settings that a request asks for, checked; None takes an earlier change back."""
+    document = loads(body)
+    found: dict[str, int | None] = {}
+    for name, value in members(document, "") if isinstance(document, dict) else ():
+        if name == "trace_file":
+            raise Unsupported("trace file location can not be updated through network protocol")
+        if name == "trace_level":
+            levels = None if value is None else [as_string(level, "") for level in as_array(value, "")]
+            if levels != []:  # which changes nothing, as in Triton
+                found[name] = None if levels is None else parse_levels(levels)
+        elif name in NUMBERS:
+            found[name] = None if value is None else parse_number(name, as_string(value, ""))
+        else:
+            raise InvalidArg(f"unknown trace setting '{name[:100]}'")
     return found
 
 

@@ -137,6 +137,10 @@ cdef class IncomingRequest:
         return self.request.parameters
 
     @property
+    def trace_context(self):
+        return None if self.request.trace is None else self.request.trace.context()
+
+    @property
     def output_names(self):
         cdef RequestedOutput output
         cdef TensorSpec spec

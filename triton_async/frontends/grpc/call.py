@@ -69,6 +69,8 @@ class Call:
         self._answer_encoding: str | None = None
         self._level = 0
         self._head_sent = False
+        #: Of the inference request in it, for logs.
+        self.request_id = ""
         #: Bytes of the messages sent so far.
         self.sent_nbytes = 0
         if not compression.known(self._encoding):

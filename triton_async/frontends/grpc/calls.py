@@ -14,7 +14,7 @@ from grpclib.exceptions import GRPCError
 from triton_async.errors import ServerError
 from triton_async.frontends.grpc.call import Call, CallStream, StreamGone, finish
 from triton_async.frontends.grpc.status import status_of
-from triton_async.logs import access
+from triton_async.logs import access, with_id
 
 log = logging.getLogger("triton_async.grpc")
 
@@ -77,10 +77,10 @@ class Calls:
             began_ns = time.monotonic_ns()
             code, message = await _handle(call, handler)
             if code is not Status.OK and log.isEnabledFor(logging.DEBUG):
-                log.debug("%s failed with %s: %s", headers[":path"][:200], code.name, message)
+                log.debug("%s failed with %s: %s", headers[":path"][:200], code.name, with_id(call.request_id, message or ""))
             await call.finish(code, message)
             if access.on:
-                access.note(stream.peer(), headers[":path"], code.name, call.sent_nbytes, began_ns)
+                access.note(stream.peer(), headers[":path"], code.name, call.sent_nbytes, began_ns, call.request_id)
         except StreamGone:
             log.debug("the client has closed its stream", exc_info=True)
 

@@ -36,13 +36,25 @@ class Inference:
 
     async def _infer(self, call: Call) -> None:
         call.compress_answers(self._level)
+        opened_ns = time.monotonic_ns()
         request = decode_request(await call.recv_message(), time.monotonic_ns(), self._server.regions)
         request.end_by_ns = call.end_by_ns
+        call.request_id = request.id
         signature = self._server.signature(request.model_name, request.model_version)
         if signature.decoupled:
             raise Unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy")
+        if self._server.reads_context:
+            request.trace_parent = list(call.metadata.items())
         response = await self._server.infer(request)
-        await call.send_parts(encode_response(response, chosen_outputs(response, signature)))
+        parts = encode_response(response, chosen_outputs(response, signature))
+        if (trace := request.trace) is None:
+            await call.send_parts(parts)
+            return
+        trace.add("GRPC_WAITREAD_START", opened_ns)
+        trace.add("GRPC_WAITREAD_END", request.received_ns)
+        trace.add("GRPC_SEND_START", time.monotonic_ns())
+        await call.send_parts(parts)
+        trace.add("GRPC_SEND_END", time.monotonic_ns())
 
     async def _stream(self, call: Call) -> None:
         call.compress_answers(self._level)
@@ -56,6 +68,8 @@ class InferStream(StreamRequests):
         ends_on_error = call.metadata.get("triton_grpc_error", "").lower() == "true"
         super().__init__(server, ends_on_error, call.end_by_ns, max_waiting)
         self._server = server
+        if server.reads_context:
+            self.fields = list(call.metadata.items())
         self._call = call
         self._ready: deque[tuple[list[Any], int]] = deque()  # parts of answers, and their bytes
         self._failure: Exception | None = None

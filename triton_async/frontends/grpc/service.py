@@ -10,10 +10,9 @@ from grpclib.const import Handler
 
 from triton_async import logs, protos
 from triton_async.core.server import InferenceServer
-from triton_async.errors import ServerError, Unsupported
+from triton_async.errors import ServerError
 from triton_async.frontends.grpc.mapping import Answer, handlers, unary
 from triton_async.protocol import grpc_control
-from triton_async.protocol.http_control import TRACE_SETTINGS
 from triton_async.protocol.version import parse_version
 
 SERVICE = "inference.GRPCInferenceService"
@@ -97,10 +96,8 @@ class Service:
 
     def _trace_setting(self, request: Any) -> Any:
         if request.settings:
-            raise Unsupported("the server does not support tracing")
-        if request.model_name:
-            self._server.signature(request.model_name)
-        return grpc_control.trace_settings(TRACE_SETTINGS)
+            self._server.change_trace_settings(request.model_name, grpc_control.trace_changes(request))
+        return grpc_control.trace_settings(self._server.trace_settings(request.model_name))
 
     def _log_settings(self, request: Any) -> Any:
         logs.update(grpc_control.log_changes(request))

@@ -6,6 +6,7 @@ from triton_async.core.server cimport InferenceServer
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.signature cimport ModelSignature
+from triton_async.infer.trace cimport Trace
 from triton_async.memory.buffer cimport Buffer
 
 # A request of a stream, and the place of its answer among the others.
@@ -15,6 +16,7 @@ cdef class Slot(ResponseSink):
     cdef ModelSignature signature  # None while it is not known which model serves
     cdef Buffer refused            # the message of a request that no model took, for the error about it; or None
     cdef bint wants_empty_final
+    cdef Trace trace               # of its request; None: it is not traced
     cdef object outcome            # an InferResponse or an exception that waits for its turn, or None
 
 # Answers leave in the order of the requests; those of decoupled models as they come.
@@ -29,6 +31,8 @@ cdef class StreamRequests:
     cdef readonly bint ended
     cdef int64_t max_waiting       # answers that wait from which on who makes further ones is asked to wait
     cdef int64_t end_by_ns         # deadline of the call, and so of each request; 0: none
+    cdef str request_id            # of the answer that is being written, for logs; or None
+    cdef public object fields      # headers of the call, where traces are to follow them; else None
     cdef set slots
     cdef object order              # deque of Slot
     cdef object unsent             # deque of int: place in the stream of answers where each one ends

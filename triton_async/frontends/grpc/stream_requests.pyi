@@ -6,6 +6,7 @@ from triton_async.infer.request import InferRequest
 class StreamRequests:
     ends_on_error: bool
     ended: bool
+    fields: list[tuple[str, str]] | None
     written_nbytes: int
     sent_nbytes: int
     def __init__(self, server: InferenceServer, ends_on_error: bool, end_by_ns: int, max_waiting: int) -> None: ...

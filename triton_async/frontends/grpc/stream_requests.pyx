@@ -19,6 +19,7 @@ from triton_async.defines import (
     GRPC_CONGESTED_NBYTES, GRPC_MAX_HELD_NBYTES, GRPC_MAX_STREAM_ANSWERS, GRPC_MAX_STREAM_REQUESTS,
 )
 from triton_async.errors import ServerError, Unavailable
+from triton_async.logs import with_id
 from triton_async.protocol.grpc_codec import request_id
 from triton_async.protocol.grpc_encode import encode_stream_failure, encode_stream_refusal
 from triton_async.protocol.wire import Malformed
@@ -118,8 +119,13 @@ cdef class StreamRequests:
             if not slot.signature.decoupled:
                 self.order.append(slot)
                 in_order = True
+            request.trace_parent = self.fields
             self.server.submit_request(request, slot)
             slot.request = request
+            if request.trace is not None:
+                slot.trace = request.trace
+                slot.trace.note("GRPC_WAITREAD_START", request.received_ns)
+                slot.trace.note("GRPC_WAITREAD_END", request.received_ns)
         except Malformed as error:
             # What follows on the stream cannot be trusted either.
             return self._fail(error)
@@ -170,7 +176,14 @@ cdef class StreamRequests:
         if self.ended:
             return 0
         try:
-            return self._answer(slot, outcome)
+            if slot.trace is None:
+                return self._answer(slot, outcome)
+            slot.trace.note("GRPC_SEND_START", ta_now_ns())
+            self._answer(slot, outcome)
+            slot.trace.note("GRPC_SEND_END", ta_now_ns())
+            if slot.requests is None:
+                slot.trace = None
+            return 0
         except Exception as error:
             return self._fail(error)
 
@@ -182,6 +195,9 @@ cdef class StreamRequests:
             response = <InferResponse>outcome
             final = response.final
             error = response.error
+            self.request_id = (<InferRequest>response.request).id
+        else:
+            self.request_id = None
         if final:
             slot.requests = None
             self.slots.discard(slot)
@@ -195,7 +211,8 @@ cdef class StreamRequests:
             except ServerError as failure:
                 error = failure
         if log.isEnabledFor(_DEBUG):
-            log.debug("a request on a stream failed: %s", error.message)
+            known = self.request_id if slot.refused is None else request_id(slot.refused)
+            log.debug("a request on a stream failed: %s", with_id(known or "", error.message))
         if self.ends_on_error:
             raise error
         if outcome is error:
@@ -246,6 +263,7 @@ cdef class StreamRequests:
             # Slots point back at this: what they hold must not wait for the garbage collector.
             slot.requests = None
             slot.outcome = None
+            slot.trace = None
             if slot.request is not None:
                 left.append(slot.request)
                 slot.request = None

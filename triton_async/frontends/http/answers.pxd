@@ -6,6 +6,7 @@ from triton_async.frontends.http.hub cimport Hub
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.signature cimport ModelSignature
+from triton_async.infer.trace cimport Trace
 from triton_async.protocol.http_repeat cimport KnownReply
 
 # One infer request in work: its place in the order of responses. Owned by its connection until it is answered.
@@ -14,6 +15,7 @@ cdef class Exchange(ResponseSink):
     cdef InferRequest request        # None when it was refused
     cdef ModelSignature signature
     cdef InferResponse response      # None until delivered
+    cdef str refused_id              # id of the request, where it was refused; or None
     cdef object problem              # (status, message) instead of a response
     cdef bint old                    # asked in HTTP/1.0
     cdef bint closes                 # the connection closes behind the answer
@@ -23,6 +25,7 @@ cdef class Exchange(ResponseSink):
     cdef tuple encoded               # the response, when its body is compressed
     cdef bint compressing            # on another thread, just now
     cdef bytes compressed            # the body then
+    cdef Trace trace                 # None when it is not traced
     cdef int64_t waiting_nbytes      # of the response, noted as unsent while it waits for its turn
     cdef Exchange next
 

@@ -15,7 +15,7 @@ from triton_async.errors import ServerError
 from triton_async.frontends.http.compression import deflate
 from triton_async.frontends.http.replies import FAILED
 from triton_async.frontends.http.status import http_status
-from triton_async.logs import access
+from triton_async.logs import access, with_id
 from triton_async.protocol.http_coding import NAMES
 
 log = logging.getLogger("triton_async.http")
@@ -81,6 +81,12 @@ cdef str _model(Exchange exchange):
     return "?" if exchange.signature is None else exchange.signature.model_name
 
 
+cdef str _id(Exchange exchange):
+    if exchange.request is not None:
+        return exchange.request.id
+    return exchange.refused_id or ""
+
+
 cdef class Answers:
     """The part of a connection that writes."""
 
@@ -116,6 +122,7 @@ cdef class Answers:
                 self.hub.server.cancel_request(exchange.request)
             exchange.request = None
             exchange.response = None
+            exchange.trace = None
             exchange = exchange.next
         return 0
 
@@ -149,13 +156,15 @@ cdef class Answers:
         version = "" if request is None or request.model_version == -1 else f"/versions/{request.model_version}"
         path = f"/v2/models/{_model(exchange)}{version}/infer"
         began_ns = ta_now_ns() if request is None else request.received_ns
-        access.note(self.transport.get_extra_info("peername"), f"POST {path}", head[9:12].decode(), nbytes, began_ns)
+        access.note(self.transport.get_extra_info("peername"), f"POST {path}", head[9:12].decode(), nbytes, began_ns,
+                    _id(exchange))
         return 0
 
     # The error that is the answer, which the log has too when it is verbose.
     cdef object _failed(self, Exchange exchange, int status, str message, bytes tail):
         if log.isEnabledFor(_DEBUG):
-            log.debug("infer of model '%s' failed with %d: %s", _model(exchange), status, message)
+            log.debug("infer of model '%s' failed with %d: %s", _model(exchange), status,
+                      with_id(_id(exchange), message))
         return error_reply(status, message, tail)
 
     cdef object _reply(self, Exchange exchange):
@@ -197,10 +206,15 @@ cdef class Answers:
         self.touched_s = self.hub.now_s
         if exchange.waiting_nbytes:
             self._note_unsent(-exchange.waiting_nbytes)
+        if exchange.trace is not None:
+            exchange.trace.note("HTTP_SEND_START", ta_now_ns())
         if type(data) is bytes:
             self.transport.write(data)
         else:
             self.transport.writelines(data)
+        if exchange.trace is not None:
+            exchange.trace.note("HTTP_SEND_END", ta_now_ns())
+            exchange.trace = None
         return 0
 
     cdef int _pause(self) except -1:

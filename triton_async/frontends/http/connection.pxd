@@ -32,11 +32,15 @@ cdef class Connection(SlowLane):
     cdef ModelSignature signature
     cdef SlabPool input_pool         # of its model; None: the host's
     cdef Intake intake               # its body
+    # Of the request that is received, while requests are traced:
+    cdef int64_t began_ns            # when its body began
+    cdef object fields               # its header, as head_fields has it, where that is asked for; else None
     cdef Py_ssize_t linger_nbytes    # behind the last request, still to be dropped
 
     cdef Py_ssize_t _consume(self, const unsigned char *data, Py_ssize_t size) except -1
     cdef int _parse(self, const unsigned char *data, Py_ssize_t size, Py_ssize_t *end) noexcept
     cdef Py_ssize_t _take_head(self, const unsigned char *data, Py_ssize_t size) except -1
+    cdef int _note_head(self, const unsigned char *data, Py_ssize_t size) except -1
     cdef int64_t _body_limit(self) noexcept
     cdef bint _admit(self, const unsigned char *data) except -1
     cdef Py_ssize_t _begin_body(self, const unsigned char *data, Py_ssize_t size) except -1

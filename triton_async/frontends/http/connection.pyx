@@ -20,6 +20,7 @@ from triton_async.frontends.http.held cimport append, drop
 from triton_async.frontends.http.hub cimport Hub
 from triton_async.frontends.http.intake cimport Intake
 from triton_async.frontends.http.slow_lane cimport SlowLane
+from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.request cimport InferRequest
 from triton_async.memory.buffer cimport Buffer
 from triton_async.protocol.http_codec cimport decode_infer
@@ -51,6 +52,7 @@ from triton_async.defines import (
 from triton_async.errors import InvalidArg, ServerError
 from triton_async.frontends.http.replies import CONTINUE, FAILED
 from triton_async.frontends.http.status import http_status
+from triton_async.protocol.head_fields import head_fields
 
 log = logging.getLogger("triton_async.http")
 
@@ -245,11 +247,18 @@ cdef class Connection(SlowLane):
         # Neither 100 Continue nor an answer of the full parser may overtake the answers to earlier requests.
         if kind == HEAD_INFER and not (self.head.expects and self.in_flight) and self._admit(data):
             self.blank = False
+            if self.hub.server.tracing is not None:
+                self._note_head(data, end)
             return end + self._begin_body(data + end, size - end)
         if self.in_flight:
             return 0
         self.blank = False
         return self._hand_over(data, end, size)
+
+    cdef int _note_head(self, const unsigned char *data, Py_ssize_t size) except -1:
+        self.began_ns = ta_now_ns()
+        self.fields = head_fields(data[:size]) if self.hub.server.reads_context else None
+        return 0
 
     # Bytes of a body that may be received here.
     cdef int64_t _body_limit(self) noexcept:
@@ -307,7 +316,7 @@ cdef class Connection(SlowLane):
     # The body is complete: builds the request and puts it in line.
     cdef int _submit(self) except -1:
         cdef Exchange exchange = self._enqueue(self.signature)
-        cdef InferRequest request
+        cdef InferRequest request = None
         cdef Buffer body = self.intake.end()
         cdef Servable model = self.model
         self.model = None
@@ -319,8 +328,14 @@ cdef class Connection(SlowLane):
             self._end_behind(exchange)
         try:
             request = self._decode(exchange, body)
+            if self.fields is not None:
+                request.trace_parent, self.fields = self.fields, None
             self.hub.server.submit_request(request, exchange, model)
             exchange.request = request
+            if request.trace is not None:
+                exchange.trace = request.trace
+                exchange.trace.note("HTTP_RECV_START", self.began_ns)
+                exchange.trace.note("HTTP_RECV_END", request.received_ns)
             if exchange.scanned and not exchange.repeats:
                 self._learn(request, body)
             return 0
@@ -329,6 +344,7 @@ cdef class Connection(SlowLane):
         except Exception:
             log.exception("HTTP handler failed")
             exchange.problem = FAILED
+        exchange.refused_id = None if request is None else request.id
         return self._flush()
 
     cdef InferRequest _decode(self, Exchange exchange, Buffer body):

@@ -38,14 +38,23 @@ async def generate(
     signature = server.signature(model, version)
     if request_encoding(request.headers.getall("Content-Encoding", [])) != "":
         raise InvalidArg("Unsupported content-encoding, only 'identity' is supported.")
+    began_ns = time.monotonic_ns()
     body = await read_body(request, json_limit(request.content_length, max_input_nbytes), receiving)
+    received_ns = time.monotonic_ns()
     generation = Generation(server, signature.decoupled, streaming)
     try:
-        generation.submit(
-            decode_generate(model, version, signature, body, max_input_nbytes, time.monotonic_ns())
-        )
-        del body
+        inference = decode_generate(model, version, signature, body, max_input_nbytes, received_ns)
+        request["id"] = inference.id
+        if server.reads_context:
+            inference.trace_parent = list(request.headers.items())
+        generation.submit(inference)
+        if (trace := inference.trace) is not None:
+            trace.add("HTTP_RECV_START", began_ns)
+            trace.add("HTTP_RECV_END", received_ns)
+        del body, inference
         await generation.wait()
+        if trace is not None:
+            trace.add("HTTP_SEND_START", time.monotonic_ns())
         if streaming:
             return await _stream(request, generation)
     finally:

@@ -32,6 +32,8 @@ class InferService(Protocol):
     regions: RegionRegistry
 
     def signature(self, name: str, version: int = -1) -> ModelSignature: ...
+    @property
+    def reads_context(self) -> bool: ...
     async def infer(self, request: InferRequest) -> InferResponse: ...
 
 
@@ -102,6 +104,7 @@ async def infer(
         return response
     header_lines = headers.getall(replies.HEADER_LENGTH, [])
     limit = _body_limit(header_lines, encoding, request.content_length, max_input_nbytes)
+    began_ns = time.monotonic_ns()
     body: Any = await read_body(request, limit, receiving)
     received_ns = time.monotonic_ns()
     if encoding:
@@ -110,9 +113,29 @@ async def infer(
     inference = decode_infer(
         model, version, signature, body, header_length, max_input_nbytes, received_ns, server.regions
     )
+    request["id"] = inference.id
+    if server.reads_context:
+        inference.trace_parent = list(headers.items())
     answer = await server.infer(inference)
+    if (trace := inference.trace) is None:
+        return await _answered(request, inference, answer, signature)
+    trace.add("HTTP_RECV_START", began_ns)
+    trace.add("HTTP_RECV_END", received_ns)
+    reply = await _answered(request, inference, answer, signature)
+    trace.add("HTTP_SEND_START", time.monotonic_ns())
+    # aiohttp writes it behind this; by the time that it is asked to finish it, all is with the socket.
+    await reply.prepare(request)
+    await reply.write_eof()
+    trace.add("HTTP_SEND_END", time.monotonic_ns())
+    return reply
+
+
+async def _answered(
+    request: web.BaseRequest, inference: InferRequest, answer: InferResponse, signature: ModelSignature
+) -> web.StreamResponse:
+    """The answer to `request`, compressed where the client wants it and it is worth it."""
     head, parts, length, content_type = encode_infer(inference, answer, signature)
-    coding, required = response_coding(", ".join(headers.getall("Accept-Encoding", [])))
+    coding, required = response_coding(", ".join(request.headers.getall("Accept-Encoding", [])))
     if not coding or not worth(required, (head, *parts)):
         return await replies.tensors(request, head, parts, length, content_type)
     packed = await asyncio.to_thread(deflate, coding, (head, *parts))

@@ -16,7 +16,7 @@ from triton_async.defines import HTTP_MAX_LINE_NBYTES
 from triton_async.errors import ServerError
 from triton_async.frontends.http import replies
 from triton_async.frontends.sockets import ListeningSocket, listen
-from triton_async.logs import access
+from triton_async.logs import access, with_id
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -170,7 +170,7 @@ class Listener:
         if access.on:
             peer = request.transport.get_extra_info("peername") if request.transport is not None else None
             nbytes = response.content_length or 0
-            access.note(peer, f"{request.method} {request.raw_path}", response.status, nbytes, began_ns)
+            access.note(peer, f"{request.method} {request.raw_path}", response.status, nbytes, began_ns, _id(request))
         if self._draining or (request.headers.get("Expect") is not None and not request.content.is_eof()):
             # In the second case nobody knows whether the body still comes.
             response.force_close()
@@ -196,7 +196,8 @@ class Listener:
             return await self._handler(request)
         except ServerError as problem:
             if _log.isEnabledFor(logging.DEBUG):
-                _log.debug("%s %s failed: %s", request.method, request.raw_path[:512], problem.message)
+                message = with_id(_id(request), problem.message)
+                _log.debug("%s %s failed: %s", request.method, request.raw_path[:512], message)
             return replies.server_error(problem)
         except replies.RequestProblem as problem:
             response = replies.error(problem.status, problem.message)
@@ -207,3 +208,8 @@ class Listener:
         except Exception:
             _log.exception("HTTP handler failed")
             return replies.error(*replies.FAILED)
+
+
+def _id(request: web.BaseRequest) -> str:
+    """The id of the inference request in it, where one was read."""
+    return str(request.get("id", ""))

@@ -53,9 +53,9 @@ class HttpService:
             Route(routes.UNLOAD, "POST", "model-repository", self._unload),
             Route(routes.GENERATE, "POST", "inference", self._generate),
             Route(routes.TRACE, "GET", "trace", self._trace),
-            Route(routes.TRACE, "POST", "trace", _missing("tracing")),
-            Route(routes.MODEL_TRACE, "GET", "trace", self._model_trace),
-            Route(routes.MODEL_TRACE, "POST", "trace", _missing("tracing")),
+            Route(routes.TRACE, "POST", "trace", self._change_trace),
+            Route(routes.MODEL_TRACE, "GET", "trace", self._trace),
+            Route(routes.MODEL_TRACE, "POST", "trace", self._change_trace),
             Route(routes.LOGGING, "GET", "logging", self._log_settings),
             Route(routes.LOGGING, "POST", "logging", self._change_log_settings),
             Route(routes.REGION_STATUS, "GET", "shared-memory", self._region_status),
@@ -136,12 +136,14 @@ class HttpService:
         await self._server.unload_model(model, unload_dependents)
         return replies.empty()
 
-    async def _trace(self, request: web.BaseRequest) -> web.Response:
-        return replies.as_json(control.dumps(control.TRACE_SETTINGS))
+    async def _trace(self, request: web.BaseRequest, model: str = "") -> web.Response:
+        return replies.as_json(control.dumps(self._server.trace_settings(model)))
 
-    async def _model_trace(self, request: web.BaseRequest, model: str) -> web.Response:
-        self._server.signature(model)
-        return replies.as_json(control.dumps(control.TRACE_SETTINGS))
+    async def _change_trace(self, request: web.BaseRequest, model: str = "") -> web.Response:
+        self._server.trace_settings(model)
+        changes = control.parse_trace_settings(await self._body(request))
+        self._server.change_trace_settings(model, changes)
+        return await self._trace(request, model)
 
     async def _log_settings(self, request: web.BaseRequest) -> web.Response:
         return replies.as_json(control.dumps(logs.settings()))
@@ -172,13 +174,6 @@ class HttpService:
 def _refuse_repository(repository: str | None) -> None:
     if repository is not None:
         raise Unsupported("'repository_name' specification is not supported")
-
-
-def _missing(what: str) -> Handler:
-    async def refuse(request: web.BaseRequest, *arguments: str | None) -> web.Response:
-        raise Unsupported(f"{what} is not supported by this server yet")
-
-    return refuse
 
 
 async def start(

@@ -82,15 +82,16 @@ class PreferredMemory:
 
 
 class InferenceTrace:
-    """The trace of a request, to be handed on; this server traces nothing."""
+    """The trace of a request, to be handed on. What a request asks of other models is part of it all the same."""
 
-    __slots__ = ()
+    __slots__ = ("_context",)
+
+    def __init__(self, context: str | None = None) -> None:
+        self._context = context
 
     def get_context(self) -> str | None:
-        return None
-
-
-_TRACE = InferenceTrace()
+        """OpenTelemetry's, as JSON; None where there is none, and for models in a process of their own."""
+        return self._context
 
 
 class InferenceResponse:
@@ -284,7 +285,7 @@ class InferenceRequest:
         return set(self._source.output_names)
 
     def trace(self) -> InferenceTrace:
-        return _TRACE
+        return InferenceTrace(getattr(self._source, "trace_context", None))
 
     # -- of a request that came ------------------------------------------------------------------------------------
 

@@ -20,13 +20,17 @@ cdef class ExpressCall(Http2Stream):
     cdef object timer              # TimerHandle, or None
     cdef MessageReader reader
     cdef int64_t receiving_nbytes  # its part of the connection's
+    cdef str request_id            # of a request that was refused, for logs; or None
+    # While requests are traced:
+    cdef int64_t opened_ns         # when its head came; 0: they are not
+    cdef object fields             # its header, where that is asked for; else None
 
     # The connection, typed.
     cdef ExpressSession connection(self)
     # Notes that `nbytes` bytes of messages are held. Raises MessageError when the connection holds too many.
     cdef int note_receiving(self, int64_t nbytes) except -1
     # A line of the access log, if there is one.
-    cdef int note(self, str outcome, int64_t nbytes, int64_t began_ns, str model) except -1
+    cdef int note(self, str outcome, int64_t nbytes, int64_t began_ns, str model, str request_id=*) except -1
     # What was called, for logs.
     cdef str rpc(self)
     # Ends the call with an error; nothing when it has ended. The client's side too.

@@ -9,6 +9,7 @@ from triton_async.frontends.grpc.abandoned cimport forget
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.request cimport REQUEST_RUNNING, InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
+from triton_async.infer.trace cimport Trace
 from triton_async.protocol.grpc_codec cimport decode
 from triton_async.protocol.grpc_encode cimport ENVELOPE_UNARY, choose_outputs, encode
 from triton_async.protocol.grpc_message cimport (
@@ -23,7 +24,7 @@ from triton_async.defines import GRPC_MAX_RECEIVING_NBYTES
 from triton_async.errors import ServerError, Unsupported
 from triton_async.frontends.grpc import compression
 from triton_async.frontends.grpc.status import status_of, trailers
-from triton_async.logs import access
+from triton_async.logs import access, with_id
 from triton_async.protocol.grpc_message import MessageError
 
 log = logging.getLogger("triton_async.grpc")
@@ -71,10 +72,10 @@ cdef class ExpressCall(Http2Stream):
         return None if self.reader is None else self.reader.room(nbytes)
 
     # Who is interested hears of it; what was asked for, as far as that is known.
-    cdef int note(self, str outcome, int64_t nbytes, int64_t began_ns, str model) except -1:
+    cdef int note(self, str outcome, int64_t nbytes, int64_t began_ns, str model, str request_id="") except -1:
         if access.on:
             access.note((<object>self.connection()).peer(), f"{self.rpc()} {model}".rstrip(), outcome, nbytes,
-                        began_ns or ta_now_ns())
+                        began_ns or ta_now_ns(), request_id)
         return 0
 
     cdef str rpc(self):
@@ -84,8 +85,9 @@ cdef class ExpressCall(Http2Stream):
         cdef list fields = [(name.encode(), value.encode()) for name, value in trailers(Status(status), message)]
         if self.state == STREAM_OPEN or self.state == STREAM_ANSWERING:
             if log.isEnabledFor(_DEBUG):
-                log.debug("%s failed with %s: %s", self.rpc(), Status(status).name, message)
-            self.note(Status(status).name, 0, 0, "")
+                log.debug("%s failed with %s: %s", self.rpc(), Status(status).name,
+                          with_id(self.request_id or "", message))
+            self.note(Status(status).name, 0, 0, "", self.request_id or "")
         if self.state == STREAM_OPEN:
             self.send_head(HeaderBlock(_HEAD + fields), True)
         elif self.state == STREAM_ANSWERING:
@@ -163,7 +165,7 @@ cdef class UnaryInfer(ExpressCall):
 
     cdef int submit(self) except -1:
         cdef ExpressSession connection = self.connection()
-        cdef InferRequest request
+        cdef InferRequest request = None
         cdef UnarySink sink
         try:
             request = decode(self.message, ta_now_ns(), connection.lane.server.regions)
@@ -174,9 +176,14 @@ cdef class UnaryInfer(ExpressCall):
                 raise Unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy")
             sink = UnarySink.__new__(UnarySink)
             sink.call = self
+            request.trace_parent = self.fields
             connection.lane.server.submit_request(request, sink)
             self.request = request
+            if request.trace is not None:
+                request.trace.note("GRPC_WAITREAD_START", self.opened_ns)
+                request.trace.note("GRPC_WAITREAD_END", request.received_ns)
         except Exception as error:
+            self.request_id = None if request is None else request.id
             return self.fail_with(error)
         return 0
 
@@ -184,6 +191,7 @@ cdef class UnaryInfer(ExpressCall):
         cdef list parts
         cdef int64_t nbytes = 0
         cdef int64_t began_ns = 0 if self.request is None else self.request.received_ns
+        cdef Trace trace = None if self.request is None else self.request.trace
         self.request = None
         if self.state == STREAM_CLOSED:
             return 0
@@ -192,13 +200,18 @@ cdef class UnaryInfer(ExpressCall):
                 raise response.error
             parts = encode(response, choose_outputs(response, self.signature), ENVELOPE_UNARY)
         except Exception as error:
+            self.request_id = (<InferRequest>response.request).id
             return self.fail_with(error)
         for part in parts:
             nbytes += len(part)
+        if trace is not None:
+            trace.note("GRPC_SEND_START", ta_now_ns())
         self.send_head(HEAD, False)
         self.send_parts(parts, nbytes)
         self.send_trailers(OK)
-        self.note("OK", nbytes, began_ns, response.model_name)
+        if trace is not None:
+            trace.note("GRPC_SEND_END", ta_now_ns())
+        self.note("OK", nbytes, began_ns, response.model_name, (<InferRequest>response.request).id)
         return ExpressCall.release(self)
 
     cdef int release(self) except -1:

@@ -134,6 +134,10 @@ cdef class ExpressConnection(ExpressSession):
             stream.ends_on_error = head.ends_on_error
         call.end_by_ns = head.end_by_ns
         call.late_ns = head.late_ns
+        if self.lane.server.tracing is not None:
+            call.opened_ns = self.now_ns
+            if self.lane.server.reads_context:
+                call.fields = self.head.items()
         return call
 
     cdef Http2Stream _slow(self, CallHead *head):

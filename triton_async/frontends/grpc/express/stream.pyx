@@ -19,7 +19,7 @@ cdef class ExpressRequests(StreamRequests):
         cdef StreamInfer call = self.call
         if call.state == STREAM_OPEN:
             call.send_head(HEAD, False)
-        call.note("message", nbytes, 0, "")
+        call.note("message", nbytes, 0, "", self.request_id or "")
         return call.send_parts(parts, nbytes)
 
     cdef int fail(self, object error) except -1:
@@ -46,6 +46,7 @@ cdef class StreamInfer(ExpressCall):
         cdef Lane lane = self.connection().lane
         self.requests = ExpressRequests(lane.server, self.ends_on_error, self.end_by_ns, lane.max_waiting)
         self.requests.call = self
+        self.requests.fields = self.fields
         self.watches_progress = True
         self.reader = MessageReader(self.connection().lane.server.pool)
         return ExpressCall.on_open(self)
