@@ -113,7 +113,9 @@ class AccessLog:
         self.on = False
         self._log = logging.getLogger(_ACCESS)
 
-    def note(self, peer: Any, what: str, outcome: object, nbytes: int, began_ns: int, request_id: str = "") -> None:
+    def note(
+        self, peer: Any, what: str, outcome: object, nbytes: int, began_ns: int, *, request_id: str = ""
+    ) -> None:
         """`peer`: of the connection, as its transport says. `what` was asked, `outcome` the status, `nbytes` of the
         answer's body. `began_ns`: when the request was there, of time.monotonic_ns(). `request_id`: its client's.
         """

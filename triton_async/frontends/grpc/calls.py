@@ -77,10 +77,12 @@ class Calls:
             began_ns = time.monotonic_ns()
             code, message = await _handle(call, handler)
             if code is not Status.OK and log.isEnabledFor(logging.DEBUG):
-                log.debug("%s failed with %s: %s", headers[":path"][:200], code.name, with_id(call.request_id, message or ""))
+                text = with_id(call.request_id, message or "")
+                log.debug("%s failed with %s: %s", headers[":path"][:200], code.name, text)
             await call.finish(code, message)
             if access.on:
-                access.note(stream.peer(), headers[":path"], code.name, call.sent_nbytes, began_ns, call.request_id)
+                peer, path, sent = stream.peer(), headers[":path"], call.sent_nbytes
+                access.note(peer, path, code.name, sent, began_ns, request_id=call.request_id)
         except StreamGone:
             log.debug("the client has closed its stream", exc_info=True)
 

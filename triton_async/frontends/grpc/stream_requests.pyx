@@ -19,7 +19,7 @@ from triton_async.defines import (
     GRPC_CONGESTED_NBYTES, GRPC_MAX_HELD_NBYTES, GRPC_MAX_STREAM_ANSWERS, GRPC_MAX_STREAM_REQUESTS,
 )
 from triton_async.errors import ServerError, Unavailable
-from triton_async.logs import with_id
+from triton_async.logs import access, with_id
 from triton_async.protocol.grpc_codec import request_id
 from triton_async.protocol.grpc_encode import encode_stream_failure, encode_stream_refusal
 from triton_async.protocol.wire import Malformed
@@ -196,8 +196,8 @@ cdef class StreamRequests:
             final = response.final
             error = response.error
             self.request_id = (<InferRequest>response.request).id
-        else:
-            self.request_id = None
+        elif access.on or log.isEnabledFor(_DEBUG):
+            self.request_id = None if slot.refused is None else request_id(slot.refused)
         if final:
             slot.requests = None
             self.slots.discard(slot)
@@ -211,8 +211,7 @@ cdef class StreamRequests:
             except ServerError as failure:
                 error = failure
         if log.isEnabledFor(_DEBUG):
-            known = self.request_id if slot.refused is None else request_id(slot.refused)
-            log.debug("a request on a stream failed: %s", with_id(known or "", error.message))
+            log.debug("a request on a stream failed: %s", with_id(self.request_id or "", error.message))
         if self.ends_on_error:
             raise error
         if outcome is error:

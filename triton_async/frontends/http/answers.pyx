@@ -157,7 +157,7 @@ cdef class Answers:
         path = f"/v2/models/{_model(exchange)}{version}/infer"
         began_ns = ta_now_ns() if request is None else request.received_ns
         access.note(self.transport.get_extra_info("peername"), f"POST {path}", head[9:12].decode(), nbytes, began_ns,
-                    _id(exchange))
+                    request_id=_id(exchange))
         return 0
 
     # The error that is the answer, which the log has too when it is verbose.

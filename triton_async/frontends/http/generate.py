@@ -44,7 +44,7 @@ async def generate(
     generation = Generation(server, signature.decoupled, streaming)
     try:
         inference = decode_generate(model, version, signature, body, max_input_nbytes, received_ns)
-        request["id"] = inference.id
+        request[replies.REQUEST_ID] = inference.id
         if server.reads_context:
             inference.trace_parent = list(request.headers.items())
         generation.submit(inference)

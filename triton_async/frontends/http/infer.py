@@ -113,7 +113,7 @@ async def infer(
     inference = decode_infer(
         model, version, signature, body, header_length, max_input_nbytes, received_ns, server.regions
     )
-    request["id"] = inference.id
+    request[replies.REQUEST_ID] = inference.id
     if server.reads_context:
         inference.trace_parent = list(headers.items())
     answer = await server.infer(inference)

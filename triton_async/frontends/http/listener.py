@@ -170,7 +170,8 @@ class Listener:
         if access.on:
             peer = request.transport.get_extra_info("peername") if request.transport is not None else None
             nbytes = response.content_length or 0
-            access.note(peer, f"{request.method} {request.raw_path}", response.status, nbytes, began_ns, _id(request))
+            what = f"{request.method} {request.raw_path}"
+            access.note(peer, what, response.status, nbytes, began_ns, request_id=_id(request))
         if self._draining or (request.headers.get("Expect") is not None and not request.content.is_eof()):
             # In the second case nobody knows whether the body still comes.
             response.force_close()
@@ -212,4 +213,4 @@ class Listener:
 
 def _id(request: web.BaseRequest) -> str:
     """The id of the inference request in it, where one was read."""
-    return str(request.get("id", ""))
+    return str(request.get(replies.REQUEST_ID, ""))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -20,6 +20,9 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 # (HTTP status, message) where the reason stands in the log alone.
 FAILED = (500, "internal error, see the log of the server")
+
+# Where a request keeps the id of the inference request in it, for logs. Older releases of aiohttp have plain keys.
+REQUEST_ID: Any = web.RequestKey("request id", str) if hasattr(web, "RequestKey") else "request id"
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _SERVER = {"Server": "triton-async"}

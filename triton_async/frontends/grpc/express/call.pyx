@@ -75,7 +75,7 @@ cdef class ExpressCall(Http2Stream):
     cdef int note(self, str outcome, int64_t nbytes, int64_t began_ns, str model, str request_id="") except -1:
         if access.on:
             access.note((<object>self.connection()).peer(), f"{self.rpc()} {model}".rstrip(), outcome, nbytes,
-                        began_ns or ta_now_ns(), request_id)
+                        began_ns or ta_now_ns(), request_id=request_id)
         return 0
 
     cdef str rpc(self):
