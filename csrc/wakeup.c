@@ -36,6 +36,7 @@ ta_batch *ta_mailbox_take(ta_mailbox *mailbox) {
 
 int ta_events_open(ta_events *events) {
     atomic_init(&events->head, NULL);
+    atomic_init(&events->awake, 0);
     events->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     return events->fd < 0 ? -1 : 0;
 }
@@ -51,20 +52,36 @@ void ta_events_push(ta_events *events, ta_message *message) {
     ta_message *head = atomic_load_explicit(&events->head, memory_order_relaxed);
     do {
         message->next = head;
-    } while (!atomic_compare_exchange_weak_explicit(&events->head, &head, message, memory_order_release,
+    } while (!atomic_compare_exchange_weak_explicit(&events->head, &head, message, memory_order_seq_cst,
                                                     memory_order_relaxed));
-    if (head == NULL) {
-        /* The loop takes the whole stack at each wake-up, so only the first of a stack has to wake it. */
-        uint64_t one = 1;
-        while (write(events->fd, &one, sizeof(one)) < 0 && errno == EINTR) {
-        }
+    /* The loop takes the whole stack at each wake-up, so only the first of a stack has to wake it. Either this sees that
+     * the loop may sleep, or ta_events_may_sleep sees the message: both order their two accesses. */
+    if (head == NULL && !atomic_load_explicit(&events->awake, memory_order_seq_cst)) {
+        ta_events_wake(events);
     }
+}
+
+void ta_events_wake(ta_events *events) {
+    uint64_t one = 1;
+    while (write(events->fd, &one, sizeof(one)) < 0 && errno == EINTR) {
+    }
+}
+
+void ta_events_stay_awake(ta_events *events) { atomic_store_explicit(&events->awake, 1, memory_order_relaxed); }
+
+int ta_events_may_sleep(ta_events *events) {
+    atomic_store_explicit(&events->awake, 0, memory_order_seq_cst);
+    return atomic_load_explicit(&events->head, memory_order_seq_cst) != NULL;
 }
 
 ta_message *ta_events_take(ta_events *events) {
     uint64_t count;
     while (read(events->fd, &count, sizeof(count)) < 0 && errno == EINTR) {
     }
+    return ta_events_collect(events);
+}
+
+ta_message *ta_events_collect(ta_events *events) {
     ta_message *newest = atomic_exchange_explicit(&events->head, NULL, memory_order_acquire);
     ta_message *oldest = NULL;
     while (newest != NULL) {

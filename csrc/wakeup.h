@@ -25,7 +25,8 @@ typedef struct ta_mailbox {
 /* Messages as a stack that the loop takes whole and reverses: intrusive, so never full. */
 typedef struct ta_events {
     _Atomic(ta_message *) head;
-    int fd; /* eventfd, readable when the stack is not empty */
+    _Atomic int awake; /* the loop looks at the stack before it sleeps: nobody has to wake it */
+    int fd;            /* eventfd, readable when the stack is not empty, unless the loop is awake */
 } ta_events;
 
 ta_mailbox *ta_mailbox_new(void);
@@ -39,6 +40,14 @@ void ta_events_close(ta_events *events);
 void ta_events_push(ta_events *events, ta_message *message); /* any thread */
 /* Every message pushed so far, oldest first, linked by `next`. Loop thread. */
 ta_message *ta_events_take(ta_events *events);
+/* The same without a look at the eventfd, for a loop that was woken by something else. */
+ta_message *ta_events_collect(ta_events *events);
+/* From here on pushes do not wake the loop. Loop thread. */
+void ta_events_stay_awake(ta_events *events);
+/* From here on they do. 1: there are messages that nobody will wake the loop for. Loop thread. */
+int ta_events_may_sleep(ta_events *events);
+/* Wakes the loop in a later turn. */
+void ta_events_wake(ta_events *events);
 
 int ta_timer_open(void); /* non-blocking timerfd on CLOCK_MONOTONIC, or -1 with errno */
 /* Fires once at `deadline_ns` (at once when it has passed); 0 disarms. 0, or -1 with errno. */

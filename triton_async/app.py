@@ -170,6 +170,7 @@ async def _serve_watched(
             )  # fmt: skip
             server = InferenceServer(settings, host, recorder)
             backends.inference = inner = InnerRequests(server)
+            backends.watcher = reactor
             status = await _run_server(settings, certificates, server, backends, stop_requested)
             lag.stop()
             inner.close()

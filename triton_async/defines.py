@@ -435,6 +435,10 @@ MODEL_READY_TIMEOUT_S = 5.0
 WORKER_MESSAGE_NBYTES = 1 << 16
 WORKER_INLINE_NBYTES = 1 << 12
 
+# Bytes of a worker's message, and of tensors that it is about, up to which the loop deals with it itself: what is
+# longer is read, and copied, on the thread for workers.
+WORKER_LOOP_NBYTES = 1 << 14
+
 # Bytes of an event that a worker sends through shared memory, of which the server makes a copy: the files of a model
 # that it has the server load.
 WORKER_SPILL_NBYTES = 1 << 28

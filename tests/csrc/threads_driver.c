@@ -67,10 +67,10 @@ static void take_back(ta_batch *batch) {
 }
 
 /* Each instance's batches come back in the order in which they went down. */
-static int64_t drain(int64_t *last_of) {
+static int64_t take_all(ta_message *message, int64_t *last_of) {
     int64_t count = 0;
     ta_message *next;
-    for (ta_message *message = ta_events_take(&events); message != NULL; message = next) {
+    for (; message != NULL; message = next) {
         ta_batch *batch = message->owner;
         next = message->next;
         CHECK(message->event == TA_EXECUTED);
@@ -84,6 +84,21 @@ static int64_t drain(int64_t *last_of) {
         }
         batch->n_inputs = 1; /* free to go down again */
         count++;
+    }
+    return count;
+}
+
+/* As core's reactor: what is pushed while the loop is awake wakes nobody, and is not forgotten. */
+static int64_t drain(int64_t *last_of) {
+    ta_events_stay_awake(&events);
+    int64_t count = take_all(ta_events_take(&events), last_of);
+    for (int rounds = 1; ta_events_may_sleep(&events); rounds++) {
+        if (rounds == 3) {
+            ta_events_wake(&events);
+            break;
+        }
+        ta_events_stay_awake(&events);
+        count += take_all(ta_events_collect(&events), last_of);
     }
     return count;
 }
@@ -118,7 +133,7 @@ int main(void) {
         }
         /* As an event loop: sleep until the eventfd is readable, take everything. A lost wake-up would hang here. */
         struct pollfd readable = {.fd = events.fd, .events = POLLIN};
-        CHECK(poll(&readable, 1, 20000) == 1);
+        CHECK(poll(&readable, 1, 10000) == 1);
         back += drain(last_of);
     }
     int64_t ran = 0;

@@ -27,6 +27,8 @@ cdef class ModelInstance:
     # It answers by request: `submit` sets by_request of what it takes, and a ResponseFactory for each request posts its
     # responses and its release, at any time.
     cdef readonly bint by_request
+    # Asked, with `takes_here`, whether it takes a batch on the loop thread.
+    cdef readonly bint direct
     # It says itself, by `is_ready`, whether it is.
     cdef readonly bint asks_ready
     # Core's own: where events go, and what copies outputs of single requests. `keeper` keeps `context` alive.
@@ -39,6 +41,10 @@ cdef class ModelInstance:
     # later, on any thread; several may be out, and they complete in order. Blocks while the instance has no free
     # slot. Instance thread, WITHOUT the GIL. By default: `execute`, then 1.
     cdef int submit(self, ta_batch *batch) noexcept nogil
+    # Of one that is `direct`: whether `submit` may be called with this batch on the loop thread, just now, since it
+    # would return at once without having copied much. `others`: batches of it that core has out; where it has not got
+    # all of them, one more would overtake. Loop thread, with the GIL, which is kept until `submit` is called.
+    cdef bint takes_here(self, Batch batch, int others) noexcept
     # Hands a batch that `submit` kept to core. Any thread, no GIL; the batch is no longer the instance's. Core copies
     # here what is left to copy: wanted outputs in GPU memory and placements that are not done. An instance that calls
     # from where CUDA may not be called (a host function) leaves none of it.

@@ -1,6 +1,6 @@
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from triton_async.config.autocomplete import ModelIO, Opened
 from triton_async.config.model_config import InstanceGroup, InstanceKind, ModelConfig
@@ -24,6 +24,10 @@ class InferenceService:
     def unload_model(self, name: str, unload_dependents: bool) -> None: ...
     def model_ready(self, name: str, version: int) -> bool: ...
 
+class Watcher(Protocol):
+    def watch(self, fd: int, handler: Callable[[], object]) -> bool: ...
+    def forget(self, fd: int) -> None: ...
+
 class Backend:
     name: str
     accelerators: bool
@@ -35,6 +39,7 @@ class Backend:
     settings: Mapping[str, str]
     pools: Any
     inference: InferenceService | None
+    watcher: Watcher | None
     def inspect(self, path: Path, proto: Any) -> ModelIO | None: ...
     def families(self) -> Iterable[Any]: ...
     def load(self, context: LoadContext) -> LoadedModel: ...

@@ -81,6 +81,20 @@ class InferenceService:
         raise Unsupported("this service knows no models")
 
 
+class Watcher:
+    """What a backend whose engines are other processes may have the loop do: hear them on its own thread, which needs
+    no other to be woken in between. Core has one; the app hands it down. Any thread."""
+
+    def watch(self, fd, handler):
+        """Has `handler()` called on the loop's thread whenever the descriptor is readable or at its end, until
+        `forget`, and perhaps once more a little later. It must neither block nor take long. False: not any more, or not
+        yet."""
+        return False
+
+    def forget(self, fd):
+        """Not any more. The descriptor is still open."""
+
+
 class Backend:
     """One engine, by its Triton name. Made at first use; holds what all its models share. Any thread."""
 
@@ -106,6 +120,8 @@ class Backend:
     pools = None
     # The server's InferenceService. Set before the first model of it is loaded; None: there is no server.
     inference = None
+    # A Watcher, None where nobody runs a loop. Set before the first model is loaded.
+    watcher = None
 
     def inspect(self, path, proto):
         """Inputs and outputs of the model file or folder at `path`, for auto-complete: a config ModelIO, or None
@@ -174,6 +190,9 @@ cdef class ModelInstance:
     cdef int submit(self, ta_batch *batch) noexcept nogil:
         self.execute(batch)
         return 1
+
+    cdef bint takes_here(self, Batch batch, int others) noexcept:
+        return False
 
     cdef void completed(self, ta_batch *batch) noexcept nogil:
         check_batch(batch)

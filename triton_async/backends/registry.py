@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from triton_async.backends.base import Backend, InferenceService
+from triton_async.backends.base import Backend, InferenceService, Watcher
 from triton_async.config.paths import safe_name
 from triton_async.errors import InvalidArg
 
@@ -40,6 +40,7 @@ class BackendRegistry:
         self._directory = Path(directory) if directory else None
         # What backends are made with from here on; set before the first model is loaded.
         self.inference: InferenceService | None = None
+        self.watcher: Watcher | None = None
         self._made: dict[str, Backend] = {}
         self._lock = threading.Lock()
 
@@ -53,6 +54,7 @@ class BackendRegistry:
                 backend.settings = {**self._backend_config.get("", {}), **self._backend_config.get(name, {})}
                 backend.pools = self._pools
                 backend.inference = self.inference
+                backend.watcher = self.watcher
                 self._made[name] = backend
             return backend
 

@@ -29,6 +29,7 @@ cdef class Instance:
     cdef readonly int depth              # batches that one works on at once
     cdef readonly bint any_thread        # `execute` may run on the loop thread
     cdef readonly bint by_request        # one answers by request
+    cdef bint direct                     # one may take batches on the loop thread
     cdef ta_batch *held                  # taken from the mailbox when the engine was broken
     cdef object retry                    # when to make an engine again
     cdef ta_mailbox *mailbox
@@ -44,6 +45,7 @@ cdef class Instance:
     # Hands a closed batch down; at most 1 + INSTANCE_RUN_AHEAD_MAX are out. `batch.runner` takes it back: with an error
     # when the thread had to be started first and could not.
     cdef int run(self, Batch batch) except -1
+    cdef bint _run_direct(self, Batch batch) except -1
     # One came back.
     cdef int take_back(self, Batch batch) except -1
     # Asks the engine to give up a batch that has begun, if it can. It comes back in any case.

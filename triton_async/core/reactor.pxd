@@ -32,14 +32,16 @@ cdef class Errand:
     # Loop thread. What it raises is logged.
     cdef int arrive(self, int64_t now_ns) except -1
 
-# One for a server: one ring, one timer, one turn, which read the clock once each. `post` is for any thread, all else
-# for the loop's.
+# One for a server: one ring, one timer, one turn, which read the clock once each. `post`, `watch` and `forget` are for
+# any thread, all else for the loop's. It is the Watcher (backends.base) of engines that are other processes.
 #
 # Invariants
 #   - every Wakeable with a deadline has an entry no later than that; `timer_ns` is that of the earliest entry
 cdef class Reactor:
     cdef ta_events events
     cdef int timer_fd
+    cdef int watch_fd                # an epoll of the descriptors in `handlers`; other threads add to it
+    cdef dict handlers               # descriptor -> what is called when it is readable
     cdef int64_t timer_ns            # what the timer is armed for; 0: it is not
     cdef list deadlines              # heap of (ns, number, Wakeable); entries that are out of date are passed over
     cdef int64_t n_entries           # ever
@@ -58,7 +60,9 @@ cdef class Reactor:
     # The same after a moment, for what went wrong and has to be tried again.
     cdef int call_turn_later(self, Wakeable wakeable) except -1
 
-    cdef int drain(self) except -1
+    # Handles what is on the ring, and what is put there meanwhile for a while. `woken`: by the ring itself.
+    cdef int drain(self, bint woken=*) except -1
+    cdef int _handle_all(self, ta_message *message) except -1
     cdef int _handle(self, ta_message *message, int64_t now_ns) except -1
     cdef int _expire(self, int64_t now_ns) except -1
     cdef int _set_timer(self) except -1

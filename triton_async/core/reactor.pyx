@@ -6,13 +6,17 @@ import os
 
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.ref cimport Py_DECREF
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 
 from triton_async.core.wakeup cimport (
     ta_events_close,
+    ta_events_collect,
+    ta_events_may_sleep,
     ta_events_open,
     ta_events_push,
+    ta_events_stay_awake,
     ta_events_take,
+    ta_events_wake,
     ta_timer_arm,
     ta_timer_clear,
     ta_timer_open,
@@ -25,10 +29,29 @@ from triton_async.infer.response cimport InferResponse
 
 from triton_async.defines import INLINE_STALL_NS, RETRY_TURN_S
 
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        int fd
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    enum: EPOLL_CLOEXEC
+    enum: EPOLL_CTL_ADD
+    enum: EPOLL_CTL_DEL
+    enum: EPOLLIN
+    int epoll_create1(int flags)
+    int epoll_ctl(int watcher, int operation, int fd, epoll_event *event)
+    int epoll_wait(int watcher, epoll_event *events, int most, int timeout)
+
 log = logging.getLogger("triton_async.core")
 
 # How long the models of one turn of the loop may execute before the sockets are looked at again.
 cdef int64_t TURN_NS = INLINE_STALL_NS
+# How often the ring is emptied before the sockets are looked at again, and descriptors of engines that have their turn.
+cdef int ROUNDS = 4
+
+cdef enum:
+    WATCHED_AT_ONCE = 32
 
 
 cdef class Clock:
@@ -63,22 +86,27 @@ cdef class Reactor:
     """Wakes models for what happened to them. `clock`: the machine's, when None."""
 
     def __cinit__(self):
-        self.timer_fd = -1
+        self.timer_fd = self.watch_fd = -1
         if ta_events_open(&self.events) < 0:
             PyErr_SetFromErrno(OSError)
         self.timer_fd = ta_timer_open()
         if self.timer_fd < 0:
             PyErr_SetFromErrno(OSError)
+        self.watch_fd = epoll_create1(EPOLL_CLOEXEC)
+        if self.watch_fd < 0:
+            PyErr_SetFromErrno(OSError)
 
     def __dealloc__(self):
         ta_events_close(&self.events)
-        if self.timer_fd >= 0:
-            os.close(self.timer_fd)
+        for fd in (self.timer_fd, self.watch_fd):
+            if fd >= 0:
+                os.close(fd)
 
     def __init__(self, Clock clock=None):
         self.clock = Clock() if clock is None else clock
         self.deadlines = []
         self.waiting = []
+        self.handlers = {}
         self.turn_method = self._turn
 
     def attach(self, loop):
@@ -86,12 +114,13 @@ cdef class Reactor:
         self.loop = loop
         loop.add_reader(self.events.fd, self._on_events)
         loop.add_reader(self.timer_fd, self._on_timer)
+        loop.add_reader(self.watch_fd, self._on_watched)
 
     def detach(self):
         """Call when no instance is left."""
         if self.loop is not None:
-            self.loop.remove_reader(self.events.fd)
-            self.loop.remove_reader(self.timer_fd)
+            for fd in (self.events.fd, self.timer_fd, self.watch_fd):
+                self.loop.remove_reader(fd)
             self.loop = None
             self.turn_method = None
 
@@ -103,10 +132,25 @@ cdef class Reactor:
     def _on_events(self):
         self.drain()
 
-    cdef int drain(self) except -1:
-        cdef ta_message *message = ta_events_take(&self.events)
+    cdef int drain(self, bint woken=True) except -1:
+        cdef int rounds = 0
+        ta_events_stay_awake(&self.events)
+        self._handle_all(ta_events_take(&self.events) if woken else ta_events_collect(&self.events))
+        while ta_events_may_sleep(&self.events):
+            rounds += 1
+            if rounds == ROUNDS:
+                ta_events_wake(&self.events)
+                break
+            ta_events_stay_awake(&self.events)
+            self._handle_all(ta_events_collect(&self.events))
+        return 0
+
+    cdef int _handle_all(self, ta_message *message) except -1:
         cdef ta_message *next
-        cdef int64_t now_ns = self.clock.now_ns()
+        cdef int64_t now_ns
+        if message == NULL:
+            return 0
+        now_ns = self.clock.now_ns()
         while message != NULL:
             next = message.next
             try:
@@ -132,6 +176,42 @@ cdef class Reactor:
         if message.event == TA_RESPONSE:
             return (<Wakeable>request.model).responded(<InferResponse>owner, now_ns)
         return (<Wakeable>request.model).released(request, now_ns)
+
+    # -- descriptors of engines --------------------------------------------------------------------
+
+    def watch(self, int fd, handler):
+        """See backends.base.Watcher. Any thread."""
+        cdef epoll_event event
+        if self.loop is None:
+            return False
+        event.events = EPOLLIN
+        event.data.fd = fd
+        self.handlers[fd] = handler
+        if epoll_ctl(self.watch_fd, EPOLL_CTL_ADD, fd, &event) < 0:
+            del self.handlers[fd]
+            PyErr_SetFromErrno(OSError)
+        return True
+
+    def forget(self, int fd):
+        """See backends.base.Watcher. Any thread."""
+        cdef epoll_event event
+        if self.handlers.pop(fd, None) is not None:
+            epoll_ctl(self.watch_fd, EPOLL_CTL_DEL, fd, &event)
+
+    # What they bring is handled at once: their threads, this one, need not be woken for it.
+    def _on_watched(self):
+        cdef epoll_event[WATCHED_AT_ONCE] ready
+        cdef int count = epoll_wait(self.watch_fd, ready, WATCHED_AT_ONCE, 0)
+        cdef int i
+        ta_events_stay_awake(&self.events)
+        for i in range(count):
+            handler = self.handlers.get(ready[i].data.fd)
+            if handler is not None:
+                try:
+                    handler()
+                except Exception:
+                    log.exception("what an engine's process sent could not be dealt with")
+        self.drain(False)
 
     # -- deadlines ---------------------------------------------------------------------------------
 

@@ -104,7 +104,7 @@ class PythonBackend(Backend):
 
     @cached_property
     def _isolated(self) -> IsolatedModels:
-        return IsolatedModels(self.settings, self.metrics)
+        return IsolatedModels(self.settings, self.metrics, self.watcher)
 
     def _check_settings(self) -> None:
         if not self._checked:

@@ -6,8 +6,8 @@ from triton_async.backends.base cimport RequestInstance
 from triton_async.backends.python.isolated.link cimport Link
 from triton_async.infer.batch cimport Batch, ta_batch
 
-# The instance's thread hands batches to the worker (`submit`), the reader's thread hands them back (`batch_done`). The
-# GIL is the lock of what both touch.
+# The instance's thread hands batches to the worker (`submit`), or the loop's where that takes no time; the loop's or
+# the reader's hands them back (`batch_done`). The GIL is the lock of what they touch.
 cdef class WorkerInstance(RequestInstance):
     cdef readonly object supervisor    # of the worker; Supervisor
     cdef Link link                     # to the worker that takes batches; None while there is none

@@ -10,7 +10,7 @@ from triton_async.infer.batch cimport Batch, ta_batch
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.factory cimport ResponseFactory
 
-from triton_async.defines import WORKER_AHEAD, WORKER_AHEAD_NS, WORKER_RESTART_WAIT_S
+from triton_async.defines import WORKER_AHEAD, WORKER_AHEAD_NS, WORKER_LOOP_NBYTES, WORKER_RESTART_WAIT_S
 from triton_async.errors import Unavailable
 
 log = logging.getLogger("triton_async.python")
@@ -19,6 +19,8 @@ cdef int AHEAD = WORKER_AHEAD
 cdef int64_t AHEAD_NS = WORKER_AHEAD_NS
 # Share of the newest execution in the mean.
 cdef int64_t MEAN_WEIGHT = 8
+# Bytes of inputs that are copied on the loop thread at most.
+cdef int64_t HERE_NBYTES = WORKER_LOOP_NBYTES
 
 
 cdef class WorkerInstance(RequestInstance):
@@ -26,6 +28,7 @@ cdef class WorkerInstance(RequestInstance):
 
     def __init__(self, str name, supervisor, reader, int64_t limit_ns=0):
         RequestInstance.__init__(self, name)
+        self.direct = True
         self.supervisor = supervisor
         self.reader = reader
         self.limit_ns = limit_ns
@@ -41,7 +44,7 @@ cdef class WorkerInstance(RequestInstance):
     def is_ready(self):
         return self.supervisor.is_ready()
 
-    # -- instance thread ---------------------------------------------------------------------------
+    # -- instance thread, or the loop's ---------------------------------------------------------------------------
 
     cdef int submit(self, ta_batch *batch) noexcept nogil:
         batch.by_request = 1
@@ -76,6 +79,15 @@ cdef class WorkerInstance(RequestInstance):
             return 0
         c.compute_output_start_ns = c.compute_end_ns = ta_now_ns()
         return 1
+
+    cdef bint takes_here(self, Batch batch, int others) noexcept:
+        cdef int64_t nbytes = 0
+        cdef int i
+        if not self._has_room() or len(self.link.batches) != others or not self.link.flows():
+            return False
+        for i in range(batch.c.n_inputs):
+            nbytes += batch.c.inputs[i].nbytes
+        return nbytes < HERE_NBYTES
 
     # The worker gets a batch ahead only where executions are so short that it would wait for it.
     cdef bint _has_room(self) noexcept:
@@ -123,7 +135,7 @@ cdef class WorkerInstance(RequestInstance):
     def close(self):
         self.supervisor.close()
 
-    # -- the reader's thread -----------------------------------------------------------------------
+    # -- the reader's thread, or the loop's --------------------------------------------------------
 
     def batch_done(self, Batch batch):
         """The worker has executed a batch, or it was lost."""

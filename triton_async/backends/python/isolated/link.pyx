@@ -1,16 +1,14 @@
 """The server's end of one worker. What comes from there is looked at once, in private memory, and believed only so far
 as it is about the worker's own requests."""
 
-import json
 import logging
 import select
-from collections import deque
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.errno cimport EAGAIN, ENOBUFS
+from libc.errno cimport EAGAIN
 from libc.errno cimport errno as c_errno
-from libc.stdint cimport uint8_t, uint32_t, uintptr_t
+from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
 from triton_async.backends.python.isolated.fields cimport (
@@ -19,31 +17,25 @@ from triton_async.backends.python.isolated.fields cimport (
     read_inner_request,
     read_parameters,
     request_inputs,
-    write_inner_response,
     write_request,
 )
 from triton_async.backends.python.isolated.memory cimport SharedMemory
+from triton_async.backends.python.isolated.outbound cimport Outbound
 from triton_async.backends.python.isolated.wire cimport (
-    ANSWER,
-    ASK_READY,
     CALL,
     CANCEL,
     DONE,
     EXEC,
     EXECUTE,
     FINAL,
-    FINALIZE,
     FINALIZED,
     FREE,
-    FREED,
     HAS_ERROR,
     HAS_RESPONSE,
     LOG,
     RELEASED,
-    RELIEVED,
     RESPONSE,
     SPILLED,
-    START,
     STARTED,
     TAKEN,
     TOLD_READY,
@@ -56,61 +48,56 @@ from triton_async.infer.batch cimport Batch, asks_for
 from triton_async.infer.factory cimport ResponseFactory
 from triton_async.infer.signature cimport TensorSpec
 from triton_async.infer.tensor cimport Tensor
-from triton_async.memory.arena cimport ta_lease, ta_lease_return
+from triton_async.memory.arena cimport ta_lease
 from triton_async.memory.slab cimport SlabPool
 
-from triton_async.backends.python.isolated.wire import WireError
+from triton_async.backends.python.isolated.wire import TakesLong, WireError
 from triton_async.defines import (
-    WORKER_FREED_NBYTES,
+    WORKER_LOOP_NBYTES,
     WORKER_MESSAGE_NBYTES,
-    WORKER_OUTBOX_NBYTES,
     WORKER_RESPONSE_CREDITS,
     WORKER_SPILL_NBYTES,
 )
-from triton_async.errors import InternalError, ServerError, Unavailable, from_code
+from triton_async.errors import InternalError, ServerError, from_code
 
 cdef extern from "<sys/socket.h>" nogil:
-    ssize_t c_send "send"(int fd, const void *data, size_t nbytes, int flags)
     ssize_t c_recv "recv"(int fd, void *data, size_t nbytes, int flags)
     int MSG_DONTWAIT
-    int MSG_NOSIGNAL
     int MSG_PEEK
     int MSG_TRUNC
 
 log = logging.getLogger("triton_async.python")
 
 cdef Py_ssize_t MESSAGE_NBYTES = WORKER_MESSAGE_NBYTES
-cdef int64_t FREED_NBYTES = WORKER_FREED_NBYTES
+cdef Py_ssize_t LOOP_NBYTES = WORKER_LOOP_NBYTES
 cdef int CREDITS = WORKER_RESPONSE_CREDITS
-cdef int64_t OUTBOX_NBYTES = WORKER_OUTBOX_NBYTES
 cdef uint64_t SPILL_NBYTES = WORKER_SPILL_NBYTES
 # Messages read before other workers have their turn.
 cdef int MESSAGES_PER_TURN = 16
-# Bytes in a message that a spilled event is worth.
-cdef int ROOM_FOR_SPILLED = 64
+# What is wrong with a message that was cut.
+TOO_LONG = "sent a message that is too long"
 
 
-cdef class Link:
+def _what_is_wrong(error):
+    if isinstance(error, WireError):
+        return f"sent {error}"
+    log.exception("a message of a Python worker could not be dealt with")
+    return f"sent what the server could not deal with ({type(error).__name__})"
+
+
+cdef class Link(Outbound):
     """`own`: our end of a SOCK_SEQPACKET pair, taken over. `requests` and `responses`: SharedMemory, as the worker has
     them too. `pool`: where outputs are copied to. `reader`: Reader. `owner`: LinkOwner."""
 
     def __init__(self, own, SharedMemory requests, SharedMemory responses, SlabPool pool, reader, owner):
-        own.setblocking(False)
-        self.socket = own
-        self.fd = own.fileno()
-        self.requests = requests
+        Outbound.__init__(self, own, requests, reader, owner)
         self.responses = responses
         self.pool = pool
-        self.reader = reader
-        self.owner = owner
         self.factories = {}
         self.ahead = {}
         self.batches = {}
-        self.blocks = {}
-        self.outbox = deque()
-        self.freed = []
         self.inbox = bytearray(MESSAGE_NBYTES)
-        reader.watch(self.fd, self.on_events)
+        self._watch()
 
     @property
     def failed(self):
@@ -172,195 +159,148 @@ cdef class Link:
         self.factories[self.last_number] = factory
         return 0
 
-    cdef uint64_t _keep(self, ta_lease *lease) except 0:
-        self.last_number += 1
-        self.blocks[self.last_number] = <uintptr_t>lease
-        return self.last_number
+    # -- from the worker, on the loop's thread -----------------------------------------------------
 
-    def _give_back(self, number):
-        lease = self.blocks.pop(number, None)
-        if lease is not None:
-            ta_lease_return(<void *><uintptr_t>lease)
+    def follow_loop(self, watcher):
+        """Has the loop read what is short. `watcher`: backends.base.Watcher. Reader's thread."""
+        self.watcher = watcher
 
-    cdef int _add(self, Writer message, Writer event) except -1:
-        cdef ta_lease *lease
-        cdef uint64_t block
-        cdef Writer spilled
-        if event.size > MESSAGE_NBYTES - ROOM_FOR_SPILLED:
-            lease = self.requests.lease(event.size)
-            if lease == NULL:
-                raise Unavailable("no room for a request in the memory that is shared with its worker process")
-            block = self._keep(lease)
-            memcpy(self.requests.base + self.requests.offset_of(lease), event.data, event.size)
-            spilled = Writer.__new__(Writer)
-            spilled.u8(SPILLED)
-            spilled.u64(block)
-            spilled.u64(<uint64_t>self.requests.offset_of(lease))
-            spilled.u64(<uint64_t>event.size)
-            event = spilled
-        if message.size + event.size > MESSAGE_NBYTES:
-            self._send(message)
-        message.raw(event.data, event.size)
-        return 0
+    def on_readable(self):
+        """The loop's: the socket is readable, or at its end."""
+        if not self.on_loop or self.socket is None:
+            return
+        self.busy = True
+        try:
+            self._read_here()
+        finally:
+            self.busy = False
 
-    # Sends a message, now or when the socket takes it, and empties it.
-    cdef int _send(self, Writer message) except -1:
-        cdef ssize_t sent
-        if self.socket is None:
-            message.size = 0
-            return 0
-        if not self.outbox:
-            sent = c_send(self.fd, message.data, message.size, MSG_DONTWAIT | MSG_NOSIGNAL)
-            if sent >= 0 or c_errno not in (EAGAIN, ENOBUFS):  # other errors: its end, which is read as well
-                message.size = 0
-                return 0
-        self.outbox.append(bytes(message))
-        self.outbox_nbytes += message.size
-        message.size = 0
-        if len(self.outbox) == 1:
-            self.reader.watch_writable(self.fd, True)
-        if self.outbox_nbytes > OUTBOX_NBYTES:
-            self.reader.call(self._on_deaf)
-        return 0
-
-    def _on_deaf(self):
-        if self.owner is not None:
-            self.owner.ended("does not read what the server sends to it")
-
-    def _on_writable(self):
+    # One message: others have their turn, too.
+    cdef int _read_here(self) except -1:
+        cdef char *data = PyByteArray_AS_STRING(self.inbox)
+        cdef ssize_t nbytes = c_recv(self.fd, data, MESSAGE_NBYTES, MSG_DONTWAIT | MSG_TRUNC)
         cdef bytes message
-        while self.outbox:
-            message = self.outbox[0]
-            if c_send(self.fd, PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message),
-                      MSG_DONTWAIT | MSG_NOSIGNAL) < 0 and c_errno in (EAGAIN, ENOBUFS):
-                return
-            self.outbox.popleft()
-            self.outbox_nbytes -= PyBytes_GET_SIZE(message)
-        self.reader.watch_writable(self.fd, False)
-
-    cdef int _send_freed(self, Writer message) except -1:
-        cdef Writer event
-        cdef list part
-        freed, self.freed = self.freed, []
-        self.freed_nbytes = 0
-        for at in range(0, len(freed), 1024):
-            part = freed[at:at + 1024]
-            event = Writer.__new__(Writer)
-            event.u8(FREED)
-            event.u32(<uint32_t>len(part))
-            for offset in part:
-                event.u64(offset)
-            self._add(message, event)
+        cdef Cursor cursor
+        cdef const char *start
+        if nbytes < 0 and c_errno == EAGAIN:
+            return 0
+        if nbytes <= 0:  # the end, which the reader's thread finds, too
+            return self._leave(None, None)
+        if nbytes > MESSAGE_NBYTES:
+            return self._leave(None, TOO_LONG)
+        message = PyBytes_FromStringAndSize(data, nbytes)
+        if nbytes > LOOP_NBYTES:
+            return self._leave(message, None)
+        cursor = cursor_over(PyBytes_AS_STRING(message), nbytes, message)
+        cursor.most_nbytes = LOOP_NBYTES
+        try:
+            while cursor.at < cursor.end:
+                start = cursor.at
+                if not self._is_short(start[0]):
+                    raise TakesLong
+                self._event(cursor)
+        except TakesLong:
+            return self._leave(message[start - PyBytes_AS_STRING(message):], None)
+        except Exception as error:
+            return self._leave(None, _what_is_wrong(error))
+        self._tell_freed()
         return 0
 
-    def start(self, content):
-        """Tells the worker what to run: a dict."""
-        self._tell(START, content)
+    cdef bint _is_short(self, int kind) noexcept:
+        return kind in (RESPONSE, RELEASED, DONE, FREE, EXEC, CANCEL, TAKEN)
 
-    def ask_ready(self, uint64_t question):
-        """Has `is_ready` of the model asked; LinkOwner.told_ready gets the answer."""
-        cdef Writer message = Writer.__new__(Writer)
-        message.u8(ASK_READY)
-        message.u64(question)
-        self._send(message)
+    # The reader's thread goes on from here.
+    cdef int _leave(self, bytes message, str problem) except -1:
+        self.on_loop = False
+        self.watcher.forget(self.fd)
+        self.left = (message, problem)
+        self.reader.call(self.go_on)
+        return 0
 
-    def finalize(self):
-        """Tells the worker to call `finalize` and to end."""
-        cdef Writer message = Writer.__new__(Writer)
-        message.u8(FINALIZE)
-        self._send(message)
+    # -- from the worker, on the reader's thread ---------------------------------------------------
 
-    def answer(self, uint64_t call, bint refused, int code, str text):
-        """Answers a call of the worker: JSON text, or what refuses it."""
-        cdef Writer event = Writer.__new__(Writer)
-        event.u8(ANSWER)
-        event.u64(call)
-        event.u8(refused)
-        event.u32(<uint32_t>code)
-        event.long_text(text.encode("utf-8", "replace"))
-        self._send_event(event)
+    def go_on(self):
+        """Deals with what the loop has left."""
+        left, self.left = self.left, None
+        if left is None or self.deaf or self.socket is None:
+            return
+        message, problem = left
+        if problem is not None:
+            self._end(problem)
+        elif message is None or self.receive(message):
+            self._read_all()
 
-    def relieve(self, uint64_t handle, uint32_t count):
-        """So many responses of a request were passed on: as many more may follow."""
-        cdef Writer message = Writer.__new__(Writer)
-        message.u8(RELIEVED)
-        message.u64(handle)
-        message.u32(count)
-        self._send(message)
-
-    def respond(self, uint64_t call, list outputs, dict parameters, error, bint final):
-        """A response to an inference request of the worker's. `outputs`: Tensors, or None with word of the end alone.
-        """
-        cdef Writer event = Writer.__new__(Writer)
-        cdef Writer tensors = Writer.__new__(Writer)
-        cdef ta_lease *lease = NULL
-        cdef uint64_t block = 0
-        if error is None and outputs is not None:
-            try:
-                lease = tensors.tensors(outputs, self.requests)
-            except ServerError as problem:
-                error = problem
-        if lease != NULL:
-            block = self._keep(lease)
-        write_inner_response(event, call, block, None if outputs is None else tensors, parameters, error, final)
-        self._send_event(event)
-
-    def _tell(self, int kind, content):
-        cdef Writer event = Writer.__new__(Writer)
-        event.u8(<uint8_t>kind)
-        event.long_text(json.dumps(content).encode())
-        self._send_event(event)
-
-    def _send_event(self, Writer event):
-        cdef Writer message = Writer.__new__(Writer)
-        self._add(message, event)
-        self._send(message)
-
-    # -- from the worker ---------------------------------------------------------------------------
+    def claim(self):
+        """Has the loop read no more; False while it is just at it: then it is to be asked again in a moment."""
+        if self.busy:
+            return False
+        self.stop_reading(False)
+        self.go_on()
+        return True
 
     def on_events(self, int events):
         """The reader's: the socket is readable, writable or at its end."""
-        cdef ssize_t nbytes
-        cdef char *data = PyByteArray_AS_STRING(self.inbox)
         if events & select.EPOLLOUT:
             self._on_writable()
-        if not events & ~select.EPOLLOUT:
-            return
+        if events & ~select.EPOLLOUT and not self.on_loop and self.left is None:
+            self._read_all()
+
+    # The loop goes on when there is nothing more to read.
+    cdef int _read_all(self) except -1:
+        cdef ssize_t nbytes
+        cdef char *data = PyByteArray_AS_STRING(self.inbox)
         for _ in range(MESSAGES_PER_TURN):
             if self.socket is None:
-                return
+                return 0
             nbytes = c_recv(self.fd, data, MESSAGE_NBYTES, MSG_DONTWAIT | MSG_TRUNC)
             if nbytes < 0 and c_errno == EAGAIN:
-                return
+                if self.watcher is not None and not self.stopped and not self.outbox:
+                    self.on_loop = True
+                    self._watch()
+                    if not self.watcher.watch(self.fd, self.on_readable):
+                        self.on_loop = False
+                break
             if nbytes <= 0:
-                self.owner.ended(None)
-                return
+                self._end(None)
+                return 0
             if not self.receive(PyBytes_FromStringAndSize(data, min(nbytes, MESSAGE_NBYTES)),
                                 nbytes > MESSAGE_NBYTES):
-                return
+                return 0
+        return self._watch()
+
+    # Has the reader hear what is its own to hear.
+    cdef int _watch(self) except -1:
+        cdef int events = 0
+        if self.socket is None:
+            return 0
+        if not self.stopped and not self.on_loop and self.left is None:
+            events |= select.EPOLLIN
+        if self.outbox:
+            events |= select.EPOLLOUT
+        self.reader.watch(self.fd, self.on_events, events)
+        return 0
+
+    def _rewatch(self):
+        self._watch()
 
     def receive(self, bytes message, bint truncated=False):
         """Deals with one message; False when it was none of a worker of ours, which ends the link."""
         cdef Cursor cursor = cursor_over(PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message), message)
+        if truncated:
+            self._end(TOO_LONG)
+            return False
         try:
-            if truncated:
-                raise WireError("a message that is too long")
             while cursor.at < cursor.end:
                 self._event(cursor)
-        except WireError as error:
-            if self.owner is not None:
-                self.owner.ended(f"sent {error}")
-            return False
         except Exception as error:
-            log.exception("a message of a Python worker could not be dealt with")
-            if self.owner is not None:
-                self.owner.ended(f"sent what the server could not deal with ({type(error).__name__})")
+            self._end(_what_is_wrong(error))
             return False
-        if self.freed_nbytes > FREED_NBYTES or len(self.freed) > 64:
-            writer = Writer.__new__(Writer)
-            self._send_freed(writer)
-            self._send(writer)
+        self._tell_freed()
         return True
+
+    def _end(self, problem):
+        if self.owner is not None:
+            self.owner.ended(problem)
 
     cdef int _event(self, Cursor cursor) except -1:
         cdef int kind = cursor.u8()
@@ -416,20 +356,6 @@ cdef class Link:
             raise WireError("something behind an event")
         return 0
 
-    # What was lent comes back, on any thread.
-    def _lent_back(self, offset, nbytes):
-        if self.socket is None:
-            return
-        self._free(offset, nbytes)
-        if self.freed_nbytes > FREED_NBYTES:
-            writer = Writer.__new__(Writer)
-            self._send_freed(writer)
-            self._send(writer)
-
-    def _free(self, uint64_t offset, uint64_t nbytes):
-        self.freed.append(offset)
-        self.freed_nbytes += <int64_t>nbytes
-
     cdef ResponseFactory _factory_of(self, Cursor cursor):
         cdef ResponseFactory factory = self.factories.get(cursor.u64())
         if factory is None:
@@ -469,6 +395,8 @@ cdef class Link:
             self.freed.extend(freed)
         elif not final:
             raise WireError("a response that is none")
+        if not final:
+            self._check_ahead(handle)
         if final and not flags & (HAS_ERROR | HAS_RESPONSE):
             self._end_without(factory)
         else:
@@ -485,10 +413,13 @@ cdef class Link:
         return self._forget_if_over(handle, factory)
 
     # A worker sends only so many responses ahead of who takes them, so that none can fill the server up.
+    cdef int _check_ahead(self, uint64_t handle) except -1:
+        if self.ahead.get(handle, 0) >= CREDITS:
+            raise WireError("more responses than it was allowed")
+        return 0
+
     cdef int _count_ahead(self, uint64_t handle, ResponseFactory factory) except -1:
         cdef int ahead = self.ahead.get(handle, 0) + 1
-        if ahead > CREDITS:
-            raise WireError("more responses than it was allowed")
         self.ahead[handle] = ahead
         if ahead == CREDITS // 2:
             factory.on_relief(lambda: self._relieve(handle))
@@ -538,7 +469,9 @@ cdef class Link:
 
     # What it says of an inference request that it makes.
     def _exec(self, Cursor cursor):
-        fields = read_inner_request(cursor, self.responses, self.pool, self.freed)
+        cdef list freed = []
+        fields = read_inner_request(cursor, self.responses, self.pool, freed)
+        self.freed.extend(freed)
         self.freed_nbytes += cursor.freed_nbytes
         cursor.freed_nbytes = 0
         return fields
@@ -552,8 +485,12 @@ cdef class Link:
 
     def stop_reading(self, bint for_good):
         """Hears no more of the worker by itself. `for_good`: nor when asked to."""
-        self.reader.forget(self.fd)
+        self.stopped = True
         self.deaf = self.deaf or for_good
+        if self.on_loop:
+            self.on_loop = False
+            self.watcher.forget(self.fd)
+        self._watch()
 
     def pending(self):
         """Whether there is something that was not read."""

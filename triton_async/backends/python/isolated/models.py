@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from triton_async.backends.base import InferenceService, LoadContext
+from triton_async.backends.base import InferenceService, LoadContext, Watcher
 from triton_async.backends.python.isolated.environments import OWN, Environments
 from triton_async.backends.python.isolated.supervisor import WorkerOptions
 from triton_async.backends.python.isolated.workers import IsolatedModel, Workers, complete_config
@@ -22,9 +22,9 @@ from triton_async.memory.slab import SlabPool
 class IsolatedModels:
     """Of one backend. `settings`: its --backend-config. `metrics`: metrics.CustomMetrics."""
 
-    def __init__(self, settings: Mapping[str, str], metrics: Any) -> None:
+    def __init__(self, settings: Mapping[str, str], metrics: Any, watcher: Watcher | None = None) -> None:
         self._metrics = metrics
-        self._workers = Workers()
+        self._workers = Workers(watcher)
         self._environments = Environments(settings.get("environment-cache-directory", ""))
 
     def load(  # noqa: PLR0917

@@ -12,6 +12,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from triton_async.backends.base import Watcher
+
 log = logging.getLogger("triton_async.python")
 
 
@@ -29,9 +31,13 @@ class Timer:
 
 
 class Reader:
-    """Calls functions on its thread, which starts with the first of them and is a daemon. All methods: any thread."""
+    """Calls functions on its thread, which starts with the first of them and is a daemon. All methods: any thread.
 
-    def __init__(self) -> None:
+    `watcher`: what reads on the loop's thread in its stead where that pays, None for none.
+    """
+
+    def __init__(self, watcher: Watcher | None = None) -> None:
+        self.watcher = watcher
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
@@ -51,16 +57,17 @@ class Reader:
         """Whether the calling thread is the reader's."""
         return threading.current_thread() is self._thread
 
-    def watch(self, fd: int, handler: Callable[[int], None]) -> None:
-        """Has `handler(epoll events)` called whenever the descriptor is readable, or has its end."""
-        self._start()
-        self._handlers[fd] = handler
-        self._epoll.register(fd, select.EPOLLIN)
-
-    def watch_writable(self, fd: int, writable: bool, readable: bool = True) -> None:
-        """Whether to call when it is writable too, or not for what it has to say."""
-        if fd in self._handlers:
-            self._epoll.modify(fd, (select.EPOLLIN if readable else 0) | (select.EPOLLOUT if writable else 0))
+    def watch(self, fd: int, handler: Callable[[int], None], events: int = select.EPOLLIN) -> None:
+        """Has `handler(epoll events)` called whenever the descriptor is ready for `events`, or has its end; none: like
+        `forget`."""
+        if not events:
+            self.forget(fd)
+        elif fd in self._handlers:
+            self._epoll.modify(fd, events)
+        else:
+            self._start()
+            self._handlers[fd] = handler
+            self._epoll.register(fd, events)
 
     def forget(self, fd: int) -> None:
         """Not any more. The descriptor is still open."""

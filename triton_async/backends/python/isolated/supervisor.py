@@ -43,6 +43,9 @@ from triton_async.memory.slab import SlabPool
 
 log = logging.getLogger("triton_async.python")
 
+# Until the loop is through with a message.
+_MOMENT_NS = 200_000
+
 
 class State(Enum):
     """See above."""
@@ -219,6 +222,9 @@ class Supervisor(LinkOwner):
     def _process_ended(self, link: Link, how: str) -> None:
         if link is not self._link:
             return
+        if not link.claim():
+            self._reader.call_at(time.monotonic_ns() + _MOMENT_NS, lambda: self._process_ended(link, how))
+            return
         while not link.failed and self._link is link and link.pending():  # what it said before it ended
             link.on_events(select.EPOLLIN)
         self._worker_gone(how)
@@ -315,6 +321,8 @@ class Supervisor(LinkOwner):
         self._running_since = time.monotonic()
         if self._instance is not None:
             self._instance.connect(self._link)
+            if self._link is not None and self._reader.watcher is not None:
+                self._link.follow_loop(self._reader.watcher)
         self._settled.set()
 
     def finalized(self) -> None:

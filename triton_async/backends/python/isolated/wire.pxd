@@ -98,6 +98,8 @@ cdef class Cursor:
     cdef const char *end
     cdef object owner                # keeps the bytes
     cdef int64_t freed_nbytes        # what the entries of `freed` hold
+    cdef int64_t large_nbytes        # of tensors in shared memory, so far
+    cdef int64_t most_nbytes         # of them that are read, beyond that TakesLong; 0: any
     # Takes (offset, nbytes) of what was lent, on any thread. Where there is one, large tensors of `memory` are not
     # copied: only for who does nothing but send bytes on, for the worker may write to them at any time.
     cdef object lender

@@ -35,6 +35,10 @@ class WireError(Exception):
     """A worker has said what no worker of ours says."""
 
 
+class TakesLong(Exception):
+    """An event asks for more to be copied than `Cursor.most_nbytes`. Nothing was done about it."""
+
+
 cdef class Writer:
     """Bytes that grow."""
 
@@ -227,6 +231,9 @@ cdef class Cursor:
             source = memory.inside(offset, nbytes)
             if source == NULL:
                 raise WireError("a tensor outside of the shared memory")
+            self.large_nbytes += <int64_t>nbytes
+            if self.most_nbytes and self.large_nbytes > self.most_nbytes:
+                raise TakesLong
         else:
             raise WireError("a tensor that is nowhere")
         if place == IN_MEMORY and self.lender is not None and nbytes >= <uint64_t>LARGE_NBYTES and datatype != DT_BYTES:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from triton_async.backends.base import InferenceService, LoadedModel, ModelInstance
+from triton_async.backends.base import InferenceService, LoadedModel, ModelInstance, Watcher
 from triton_async.backends.python.isolated.instance import WorkerInstance
 from triton_async.backends.python.isolated.link import Link
 from triton_async.backends.python.isolated.reader import Reader
@@ -24,8 +24,8 @@ from triton_async.memory.slab import SlabPool
 class Workers:
     """The reader and the processes to fork from, by interpreter. Any thread. One for a backend."""
 
-    def __init__(self) -> None:
-        self.reader = Reader()
+    def __init__(self, watcher: Watcher | None = None) -> None:
+        self.reader = Reader(watcher)
         self._zygotes: dict[tuple[str, Path | None], Zygote] = {}
         self._lock = threading.Lock()
 
