@@ -154,7 +154,7 @@ def test_both_sides_have_the_same_numbers() -> None:
     with open(pxd) as file:
         lines = file.read().splitlines()
     numbers = dict(line.strip().split(" = ") for line in lines if line.startswith("    ") and " = " in line)
-    assert len(numbers) == 27
+    assert len(numbers) == 28
     assert {name: getattr(wire, name) for name in numbers} == {name: int(value) for name, value in numbers.items()}
 
 

@@ -34,6 +34,7 @@ from triton_async.backends.python.isolated.wire cimport (
     HAS_RESPONSE,
     LOG,
     RELEASED,
+    RELEASES,
     RESPONSE,
     SPILLED,
     STARTED,
@@ -410,6 +411,8 @@ cdef class Link(Outbound):
                 factory.send([], None, problem, final)
         if not final:
             self._count_ahead(handle, factory)
+        elif flags & RELEASES:
+            factory.release()
         return self._forget_if_over(handle, factory)
 
     # A worker sends only so many responses ahead of who takes them, so that none can fill the server up.

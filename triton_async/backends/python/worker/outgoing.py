@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import struct
 import threading
 from collections import deque
 from contextlib import suppress
@@ -50,14 +49,21 @@ class Outgoing:
                 self._send()
             self._parts += event
             self._nbytes += nbytes
-        self._after()
+        if self._later:  # what a finalizer could not send because of us
+            self.flush_later()
 
-    def flush(self) -> None:
-        """Sends what there is."""
+    def flush(self, last: bytes = b"") -> None:
+        """Sends what there is, and a short event behind it."""
         with self._lock:
-            self._take_later()
+            if self._later:
+                self._take_later()
+            if last:
+                if self._nbytes + len(last) > wire.MESSAGE_NBYTES:
+                    self._send()
+                self._parts.append(last)
             self._send()
-        self._after()
+        if self._later:
+            self.flush_later()
 
     def add_later(self, events: bytes, at_once: bool) -> None:
         """The same in a finalizer: takes no lock that may be held. `at_once`: need not wait for other things."""
@@ -73,11 +79,6 @@ class Outgoing:
                 self._send()
             finally:
                 self._lock.release()
-
-    # What a finalizer could not send because of us.
-    def _after(self) -> None:
-        if self._later:
-            self.flush_later()
 
     # Under the lock.
     def _take_later(self) -> None:
@@ -112,13 +113,14 @@ class Outgoing:
             else:
                 content = array
                 nbytes = array.nbytes
-            if len(shape) > 16:
-                raise TooLarge(f"tensor '{tensor._name}' has {len(shape)} dimensions, at most 16 are supported")
-            head = wire.pack_text(tensor._name)
+            rank = len(shape)
+            if rank > wire.MAX_RANK:
+                raise TooLarge(f"tensor '{tensor._name}' has {rank} dimensions, at most {wire.MAX_RANK} are supported")
+            head = wire.pack_name(tensor._name)
             if nbytes <= wire.INLINE_NBYTES and inlined + nbytes <= wire.MESSAGE_NBYTES // 2:
                 inlined += nbytes
-                parts.append(head + struct.pack(f"<BBB{len(shape)}qQ", number, len(shape), wire.INLINE, *shape, nbytes))
-                parts.append(content if number == wire.BYTES else content.tobytes())
+                head += wire.INLINE_HEADS[rank].pack(number, rank, wire.INLINE, *shape, nbytes)
+                parts.append(head + (content if number == wire.BYTES else content.tobytes()))
             else:
                 offset = self._place(nbytes)
                 if number == wire.BYTES:
@@ -126,10 +128,9 @@ class Outgoing:
                 else:
                     place = np.frombuffer(self._memory.map, content.dtype, content.size, offset)
                     np.copyto(place.reshape(shape), content)
-                packed = struct.pack(
-                    f"<BBB{len(shape)}qQQ", number, len(shape), wire.IN_MEMORY, *shape, nbytes, offset
+                parts.append(
+                    head + wire.MEMORY_HEADS[rank].pack(number, rank, wire.IN_MEMORY, *shape, nbytes, offset)
                 )
-                parts.append(head + packed)
         return parts
 
     # Where in the response memory so many bytes may be put: waits for the server to give some back.

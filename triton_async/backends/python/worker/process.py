@@ -82,6 +82,7 @@ class WorkerChannel(Channel):
         self._out = Outgoing(connection, responses, self._wait_for)
         self._changed = threading.Condition()
         self._reading = False
+        self._waiting = 0  # threads, until something was read
         self._received: list[wire.ReceivedRequest] = []  # of a batch that is not complete
         self._calls: dict[int, Call] = {}
         self._answers: dict[int, _Answer] = {}
@@ -105,43 +106,31 @@ class WorkerChannel(Channel):
 
     def _wait_for(self, there: Callable[[], Any]) -> None:
         """Blocks until `there()` is true, and reads meanwhile, if nobody else does."""
-        while True:
-            with self._changed:
-                while not there():
-                    if not self._reading:
-                        self._reading = True
-                        break
-                    self._changed.wait()
-                else:
-                    return
-            self._read(0)
-
-    def _poll(self) -> None:
-        """Reads what is there."""
-        while True:
-            with self._changed:
+        changed = self._changed
+        with changed:
+            while not there():
                 if self._reading:
-                    return
-                self._reading = True
-            if not self._read(socket.MSG_DONTWAIT):
-                return
+                    self._waiting += 1
+                    changed.wait()
+                    self._waiting -= 1
+                else:
+                    self._read()
 
-    # Reads one message, as the only one. False when there is none.
-    def _read(self, flags: int) -> bool:
-        message = None
+    # Reads one message, as the only one. Under the lock, which others may have meanwhile.
+    def _read(self) -> None:
+        changed = self._changed
+        self._reading = True
+        changed.release()
         try:
-            message = self._socket.recv(wire.MESSAGE_NBYTES, flags)
-        except BlockingIOError:
-            return False
+            message = self._socket.recv(wire.MESSAGE_NBYTES)
         finally:
-            with self._changed:
-                if message:
-                    self._dispatch(message)
-                self._reading = False
-                self._changed.notify_all()
+            changed.acquire()
+            self._reading = False
+            if self._waiting:
+                changed.notify_all()
         if not message:
             os._exit(0)  # the server has gone
-        return True
+        self._dispatch(message)
 
     def _dispatch(self, data: bytes) -> None:
         at, end = 0, len(data)
@@ -219,9 +208,13 @@ class WorkerChannel(Channel):
     # -- requests --------------------------------------------------------------------------------------------------
 
     def respond(self, request: Any, response: InferenceResponse | None, final: bool) -> None:
-        context = self.context
-        assert context is not None
-        flags = wire.FINAL if final else 0
+        self._respond(request, response, wire.FINAL if final else 0)
+
+    def respond_last(self, request: Any, responses: list[InferenceResponse]) -> None:
+        self._respond(request, responses.pop(), wire.FINAL | wire.RELEASES)
+        self._over(request)
+
+    def _respond(self, request: Any, response: InferenceResponse | None, flags: int) -> None:
         error = None if response is None else response._error
         if error is not None:
             message = error._message.encode("utf-8", "replace")
@@ -232,7 +225,7 @@ class WorkerChannel(Channel):
             flags |= wire.HAS_RESPONSE
         else:
             body = []
-        if not final:
+        if not flags & wire.FINAL:
             request.credits -= 1
             if request.credits <= self.credits // 2:
                 self._credited[request.handle] = request
@@ -244,12 +237,13 @@ class WorkerChannel(Channel):
     def _outputs(self, request: Any, response: InferenceResponse) -> list[Any]:
         wanted = request.output_names
         parameters = response._parameters
-        found = {}
+        found: dict[str, Any] = {}
         for tensor in response._outputs:
-            if tensor._name in wanted:
-                if tensor._name in found:
-                    raise Refused(INTERNAL, f"output '{tensor._name}' is twice in a response")
-                found[tensor._name] = tensor
+            name = tensor._name
+            if name in wanted:
+                if name in found:
+                    raise Refused(INTERNAL, f"output '{name}' is twice in a response")
+                found[name] = tensor
         text = json.dumps(parameters).encode() if parameters else b""
         try:
             return [wire.pack_long(text), *self._out.tensors(list(found.values()))]
@@ -265,14 +259,19 @@ class WorkerChannel(Channel):
                 "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is not configured "
                 "to handle such a flag.",
             )
-        request.over()
-        self._credited.pop(request.handle, None)
-        self._cancelled.discard(request.handle)
+        self._over(request)
         self._out.add([wire.RELEASED_EVENT.pack(wire.RELEASED, request.handle, reschedule)])
         if not self.holding:
             self._out.flush()
 
     _reschedules = False
+
+    def _over(self, request: Any) -> None:
+        request.over()
+        if self._credited:
+            self._credited.pop(request.handle, None)
+        if self._cancelled:
+            self._cancelled.discard(request.handle)
 
     def returned(self) -> None:
         self.holding = True
@@ -280,8 +279,7 @@ class WorkerChannel(Channel):
     def done(self, batch: int) -> None:
         """`execute` has returned, and everything that comes of it at once was sent."""
         self.holding = False
-        self._out.add([wire.DONE_EVENT.pack(wire.DONE, batch)])
-        self._out.flush()
+        self._out.flush(wire.DONE_EVENT.pack(wire.DONE, batch))
 
     def dropped(self, handle: int, sent: int, finished: bool) -> None:
         """A request that nobody has any more, without its final response or its release. In a finalizer."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 START, REQUEST, EXECUTE, RELIEVED, FREED, INNER, ANSWER, FINALIZE, SPILLED, ASK_READY = range(1, 11)
 STARTED, RESPONSE, RELEASED, DONE, FREE, EXEC, CANCEL, CALL, LOG, FINALIZED, TAKEN, TOLD_READY = range(33, 45)
-FINAL, HAS_ERROR, HAS_RESPONSE = 1, 2, 4
+FINAL, HAS_ERROR, HAS_RESPONSE, RELEASES = 1, 2, 4, 8
 INLINE, IN_MEMORY = 0, 1
 
 MESSAGE_NBYTES = 1 << 16
@@ -55,6 +55,14 @@ TOLD_READY_HEAD = struct.Struct("<BQB")
 TAKEN_EVENT = struct.Struct("<BQI")
 FINALIZED_EVENT = struct.Struct("<B")
 SPILLED_EVENT = struct.Struct("<BQQ")
+MAX_RANK = 16
+# By the number of dimensions: the shape and bytes of a tensor that came, and the head of one that is sent, either way.
+SHAPES = [struct.Struct(f"<{rank}qQ") for rank in range(MAX_RANK + 1)]
+INLINE_HEADS = [struct.Struct(f"<BBB{rank}qQ") for rank in range(MAX_RANK + 1)]
+MEMORY_HEADS = [struct.Struct(f"<BBB{rank}qQQ") for rank in range(MAX_RANK + 1)]
+# Names that are used again and again, in their form for the server: so many at most.
+_PACKED: dict[str, bytes] = {}
+PACKED_NAMES = 256
 
 
 def text(data: bytes, at: int) -> tuple[str, int]:
@@ -75,6 +83,16 @@ def pack_text(value: str) -> bytes:
     if len(encoded) > 0xFFFF:
         raise ValueError("a name or id of more than 65535 bytes")
     return U16.pack(len(encoded)) + encoded
+
+
+def pack_name(value: str) -> bytes:
+    """`pack_text` of something that may well be sent again."""
+    packed = _PACKED.get(value)
+    if packed is None:
+        packed = pack_text(value)
+        if len(_PACKED) < PACKED_NAMES:
+            _PACKED[value] = packed
+    return packed
 
 
 def pack_long(value: bytes) -> bytes:
@@ -163,11 +181,9 @@ def read_tensors(data: bytes, at: int, block: Block | None) -> tuple[list[tuple[
     for _ in range(count):
         name, at = text(data, at)
         number, rank, place = TENSOR_HEAD.unpack_from(data, at)
-        at += 3
-        shape = struct.unpack_from(f"<{rank}q", data, at)
-        at += 8 * rank
-        (nbytes,) = U64.unpack_from(data, at)
-        at += 8
+        *dims, nbytes = SHAPES[rank].unpack_from(data, at + 3)
+        shape = tuple(dims)
+        at += 11 + 8 * rank
         if place == INLINE:
             found.append((name, ReceivedTensor(number, shape, data, at, nbytes, block)))
             at += nbytes
