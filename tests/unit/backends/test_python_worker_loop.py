@@ -1,4 +1,4 @@
-"""Who reads what a worker says: the loop's thread what is short, the reader's what takes long, one at a time, in order."""
+"""Who reads what a worker says: the loop's thread what is short, the reader's what takes long, all of it in order."""
 
 from __future__ import annotations
 
@@ -223,9 +223,11 @@ def test_handlers_of_the_reactor_may_fail_and_be_forgotten() -> None:
         reactor.attach(asyncio.get_running_loop())
         one, other = socket.socketpair()
         called: list[int] = []
+        was_called = asyncio.Event()
 
         def handler() -> None:
             called.append(len(one.recv(100)))
+            was_called.set()
             if len(called) == 1:
                 raise ValueError("for the log")
 
@@ -233,8 +235,8 @@ def test_handlers_of_the_reactor_may_fail_and_be_forgotten() -> None:
             assert reactor.watch(one.fileno(), handler)
             for count in (1, 2, 3):
                 other.send(b"x" * count)
-                while len(called) < count:
-                    await asyncio.sleep(0.001)
+                await was_called.wait()
+                was_called.clear()
             reactor.forget(one.fileno())
             other.send(b"x")
             await asyncio.sleep(0.05)
