@@ -54,7 +54,6 @@ REFUSED: dict[str, dict[str, Any]] = {
     "batch_output": {"batch_output": [{}]},
     "sequence_batching": {"sequence_batching": {}},
     "ensemble_scheduling": {"ensemble_scheduling": {}},
-    "model_warmup": {"model_warmup": [{}]},
     "model_operations": {"model_operations": {"op_library_filename": ["x"]}},
     "model_repository_agents": {"model_repository_agents": {"agents": [{}]}},
     "input.allow_ragged_batch": {"input": [{"allow_ragged_batch": True}]},

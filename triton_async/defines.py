@@ -305,6 +305,9 @@ EXIT_GIVE_UP_S = 1.0
 # Seconds until a model whose turn failed, for want of memory say, gets another one.
 RETRY_TURN_S = 0.01
 
+# Bytes of one input of a `model_warmup` sample, which are held while the model loads.
+MAX_WARMUP_NBYTES = 1 << 32
+
 # Instances of one model; each is an OS thread with its own engine state.
 MAX_INSTANCES_PER_MODEL = 1024
 

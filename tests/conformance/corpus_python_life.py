@@ -37,6 +37,7 @@ _BAD = (
     "raises", "returns_nothing",
 )  # fmt: skip
 _BROKEN = ("syntax", "indent", "import", "class", "module", "initialize", "key")
+_COLD = ("refuses", "short", "missing", "type", "dims", "no_data")
 _WORDS = ("arguments", "types", "whole_config", "parameters", "module")
 
 
@@ -72,6 +73,12 @@ CASES: tuple[Case, ...] = (
     _load("backed"),
     get("python-life-backed-config", target("backed", "config")),
     infer("python-life-backed-infer", "backed", [In("IN", "FP32", [2], data=[1, 2])]),
+    # Models that are warmed up
+    _load("warm"),
+    infer("python-life-warm-asked", "warm", [In("WHAT", "BYTES", [1, 1], data=["tell"])]),
+    get("python-life-warm-statistics", target("warm", "stats"), mask="stats"),
+    get("python-life-warm-config", target("warm", "config")),
+    *(_load(f"warm_{name}") for name in _COLD),
     # Models that load models
     _load("control_bls"),
     _ask("bls-ready-before", "control_bls", "ready inner"),

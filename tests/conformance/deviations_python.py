@@ -38,6 +38,27 @@ def _status(status: int) -> Deviation:
     return Deviation(_GENERATE, (status,))
 
 
+_UNREAD = "failed to run warmup sample 's': "
+_OF = r" \(in 'inputs' of model_warmup sample 's' of model '.*'\)"
+
+
+def _warm(name: str, reason: str) -> Deviation:
+    return Deviation(
+        "Behind the real server's text, or around it, we say which sample, input and instance it was.",
+        (400,),
+        f"load failed for model 'warm_{name}': version 1 is at UNAVAILABLE state: Invalid argument: {reason};\n",
+    )
+
+
+def _warm_config(name: str, reason: str) -> Deviation:
+    return Deviation(
+        "We say which sample it was, and that it stands in the config.",
+        (400,),
+        rf"load failed for model 'warm_{name}': version 1 is at UNAVAILABLE state: Invalid argument: {reason} "
+        rf"model_warmup sample 's' of model 'warm_{name}'.*\(in config\.pbtxt\);\n",
+    )
+
+
 PYTHON_DEVIATIONS: dict[str, Deviation] = {
     "python-make-not_utf8": Deviation(
         "The real server writes the bytes into the JSON as they are, which no JSON parser takes. "
@@ -89,6 +110,37 @@ PYTHON_DEVIATIONS: dict[str, Deviation] = {
     "python-generate-decoupled-error": _status(503),
     "python-generate-stream-decoupled-error-first": _status(503),
     "python-generate-stream-decoupled-fails": _status(500),
+    "python-life-warm-statistics": Deviation(
+        "The real server counts warm-up as requests, against its documentation.",
+        instead=(
+            (
+                ', {"batch_size": 3, "compute_infer": {"count": 2, "ns": "time"}, "compute_input": {"count": 2, "ns": '
+                '"time"}, "compute_output": {"count": 2, "ns": "time"}}',
+                "",
+            ),
+            ('"count": 2', '"count": 1'),
+            ('"count": 8', '"count": 1'),
+            ('"inference_count": 8', '"inference_count": 1'),
+            ('"execution_count": 4', '"execution_count": 1'),
+        ),
+    ),
+    "python-life-load-warm_refuses": _warm("refuses", r"failed to run warmup sample 's': not today \(on instance .*\)"),
+    "python-life-load-warm_short": _warm("short", _UNREAD + (
+        r"warmup setting expects 8 bytes, but the data provided from short only has 4 bytes" + _OF
+    )),
+    "python-life-load-warm_missing": _warm("missing", _UNREAD + (
+        r"failed to open warm_missing/warmup/nobody of input 'WHAT': No such file or directory" + _OF
+    )),
+    "python-life-load-warm_type": _warm("type", _UNREAD + (
+        r"\[request id: <id_unknown>\] inference input 'X' data-type is 'INT32', but model 'warm_type' expects 'FP32'"
+        + _OF
+    )),
+    "python-life-load-warm_dims": _warm_config(
+        "dims", "warmup setting expects all variable-size dimensions are specified for input 'WHAT' in"
+    ),
+    "python-life-load-warm_no_data": _warm_config(
+        "no_data", "warmup setting expects input 'WHAT' to have input_data_type set in"
+    ),
     "python-life-load-no_execute": Deviation(
         "The real server finds out at the first request that there is no `execute`; we refuse the model.",
         (400,),

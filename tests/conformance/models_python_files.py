@@ -109,6 +109,39 @@ _BROKEN = {
     "fails_key": f"{_CLASS}\n    def initialize(self, args):\n        args['no_such_key']\n",
     "no_execute": "class TritonPythonModel:\n    pass\n",
 }
+
+
+def _sample(what: str, x: str = "", head: str = 'name: "s" batch_size: 1') -> str:
+    """A `model_warmup` with these settings of WHAT and X."""
+    inputs = "".join(
+        f'inputs {{ key: "{name}" value {{ {given} }} }}\n' for name, given in (("WHAT", what), ("X", x)) if given
+    )
+    return f"model_warmup {{ {head}\n{inputs} }}\n"
+
+
+def _warm(*samples: str) -> str:
+    return _config([_WHAT, ("X", "FP32", "2", _OPTIONAL)], [_TEXT], batch=8, more="".join(samples))
+
+
+_STRING, _FP32 = "data_type: TYPE_STRING dims: [ 1 ]", "data_type: TYPE_FP32 dims: [ 2 ]"
+_ZERO = _sample(f"{_STRING} zero_data: true")
+# Models that are warmed up; all but the first fail by it.
+_WARM = {
+    "warm": _warm(
+        _sample(f"{_STRING} random_data: true", f"{_FP32} zero_data: true", 'name: "z" batch_size: 3 count: 2'),
+        _sample(f'{_STRING} input_data_file: "word"', f'{_FP32} input_data_file: "x"'),
+        _sample(f"{_STRING} zero_data: true", head='name: "left out" batch_size: 0'),
+    ),
+    "warm_refuses": _warm(_sample(f'{_STRING} input_data_file: "refuse"')),
+    "warm_short": _warm(_sample(f"{_STRING} zero_data: true", f'{_FP32} input_data_file: "short"')),
+    "warm_missing": _warm(_sample(f'{_STRING} input_data_file: "nobody"')),
+    "warm_type": _warm(_sample(f"{_STRING} zero_data: true", "data_type: TYPE_INT32 dims: [ 2 ] zero_data: true")),
+    "warm_dims": _warm(_sample("data_type: TYPE_STRING dims: [ -1 ] zero_data: true")),
+    "warm_no_data": _warm(_sample(_STRING)),
+}
+_WORDS = {name: len(name).to_bytes(4, "little") + name.encode() for name in ("word", "refuse")}
+WARM_FILES = {**_WORDS, "x": bytes(range(8)), "short": bytes(4)}
+
 # Served in explicit mode.
 CONTROL = {
     "life": _asked('parameters { key: "colour" value { string_value: "red" } }\n'),
@@ -146,6 +179,11 @@ def write_control(root: Path) -> Path:
     """The repository of explicit mode; returns `root`."""
     for name, config in CONTROL.items():
         _write(root, name, config, FILES / name / "1")
+    for name, config in _WARM.items():
+        folder = _write(root, name, config, FILES / "warm" / "1").parent / "warmup"
+        folder.mkdir()
+        for filename, content in WARM_FILES.items():
+            (folder / filename).write_bytes(content)
     for name, completed in _AUTO.items():
         _write(root, f"auto_{name}", completed, FILES / "auto.py")
     for name, source in _BROKEN.items():

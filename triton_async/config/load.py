@@ -23,6 +23,7 @@ from triton_async.config.unsupported import refuse_unsupported, unsupported, uns
 from triton_async.config.validate import config_problems, validate_config, validate_instances, validate_name
 from triton_async.config.validate_io import io_problems, validate_io
 from triton_async.config.versions import list_versions
+from triton_async.config.warmup import check_warm_up
 from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable
 from triton_async.protos import ModelConfig as ModelConfigProto
 
@@ -139,6 +140,7 @@ def complete_config(
             validate_config(proto)
         validate_io(proto)
         validate_graph_specs(proto)
+        check_warm_up(proto)
         if model_io is not None:
             if model_io.check is None:
                 check_against_model(proto, model_io)

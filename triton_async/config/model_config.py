@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from triton_async.config.config_json import config_json
+from triton_async.config.warmup import WarmUpSample, warm_up_samples
 
 __all__ = [
     "DynamicBatching",
@@ -168,6 +169,8 @@ class ModelConfig:
     default_model_filename: str
     # optimization.graph.level: -1 basic, 0 the engine's default, 1 extended, 2 none.
     graph_level: int
+    # What every instance runs before the model is ready.
+    warm_up: tuple[WarmUpSample, ...] = ()
     # Lines for the log: what was filled in that the operator should know.
     warnings: tuple[str, ...] = ()
 
@@ -214,6 +217,7 @@ def freeze(proto: Any, warnings: Iterable[str] = (), any_rank: Container[str] = 
         decoupled=proto.model_transaction_policy.decoupled,
         default_model_filename=proto.default_model_filename,
         graph_level=proto.optimization.graph.level,
+        warm_up=warm_up_samples(proto),
         warnings=tuple(warnings),
     )
 

@@ -12,7 +12,6 @@ FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("sequence_batching", "the sequence batcher", lambda c: c.HasField("sequence_batching")),
     ("ensemble_scheduling", "ensembles", lambda c: c.HasField("ensemble_scheduling")),
     ("platform", "ensembles", lambda c: c.platform == "ensemble"),
-    ("model_warmup", "warm-up", lambda c: bool(c.model_warmup)),
     ("model_repository_agents", "repository agents", lambda c: bool(c.model_repository_agents.agents)),
     ("model_operations", "custom operator libraries", lambda c: bool(c.model_operations.op_library_filename)),
     ("batch_input", "ragged batching", lambda c: bool(c.batch_input)),

@@ -15,6 +15,7 @@ from triton_async.core.cache import ResponseCache
 from triton_async.core.families import MetricSource
 from triton_async.core.placement import GpuLoads
 from triton_async.core.reactor import Reactor
+from triton_async.core.warmup import WarmUps
 from triton_async.defines import FILE_THREADS, UNLOAD_THREADS
 from triton_async.errors import InternalError, ServerError
 from triton_async.memory.devices import Devices
@@ -72,6 +73,7 @@ class Host:
     regions: RegionRegistry = field(default_factory=RegionRegistry)
     gpu_limits: Mapping[int, float] = field(default_factory=dict)
     gpu_loads: GpuLoads = field(default_factory=GpuLoads)
+    warm_ups: WarmUps = field(default_factory=WarmUps)
     metric_sources: Sequence[MetricSource] = ()
     gpu_uuid: Callable[[int], str] = lambda device: ""
     #: Of the models whose config asks for it; None: no answer is kept.

@@ -17,7 +17,7 @@ from triton_async.core.batcher import DynamicBatcher
 from triton_async.core.host import Host
 from triton_async.core.instances import Instance
 from triton_async.core.model import Model
-from triton_async.core.opening import OpenVersion, active_instances, close_all, engine_maker, open_version
+from triton_async.core.opening import Closable, OpenVersion, active_instances, close_all, engine_maker, open_version
 from triton_async.core.placement import MemoryUsage, check_load_limits, gpus_in_use, used_nbytes
 from triton_async.core.queue import RequestQueue
 from triton_async.core.scheduler import Scheduler
@@ -93,15 +93,15 @@ async def start_version(host: Host, config: ModelConfig, opened: OpenVersion) ->
             instances = await _start_instances(host, config, loaded)
         else:
             instances = _adopt_engines(host, config, opened)
+        await host.warm_ups.run(host.reactor, config, opened.signature, instances, opened.samples)
         scheduler = make_scheduler(config, opened.signature)
         cache = host.cache if config.proto.response_cache.enable else None
         model = Model(
             host.reactor, opened.signature, config, instances, scheduler, _input_pool(config, loaded), cache
         )
     except BaseException:
-        if loaded.thread_bound:
-            await _stop_threads(host, instances)
-        await host.unloading(opened.close)
+        # Of a model that does not bind them, some engines may have a thread by now, which closes them.
+        await _free(host, instances, loaded if instances else opened)
         raise
     return LoadedVersion(opened.version, model, loaded, time.monotonic() - opened.begun)
 
@@ -109,10 +109,13 @@ async def start_version(host: Host, config: ModelConfig, opened: OpenVersion) ->
 async def retire(host: Host, version: LoadedVersion) -> None:
     """Lets the version finish what it has, then stops its instances and frees it."""
     await version.model.drain()
-    instances = version.model.take_instances()
+    await _free(host, version.model.take_instances(), version.loaded)
+
+
+async def _free(host: Host, instances: list[Instance], rest: Closable) -> None:
     await _stop_threads(host, [instance for instance in instances if instance.started])
     unused = [instance for instance in instances if not instance.started]
-    await host.unloading(close_all, [*unused, version.loaded])
+    await host.unloading(close_all, [*unused, rest])
 
 
 def _input_pool(config: ModelConfig, loaded: LoadedModel) -> SlabPool | None:

@@ -22,6 +22,7 @@ from triton_async.config.settings import Settings
 from triton_async.core.files import Fingerprint, fingerprint
 from triton_async.core.host import LOADING, Host, as_server_error
 from triton_async.core.placement import check_backend, find_gpus, gpus_in_use
+from triton_async.core.warmup_samples import Sample, read_samples
 from triton_async.errors import ServerError
 from triton_async.infer.signature import ModelSignature, TensorSpec
 
@@ -37,13 +38,15 @@ class Closable(Protocol):
 @dataclass(slots=True)
 class OpenVersion:
     """A version that is loaded and runs nothing yet: to be started, or closed. `engines`: of all its instances, in
-    order, where the model does not bind them to their threads. `begun`: when, in seconds of time.monotonic.
+    order, where the model does not bind them to their threads. `samples`: what they run before the version is ready.
+    `begun`: when, in seconds of time.monotonic.
     """
 
     version: int
     signature: ModelSignature
     loaded: LoadedModel
     engines: list[ModelInstance]
+    samples: list[Sample]
     begun: float
 
     def close(self) -> None:
@@ -140,8 +143,9 @@ def open_version(
     path = model_path(config.proto, directory, version)
     check_model_file(config.proto, directory, path)
     signature = make_signature(config, version, directory)
+    samples = read_samples(config, signature, directory)
     context = LoadContext(config, version, path, signature, host.pool, settings, host.pools, opened)
-    model = OpenVersion(version, signature, host.backends.get(config.backend).load(context), [], begun)
+    model = OpenVersion(version, signature, host.backends.get(config.backend).load(context), [], samples, begun)
     if model.loaded.thread_bound:
         return model
     try:

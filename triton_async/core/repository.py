@@ -445,6 +445,7 @@ class ModelRepository:
     async def stop(self) -> None:
         """Unloads everything, loads on their way included; returns when all of it is freed. No load begins any more."""
         self._stopping = True
+        self._host.warm_ups.stop()
         await asyncio.gather(*(self._unload_locked(entry) for entry in [*self.models.values(), *self._wanted.values()]))
         while self._running:
             await asyncio.wait(self._running)

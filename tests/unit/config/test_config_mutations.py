@@ -294,7 +294,6 @@ INCOMPLETE = [
 UNSUPPORTED = [
     ("sequence_batching { }", "sequence_batching"),
     ("ensemble_scheduling { step { model_name: 'x' } }", "ensemble_scheduling"),
-    ("model_warmup { name: 'w' batch_size: 1 }", "model_warmup"),
     ("model_repository_agents { agents { name: 'checksum' } }", "model_repository_agents"),
     ("model_operations { op_library_filename: 'x.so' }", "model_operations"),
     (
