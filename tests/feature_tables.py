@@ -45,6 +45,7 @@ NOTES = {
     "instance_group.profile": "TensorRT",
     "cc_model_filenames": "TensorRT",
     "model_transaction_policy": "`decoupled` models answer streams",
+    "sequence_batching": "`use_growable_memory` of a state is refused; see [sequences.md](sequences.md)",
     "model_metrics": "checked; there are no histograms yet",
 }
 
@@ -52,7 +53,6 @@ NOTES = {
 REFUSED: dict[str, dict[str, Any]] = {
     "batch_input": {"batch_input": [{}]},
     "batch_output": {"batch_output": [{}]},
-    "sequence_batching": {"sequence_batching": {}},
     "ensemble_scheduling": {"ensemble_scheduling": {}},
     "model_operations": {"model_operations": {"op_library_filename": ["x"]}},
     "model_repository_agents": {"model_repository_agents": {"agents": [{}]}},

@@ -25,7 +25,7 @@ from triton_async.config.trace_config import OPENTELEMETRY
 from triton_async.core.cache import ResponseCache
 from triton_async.core.families import Family
 from triton_async.core.gpu_metrics import GpuMonitor, environment_visible
-from triton_async.core.host import Host, Workers
+from triton_async.core.host import HeldSchedulers, Host, Workers
 from triton_async.core.inner import InnerRequests
 from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
@@ -167,6 +167,7 @@ async def _serve_watched(
                 gpu_limits=settings.model_load_gpu_limit, gpu_uuid=monitor.uuid,
                 metric_sources=(monitor.families, partial(_own_families, lag), backends.families),
                 cache=ResponseCache(settings.response_cache_byte_size) if settings.response_cache_byte_size else None,
+                held_schedulers=_held_schedulers(),
             )  # fmt: skip
             server = InferenceServer(settings, host, recorder)
             backends.inference = inner = InnerRequests(server)
@@ -178,6 +179,19 @@ async def _serve_watched(
         reactor.detach()
         pools.close()
     return status
+
+
+def _held_schedulers() -> HeldSchedulers:
+    """What the variables of Triton's own tests ask for. What is not a number counts as 0, as there."""
+
+    def count(name: str) -> int:
+        text = os.environ.get(name, "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+    held = HeldSchedulers(count("TRITONSERVER_DELAY_SCHEDULER"), count("TRITONSERVER_BACKLOG_DELAY_SCHEDULER"))
+    if held != HeldSchedulers():
+        log.warning("for tests: schedulers wait for %d requests, and %d in the backlog", held.queued, held.backlog)
+    return held
 
 
 def make_pools(settings: Settings) -> Pools:

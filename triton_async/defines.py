@@ -386,6 +386,19 @@ METRICS_MODELS_PER_TURN = 16
 # Microseconds of a queue delay or timeout (31 years): as nanoseconds added to a clock it still fits in int64.
 MAX_DELAY_US = 10**15
 
+# Microseconds that a sequence of which nothing waits or runs keeps its slot for, where the config says nothing
+# (Triton's default).
+SEQUENCE_IDLE_US = 1_000_000
+# Sequences that one instance may have at a time: each has a slot, which takes memory whether it is used or not.
+MAX_CANDIDATE_SEQUENCES = 2**20
+# Letters of a correlation id (Triton's bound).
+MAX_SEQUENCE_ID = 128
+# Elements of an initial state: it is made at load, for the model to begin each sequence with.
+MAX_STATE_ELEMENTS = 2**31
+# Bytes of a state up to which it is copied out of the outputs of its batch, so that it does not keep those of the
+# others; a larger one stays where it is, as copying it would hold the loop up.
+STATE_COPY_NBYTES = 1 << 20
+
 # Seconds between two readings of the GPUs: the driver takes the samples that it answers from no faster.
 GPU_POLL_MIN_S = 0.1
 

@@ -18,6 +18,7 @@ from triton_async.config.model_config import ModelConfig, freeze, version_policy
 from triton_async.config.normalise import normalise, normalise_instances
 from triton_async.config.paths import check_readable, safe_join
 from triton_async.config.placement import FindGpus, Gpus, may_use_gpus, names_gpus, no_gpus
+from triton_async.config.sequences import with_injected, without_injected
 from triton_async.config.settings import DEFAULT_MAX_BATCH_SIZE
 from triton_async.config.unsupported import refuse_unsupported, unsupported, unsupported_fields
 from triton_async.config.validate import config_problems, validate_config, validate_instances, validate_name
@@ -130,12 +131,13 @@ def complete_config(
         warnings = model_io.complete(proto)
     try:
         if model_io is not None:
+            seen = without_injected(model_io, proto)
             warnings += advice(proto, model_io)
         any_rank = frozenset[str]()
         if auto_complete and model_io is not None:
             if model_io.complete is None:
-                any_rank = unranked_inputs(proto, model_io)
-                warnings += complete(proto, model_io, 0 if file.unbatched else default_max_batch_size)
+                any_rank = unranked_inputs(proto, seen)
+                warnings += complete(proto, seen, 0 if file.unbatched else default_max_batch_size)
             normalise(proto)
             validate_config(proto)
         validate_io(proto)
@@ -143,9 +145,9 @@ def complete_config(
         check_warm_up(proto)
         if model_io is not None:
             if model_io.check is None:
-                check_against_model(proto, model_io)
+                check_against_model(with_injected(proto), model_io)
             else:
-                model_io.check(proto)
+                model_io.check(with_injected(proto))
         for output in proto.output:
             if output.label_filename:
                 read_labels(model_dir, output.label_filename)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from triton_async.config.config_json import config_json
+from triton_async.config.sequences import Control, SequenceBatching, State, freeze_sequences
 from triton_async.config.warmup import WarmUpSample, warm_up_samples
 
 __all__ = [
@@ -171,6 +172,8 @@ class ModelConfig:
     graph_level: int
     # What every instance runs before the model is ready.
     warm_up: tuple[WarmUpSample, ...] = ()
+    # None: requests have nothing to do with each other.
+    sequences: SequenceBatching | None = None
     # Lines for the log: what was filled in that the operator should know.
     warnings: tuple[str, ...] = ()
 
@@ -178,6 +181,21 @@ class ModelConfig:
     def platform_or_backend(self) -> str:
         """`platform` of the model's metadata."""
         return self.platform or self.backend
+
+    @property
+    def engine_inputs(self) -> tuple[TensorConfig, ...]:
+        """What the model takes: `inputs`, then the controls of sequences, then their states."""
+        if self.sequences is None:
+            return self.inputs
+        return (*self.inputs, *map(_control_tensor, self.sequences.controls),
+                *(_state_tensor(state.input_name, state) for state in self.sequences.states))  # fmt: skip
+
+    @property
+    def engine_outputs(self) -> tuple[TensorConfig, ...]:
+        """What the model returns: `outputs`, then the states of sequences."""
+        if self.sequences is None:
+            return self.outputs
+        return (*self.outputs, *(_state_tensor(state.output_name, state) for state in self.sequences.states))
 
     def instances(self) -> tuple[Instance, ...]:
         """All instances in the order they are made; names are `<group>_<i>`, i counted over the group."""
@@ -193,6 +211,14 @@ class ModelConfig:
     def json(self) -> dict[str, Any]:
         """Triton's JSON form, for GET .../config."""
         return config_json(self.proto)
+
+
+def _control_tensor(control: Control) -> TensorConfig:
+    return TensorConfig(control.name, control.datatype, (1,))
+
+
+def _state_tensor(name: str, state: State) -> TensorConfig:
+    return TensorConfig(name, state.datatype, state.dims)
 
 
 def _host_policy(kind: InstanceKind, device: int) -> str:
@@ -218,6 +244,7 @@ def freeze(proto: Any, warnings: Iterable[str] = (), any_rank: Container[str] = 
         default_model_filename=proto.default_model_filename,
         graph_level=proto.optimization.graph.level,
         warm_up=warm_up_samples(proto),
+        sequences=freeze_sequences(proto),
         warnings=tuple(warnings),
     )
 

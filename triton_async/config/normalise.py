@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from triton_async.config.model_config import InstanceKind
+from triton_async.config.sequences import normalise_sequences
 
 # Triton: these run faster on CPU with two instances, the others do not gain.
 _TWO_ON_CPU = frozenset(("onnxruntime", "tensorflow"))
@@ -18,6 +19,7 @@ def normalise(proto: Any) -> None:
     batching = proto.HasField("dynamic_batching") and proto.max_batch_size > 0
     if batching and not proto.dynamic_batching.preferred_batch_size:
         proto.dynamic_batching.preferred_batch_size.append(proto.max_batch_size)
+    normalise_sequences(proto)
     if not proto.HasField("ensemble_scheduling"):
         optimization = proto.optimization
         if not optimization.HasField("input_pinned_memory"):

@@ -9,7 +9,6 @@ from triton_async.errors import Unsupported
 
 # Field -> (what is missing, whether the config asks for it).
 FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
-    ("sequence_batching", "the sequence batcher", lambda c: c.HasField("sequence_batching")),
     ("ensemble_scheduling", "ensembles", lambda c: c.HasField("ensemble_scheduling")),
     ("platform", "ensembles", lambda c: c.platform == "ensemble"),
     ("model_repository_agents", "repository agents", lambda c: bool(c.model_repository_agents.agents)),

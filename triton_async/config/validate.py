@@ -11,6 +11,7 @@ from triton_async import defines
 from triton_async.config.model_config import InstanceKind, TimeoutAction
 from triton_async.config.paths import safe_name, safe_relative
 from triton_async.config.placement import Gpus
+from triton_async.config.sequences import sequence_problems
 from triton_async.errors import InvalidArg
 
 # Backends that belong to platforms; any other backend goes with any platform.
@@ -47,6 +48,7 @@ def config_problems(proto: Any) -> Iterator[InvalidArg]:
             check(proto)
         except InvalidArg as error:
             yield error
+    yield from sequence_problems(proto)
 
 
 def _check_batch_size(proto: Any) -> None:

@@ -22,6 +22,7 @@ cdef class DynamicBatcher(Scheduler):
     cdef int64_t max_preferred
     cdef frozenset preferred             # without max_rows alone, which is as good as none
     cdef int64_t delay_ns
+    cdef int64_t hold_queued             # TRITONSERVER_DELAY_SCHEDULER; 0 once so many have waited
     cdef list lost                       # requests of the batch that the last `take` could not make
     cdef list refused                    # found by `take`, not yet returned by `expire`; or None
 

@@ -6,5 +6,9 @@ from triton_async.infer.signature import ModelSignature
 class DynamicBatcher(Scheduler):
     queue: RequestQueue
     def __init__(
-        self, signature: ModelSignature, queue: RequestQueue, dynamic_batching: DynamicBatching | None = None
+        self,
+        signature: ModelSignature,
+        queue: RequestQueue,
+        dynamic_batching: DynamicBatching | None = None,
+        hold_queued: int = 0,
     ) -> None: ...

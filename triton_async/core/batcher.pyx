@@ -11,9 +11,11 @@ from triton_async.infer.signature cimport ModelSignature
 
 @cython.final
 cdef class DynamicBatcher(Scheduler):
-    """`dynamic_batching`: config DynamicBatching, or None for one execution per request."""
+    """`dynamic_batching`: config DynamicBatching, or None for one execution per request. `hold_queued`: nothing is
+    taken before so many requests wait, once."""
 
-    def __init__(self, ModelSignature signature, RequestQueue queue, dynamic_batching=None):
+    def __init__(self, ModelSignature signature, RequestQueue queue, dynamic_batching=None, int64_t hold_queued=0):
+        self.hold_queued = hold_queued
         self.signature = signature
         self.queue = queue
         self.max_rows = max(signature.max_batch_size, 1)
@@ -77,6 +79,10 @@ cdef class DynamicBatcher(Scheduler):
         self.wait_until_ns = 0
         if not (idle or self.may_run_ahead):
             return None
+        if self.hold_queued:
+            if self.queue.size < self.hold_queued:
+                return None
+            self.hold_queued = 0
         if self.queue.next_deadline_ns and self.queue.next_deadline_ns <= now_ns:
             self._refuse(self.queue.expire(now_ns), now_ns)
         if not self.merging:

@@ -24,6 +24,6 @@ def model_metadata(signature: ModelSignature, config: ModelConfig, versions: Ite
         "name": signature.model_name,
         "versions": [str(version) for version in versions],
         "platform": config.platform_or_backend,
-        "inputs": describe(signature.inputs),
-        "outputs": describe(signature.outputs),
+        "inputs": describe(signature.client_inputs),
+        "outputs": describe(signature.client_outputs),
     }

@@ -58,6 +58,16 @@ class Workers:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldSchedulers:
+    """For tests, as in Triton: schedulers give nothing away before so many requests wait (`queued`), and so many of
+    sequences without a slot (`backlog`), once for each model.
+    """
+
+    queued: int = 0
+    backlog: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Host:
     """What the server's models are made on. `pools` is its memory, and the GPUs; `regions` that of clients, who by
     default may register none. `gpu_limits`: --model-load-gpu-limit. For the metrics: `gpu_uuid` of a GPU, "" when it is
@@ -78,6 +88,7 @@ class Host:
     gpu_uuid: Callable[[int], str] = lambda device: ""
     #: Of the models whose config asks for it; None: no answer is kept.
     cache: ResponseCache | None = None
+    held_schedulers: HeldSchedulers = HeldSchedulers()
 
     @property
     def pool(self) -> SlabPool:

@@ -308,7 +308,7 @@ cdef class InnerRequests(Errand):
 
     # Refuses what could never be answered.
     cdef int _check(self, InnerRequest inner) except -1:
-        cdef list holders = inner.target.holders()
+        cdef list holders = inner.target.holders_of(inner.request)
         if holders is None or goes_on(holders):
             return 0
         raise Unavailable(
@@ -416,7 +416,7 @@ cdef list _alternatives(InnerRequest inner):
     cdef InferRequest request = inner.request
     cdef InnerRequest other
     if request.state == REQUEST_NEW or request.state == REQUEST_QUEUED:
-        return inner.target.holders()
+        return inner.target.holders_of(request)
     if request.inner is not None:
         for other in request.inner:
             if not other.held:

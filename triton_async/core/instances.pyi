@@ -8,6 +8,7 @@ from triton_async.memory.slab import SlabPool
 class Instance:
     name: str
     in_flight: int
+    by_request: bool
     def __init__(
         self, name: str, reactor: Reactor, pool: SlabPool, use: Callable[[int], int], device_id: int = -1
     ) -> None: ...

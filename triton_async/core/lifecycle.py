@@ -14,13 +14,16 @@ from triton_async.backends.base import LoadedModel
 from triton_async.config.model_config import Instance as InstanceConfig
 from triton_async.config.model_config import InstanceKind, ModelConfig
 from triton_async.core.batcher import DynamicBatcher
-from triton_async.core.host import Host
+from triton_async.core.host import HeldSchedulers, Host
+from triton_async.core.injection import Injection
 from triton_async.core.instances import Instance
 from triton_async.core.model import Model
 from triton_async.core.opening import Closable, OpenVersion, active_instances, close_all, engine_maker, open_version
 from triton_async.core.placement import MemoryUsage, check_load_limits, gpus_in_use, used_nbytes
 from triton_async.core.queue import RequestQueue
 from triton_async.core.scheduler import Scheduler
+from triton_async.core.sequence_model import SequenceModel
+from triton_async.core.sequences import SequenceBatcher
 from triton_async.errors import InternalError
 from triton_async.infer.signature import ModelSignature
 from triton_async.memory.slab import SlabPool
@@ -93,12 +96,15 @@ async def start_version(host: Host, config: ModelConfig, opened: OpenVersion) ->
             instances = await _start_instances(host, config, loaded)
         else:
             instances = _adopt_engines(host, config, opened)
-        await host.warm_ups.run(host.reactor, config, opened.signature, instances, opened.samples)
-        scheduler = make_scheduler(config, opened.signature)
+        injection = _make_injection(config, opened, instances)
+        await host.warm_ups.run(host.reactor, config, opened.signature, instances, opened.samples, injection)
+        scheduler = make_scheduler(config, opened.signature, instances, injection, host.held_schedulers)
         cache = host.cache if config.proto.response_cache.enable else None
-        model = Model(
-            host.reactor, opened.signature, config, instances, scheduler, _input_pool(config, loaded), cache
-        )
+        pool = _input_pool(config, loaded)
+        if isinstance(scheduler, SequenceBatcher):
+            model: Model = SequenceModel(host.reactor, opened.signature, config, instances, scheduler, pool)
+        else:
+            model = Model(host.reactor, opened.signature, config, instances, scheduler, pool, cache)
     except BaseException:
         # Of a model that does not bind them, some engines may have a thread by now, which closes them.
         await _free(host, instances, loaded if instances else opened)
@@ -122,15 +128,35 @@ def _input_pool(config: ModelConfig, loaded: LoadedModel) -> SlabPool | None:
     return loaded.input_pool if config.proto.optimization.input_pinned_memory.enable else None
 
 
-def make_scheduler(config: ModelConfig, signature: ModelSignature) -> Scheduler:
+def _make_injection(config: ModelConfig, opened: OpenVersion, instances: list[Instance]) -> Injection | None:
+    if config.sequences is None:
+        return None
+    # What Python models return as states is lent by them.
+    return Injection(opened.signature, config.sequences, opened.initial_states, _by_request(instances))
+
+
+def _by_request(instances: list[Instance]) -> bool:
+    return any(instance.by_request for instance in instances)
+
+
+def make_scheduler(
+    config: ModelConfig, signature: ModelSignature, instances: list[Instance], injection: Injection | None,
+    held: HeldSchedulers,
+) -> Scheduler:  # fmt: skip
     """The scheduler that the config asks for."""
     batching = config.dynamic_batching
+    if injection is not None:
+        # A model that is handed requests, not rows, has no use for rows of nobody.
+        pads = not _by_request(instances)
+        return SequenceBatcher(
+            signature, config.sequences, injection, instances, pads, held.queued, held.backlog
+        )
     if batching is None:
         return DynamicBatcher(signature, RequestQueue())
     queue = RequestQueue(
         batching.default_policy, batching.priority_levels, batching.default_priority_level, batching.priority_policies
     )
-    return DynamicBatcher(signature, queue, batching)
+    return DynamicBatcher(signature, queue, batching, held.queued)
 
 
 def _make_instance(host: Host, spec: InstanceConfig) -> Instance:

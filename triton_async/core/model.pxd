@@ -21,6 +21,7 @@ from triton_async.infer.response cimport InferResponse, ResponseSink
 #   - what an instance has not begun can be taken back, so that the scheduler's rules hold for it
 cdef class Model(Servable):
     cdef Scheduler scheduler
+    cdef bint bound                      # what the scheduler has for one instance may be nothing for another
     cdef list instances                  # READY, in order
     cdef list idle                       # of instances, last used last
     cdef readonly int run_ahead          # batches that an instance may have waiting behind the one it runs
@@ -52,10 +53,19 @@ cdef class Model(Servable):
     # A running request was cancelled: takes its batch back if that has not begun, or has the engine give it up when
     # nobody waits for it.
     cdef int _recall(self, InferRequest request, Batch batch, int64_t now_ns) except -1
+    # The requests of a batch that was taken back go to the scheduler again, but for the cancelled one, which ends.
+    cdef int _put_back(self, InferRequest request, list requests, int64_t now_ns) except -1
 
+    # An instance has nothing to do with the batch any more. Whether it was taken back before it began.
+    cdef bint _come_back(self, Batch batch) except -1
+    # The responses of a whole batch, of its requests alone.
+    cdef list _finish(self, Batch batch, int64_t now_ns)
     # Answers and accounts for a whole batch; of an engine that answers by request, closes the books on the execution.
     cdef int _deliver_batch(self, Batch batch, int64_t now_ns) except -1
     cdef int _end_execution(self, Batch batch, int64_t now_ns) except -1
     cdef int _account(self, InferRequest request, Batch batch, int64_t now_ns) except -1
     cdef int _drop(self, InferRequest request, int64_t now_ns) except -1
     cdef int _note_execution(self, Batch batch, bint here, bint displaced=*) except -1
+
+# Whether its engine says that it is away and will be back. One that is being made anew counts as there.
+cdef bint is_away(Instance instance) noexcept

@@ -42,7 +42,7 @@ from triton_async.defines import (
     INSTANCE_RUN_AHEAD_MAX,
     INSTANCE_RUN_AHEAD_NS,
 )
-from triton_async.errors import InternalError, Unavailable, from_code
+from triton_async.errors import Cancelled, InternalError, Unavailable, from_code
 
 log = logging.getLogger("triton_async.core")
 
@@ -61,7 +61,7 @@ cdef class Model(Servable):
 
     def __init__(self, Reactor reactor, ModelSignature signature, config, instances, Scheduler scheduler,
                  SlabPool input_pool=None, ResponseCache cache=None):
-        batching = config.dynamic_batching
+        batching = config.dynamic_batching or config.sequences
         Servable.__init__(self, reactor, signature, config, input_pool,
                           batching is not None and batching.preserve_ordering)
         self.scheduler = scheduler
@@ -89,14 +89,14 @@ cdef class Model(Servable):
         for instance in self.instances:
             for batch in instance.out:
                 if ta_batch_phase(&batch.c) == TA_HANDED:
-                    count += len(batch.requests)
+                    count += sum([not (<InferRequest>request).padding for request in batch.requests])
         return count
 
     @property
     def available(self):
         cdef Instance instance
         for instance in self.instances:
-            if not _is_away(instance):
+            if not is_away(instance):
                 return True
         return not self.instances
 
@@ -180,18 +180,22 @@ cdef class Model(Servable):
         if instance is not None and ta_batch_revoke(&batch.c):
             # The empty batch comes back through the instance, and with it the next turn of those that were kept.
             for other in batch.requests:
-                other.batch = None
-                other.awaits &= ~AWAITS_EXECUTION
-                if other is not request:
+                if not other.padding:
+                    other.batch = None
+                    other.awaits &= ~AWAITS_EXECUTION
                     kept.append(other)
-            self.scheduler.requeue(kept)
-            return self._drop(request, now_ns)
+            return self._put_back(request, kept, now_ns)
         for other in batch.requests:
             if not other.cancelled:
                 return 0
         if instance is not None:
             instance.cancel(batch)
         return 0
+
+    cdef int _put_back(self, InferRequest request, list requests, int64_t now_ns) except -1:
+        requests.remove(request)
+        self.scheduler.requeue(requests)
+        return self._drop(request, now_ns)
 
     def interrupt(self):
         cdef Instance instance
@@ -247,10 +251,10 @@ cdef class Model(Servable):
     cdef bint _prepare_idle(self) except -1:
         cdef Py_ssize_t last = len(self.idle) - 1
         cdef Py_ssize_t i
-        if not _is_away(<Instance>self.idle[last]):
+        if not is_away(<Instance>self.idle[last]):
             return True
         for i in range(last - 1, -1, -1):
-            if not _is_away(<Instance>self.idle[i]):
+            if not is_away(<Instance>self.idle[i]):
                 self.idle.append(self.idle.pop(i))
                 return True
         return not self.available
@@ -297,10 +301,12 @@ cdef class Model(Servable):
             least = min(least, instance.in_flight)
         for ahead in range(max(least, 1), self.run_ahead + 1):
             for instance in self.instances:
-                if instance.in_flight > ahead or _is_away(instance):
+                if instance.in_flight > ahead or is_away(instance):
                     continue
                 batch = self._take(instance, False, now_ns)
                 if batch is None:
+                    if self.bound:
+                        continue
                     return 0
                 self._hand_over(instance, batch)
         return 0
@@ -326,6 +332,8 @@ cdef class Model(Servable):
         batch.runner = self
         batch.instance = instance
         for request in batch.requests:
+            if request.padding:
+                continue
             request.batch = batch
             if instance.by_request:
                 request.awaits |= AWAITS_EXECUTION
@@ -355,8 +363,10 @@ cdef class Model(Servable):
         if self.scheduler.next_deadline_ns == 0 or now_ns < self.scheduler.next_deadline_ns:
             return 0
         for request in self.scheduler.expire(now_ns):
-            self.statistics.record_failure(FAIL_REJECTED, request.received_ns or request.queue_start_ns, now_ns)
-            self._end_later(request, refusal(request))
+            error = refusal(request)
+            reason = FAIL_CANCELED if request.cancelled or isinstance(error, Cancelled) else FAIL_REJECTED
+            self.statistics.record_failure(reason, request.received_ns or request.queue_start_ns, now_ns)
+            self._end_later(request, error)
         return 0
 
     # -- executions that wait for other requests ---------------------------------------------------
@@ -396,6 +406,14 @@ cdef class Model(Servable):
     # -- the three events --------------------------------------------------------------------------
 
     cdef int executed(self, Batch batch, int64_t now_ns) except -1:
+        cdef bint revoked = self._come_back(batch)
+        # The instance gets its next batch before anything is delivered: it works while the loop writes.
+        self._go_on(now_ns)
+        if revoked:
+            return 0
+        return self._end_execution(batch, now_ns) if batch.c.by_request else self._deliver_batch(batch, now_ns)
+
+    cdef bint _come_back(self, Batch batch) except -1:
         cdef Instance instance = <Instance>batch.instance
         cdef bint revoked = ta_batch_phase(&batch.c) == TA_REVOKED
         instance.take_back(batch)
@@ -406,18 +424,17 @@ cdef class Model(Servable):
         batch.runner = batch.instance = None
         if not revoked:
             self._note_execution(batch, False)
-        # The instance gets its next batch before anything is delivered: it works while the loop writes.
-        self._go_on(now_ns)
-        if revoked:
-            return 0
-        return self._end_execution(batch, now_ns) if batch.c.by_request else self._deliver_batch(batch, now_ns)
+        return revoked
+
+    cdef list _finish(self, Batch batch, int64_t now_ns):
+        return batch.finish()
 
     cdef int _deliver_batch(self, Batch batch, int64_t now_ns) except -1:
         cdef InferResponse response
         cdef InferRequest request
         if not batch.c.failed:
             self.statistics.record_execution(&batch.c)
-        for response in batch.finish():
+        for response in self._finish(batch, now_ns):
             request = <InferRequest>response.request
             request.state = REQUEST_DONE
             request.awaits &= ~AWAITS_EXECUTION
@@ -526,7 +543,7 @@ cdef void _execute(Instance instance, Batch batch) noexcept nogil:
 
 
 # Whether its engine says that it is away and will be back. One that is being made anew counts as there.
-cdef inline bint _is_away(Instance instance) noexcept:
+cdef bint is_away(Instance instance) noexcept:
     return instance.engine is not None and instance.engine.unavailable
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,10 +21,12 @@ from triton_async.config.model_config import Instance, ModelConfig, TensorConfig
 from triton_async.config.settings import Settings
 from triton_async.core.files import Fingerprint, fingerprint
 from triton_async.core.host import LOADING, Host, as_server_error
+from triton_async.core.initial_states import read_initial_states
 from triton_async.core.placement import check_backend, find_gpus, gpus_in_use
 from triton_async.core.warmup_samples import Sample, read_samples
 from triton_async.errors import ServerError
 from triton_async.infer.signature import ModelSignature, TensorSpec
+from triton_async.infer.tensor import Tensor
 
 log = logging.getLogger("triton_async.core")
 
@@ -48,6 +50,8 @@ class OpenVersion:
     engines: list[ModelInstance]
     samples: list[Sample]
     begun: float
+    # States that sequences begin with, in the order of the config.
+    initial_states: list[Tensor] = field(default_factory=list)
 
     def close(self) -> None:
         """Frees the engines and what they share. Blocking."""
@@ -143,9 +147,11 @@ def open_version(
     path = model_path(config.proto, directory, version)
     check_model_file(config.proto, directory, path)
     signature = make_signature(config, version, directory)
+    initial_states = read_initial_states(config, directory)
     samples = read_samples(config, signature, directory)
     context = LoadContext(config, version, path, signature, host.pool, settings, host.pools, opened)
-    model = OpenVersion(version, signature, host.backends.get(config.backend).load(context), [], samples, begun)
+    loaded = host.backends.get(config.backend).load(context)
+    model = OpenVersion(version, signature, loaded, [], samples, begun, initial_states)
     if model.loaded.thread_bound:
         return model
     try:
@@ -173,6 +179,8 @@ def make_signature(config: ModelConfig, version: int, model_dir: Path) -> ModelS
         [spec(tensor) for tensor in config.outputs],
         config.max_batch_size,
         config.decoupled,
+        [spec(tensor) for tensor in config.engine_inputs[len(config.inputs) :]],
+        [spec(tensor) for tensor in config.engine_outputs[len(config.outputs) :]],
     )
 
 

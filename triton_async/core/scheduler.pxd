@@ -45,5 +45,6 @@ cdef class Scheduler:
     # An execution ended, and took so long.
     cpdef int note_execution(self, int64_t execution_ns) except -1
 
-# What a request that `expire` returned is answered: DeadlineExceeded when it is late for its client, else Unavailable.
+# What a request that `expire` returned is answered: what its scheduler says, else DeadlineExceeded when it is late for
+# its client, else Unavailable.
 cpdef object refusal(InferRequest request)

@@ -36,6 +36,8 @@ cdef class Scheduler:
 
 
 cpdef object refusal(InferRequest request):
+    if request.refusal is not None:
+        return request.refusal
     if request.late:
         return DeadlineExceeded("Request deadline expired")
     return Unavailable("Request timeout expired")

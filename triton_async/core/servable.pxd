@@ -38,6 +38,8 @@ cdef class Servable(Wakeable):
 
     # The executions one of which has to end before a request that waits here can begin; None: it can without.
     cdef list holders(self)
+    # The same for this request alone.
+    cdef list holders_of(self, InferRequest request)
     # One of its executions waits for another request: from now on none is begun, or kept, behind one that runs.
     cdef int asks_others(self, int64_t now_ns) except -1
 

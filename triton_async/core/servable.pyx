@@ -56,6 +56,9 @@ cdef class Servable(Wakeable):
     cdef list holders(self):
         return None
 
+    cdef list holders_of(self, InferRequest request):
+        return self.holders()
+
     cdef int asks_others(self, int64_t now_ns) except -1:
         return 0
 

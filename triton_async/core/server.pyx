@@ -18,7 +18,7 @@ from triton_async.errors import InternalError, InvalidArg, ServerError, Unavaila
 from triton_async.version import TRITON_VERSION
 
 EXTENSIONS = (
-    "classification", "model_repository", "model_repository(unload_dependents)", "schedule_policy",
+    "classification", "sequence", "model_repository", "model_repository(unload_dependents)", "schedule_policy",
     "model_configuration", "system_shared_memory", "cuda_shared_memory", "binary_tensor_data", "parameters",
     "statistics", "trace", "logging", "generate",
 )

@@ -42,6 +42,8 @@ cdef class ModelStatistics:
 
     cdef int record_success(self, ta_batch *batch, int64_t rows, int64_t start_ns, int64_t queue_start_ns,
                             int64_t now_ns) except -1
+    # A request was run, and will be once more before it is answered.
+    cdef int record_pass(self, int64_t rows) except -1
     # Answered from the response cache: no inference and no execution, but a request that was served.
     cdef int record_hit(self, int64_t start_ns, int64_t lookup_ns, int64_t now_ns) except -1
     cdef int record_miss(self, int64_t lookup_ns, int64_t now_ns) except -1

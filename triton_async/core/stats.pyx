@@ -65,6 +65,10 @@ cdef class ModelStatistics:
         self.inference_count += rows
         return 0
 
+    cdef int record_pass(self, int64_t rows) except -1:
+        self.inference_count += rows
+        return 0
+
     cdef int record_hit(self, int64_t start_ns, int64_t lookup_ns, int64_t now_ns) except -1:
         self.last_inference_ms = ta_epoch_ms()
         _add(&self.success, start_ns, now_ns)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from triton_async.config.model_config import ModelConfig
+from triton_async.core.injection import Injection
 from triton_async.core.instances import Instance
 from triton_async.core.reactor import Reactor
 from triton_async.core.warmup_runs import WarmUpModel
@@ -38,14 +39,16 @@ class WarmUps:
         signature: ModelSignature,
         instances: Sequence[Instance],
         samples: Sequence[Sample],
+        injection: Injection | None = None,
     ) -> None:
-        """Runs all samples on each of the instances, which nobody else uses meanwhile. InvalidArg, naming sample and
+        """Runs all samples on each of the instances, which nobody else uses meanwhile. `injection`: what the requests of
+        a model of sequences get beside their own. InvalidArg, naming sample and
         instance, for the first that fails, once all instances are done.
         """
         if not samples:
             return
         begun = time.monotonic()
-        models = [WarmUpModel(reactor, signature, config, instance) for instance in instances]
+        models = [WarmUpModel(reactor, signature, config, instance, injection) for instance in instances]
         results = await asyncio.gather(
             *(self._run_one(model, instance.name, samples) for model, instance in zip(models, instances, strict=True)),
             return_exceptions=True,

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t
 
+from triton_async.core.injection cimport Injection
 from triton_async.core.model cimport Model
 from triton_async.core.scheduler cimport Scheduler
 from triton_async.infer.response cimport ResponseSink
@@ -13,6 +14,7 @@ from triton_async.infer.signature cimport ModelSignature
 #   - waiting holds at most `size` requests, QUEUED, in their order; pending == its length
 cdef class WholeBatch(Scheduler):
     cdef ModelSignature signature
+    cdef Injection injection             # what requests of sequences get beside their own; None for others
     cdef list waiting
     cdef int64_t size
     cdef list lost                       # requests of the batch that the last `take` could not make

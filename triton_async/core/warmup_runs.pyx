@@ -1,5 +1,6 @@
 """Warm-up on one instance: the requests of a sample as one batch, through all that ordinary ones go through."""
 
+from triton_async.core.injection cimport Injection
 from triton_async.core.instances cimport Instance
 from triton_async.core.model cimport Model
 from triton_async.core.reactor cimport Reactor
@@ -8,7 +9,8 @@ from triton_async.infer.batch cimport Batch
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.request cimport REQUEST_DONE, REQUEST_QUEUED, REQUEST_RUNNING, InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
-from triton_async.infer.signature cimport ModelSignature
+from triton_async.infer.signature cimport ModelSignature, TensorSpec
+from triton_async.infer.tensor cimport Tensor
 
 
 cdef class WholeBatch(Scheduler):
@@ -20,7 +22,12 @@ cdef class WholeBatch(Scheduler):
         self.size = 1
 
     cpdef int enqueue(self, InferRequest request, int64_t now_ns) except -1:
+        cdef Tensor tensor
         assert self.pending < self.size
+        if self.injection is not None:
+            self.injection.inject(request, self.injection.no_id(), None)
+            for tensor in request.context:
+                request.slots[(<TensorSpec>self.signature.input_by_name[tensor.name]).index] = tensor
         self.waiting.append(request)
         self.pending += 1
         request.queue_start_ns = now_ns
@@ -93,8 +100,9 @@ cdef class WarmUpSink(ResponseSink):
 cdef class WarmUpModel(Model):
     """One instance of a model version that is not ready. It is given up by `take_instances`, after `drain`."""
 
-    def __init__(self, Reactor reactor, ModelSignature signature, config, Instance instance):
+    def __init__(self, Reactor reactor, ModelSignature signature, config, Instance instance, Injection injection=None):
         self.whole = WholeBatch(signature)
+        self.whole.injection = injection
         Model.__init__(self, reactor, signature, config, [instance], self.whole)
         # What the first executions take is not known: they are the instance's thread's, never the loop's.
         self.any_thread = False

@@ -26,16 +26,22 @@ FLOATS = {datatypes.from_name(name) for name in ("FP16", "FP32", "FP64")}
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """`batch_size` requests with these tensors, run together `count` times."""
+    """`batch_size` requests with these tensors, run together `count` times. `injected`: controls and states of
+    sequences that the sample gives, in place of those that a sequence of one request would get.
+    """
 
     name: str
     batch_size: int
     count: int
     tensors: Sequence[Tensor]
+    injected: Sequence[Tensor] = ()
 
     def request(self, signature: ModelSignature) -> InferRequest:
         """A new one, which asks for all outputs."""
-        return InferRequest(signature.model_name, signature.model_version, inputs=list(self.tensors))
+        made = InferRequest(signature.model_name, signature.model_version, inputs=list(self.tensors))
+        made.flags = 3  # START and END
+        made.context = self.injected
+        return made
 
 
 def read_samples(config: ModelConfig, signature: ModelSignature, model_dir: Path) -> list[Sample]:
@@ -52,7 +58,7 @@ def read_samples(config: ModelConfig, signature: ModelSignature, model_dir: Path
                 f"<= {most}" + ("" if config.max_batch_size else " for a model that does not support batching")
             )
         try:
-            found = _read(sample, config.max_batch_size > 0, model_dir)
+            found = _read(sample, config, signature, model_dir)
             signature.validate(found.request(signature))
         except ServerError as error:
             raise InvalidArg(
@@ -62,12 +68,26 @@ def read_samples(config: ModelConfig, signature: ModelSignature, model_dir: Path
     return made
 
 
-def _read(sample: WarmUpSample, batching: bool, model_dir: Path) -> Sample:
-    tensors = []
+def _read(sample: WarmUpSample, config: ModelConfig, signature: ModelSignature, model_dir: Path) -> Sample:
+    known = {spec.name: spec for spec in signature.inputs[len(signature.client_inputs) :]}
+    tensors, injected = [], []
     for given in sample.inputs:
-        shape = (1, *given.dims) if batching else given.dims
-        tensors.append(make(given.name, given.datatype, shape, _content(sample, given, model_dir)))
-    return Sample(sample.name, sample.batch_size, sample.count, tensors)
+        shape = (1, *given.dims) if config.max_batch_size > 0 else given.dims
+        tensor = make(given.name, given.datatype, shape, _content(sample, given, model_dir))
+        spec = known.get(given.name)
+        if spec is None:
+            tensors.append(tensor)
+            continue
+        fits = len(spec.dims) == len(given.dims) and all(
+            dim in (-1, size) for dim, size in zip(spec.dims, given.dims, strict=True)
+        )
+        if given.datatype != spec.datatype or not fits:
+            raise InvalidArg(
+                f"input '{given.name}' is {datatypes.to_config_name(given.datatype)} {list(given.dims)}, but "
+                f"'sequence_batching' says {datatypes.to_config_name(spec.datatype)} {list(spec.dims)}"
+            )
+        injected.append(tensor)
+    return Sample(sample.name, sample.batch_size, sample.count, tensors, injected)
 
 
 def _content(sample: WarmUpSample, given: WarmUpInput, model_dir: Path) -> bytes:

@@ -384,6 +384,8 @@ cdef bint _takes_anywhere(InferRequest request, TensorSpec spec) except -1:
 # The last bit of `wanted` says that any output from there on is asked for; which ones, only the request knows.
 cdef bint asks_for(InferRequest request, TensorSpec spec) noexcept:
     cdef RequestedOutput output
+    if spec.injected:
+        return True
     if spec.index < 63:
         return (request.wanted >> spec.index) & 1
     if request.wanted >> 63 == 0:

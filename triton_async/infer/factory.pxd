@@ -11,7 +11,8 @@ from triton_async.infer.transfer cimport Transfer
 # Any thread, with the GIL.
 #
 # Invariants
-#   - exactly one final response and one release are posted for every factory, at the latest when it is dropped
+#   - exactly one final response and one release are posted for every factory, at the latest when it is dropped; or a
+#     release alone, of a request that is rescheduled
 #   - nothing is posted behind either
 cdef class ResponseFactory:
     cdef readonly InferRequest request
@@ -34,6 +35,9 @@ cdef class ResponseFactory:
     cpdef int send_taken(self, list outputs, dict parameters, bint final) except -1
     # The engine reads the inputs no more. A second time nothing.
     cpdef int release(self) except -1
+    # The request is not answered but run once more, by another factory: neither a final response nor its release
+    # follow. For engines whose models may ask for that. A second time, or behind the final response, nothing.
+    cpdef int reschedule(self) except -1
     # `resume()` is called once, as soon as a further response need not wait any more: at once, or later on the loop.
     cpdef int on_relief(self, object resume) except -1
 

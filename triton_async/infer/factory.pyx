@@ -138,6 +138,13 @@ cdef class ResponseFactory:
         self.post(self.context, &self.request.message)
         return 0
 
+    cpdef int reschedule(self) except -1:
+        if self.released or self.finished:
+            return 0
+        self.finished = True
+        self.request.rescheduled = True
+        return self.release()
+
 
 cdef InferResponse _failure(ResponseFactory factory, object error):
     return InferResponse(factory.request, factory.signature.model_name, factory.signature.model_version, [], None,

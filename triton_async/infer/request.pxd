@@ -28,6 +28,13 @@ cdef enum RequestFlag:    # TRITONSERVER_RequestFlag
     FLAG_SEQUENCE_START = 1
     FLAG_SEQUENCE_END = 2
 
+# A stream of a client whose end is known: what the server keeps for it ends with it. Loop thread.
+cdef class Origin:
+    cdef set kept                        # objects with a method `left()`
+
+    # The client is gone: all that is kept for it is told, once.
+    cdef int gone(self) except -1
+
 # An output that the client asks for.
 cdef class RequestedOutput:
     cdef readonly str name
@@ -84,6 +91,12 @@ cdef class InferRequest:
     cdef bint late                       # refused because it could not end by `end_by_ns`
     cdef list place                      # where its responses wait for those before it, when order is kept; or None
     cdef bytes cache_key                 # under which its answer is to be kept, or None
+    cdef object sequence                 # what the sequence batcher knows of its sequence, while it is there or runs
+    cdef list states                     # states that its responses brought, Tensor or None for each; or None
+    cdef bint padding                    # stands for a slot without a request: nobody's, answered to nobody
+    cdef bint rescheduled                # released to be run once more; of who holds the GIL, until the loop sees it
+    cdef object refusal                  # the ServerError that a scheduler which gave it up has for it, or None
+    cdef public object origin            # Origin of a client that streams, or None
     cdef set inner                       # sinks of the unfinished requests made for its sake, or None
 
     # How far an engine that answers by request is ahead of who takes the responses. Of whoever holds the GIL.

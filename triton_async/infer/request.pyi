@@ -4,6 +4,9 @@ from triton_async.infer.tensor import Tensor
 from triton_async.infer.trace import Trace
 from triton_async.memory.buffer import Buffer
 
+class Origin:
+    def leave(self) -> None: ...
+
 class RequestedOutput:
     name: str
     binary: bool
@@ -38,6 +41,7 @@ class InferRequest:
     context: Any
     trace: Trace | None
     trace_parent: Any
+    origin: Origin | None
     is_cancelled: bool
     batch_size: int
     def __init__(

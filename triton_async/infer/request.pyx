@@ -15,6 +15,27 @@ cdef int64_t _live = 0
 cdef int64_t AHEAD = RESPONSES_AHEAD
 
 
+cdef class Origin:
+    """Where the requests of one stream come from."""
+
+    def __init__(self):
+        self.kept = set()
+
+    cdef int gone(self) except -1:
+        cdef set kept = self.kept
+        self.kept = set()
+        for one in kept:
+            try:
+                one.left()
+            except Exception:
+                log.exception("what was kept for a client that has gone could not be dropped")
+        return 0
+
+    def leave(self):
+        """`gone`."""
+        self.gone()
+
+
 cdef class RequestedOutput:
     """An output that the client asks for. `classification`: N of that extension, 0 for the tensor itself. `region`:
     writable Buffer that takes the bytes instead of the response. `anywhere`: the response may leave it on a device."""

@@ -14,6 +14,7 @@ cdef class TensorSpec:
     cdef readonly bint optional
     cdef readonly bint any_rank      # an input that takes any number of dimensions, whatever `dims` say
     cdef readonly tuple labels       # of an output, for the classification extension; () when none
+    cdef bint injected               # between server and model alone: controls and states of sequences
     cdef int rank
     cdef int64_t[16] c_dims
     cdef int index                   # place in the signature
@@ -28,17 +29,19 @@ cdef class TensorSpec:
 cdef class ModelSignature:
     cdef readonly str model_name
     cdef readonly int64_t model_version
-    cdef readonly tuple inputs           # of TensorSpec, in config order
+    cdef readonly tuple inputs           # of TensorSpec, as the engine takes them: in config order, then the injected
     cdef readonly tuple outputs
+    cdef readonly tuple client_inputs    # without the injected ones, which no client sends, sees or asks for
+    cdef readonly tuple client_outputs
     cdef readonly int64_t max_batch_size  # 0: no batch dimension
     cdef readonly bint decoupled
     cdef dict input_by_name
     cdef dict output_by_name
     cdef int required_inputs
 
-    # Checks `request` and makes it ready for a batch: sets `slots` (its inputs in signature order, None where
-    # absent), `wanted` (a flag per output), `rows`, `n_placements`, `alone`. Raises InvalidArg with Triton's words; the
-    # request must not be used then. Loop thread.
+    # Checks `request` and makes it ready for a batch: sets `slots` (its inputs in signature order, None where absent,
+    # and for what is injected), `wanted` (a flag per output), `rows`, `n_placements`, `alone`. Raises InvalidArg with
+    # Triton's words; the request must not be used then. Loop thread.
     cpdef int validate(self, InferRequest request) except -1
 
     cdef int _validate(self, InferRequest request) except -1

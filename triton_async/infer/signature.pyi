@@ -26,6 +26,8 @@ class ModelSignature:
     model_version: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    client_inputs: tuple[TensorSpec, ...]
+    client_outputs: tuple[TensorSpec, ...]
     max_batch_size: int
     decoupled: bool
     def __init__(
@@ -36,6 +38,8 @@ class ModelSignature:
         outputs: Iterable[TensorSpec],
         max_batch_size: int = 0,
         decoupled: bool = False,
+        injected_inputs: Iterable[TensorSpec] = (),
+        injected_outputs: Iterable[TensorSpec] = (),
     ) -> None: ...
     def validate(self, request: InferRequest) -> int: ...
     def labels(self, output: str) -> tuple[str, ...]: ...

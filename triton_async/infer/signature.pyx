@@ -83,15 +83,20 @@ cdef int _reshape(tuple source, tuple to, const int64_t *dims, int rank, bint ba
 
 
 cdef class ModelSignature:
-    """What one loaded model version takes and gives. `inputs`, `outputs`: sequences of TensorSpec."""
+    """What one loaded model version takes and gives. `inputs`, `outputs`: sequences of TensorSpec. `injected_inputs`,
+    `injected_outputs`: what the server brings to the model and takes from it, in its order; no client's."""
 
     def __init__(self, str model_name, int64_t model_version, inputs, outputs, int64_t max_batch_size=0,
-                 bint decoupled=False):
+                 bint decoupled=False, injected_inputs=(), injected_outputs=()):
         cdef TensorSpec spec
         self.model_name = model_name
         self.model_version = model_version
-        self.inputs = tuple(inputs)
-        self.outputs = tuple(outputs)
+        self.client_inputs = tuple(inputs)
+        self.client_outputs = tuple(outputs)
+        self.inputs = self.client_inputs + tuple(injected_inputs)
+        self.outputs = self.client_outputs + tuple(injected_outputs)
+        for spec in (*injected_inputs, *injected_outputs):
+            spec.injected = True
         self.max_batch_size = max_batch_size
         self.decoupled = decoupled
         self.input_by_name = {}
@@ -99,7 +104,7 @@ cdef class ModelSignature:
         for index, spec in enumerate(self.inputs):
             spec.index = index
             self.input_by_name[spec.name] = spec
-            self.required_inputs += not spec.optional
+            self.required_inputs += not (spec.optional or spec.injected)
         for index, spec in enumerate(self.outputs):
             spec.index = index
             self.output_by_name[spec.name] = spec
@@ -152,7 +157,7 @@ cdef class ModelSignature:
                 seen.add(output.name)
         for output in request.outputs:
             spec = self.output_by_name.get(output.name)
-            if spec is None:
+            if spec is None or spec.injected:
                 raise InvalidArg(f"unexpected inference output '{output.name}' for model '{self.model_name}'")
             bit = <uint64_t>1 << (spec.index if spec.index < 63 else 63)
             bits |= bit
@@ -170,26 +175,26 @@ cdef class ModelSignature:
                 if tensor.name in seen:
                     raise InvalidArg(f"{request.log_prefix()}input '{tensor.name}' already exists in request")
                 seen.add(tensor.name)
-        if count > len(self.inputs) or count < self.required_inputs:
+        if count > len(self.client_inputs) or count < self.required_inputs:
             raise InvalidArg(self._count_message(request))
         for tensor in request.inputs:
             spec = self.input_by_name.get(tensor.name)
-            if spec is None:
+            if spec is None or spec.injected:
                 raise InvalidArg(f"unexpected inference input '{tensor.name}' for model '{self.model_name}'")
             slots[spec.index] = tensor
-        if count < len(self.inputs):
+        if count < len(self.client_inputs):
             # As many inputs as are required, but an optional one in the place of a required one.
-            for spec in self.inputs:
+            for spec in self.client_inputs:
                 if not spec.optional and slots[spec.index] is None:
                     raise InvalidArg(self._count_message(request))
         return slots
 
     def _count_message(self, InferRequest request):
         count = len(request.inputs)
-        total = len(self.inputs)
+        total = len(self.client_inputs)
         given = {tensor.name for tensor in request.inputs}
         got = ",".join([f"'{tensor.name}'" for tensor in request.inputs[:MAX_TENSORS_PER_REQUEST]])
-        missing = [f"'{s.name}'" for s in self.inputs if not s.optional and s.name not in given]
+        missing = [f"'{s.name}'" for s in self.client_inputs if not s.optional and s.name not in given]
         # With nothing missing Triton prints the closing bracket alone, and clients compare whole messages.
         shown = f"[{','.join(missing)}]" if missing else "]"
         expected = (

@@ -28,7 +28,7 @@ cpdef InferRequest decode_generate(str model_name, int64_t model_version, ModelS
     cdef Reader reader = Reader.__new__(Reader)
     document = loads(body, "Unable to parse 'data': ")
     reader.request = InferRequest(model_name, model_version, received_ns=received_ns)
-    reader.specs = {(<TensorSpec>spec).name: spec for spec in signature.inputs}
+    reader.specs = {(<TensorSpec>spec).name: spec for spec in signature.client_inputs}
     reader.batching = signature.max_batch_size > 0
     reader.parameters = {}
     reader.size = len(body)

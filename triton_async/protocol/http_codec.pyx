@@ -270,10 +270,10 @@ cdef int _raw(InferRequest request, ModelSignature signature, Buffer body, int64
     if size > max_nbytes:
         raise InvalidArg(f"Raw input has a byte_size ({size} bytes) that exceeds the maximum allowed value of "
                          f"{max_nbytes} bytes. {BY_OPTION}")
-    if len(signature.inputs) != 1:
+    if len(signature.client_inputs) != 1:
         raise InvalidArg(f"{request.log_prefix()}Raw request must only have 1 input (found 1) to be deduced but got "
-                         f"{len(signature.inputs)} inputs in '{request.model_name}' model configuration")
-    spec = signature.inputs[0]
+                         f"{len(signature.client_inputs)} inputs in '{request.model_name}' model configuration")
+    spec = signature.client_inputs[0]
     shape = list(spec.dims)
     request.binary_default = True
     if spec.datatype == DT_BYTES:

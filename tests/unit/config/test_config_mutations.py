@@ -292,7 +292,6 @@ INCOMPLETE = [
 ]
 
 UNSUPPORTED = [
-    ("sequence_batching { }", "sequence_batching"),
     ("ensemble_scheduling { step { model_name: 'x' } }", "ensemble_scheduling"),
     ("model_repository_agents { agents { name: 'checksum' } }", "model_repository_agents"),
     ("model_operations { op_library_filename: 'x.so' }", "model_operations"),

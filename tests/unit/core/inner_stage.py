@@ -97,7 +97,7 @@ class InnerStage:
             for i in range(instances)
         ]
         self.models[name] = Model(
-            self.reactor, signature, SimpleNamespace(dynamic_batching=batching), self.puppets[name],
+            self.reactor, signature, SimpleNamespace(dynamic_batching=batching, sequences=None), self.puppets[name],
             DynamicBatcher(signature, RequestQueue(), batching),
         )  # fmt: skip
         puppet.serve(self.server, self.models[name])

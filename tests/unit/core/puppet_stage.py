@@ -76,7 +76,7 @@ class Stage:
             )  # fmt: skip
         scheduler = DynamicBatcher(signature, queue, batching)
         self.model = Model(
-            self.reactor, signature, SimpleNamespace(dynamic_batching=batching), self.puppets, scheduler
+            self.reactor, signature, SimpleNamespace(dynamic_batching=batching, sequences=None), self.puppets, scheduler
         )
 
     def close(self) -> None:

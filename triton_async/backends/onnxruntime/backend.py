@@ -20,6 +20,7 @@ from triton_async.backends.onnxruntime.session import Session
 from triton_async.config.autocomplete import ModelIO
 from triton_async.config.consistency import check_against_model
 from triton_async.config.model_config import InstanceGroup, InstanceKind, ModelConfig, freeze
+from triton_async.config.sequences import with_injected
 from triton_async.errors import InternalError, ServerError, Unsupported
 
 log = logging.getLogger("triton_async.backends.onnxruntime")
@@ -167,7 +168,7 @@ class OnnxRuntimeModel(LoadedModel):
         session = opened.take(context.path, settings) if isinstance(opened, OpenedSession) else None
         if session is None:
             session = self._make_session(settings)
-            check_against_model(config.proto, session.model_io())
+            check_against_model(with_injected(config.proto), session.model_io())
         self._sessions[settings.device] = session
         _warn_of_idle_accelerators(config)
         if any(group.kind is InstanceKind.GPU for group in config.instance_groups):

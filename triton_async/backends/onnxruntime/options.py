@@ -83,7 +83,7 @@ def session_settings(
     parallel = _execution_mode(where, parameters)
     # The engine keeps a memory plan for each shape it has seen, for as long as it lives: with dims that requests
     # choose that is a leak that clients control. On the CPU no run is any faster with one.
-    patterns = kind is InstanceKind.GPU and not any(-1 in io.model_dims for io in config.inputs)
+    patterns = kind is InstanceKind.GPU and not any(-1 in io.model_dims for io in config.engine_inputs)
     return SessionSettings(
         own_threads=bool(intra_op_threads or inter_op_threads or parallel) or any(map(_about_threads, parameters)),
         # The engine's own choice would pin its threads to cores, the same ones for every model, and knows nothing of

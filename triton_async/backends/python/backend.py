@@ -181,7 +181,11 @@ class PythonModel(LoadedModel):
         context = self._context
         path = context.path
         version_dir = path if path.is_dir() else path.parent
-        channel = LocalChannel(context.signature, context.pool, self._backend.inference, self._backend.metrics)
+        sequences = context.config.sequences
+        channel = LocalChannel(
+            context.signature, context.pool, self._backend.inference, self._backend.metrics,
+            sequences is not None and sequences.iterative,
+        )  # fmt: skip
         known = Context(
             cast("Channel", channel), context.config.name, context.version, name, str(version_dir),
             context.config.decoupled,

@@ -41,6 +41,7 @@ cdef class LocalChannel:
     cdef SlabPool pool
     cdef object inference            # backends.base.InferenceService, or None
     cdef object metrics              # metrics.CustomMetrics
+    cdef bint reschedules            # the model may have requests run once more
     cdef set handles                 # of metrics and families that are not dropped
     cdef public ModelInstance instance   # None while no instance has been made
     cdef int64_t answered_ns         # when an execution sent its first response, or returned; 0: not yet

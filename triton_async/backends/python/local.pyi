@@ -9,7 +9,12 @@ from triton_async.memory.slab import SlabPool
 class LocalChannel:
     instance: ModelInstance | None
     def __init__(
-        self, signature: ModelSignature, pool: SlabPool, inference: InferenceService | None, metrics: CustomMetrics
+        self,
+        signature: ModelSignature,
+        pool: SlabPool,
+        inference: InferenceService | None,
+        metrics: CustomMetrics,
+        reschedules: bool = False,
     ) -> None: ...
     def close(self) -> None: ...
 

@@ -146,13 +146,15 @@ cdef class IncomingRequest:
         cdef TensorSpec spec
         if self.request.outputs:
             return [output.name for output in self.request.outputs]
-        return [spec.name for spec in self.factory.signature.outputs]
+        return [spec.name for spec in self.factory.signature.client_outputs]
 
     def inputs(self):
         cdef ModelSignature signature = self.factory.signature
         cdef list found = []
         cdef TensorSpec spec
         cdef Tensor sent
+        for spec in signature.inputs[len(signature.client_inputs):]:
+            found.append((spec.name, _local(<Tensor>self.tensors[spec.index])))
         for sent in self.request.inputs:
             spec = <TensorSpec>signature.input_by_name[sent.name]
             found.append((sent.name, _local(engine_view(signature, spec, <Tensor>self.tensors[spec.index]))))
@@ -196,9 +198,11 @@ cdef IncomingRequest incoming(ResponseFactory factory, object context):
 
 @cython.final
 cdef class LocalChannel:
-    """See worker.channel.Channel. `inference`: the server's InferenceService, None without a server."""
+    """See worker.channel.Channel. `inference`: the server's InferenceService, None without a server. `reschedules`: the
+    model may have requests run once more."""
 
-    def __init__(self, ModelSignature signature, SlabPool pool, inference, metrics):
+    def __init__(self, ModelSignature signature, SlabPool pool, inference, metrics, bint reschedules=False):
+        self.reschedules = reschedules
         self.signature = signature
         self.pool = pool
         self.inference = inference
@@ -247,6 +251,12 @@ cdef class LocalChannel:
             raise Refused(problem.code, problem.message) from None
 
     def release(self, IncomingRequest request, bint reschedule=False):
+        if reschedule and self.reschedules:
+            if request.askers is not None:
+                request.askers.remove(request.request)
+                request.askers = None
+            request.factory.reschedule()
+            return
         if reschedule:
             raise Refused(<int>Code.INVALID_ARG, "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, "
                           "while the model is not configured to handle such a flag.")

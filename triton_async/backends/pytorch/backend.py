@@ -24,6 +24,7 @@ from triton_async.backends.pytorch.tensors import BYTES, Converter
 from triton_async.config.autocomplete import ModelIO, TensorInfo
 from triton_async.config.consistency import check_against_model
 from triton_async.config.model_config import InstanceGroup, InstanceKind
+from triton_async.config.sequences import with_injected
 from triton_async.errors import InvalidArg, ServerError, Unsupported
 
 _logger = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ class PyTorchModel(LoadedModel):
             results = self._programs[device].results
             if results is not None and any(port.dims is not None for port in results):
                 model_io = _described(config.proto, self._programs[device].arguments, results)
-                check_against_model(config.proto, model_io)
+                check_against_model(with_injected(config.proto), model_io)
         except BaseException:
             self.close()
             raise
@@ -179,6 +180,7 @@ def _model_file(path: Path) -> Path:
 
 def _described(proto: Any, arguments: tuple[Port, ...], results: tuple[Port, ...]) -> ModelIO:
     """Arguments and results of an exported program, those of the config in its names."""
+    proto = with_injected(proto) if proto.input and proto.output else proto
     program = Program()
     program.arguments = tuple(port for port in arguments if port.path)
     program.results = results

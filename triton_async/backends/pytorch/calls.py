@@ -21,15 +21,15 @@ class Binding:
     """
 
     def __init__(self, config: ModelConfig, program: Program, dtypes: Dtypes) -> None:
-        self.inputs = config.inputs
-        self.outputs = config.outputs
+        self.inputs = config.engine_inputs
+        self.outputs = config.engine_outputs
         self.warnings: list[str] = []
         self.dictionary = program.takes_dictionary
-        names = [io.name for io in config.inputs]
+        names = [io.name for io in self.inputs]
         self.arguments = bind_inputs(config.name, names, program, self.warnings)
-        self.results = bind_outputs(config.name, [io.name for io in config.outputs], program, self.warnings)
+        self.results = bind_outputs(config.name, [io.name for io in self.outputs], program, self.warnings)
         batching = config.max_batch_size > 0
-        for io, place in zip(config.inputs, self.arguments, strict=True):
+        for io, place in zip(self.inputs, self.arguments, strict=True):
             port = Port("", strings=False) if self.dictionary else program.arguments[place]
             _check_tensor(config.name, io, "input", batching, dtypes)
             if (io.datatype == BYTES) is not port.strings:
@@ -42,7 +42,7 @@ class Binding:
                 raise InvalidArg(
                     f"unable to load model '{config.name}', input '{io.name}' is optional: the model needs it"
                 )
-        for output in config.outputs:
+        for output in self.outputs:
             _check_tensor(config.name, output, "output", batching, dtypes)
         # Inputs that are handed over as copies, and outputs that are copied before the next run.
         self.private = tuple(program.writes(0 if self.dictionary else place) for place in self.arguments)
@@ -50,7 +50,7 @@ class Binding:
         # What a scalar stands for: as many dimensions of 1 as the config gives it.
         self.ones = tuple(
             len(io.model_dims) if not batching and all(dim == 1 for dim in io.model_dims) else 0
-            for io in config.outputs
+            for io in self.outputs
         )
 
     def arrange(self, values: Sequence[Any]) -> list[Any]:

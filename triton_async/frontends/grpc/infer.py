@@ -82,11 +82,18 @@ class InferStream(StreamRequests):
         reader.add_done_callback(self._on_reader_done)
         try:
             await self._write(reader)
+        except asyncio.CancelledError:
+            self._end(reader)
+            self.client_left()
+            raise
         finally:
-            reader.cancel()
-            for request in self.take_requests():
-                self._server.cancel(request)
-            self._ready.clear()
+            self._end(reader)
+
+    def _end(self, reader: asyncio.Future[None]) -> None:
+        reader.cancel()
+        for request in self.take_requests():
+            self._server.cancel(request)
+        self._ready.clear()
 
     def _on_reader_done(self, reader: asyncio.Future[None]) -> None:
         if not reader.cancelled():

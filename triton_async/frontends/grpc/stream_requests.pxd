@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t
 
 from triton_async.core.server cimport InferenceServer
-from triton_async.infer.request cimport InferRequest
+from triton_async.infer.request cimport InferRequest, Origin
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.signature cimport ModelSignature
 from triton_async.infer.trace cimport Trace
@@ -33,6 +33,7 @@ cdef class StreamRequests:
     cdef int64_t end_by_ns         # deadline of the call, and so of each request; 0: none
     cdef str request_id            # of the answer that is being written, for logs; or None
     cdef public object fields      # headers of the call, where traces are to follow them; else None
+    cdef Origin origin             # of its sequences; None while it has none
     cdef set slots
     cdef object order              # deque of Slot
     cdef object unsent             # deque of int: place in the stream of answers where each one ends
@@ -60,6 +61,10 @@ cdef class StreamRequests:
     cdef bint is_executing(self) except -1
     # The call is over. The requests that the server still has, for their cancellation. Idempotent.
     cdef list close(self)
+
+    # The client has gone without an end: what the server keeps for it, states of sequences, ends at once. Behind
+    # `close` and the cancellation of what that returned.
+    cdef int forsake(self) except -1
 
     # -- what slots do --
     cdef int arrived(self, Slot slot, InferResponse response) except -1

@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t
 from triton_async.core.server cimport InferenceServer
 from triton_async.frontends.grpc.abandoned cimport forget
 from triton_async.infer.clock cimport ta_now_ns
-from triton_async.infer.request cimport REQUEST_RUNNING, InferRequest
+from triton_async.infer.request cimport REQUEST_RUNNING, InferRequest, Origin
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.memory.buffer cimport Buffer, wrap
 from triton_async.protocol.grpc_codec cimport decode
@@ -103,6 +103,10 @@ cdef class StreamRequests:
         """`close`."""
         return self.close()
 
+    def client_left(self):
+        """`forsake`."""
+        self.forsake()
+
     # -- requests ----------------------------------------------------------------------------------
 
     cdef int submit(self, Buffer message) except -1:
@@ -114,6 +118,10 @@ cdef class StreamRequests:
         try:
             request = decode(message, ta_now_ns(), self.server.regions)
             request.end_by_ns = self.end_by_ns
+            if request.sequence_id:
+                if self.origin is None:
+                    self.origin = Origin()
+                request.origin = self.origin
             slot.wants_empty_final = request.context is True
             slot.signature = self.server.find(request.model_name, request.model_version).signature
             if not slot.signature.decoupled:
@@ -254,6 +262,9 @@ cdef class StreamRequests:
             return 0
         self.ended = True
         return self.fail(error)
+
+    cdef int forsake(self) except -1:
+        return 0 if self.origin is None else self.origin.gone()
 
     cdef list close(self):
         cdef list left = []

@@ -23,6 +23,8 @@ cdef list request_inputs(ResponseFactory factory):
     cdef list found = []
     cdef TensorSpec spec
     cdef Tensor sent
+    for spec in signature.inputs[len(signature.client_inputs):]:
+        found.append(factory.inputs[spec.index])
     for sent in factory.request.inputs:
         spec = <TensorSpec>signature.input_by_name[sent.name]
         found.append(engine_view(signature, spec, <Tensor>factory.inputs[spec.index]))

@@ -32,6 +32,7 @@ cdef class Link(Outbound):
     cdef dict ahead                    # handle -> responses that are not final and that the worker was not relieved of
     cdef dict batches                  # number -> Batch, in the order in which they were submitted
     cdef bytearray inbox
+    cdef public bint reschedules       # the model may have requests run once more
     cdef bint deaf                     # nothing of the worker is looked at any more
     cdef bint stopped                  # nobody watches it any more
     cdef object watcher                # backends.base.Watcher, once the loop may read; else None

@@ -11,6 +11,7 @@ from triton_async.memory.slab import SlabPool
 
 class Link:
     failed: bool
+    reschedules: bool
     requests: SharedMemory
     responses: SharedMemory
     def __init__(

@@ -444,7 +444,11 @@ cdef class Link(Outbound):
         cdef const char *start = cursor.at
         cdef ResponseFactory factory = self._factory_of(cursor)
         memcpy(&handle, start, 8)
-        cursor.u8()
+        if cursor.u8():
+            if not self.reschedules or factory.finished:
+                raise WireError("word of a request that can not be run once more")
+            factory.reschedule()
+            return self._forget_if_over(handle, factory)
         if not factory.finished and not factory.signature.decoupled:
             raise WireError("word of the release of a request that it had not answered")
         factory.release()

@@ -39,13 +39,14 @@ class IsolatedModels:
         """A version. `file`: its `model.py`; `search`: see Loader; `arguments`: of `initialize`, by an instance's name,
         group and device. ServerError.
         """
-        config = context.config
+        config, sequences = context.config, context.config.sequences
         version_dir = _directory(context.path)
         start = {
             **_start(file, search, config.name, context.version, version_dir),
             "decoupled": config.decoupled,
             "output_names": [output.name for output in config.outputs],
-            "reschedules": False,
+            "state_names": [] if sequences is None else [state.output_name for state in sequences.states],
+            "reschedules": sequences is not None and sequences.iterative,
         }
         return IsolatedModel(
             self._workers,
@@ -82,7 +83,8 @@ def _directory(path: Path) -> Path:
 def _start(file: Path, search: list[str] | None, model: str, version: int, version_dir: Path) -> dict[str, Any]:
     return {
         "path": str(file), "search": search, "model": model, "version": version, "model_dir": str(version_dir),
-        "decoupled": False, "output_names": [], "reschedules": False, "credits": WORKER_RESPONSE_CREDITS,
+        "decoupled": False, "output_names": [], "state_names": [], "reschedules": False,
+        "credits": WORKER_RESPONSE_CREDITS,
     }  # fmt: skip
 
 

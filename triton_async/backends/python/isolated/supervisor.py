@@ -210,6 +210,7 @@ class Supervisor(LinkOwner):
             requests = SharedMemory(self._options.shared_nbytes, True)
             responses = SharedMemory(self._options.shared_nbytes, False)
             link = Link(ours, requests, responses, self._pool, self._reader, self)
+            link.reschedules = bool(self._options.start["reschedules"])
             failed.pop_all()
             self._link = link
             self._services = self._make_services(link)

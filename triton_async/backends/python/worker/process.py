@@ -235,7 +235,7 @@ class WorkerChannel(Channel):
             self._out.flush()
 
     def _outputs(self, request: Any, response: InferenceResponse) -> list[Any]:
-        wanted = request.output_names
+        wanted = {*request.output_names, *self.state_names} if self.state_names else request.output_names
         parameters = response._parameters
         found: dict[str, Any] = {}
         for tensor in response._outputs:
@@ -265,6 +265,8 @@ class WorkerChannel(Channel):
             self._out.flush()
 
     _reschedules = False
+    #: Outputs that the server takes whether its client asks for them or not.
+    state_names: tuple[str, ...] = ()
 
     def _over(self, request: Any) -> None:
         request.over()
@@ -501,6 +503,7 @@ def main(connection: int, requests: int, responses: int) -> int:
     channel.output_names = start["output_names"]
     channel.credits = start["credits"]
     channel._reschedules = start["reschedules"]
+    channel.state_names = tuple(start["state_names"])
     context = Context(
         channel, start["model"], start["version"], start["instance"], start["model_dir"], start["decoupled"]
     )

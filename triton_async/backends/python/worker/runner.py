@@ -205,7 +205,7 @@ class Runner:
     # `execute` gave None in place of a response: it may have used the sender, or still has it.
     def _without_response(self, source: Any) -> None:
         channel = self.context.channel
-        if source.release_flags == RELEASE_RESCHEDULE and not source.sent:
+        if source.release_flags == RELEASE_RESCHEDULE and (self.context.decoupled or not source.sent):
             try:
                 channel.release(source, True)
             except Refused as error:
@@ -229,7 +229,7 @@ class Runner:
                 self._respond_error(source, problem)
             if source.finished:
                 channel.release(source)
-            elif source.release_flags == RELEASE_RESCHEDULE and not source.sent:
+            elif source.release_flags == RELEASE_RESCHEDULE:
                 self._without_response(source)
         sources.clear()
 

@@ -1,7 +1,7 @@
 """ModelStreamInfer without a task: bytes to requests, answers to the stream, bounded run-ahead. Loop thread."""
 
 cimport cython
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 
 from triton_async.frontends.grpc.express.call cimport HEAD, OK, ExpressCall
 from triton_async.frontends.grpc.express.session cimport ExpressSession, Lane
@@ -145,6 +145,12 @@ cdef class StreamInfer(ExpressCall):
         if self.state == STREAM_ANSWERING:
             self.send_trailers(OK)
         return self.release()
+
+    # Not by us: then it is released already.
+    cdef int on_close(self, uint32_t error_code) except -1:
+        cdef ExpressRequests requests = self.requests
+        self.release()
+        return 0 if requests is None else requests.forsake()
 
     cdef int release(self) except -1:
         cdef ExpressSession connection = self.connection()

@@ -1,0 +1,179 @@
+"""A model whose requests belong to sequences: hands states on from step to step. Loop thread."""
+
+from libc.stdint cimport int64_t
+
+from triton_async.core.instances cimport Instance
+from triton_async.core.model cimport Model, is_away
+from triton_async.core.sequences cimport SequenceBatcher
+from triton_async.infer.batch cimport TA_BEGUN, Batch, ta_batch_phase
+from triton_async.infer.request cimport (
+    AWAITS_EXECUTION,
+    AWAITS_FINAL,
+    AWAITS_RELEASE,
+    REQUEST_QUEUED,
+    InferRequest,
+)
+from triton_async.infer.response cimport InferResponse
+
+
+cdef class SequenceModel(Model):
+    """See Model. `scheduler`: a SequenceBatcher."""
+
+    def __init__(self, reactor, signature, config, instances, SequenceBatcher scheduler, input_pool=None):
+        Model.__init__(self, reactor, signature, config, instances, scheduler, input_pool)
+        self.bound = True
+        self.sequences = scheduler
+        scheduler.wake = self._wake
+
+    def _wake(self):
+        self.reactor.call_turn(self)
+
+    # -- requests in -------------------------------------------------------------------------------
+
+    cdef int cancel(self, InferRequest request, int64_t now_ns) except -1:
+        cdef bint waits = request.state == REQUEST_QUEUED
+        Model.cancel(self, request, now_ns)
+        # With it others may go, and a slot become free.
+        return self._go_on(now_ns) if waits else 0
+
+    cdef int _put_back(self, InferRequest request, list requests, int64_t now_ns) except -1:
+        self.sequences.requeue(requests)
+        if request.state != REQUEST_QUEUED:  # given up with its sequence
+            return 0
+        self.sequences.remove(request)
+        return self._drop(request, now_ns)
+
+    # -- executions --------------------------------------------------------------------------------
+
+    cdef int64_t turn(self, int64_t now_ns, int64_t until_ns) except -1:
+        self.ran_here = False
+        now_ns = Model.turn(self, now_ns, until_ns)
+        if self.ran_here and self.sequences.pending:
+            self.reactor.call_turn(self)  # the next steps of what was answered
+        return now_ns
+
+    cdef int64_t _dispatch(self, int64_t now_ns, list here=None, int64_t until_ns=0) except -1:
+        cdef Instance instance
+        cdef Batch batch
+        cdef bint available
+        self._expire(now_ns)
+        if self.sequences.pending:
+            available = self.available
+            for instance in self.idle[::-1]:
+                # One that comes back has its sequences still.
+                if available and is_away(instance):
+                    continue
+                batch = self._take(instance, True, now_ns)
+                if batch is None:
+                    continue
+                if here is not None and self._runs_here(batch):
+                    here.append(batch)
+                    self.ran_here = True
+                    self._run_here(instance, batch)
+                    now_ns = batch.c.compute_end_ns
+                    if now_ns > until_ns:
+                        break
+                    continue
+                self.idle.remove(instance)
+                self._hand_over(instance, batch)
+            if not self.idle and self.sequences.pending and self.run_ahead:
+                self._dispatch_ahead(now_ns)
+            self._expire(now_ns)
+        self._arm()
+        return now_ns
+
+    cdef list holders_of(self, InferRequest request):
+        cdef Instance instance
+        cdef Batch batch
+        cdef InferRequest running = self.sequences.running_of(request.sequence_id)
+        if self.sequences.iterative:
+            return self.holders()
+        if running is not None:
+            return None if running.batch is None else [running.batch]
+        instance = <Instance>self.sequences.instance_of(request.sequence_id)
+        if instance is None:
+            return self.holders()
+        batch = <Batch>instance.out[0] if instance.out else None
+        return None if batch is None or ta_batch_phase(&batch.c) != TA_BEGUN else [batch]
+
+    # -- the three events --------------------------------------------------------------------------
+
+    cdef int executed(self, Batch batch, int64_t now_ns) except -1:
+        cdef bint revoked = self._come_back(batch)
+        try:
+            if revoked:
+                return 0
+            if batch.c.by_request:
+                return self._end_execution(batch, now_ns)
+            return self._deliver_batch(batch, now_ns)
+        finally:
+            self._go_on(now_ns)
+
+    cdef list _finish(self, Batch batch, int64_t now_ns):
+        cdef InferResponse response
+        cdef InferRequest request
+        cdef list responses = []
+        for response in batch.finish():
+            request = <InferRequest>response.request
+            if request.padding:
+                continue
+            responses.append(self._without_states(response))
+            self.sequences.done(request, now_ns)
+        return responses
+
+    cdef int _end_execution(self, Batch batch, int64_t now_ns) except -1:
+        cdef InferRequest request
+        for request in batch.requests:
+            if request.rescheduled and request.awaits & AWAITS_EXECUTION:
+                request.awaits &= ~AWAITS_EXECUTION
+                self._tell_inner(request)
+                self._resume(request, now_ns)
+        Model._end_execution(self, batch, now_ns)
+        for request in batch.requests:
+            self._step_over(request, now_ns)
+        return 0
+
+    cdef int responded(self, InferResponse response, int64_t now_ns) except -1:
+        cdef InferRequest request = <InferRequest>response.request
+        Model.responded(self, self._without_states(response), now_ns)
+        return self._go_on(now_ns) if self._step_over(request, now_ns) else 0
+
+    cdef int released(self, InferRequest request, int64_t now_ns) except -1:
+        if request.rescheduled and request.awaits & AWAITS_RELEASE:
+            if request.awaits & AWAITS_EXECUTION:
+                return 0
+            self._resume(request, now_ns)
+            return self._go_on(now_ns)
+        Model.released(self, request, now_ns)
+        return self._go_on(now_ns) if self._step_over(request, now_ns) else 0
+
+    cdef bint _step_over(self, InferRequest request, int64_t now_ns) except -1:
+        cdef int awaited = AWAITS_FINAL | AWAITS_RELEASE | AWAITS_EXECUTION
+        if self.signature.decoupled and not self.sequences.iterative:
+            awaited = AWAITS_EXECUTION
+        if request.sequence is None or request.state == REQUEST_QUEUED or request.awaits & awaited:
+            return False
+        self.sequences.done(request, now_ns)
+        return True
+
+    cdef int _resume(self, InferRequest request, int64_t now_ns) except -1:
+        request.rescheduled = False
+        request.batch = None
+        self.statistics.record_pass(request.rows)
+        if not request.cancelled:
+            return self.sequences.reschedule(request, now_ns)
+        self.sequences.done(request, now_ns)
+        return self._drop(request, now_ns)
+
+    cdef InferResponse _without_states(self, InferResponse response):
+        error = self.sequences.take_states(response)
+        if error is None:
+            return response
+        return InferResponse(response.request, self.signature.model_name, self.signature.model_version, [], None,
+                             error, response.final)
+
+    # -- end ---------------------------------------------------------------------------------------
+
+    def take_instances(self):
+        self.sequences.close()
+        return Model.take_instances(self)
