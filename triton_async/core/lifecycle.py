@@ -145,7 +145,7 @@ def make_scheduler(
 ) -> Scheduler:  # fmt: skip
     """The scheduler that the config asks for."""
     batching = config.dynamic_batching
-    if injection is not None:
+    if config.sequences is not None and injection is not None:
         # A model that is handed requests, not rows, has no use for rows of nobody.
         pads = not _by_request(instances)
         return SequenceBatcher(

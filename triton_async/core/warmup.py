@@ -32,7 +32,7 @@ class WarmUps:
         for model in self._running:
             model.interrupt()
 
-    async def run(
+    async def run(  # noqa: PLR0917
         self,
         reactor: Reactor,
         config: ModelConfig,
@@ -41,8 +41,8 @@ class WarmUps:
         samples: Sequence[Sample],
         injection: Injection | None = None,
     ) -> None:
-        """Runs all samples on each of the instances, which nobody else uses meanwhile. `injection`: what the requests of
-        a model of sequences get beside their own. InvalidArg, naming sample and
+        """Runs all samples on each of the instances, which nobody else uses meanwhile. `injection`: what requests of
+        sequences get beside their own. InvalidArg, naming sample and
         instance, for the first that fails, once all instances are done.
         """
         if not samples:
