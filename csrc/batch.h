@@ -97,6 +97,7 @@ typedef struct ta_batch {
     ta_message message; /* TA_EXECUTED; the first member */
     _Atomic int32_t phase; /* ta_phase */
     int32_t by_request; /* 1: the engine answers and releases each request itself; `outputs` mean nothing */
+    ta_message *told;   /* messages of such an engine that go up right before the batch, the oldest first, or NULL */
     int32_t n_inputs;
     int32_t n_outputs;
     ta_tensor *inputs;

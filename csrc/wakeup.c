@@ -21,10 +21,16 @@ void ta_mailbox_free(ta_mailbox *mailbox) {
 }
 
 void ta_mailbox_put(ta_mailbox *mailbox, ta_batch *batch) {
+    ta_mailbox_leave(mailbox, batch);
+    ta_mailbox_wake(mailbox);
+}
+
+void ta_mailbox_wake(ta_mailbox *mailbox) { sem_post(&mailbox->filled); }
+
+void ta_mailbox_leave(ta_mailbox *mailbox, ta_batch *batch) {
     uint64_t put = atomic_load_explicit(&mailbox->put, memory_order_relaxed);
     mailbox->slots[put % TA_MAILBOX_SLOTS] = batch;
     atomic_store_explicit(&mailbox->put, put + 1, memory_order_release);
-    sem_post(&mailbox->filled);
 }
 
 ta_batch *ta_mailbox_take(ta_mailbox *mailbox) {
@@ -48,11 +54,11 @@ void ta_events_close(ta_events *events) {
     }
 }
 
-void ta_events_push(ta_events *events, ta_message *message) {
+static void push(ta_events *events, ta_message *newest, ta_message *oldest) {
     ta_message *head = atomic_load_explicit(&events->head, memory_order_relaxed);
     do {
-        message->next = head;
-    } while (!atomic_compare_exchange_weak_explicit(&events->head, &head, message, memory_order_seq_cst,
+        oldest->next = head;
+    } while (!atomic_compare_exchange_weak_explicit(&events->head, &head, newest, memory_order_seq_cst,
                                                     memory_order_relaxed));
     /* The loop takes the whole stack at each wake-up, so only the first of a stack has to wake it. Either this sees that
      * the loop may sleep, or ta_events_may_sleep sees the message: both order their two accesses. */
@@ -60,6 +66,22 @@ void ta_events_push(ta_events *events, ta_message *message) {
         ta_events_wake(events);
     }
 }
+
+void ta_events_push(ta_events *events, ta_message *message) { push(events, message, message); }
+
+/* As a stack: the same messages with their links the other way round. */
+static ta_message *reversed(ta_message *first) {
+    ta_message *last = NULL;
+    while (first != NULL) {
+        ta_message *next = first->next;
+        first->next = last;
+        last = first;
+        first = next;
+    }
+    return last;
+}
+
+void ta_events_push_all(ta_events *events, ta_message *oldest) { push(events, reversed(oldest), oldest); }
 
 void ta_events_wake(ta_events *events) {
     uint64_t one = 1;
@@ -82,15 +104,7 @@ ta_message *ta_events_take(ta_events *events) {
 }
 
 ta_message *ta_events_collect(ta_events *events) {
-    ta_message *newest = atomic_exchange_explicit(&events->head, NULL, memory_order_acquire);
-    ta_message *oldest = NULL;
-    while (newest != NULL) {
-        ta_message *next = newest->next;
-        newest->next = oldest;
-        oldest = newest;
-        newest = next;
-    }
-    return oldest;
+    return reversed(atomic_exchange_explicit(&events->head, NULL, memory_order_acquire));
 }
 
 int ta_timer_open(void) { return timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC); }

@@ -33,11 +33,16 @@ ta_mailbox *ta_mailbox_new(void);
 void ta_mailbox_free(ta_mailbox *mailbox);
 /* NULL tells the instance to stop. The caller bounds what is out to TA_MAILBOX_SLOTS. */
 void ta_mailbox_put(ta_mailbox *mailbox, ta_batch *batch);
+/* The same in two steps, for who still holds what the instance needs to go on: one wake for each batch that was left. */
+void ta_mailbox_leave(ta_mailbox *mailbox, ta_batch *batch);
+void ta_mailbox_wake(ta_mailbox *mailbox);
 ta_batch *ta_mailbox_take(ta_mailbox *mailbox);
 
 int ta_events_open(ta_events *events); /* 0, or -1 with errno */
 void ta_events_close(ta_events *events);
 void ta_events_push(ta_events *events, ta_message *message); /* any thread */
+/* Several at once, the oldest first, linked by `next`: the loop gets all of them or none. Any thread. */
+void ta_events_push_all(ta_events *events, ta_message *oldest);
 /* Every message pushed so far, oldest first, linked by `next`. Loop thread. */
 ta_message *ta_events_take(ta_events *events);
 /* The same without a look at the eventfd, for a loop that was woken by something else. */

@@ -52,7 +52,7 @@ def test_the_drivers_find_nothing(driver: str, sanitizers: str, tmp_path: Path) 
 
 @pytest.mark.parametrize(("file", "run_with", "good", "bad"), [
     ("gather.c", ("memory_driver", MEMORY), "offset < (int64_t)length", "offset + 1 < (int64_t)length"),
-    ("wakeup.c", ("threads_driver", "thread"), "message, memory_order_seq_cst", "message, memory_order_relaxed"),
+    ("wakeup.c", ("threads_driver", "thread"), "newest, memory_order_seq_cst", "newest, memory_order_relaxed"),
     ("wakeup.c", ("threads_driver", MEMORY), "return atomic_load_explicit(&events->head, memory_order_seq_cst) != NULL",
      "return 0"),
     ("arena.c", ("arena_driver", MEMORY), "rest->before = block;", "rest->before = NULL;"),

@@ -39,7 +39,8 @@ cdef class ModelInstance:
 
     # Starts one closed batch. 1: it is done, as by `execute`. 0: the instance works on and gives it to `completed`
     # later, on any thread; several may be out, and they complete in order. Blocks while the instance has no free
-    # slot. Instance thread, WITHOUT the GIL. By default: `execute`, then 1.
+    # slot. Instance thread, WITHOUT the GIL. By default: `execute`, then 1. With 1 it may leave events of its response
+    # factories in `batch.told`: core posts them together with the batch.
     cdef int submit(self, ta_batch *batch) noexcept nogil
     # Of one that is `direct`: whether `submit` may be called with this batch on the loop thread, just now, since it
     # would return at once without having copied much. `others`: batches of it that core has out; where it has not got

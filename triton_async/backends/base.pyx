@@ -41,7 +41,8 @@ class InferenceCall:
     counts_reads = False
 
     def responded(self, response):
-        """One InferResponse, in order; behind the final one none."""
+        """One InferResponse, in order; behind the final one none. May return a function that wakes who waits for it:
+        it is called a little later, when the thread that is woken need not wait for this one."""
         raise Unsupported("this call takes no responses")
 
     def refused(self, error):

@@ -62,8 +62,8 @@ cdef class InnerRequest(ResponseSink):
             self.refuse(Unavailable(f"too many responses of model '{request.model_name}' wait for the model that "
                                     "asked"))
             return self.service.server.cancel_request(request)
-        call.responded(response)
-        return 0
+        wake = call.responded(response)
+        return 0 if wake is None else self.service.server.reactor.wake(wake)
 
     cdef int released(self, object request) except -1:
         call, self.call = self.call, None

@@ -1,7 +1,7 @@
 # One OS thread per model instance.
 
 from triton_async.backends.base cimport ModelInstance
-from triton_async.core.reactor cimport Reactor
+from triton_async.core.reactor cimport Reactor, Sleeper
 from triton_async.core.wakeup cimport ta_batch, ta_mailbox
 from triton_async.infer.batch cimport Batch
 from triton_async.infer.transfer cimport Transfer
@@ -21,7 +21,7 @@ cdef enum InstanceState:
     INSTANCE_STOPPING = 2
     INSTANCE_STOPPED = 3
 
-cdef class Instance:
+cdef class Instance(Sleeper):
     cdef readonly str name
     cdef int state
     cdef ModelInstance engine            # None while a broken one is not replaced

@@ -11,14 +11,16 @@ from cpython.ref cimport Py_INCREF
 
 from triton_async.backends.base cimport ModelInstance
 from triton_async.codes cimport TA_CODE_UNAVAILABLE
-from triton_async.core.reactor cimport Reactor
+from triton_async.core.reactor cimport Reactor, Sleeper
 from triton_async.core.wakeup cimport (
     TA_MAILBOX_SLOTS,
     ta_batch,
     ta_mailbox_free,
+    ta_mailbox_leave,
     ta_mailbox_new,
     ta_mailbox_put,
     ta_mailbox_take,
+    ta_mailbox_wake,
 )
 from triton_async.infer.batch cimport TA_BEGUN, Batch, check_batch, ta_batch_begin, ta_batch_phase
 from triton_async.infer.clock cimport ta_now_ns
@@ -37,7 +39,7 @@ log = logging.getLogger("triton_async.core")
 assert INSTANCE_RUN_AHEAD_MAX + 2 <= TA_MAILBOX_SLOTS
 
 
-cdef class Instance:
+cdef class Instance(Sleeper):
     """One instance of a loaded model version. `pool`: host slabs for what is copied from GPUs; `use(device_id)`: makes
     a GPU current for the calling thread; `device_id`: the GPU that is the engine's, -1 for none."""
 
@@ -116,7 +118,11 @@ cdef class Instance:
                 return 0
         if self.direct and self._run_direct(batch):
             return 0
-        ta_mailbox_put(self.mailbox, &batch.c)
+        ta_mailbox_leave(self.mailbox, &batch.c)
+        return self.reactor.wake(self)
+
+    cdef int wake(self) noexcept:
+        ta_mailbox_wake(self.mailbox)
         return 0
 
     # Without waking the thread, for an engine in another process.
@@ -250,11 +256,24 @@ cdef bint _serve(Instance self) except -1:
             if batch.failed or engine.submit(batch):
                 check_batch(batch)
                 self.transfer.settle(batch)
-                self.reactor.post(&batch.message)
+                _post_done(self.reactor, batch)
             batch = NULL
         engine.drain()
     self.held = batch
     return stopped
+
+
+# A batch that is done, behind what its engine has to tell of it: the loop is woken once.
+cdef void _post_done(Reactor reactor, ta_batch *batch) noexcept nogil:
+    cdef ta_message *last = batch.told
+    if last == NULL:
+        reactor.post(&batch.message)
+        return
+    while last.next != NULL:
+        last = last.next
+    last.next = &batch.message
+    batch.message.next = NULL
+    reactor.post_all(batch.told)
 
 
 # Answers a batch that no engine gets. `reason`: a format with a place for the instance's name.

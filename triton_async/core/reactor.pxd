@@ -26,6 +26,10 @@ cdef class Wakeable:
     # `until_ns`. Returns the time behind them, `now_ns` for none.
     cdef int64_t turn(self, int64_t now_ns, int64_t until_ns) except -1
 
+# A thread that sleeps, to be woken when the loop is about to let go of the GIL: earlier it would only wait for that.
+cdef class Sleeper:
+    cdef int wake(self) noexcept
+
 # What another thread has for the loop. To be put on the ring (`Reactor.post`, with a reference) when it is not there.
 cdef class Errand:
     cdef ta_message message
@@ -37,6 +41,7 @@ cdef class Errand:
 #
 # Invariants
 #   - every Wakeable with a deadline has an entry no later than that; `timer_ns` is that of the earliest entry
+#   - `late` is empty unless `draining`
 cdef class Reactor:
     cdef ta_events events
     cdef int timer_fd
@@ -48,11 +53,18 @@ cdef class Reactor:
     cdef list waiting                # Wakeables that are due
     cdef bint scheduled              # `_turn` is on the loop's list
     cdef object turn_method          # the bound method, made once
+    cdef readonly bint draining      # messages are being handled
+    cdef list late                   # Sleepers, and functions that wake others, for the end of that
     cdef readonly object loop
     cdef Clock clock
 
     # Hands an event up, with a reference of its owner. Any thread, no GIL; cannot fail.
     cdef void post(self, ta_message *message) noexcept nogil
+    # The same for several, the oldest first, linked by `next`: they are handled together.
+    cdef void post_all(self, ta_message *oldest) noexcept nogil
+    # Wakes a Sleeper, or calls a function that wakes somebody: behind the messages that are being handled, or at once.
+    cdef int wake(self, object who) except -1
+    cdef int _wake_late(self) except -1
     # Has `turn` called at `deadline_ns`, in true microseconds; 0: not any more. Cheap when nothing changes.
     cdef int arm(self, Wakeable wakeable, int64_t deadline_ns) except -1
     # Has `turn` called later in this turn of the loop: the requests of all sockets that were readable come first.

@@ -14,6 +14,7 @@ from triton_async.core.wakeup cimport (
     ta_events_may_sleep,
     ta_events_open,
     ta_events_push,
+    ta_events_push_all,
     ta_events_stay_awake,
     ta_events_take,
     ta_events_wake,
@@ -73,6 +74,11 @@ cdef class Wakeable:
         return now_ns
 
 
+cdef class Sleeper:
+    cdef int wake(self) noexcept:
+        return 0
+
+
 cdef class Errand:
     def __cinit__(self, *_):
         self.message.owner = <void *>self
@@ -107,6 +113,7 @@ cdef class Reactor:
         self.deadlines = []
         self.waiting = []
         self.handlers = {}
+        self.late = []
         self.turn_method = self._turn
 
     def attach(self, loop):
@@ -129,20 +136,46 @@ cdef class Reactor:
     cdef void post(self, ta_message *message) noexcept nogil:
         ta_events_push(&self.events, message)
 
+    cdef void post_all(self, ta_message *oldest) noexcept nogil:
+        ta_events_push_all(&self.events, oldest)
+
+    cdef int wake(self, object who) except -1:
+        self.late.append(who)
+        return 0 if self.draining else self._wake_late()
+
+    cdef int _wake_late(self) except -1:
+        cdef list late = self.late
+        if late:
+            self.late = []
+            for who in late:
+                if isinstance(who, Sleeper):
+                    (<Sleeper>who).wake()
+                else:
+                    try:
+                        who()
+                    except Exception:
+                        log.exception("a thread that waits for the loop could not be woken")
+        return 0
+
     def _on_events(self):
         self.drain()
 
     cdef int drain(self, bint woken=True) except -1:
         cdef int rounds = 0
-        ta_events_stay_awake(&self.events)
-        self._handle_all(ta_events_take(&self.events) if woken else ta_events_collect(&self.events))
-        while ta_events_may_sleep(&self.events):
-            rounds += 1
-            if rounds == ROUNDS:
-                ta_events_wake(&self.events)
-                break
+        self.draining = True
+        try:
             ta_events_stay_awake(&self.events)
-            self._handle_all(ta_events_collect(&self.events))
+            self._handle_all(ta_events_take(&self.events) if woken else ta_events_collect(&self.events))
+            while ta_events_may_sleep(&self.events):
+                rounds += 1
+                if rounds == ROUNDS:
+                    ta_events_wake(&self.events)
+                    break
+                ta_events_stay_awake(&self.events)
+                self._handle_all(ta_events_collect(&self.events))
+        finally:
+            self.draining = False
+            self._wake_late()
         return 0
 
     cdef int _handle_all(self, ta_message *message) except -1:

@@ -53,6 +53,7 @@ cdef extern from "batch.h":
     ctypedef struct ta_batch:
         ta_message message
         int32_t by_request
+        ta_message *told
         int32_t n_inputs
         int32_t n_outputs
         ta_tensor *inputs

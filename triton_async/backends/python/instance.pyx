@@ -40,17 +40,11 @@ cdef class PythonModelInstance(RequestInstance):
             raise from_code(failure.code, failure.message) from None
 
     cdef int submit(self, ta_batch *batch) noexcept nogil:
-        cdef ta_message *message
-        cdef ta_message *following
         batch.by_request = 1
         with gil:
             self._submit_python(batch)
-            message = self.first
+            batch.told = self.first
             self.first = self.last = NULL
-        while message != NULL:
-            following = message.next
-            self.post(self.context, message)
-            message = following
         return 1
 
     cdef int _submit_python(self, ta_batch *c) noexcept:

@@ -452,7 +452,7 @@ class LocalCall(InferenceCall):
         else:
             made = _InferenceResponse([_from_source(tensor.name, _local(tensor)) for tensor in response.outputs],
                                       None, response.parameters)
-        self.call.deliver(made, response.final)
+        return self.call.put(made, response.final)
 
     def refused(self, error):
         if isinstance(error, DecoupledModel):

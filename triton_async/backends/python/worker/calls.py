@@ -48,13 +48,28 @@ class Call:
 
     def deliver(self, response: InferenceResponse | None, final: bool) -> None:
         """Any thread, one at a time; nothing behind the final one. Wakes who waits."""
+        wake = self.put(response, final)
+        if wake is not None:
+            wake()
+
+    def put(self, response: InferenceResponse | None, final: bool) -> Callable[[], None] | None:
+        """The same, but returns a function that wakes who waits, None for nobody."""
         self._items.append((response, final))
+        return self._wake_loop if self._loop is not None else self._release
+
+    # There may be nobody, or somebody who finds all taken: then it waits again.
+    def _release(self) -> None:
+        if self._lock.locked():
+            with suppress(RuntimeError):  # by another one
+                self._lock.release()
+
+    def _wake_loop(self) -> None:
         loop = self._loop
-        if loop is not None:
-            with suppress(RuntimeError):  # the model has closed its loop: nobody waits there any more
-                loop.call_soon_threadsafe(self._wake)
-        elif self._lock.locked():
-            self._lock.release()
+        if loop is None:  # a thread waits by now
+            self._release()
+            return
+        with suppress(RuntimeError):  # the model has closed its loop: nobody waits there any more
+            loop.call_soon_threadsafe(self._wake)
 
     def next(self) -> Item | None:
         """Blocks for the next response: (response or None, final). None behind the final one."""
