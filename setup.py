@@ -33,6 +33,8 @@ C_SOURCES = {
     "triton_async.backends.device.captures": ["csrc/cuda.c"],
     "triton_async.backends.device.copies": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.backends.device.instance": ["csrc/gather.c", "csrc/slab.c", "csrc/cuda.c"],
+    "triton_async.backends.fil.forest": ["csrc/forest.c"],
+    "triton_async.backends.fil.instance": ["csrc/forest.c", "csrc/gather.c", "csrc/slab.c"],
     "triton_async.backends.identity": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.backends.onnxruntime.device": ["csrc/cuda.c", "csrc/gather.c", "csrc/slab.c"],
     "triton_async.backends.onnxruntime.instance": ["csrc/gather.c", "csrc/slab.c"],

@@ -521,3 +521,23 @@ ENVIRONMENT_SETUP_TIMEOUT_S = 1800.0
 # interpreter with NumPy and its threads' stacks needs about as much.
 EXECUTION_LIMIT_MAX_S = 1_000_000
 MEMORY_LIMIT_LEAST_NBYTES = 1 << 27
+
+# Tree ensembles. Features: an expanded row has up to four values for each. Splits on a way to a leaf: each level is
+# laid out in one step. Nodes, and values of leaves: indexes are 32 bits wide, and 16 bytes of each stay in memory. Splits
+# on a way when contributions are asked for: their weights are not accurate beyond, and each split is a call in C.
+FOREST_MAX_FEATURES = 1 << 22
+FOREST_MAX_DEPTH = 4096
+FOREST_MAX_NODES = 1 << 28
+FOREST_MAX_SHAP_DEPTH = 64
+
+# Containers within each other in a UBJSON file.
+UBJSON_MAX_DEPTH = 32
+
+# Bytes of memory and seconds for the process that reads what treelite or a pickle knows: reading needs about ten times
+# the file.
+CONVERSION_MEMORY_NBYTES = 4 << 30
+CONVERSION_MEMORY_FACTOR = 64
+CONVERSION_TIMEOUT_S = 600.0
+
+# max_batch_size of a forest whose config says none: rows cost microseconds, and a request of thousands is usual.
+FOREST_BATCH_SIZE = 32768

@@ -14,6 +14,7 @@ from triton_async.errors import InvalidArg
 
 # Backend name -> module of this package and class.
 _BACKENDS = {
+    "fil": ("fil", "FilBackend"),
     "identity": ("identity", "IdentityBackend"),
     "onnxruntime": ("onnxruntime", "OnnxRuntimeBackend"),
     "python": ("python.backend", "PythonBackend"),

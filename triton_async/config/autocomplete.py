@@ -43,6 +43,7 @@ class ModelIO:
     `check`: the backend's own comparison with a completed config, in place of `consistency`; raises ServerError.
     `complete`: the backend's own completion of a config, in place of `complete` below; its lines are for the log.
     ServerError: of the model, not of the config.
+    `preferred_batch_size`: max_batch_size where neither config nor operator says one, 0 for the server's default.
     `opened`: what the backend may go on with when it loads this model; whoever has it closes it in the end.
     """
 
@@ -53,6 +54,7 @@ class ModelIO:
     mixes_rows: str = ""
     check: Callable[[Any], None] | None = None
     complete: Callable[[Any], list[str]] | None = field(default=None, compare=False)
+    preferred_batch_size: int = 0
     opened: Opened | None = field(default=None, compare=False, repr=False)
 
 

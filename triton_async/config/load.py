@@ -137,6 +137,8 @@ def complete_config(
         if auto_complete and model_io is not None:
             if model_io.complete is None:
                 any_rank = unranked_inputs(proto, seen)
+                if model_io.preferred_batch_size and default_max_batch_size == DEFAULT_MAX_BATCH_SIZE:
+                    default_max_batch_size = model_io.preferred_batch_size
                 warnings += complete(proto, seen, 0 if file.unbatched else default_max_batch_size)
             normalise(proto)
             validate_config(proto)

@@ -1,0 +1,190 @@
+/* The walk through trees, for one type of values (VALUE), of leaves (LEAF) and one comparison. Included by forest.c for
+ * each combination; NAME makes the names. */
+
+#ifdef OR_EQUAL
+#define GOES_RIGHT(value, threshold) (!((value) <= (threshold)))
+#else
+#define GOES_RIGHT(value, threshold) (!((value) < (threshold)))
+#endif
+
+static inline int32_t NAME(step)(const ta_forest *forest, const NODE *node, const VALUE *row) {
+    VALUE value = row[node->column];
+    if (node->leaf >= -1) return node->left + GOES_RIGHT(value, node->threshold);
+    return node->left + in_right(forest, &forest->sets[-2 - node->leaf], (double)value);
+}
+
+static inline int32_t NAME(find)(const ta_forest *forest, const NODE *nodes, const VALUE *row) {
+    int32_t at = 0;
+    while (nodes[at].leaf < 0) at = NAME(step)(forest, &nodes[at], row);
+    return nodes[at].leaf;
+}
+
+/* Adds a leaf's vector, or its value, to the margins of a row. */
+static inline void NAME(add)(const ta_forest *forest, const ta_tree *tree, int64_t leaf, LEAF *margins) {
+    const LEAF *leaves = forest->leaves;
+    if (tree->output >= 0) {
+        margins[tree->output] += leaves[leaf];
+        return;
+    }
+    const LEAF *vector = leaves + leaf * forest->n_outputs;
+    for (int32_t k = 0; k < forest->n_outputs; k++) margins[k] += vector[k];
+}
+
+#define LANES 8
+
+/* Eight walks at once: each waits for memory, and they wait together. */
+static void NAME(perfect_rows)(const ta_forest *forest, const ta_tree *tree, const VALUE *rows, int64_t n_rows,
+                               LEAF *margins) {
+    const PERFECT *nodes = (const PERFECT *)forest->perfect + tree->node;
+    const int64_t width = (int64_t)forest->n_columns * forest->n_ways;
+    const int32_t depth = tree->depth, outputs = forest->n_outputs;
+    const LEAF *leaves = (const LEAF *)forest->leaves + tree->leaf;
+    const uint32_t first = (1u << depth) - 1;
+    LEAF *to = margins + tree->output;
+    int64_t i = 0;
+    for (; i + LANES <= n_rows; i += LANES) {
+        const VALUE *row = rows + i * width;
+        uint32_t at[LANES] = {0};
+        for (int32_t level = 0; level < depth; level++) {
+#pragma GCC unroll 8
+            for (int lane = 0; lane < LANES; lane++) {
+                const PERFECT *node = nodes + at[lane];
+                at[lane] = 2 * at[lane] + 1 + (uint32_t)GOES_RIGHT(row[lane * width + node->column], node->threshold);
+            }
+        }
+#pragma GCC unroll 8
+        for (int lane = 0; lane < LANES; lane++) to[(i + lane) * outputs] += leaves[at[lane] - first];
+    }
+    for (; i < n_rows; i++) {
+        const VALUE *row = rows + i * width;
+        uint32_t at = 0;
+        for (int32_t level = 0; level < depth; level++)
+            at = 2 * at + 1 + (uint32_t)GOES_RIGHT(row[nodes[at].column], nodes[at].threshold);
+        to[i * outputs] += leaves[at - first];
+    }
+}
+
+static void NAME(plain_rows)(const ta_forest *forest, const ta_tree *tree, const VALUE *rows, int64_t n_rows,
+                             LEAF *margins) {
+    const NODE *nodes = (const NODE *)forest->nodes + tree->node;
+    const int64_t width = (int64_t)forest->n_columns * forest->n_ways;
+    int64_t i = 0;
+    for (; i + LANES <= n_rows; i += LANES) {
+        const VALUE *row = rows + i * width;
+        int32_t at[LANES] = {0};
+        for (int32_t level = 0; level < tree->depth;) {
+            int32_t all = 0;
+            for (int32_t end = level + 4 < tree->depth ? level + 4 : tree->depth; level < end; level++) {
+#pragma GCC unroll 8
+                for (int lane = 0; lane < LANES; lane++) {
+                    const NODE *node = nodes + at[lane];
+                    at[lane] = node->left + GOES_RIGHT(row[lane * width + node->column], node->threshold);
+                }
+            }
+            for (int lane = 0; lane < LANES; lane++) all |= nodes[at[lane]].leaf;
+            if (all >= 0) break;
+        }
+        for (int lane = 0; lane < LANES; lane++)
+            NAME(add)(forest, tree, nodes[at[lane]].leaf, margins + (i + lane) * forest->n_outputs);
+    }
+    for (; i < n_rows; i++) {
+        int32_t at = 0;
+        while (nodes[at].leaf < 0)
+            at = nodes[at].left + GOES_RIGHT(rows[i * width + nodes[at].column], nodes[at].threshold);
+        NAME(add)(forest, tree, nodes[at].leaf, margins + i * forest->n_outputs);
+    }
+}
+
+/* Eight perfect trees of one depth, whose nodes and leaves follow each other, on one row. */
+static inline void NAME(perfect_trees)(const ta_forest *forest, const ta_tree *trees, const VALUE *row, LEAF *margins) {
+    const PERFECT *nodes = (const PERFECT *)forest->perfect + trees[0].node;
+    const LEAF *leaves = (const LEAF *)forest->leaves + trees[0].leaf;
+    const int32_t depth = trees[0].depth;
+    const uint32_t first = (1u << depth) - 1;
+    uint32_t at[LANES] = {0};
+    for (int32_t level = 0; level < depth; level++) {
+#pragma GCC unroll 8
+        for (int lane = 0; lane < LANES; lane++) {
+            const PERFECT *node = nodes + lane * first + at[lane];
+            at[lane] = 2 * at[lane] + 1 + (uint32_t)GOES_RIGHT(row[node->column], node->threshold);
+        }
+    }
+#pragma GCC unroll 8
+    for (int lane = 0; lane < LANES; lane++)
+        margins[trees[lane].output] += leaves[lane * (first + 1) + at[lane] - first];
+}
+
+/* Eight plain trees on one row. */
+static inline void NAME(plain_trees)(const ta_forest *forest, const ta_tree *trees, const VALUE *row, LEAF *margins) {
+    const NODE *nodes[LANES];
+    int32_t at[LANES] = {0}, all = -1;
+    for (int lane = 0; lane < LANES; lane++) nodes[lane] = (const NODE *)forest->nodes + trees[lane].node;
+    while (all < 0) {
+        all = 0;
+        for (int level = 0; level < 4; level++) {
+#pragma GCC unroll 8
+            for (int lane = 0; lane < LANES; lane++) {
+                const NODE *node = nodes[lane] + at[lane];
+                at[lane] = node->left + GOES_RIGHT(row[node->column], node->threshold);
+            }
+        }
+        for (int lane = 0; lane < LANES; lane++) all |= nodes[lane][at[lane]].leaf;
+    }
+    for (int lane = 0; lane < LANES; lane++) NAME(add)(forest, &trees[lane], nodes[lane][at[lane]].leaf, margins);
+}
+
+static void NAME(one_row)(const ta_forest *forest, const VALUE *row, LEAF *margins) {
+    const ta_tree *trees = forest->trees;
+    int32_t t = 0;
+    while (t < forest->n_trees) {
+        int32_t run = run_length(trees + t, forest->n_trees - t);
+        if (run == LANES && trees[t].kind == TA_TREE_PERFECT) {
+            NAME(perfect_trees)(forest, trees + t, row, margins);
+        } else if (run == LANES && trees[t].kind == TA_TREE_PLAIN) {
+            NAME(plain_trees)(forest, trees + t, row, margins);
+        } else if (trees[t].kind == TA_TREE_PERFECT) {
+            run = 1;
+            NAME(perfect_rows)(forest, trees + t, row, 1, margins);
+        } else {
+            run = 1;
+            const NODE *nodes = (const NODE *)forest->nodes + trees[t].node;
+            NAME(add)(forest, trees + t, NAME(find)(forest, nodes, row), margins);
+        }
+        t += run;
+    }
+}
+
+static void NAME(block)(const ta_forest *forest, const VALUE *rows, int64_t n_rows, LEAF *margins) {
+    const int64_t width = (int64_t)forest->n_columns * forest->n_ways;
+    const int32_t outputs = forest->n_outputs;
+    const LEAF *base = forest->base;
+    const LEAF divisor = (LEAF)forest->divisor;
+    for (int64_t i = 0; i < n_rows; i++)
+        for (int32_t k = 0; k < outputs; k++) margins[i * outputs + k] = forest->base_first ? base[k] : 0;
+    if (n_rows < LANES) {
+        for (int64_t i = 0; i < n_rows; i++) NAME(one_row)(forest, rows + i * width, margins + i * outputs);
+    } else {
+        for (int32_t t = 0; t < forest->n_trees; t++) {
+            const ta_tree *tree = &forest->trees[t];
+            if (tree->kind == TA_TREE_PERFECT) {
+                NAME(perfect_rows)(forest, tree, rows, n_rows, margins);
+            } else if (tree->kind == TA_TREE_PLAIN) {
+                NAME(plain_rows)(forest, tree, rows, n_rows, margins);
+            } else {
+                const NODE *nodes = (const NODE *)forest->nodes + tree->node;
+                for (int64_t i = 0; i < n_rows; i++)
+                    NAME(add)(forest, tree, NAME(find)(forest, nodes, rows + i * width), margins + i * outputs);
+            }
+        }
+    }
+    if (forest->base_first && forest->divisor == 1) return;
+    for (int64_t i = 0; i < n_rows; i++) {
+        for (int32_t k = 0; k < outputs; k++) {
+            LEAF sum = margins[i * outputs + k] / divisor;
+            margins[i * outputs + k] = forest->base_first ? sum : sum + base[k];
+        }
+    }
+}
+
+#undef LANES
+#undef GOES_RIGHT
