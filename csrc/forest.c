@@ -133,9 +133,11 @@ static void expand(const ta_forest *forest, const char *rows, int double_rows, i
             const double stands = way & 1 ? -INFINITY : NAN;
             for (int32_t c = 0; c < columns; c++) {
                 double value = one_value(from + c * step, double_rows);
+                int tiny = value >= -(double)ZERO && value <= (double)ZERO;
                 int gone = isnan(value) || (forest->has_missing && value == forest->missing) ||
-                           (way >= TA_MISSING_ZERO_RIGHT && value >= -(double)ZERO && value <= (double)ZERO);
+                           (way >= TA_MISSING_ZERO_RIGHT && tiny);
                 if (gone) value = stands;
+                else if (tiny && forest->tiny_is_zero) value = 0;
                 if (forest->wide) ((double *)to)[at + c] = value;
                 else ((float *)to)[at + c] = (float)value;
             }

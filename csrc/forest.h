@@ -109,6 +109,8 @@ typedef struct ta_forest {
     int32_t way_slot[TA_MISSING_WAYS]; /* place of a way's copy, -1: not used */
     int32_t n_ways;      /* copies: an expanded row has n_columns * n_ways values */
     int32_t has_missing; /* 1: `missing` counts as NaN */
+    int32_t tiny_is_zero; /* 1: what is as near to zero as 1e-35 is zero */
+    int32_t reserved;
     double missing;
     double divisor;      /* of the sums: trees of a forest that averages, else 1 */
     int32_t link;        /* ta_link */

@@ -73,7 +73,7 @@ class Ensemble:
     """A model. `float32`: rows and sums are floats in the library it comes from; else only its rows are
     (`float32_rows`), or all is double. `or_equal`: a value that equals the threshold goes left. `base`: a margin for
     each output; `base_first`: sums begin with it. `n_classes`: outputs of one target, 1 for binary ones. `divisor`: of
-    the sums. `format`: for people.
+    the sums. `tiny_is_zero`: values between -1e-35 and 1e-35 are zero. `format`: for people.
     """
 
     format: str
@@ -90,6 +90,7 @@ class Ensemble:
     or_equal: bool = True
     base_first: bool = False
     divisor: float = 1.0
+    tiny_is_zero: bool = False
     notes: list[str] = field(default_factory=list)
     # A lightgbm.Booster that answers in place of the trees, which are linear.
     booster: Any = None

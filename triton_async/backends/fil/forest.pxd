@@ -19,6 +19,7 @@ cdef extern from "forest.h":
         int32_t way_slot[4]
         int32_t n_ways
         int32_t has_missing
+        int32_t tiny_is_zero
         double missing
         double divisor
         int32_t link

@@ -32,6 +32,7 @@ cdef class Forest:
         c.has_missing = missing is not None
         if missing is not None:
             c.missing = missing if double_rows else float(np.float32(missing))
+        c.tiny_is_zero = ensemble.tiny_is_zero
         c.divisor = ensemble.divisor
         c.link = link
         c.answer = answer

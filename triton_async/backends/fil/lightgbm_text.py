@@ -67,7 +67,7 @@ def read(data: bytes) -> Ensemble:
         trees.append(_tree(lines, n_features, i % n_outputs))
     return Ensemble(
         format="lightgbm" if not linear else "lightgbm_linear", trees=trees, n_features=n_features, n_outputs=n_outputs,
-        base=np.zeros(n_outputs), link=link, alpha=alpha, n_classes=n_outputs, classifier=objective in _CLASSIFIERS,
+        base=np.zeros(n_outputs), link=link, alpha=alpha, n_classes=n_outputs, classifier=objective in _CLASSIFIERS, tiny_is_zero=True,
         divisor=max(len(blocks) // n_outputs, 1) if "average_output" in header.found else 1.0,
         notes=[f"LightGBM {version}, {header.text('objective', 'without an objective')}"],
     )  # fmt: skip

@@ -189,14 +189,14 @@ def _base_score(params: Fields, n_outputs: int) -> Floats:
 
 
 def _margins(scores: Floats, how: str) -> Floats:
-    """In float32, as XGBoost does."""
+    """In float32, as XGBoost does, whose logarithms are rounded from better ones."""
     values = scores.astype(np.float32)
     one = np.float32(1)
     with np.errstate(divide="ignore", invalid="ignore"):
         if how == "logit":
-            values = -np.log(one / values - one)
+            values = -np.log((one / values - one).astype(np.float64)).astype(np.float32)
         elif how == "log":
-            values = np.log(values)
+            values = np.log(values.astype(np.float64)).astype(np.float32)
     if not np.isfinite(values).all():
         raise Fault(f"'learner.learner_model_param.base_score' is {scores[0]}, which has no margin")
     return values.astype(np.float64)
