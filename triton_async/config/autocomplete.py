@@ -66,6 +66,8 @@ class _Kind:
     # Triton takes a directory of this name for a model too.
     directory: bool = False
     aliases: tuple[str, ...] = ()
+    # Of a backend that looks for its file itself, under one of these names; `filename` is "" then.
+    found: tuple[str, ...] = ()
 
 
 # In the order in which Triton looks for them.
@@ -76,10 +78,12 @@ _KINDS = (
     _Kind("pytorch", "pytorch_libtorch", "model.pt", aliases=("libtorch",)),
     _Kind("pytorch", "torch_aoti", "model.pt2"),
     _Kind("python", "", "model.py", directory=True),
+    # Triton's FIL backend is never deduced; its files are known by their names all the same.
+    _Kind("fil", "", "", found=("xgboost.json", "xgboost.ubj", "xgboost.model", "checkpoint.tl", "model.txt")),
 )
 
 # Names by which a model is found that says nothing of its backend, the most usual first.
-MODEL_FILES = tuple(sorted((kind.filename for kind in _KINDS), key=lambda name: (name != "model.onnx", name)))
+MODEL_FILES = tuple(sorted((kind.filename for kind in _KINDS if kind.filename), key=lambda name: (name != "model.onnx", name)))
 
 
 def deduce(proto: Any, model_dir: Path, name: str) -> None:
@@ -111,7 +115,7 @@ def _by_config(proto: Any) -> _Kind | None:
         elif proto.platform:
             if proto.platform in platforms:
                 return kind
-        elif proto.default_model_filename == kind.filename:
+        elif kind.filename and proto.default_model_filename == kind.filename:
             return kind
     return None
 
@@ -122,6 +126,10 @@ def _by_files(model_dir: Path) -> _Kind | None:
         return None
     directory = model_dir / str(versions[0])
     for kind in _KINDS:
+        if any((directory / name).is_file() for name in kind.found):
+            return kind
+        if not kind.filename:
+            continue
         path = directory / kind.filename
         if path.is_file() or (kind.directory and path.is_dir()):
             return kind

@@ -67,7 +67,8 @@ def forest(ensemble: Ensemble, link: int, **options: Any) -> Forest:
     """A forest that answers with all its outputs, doubles where the library's are."""
     wide = options.pop("wide", False)
     layout = lay_out(ensemble, wide=wide, rounded=options.pop("rounded", False), shap=options.pop("shap", False))
-    return Forest(ensemble, layout, 0, link, double_rows=wide, double_answers=not ensemble.float32, **options)
+    options.setdefault("double_rows", wide)
+    return Forest(ensemble, layout, 0, link, double_answers=not ensemble.float32, **options)
 
 
 # -- XGBoost -----------------------------------------------------------------------------------------
