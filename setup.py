@@ -57,8 +57,12 @@ C_SOURCES = {
     "triton_async.watchdog": ["csrc/watchdog.c"],
 }
 
-# The library of modules that call into it, from libnghttp2-dev; others only share its declarations.
-LIBRARIES = {"triton_async.protocol.http2": ["nghttp2"]}
+# Libraries of modules that call into them. nghttp2 is from libnghttp2-dev; others only share its declarations.
+LIBRARIES = {
+    "triton_async.backends.fil.forest": ["m"],
+    "triton_async.backends.fil.instance": ["m"],
+    "triton_async.protocol.http2": ["nghttp2"],
+}
 
 DIRECTIVES = {
     "language_level": 3,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = [ROOT / "csrc" / name for name in ("arena.c", "gather.c", "slab.c", "wakeup.c")]
+SOURCES = [ROOT / "csrc" / name for name in ("arena.c", "forest.c", "gather.c", "slab.c", "wakeup.c")]
 MEMORY = "address,undefined"
 # Impossible sizes are asked for on purpose.
 ENVIRONMENT = {
@@ -25,7 +25,7 @@ def build(driver: str, sanitizers: str, folder: Path, *more: str) -> Path:
     command = [
         "gcc", "-g", "-O1", "-Wall", "-Wextra", "-Werror", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all",
         "-pthread", f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests/csrc'}", f"{ROOT / 'tests/csrc' / driver}.c", *more,
-        "-o", str(program),
+        "-lm", "-o", str(program),
     ]  # fmt: skip
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
@@ -43,7 +43,7 @@ def run(program: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(("driver", "sanitizers"), [
     ("memory_driver", MEMORY), ("wire_driver", MEMORY), ("threads_driver", MEMORY), ("threads_driver", "thread"),
-    ("arena_driver", MEMORY), ("arena_driver", "thread"),
+    ("arena_driver", MEMORY), ("arena_driver", "thread"), ("forest_driver", MEMORY),
 ])  # fmt: skip
 def test_the_drivers_find_nothing(driver: str, sanitizers: str, tmp_path: Path) -> None:
     done = run(build(driver, sanitizers, tmp_path, *map(str, SOURCES)))
@@ -55,6 +55,8 @@ def test_the_drivers_find_nothing(driver: str, sanitizers: str, tmp_path: Path) 
     ("wakeup.c", ("threads_driver", "thread"), "newest, memory_order_seq_cst", "newest, memory_order_relaxed"),
     ("wakeup.c", ("threads_driver", MEMORY), "return atomic_load_explicit(&events->head, memory_order_seq_cst) != NULL",
      "return 0"),
+    ("forest.c", ("forest_driver", MEMORY), "word < (uint32_t)set->count", "word <= (uint32_t)set->count"),
+    ("forest.c", ("forest_driver", MEMORY), "depth = (int64_t)forest->depth + 2;", "depth = forest->depth;"),
     ("arena.c", ("arena_driver", MEMORY), "rest->before = block;", "rest->before = NULL;"),
     ("arena.c", ("arena_driver", MEMORY), "int last = arena->closed && arena->leased == 0;", "int last = 0;"),
     ("slab.c", ("arena_driver", "thread"), "pool->arena = NULL;\n    pool->on_fallback = NULL;", ""),

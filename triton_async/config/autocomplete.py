@@ -83,7 +83,9 @@ _KINDS = (
 )
 
 # Names by which a model is found that says nothing of its backend, the most usual first.
-MODEL_FILES = tuple(sorted((kind.filename for kind in _KINDS if kind.filename), key=lambda name: (name != "model.onnx", name)))
+MODEL_FILES = tuple(
+    sorted((kind.filename for kind in _KINDS if kind.filename), key=lambda name: (name != "model.onnx", name))
+)
 
 
 def deduce(proto: Any, model_dir: Path, name: str) -> None:

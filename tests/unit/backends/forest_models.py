@@ -49,7 +49,7 @@ def data(rng: np.random.Generator, *, n_rows: int = 300, categories: bool = True
 
 
 def probes(rng: np.random.Generator, made: Data, thresholds: Array) -> Array:
-    """Rows to answer: some of the training, hit thresholds and their neighbours, NaN, zeros, unseen and odd categories."""
+    """Rows to answer: some of the training, thresholds and their neighbours, NaN, zeros, unseen and odd categories."""
     rows = made.rows[rng.integers(0, len(made.rows), 120)].copy()
     for row in rows[:60]:
         for column in range(rows.shape[1]):
@@ -110,7 +110,14 @@ def xgboost(seed: int) -> Trained:
     options: dict[str, Any] = {}
     if objective in ("reg:logistic", "binary:logistic", "binary:logitraw", "binary:hinge"):
         target = labels
-    elif objective in ("reg:gamma", "reg:tweedie", "count:poisson", "survival:cox", "survival:aft", "reg:squaredlogerror"):
+    elif objective in (
+        "reg:gamma",
+        "reg:tweedie",
+        "count:poisson",
+        "survival:cox",
+        "survival:aft",
+        "reg:squaredlogerror",
+    ):
         target = np.abs(target) + 0.1
     elif objective.startswith("multi:"):
         params["num_class"] = classes = int(rng.integers(2, 6))
@@ -155,8 +162,9 @@ def xgboost(seed: int) -> Trained:
 # -- LightGBM ----------------------------------------------------------------------------------------
 
 LIGHTGBM_OBJECTIVES = (
-    "regression", "regression_sqrt", "regression_l1", "huber", "fair", "poisson", "quantile", "mape", "gamma", "tweedie",
-    "binary", "multiclass", "multiclassova", "cross_entropy", "cross_entropy_lambda", "lambdarank", "rank_xendcg",
+    "regression", "regression_sqrt", "regression_l1", "huber", "fair", "poisson", "quantile", "mape", "gamma",
+    "tweedie", "binary", "multiclass", "multiclassova", "cross_entropy", "cross_entropy_lambda", "lambdarank",
+    "rank_xendcg",
 )  # fmt: skip
 
 
@@ -198,7 +206,9 @@ def lightgbm(seed: int) -> tuple[str, Any, Array]:
         np.arange(made.rows.shape[1]), made.categorical
     )
     rows = np.where(np.isin(np.arange(rows.shape[1]), made.categorical) & (rows < 0), 0, rows)
-    dataset = lgb.Dataset(rows, target, categorical_feature=made.categorical or "auto", params={"verbose": -1}, **options)
+    dataset = lgb.Dataset(
+        rows, target, categorical_feature=made.categorical or "auto", params={"verbose": -1}, **options
+    )
     booster = lgb.train(params, dataset, int(rng.integers(1, 20)))
     trees = lightgbm_text.read(booster.model_to_string().encode()).trees
     thresholds = np.concatenate([tree.threshold[tree.left >= 0] for tree in trees])
@@ -209,5 +219,3 @@ def lightgbm(seed: int) -> tuple[str, Any, Array]:
                 if column not in made.categorical:
                     row[column] = rng.choice(thresholds)
     return objective, booster, asked
-
-

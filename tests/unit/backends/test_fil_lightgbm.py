@@ -63,9 +63,7 @@ def test_rounding_to_floats_is_close_and_changes_what_lies_between() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_doubles_that_no_float_holds_find_their_leaf() -> None:
     rows = np.array([[16777216.0], [16777217.0]] * 50)
-    booster = lgb.train(
-        {"verbose": -1, "min_data_in_leaf": 1, "num_threads": 1}, lgb.Dataset(rows, [0.0, 1.0] * 50), 3
-    )
+    booster = lgb.train({"verbose": -1, "min_data_in_leaf": 1, "num_threads": 1}, lgb.Dataset(rows, [0.0, 1.0] * 50), 3)
     ensemble = read(booster)
     doubles = forest(ensemble, Link.IDENTITY, wide=True).answers(rows)[:, 0]
     assert np.array_equal(doubles, booster.predict(rows))

@@ -94,7 +94,9 @@ class FilModel(LoadedModel):
             ensemble = backend.read(file, options, config.name)
         check_against_model(proto, _described(ensemble, options, proto))
         if len(proto.input) != 1 or not any(output.name == OUTPUT for output in proto.output):
-            raise InvalidArg(f"unable to load model '{config.name}': it has one input, '{INPUT}', and output '{OUTPUT}'")
+            raise InvalidArg(
+                f"unable to load model '{config.name}': it has one input, '{INPUT}', and output '{OUTPUT}'"
+            )
         types = {io.name: io.data_type for io in (*proto.input, *proto.output)}
         self._context = context
         self._booster = ensemble.booster
@@ -102,9 +104,9 @@ class FilModel(LoadedModel):
         self._shap: Forest | None = None
         doubles = types[INPUT] == _FP64, types[OUTPUT] == _FP64
         try:
-            self._forest = _forest(ensemble, options, proto, *doubles)
+            self._forest = _forest(ensemble, options, proto, doubles)
             if SHAP in types:
-                self._shap = _forest(ensemble, options, proto, *doubles, shap=True)
+                self._shap = _forest(ensemble, options, proto, doubles, shap=True)
         except Fault as fault:
             raise InvalidArg(f"unable to load model '{config.name}' from {file.name}: {fault.message}") from None
         _tell(config.name, file, ensemble, options)
@@ -121,8 +123,10 @@ class FilModel(LoadedModel):
 
 
 def _forest(
-    ensemble: Ensemble, options: Options, proto: Any, double_rows: bool, double_answers: bool, shap: bool = False
+    ensemble: Ensemble, options: Options, proto: Any, doubles: tuple[bool, bool], *, shap: bool = False
 ) -> Forest:
+    # `doubles`: whether rows come, and answers go, as such.
+    double_rows, double_answers = doubles
     # A double is compared as such only where the library does so, too.
     wide = double_rows and not (ensemble.float32_rows or options.rounded)
     layout = lay_out(ensemble, wide=wide, rounded=options.rounded, shap=shap)

@@ -1,4 +1,4 @@
-"""Files that only treelite or a pickle knows are read in a process of their own (`converter.py`), which may crash or run
+"""Files that only treelite or pickle know are read in a process of their own (`converter.py`), which may crash or run
 out of memory alone. What comes back is arrays, checked like those of any file. Load threads.
 """
 
@@ -55,7 +55,8 @@ def convert(kind: str, path: Path, nbytes: int) -> Ensemble:
 
 def _run(kind: str, path: Path, nbytes: int, result: Path) -> None:
     limit = CONVERSION_MEMORY_NBYTES + CONVERSION_MEMORY_FACTOR * nbytes
-    command = [sys.executable, "-P", str(Path(__file__).with_name("converter.py")), kind, str(path), str(result), str(limit)]
+    program = Path(__file__).with_name("converter.py")
+    command = [sys.executable, "-P", *map(str, (program, kind, path, result, limit))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
@@ -73,7 +74,9 @@ def _run(kind: str, path: Path, nbytes: int, result: Path) -> None:
     if done.returncode == _MISSING_LIBRARY:
         raise Unsupported(last)
     if done.returncode < 0:
-        raise Fault(f"the library that reads it crashed (signal {-done.returncode}): the file is damaged, or of another kind")
+        raise Fault(
+            f"the library that reads it crashed (signal {-done.returncode}): the file is damaged, or of another kind"
+        )
     raise Fault(last or f"the process that read it ended with status {done.returncode}")
 
 
@@ -84,8 +87,9 @@ def _ensemble(header: dict[str, Any], arrays: Arrays) -> Ensemble:
             format=str(header["format"]), trees=trees, n_features=int(header["n_features"]),
             n_outputs=int(header["n_outputs"]), base=arrays["base"].astype(np.float64), link=_LINKS[header["link"]],
             alpha=float(header["alpha"]), n_classes=int(header["n_classes"]), classifier=bool(header["classifier"]),
-            float32=bool(header["float32"]), float32_rows=bool(header["float32_rows"]), or_equal=bool(header["or_equal"]),
-            divisor=float(header["divisor"]), notes=[str(note) for note in header["notes"]],
+            float32=bool(header["float32"]), float32_rows=bool(header["float32_rows"]),
+            or_equal=bool(header["or_equal"]), divisor=float(header["divisor"]),
+            notes=[str(note) for note in header["notes"]],
         )  # fmt: skip
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise Fault(f"it has something that this server does not know ({type(error).__name__}: {error})") from None
@@ -128,7 +132,9 @@ def _compare(ensemble: Ensemble, rows: NDArray[Any], expected: NDArray[Any], hea
     answers = Forest(ensemble, layout, 0, ensemble.link, double_answers=True).answers(rows.astype(np.float32))
     if answers.shape[1] == 1 and expected.shape[1] == 2:
         expected = expected[:, 1:]
-    if answers.shape != expected.shape or not np.allclose(answers, expected, rtol=_MOST_DIFFERENT, atol=_MOST_DIFFERENT):
+    if answers.shape != expected.shape or not np.allclose(
+        answers, expected, rtol=_MOST_DIFFERENT, atol=_MOST_DIFFERENT
+    ):
         raise Fault(
             f"what was made of {header['format']} answers differently than it does itself: it can not be served; its "
             "library may be of another version than the one that wrote it"

@@ -33,7 +33,8 @@ def main() -> int:
         return say(f"it is read by treelite, which can not be imported ({error}): install triton-async[fil]", 3)
     try:
         extra: dict[str, Any] = {}
-        header: dict[str, Any] = {"format": "a treelite checkpoint", "notes": [f"read by treelite {treelite.__version__}"]}
+        notes = [f"read by treelite {treelite.__version__}"]
+        header: dict[str, Any] = {"format": "a treelite checkpoint", "notes": notes}
         if kind == "pickle":
             model = from_pickle(treelite, path, header, extra)
         elif kind == "xgboost":
@@ -80,8 +81,8 @@ def from_pickle(treelite: Any, path: str, header: dict[str, Any], extra: dict[st
                 estimator = pickle.load(file)
         except Exception as error:
             raise Refused(
-                f"the pickle can not be loaded: {type(error).__name__}: {error};{version} it needs the version that wrote "
-                "it: convert it there, to a treelite checkpoint"
+                f"the pickle can not be loaded: {type(error).__name__}: {error};{version} it needs the version that "
+                "wrote it: convert it there, to a treelite checkpoint"
             ) from None
     header["notes"] += [str(one.message).split(". ")[0] for one in caught][:3]
     name = type(estimator).__name__
@@ -91,7 +92,9 @@ def from_pickle(treelite: Any, path: str, header: dict[str, Any], extra: dict[st
     if hasattr(estimator, "as_treelite") and not type(estimator).__module__.startswith("sklearn"):
         return estimator.as_treelite()
     if not type(estimator).__module__.startswith("sklearn"):
-        raise Refused(f"it is a pickled {type(estimator).__module__}.{name}: only tree ensembles of scikit-learn and cuML")
+        raise Refused(
+            f"it is a pickled {type(estimator).__module__}.{name}: only tree ensembles of scikit-learn and cuML"
+        )
     model = treelite.sklearn.import_model(estimator)
     histogram = name.startswith("HistGradientBoosting")
     header["float32_rows"] = not histogram
@@ -136,10 +139,12 @@ def convert(np: Any, model: Any, header: dict[str, Any]) -> dict[str, Any]:
     parts: dict[str, list[Any]] = {name: [] for name in (
         "left", "right", "feature", "threshold", "default_left", "value", "cover", "ends", "output", "set_node",
         "set_right", "set_ends", "members", "member_ends")}  # fmt: skip
-    operators: set[int] = set()
-    state = {"covers": True, "nodes": 0, "sets": 0, "members": 0, "f32": True}
+    operators: set[str] = set()
+    state: dict[str, Any] = {
+        "covers": True, "nodes": 0, "sets": 0, "members": 0, "f32": True, "operators": operators,
+    }  # fmt: skip
     for i in range(n_trees):
-        add_tree(np, model.get_tree_accessor(i), parts, operators, state, width, n_outputs)
+        add_tree(np, model.get_tree_accessor(i), parts, state, width)
         target, cls = int(target_ids[i]), int(class_ids[i])
         vector = width > 1
         parts["output"].append(-1 if vector else max(target, 0) * most + max(cls, 0))
@@ -173,8 +178,7 @@ def text_of_task(top: Any) -> str:
     return {0: "kBinaryClf", 1: "kRegressor", 2: "kMultiClf"}.get(int(found[0]), "")
 
 
-def add_tree(np: Any, tree: Any, parts: dict[str, list[Any]], operators: set[Any], state: dict[str, Any], width: int,
-             n_outputs: int) -> None:  # fmt: skip
+def add_tree(np: Any, tree: Any, parts: dict[str, list[Any]], state: dict[str, Any], width: int) -> None:
     def field(name: str) -> Any:
         return np.asarray(tree.get_field(name))
 
@@ -184,7 +188,7 @@ def add_tree(np: Any, tree: Any, parts: dict[str, list[Any]], operators: set[Any
     kinds, compares = field("node_type").astype(int), field("cmp").astype(int)
     # treelite's numbers: node types 0 leaf, 1 numerical, 2 categorical; operators 1 ==, 2 <, 3 <=, 4 >, 5 >=.
     for number in np.unique(compares[kinds == 1]).tolist():
-        operators.add({1: "==", 2: "<", 3: "<=", 4: ">", 5: ">="}.get(number, str(number)))
+        state["operators"].add({1: "==", 2: "<", 3: "<=", 4: ">", 5: ">="}.get(number, str(number)))
     parts["left"].append(left)
     parts["right"].append(field("cright").astype(np.int64))
     parts["feature"].append(field("split_index").astype(np.int64))

@@ -52,9 +52,9 @@ class Categories:
 
 @dataclass(slots=True)
 class Tree:
-    """Arrays of nodes, the root is 0. `left`, `right`: -1 at leaves. `value`: of the leaves, (nodes,), or (nodes, outputs)
-    where leaves are vectors. `way`: of `Way`. `cover`: how much of the training data reached the node. `output`: the
-    margin that it adds to, -1 for vectors.
+    """Arrays of nodes, the root is 0. `left`, `right`: -1 at leaves. `value`: of the leaves, (nodes,), or
+    (nodes, outputs) where leaves are vectors. `way`: of `Way`. `cover`: how much of the training data reached the node.
+    `output`: the margin that it adds to, -1 for vectors.
     """
 
     left: Ints

@@ -6,6 +6,7 @@ from triton_async.backends.fil.forest cimport Forest
 from triton_async.infer.batch cimport ta_batch
 from triton_async.memory.slab cimport SlabPool
 
+
 # An instance of a forest. `execute` allocates nothing but its outputs, and may run on any thread.
 @cython.final
 @cython.no_gc_clear

@@ -39,13 +39,11 @@ cdef class FilInstance(ModelInstance):
         for index, spec in enumerate(signature.outputs):
             if spec.name == "treeshap_output":
                 self.shap_output = index
-                shape = (forest.n_outputs, forest.n_columns + 1)
             else:
                 self.output = index
-                shape = (forest.answer_width,) if spec.reshape is None else spec.reshape
-                if len(spec.dims) > 1 and spec.reshape is None:
-                    shape = spec.dims
-            shape = tuple(dim for dim in shape if dim != 1)
+            shape = spec.dims if spec.reshape is None else spec.reshape
+            # Without a batch dimension the first one is that of rows. FIL leaves dims of 1 out of its answers.
+            shape = tuple(dim for dim in shape[signature.max_batch_size == 0:] if dim != 1)
             self.rank[index] = len(shape)
             for i, dim in enumerate(shape):
                 self.dims[index][i] = dim
@@ -69,8 +67,8 @@ cdef class FilInstance(ModelInstance):
         rows = input.nbytes // row_nbytes
         if rows * row_nbytes != input.nbytes or (input.rank > 1 and input.dims[input.rank - 1]
                                                  != self.forest.c.n_columns):
-            ta_batch_fail(batch, TA_CODE_INVALID_ARG, "input 'input__0' has rows of another length than the %d features "
-                          "of the model", <int>self.forest.c.n_columns)
+            ta_batch_fail(batch, TA_CODE_INVALID_ARG, "input 'input__0' has rows of another length than the %d "
+                          "features of the model", <int>self.forest.c.n_columns)
             return
         batch.compute_input_end_ns = ta_now_ns()
         if self.output >= 0 and batch.outputs[self.output].wanted:

@@ -1,4 +1,4 @@
-"""From the trees of an `Ensemble` to the arrays that csrc/forest.c walks. Every index that it will follow is checked here.
+"""From the trees of an `Ensemble` to the arrays that csrc/forest.c walks. Every index that it follows is checked here.
 
 Load threads.
 """
@@ -66,8 +66,8 @@ class _Flat:
 
 
 def lay_out(ensemble: Ensemble, *, wide: bool = False, rounded: bool = False, shap: bool = False) -> Layout:
-    """Arrays of an ensemble. `wide`: rows are doubles, of an ensemble whose thresholds are. `rounded`: thresholds, leaves
-    and sums are floats (FIL's). `shap`: with what `Forest.contributions` needs, all trees as plain nodes.
+    """Arrays of an ensemble. `wide`: rows are doubles, of an ensemble whose thresholds are. `rounded`: thresholds,
+    leaves and sums are floats (FIL's). `shap`: with what `Forest.contributions` needs, all trees as plain nodes.
 
     Fault, naming the tree, for what is no tree.
     """

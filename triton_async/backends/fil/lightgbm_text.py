@@ -67,8 +67,8 @@ def read(data: bytes) -> Ensemble:
         trees.append(_tree(lines, n_features, i % n_outputs))
     return Ensemble(
         format="lightgbm" if not linear else "lightgbm_linear", trees=trees, n_features=n_features, n_outputs=n_outputs,
-        base=np.zeros(n_outputs), link=link, alpha=alpha, n_classes=n_outputs, classifier=objective in _CLASSIFIERS, tiny_is_zero=True,
-        divisor=max(len(blocks) // n_outputs, 1) if "average_output" in header.found else 1.0,
+        base=np.zeros(n_outputs), link=link, alpha=alpha, n_classes=n_outputs, classifier=objective in _CLASSIFIERS,
+        divisor=max(len(blocks) // n_outputs, 1) if "average_output" in header.found else 1.0, tiny_is_zero=True,
         notes=[f"LightGBM {version}, {header.text('objective', 'without an objective')}"],
     )  # fmt: skip
 
@@ -136,22 +136,22 @@ def _tree(lines: _Lines, n_features: int, output: int) -> Tree:
     leaf = np.full(n_leaves, -1, np.int64)
     if n_leaves == 1:
         value = lines.array("leaf_value", 1)
-        cover = np.ones(1)
-        return Tree(leaf, leaf, np.zeros(1, np.int64), np.zeros(1), np.zeros(1, np.uint8), value, output, cover)
+        zero = np.zeros(1)
+        return Tree(leaf, leaf, zero.astype(np.int64), zero, zero.astype(np.uint8), value, output, np.ones(1))
     left = _children(lines, "left_child", inner)
     right = _children(lines, "right_child", inner)
     thresholds = lines.array("threshold", inner)
     kinds = lines.integers("decision_type", inner)
     if kinds.min() < 0 or kinds.max() > 15 or (kinds >> 2 == 3).any():
         raise Fault(f"'decision_type' of {lines.place} has a value that this server does not know")
-    cover = None
+    covers = None
     if "leaf_count" in lines.found and "internal_count" in lines.found:
-        cover = np.concatenate((lines.array("internal_count", inner), lines.array("leaf_count", n_leaves)))
+        covers = np.concatenate((lines.array("internal_count", inner), lines.array("leaf_count", n_leaves)))
     tree = Tree(
         left=np.concatenate((left, leaf)), right=np.concatenate((right, leaf)),
         feature=_padded(lines.integers("split_feature", inner), n), threshold=_padded(thresholds, n),
         way=_padded(_ways(kinds, thresholds), n).astype(np.uint8),
-        value=np.concatenate((np.zeros(inner), lines.array("leaf_value", n_leaves))), output=output, cover=cover,
+        value=np.concatenate((np.zeros(inner), lines.array("leaf_value", n_leaves))), output=output, cover=covers,
     )  # fmt: skip
     categorical = np.flatnonzero(kinds & _CATEGORICAL)
     if len(categorical):

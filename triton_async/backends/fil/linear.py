@@ -39,7 +39,8 @@ class LinearInstance(PythonInstance):
     def __init__(self, name: str, pool: SlabPool, booster: Any, forest: Forest, signature: ModelSignature) -> None:
         super().__init__(name, pool)
         self._booster, self._forest = booster, forest
-        self._shapes = [tuple(dim for dim in spec.dims if dim != 1) for spec in signature.outputs]
+        batching = signature.max_batch_size > 0
+        self._shapes = [tuple(dim for dim in spec.dims[not batching :] if dim != 1) for spec in signature.outputs]
 
     def run(self, inputs: list[Tensor | None]) -> list[Tensor | Any | None]:
         """Answers for the rows of the only input."""

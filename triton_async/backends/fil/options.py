@@ -55,7 +55,9 @@ def model_options(proto: Any) -> Options:
     classifier = _flag(where, parameters, "is_classifier")
     older = _flag(where, parameters, "output_class")
     if classifier is not None and older is not None and classifier is not older:
-        raise InvalidArg(f"{where}parameters 'is_classifier' and 'output_class' mean the same and contradict each other")
+        raise InvalidArg(
+            f"{where}parameters 'is_classifier' and 'output_class' mean the same and contradict each other"
+        )
     precision = parameters.get("precision", "exact")
     if precision not in ("exact", "f32"):
         raise InvalidArg(f"{where}parameter 'precision' is '{precision}', expected 'exact' or 'f32'")

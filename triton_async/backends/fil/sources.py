@@ -46,8 +46,8 @@ def find(path: Path, options: Options, model: str) -> Path:
 
 
 def read(path: Path, options: Options, model: str, allow_pickle: bool) -> Ensemble:
-    """The ensemble in a file. InvalidArg, with the model's and the file's name, the field and a remedy, for what can not
-    be served; Unsupported when a library is missing.
+    """The ensemble in a file. InvalidArg, with the model's and the file's name, the field and a remedy, for what can
+    not be served; Unsupported when a library is missing.
     """
     try:
         data = path.read_bytes()
@@ -80,9 +80,10 @@ def _read(kind: str, path: Path, data: bytes, options: Options, allow_pickle: bo
     if kind == "pickle":
         if not allow_pickle:
             raise Fault(
-                "it is a pickle, and loading a pickle runs whatever code is in it, with the rights of this server. Convert "
-                "it where it was made: treelite.sklearn.import_model(model).serialize('checkpoint.tl'). Or, if you trust "
-                "everyone who can write to the model repository, start with --backend-config=fil,allow-pickle=true"
+                "it is a pickle, and loading a pickle runs whatever code is in it, with the rights of this server. "
+                "Convert it where it was made: treelite.sklearn.import_model(model).serialize('checkpoint.tl'). Or, if "
+                "you trust everyone who can write to the model repository, start with "
+                "--backend-config=fil,allow-pickle=true"
             )
         return conversion.convert("pickle", path, len(data))
     return conversion.convert("xgboost" if kind == "XGBoost binary model" else "treelite", path, len(data))

@@ -1,4 +1,4 @@
-"""Universal Binary JSON (draft 12, https://ubjson.org), as XGBoost writes it: from bytes to plain objects. Load threads.
+"""Universal Binary JSON (draft 12, https://ubjson.org), as XGBoost writes it: bytes to plain objects. Load threads.
 
 Nothing is believed of a length before the bytes are there, so that memory stays in proportion to the file.
 """
@@ -22,7 +22,7 @@ _LITERALS = {b"Z": None, b"T": True, b"F": False}
 
 
 def loads(data: bytes) -> Any:
-    """The value in `data`: arrays of one type of number are numpy arrays. Fault, with the offset, for what is no UBJSON."""
+    """The value in `data`; arrays of one type of number are numpy arrays. Fault, with the offset, for anything else."""
     reader = _Reader(data)
     value = reader.value(reader.take(1), 0)
     if data[reader.at :].strip(b"N\0\n "):
@@ -37,8 +37,8 @@ class _Reader:
     def take(self, count: int) -> bytes:
         if count < 0 or count > len(self.data) - self.at:
             raise Fault(
-                f"the UBJSON ends early: {count} bytes are expected at offset {self.at}, the file has {len(self.data)}: "
-                "it may not be complete, copy it again"
+                f"the UBJSON ends early: {count} bytes are expected at offset {self.at}, the file has "
+                f"{len(self.data)}: it may not be complete, copy it again"
             )
         found = self.data[self.at : self.at + count]
         self.at += count
@@ -101,7 +101,7 @@ class _Reader:
             return np.frombuffer(self.take(count * dtype.itemsize), dtype).astype(dtype.newbyteorder("="))
         if kind:
             raise Fault(f"an array whose elements are of type {kind!r} at offset {self.at}")
-        found = []
+        found: list[Any] = []
         while True:
             if count < 0:
                 marker = self.marker()

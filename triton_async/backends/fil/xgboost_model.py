@@ -110,7 +110,9 @@ class _Reader:
         n_outputs = max(classes, targets)
         objective = self.learner.object("objective").text("name")
         if objective not in _OBJECTIVES:
-            raise Fault(f"its objective is '{objective[:60]}', which this server does not know: it may be of a newer XGBoost")
+            raise Fault(
+                f"its objective is '{objective[:60]}', which this server does not know: it may be of a newer XGBoost"
+            )
         link, how = _OBJECTIVES[objective]
         if link is Link.SOFTMAX and classes == 1:
             raise Fault(f"its objective is '{objective}' with one class")
@@ -144,8 +146,8 @@ class _Reader:
         attributes = self.learner.object("attributes") if "attributes" in self.learner else None
         if attributes is None or "best_iteration" not in attributes:
             raise Fault(
-                "'learner.attributes.best_iteration' is missing: it was trained without early stopping, or sliced; remove "
-                "the parameter 'best_iteration'"
+                "'learner.attributes.best_iteration' is missing: it was trained without early stopping, or sliced; "
+                "remove the parameter 'best_iteration'"
             )
         best = attributes.number("best_iteration", 0, n_trees)
         if "iteration_indptr" in self.model:
@@ -224,7 +226,7 @@ def _tree(fields: Fields, n_features: int, n_outputs: int, group: int) -> Tree:
         left=left, right=right, feature=fields.integers("split_indices", n), threshold=thresholds,
         way=np.where(default_left, Way.NAN_LEFT, Way.NAN_RIGHT).astype(np.uint8),
         value=values.astype(np.float32).astype(np.float64), output=-1 if vectors else group,
-        cover=fields.array("sum_hessian", n) if "sum_hessian" in fields and len(fields.get("sum_hessian")) == n else None,
+        cover=fields.array("sum_hessian", n) if "sum_hessian" in fields else None,
     )  # fmt: skip
     if "split_type" in fields:
         _categories(fields, tree, n)
