@@ -17,6 +17,7 @@ _BACKENDS = {
     "fil": ("fil", "FilBackend"),
     "identity": ("identity", "IdentityBackend"),
     "onnxruntime": ("onnxruntime", "OnnxRuntimeBackend"),
+    "openvino": ("openvino", "OpenVINOBackend"),
     "python": ("python.backend", "PythonBackend"),
     "pytorch": ("pytorch", "PyTorchBackend"),
     "tensorrt": ("tensorrt", "TensorRTBackend"),
