@@ -27,7 +27,7 @@ TRITON_EXTENSIONS = (
 
 # What is to be known of a field of the config beyond that it works.
 NOTES = {
-    "platform": "`ensemble` and TensorFlow's are refused",
+    "platform": "`ensemble` is refused",
     "runtime": "checked, not used: backends are part of the package",
     "input.format": "checked, as in Triton",
     "input.is_shape_tensor": "TensorRT",

@@ -17,6 +17,8 @@ ALLOWED = {
     "backends.base": {"config", "memory", "infer"},
     "backends.registry": {"backends", "config.paths"},
     "backends.device": {"memory", "infer", "backends.base"},
+    # Graphs of TensorFlow run in OpenVINO.
+    "backends.tensorflow": {"config", "memory", "infer", "backends.base", "backends.openvino"},
     "backends": {"config", "memory", "infer", "backends.base", "backends.device"},
     "protocol": {"config", "memory", "infer"},
     "infer": {"memory"},

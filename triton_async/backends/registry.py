@@ -20,6 +20,7 @@ _BACKENDS = {
     "openvino": ("openvino", "OpenVINOBackend"),
     "python": ("python.backend", "PythonBackend"),
     "pytorch": ("pytorch", "PyTorchBackend"),
+    "tensorflow": ("tensorflow", "TensorFlowBackend"),
     "tensorrt": ("tensorrt", "TensorRTBackend"),
 }
 

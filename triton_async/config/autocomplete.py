@@ -73,6 +73,8 @@ class _Kind:
 # In the order in which Triton looks for them.
 _KINDS = (
     _Kind("tensorrt", "tensorrt_plan", "model.plan"),
+    _Kind("tensorflow", "tensorflow_savedmodel", "model.savedmodel", directory=True),
+    _Kind("tensorflow", "tensorflow_graphdef", "model.graphdef"),
     _Kind("onnxruntime", "onnxruntime_onnx", "model.onnx", directory=True),
     _Kind("openvino", "", "model.xml", directory=True),
     _Kind("pytorch", "pytorch_libtorch", "model.pt", aliases=("libtorch",)),
@@ -97,6 +99,12 @@ def deduce(proto: Any, model_dir: Path, name: str) -> None:
     if proto.platform == "ensemble" or proto.HasField("ensemble_scheduling"):
         return
     kind = _by_config(proto)
+    if kind is not None and kind.backend == "tensorflow" and not proto.platform:
+        # Two platforms, one backend: the file's name tells, or what lies there.
+        said = proto.default_model_filename
+        found = _by_files(model_dir)
+        kind = next((other for other in _KINDS if other.filename == said), kind)
+        kind = found if found is not None and not said and found.backend == kind.backend else kind
     if kind is None and not (proto.backend or proto.platform or proto.default_model_filename):
         kind = _by_files(model_dir)
     if kind is not None:

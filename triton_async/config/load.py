@@ -31,6 +31,7 @@ from triton_async.protos import ModelConfig as ModelConfigProto
 # Backends whose models are one file, or one folder, of a name that is known: names, and those taken in their place.
 _OF_ONE_FILE: dict[str, dict[str, str]] = {
     "onnxruntime": {}, "openvino": {"model.xml": "model.onnx"}, "pytorch": {"model.pt": "model.pt2"},
+    "tensorflow": {},
 }
 
 # Backend name, path of the model (file or directory), config so far -> what the model has; None when the

@@ -17,6 +17,7 @@ from triton_async.errors import InvalidArg
 # Backends that belong to platforms; any other backend goes with any platform.
 _PLATFORMS = {
     "onnxruntime": ("onnxruntime_onnx",),
+    "tensorflow": ("tensorflow_graphdef", "tensorflow_savedmodel"),
     "tensorrt": ("tensorrt_plan",),
     "pytorch": ("pytorch_libtorch", "libtorch", "torch_aoti"),
 }

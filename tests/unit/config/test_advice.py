@@ -28,7 +28,7 @@ def files(directory: Path, *names: str) -> Path:
 
 
 @pytest.mark.parametrize(("names", "words"), [
-    (["1/best.onnx", "1/notes.txt"], "'m/1' holds best.onnx, notes.txt; looked for model.onnx, model.plan, "),
+    (["1/best.onnx", "1/notes.txt"], "'m/1' holds best.onnx, notes.txt; looked for model.onnx, model.graphdef, "),
     (["1/saved_model.pb"], "'m/1' holds saved_model.pb; looked for model.onnx"),
     (["model.onnx"], "'m/model.onnx' is in no version folder: move it to 'm/1/model.onnx'"),
     (["readme"], "'m' holds readme: make a version folder in it, such as 'm/1/model.onnx'"),

@@ -224,6 +224,8 @@ FILES = [
     ("model.pt", "pytorch", "pytorch_libtorch"),
     ("model.pt2", "pytorch", "torch_aoti"),
     ("model.xml", "openvino", ""),
+    ("model.graphdef", "tensorflow", "tensorflow_graphdef"),
+    ("model.savedmodel", "tensorflow", "tensorflow_savedmodel"),
     ("model.py", "python", ""),
 ]
 
@@ -244,6 +246,20 @@ def test_the_backend_follows_from_the_filename_in_the_config(
     proto = parse(f'default_model_filename: "{filename}"')
     deduce(proto, make_model(tmp_path, None), "m")
     assert (proto.backend, proto.platform) == (backend, platform)
+
+
+@pytest.mark.parametrize(("filename", "platform"), [
+    ("model.graphdef", "tensorflow_graphdef"), ("model.savedmodel", "tensorflow_savedmodel"),
+])  # fmt: skip
+def test_the_platform_of_tensorflow_follows_from_what_lies_there(
+    tmp_path: Path, filename: str, platform: str
+) -> None:
+    proto = parse('backend: "tensorflow"')
+    deduce(proto, make_model(tmp_path, None, filename=filename), "m")
+    assert (proto.platform, proto.default_model_filename) == (platform, filename)
+    named = parse(f'backend: "tensorflow" default_model_filename: "{filename}"')
+    deduce(named, make_model(tmp_path / "n", None, filename="model.graphdef"), "m")
+    assert named.platform == platform
 
 
 def test_a_directory_is_a_model_for_onnx_and_the_first_version_decides(tmp_path: Path) -> None:

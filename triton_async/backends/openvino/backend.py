@@ -46,7 +46,16 @@ class OpenVINOBackend(Backend):
 
     def load(self, context: LoadContext) -> LoadedModel:
         """The compiled model, checked against its config."""
-        return OpenVINOModel(self.loaded(), context)
+        library, config = self.loaded(), context.config
+        options = _options(config.proto, context.backend_config)
+        path = _model_file(context.path)
+        opened = context.opened
+        model = opened.take(path, options) if isinstance(opened, OpenedModel) else None
+        if model is None:
+            model = library.read(library.core(config.name, options.extension), path, config.name)
+        prepared = prepare(library, model, config.proto, options)
+        check(config.proto, prepared.model_io)
+        return OpenVINOModel(library, context, options, prepared)
 
     def loaded(self) -> Library:
         """The library, imported at the first call. Unavailable."""
@@ -103,18 +112,11 @@ class OpenVINOModel(LoadedModel):
 
     thread_bound = False
 
-    def __init__(self, library: Library, context: LoadContext) -> None:
+    def __init__(self, library: Library, context: LoadContext, options: Options, prepared: Prepared) -> None:
+        """Compiles a model that was checked against its config. ServerError."""
         self._context = context
         config = context.config
-        options = _options(config.proto, context.backend_config)
-        path = _model_file(context.path)
         core = library.core(config.name, options.extension)
-        opened = context.opened
-        model = opened.take(path, options) if isinstance(opened, OpenedModel) else None
-        if model is None:
-            model = library.read(core, path, config.name)
-        prepared = prepare(library, model, config.proto, options)
-        check(config.proto, prepared.model_io)
         self._compiled = library.compile(core, prepared.model, config.name, options.properties)
         self._binding = bind(library.openvino, self._compiled, config, prepared.rows, options)
         for line in (*options.warnings, *_advice(config, prepared.model_io)):

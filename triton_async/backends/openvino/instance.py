@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,8 @@ class Argument:
 @dataclass(frozen=True, slots=True)
 class Result:
     """An output. `dtype`: of its elements. `dims`: of its memory, the first -1 for the rows of a batch; None where a
-    run decides. `engine_dims`: what the config says of it, behind the batch dimension, where the model need not agree.
+    run decides. `engine_dims`: what the config says of it, behind the batch dimension. `reshape`: the model need not
+    agree about that, as long as there are as many elements.
     """
 
     port: Port
@@ -47,6 +49,7 @@ class Result:
     dtype: Any
     dims: tuple[int, ...] | None
     engine_dims: tuple[int, ...]
+    reshape: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,7 @@ def _own_memory(outputs: Any) -> frozenset[int]:
 def _result(port: Port, io: TensorConfig, kind: Any, batching: bool, own: bool) -> Result:
     known = own and -1 not in (port.dims[1:] if batching else port.dims)
     dtype = np.uint16 if port.datatype == BF16 else kind.to_dtype()
-    return Result(port, kind, np.dtype(dtype), port.dims if known else None, tuple(io.model_dims))
+    return Result(port, kind, np.dtype(dtype), port.dims if known else None, io.model_dims, io.reshape is not None)
 
 
 class OpenVINOInstance(PythonInstance):
@@ -181,8 +184,7 @@ class OpenVINOInstance(PythonInstance):
             fresh.set_input_tensor(place, self._request.get_input_tensor(place))
         self._request = fresh
         self._results = tuple(
-            Result(result.port, result.element_type, result.dtype, None, result.engine_dims)
-            if result.dims is not None and -1 in result.dims else result
+            replace(result, dims=None) if result.dims is not None and -1 in result.dims else result
             for result in self._results
         )  # fmt: skip
         return self._run(ran, rows)
@@ -197,13 +199,23 @@ class OpenVINOInstance(PythonInstance):
                     array = array.view(np.uint16)
         if rows < ran:
             array = array[:rows]
-        if array.shape == () or not result.port.dims:
-            array = array.reshape((1,) * len(result.engine_dims))
-        return array
+        if array.shape == ():
+            return array.reshape((1,) * len(result.engine_dims))
+        return fitted(array, result.engine_dims, rows if self._binding.batching else -1) if result.reshape else array
 
     def close(self) -> None:
         """Drops the request; memory that responses still show lives on."""
         self._request = self._compiled = None
+
+
+def fitted(array: Any, engine_dims: tuple[int, ...], rows: int) -> Any:
+    """The array with as many dimensions as an output's reshape in the config says, where its elements fill them.
+    `rows`: of the batch, -1 where there is none.
+    """
+    dims = engine_dims if rows < 0 else (rows, *engine_dims)
+    if array.ndim == len(dims) or -1 in engine_dims or array.size != math.prod(dims):
+        return array
+    return array.reshape(dims)
 
 
 def _rows(inputs: list[Tensor | None]) -> int:

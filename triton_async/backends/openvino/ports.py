@@ -58,8 +58,9 @@ def _names(found: Sequence[Any], wanted: frozenset[str]) -> list[str]:
 
 
 def _port(port: Any, place: int, name: str, model: str, what: str) -> Port:
-    kind = port.element_type.get_type_name()
-    if kind in ("string", "dynamic", "undefined") or kind not in _DATATYPES:
+    datatype = datatype_of(port)
+    if not datatype:
+        kind = port.element_type.get_type_name()
         told = "strings (BYTES)" if kind == "string" else f"elements of type '{kind}'"
         raise Unsupported(
             f"unable to load model '{model}': {what} '{name}' has {told}, which the openvino backend does not serve: "
@@ -75,7 +76,13 @@ def _port(port: Any, place: int, name: str, model: str, what: str) -> Port:
         raise Unsupported(f"unable to load model '{model}': {what} '{name}' has more than {_MAX_RANK} dimensions")
     dims = tuple(-1 if dim.is_dynamic else dim.get_length() for dim in shape)
     bounds = tuple((dim.min_length, dim.max_length) for dim in shape)
-    return Port(name, place, datatypes.from_name(_DATATYPES[kind]), dims, bounds)
+    return Port(name, place, datatype, dims, bounds)
+
+
+def datatype_of(port: Any) -> int:
+    """The v2 datatype of its elements, 0 where there is none, or none that is served."""
+    name = _DATATYPES.get(port.element_type.get_type_name())
+    return 0 if name is None else datatypes.from_name(name)
 
 
 def model_io(model: Any, proto: Any, batch: bool) -> ModelIO:

@@ -1,9 +1,12 @@
-"""OpenVINO models behind a real server: the example text detection on either engine, batches of many clients."""
+"""OpenVINO models behind a real server: the example text detection on either engine, batches of many clients; the
+example detector, a TensorFlow graph, with its client."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import build_models
 import numpy as np
 import pytest
+from PIL import Image
 from server_process import ServerProcess, running_server
 from triton_clients import PROTOCOLS, client_module, infer
 
@@ -21,6 +25,16 @@ PRECISION = '\nparameters { key: "INFERENCE_PRECISION" value { string_value: "f3
 CLIENTS = 32
 
 
+def script(name: str) -> Any:
+    """A script of examples/detection, whose names are other scripts' too."""
+    path = Path(build_models.__file__).parent / "detection" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"detection_{name}", path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def build(repository: Path) -> None:
     """`on_onnxruntime` and `on_openvino`, the example's detector; `product`, an IR without a config."""
     name = "text_detection"
@@ -29,6 +43,7 @@ def build(repository: Path) -> None:
         build_models.write_model(name, build_models.MODELS[name], folder)
         config = (folder / "config.pbtxt").read_text().replace('"onnxruntime"', f'"{engine}"')
         (folder / "config.pbtxt").write_text(config + (PRECISION if engine == "openvino" else ""))
+    script("frozen_graph").main([str(repository / "detection")])
     x = op.parameter([-1, 4], np.float32, name="x")
     x.output(0).get_tensor().set_names({"x"})
     doubled = op.multiply(x, op.constant(np.float32(2)))
@@ -49,11 +64,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_example_detector_answers_alike_on_both_engines(server: ServerProcess, protocol: str) -> None:
-    module = client_module(protocol)
     picture = np.random.default_rng(5).standard_normal((2, 3, 64, 96)).astype(np.float32)
-    with module.InferenceServerClient(server.url(protocol)) as client:
-        found = [infer(client, module, f"on_{engine}", {"x": picture}) for engine in ("onnxruntime", "openvino")]
-    first, second = (result.as_numpy("sigmoid_0.tmp_0") for result in found)
+    first, second = (
+        infer(server, protocol, f"on_{engine}", {"x": picture}, ["sigmoid_0.tmp_0"])[0]
+        for engine in ("onnxruntime", "openvino")
+    )
     assert first.shape == (2, 1, 64, 96)
     assert np.abs(first - second).max() < 1e-4
 
@@ -76,3 +91,18 @@ def test_many_clients_share_executions(server: ServerProcess) -> None:
         (entry,) = client.get_inference_statistics("product")["model_stats"]
     assert entry["inference_count"] == sum(1 + number % 3 for number in range(CLIENTS))
     assert entry["execution_count"] < CLIENTS
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_detection_client_draws_boxes(
+    server: ServerProcess, protocol: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(2).integers(0, 256, (600, 1024, 3), np.uint8)).save(picture)
+    arguments = [str(picture), "-u", server.url(protocol), "-o", str(tmp_path / "drawn.png"), "-t", "0.31"]
+    assert script("client").main(arguments + (["--grpc"] if protocol == "grpc" else [])) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("class ")
+    assert lines[-1] == f"{tmp_path / 'drawn.png'}: {len(lines) - 1} boxes"
+    with Image.open(tmp_path / "drawn.png") as drawn:
+        assert (np.asarray(drawn) == (220, 30, 30)).all(axis=2).any()
