@@ -35,6 +35,32 @@ def script(name: str) -> Any:
     return module
 
 
+TOTAL = """
+backend: "openvino"
+max_batch_size: 8
+input { name: "x" data_type: TYPE_FP32 dims: 1 }
+output { name: "y" data_type: TYPE_FP32 dims: 1 }
+sequence_batching {
+  control_input { name: "START" control { kind: CONTROL_SEQUENCE_START fp32_false_true: [ 0, 1 ] } }
+  state { input_name: "before" output_name: "after" data_type: TYPE_FP32 dims: 1 }
+}
+"""
+
+
+def inlet(name: str, width: int) -> Any:
+    made = op.parameter([-1, width], np.float32, name=name)
+    made.output(0).get_tensor().set_names({name})
+    return made
+
+
+def total() -> Any:
+    """The sum of a sequence's values so far; one value is an output and a state."""
+    x, start, before = (inlet(name, 1) for name in ("x", "START", "before"))
+    summed = op.add(op.multiply(before, op.subtract(op.constant(np.float32(1)), start)), x)
+    summed.output(0).get_tensor().set_names({"y", "after"})
+    return ov.Model([op.result(summed), op.result(summed)], [x, start, before], "total")
+
+
 def build(repository: Path) -> None:
     """`on_onnxruntime` and `on_openvino`, the example's detector; `product`, an IR without a config."""
     name = "text_detection"
@@ -44,8 +70,7 @@ def build(repository: Path) -> None:
         config = (folder / "config.pbtxt").read_text().replace('"onnxruntime"', f'"{engine}"')
         (folder / "config.pbtxt").write_text(config + (PRECISION if engine == "openvino" else ""))
     script("frozen_graph").main([str(repository / "detection")])
-    x = op.parameter([-1, 4], np.float32, name="x")
-    x.output(0).get_tensor().set_names({"x"})
+    x = inlet("x", 4)
     doubled = op.multiply(x, op.constant(np.float32(2)))
     doubled.output(0).get_tensor().set_names({"y"})
     (repository / "product" / "1").mkdir(parents=True)
@@ -106,3 +131,22 @@ def test_the_detection_client_draws_boxes(
     assert lines[-1] == f"{tmp_path / 'drawn.png'}: {len(lines) - 1} boxes"
     with Image.open(tmp_path / "drawn.png") as drawn:
         assert (np.asarray(drawn) == (220, 30, 30)).all(axis=2).any()
+
+
+def test_states_of_sequences(tmp_path: Path) -> None:
+    # A server of its own: what states begin with lives as long as their model.
+    repository = tmp_path / "models"
+    (repository / "total" / "1").mkdir(parents=True)
+    (repository / "total" / "config.pbtxt").write_text(TOTAL + PRECISION)
+    ov.save_model(total(), repository / "total" / "1" / "model.xml")
+    sums = dict.fromkeys((7, 8), 0.0)
+    with running_server([repository], tmp_path) as process:
+        for step in range(3):
+            for number in sums:
+                sums[number] += number + step
+                (found,) = infer(
+                    process, "http", "total", {"x": np.array([[number + step]], np.float32)}, ["y"],
+                    sequence_id=number, sequence_start=step == 0, sequence_end=step == 2,
+                )  # fmt: skip
+                assert found.tolist() == [[sums[number]]]
+        process.stop()

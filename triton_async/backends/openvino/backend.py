@@ -17,6 +17,7 @@ from triton_async.backends.openvino.ports import model_io, needs_batch, reshape_
 from triton_async.config.autocomplete import ModelIO
 from triton_async.config.consistency import check_against_model
 from triton_async.config.model_config import InstanceGroup, ModelConfig
+from triton_async.config.sequences import with_injected
 from triton_async.errors import InvalidArg
 from triton_async.protos import ModelConfig as ModelConfigProto
 
@@ -41,7 +42,7 @@ class OpenVINOBackend(Backend):
         library = self.loaded()
         options = _options(proto, self.settings)
         opened = OpenedModel(library, _model_file(path), proto.name, options)
-        found = prepare(library, opened.read(), proto, options).model_io
+        found = prepare(library, opened.read(), with_injected(proto), options).model_io
         return replace(found, opened=opened, check=lambda proto: check(proto, found))
 
     def load(self, context: LoadContext) -> LoadedModel:
@@ -53,8 +54,8 @@ class OpenVINOBackend(Backend):
         model = opened.take(path, options) if isinstance(opened, OpenedModel) else None
         if model is None:
             model = library.read(library.core(config.name, options.extension), path, config.name)
-        prepared = prepare(library, model, config.proto, options)
-        check(config.proto, prepared.model_io)
+        prepared = prepare(library, model, with_injected(config.proto), options)
+        check(with_injected(config.proto), prepared.model_io)
         return OpenVINOModel(library, context, options, prepared)
 
     def loaded(self) -> Library:
@@ -163,7 +164,7 @@ def _model_file(path: Path) -> Path:
 
 
 def check(proto: Any, found: ModelIO) -> None:
-    """`check_against_model`, with the parameter that may help."""
+    """`check_against_model`, with the parameter that may help. `proto`: with what sequences add."""
     try:
         check_against_model(proto, found)
     except InvalidArg as error:

@@ -73,7 +73,8 @@ def bind(openvino: Any, compiled: Any, config: ModelConfig, rows: int, options: 
     batching = config.max_batch_size > 0
     own = _own_memory(compiled.outputs)
     named = []
-    for found, what, ios in ((compiled.inputs, "input", config.inputs), (compiled.outputs, "output", config.outputs)):
+    sides = ((compiled.inputs, "input", config.engine_inputs), (compiled.outputs, "output", config.engine_outputs))
+    for found, what, ios in sides:
         ports = {port.name: port for port in ports_of(found, config.name, what, [io.name for io in ios])}
         named.append([(ports[io.name], io, found[ports[io.name].place].element_type) for io in ios])
     return Binding(

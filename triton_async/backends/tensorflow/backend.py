@@ -17,6 +17,7 @@ from triton_async.backends.tensorflow.options import OPENVINO, Options, model_op
 from triton_async.backends.tensorflow.session import Graph, TensorFlow, TensorFlowModel
 from triton_async.backends.tensorflow.signature import check_against_graph
 from triton_async.config.autocomplete import ModelIO
+from triton_async.config.sequences import with_injected
 from triton_async.errors import Unavailable
 from triton_async.protos import ModelConfig as ModelConfigProto
 
@@ -50,10 +51,10 @@ class TensorFlowBackend(Backend):
         if graph is None:
             again = self._open(context.path, proto, options)
             graph = again.graph
-            check_against_graph(proto, again.described(proto))
+            check_against_graph(with_injected(proto), again.described(proto))
         if options.engine == OPENVINO:
             library = self._library()
-            prepared = converted.prepare(library, graph, proto)
+            prepared = converted.prepare(library, graph, with_injected(proto))
             return OpenVINOModel(library, context, converted.engine_options(proto, context.backend_config), prepared)
         assert isinstance(graph, Graph)
         _logger.info("model '%s': TensorFlow %s on the CPU", proto.name, graph.version)
@@ -61,10 +62,11 @@ class TensorFlowBackend(Backend):
 
     def _open(self, path: Path, proto: Any, options: Options) -> OpenedGraph:
         check_files(path, proto.name, options.saved_model)
+        outputs = _outputs(proto)
         if options.engine == OPENVINO:
-            graph = converted.convert(self._library(), path, proto, options.saved_model)
+            graph = converted.convert(self._library(), path, proto.name, outputs, options.saved_model)
         else:
-            graph = self._library_of_tensorflow().read(path, proto, options)
+            graph = self._library_of_tensorflow().read(path, proto.name, outputs, options)
         return OpenedGraph(graph, path, options, proto)
 
     def _library(self) -> Library:
@@ -109,4 +111,5 @@ class OpenedGraph:
 
 
 def _outputs(proto: Any) -> tuple[str, ...]:
-    return tuple(sorted(io.name for io in proto.output))
+    """Nodes that a config names, states of sequences included; none where it leaves its outputs to the graph."""
+    return tuple(sorted(io.name for io in with_injected(proto).output)) if proto.output else ()

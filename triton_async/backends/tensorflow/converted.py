@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,17 @@ def engine_options(proto: Any, settings: Any) -> Options:
     return options
 
 
-def convert(library: Library, path: Path, proto: Any, saved_model: bool) -> Any:
-    """OpenVINO's model of the graph at `path`, with the outputs that the config `proto` names, or all. ServerError,
-    naming model and file. Blocking.
+def convert(library: Library, path: Path, model: str, outputs: Sequence[str], saved_model: bool) -> Any:
+    """OpenVINO's model of the graph at `path`, with the `outputs` that a config names, or all when there are none.
+    ServerError, naming model and file. Blocking.
     """
-    where = f"unable to load model '{proto.name}': '{path.name}'"
+    where = f"unable to load model '{model}': '{path.name}'"
     try:
         with _converting:
             frontend = _frontend(library)
             graph = frontend.load(str(path), False)  # False: variables are read, not mapped
-            if not saved_model and proto.output:
-                graph.override_all_outputs([_output(graph, io.name, proto.name) for io in proto.output])
+            if not saved_model and outputs:
+                graph.override_all_outputs([_output(graph, name, model) for name in outputs])
             converted = frontend.convert(graph)
     except ServerError:
         raise

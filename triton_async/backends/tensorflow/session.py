@@ -69,20 +69,20 @@ class TensorFlow:
                 "pip install 'triton-async[tensorflow]'"
             ) from None
 
-    def read(self, path: Path, proto: Any, options: Options) -> Graph:
-        """The graph at `path`, with the outputs that the config `proto` names, or all. ServerError, naming model and
-        file. Blocking."""
-        where = f"unable to load model '{proto.name}': '{path.name}'"
+    def read(self, path: Path, model: str, outputs: Sequence[str], options: Options) -> Graph:
+        """The graph at `path`, with the `outputs` that a config names, or all. ServerError, naming model and file.
+        Blocking."""
+        where = f"unable to load model '{model}': '{path.name}'"
         try:
             if options.saved_model:
                 return self._saved_model(path, where, options)
-            return self._graph_def(path, where, proto)
+            return self._graph_def(path, where, outputs)
         except ServerError:
             raise
         except Exception as error:
             raise InvalidArg(f"{where} can not be read: {_first_line(error)}") from None
 
-    def _graph_def(self, path: Path, where: str, proto: Any) -> Graph:
+    def _graph_def(self, path: Path, where: str, wanted: Sequence[str]) -> Graph:
         v1 = self.tensorflow.compat.v1
         message = v1.GraphDef()
         message.ParseFromString(path.read_bytes())
@@ -93,8 +93,8 @@ class TensorFlow:
             operation.name: operation.outputs[0].name
             for operation in graph.get_operations() if operation.type == "Placeholder"
         }  # fmt: skip
-        if proto.output:
-            outputs = {io.name: _tensor_name(graph, io.name, where) for io in proto.output}
+        if wanted:
+            outputs = {name: _tensor_name(graph, name, where) for name in wanted}
         else:
             outputs = {
                 tensor.name.removesuffix(":0"): tensor.name
@@ -166,11 +166,11 @@ class SessionInstance(PythonInstance):
         self._config = config
         self._batching = config.max_batch_size > 0
         self._scalars = [
-            session.graph.get_tensor_by_name(graph.inputs[io.name]).shape.rank == 0 for io in config.inputs
+            session.graph.get_tensor_by_name(graph.inputs[io.name]).shape.rank == 0 for io in config.engine_inputs
         ]
         self._call = session.make_callable(
-            [graph.outputs[io.name] for io in config.outputs],
-            feed_list=[graph.inputs[io.name] for io in config.inputs],
+            [graph.outputs[io.name] for io in config.engine_outputs],
+            feed_list=[graph.inputs[io.name] for io in config.engine_inputs],
         )
 
     def run(self, inputs: list[Tensor | None]) -> list[Tensor | Any | None]:
@@ -186,7 +186,7 @@ class SessionInstance(PythonInstance):
         except Exception as error:
             kind = InvalidArg if type(error).__name__ == "InvalidArgumentError" else InternalError
             raise kind(f"TensorFlow execute failure: {_first_line(error)}") from None
-        return [self._result(io, value, rows) for io, value in zip(self._config.outputs, found, strict=True)]
+        return [self._result(io, value, rows) for io, value in zip(self._config.engine_outputs, found, strict=True)]
 
     def _result(self, io: Any, value: Any, rows: int) -> Any:
         array = np.asarray(value)
