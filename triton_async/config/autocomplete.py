@@ -103,8 +103,10 @@ def deduce(proto: Any, model_dir: Path, name: str) -> None:
         # Two platforms, one backend: the file's name tells, or what lies there.
         said = proto.default_model_filename
         found = _by_files(model_dir)
-        kind = next((other for other in _KINDS if other.filename == said), kind)
-        kind = found if found is not None and not said and found.backend == kind.backend else kind
+        if said:
+            kind = next((other for other in _KINDS if other.filename == said), kind)
+        elif found is not None and found.backend == kind.backend:
+            kind = found
     if kind is None and not (proto.backend or proto.platform or proto.default_model_filename):
         kind = _by_files(model_dir)
     if kind is not None:

@@ -7,7 +7,7 @@ Controls and states are inputs and outputs of the model that no client sends or 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from math import prod
 from typing import Any
@@ -138,12 +138,11 @@ def without_injected(model_io: ModelIO, proto: Any) -> ModelIO:
     inputs, outputs = ({name for name, _, _ in tensors} for tensors in _injected(proto))
     if not inputs and not outputs:
         return model_io
-    return ModelIO(
-        tuple(tensor for tensor in model_io.inputs if tensor.name not in inputs),
-        tuple(tensor for tensor in model_io.outputs if tensor.name not in outputs),
-        model_io.max_batch_size, model_io.unbatched, model_io.mixes_rows, model_io.check, model_io.complete,
-        model_io.opened,
-    )  # fmt: skip
+    return replace(
+        model_io,
+        inputs=tuple(tensor for tensor in model_io.inputs if tensor.name not in inputs),
+        outputs=tuple(tensor for tensor in model_io.outputs if tensor.name not in outputs),
+    )
 
 
 # Name, data type and dims of the inputs, and of the outputs, that the config adds.
