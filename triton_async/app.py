@@ -27,6 +27,7 @@ from triton_async.core.families import Family
 from triton_async.core.gpu_metrics import GpuMonitor, environment_visible
 from triton_async.core.host import HeldSchedulers, Host, Workers
 from triton_async.core.inner import InnerRequests
+from triton_async.core.limiter import RateLimiter
 from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
 from triton_async.core.trace_files import TraceFiles
@@ -168,6 +169,7 @@ async def _serve_watched(
                 metric_sources=(monitor.families, partial(_own_families, lag), backends.families),
                 cache=ResponseCache(settings.response_cache_byte_size) if settings.response_cache_byte_size else None,
                 held_schedulers=_held_schedulers(),
+                limiter=_limiter(settings, reactor),
             )  # fmt: skip
             server = InferenceServer(settings, host, recorder)
             backends.inference = inner = InnerRequests(server)
@@ -192,6 +194,10 @@ def _held_schedulers() -> HeldSchedulers:
     if held != HeldSchedulers():
         log.warning("for tests: schedulers wait for %d requests, and %d in the backlog", held.queued, held.backlog)
     return held
+
+
+def _limiter(settings: Settings, reactor: Reactor) -> RateLimiter | None:
+    return None if settings.rate_limit == "off" else RateLimiter(reactor, settings.rate_limit_resource)
 
 
 def make_pools(settings: Settings) -> Pools:

@@ -20,6 +20,7 @@ __all__ = [
     "InstanceKind",
     "ModelConfig",
     "QueuePolicy",
+    "Resource",
     "TensorConfig",
     "TimeoutAction",
     "VersionPolicy",
@@ -91,6 +92,15 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True)
+class Resource:
+    """What an execution needs `count` copies of, for --rate-limit: of those of its device, or of all devices."""
+
+    name: str
+    is_global: bool
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceGroup:
     """`count` instances on each of `gpus`, or in all when the kind is not GPU. The kind is never AUTO."""
 
@@ -101,6 +111,9 @@ class InstanceGroup:
     profile: tuple[str, ...] = ()
     passive: bool = False
     host_policy: str = ""
+    # For --rate-limit: an instance of priority 2 gets half the turns of one of priority 1; 0 counts as 1.
+    resources: tuple[Resource, ...] = ()
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +304,7 @@ def _output(io: Any) -> TensorConfig:
 
 
 def _group(group: Any) -> InstanceGroup:
+    limits = group.rate_limiter
     return InstanceGroup(
         name=group.name,
         kind=InstanceKind(group.kind),
@@ -299,6 +313,8 @@ def _group(group: Any) -> InstanceGroup:
         profile=tuple(group.profile),
         passive=group.passive,
         host_policy=group.host_policy,
+        resources=tuple(Resource(given.name, getattr(given, "global"), given.count) for given in limits.resources),
+        priority=limits.priority,
     )
 
 

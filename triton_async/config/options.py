@@ -336,8 +336,21 @@ BACKEND = (
         note="the local response cache is built in, and no other is supported",
     ),
     _int("response-cache-byte-size", 0, "Deprecated: --cache-config=local,size=<bytes>.", low=0, high=2**63 - 1),
-    _text("rate-limit", "off", "Only off.", choices=("off", "execution_count")),
-    _later("rate-limit-resource", "", "the rate limiter", repeat=True, form="<<string>:<integer>:<integer>>"),
+    _text(
+        "rate-limit",
+        "off",
+        "execution_count: an execution begins when the resources of its instance_group's rate_limiter are free, those "
+        "first that had their turn least often, times their priority. off: at once.",
+        choices=("off", "execution_count"),
+    ),
+    _text(
+        "rate-limit-resource",
+        "",
+        "<name>:<count>[:<device>]: copies of a resource on a device, or on each; of a global one, in all. Where none "
+        "is given, there are as many as the instance needs that needs most. May be repeated.",
+        repeat=True,
+        form="<<string>:<integer>:<integer>>",
+    ),
 )
 
 MEMORY = (

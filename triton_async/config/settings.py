@@ -30,7 +30,6 @@ _FLOAT = re.compile(r"[+-]?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})([eE][+-]?
 # Values that Triton knows and this release refuses, with what is missing.
 NOT_BUILT_VALUES = {
     ("model-control-mode", "poll"): "polling the repository",
-    ("rate-limit", "execution_count"): "the rate limiter",
 }
 # Triton spells this one name with underscores in its message.
 _CHOICE_NAMES = {"grpc-infer-response-compression-level": "grpc_infer_response_compression_level"}
@@ -126,6 +125,8 @@ class Settings:
     # Backend name ("" for all backends) -> setting -> value.
     backend_config: Mapping[str, Mapping[str, str]] = field(default_factory=_empty)
     rate_limit: str = _default("rate-limit")
+    # Of the rate limiter: name -> GPU, or -1 for every one -> copies. Empty: as many as are needed.
+    rate_limit_resource: Mapping[str, Mapping[int, int]] = field(default_factory=_empty)
     # Of the response cache, in bytes; 0: there is none.
     response_cache_byte_size: int = _default("response-cache-byte-size")
 
@@ -309,6 +310,9 @@ def _settings(values: dict[str, Any], warnings: list[str]) -> Settings:
     values["model_load_gpu_limit"] = _fractions(
         OPTIONS["model-load-gpu-limit"], values.get("model_load_gpu_limit", ())
     )
+    values["rate_limit_resource"] = _resources(values.get("rate_limit_resource", ()))
+    if values["rate_limit_resource"] and values.get("rate_limit", "off") == "off":
+        warnings.append("--rate-limit-resource has no effect without --rate-limit=execution_count")
     cache_texts = values.pop("cache_config", ())
     if cache_texts and "response_cache_byte_size" in values:
         raise UsageError(
@@ -390,6 +394,24 @@ def _backend_config(texts: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
             raise _bad(option, f"Invalid option value. Got {text}")
         found.setdefault(backend, {})[setting] = value
     return MappingProxyType({name: MappingProxyType(settings) for name, settings in found.items()})
+
+
+def _resources(texts: Sequence[str]) -> Mapping[str, Mapping[int, int]]:
+    """`<name>:<count>[:<device>]` of each text; a later one for the same resource and device wins."""
+    option = OPTIONS["rate-limit-resource"]
+    found: dict[str, dict[int, int]] = {}
+    for text in texts:
+        name, *numbers = text.split(":")
+        if not 1 <= len(numbers) <= 2 or not name:
+            raise _bad(
+                option,
+                "--rate-limit-resource option format is '<resource_name>:<count>:<device>' or "
+                f"'<resource_name>:<count>'. Got {text}",
+            )
+        if not all(re.fullmatch("[0-9]{1,9}", number, re.ASCII) for number in numbers):
+            raise _bad(option, f"count and device must be numbers from 0 to 999999999. Got {text}")
+        found.setdefault(name, {})[int(numbers[1]) if len(numbers) == 2 else -1] = int(numbers[0])
+    return MappingProxyType({name: MappingProxyType(counts) for name, counts in found.items()})
 
 
 def _cache_size(texts: Sequence[str]) -> int:

@@ -12,8 +12,7 @@ FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("ensemble_scheduling", "ensembles", lambda c: c.HasField("ensemble_scheduling")),
     ("platform", "ensembles", lambda c: c.platform == "ensemble"),
     ("model_repository_agents", "repository agents", lambda c: bool(c.model_repository_agents.agents)),
-    ("model_operations", "libraries of custom operators for other backends than onnxruntime",
-     lambda c: bool(c.model_operations.op_library_filename) and c.backend not in ("", "onnxruntime")),
+    ("model_operations", "custom operator libraries", lambda c: bool(c.model_operations.op_library_filename)),
     ("batch_input", "ragged batching", lambda c: bool(c.batch_input)),
     ("batch_output", "ragged batching", lambda c: bool(c.batch_output)),
 )
@@ -49,7 +48,5 @@ def _asked(proto: Any) -> Iterator[tuple[str, str]]:
             yield f"input '{io.name}' allow_ragged_batch", "ragged batching"
     for group in proto.instance_group:
         where = f"instance_group '{group.name}'" if group.name else "instance_group"
-        if group.rate_limiter.resources:
-            yield f"{where} rate_limiter.resources", "the rate limiter"
         if group.secondary_devices:
             yield f"{where} secondary_devices", "the choice of accelerator cores"

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from triton_async.backends.base import Backend
 from triton_async.core.cache import ResponseCache
 from triton_async.core.families import MetricSource
+from triton_async.core.limiter import RateLimiter
 from triton_async.core.placement import GpuLoads
 from triton_async.core.reactor import Reactor
 from triton_async.core.warmup import WarmUps
@@ -89,6 +90,8 @@ class Host:
     #: Of the models whose config asks for it; None: no answer is kept.
     cache: ResponseCache | None = None
     held_schedulers: HeldSchedulers = HeldSchedulers()
+    #: What executions wait for under --rate-limit; None: for nothing.
+    limiter: RateLimiter | None = None
 
     @property
     def pool(self) -> SlabPool:

@@ -259,6 +259,8 @@ cdef class InnerRequests(Errand):
         for asker in inner.askers:
             if (<InferRequest>asker).model is not None:
                 (<Servable>(<InferRequest>asker).model).asks_others(now_ns)
+                if inner.held or inner.call.held is None:
+                    (<Servable>(<InferRequest>asker).model).lend(<InferRequest>asker)
         if self.server.tracing is not None:
             request.trace_parent = _first_trace(inner.askers)
         inner._link()

@@ -1,6 +1,7 @@
 # One OS thread per model instance.
 
 from triton_async.backends.base cimport ModelInstance
+from triton_async.core.limiter cimport Claim
 from triton_async.core.reactor cimport Reactor, Sleeper
 from triton_async.core.wakeup cimport ta_batch, ta_mailbox
 from triton_async.infer.batch cimport Batch
@@ -39,6 +40,7 @@ cdef class Instance(Sleeper):
     cdef readonly int in_flight          # batches out: running or in the mailbox, revoked ones too
     cdef readonly list out               # those batches, the oldest first
     cdef object thread                   # None before the first batch of an engine that was adopted
+    cdef Claim claim                     # what an execution needs of the rate limiter; None: nothing
     cdef object make_engine
     cdef object _on_stopped
 

@@ -17,6 +17,8 @@ from triton_async.core.batcher import DynamicBatcher
 from triton_async.core.host import HeldSchedulers, Host
 from triton_async.core.injection import Injection
 from triton_async.core.instances import Instance
+from triton_async.core.limited_model import LimitedModel
+from triton_async.core.limiter import Claim
 from triton_async.core.model import Model
 from triton_async.core.opening import Closable, OpenVersion, active_instances, close_all, engine_maker, open_version
 from triton_async.core.placement import MemoryUsage, check_load_limits, gpus_in_use, used_nbytes
@@ -91,7 +93,11 @@ async def start_version(host: Host, config: ModelConfig, opened: OpenVersion) ->
     """Takes over an opened version and makes it take batches. ServerError with the reason; it is closed then."""
     loaded = opened.loaded
     instances: list[Instance] = []
+    claims: list[Claim | None] = []
     try:
+        if host.limiter is not None:
+            where = f"the config of model '{config.name}'"
+            claims = host.limiter.add(active_instances(config), config.instance_groups, where)
         if loaded.thread_bound:
             instances = await _start_instances(host, config, loaded)
         else:
@@ -104,8 +110,13 @@ async def start_version(host: Host, config: ModelConfig, opened: OpenVersion) ->
         if isinstance(scheduler, SequenceBatcher):
             model: Model = SequenceModel(host.reactor, opened.signature, config, instances, scheduler, pool)
         else:
-            model = Model(host.reactor, opened.signature, config, instances, scheduler, pool, cache)
+            kind = LimitedModel if any(claims) else Model
+            model = kind(host.reactor, opened.signature, config, instances, scheduler, pool, cache)
+        if host.limiter is not None and any(claims):
+            model.limit(host.limiter, claims)
     except BaseException:
+        if host.limiter is not None:
+            host.limiter.remove(claims)
         # Of a model that does not bind them, some engines may have a thread by now, which closes them.
         await _free(host, instances, loaded if instances else opened)
         raise

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t
 from triton_async.core.cache cimport ResponseCache
 from triton_async.core.inline cimport InlinePolicy
 from triton_async.core.instances cimport Instance
+from triton_async.core.limiter cimport RateLimiter
 from triton_async.core.scheduler cimport Scheduler
 from triton_async.core.servable cimport Servable
 from triton_async.infer.batch cimport Batch
@@ -27,6 +28,7 @@ cdef class Model(Servable):
     cdef readonly int run_ahead          # batches that an instance may have waiting behind the one it runs
     cdef int least_ahead                 # of them however long an execution takes
     cdef int most_ahead
+    cdef RateLimiter limiter             # what instances with a claim ask before they begin; None: no one has any
     cdef int64_t mean_execution_ns       # moving average of how long an instance takes for a batch
     cdef readonly InlinePolicy inline
     cdef bint any_thread                 # every instance may run on the loop thread
@@ -46,6 +48,7 @@ cdef class Model(Servable):
     cdef bint _runs_here(self, Batch batch) noexcept
     cdef int _run_here(self, Instance instance, Batch batch) except -1
     cdef Batch _take(self, Instance instance, bint idle, int64_t now_ns)
+    cdef Batch _take_any(self, Instance instance, bint idle, int64_t now_ns)
     cdef int _hand_over(self, Instance instance, Batch batch) except -1
     cdef int _dispatch_ahead(self, int64_t now_ns) except -1
     cdef int _arm(self) except -1

@@ -4,6 +4,7 @@ from triton_async.config.model_config import ModelConfig
 from triton_async.core.cache import ResponseCache
 from triton_async.core.inline import InlinePolicy
 from triton_async.core.instances import Instance
+from triton_async.core.limiter import Claim, RateLimiter
 from triton_async.core.reactor import Reactor
 from triton_async.core.scheduler import Scheduler
 from triton_async.core.servable import Servable
@@ -24,4 +25,5 @@ class Model(Servable):
         input_pool: SlabPool | None = None,
         cache: ResponseCache | None = None,
     ) -> None: ...
+    def limit(self, limiter: RateLimiter, claims: Sequence[Claim | None]) -> None: ...
     def take_instances(self) -> list[Instance]: ...

@@ -5,6 +5,7 @@ import logging
 from triton_async.core.cache cimport ResponseCache
 from triton_async.core.inline cimport InlinePolicy, ta_switches, ta_switches_of_thread
 from triton_async.core.instances cimport Instance
+from triton_async.core.limiter cimport RateLimiter
 from triton_async.core.reactor cimport Reactor
 from triton_async.core.scheduler cimport Scheduler, refusal
 from triton_async.core.servable cimport Servable
@@ -79,6 +80,16 @@ cdef class Model(Servable):
         self.cache = cache
         if cache is not None:
             self.cache_owner = cache.add_owner()
+
+    def limit(self, RateLimiter limiter, claims):
+        """Has its instances wait for what they need, None for nothing (RateLimiter.add). Before the first request."""
+        cdef Instance instance
+        self.limiter = limiter
+        for instance, claim in zip(self.instances, claims, strict=True):
+            instance.claim = claim
+        # What is taken ahead, or runs on the loop thread, would not wait for its turn.
+        self.most_ahead = self.least_ahead = self.run_ahead = 0
+        self.any_thread = False
 
     @property
     def pending(self):
@@ -313,6 +324,18 @@ cdef class Model(Servable):
 
     # The next batch. Requests whose batch could not be made are answered, and those behind them get their chance.
     cdef Batch _take(self, Instance instance, bint idle, int64_t now_ns):
+        cdef Batch batch = None
+        if instance.claim is None:
+            return self._take_any(instance, idle, now_ns)
+        if not self.scheduler.pending or not self.limiter.acquire(instance.claim, self):
+            return None
+        try:
+            batch = self._take_any(instance, idle, now_ns)
+        finally:
+            self.limiter.settle(instance.claim, self, batch is not None)
+        return batch
+
+    cdef Batch _take_any(self, Instance instance, bint idle, int64_t now_ns):
         cdef InferRequest request
         cdef list lost
         while True:
@@ -356,6 +379,8 @@ cdef class Model(Servable):
         cdef int64_t timeout_ns = self.scheduler.next_deadline_ns
         if timeout_ns and (deadline_ns == 0 or timeout_ns < deadline_ns):
             deadline_ns = timeout_ns
+        if self.limiter is not None and not self.scheduler.pending:
+            self.limiter.leave(self)
         return self.reactor.arm(self, deadline_ns)
 
     cdef int _expire(self, int64_t now_ns) except -1:
@@ -403,6 +428,13 @@ cdef class Model(Servable):
             self.scheduler.requeue(list(batch.requests))
         return 0
 
+    cdef int lend(self, InferRequest request) except -1:
+        cdef Batch batch = <Batch>request.batch
+        cdef Instance instance = None if batch is None else <Instance>batch.instance
+        if instance is not None and instance.claim is not None:
+            self.limiter.release(instance.claim)
+        return 0
+
     # -- the three events --------------------------------------------------------------------------
 
     cdef int executed(self, Batch batch, int64_t now_ns) except -1:
@@ -417,6 +449,8 @@ cdef class Model(Servable):
         cdef Instance instance = <Instance>batch.instance
         cdef bint revoked = ta_batch_phase(&batch.c) == TA_REVOKED
         instance.take_back(batch)
+        if instance.claim is not None:
+            self.limiter.release(instance.claim)
         if instance.in_flight == 0:
             # One without an engine or a thread answers at once and would draw all batches to itself: it comes last.
             able = instance.engine is not None and instance.thread is not None
@@ -516,6 +550,8 @@ cdef class Model(Servable):
     # Ends a request that no instance has begun because its client has gone.
     cdef int _drop(self, InferRequest request, int64_t now_ns) except -1:
         self.statistics.record_failure(FAIL_CANCELED, request.received_ns or request.queue_start_ns, now_ns)
+        if self.limiter is not None and not self.scheduler.pending:
+            self.limiter.leave(self)
         return self._end(request, None)
 
     def asked_for_readiness(self):
@@ -530,6 +566,9 @@ cdef class Model(Servable):
         if self.cache is not None:
             self.cache.drop_owner(self.cache_owner)
             self.cache = None
+        if self.limiter is not None:
+            self.limiter.leave(self)
+            self.limiter.remove([(<Instance>instance).claim for instance in instances])
         self.instances = []
         self.idle = []
         return instances

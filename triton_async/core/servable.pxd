@@ -42,6 +42,8 @@ cdef class Servable(Wakeable):
     cdef list holders_of(self, InferRequest request)
     # One of its executions waits for another request: from now on none is begun, or kept, behind one that runs.
     cdef int asks_others(self, int64_t now_ns) except -1
+    # The execution that has this request waits: the resources that it holds are free for others, to its end.
+    cdef int lend(self, InferRequest request) except -1
 
     # -- for implementations
     # A request is taken; and given back before anything has happened to it.

@@ -62,6 +62,9 @@ cdef class Servable(Wakeable):
     cdef int asks_others(self, int64_t now_ns) except -1:
         return 0
 
+    cdef int lend(self, InferRequest request) except -1:
+        return 0
+
     # -- requests ----------------------------------------------------------------------------------
 
     cdef int _accept(self, InferRequest request, ResponseSink sink) except -1:

@@ -210,7 +210,11 @@ BAD = [
     ([REPOSITORY, "--model-control-mode=x"], "invalid argument for --model-control-mode"),
     ([REPOSITORY, "--model-control-mode=poll"], "'poll' is not supported yet"),
     ([REPOSITORY, "--rate-limit=x"], "invalid argument for --rate-limit"),
-    ([REPOSITORY, "--rate-limit=execution_count"], "'execution_count' is not supported yet"),
+    ([REPOSITORY, "--rate-limit-resource=R"], "option format is '<resource_name>:<count>:<device>'"),
+    ([REPOSITORY, "--rate-limit-resource=:1"], "or '<resource_name>:<count>'. Got :1"),
+    ([REPOSITORY, "--rate-limit-resource=R:1:2:3"], "Got R:1:2:3"),
+    ([REPOSITORY, "--rate-limit-resource=R:-1"], "count and device must be numbers"),
+    ([REPOSITORY, "--rate-limit-resource=R:1:x"], "count and device must be numbers"),
     (
         [REPOSITORY, "--grpc-infer-response-compression-level=x"],
         "invalid argument for --grpc_infer_response_compression_level",

@@ -16,6 +16,7 @@ from triton_async.backends.registry import BackendRegistry
 from triton_async.config.settings import parse
 from triton_async.core.host import Backends, Host, Workers
 from triton_async.core.inner import InnerRequests
+from triton_async.core.limiter import RateLimiter
 from triton_async.core.placement import OpenDevices
 from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
@@ -71,10 +72,11 @@ async def running(
     reactor = Reactor()
     reactor.attach(loop)
     pools = pools or Pools(SlabPool(1 << 24), open_devices)
+    limiter = None if settings.rate_limit == "off" else RateLimiter(reactor, settings.rate_limit_resource)
     with Workers(4) as workers:
         host = Host(
             loop, reactor, pools, backends or BackendRegistry(), workers, settings.backend_config,
-            gpu_limits=settings.model_load_gpu_limit, **more,
+            gpu_limits=settings.model_load_gpu_limit, limiter=limiter, **more,
         )  # fmt: skip
         server = InferenceServer(settings, host)
         inner = InnerRequests(server)

@@ -14,11 +14,13 @@ from puppet_stage import START_NS, Sink
 
 from triton_async.backends.base import InferenceCall
 from triton_async.backends.registry import BackendRegistry
-from triton_async.config.model_config import DynamicBatching
+from triton_async.config.model_config import DynamicBatching, Instance, InstanceGroup, InstanceKind, Resource
 from triton_async.config.settings import parse
 from triton_async.core.batcher import DynamicBatcher
 from triton_async.core.host import Host, Workers
 from triton_async.core.inner import InnerRequests
+from triton_async.core.limited_model import LimitedModel
+from triton_async.core.limiter import RateLimiter
 from triton_async.core.model import Model
 from triton_async.core.queue import RequestQueue
 from triton_async.core.reactor import Reactor
@@ -68,12 +70,13 @@ class Call(InferenceCall):
 class InnerStage:
     """A server of puppet models. Close it at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, granted: dict[str, dict[int, int]] | None = None) -> None:
         self.loop = uvloop.new_event_loop()
         self.clock = puppet.MadeUpClock(START_NS)
         self.reactor = Reactor(self.clock)
         self.reactor.attach(self.loop)
         self.pool = SlabPool(1 << 20)
+        self.limiter = RateLimiter(self.reactor, granted)
         self.workers = Workers(1)
         host = Host(
             self.loop, self.reactor, Pools(self.pool, no_devices), BackendRegistry(), self.workers, {}
@@ -84,8 +87,10 @@ class InnerStage:
         self.puppets: dict[str, list[Any]] = {}
 
     def add(
-        self, name: str, instances: int = 1, *, decoupled: bool = False, batching: DynamicBatching | None = None
+        self, name: str, instances: int = 1, *, decoupled: bool = False, batching: DynamicBatching | None = None,
+        needs: dict[str, int] | None = None, priority: int = 0, device: int = 0,
     ) -> None:
+        """`needs`: resources that an execution needs; a name in capitals is a global one."""
         spec = from_name("FP32")
         signature = ModelSignature(
             name, 1, [TensorSpec("IN", spec, (-1,))], [TensorSpec("OUT", spec, (-1,))], 4, decoupled
@@ -96,10 +101,19 @@ class InnerStage:
             )
             for i in range(instances)
         ]
-        self.models[name] = Model(
+        parts = (
             self.reactor, signature, SimpleNamespace(dynamic_batching=batching, sequences=None), self.puppets[name],
             DynamicBatcher(signature, RequestQueue(), batching),
         )  # fmt: skip
+        if needs is None:
+            self.models[name] = Model(*parts)
+        else:
+            resources = tuple(Resource(resource, resource.isupper(), count) for resource, count in needs.items())
+            group = InstanceGroup(name, InstanceKind.CPU, instances, resources=resources, priority=priority)
+            specs = [Instance(f"{name}_{i}", InstanceKind.CPU, device, False, 0, "") for i in range(instances)]
+            claims = self.limiter.add(specs, [group], f"model '{name}'")
+            self.models[name] = LimitedModel(*parts)
+            self.models[name].limit(self.limiter, claims)
         puppet.serve(self.server, self.models[name])
 
     def close(self) -> None:

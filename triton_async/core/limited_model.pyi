@@ -1,0 +1,3 @@
+from triton_async.core.model import Model
+
+class LimitedModel(Model): ...
