@@ -37,11 +37,15 @@ typedef struct ort_api_base {
     const char *(*get_version_string)(void);
 } ort_api_base;
 
+/* What a library of operators exports as `RegisterCustomOps`: adds them to the options. It stays loaded. */
+typedef ort_status *(*ort_register_operators)(ort_session_options *options, const ort_api_base *base);
+
 enum ort_index {
     ORT_GET_ERROR_CODE = 1,
     ORT_GET_ERROR_MESSAGE = 2,
     ORT_CREATE_ENV = 3,
     ORT_CREATE_SESSION = 7,
+    ORT_CREATE_SESSION_FROM_ARRAY = 8,
     ORT_RUN = 9,
     ORT_CREATE_SESSION_OPTIONS = 10,
     ORT_SET_EXECUTION_MODE = 13,
@@ -251,6 +255,13 @@ ORT_WRAP(ort_create_session, ORT_CREATE_SESSION,
          (ort_table api, const ort_env *env, const char *path, const ort_session_options *options,
           ort_session **out),
          (const ort_env *, const char *, const ort_session_options *, ort_session **), (env, path, options, out))
+
+/* Of a model in memory, which may go when it returns. */
+ORT_WRAP(ort_create_session_from_array, ORT_CREATE_SESSION_FROM_ARRAY,
+         (ort_table api, const ort_env *env, const void *model, size_t nbytes, const ort_session_options *options,
+          ort_session **out),
+         (const ort_env *, const void *, size_t, const ort_session_options *, ort_session **),
+         (env, model, nbytes, options, out))
 
 /* `what`: 0 inputs, 1 outputs, 2 initializers that a request may override; their entries stand in this order. */
 ORT_WRAP(ort_session_count, ORT_SESSION_COUNT + what,

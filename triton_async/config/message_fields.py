@@ -9,16 +9,16 @@ def fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """(number, bytes) of the length-delimited fields; the others hold no message. ValueError for what is no message."""
     at = 0
     while at < len(message):
-        tag, at = _varint(message, at)
+        tag, at = varint(message, at)
         wire_type = tag & 7
         if wire_type == 0:
-            _, at = _varint(message, at)
+            _, at = varint(message, at)
         elif wire_type in (1, 5):
             at += 8 if wire_type == 1 else 4
             if at > len(message):
                 raise ValueError("a field is longer than its message")
         elif wire_type == 2:
-            size, at = _varint(message, at)
+            size, at = varint(message, at)
             if size > len(message) - at:
                 raise ValueError("a field is longer than its message")
             yield tag >> 3, message[at : at + size]
@@ -27,7 +27,8 @@ def fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
             raise ValueError("not a protobuf message")
 
 
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
+def varint(message: memoryview, at: int) -> tuple[int, int]:
+    """The number that begins at `at`, and where it ends. ValueError."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(message):

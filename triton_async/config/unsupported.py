@@ -12,7 +12,8 @@ FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("ensemble_scheduling", "ensembles", lambda c: c.HasField("ensemble_scheduling")),
     ("platform", "ensembles", lambda c: c.platform == "ensemble"),
     ("model_repository_agents", "repository agents", lambda c: bool(c.model_repository_agents.agents)),
-    ("model_operations", "custom operator libraries", lambda c: bool(c.model_operations.op_library_filename)),
+    ("model_operations", "libraries of custom operators for other backends than onnxruntime",
+     lambda c: bool(c.model_operations.op_library_filename) and c.backend not in ("", "onnxruntime")),
     ("batch_input", "ragged batching", lambda c: bool(c.batch_input)),
     ("batch_output", "ragged batching", lambda c: bool(c.batch_output)),
 )

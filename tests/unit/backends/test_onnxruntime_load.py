@@ -28,7 +28,7 @@ from triton_async.backends.onnxruntime.options import (
 )
 from triton_async.backends.onnxruntime.session import Session
 from triton_async.config.model_config import InstanceKind, ModelConfig, freeze
-from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable, Unsupported
+from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable
 from triton_async.infer.signature import ModelSignature
 from triton_async.memory.slab import SlabPool
 from triton_async.protos import ModelConfig as ModelConfigProto
@@ -243,13 +243,6 @@ def test_configs_that_are_not_the_models(tmp_path: Path, pool: SlabPool, old: st
     path = write(tmp_path, add_sub()) / "1" / "model.onnx"
     config = freeze(text_format.Parse(FULL.replace(old, new), ModelConfigProto()))
     with pytest.raises(InvalidArg, match=message.replace("'", ".")):
-        OnnxRuntimeBackend().load(LoadContext(config, 1, path, ModelSignature("m", 1, [], []), pool, {}))
-
-
-def test_custom_operator_libraries_are_refused(tmp_path: Path, pool: SlabPool) -> None:
-    config = freeze(text_format.Parse(FULL + "model_operations { op_library_filename: 'ops.so' }", ModelConfigProto()))
-    path = write(tmp_path, add_sub()) / "1" / "model.onnx"
-    with pytest.raises(Unsupported, match="custom operator libraries"):
         OnnxRuntimeBackend().load(LoadContext(config, 1, path, ModelSignature("m", 1, [], []), pool, {}))
 
 

@@ -294,7 +294,6 @@ INCOMPLETE = [
 UNSUPPORTED = [
     ("ensemble_scheduling { step { model_name: 'x' } }", "ensemble_scheduling"),
     ("model_repository_agents { agents { name: 'checksum' } }", "model_repository_agents"),
-    ("model_operations { op_library_filename: 'x.so' }", "model_operations"),
     (
         "batch_input { kind: BATCH_ITEM_SHAPE target_name: 'i' data_type: TYPE_INT32 source_input: 'image' }",
         "batch_input",
@@ -302,6 +301,12 @@ UNSUPPORTED = [
     ("batch_output { target_name: 'scores' source_input: 'image' }", "batch_output"),
     ("instance_group { secondary_devices { device_id: 0 } }", "secondary_devices"),
 ]
+
+
+def test_libraries_of_operators_are_for_one_backend(tmp_path: Path) -> None:
+    text = "backend: 'python' model_operations { op_library_filename: 'x.so' }"
+    with pytest.raises(Unsupported, match=r"'model_operations' of model 'm' .* other backends than onnxruntime"):
+        load_text(tmp_path, text)
 
 
 def test_the_config_that_is_mutated_is_good(tmp_path: Path) -> None:

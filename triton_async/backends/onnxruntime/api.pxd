@@ -22,6 +22,8 @@ cdef extern from "ort_api.h" nogil:
     ctypedef struct ort_api_base:
         ort_table (*get_api)(uint32_t version) noexcept nogil
         const char *(*get_version_string)() noexcept nogil
+    ctypedef ort_status *(*ort_register_operators)(ort_session_options *options,
+                                                   const ort_api_base *base) noexcept nogil
 
     enum: ORT_API_VERSION
     enum ort_element_type:
@@ -99,6 +101,8 @@ cdef extern from "ort_api.h" nogil:
                                     const char **keys, const char **values, size_t count)
     ort_status *ort_set_current_gpu(ort_table api, int device)
 
+    ort_status *ort_create_session_from_array(ort_table api, const ort_env *env, const void *model, size_t nbytes,
+                                              const ort_session_options *options, ort_session **out)
     ort_status *ort_create_session(ort_table api, const ort_env *env, const char *path,
                                    const ort_session_options *options, ort_session **out)
     ort_status *ort_session_count(ort_table api, const ort_session *session, int what, size_t *out)
@@ -157,10 +161,15 @@ cdef class Library:
     cdef ort_memory_info *memory_info     # plain host memory
     cdef ort_allocator *allocator         # the library's own, for names and strings
     cdef readonly str version
+    cdef const ort_api_base *base         # what libraries of operators are given
     cdef readonly tuple providers         # names of the execution providers that it was built with
 
     # Raises what a status says, InternalError in Triton's words, and releases it. Nothing for NULL.
     cdef int check(self, ort_status *status) except -1
+
+
+# The entry of a library of operators, which is loaded for good. Unavailable, InvalidArg. Blocking.
+cdef ort_register_operators find_operators(str path) except NULL
 
 
 # The library's environment: its logger and, if asked for, thread pools that sessions share. Outlives its sessions.

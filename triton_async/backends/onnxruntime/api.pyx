@@ -25,7 +25,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from triton_async.errors import InternalError, Unavailable
+from triton_async.errors import InternalError, InvalidArg, Unavailable
 
 cdef extern from "<dlfcn.h>" nogil:
     int RTLD_NOW
@@ -156,6 +156,23 @@ def pick_library(capi):
     return found[0] if found else None
 
 
+cdef ort_register_operators find_operators(str path) except NULL:
+    cdef bytes c_path = path.encode()
+    cdef const char *c_string = c_path
+    cdef void *handle
+    cdef ort_register_operators found = NULL
+    name = Path(path).name
+    with nogil:
+        handle = dlopen(c_string, RTLD_NOW | RTLD_LOCAL)
+    if handle == NULL:
+        raise Unavailable(f"library of operators '{name}' can not be loaded: "
+                          f"{clean(dlerror().decode('utf-8', 'replace'))}")
+    found = <ort_register_operators>dlsym(handle, "RegisterCustomOps")
+    if found == NULL:
+        raise InvalidArg(f"'{name}' is no library of operators for ONNX Runtime: it does not export RegisterCustomOps")
+    return found
+
+
 @cython.final
 cdef class Library:
     """ONNX Runtime's C API, loaded. Raises Unavailable when it is absent or too old. Any thread."""
@@ -169,6 +186,7 @@ cdef class Library:
         if get_base == NULL:
             raise Unavailable("ONNX Runtime can not be loaded: its library does not export OrtGetApiBase")
         cdef const ort_api_base *base = get_base()
+        self.base = base
         self.version = base.get_version_string().decode()
         self.api = base.get_api(ORT_API_VERSION)
         if self.api == NULL:

@@ -14,9 +14,11 @@ from triton_async.backends.onnxruntime.api import Environment, Library, find_lib
 from triton_async.backends.onnxruntime.cuda_libraries import preload
 from triton_async.backends.onnxruntime.graph import read_graph
 from triton_async.backends.onnxruntime.instance import OnnxRuntimeInstance
+from triton_async.backends.onnxruntime.operators import operator_libraries
 from triton_async.backends.onnxruntime.options import INSPECT, SessionSettings, session_settings, thread_pools
 from triton_async.backends.onnxruntime.providers import CUDA, OPENVINO, Provider, missing
 from triton_async.backends.onnxruntime.session import Session
+from triton_async.backends.onnxruntime.zipmap import unzip
 from triton_async.config.autocomplete import ModelIO
 from triton_async.config.consistency import check_against_model
 from triton_async.config.model_config import InstanceGroup, InstanceKind, ModelConfig, freeze
@@ -69,12 +71,12 @@ class OnnxRuntimeBackend(Backend):
             return found
         config = freeze(proto)
         kind, device = _first_place(config)
-        settings = _settings(config, kind, device)
+        settings = _settings(config, kind, device, path)
         if settings.device < 0:
             session = self.make_session(path, config.name, settings)
             return replace(session.model_io(), opened=OpenedSession(session, path, settings))
         # Not yet on the GPU, whose memory is watched while a model loads.
-        settings = _settings(config, InstanceKind.CPU, 0)
+        settings = _settings(config, InstanceKind.CPU, 0, path)
         settings = replace(settings, providers=(), entries=(*settings.entries, *INSPECT.entries))
         try:
             return self.make_session(path, config.name, settings).model_io()
@@ -105,9 +107,10 @@ class OnnxRuntimeBackend(Backend):
         """A session of the model file, or folder, at `path`. ServerError."""
         self._provide(model, settings)
         alone = any(provider.name == OPENVINO for provider in settings.providers)
+        file = _model_file(path)
         try:
             with _openvino if alone else nullcontext():
-                session = Session(self._started(), _model_file(path), settings)
+                session = self._new_session(file, model, settings)
         except ServerError as error:
             if settings.device < 0:
                 raise
@@ -116,6 +119,21 @@ class OnnxRuntimeBackend(Backend):
             graph = read_graph(_model_file(path))
             if graph is not None:
                 session.mark_unranked(graph.unranked())
+        return session
+
+    def _new_session(self, file: Path, model: str, settings: SessionSettings) -> Session:
+        try:
+            return Session(self._started(), file, settings)
+        except Unsupported as error:
+            unzipped = unzip(file.read_bytes()) if "ONNX_TYPE_SEQUENCE" in error.message else None
+            if unzipped is None:
+                raise
+        session = Session(self._started(), file, settings, unzipped.model)
+        for output, labels in unzipped.labels.items():
+            log.info(
+                "model '%s': output '%s' is served as the tensor that ZipMap makes maps of, its columns: %s",
+                model, output, ", ".join(labels),
+            )  # fmt: skip
         return session
 
     def _loaded(self) -> Library:
@@ -197,17 +215,17 @@ class OnnxRuntimeModel(LoadedModel):
     def _settings_for(self, kind: InstanceKind, device: int) -> SessionSettings:
         settings = self._settings.get((kind, device))
         if settings is None:
-            settings = self._settings[kind, device] = _settings(self._context.config, kind, device)
+            settings = self._settings[kind, device] = _settings(
+                self._context.config, kind, device, self._context.path
+            )
         return settings
 
     def _make_session(self, settings: SessionSettings) -> Session:
         return self._backend.make_session(self._context.path, self._context.config.name, settings)
 
 
-def _settings(config: ModelConfig, kind: InstanceKind, device: int) -> SessionSettings:
-    if config.proto.model_operations.op_library_filename:
-        raise Unsupported(f"unable to load model '{config.name}': custom operator libraries are not supported")
-    return session_settings(config, kind, device)
+def _settings(config: ModelConfig, kind: InstanceKind, device: int, path: Path) -> SessionSettings:
+    return replace(session_settings(config, kind, device), operators=operator_libraries(config, path))
 
 
 def _first_place(config: ModelConfig) -> tuple[InstanceKind, int]:

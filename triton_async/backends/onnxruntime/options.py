@@ -41,7 +41,8 @@ class ThreadPools(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
     """How to make a session. `own_threads`: it has pools of its own, of these sizes (0: the engine's choice), where it
-    does not have to share. `graph_level`: ONNX Runtime's number. `device`: the GPU that it runs on, -1 for the CPU.
+    does not have to share. `graph_level`: ONNX Runtime's number. `operators`: paths of libraries that have some.
+    `device`: the GPU that it runs on, -1 for the CPU.
     """
 
     own_threads: bool = True
@@ -55,6 +56,7 @@ class SessionSettings:
     entries: tuple[tuple[str, str], ...] = ()
     run_entries: tuple[tuple[str, str], ...] = ()
     providers: tuple[Provider, ...] = ()
+    operators: tuple[str, ...] = ()
     device: int = -1
 
 

@@ -12,6 +12,7 @@ from triton_async.backends.onnxruntime.api cimport (
     ORT_MEM_TYPE_DEFAULT,
     Environment,
     Library,
+    find_operators,
     from_element_type,
     ort_add_external_files,
     ort_add_run_config_entry,
@@ -24,12 +25,14 @@ from triton_async.backends.onnxruntime.api cimport (
     ort_create_memory_info,
     ort_create_run_options,
     ort_create_session,
+    ort_create_session_from_array,
     ort_create_session_options,
     ort_create_tensorrt_options,
     ort_cuda_options,
     ort_dimension_count,
     ort_dimensions,
     ort_disable_per_session_threads,
+    ort_register_operators,
     ort_release_cuda_options,
     ort_release_memory_info,
     ort_release_run_options,
@@ -78,17 +81,20 @@ cdef tuple _KINDS = ("UNKNOWN", "TENSOR", "SEQUENCE", "MAP", "OPAQUE", "SPARSETE
 @cython.final
 @cython.no_gc_clear
 cdef class Session:
-    """A session of the model file at `path`, made with SessionSettings. Blocking; load or instance thread.
+    """A session of the model file at `path`, made with SessionSettings. Blocking; load or instance thread. `model`:
+    what the file is to be read as, in place of its bytes.
 
     Raises ServerError with the engine's reason and without the path.
     """
 
-    def __init__(self, Environment environment, path, settings):
+    def __init__(self, Environment environment, path, settings, bytes model=None):
         cdef ort_session_options *options = NULL
         cdef Library library = environment.library
         cdef ort_status *status
         cdef bytes c_path = bytes(path)
         cdef const char *c_string = c_path
+        cdef const char *c_model = NULL if model is None else <const char *>model
+        cdef size_t nbytes = 0 if model is None else len(model)
         _check_file(path)
         self.library = library
         self.environment = environment
@@ -101,8 +107,14 @@ cdef class Session:
                     _append(library, options, provider)
                 files = _external_files(path, settings)
                 _add_external_files(library, options, files)
+                for operators in settings.operators:
+                    _register(library, options, operators)
                 with nogil:
-                    status = ort_create_session(library.api, environment.env, c_string, options, &self.session)
+                    if c_model == NULL:
+                        status = ort_create_session(library.api, environment.env, c_string, options, &self.session)
+                    else:
+                        status = ort_create_session_from_array(library.api, environment.env, c_model, nbytes, options,
+                                                               &self.session)
                 library.check(status)
             except InternalError as error:
                 message = error.message.replace(f"{path.parent}/", "")
@@ -224,6 +236,15 @@ cdef int _add_external_files(Library library, ort_session_options *options, list
     return 0
 
 
+cdef int _register(Library library, ort_session_options *options, str path) except -1:
+    cdef ort_register_operators add = find_operators(path)
+    cdef ort_status *status
+    with nogil:
+        status = add(options, library.base)
+    library.check(status)
+    return 0
+
+
 cdef bint _shares_threads(Environment environment, settings) except -1:
     return environment.pools is not None and (environment.pools.for_all or not settings.own_threads)
 
@@ -316,7 +337,8 @@ cdef object _tensor_info(Library library, const ort_type_info *info, str name, b
     if kind != ORT_KIND_TENSOR:
         found = _KINDS[kind] if 0 <= kind < len(_KINDS) else _KINDS[0]
         raise Unsupported(f"Unsupported ONNX Type 'ONNX_TYPE_{found}' for I/O '{name}', expected "
-                          "'ONNX_TYPE_TENSOR'.")
+                          "'ONNX_TYPE_TENSOR'. Of sequences only what ZipMap makes of probabilities can be served, as "
+                          "their tensor: give the model a tensor there, such as by ConcatFromSequence")
     library.check(ort_type_as_tensor(library.api, info, &tensor))
     library.check(ort_tensor_element_type(library.api, tensor, &element_type))
     datatype = from_element_type(element_type)
