@@ -39,7 +39,6 @@ C_SOURCES = {
     "triton_async.backends.onnxruntime.device": ["csrc/cuda.c", "csrc/gather.c", "csrc/slab.c"],
     "triton_async.backends.onnxruntime.instance": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.backends.onnxruntime.values": ["csrc/gather.c", "csrc/slab.c"],
-    "triton_async.backends.python.isolated.link": ["csrc/arena.c"],
     "triton_async.backends.python.isolated.outbound": ["csrc/arena.c"],
     "triton_async.backends.python.isolated.memory": ["csrc/arena.c"],
     "triton_async.backends.python.isolated.wire": ["csrc/arena.c", "csrc/gather.c", "csrc/slab.c"],
