@@ -16,7 +16,7 @@ export PYTHONSAFEPATH := 1
 # The examples are scripts that import the modules beside them.
 SCRIPT := env -u PYTHONSAFEPATH $(BIN)/python
 
-.PHONY: help install dev embeddings models serve demo test unit debug lint sanitize conformance wheels bench bench-all clean
+.PHONY: help install dev embeddings models serve demo test unit debug lint sanitize conformance tensorflow wheels bench bench-all clean
 
 help:
 	@echo 'make install      build the package into $(VENV)'
@@ -110,6 +110,14 @@ sanitize: $(VENV)/.dev
 test: lint models $(VENV)/.torch $(VENV)/.forests $(DEBUG)/.built
 	$(BIN)/pytest -m 'not conformance'
 	PYTHONPATH=$(DEBUG) $(BIN)/pytest $(addprefix tests/unit/,core infer memory frontends)
+
+# TensorFlow (1 GB) in an environment of its own beside the others' packages: the tests that run it and compare with it.
+tensorflow: $(VENV)/.dev
+	$(PYTHON) -m venv build/tensorflow-venv
+	build/tensorflow-venv/bin/pip install --quiet tensorflow-cpu
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))' \
+		> "$$(build/tensorflow-venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/tests.pth"
+	build/tensorflow-venv/bin/python -m pytest tests/unit/backends/test_tensorflow.py
 
 conformance: $(VENV)/.dev
 	$(BIN)/pytest -m conformance tests/conformance

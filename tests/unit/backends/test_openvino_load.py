@@ -93,6 +93,18 @@ def test_broken_files_are_named(tmp_path: Path, pool: SlabPool, how: str, messag
     assert "src/" not in caught.value.message
 
 
+def test_weights_that_are_longer_than_the_model_says_are_warned_of(
+    tmp_path: Path, pool: SlabPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = write(tmp_path, one(weighted, [-1, 16]), PAIR)
+    Loaded(directory, pool)
+    assert "answers are wrong" not in caplog.text
+    weights = directory / "1" / "model.bin"
+    weights.write_bytes(weights.read_bytes() + bytes(64))
+    Loaded(directory, pool)
+    assert "'model.bin' has 1088 bytes, 'model.xml' uses 1024 of them: if they are of different models" in caplog.text
+
+
 @pytest.mark.parametrize("content", [b"\x08\x07\x12", b"no model at all", None])
 def test_broken_onnx_files_are_named(tmp_path: Path, pool: SlabPool, content: bytes | None) -> None:
     directory = write_onnx(tmp_path, add_sub(), 'backend: "openvino"')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections.abc import Mapping
@@ -11,9 +12,14 @@ from typing import Any
 
 from triton_async.errors import InternalError, InvalidArg, Unavailable
 
+_logger = logging.getLogger(__name__)
+
 # "Exception from src/x.cpp:84:" and "Check 'c' failed at src/y.cpp:9:" say where, not what.
 _PLACES = re.compile(r"(Exception from [^\s:]+:\d+:|Check '[^\n]*' failed at [^\s:]+:\d+:|Check [^\n]* failed at \S+)")
 _PATHS = re.compile(r"(?<![\w.])/(?:[^/\s'\":]+/)+")
+
+# Where the constants of an IR lie in its file of weights.
+_WEIGHTS = re.compile(rb'offset="(\d{1,18})" [^<>]*?\bsize="(\d{1,18})"')
 
 # How much of an .xml file is looked at for the element that all IR begin with.
 _HEAD_NBYTES = 1 << 16
@@ -58,9 +64,11 @@ class Library:
         """The model in the file, or folder, at `path`. ServerError, naming the file. Blocking, without the GIL."""
         _check_file(path, model)
         try:
-            return core.read_model(str(path))
+            read = core.read_model(str(path))
         except Exception as error:
             raise _unreadable(path, model, reason(error)) from None
+        _compare_weights(path, model)
+        return read
 
     def compile(self, core: Any, read: Any, model: str, properties: Mapping[str, Any]) -> Any:
         """The compiled model, on the CPU. ServerError with the engine's reason. Blocking, without the GIL."""
@@ -92,6 +100,20 @@ def _check_file(path: Path, model: str) -> None:
                 raise InvalidArg(
                     f"unable to load model '{model}': '{path.name}' is no OpenVINO IR: it has no element <net>"
                 )
+
+
+def _compare_weights(path: Path, model: str) -> None:
+    """A warning when an IR does not use its file of weights to the end: nothing else tells whose weights they are."""
+    weights = path.with_suffix(".bin")
+    if path.suffix != ".xml" or not weights.is_file():
+        return
+    used = max((int(start) + int(size) for start, size in _WEIGHTS.findall(path.read_bytes())), default=0)
+    nbytes = weights.stat().st_size
+    if used < nbytes:
+        _logger.warning(
+            "model '%s': '%s' has %d bytes, '%s' uses %d of them: if they are of different models, answers are wrong",
+            model, weights.name, nbytes, path.name, used,
+        )  # fmt: skip
 
 
 def _unreadable(path: Path, model: str, text: str) -> InvalidArg:
