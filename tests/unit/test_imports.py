@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "triton_async"
-ENGINES = {"onnxruntime", "cupy", "tensorrt", "tensorrt_rtx", "torch", "pynvml"}
+ENGINES = {"onnxruntime", "cupy", "tensorrt", "tensorrt_rtx", "torch", "pynvml", "openvino", "tensorflow"}
 # What no part of the server is to bring in by an import: large, slow, or for tests and tools only.
 HEAVY = ENGINES | {
     "Cython", "PIL", "cupyx", "grpc", "grpc_tools", "hypothesis", "matplotlib", "multiprocessing", "onnx", "pandas",

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from backend_models import add_sub, identity
+from backend_models import add_sub, identity, node, tensor
+from backend_models import model as onnx_model
 from openvino_models import EXACT, Loaded, config, one, op, ov, parameter, write
 
 from triton_async.backends.openvino import OpenVINOBackend
@@ -55,6 +56,27 @@ def test_a_folder_of_the_models_name_and_another_file_name(tmp_path: Path, pool:
     for suffix in ("xml", "bin"):
         (named / "1" / f"model.{suffix}").rename(named / "1" / f"net.{suffix}")
     assert Loaded(named, pool).run_one(x=np.ones((1, 16), np.float32))["y"][0, 0] == 16
+
+
+@pytest.mark.parametrize(("location", "refused"), [("weights.bin", False), ("../../weights.bin", True)])
+def test_external_data_of_onnx_models(tmp_path: Path, pool: SlabPool, location: str, refused: bool) -> None:
+    weights = onnx.numpy_helper.from_array(np.full((1, 4096), 3, np.float32), "w")
+    made = onnx_model([node("Add", ["x", "w"], ["y"])], [tensor("x", 1, ["n", 4096])], [tensor("y", 1, ["n", 4096])],
+                      [weights])  # fmt: skip
+    directory = tmp_path / "m"
+    (directory / "1").mkdir(parents=True)
+    (directory / "config.pbtxt").write_text('backend: "openvino"')
+    onnx.save(made, directory / "1" / "model.onnx", save_as_external_data=True, location="weights.bin",
+              size_threshold=0)  # fmt: skip
+    if refused:
+        read = onnx.load(directory / "1" / "model.onnx", load_external_data=False)
+        read.graph.initializer[0].external_data[0].value = location
+        shutil.copyfile(directory / "1" / "weights.bin", tmp_path / "weights.bin")
+        (directory / "1" / "model.onnx").write_bytes(read.SerializeToString())
+        with pytest.raises(InvalidArg, match="external data of model 'm'"):
+            Loaded(directory, pool)
+        return
+    assert set(Loaded(directory, pool).run_one(x=np.ones((1, 4096), np.float32))["y"].ravel()) == {4}
 
 
 def spoil(directory: Path, how: str) -> None:

@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from triton_async.config.external_data import external_files
+from triton_async.config.paths import safe_join
 from triton_async.errors import InternalError, InvalidArg, Unavailable
 
 _logger = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class Library:
     def read(self, core: Any, path: Path, model: str) -> Any:
         """The model in the file, or folder, at `path`. ServerError, naming the file. Blocking, without the GIL."""
         _check_file(path, model)
+        _check_external_data(path, model)
         try:
             read = core.read_model(str(path))
         except Exception as error:
@@ -100,6 +103,18 @@ def _check_file(path: Path, model: str) -> None:
                 raise InvalidArg(
                     f"unable to load model '{model}': '{path.name}' is no OpenVINO IR: it has no element <net>"
                 )
+
+
+def _check_external_data(path: Path, model: str) -> None:
+    """InvalidArg when an ONNX model has weights in files outside of its directory."""
+    if path.suffix != ".onnx" or path.is_dir():
+        return
+    try:
+        names = external_files(path.read_bytes())
+    except InvalidArg:
+        return  # no model: OpenVINO says so
+    for name in names:
+        safe_join(path.parent, name, f"external data of model '{model}'")
 
 
 def _compare_weights(path: Path, model: str) -> None:

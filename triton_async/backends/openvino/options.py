@@ -42,7 +42,7 @@ def model_options(name: str, parameters: Mapping[str, str], settings: Mapping[st
     properties: dict[str, str | int | bool] = {}
     said: dict[str, str] = {}
     where = f"model '{name}': parameter"
-    for source, place in ((parameters, where), (settings, "--backend-config=openvino:")):
+    for source, place in ((parameters, where), (settings, "--backend-config:")):
         set_here: set[str] = set()
         for key, (target, parse) in _PROPERTIES.items():
             text = source.get(key, "").strip()
