@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from triton_async.config.options import GROUPS, Option, Status
-from triton_async.config.settings import NOT_BUILT_VALUES
 from triton_async.config.unsupported import unsupported_fields
 from triton_async.core.server import EXTENSIONS
 from triton_async.protos import ModelConfig
@@ -87,8 +86,7 @@ def _option_state(option: Option) -> str:
         return f"accepted with a warning, no effect: {option.note}"
     if option.status is Status.NOT_BUILT:
         return f"only the default is accepted: {option.note}"
-    refused = [f"`{value}` is refused" for name, value in NOT_BUILT_VALUES if name == option.name]
-    return "works" + "".join(f"; {text}" for text in refused)
+    return "works"
 
 
 def fields() -> Iterator[tuple[str, str]]:

@@ -423,6 +423,9 @@ SECOND_SIGNAL_GRACE_S = 0.3
 # Lines that wait for whoever reads the log; more are dropped and counted. A few MB of ordinary lines.
 LOG_QUEUE_LINES = 8192
 
+# Files that a load request may bring for its model.
+OVERRIDE_MAX_FILES = 1024
+
 # Traces that wait to be written or sent, and bytes of tensors in them; more are lost and counted. A trace of
 # timestamps takes some 3 KiB.
 TRACE_QUEUE = 8192

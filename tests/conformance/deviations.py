@@ -78,7 +78,16 @@ def _strict(code: str) -> Deviation:
     return Deviation(why, (code, "OK"))
 
 
+_OVERRIDE = Deviation(_REASON, (500, "INTERNAL"), r"failed to load '\w+', failed to poll from model repository: .+")
+_OVERRIDES = (
+    "other-name", "not-json", "empty-text", "list", "number", "unknown-field", "wrong-type", "config-number",
+    "files-without-config", "file-above", "file-above-inside", "file-without-path", "file-config-only",
+    "file-without-config-unknown-model", "grpc-not-json", "grpc-file-without-config", "grpc-file-above",
+)  # fmt: skip
+
 DEVIATIONS: dict[str, Deviation] = {
+    # Loads with a config or files of their own
+    **{f"override-{name}": _OVERRIDE for name in _OVERRIDES},
     # Trace settings
     "trace-level-old-names": _TRACE_UNKNOWN,
     "trace-level-unknown": _TRACE_UNKNOWN,

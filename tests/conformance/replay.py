@@ -45,7 +45,7 @@ def starter(work: Path, variant: Variant) -> Start:
         return made[name]
 
     def repository(group: str) -> Path:
-        if group == "control":
+        if group in ("control", "override"):
             return once(group, lambda root: write_repository(root, CONTROL_MODELS, form))
         if group == "python_life":
             return once(group, write_control)
@@ -55,7 +55,7 @@ def starter(work: Path, variant: Variant) -> Start:
 
     def start(group: str) -> Server:
         models, options = repository(group), list(variant.options)
-        if group in ("control", "python_life"):
+        if group in ("control", "override", "python_life"):
             options.append("--model-control-mode=explicit")
         if group == "trace":
             # It stands in the answers. Nothing is traced.

@@ -69,14 +69,20 @@ def load(
     )  # fmt: skip
 
 
-def read(model_dir: Path, name: str, *, auto_complete: bool = True, config_name: str = "") -> ConfigFile:
+def read(
+    model_dir: Path, name: str, *, auto_complete: bool = True, config_name: str = "", given: ConfigFile | None = None
+) -> ConfigFile:
     """The config file of the model in `model_dir`, whose directory name is `name`, with what needs no look into the
     model filled in. InvalidArg when it cannot be read, or breaks a rule that needs no such look either.
 
-    `auto_complete` False is --disable-auto-complete-config, `config_name` is --model-config-name. Blocks on file I/O.
+    `auto_complete` False is --disable-auto-complete-config, `config_name` is --model-config-name. `given`: what to use
+    in place of any file. Blocks on file I/O.
     """
-    filename = pbtxt.find(model_dir, config_name)
-    if filename is None:
+    filename = pbtxt.find(model_dir, config_name) if given is None else None
+    if given is not None:
+        proto, unbatched = ModelConfigProto(), given.unbatched
+        proto.CopyFrom(given.proto)
+    elif filename is None:
         if not auto_complete:
             raise InvalidArg(
                 f"failed to open text file for read {name}/{pbtxt.FILENAME}: No such file or directory: it must be "

@@ -147,15 +147,14 @@ REPOSITORY = (
     _text(
         "model-control-mode",
         "none",
-        "none: load all models at start. explicit: load and unload by --load-model and by request.",
+        "none: load all models at start. poll: the same, then follow changes of the repositories. explicit: load and "
+        "unload by --load-model and by request.",
         choices=("none", "poll", "explicit"),
     ),
     _int(
         "repository-poll-secs",
         15,
-        "Seconds between two looks at the repository in poll mode.",
-        status=Status.NO_EFFECT,
-        note="poll mode is not supported yet",
+        "Seconds between two looks at the repositories in poll mode; 0 for none.",
     ),
     _text(
         "load-model",

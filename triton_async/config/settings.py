@@ -27,10 +27,6 @@ _LARGEST_PORT = 65535
 _INT = re.compile(r"[+-]?[0-9]{1,30}\Z", re.ASCII)
 _FLOAT = re.compile(r"[+-]?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})([eE][+-]?[0-9]{1,3})?\Z", re.ASCII)
 
-# Values that Triton knows and this release refuses, with what is missing.
-NOT_BUILT_VALUES = {
-    ("model-control-mode", "poll"): "polling the repository",
-}
 # Triton spells this one name with underscores in its message.
 _CHOICE_NAMES = {"grpc-infer-response-compression-level": "grpc_infer_response_compression_level"}
 # The options of tracing that --trace-config has replaced.
@@ -74,6 +70,7 @@ class Settings:
     disable_auto_complete_config: bool = _default("disable-auto-complete-config")
     strict_readiness: bool = _default("strict-readiness")
     model_control_mode: str = _default("model-control-mode")
+    repository_poll_secs: int = _default("repository-poll-secs")
     load_model: tuple[str, ...] = ()
     model_config_name: str = _default("model-config-name")
     model_load_thread_count: int = _default("model-load-thread-count")
@@ -270,10 +267,6 @@ def _check_built(option: Option, values: Sequence[Scalar]) -> None:
         for value in values:
             if value != option.default or option.repeat:
                 raise _bad(option, f"not supported yet: {option.note} is not part of this release")
-    for value in values:
-        missing = NOT_BUILT_VALUES.get((option.name, str(value)))
-        if missing:
-            raise _bad(option, f"'{value}' is not supported yet: {missing} is not part of this release")
 
 
 def _settings(values: dict[str, Any], warnings: list[str]) -> Settings:

@@ -4,18 +4,46 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from triton_async.config.advice import NO_MODELS, repository_warnings
-from triton_async.config.paths import is_directory
+from triton_async.config.paths import is_directory, safe_name
 from triton_async.errors import InternalError
 
 log = logging.getLogger("triton_async.core")
 
 # Changes when any file of a model does: relative path, size, mtime and inode of each.
 Fingerprint = tuple[Any, ...]
+
+
+class GivenFiles:
+    """A model's directory made of what a load request has brought, for as long as versions of it are loaded. It is the
+    process's own: nobody else may look into it. Blocking.
+    """
+
+    def __init__(self, name: str, contents: Mapping[str, bytes]) -> None:
+        """`contents`: by paths that stay below the directory (config.paths.safe_relative). OSError."""
+        self._root = Path(tempfile.mkdtemp(prefix="triton-async-"))
+        #: Versions that are loaded from it, and the load that is on its way.
+        self.users = 1
+        self.directory = self._root / safe_name(name, "model name")
+        try:
+            self.directory.mkdir()
+            for path, content in contents.items():
+                file = self.directory / path
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content)
+        except BaseException:
+            self.remove()
+            raise
+
+    def remove(self) -> None:
+        """Deletes it."""
+        shutil.rmtree(self._root, ignore_errors=True)
 
 
 def scan(roots: Sequence[Path]) -> dict[str, list[Path]]:

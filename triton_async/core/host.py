@@ -139,7 +139,7 @@ def as_server_error(
     """
     if isinstance(error, ServerError):
         return error
-    log.error("%s failed %s", function.__qualname__, doing, exc_info=error)
+    log.error("%s failed %s", getattr(function, "__qualname__", function), doing, exc_info=error)
     if root is not None and isinstance(error, OSError) and isinstance(error.filename, (str, Path)):
         # Where the repository lies is none of their business, which file of it is.
         path = Path(error.filename)

@@ -14,6 +14,7 @@ from triton_async.backends.base import LoadedModel
 from triton_async.config.model_config import Instance as InstanceConfig
 from triton_async.config.model_config import InstanceKind, ModelConfig
 from triton_async.core.batcher import DynamicBatcher
+from triton_async.core.files import GivenFiles
 from triton_async.core.host import HeldSchedulers, Host
 from triton_async.core.injection import Injection
 from triton_async.core.instances import Instance
@@ -48,7 +49,7 @@ class State(Enum):
 @dataclass(slots=True)
 class LoadedVersion:
     """A version whose instances take batches. `load_secs`: how long its load took. `memory`: what it took, where known.
-    `labels`: of its metrics, once they are known for good.
+    `labels`: of its metrics, once they are known for good. `files`: that a load request has brought for it.
     """
 
     version: int
@@ -57,6 +58,7 @@ class LoadedVersion:
     load_secs: float
     memory: tuple[MemoryUsage, ...] = ()
     labels: str = ""
+    files: GivenFiles | None = None
 
 
 async def load_version(host: Host, config: ModelConfig, version: int, model_dir: Path) -> LoadedVersion:

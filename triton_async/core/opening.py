@@ -16,7 +16,7 @@ from triton_async.backends.base import LoadContext, LoadedModel, ModelInstance
 from triton_async.config.advice import directory_warnings, no_version
 from triton_async.config.autocomplete import ModelIO, Opened
 from triton_async.config.labels import read_labels
-from triton_async.config.load import check_model_file, complete_config, model_path, read, select_versions
+from triton_async.config.load import ConfigFile, check_model_file, complete_config, model_path, read, select_versions
 from triton_async.config.model_config import Instance, ModelConfig, TensorConfig
 from triton_async.config.settings import Settings
 from triton_async.core.files import Fingerprint, fingerprint
@@ -90,15 +90,21 @@ class Inspection:
 
 
 def open_model(
-    host: Host, settings: Settings, name: str, directory: Path, on_versions: Callable[[tuple[int, ...]], object]
+    host: Host,
+    settings: Settings,
+    name: str,
+    directory: Path,
+    on_versions: Callable[[tuple[int, ...]], object],
+    *,
+    given: ConfigFile | None = None,
 ) -> OpenModel:
     """Reads the model in `directory`, and loads its newest version. `on_versions` hears of the versions before any of
-    them is touched. ServerError when the config file cannot be read.
+    them is touched. `given`: a config in place of the file's. ServerError when the config file cannot be read.
     """
     inspection = Inspection(host)
     found = fingerprint(directory)
     auto_complete = not settings.disable_auto_complete_config
-    file = read(directory, name, auto_complete=auto_complete, config_name=settings.model_config_name)
+    file = read(directory, name, auto_complete=auto_complete, config_name=settings.model_config_name, given=given)
     for line in directory_warnings(directory):
         log.warning("%s (model '%s')", line, name)
     model = OpenModel(found, select_versions(file, directory))

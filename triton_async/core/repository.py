@@ -6,18 +6,21 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from triton_async.config.model_config import ModelConfig
+from triton_async.config.override import Override, parse_override
 from triton_async.config.settings import Settings
 from triton_async.core import files
 from triton_async.core.host import Host
 from triton_async.core.lifecycle import LoadedVersion, State, load_version, retire, start_version
 from triton_async.core.opening import OpenVersion, open_model
+from triton_async.core.polling import Poller
 from triton_async.core.servable import Servable
-from triton_async.errors import InternalError, InvalidArg, NotFound, ServerError, Unavailable, Unsupported
+from triton_async.errors import InternalError, InvalidArg, NotFound, ServerError, Unavailable
 
 log = logging.getLogger("triton_async.core")
 
@@ -99,6 +102,7 @@ class ModelRepository:
         # What runs until it is done whoever asked for it: versions that leave, and looks at the file system.
         self._running: set[asyncio.Task[Any]] = set()
         self._stopping = False
+        self._poller: Poller | None = None
         self.models: dict[str, ModelEntry] = {}
         # Names that a load was asked for and that no directory is known of yet.
         self._wanted: WeakValueDictionary[str, ModelEntry] = WeakValueDictionary()
@@ -213,6 +217,8 @@ class ModelRepository:
         there = await self.scan()
         for line in await self._look(files.survey, self._roots):
             log.warning("%s", line)
+        if self._settings.model_control_mode == "poll":
+            return await self._poll_from(there)
         names = sorted(there)
         if self._settings.model_control_mode == "explicit":
             wanted = self._settings.load_model
@@ -220,6 +226,21 @@ class ModelRepository:
             for name in names:
                 if name not in there:
                     log.error("failed to poll model '%s': model not found in any model repository.", name)
+        return await self.load_all(names, there)
+
+    async def _poll_from(self, there: Mapping[str, list[Path]]) -> bool:
+        self._poller = Poller(self, self._settings.repository_poll_secs)
+        complete = await self._poller.follow(there)
+        if self._settings.repository_poll_secs > 0:
+            self._keep(self._poller.run())
+        return complete
+
+    async def fingerprints(self, directories: Mapping[str, Path]) -> dict[str, files.Fingerprint]:
+        """Of models' directories, by their names."""
+        return await self._look(lambda: {name: files.fingerprint(path) for name, path in directories.items()})
+
+    async def load_all(self, names: Iterable[str], there: Mapping[str, list[Path]]) -> bool:
+        """Loads models of a `scan`; whether all of them are READY. The log has why one is not."""
         # Twice as many loads at a time as there are threads for them: while some start their instances, others use the
         # threads. All at once would only take memory.
         waiting = iter(names)
@@ -254,13 +275,16 @@ class ModelRepository:
             raise InvalidArg(
                 f"invalid model name '{name[:200]}', model name must not contain path traversal characters"
             )
+        override = None
         if parameters:
-            raise Unsupported(
-                f"load parameter '{next(iter(parameters))[:100]}' is not supported by this server yet: models "
-                "load from their repository as they are"
-            )
+            try:
+                override = parse_override(parameters)
+            except InvalidArg as error:
+                raise InternalError(
+                    f"failed to load '{name}', failed to poll from model repository: {error.message}"
+                ) from None
         # The load outlives a caller that goes away: cancelled half-way it would leave an engine without an owner.
-        await asyncio.shield(self.load(name))
+        await asyncio.shield(self.load(name, override=override))
 
     async def unload_by_request(self, name: str, unload_dependents: bool) -> None:
         """The unload API; returns when the model takes no more requests. Unknown names are fine.
@@ -271,6 +295,10 @@ class ModelRepository:
         entry = self.models.get(name) or self._wanted.get(name)
         if entry is not None:
             await self._unload_locked(entry)
+
+    async def unload_gone(self, names: Iterable[str]) -> None:
+        """Takes models out of service whose directories are gone."""
+        await asyncio.gather(*(self._unload_locked(self.models[name]) for name in names))
 
     async def _unload_locked(self, entry: ModelEntry) -> None:
         async with entry.lock:
@@ -285,16 +313,20 @@ class ModelRepository:
         if self._settings.model_control_mode != "explicit":
             raise Unavailable("explicit model load / unload is not allowed if polling is enabled")
 
-    async def load(self, name: str, roots: list[Path] | None = None) -> None:
+    async def load(self, name: str, roots: list[Path] | None = None, override: Override | None = None) -> None:
         """Loads or reloads a model; returns at once when nothing has changed. The old version serves until the
         new one is ready, and goes on when the load fails. ServerError in Triton's words.
 
-        `roots`: the repositories that have the model, where they are known.
+        `roots`: the repositories that have the model, where they are known. `override`: what a request brings for it;
+        the next load without is one of the repository's model again.
         """
         self._check_running()
         entry = self.models.get(name) or self._wanted.setdefault(name, ModelEntry(name))
         async with entry.lock:
             self._check_running()
+            if override is not None and override.files:
+                await self._load_given(entry, override)
+                return
             if roots is None:
                 roots = await self._look(files.find, self._roots, name)
             if not roots and name not in self.models:
@@ -306,29 +338,58 @@ class ModelRepository:
                 reason = TWO_REPOSITORIES if roots else "the model's directory is gone"
                 raise self._not_polled(entry, reason, reason)
             directory = roots[0] / name
-            if entry.ready() and await self._look(files.fingerprint, directory) == entry.fingerprint:
+            if override is None and entry.ready() and (
+                await self._look(files.fingerprint, directory) == entry.fingerprint
+            ):
                 return
-            for attempt in range(self._settings.model_load_retry_count + 1):
-                try:
-                    await self._load_files(entry, directory)
-                    break
-                except ServerError:
-                    if attempt == self._settings.model_load_retry_count:
-                        raise
+            await self._load_retried(entry, directory, override)
+
+    async def _load_retried(
+        self, entry: ModelEntry, directory: Path, override: Override | None, given: files.GivenFiles | None = None
+    ) -> None:
+        for attempt in range(self._settings.model_load_retry_count + 1):
+            try:
+                await self._load_files(entry, directory, override, given)
+                break
+            except ServerError:
+                if attempt == self._settings.model_load_retry_count:
+                    raise
+        if override is not None:
+            entry.fingerprint = ()  # what is loaded is not what the repository has
+
+    async def _load_given(self, entry: ModelEntry, override: Override) -> None:
+        """From a directory of what the request has brought alone."""
+        if entry.name not in self.models:
+            self.models[entry.name] = entry
+            self._changed(entry)
+        given = await self._host.looking(files.GivenFiles, entry.name, override.files)
+        try:
+            await self._load_retried(entry, given.directory, override, given)
+        finally:
+            await self._leave_files(given)
+
+    async def _leave_files(self, given: files.GivenFiles | None) -> None:
+        if given is not None:
+            given.users -= 1
+            if given.users == 0:
+                await self._host.unloading(given.remove)
 
     def _not_polled(self, entry: ModelEntry, reason: str, message: str) -> ServerError:
         entry.reason = reason
         self._changed(entry)
         return InternalError(f"failed to load '{entry.name}', failed to poll from model repository: {message}")
 
-    async def _load_files(self, entry: ModelEntry, directory: Path) -> None:
+    async def _load_files(
+        self, entry: ModelEntry, directory: Path, override: Override | None, given: files.GivenFiles | None
+    ) -> None:
         def on_versions(versions: tuple[int, ...]) -> None:
             self._host.loop.call_soon_threadsafe(self._begin, entry, versions)
 
         try:
             found = await self._host.loading(
-                open_model, self._host, self._settings, entry.name, directory, on_versions
-            )
+                partial(open_model, given=None if override is None else override.config),
+                self._host, self._settings, entry.name, directory, on_versions,
+            )  # fmt: skip
         except ServerError as error:
             raise self._not_polled(entry, error.as_status(), error.message) from error
         entry.polled = True
@@ -346,7 +407,14 @@ class ModelRepository:
             newest = found.versions[-1]
             reasons = await asyncio.gather(
                 *(
-                    self._load_one(entry, config, version, directory, found.newest if version == newest else None)
+                    self._load_one(
+                        entry,
+                        config,
+                        version,
+                        directory,
+                        opened=found.newest if version == newest else None,
+                        given=given,
+                    )
                     for version in found.versions
                 )
             )
@@ -378,7 +446,9 @@ class ModelRepository:
         config: ModelConfig,
         version: int,
         directory: Path,
+        *,
         opened: OpenVersion | ServerError | None,
+        given: files.GivenFiles | None,
     ) -> str:
         """Loads one version, which may be opened already, and swaps it in; the reason when it fails, else ''."""
         if isinstance(opened, ServerError):
@@ -390,6 +460,9 @@ class ModelRepository:
                 loaded = await start_version(self._host, config, opened)
         except ServerError as error:
             return self._failed(entry, version, error)
+        if given is not None:
+            loaded.files = given
+            given.users += 1
         state = entry.versions[version]
         old = state.loaded
         state.state, state.reason, state.loaded = State.READY, "", loaded
@@ -430,6 +503,7 @@ class ModelRepository:
         async def run() -> None:
             try:
                 await retire(self._host, loaded)
+                await self._leave_files(loaded.files)
             except Exception:
                 log.exception("a model version could not be freed")
             if state is not None and state.leaving is loaded:
@@ -446,6 +520,8 @@ class ModelRepository:
         """Unloads everything, loads on their way included; returns when all of it is freed. No load begins any more."""
         self._stopping = True
         self._host.warm_ups.stop()
+        if self._poller is not None:
+            self._poller.stop()
         await asyncio.gather(*(self._unload_locked(entry) for entry in [*self.models.values(), *self._wanted.values()]))
         while self._running:
             await asyncio.wait(self._running)
