@@ -208,7 +208,6 @@ BAD = [
     ([REPOSITORY, "--metrics-interval-ms=-1"], "Provided option value is out of bound. Got -1"),
     ([REPOSITORY, "--log-format=xx"], 'Bad option: "--log-format".\ninvalid argument for --log-format'),
     ([REPOSITORY, "--model-control-mode=x"], "invalid argument for --model-control-mode"),
-    ([REPOSITORY, "--model-control-mode=poll"], "'poll' is not supported yet"),
     ([REPOSITORY, "--rate-limit=x"], "invalid argument for --rate-limit"),
     ([REPOSITORY, "--rate-limit-resource=R"], "option format is '<resource_name>:<count>:<device>'"),
     ([REPOSITORY, "--rate-limit-resource=:1"], "or '<resource_name>:<count>'. Got :1"),
