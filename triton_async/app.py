@@ -8,7 +8,6 @@ import gc
 import logging
 import os
 import signal
-import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import uvloop
 from triton_async import logs
 from triton_async.addresses import shown
 from triton_async.backends.registry import BackendRegistry
+from triton_async.config.access import Restrictions
 from triton_async.config.settings import Settings
 from triton_async.config.trace_config import OPENTELEMETRY
 from triton_async.core.cache import ResponseCache
@@ -35,9 +35,11 @@ from triton_async.core.tracing import TraceRecorder
 from triton_async.defines import EXIT_GIVE_UP_S, GIL_SWITCH_S, SECOND_SIGNAL_GRACE_S, SLAB_CACHE_NBYTES, STOP_GRACE_S
 from triton_async.errors import ServerError
 from triton_async.frontends import metrics, sockets, tls
+from triton_async.frontends.gate import ApiKeys, Gate
 from triton_async.frontends.grpc import server as grpc
 from triton_async.frontends.grpc.express.keepalive import PingOptions
 from triton_async.frontends.http import server as http
+from triton_async.frontends.renewal import Renewable, Renewal
 from triton_async.loop_lag import LoopLag
 from triton_async.memory.devices import open_devices
 from triton_async.memory.pools import Pools
@@ -65,8 +67,24 @@ class Endpoint(Protocol):
 class Certificates(NamedTuple):
     """TLS of each front-end; None: it serves in plain."""
 
-    grpc: ssl.SSLContext | None
-    http: ssl.SSLContext | None
+    grpc: tls.Certificate | None
+    http: tls.Certificate | None
+
+
+class Security(NamedTuple):
+    """What protects the front-ends; `keys`: None where clients need none."""
+
+    certificates: Certificates
+    keys: ApiKeys | None
+
+    def gate(self, settings: Settings, restrictions: Restrictions) -> Gate:
+        """What a front-end asks of calls."""
+        return Gate(restrictions, self.keys, settings.api_key_exempt)
+
+    @property
+    def renewable(self) -> list[Renewable]:
+        """What follows its files."""
+        return [one for one in (*self.certificates, self.keys) if one is not None]
 
 
 def run(settings: Settings) -> int:
@@ -75,6 +93,7 @@ def run(settings: Settings) -> int:
     try:
         certificates = _certificates(settings)
         recorder = _trace_recorder(settings)
+        keys = ApiKeys(settings.api_key_file) if settings.api_key_file else None
         _try_ports(settings)
     except OSError as error:
         logs.say(logs.STDERR, f"error: creating server: {error}")
@@ -85,7 +104,7 @@ def run(settings: Settings) -> int:
         logs.flush()
         return 1
     try:
-        return uvloop.run(_serve(settings, certificates, recorder))
+        return uvloop.run(_serve(settings, Security(certificates, keys), recorder))
     finally:
         logs.flush()
 
@@ -109,7 +128,7 @@ def _certificates(settings: Settings) -> Certificates:
     """What each front-end has for TLS. Before models are loaded, so that a mistake shows at once."""
     grpc_tls = http_tls = None
     if settings.allow_grpc and (settings.grpc_use_ssl or settings.grpc_use_ssl_mutual):
-        grpc_tls = tls.server_context(
+        grpc_tls = tls.certificate(
             "grpc",
             cert=settings.grpc_server_cert,
             key=settings.grpc_server_key,
@@ -118,7 +137,7 @@ def _certificates(settings: Settings) -> Certificates:
             alpn=grpc.ALPN,
         )
     if settings.allow_http and (settings.http_use_ssl or settings.http_use_ssl_mutual):
-        http_tls = tls.server_context(
+        http_tls = tls.certificate(
             "http",
             cert=settings.http_server_cert,
             key=settings.http_server_key,
@@ -138,18 +157,18 @@ def _trace_recorder(settings: Settings) -> TraceRecorder | None:
     return TraceFiles(settings.trace.file) if settings.trace.file else None
 
 
-async def _serve(settings: Settings, certificates: Certificates, recorder: TraceRecorder | None) -> int:
+async def _serve(settings: Settings, security: Security, recorder: TraceRecorder | None) -> int:
     loop = asyncio.get_running_loop()
     stop_requested = asyncio.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
     for number in signals:
         loop.add_signal_handler(number, _on_signal, number, stop_requested)
     with watching(signals, settings.exit_timeout_secs + STOP_GRACE_S, SECOND_SIGNAL_GRACE_S):
-        return await _serve_watched(settings, certificates, recorder, stop_requested)
+        return await _serve_watched(settings, security, recorder, stop_requested)
 
 
 async def _serve_watched(
-    settings: Settings, certificates: Certificates, recorder: TraceRecorder | None, stop_requested: asyncio.Event
+    settings: Settings, security: Security, recorder: TraceRecorder | None, stop_requested: asyncio.Event
 ) -> int:
     loop = asyncio.get_running_loop()
     for warning in settings.warnings:
@@ -174,7 +193,7 @@ async def _serve_watched(
             server = InferenceServer(settings, host, recorder)
             backends.inference = inner = InnerRequests(server)
             backends.watcher = reactor
-            status = await _run_server(settings, certificates, server, backends, stop_requested)
+            status = await _run_server(settings, security, server, backends, stop_requested)
             lag.stop()
             inner.close()
             await loop.run_in_executor(None, server.close_traces)
@@ -244,7 +263,7 @@ def _on_signal(number: int, stop_requested: asyncio.Event) -> None:
 
 async def _run_server(
     settings: Settings,
-    certificates: Certificates,
+    security: Security,
     server: InferenceServer,
     backends: BackendRegistry,
     stop_requested: asyncio.Event,
@@ -263,14 +282,17 @@ async def _run_server(
             logs.say(logs.STDERR, "error: creating server: Internal - failed to load all models")
             await server.stop()
             return 1
-        await _start_endpoints(settings, certificates, server, endpoints)
+        await _start_endpoints(settings, security, server, endpoints)
         _settle()
     except (ServerError, OSError) as error:
         text = error.message if isinstance(error, ServerError) else str(error)
         logs.say(logs.STDERR, f"error: creating server: {text}")
         await _shut_down(settings, server, endpoints)
         return 1
+    renewal = Renewal(security.renewable)
+    renewal.start()
     await stopping
+    renewal.stop()
     return await _shut_down(settings, server, endpoints)
 
 
@@ -298,7 +320,7 @@ def _settle() -> None:
 
 
 async def _start_endpoints(
-    settings: Settings, certificates: Certificates, server: InferenceServer, endpoints: list[Endpoint]
+    settings: Settings, security: Security, server: InferenceServer, endpoints: list[Endpoint]
 ) -> None:
     """gRPC, HTTP, metrics, as Triton starts them. OSError naming the service that found its port taken."""
     if settings.allow_grpc:
@@ -312,7 +334,9 @@ async def _start_endpoints(
                 response_compression=settings.grpc_infer_response_compression_level,
                 max_waiting=settings.grpc_max_response_pool_size,
                 pings=ping_options(settings),
-                tls=certificates.grpc,
+                tls=security.certificates.grpc,
+                gate=security.gate(settings, settings.grpc_restricted_protocol),
+                forwarded=settings.grpc_header_forward_pattern,
             ),
             "GRPC", settings.grpc_address, settings.grpc_port,
         )  # fmt: skip
@@ -325,14 +349,21 @@ async def _start_endpoints(
                 port=settings.http_port,
                 reuse_port=settings.reuse_http_port,
                 max_input_nbytes=settings.http_max_input_size,
-                tls=certificates.http,
+                tls=security.certificates.http,
+                gate=security.gate(settings, settings.http_restricted_api),
+                forwarded=settings.http_header_forward_pattern,
             ),
             "HTTP", settings.http_address, settings.http_port,
         )  # fmt: skip
         _started("HTTPService", endpoint, endpoints)
     if settings.allow_metrics:
         endpoint = await _listening(
-            metrics.start(server, address=settings.metrics_address, port=settings.metrics_port),
+            metrics.start(
+                server,
+                address=settings.metrics_address,
+                port=settings.metrics_port,
+                gate=security.gate(settings, {}),
+            ),
             "Metrics", settings.metrics_address, settings.metrics_port,
         )  # fmt: skip
         _started("Metrics Service", endpoint, endpoints)

@@ -423,6 +423,12 @@ SECOND_SIGNAL_GRACE_S = 0.3
 # Lines that wait for whoever reads the log; more are dropped and counted. A few MB of ordinary lines.
 LOG_QUEUE_LINES = 8192
 
+# Bytes of a file of API keys: some ten thousand keys.
+API_KEYS_MAX_NBYTES = 1 << 20
+
+# Seconds between two looks at certificates and keys that may have been replaced.
+RENEWAL_S = 1.0
+
 # Files that a load request may bring for its model.
 OVERRIDE_MAX_FILES = 1024
 

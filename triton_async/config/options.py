@@ -186,7 +186,10 @@ HTTP = (
     _text("http-address", "0.0.0.0", "Address of the HTTP server, or unix:<path> for a socket file."),
     _port("http-port", 8000, "Port of the HTTP server."),
     _bool("reuse-http-port", False, "Let several servers share the HTTP port."),
-    _later("http-header-forward-pattern", "", "forwarding of HTTP headers"),
+    _text(
+        "http-header-forward-pattern", "",
+        "Headers with this regular expression in their names become parameters of inference requests.",
+    ),
     _tuning("http-thread-count", 8, _ONE_LOOP),
     _int(
         "http-max-input-size",
@@ -195,8 +198,12 @@ HTTP = (
         high=2**63 - 1,
     ),
     *_tls("http", "HTTP", ours=True),
-    _later(
-        "http-restricted-api", "", "restricted HTTP APIs", repeat=True, form="<<string>:<string>=<string>>"
+    _text(
+        "http-restricted-api",
+        "",
+        "<api>,...:<header>=<value>: calls of these categories must show the header. May be repeated.",
+        repeat=True,
+        form="<<string>:<string>=<string>>",
     ),
 )
 
@@ -205,7 +212,10 @@ GRPC = (
     _text("grpc-address", "0.0.0.0", "Address of the gRPC server, or unix:<path> for a socket file."),
     _port("grpc-port", 8001, "Port of the gRPC server."),
     _bool("reuse-grpc-port", False, "Let several servers share the gRPC port."),
-    _later("grpc-header-forward-pattern", "", "forwarding of gRPC headers"),
+    _text(
+        "grpc-header-forward-pattern", "",
+        "Metadata with this regular expression in their names become parameters of inference requests.",
+    ),
     _tuning("grpc-infer-thread-count", 2, _ONE_LOOP),
     _tuning("grpc-infer-allocation-pool-size", 8, _NO_PROXY_POOL),
     _int(
@@ -241,12 +251,29 @@ GRPC = (
         "grpc-max-connection-age", 0, "Milliseconds after which a connection is asked to end; 0 never.", low=0
     ),
     _int("grpc-max-connection-age-grace", 0, "Milliseconds for its calls to finish then; 0 any time.", low=0),
-    _later(
+    _text(
         "grpc-restricted-protocol",
         "",
-        "restricted gRPC protocols",
+        "<protocol>,...:<key>=<value>: calls of these categories must show triton-grpc-protocol-<key>. May be "
+        "repeated.",
         repeat=True,
         form="<<string>:<string>=<string>>",
+    ),
+)
+
+ACCESS = (
+    _text(
+        "api-key-file",
+        "",
+        "File of keys, one a line: calls over HTTP, gRPC and of metrics must show one. Read again when it changes.",
+        ours=True,
+        nonempty=True,
+    ),
+    _text(
+        "api-key-exempt",
+        "",
+        "Categories, with commas between them, that need no key: health, metrics and those of --http-restricted-api.",
+        ours=True,
     ),
 )
 
@@ -404,6 +431,7 @@ GROUPS: tuple[tuple[str, tuple[Option, ...]], ...] = (
     ("Model Repository", REPOSITORY),
     ("HTTP", HTTP),
     ("GRPC", GRPC),
+    ("Access", ACCESS),
     ("Sagemaker and Vertex", CLOUD),
     ("Metrics", METRICS),
     ("Tracing", TRACE),

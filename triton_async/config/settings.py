@@ -10,6 +10,14 @@ from types import MappingProxyType
 from typing import Any
 
 from triton_async.addresses import unix_path
+from triton_async.config.access import (
+    GRPC_PREFIX,
+    AccessProblem,
+    Restrictions,
+    parse_exempt,
+    parse_pattern,
+    parse_restrictions,
+)
 from triton_async.config.endpoints import Listens, address_problem, tls_problem
 from triton_async.config.options import OPTIONS, Kind, Option, Scalar, Status, usage
 from triton_async.config.trace_config import OPENTELEMETRY, TENSORS, TRITON, TraceConfig, TraceProblem, parse_trace
@@ -107,6 +115,13 @@ class Settings:
     grpc_http2_max_ping_strikes: int = _default("grpc-http2-max-ping-strikes")
     grpc_max_connection_age: int = _default("grpc-max-connection-age")
     grpc_max_connection_age_grace: int = _default("grpc-max-connection-age-grace")
+
+    http_restricted_api: Restrictions = field(default_factory=_empty)
+    grpc_restricted_protocol: Restrictions = field(default_factory=_empty)
+    http_header_forward_pattern: re.Pattern[str] | None = None
+    grpc_header_forward_pattern: re.Pattern[str] | None = None
+    api_key_file: str = _default("api-key-file")
+    api_key_exempt: frozenset[str] = frozenset()
 
     allow_metrics: bool = _default("allow-metrics")
     allow_gpu_metrics: bool = _default("allow-gpu-metrics")
@@ -319,6 +334,7 @@ def _settings(values: dict[str, Any], warnings: list[str]) -> Settings:
     metrics = _metrics_config(values.pop("metrics_config", ()))
     values["counter_latencies"] = metrics.get("counter_latencies", True)
     values["trace"] = _trace_config(values, warnings)
+    _read_access(values)
     settings = Settings(**values, warnings=tuple(warnings))
     _check_together(settings)
     return settings
@@ -424,6 +440,21 @@ def _cache_size(texts: Sequence[str]) -> int:
             raise _bad(option, f"the size of the local cache must be a positive number of bytes. Got {value}")
         size = int(value)
     return size
+
+
+def _read_access(values: dict[str, Any]) -> None:
+    """Puts what access options mean in the place of their texts."""
+    option = "api-key-exempt"
+    try:
+        values["api_key_exempt"] = parse_exempt(option, values.get("api_key_exempt", ""))
+        for option, prefix in (("http-restricted-api", ""), ("grpc-restricted-protocol", GRPC_PREFIX)):
+            field_name = OPTIONS[option].field
+            values[field_name] = parse_restrictions(option, values.get(field_name, ()), prefix)
+        for option in ("http-header-forward-pattern", "grpc-header-forward-pattern"):
+            field_name = OPTIONS[option].field
+            values[field_name] = parse_pattern(option, values.get(field_name, ""))
+    except AccessProblem as problem:
+        raise _bad(OPTIONS[option], str(problem)) from None
 
 
 def _trace_config(values: dict[str, Any], warnings: list[str]) -> TraceConfig:

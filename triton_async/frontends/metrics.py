@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from triton_async.config.access import METRICS
 from triton_async.core.server import InferenceServer
+from triton_async.frontends.gate import OPEN, Gate
 from triton_async.frontends.http import replies
 from triton_async.frontends.http.listener import Listener
 from triton_async.frontends.http.routes import path_of
@@ -15,19 +17,25 @@ _TEXT = "text/plain; charset=utf-8"
 class MetricsService:
     """Answers scrapes. Any other path gives an empty page, as Triton's."""
 
-    def __init__(self, server: InferenceServer) -> None:
+    def __init__(self, server: InferenceServer, gate: Gate = OPEN) -> None:
         self._server = server
+        self._gate = gate
 
     async def handle(self, request: web.BaseRequest) -> web.Response:
         """One scrape."""
+        refusal = self._gate.refusal(METRICS, request.headers)
+        if refusal is not None:
+            return replies.refused(refusal, self._gate, METRICS)
         if request.method != "GET":
             return replies.error(405, "Method Not Allowed")
         found = path_of(request.raw_path) in ("/metrics", "/metrics/")
         return replies.text(await self._server.metrics_text() if found else b"", _TEXT)
 
 
-async def start(server: InferenceServer, *, address: str, port: int, reuse_port: bool = False) -> Listener:
+async def start(
+    server: InferenceServer, *, address: str, port: int, reuse_port: bool = False, gate: Gate = OPEN
+) -> Listener:
     """Serves the metrics of `server` until the returned listener is closed. OSError when the port is taken."""
-    listener = Listener(MetricsService(server).handle)
+    listener = Listener(MetricsService(server, gate).handle)
     await listener.start(address, port, reuse_port)
     return listener

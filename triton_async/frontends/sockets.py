@@ -7,11 +7,11 @@ import contextlib
 import errno
 import os
 import socket
-import ssl
 import stat
 from collections.abc import Callable
 
 from triton_async.addresses import host_of, unix_path
+from triton_async.frontends.tls import ServerTls
 from triton_async.frontends.tls_transport import TlsFactory
 
 _ANY_IPV6 = "::"
@@ -43,7 +43,7 @@ async def listen(
     *,
     backlog: int,
     reuse_port: bool = False,
-    tls: ssl.SSLContext | None = None,
+    tls: ServerTls | None = None,
     required_alpn: str | None = None,
 ) -> ListeningSocket:
     """Binds `address`, or the socket file of `unix:<path>`; port 0 takes a free one. OSError when it is not to be had.

@@ -3,13 +3,57 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from triton_async.errors import InvalidArg
 
 _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 _TRUSTED_CERTIFICATE = b"-----BEGIN TRUSTED CERTIFICATE-----"
 _PRIVATE_KEY = b"PRIVATE KEY-----"
+
+
+class ServerTls(Protocol):
+    """What a listening socket needs of an SSLContext."""
+
+    def wrap_bio(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, server_side: bool = ...
+    ) -> ssl.SSLObject: ...
+
+
+class Certificate:
+    """A front-end's context that follows its files: connections made from now on use what `renew` has put in force.
+    Stands for the SSLContext, of which a transport needs `wrap_bio` alone.
+    """
+
+    def __init__(self, make: Callable[[], ssl.SSLContext], paths: tuple[Path, ...]) -> None:
+        """`make`: of the files at `paths`. InvalidArg. Blocks."""
+        self._make = make
+        self._current = make()
+        self.paths = paths
+
+    def renew(self) -> Callable[[], None]:
+        """See renewal.Renewable."""
+        made = self._make()
+
+        def put() -> None:
+            self._current = made
+
+        return put
+
+    def wrap_bio(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, server_side: bool = True
+    ) -> ssl.SSLObject:
+        """A new connection's half, as of SSLContext."""
+        return self._current.wrap_bio(incoming, outgoing, server_side=server_side)
+
+
+def certificate(service: str, *, cert: str, key: str, root: str, mutual: bool, alpn: str) -> Certificate:
+    """`server_context` of these, renewed."""
+    make = partial(server_context, service, cert=cert, key=key, root=root, mutual=mutual, alpn=alpn)
+    return Certificate(make, tuple(Path(path) for path in (cert, key, *([root] if mutual else ()))))
 
 
 def server_context(service: str, *, cert: str, key: str, root: str, mutual: bool, alpn: str) -> ssl.SSLContext:

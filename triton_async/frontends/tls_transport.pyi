@@ -1,11 +1,12 @@
 import asyncio
-import ssl
 from collections.abc import Callable
+
+from triton_async.frontends.tls import ServerTls
 
 class TlsFactory:
     def __init__(
         self,
-        context: ssl.SSLContext,
+        context: ServerTls,
         make_protocol: Callable[[], asyncio.BaseProtocol],
         loop: asyncio.AbstractEventLoop,
         required_alpn: str | None = None,

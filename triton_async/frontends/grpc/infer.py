@@ -6,27 +6,50 @@ Loop thread.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import deque
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from grpclib.const import Handler
 
+from triton_async.config.access import is_reserved, with_forwarded
 from triton_async.core.server import InferenceServer
-from triton_async.errors import Unsupported
+from triton_async.errors import InvalidArg, Unsupported
 from triton_async.frontends.grpc.call import Call
 from triton_async.frontends.grpc.mapping import handlers
 from triton_async.frontends.grpc.service import SERVICE
 from triton_async.frontends.grpc.stream_requests import StreamRequests
+from triton_async.infer.request import InferRequest
 from triton_async.protocol.grpc_codec import decode_request
 from triton_async.protocol.grpc_encode import chosen_outputs, encode_response
 
 
-class Inference:
-    """The two RPCs. `level`: zlib level of answers, 0: not compressed. `max_waiting`: see `server.start`."""
+def forward(request: InferRequest, pattern: re.Pattern[str], metadata: Mapping[str, str]) -> None:
+    """Makes parameters of the metadata whose names have `pattern` in them. They win over those of the message: a proxy
+    that adds one must be believed. InvalidArg for one that would be the protocol's own parameter.
+    """
+    found: dict[str, Any] = {}
+    for name, value in metadata.items():
+        if pattern.search(name) and not name.startswith((":", "grpc-")):
+            if is_reserved(name):
+                raise InvalidArg(f"Header '{name[:200]}' is reserved for Triton usage and cannot be forwarded.")
+            found[name] = value
+    if found:
+        request.parameters = with_forwarded(request.parameters, found)
 
-    def __init__(self, server: InferenceServer, level: int, max_waiting: int) -> None:
+
+class Inference:
+    """The two RPCs. `level`: zlib level of answers, 0: not compressed. `max_waiting`, `forwarded`: see `server.start`.
+    """
+
+    def __init__(
+        self, server: InferenceServer, level: int, max_waiting: int, forwarded: re.Pattern[str] | None = None
+    ) -> None:
         self._server = server
+        self._forwarded = forwarded
         self._max_waiting = max_waiting
         self._level = level
 
@@ -40,6 +63,8 @@ class Inference:
         request = decode_request(await call.recv_message(), time.monotonic_ns(), self._server.regions)
         request.end_by_ns = call.end_by_ns
         call.request_id = request.id
+        if self._forwarded is not None:
+            forward(request, self._forwarded, call.metadata)
         signature = self._server.signature(request.model_name, request.model_version)
         if signature.decoupled:
             raise Unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy")
@@ -58,19 +83,23 @@ class Inference:
 
     async def _stream(self, call: Call) -> None:
         call.compress_answers(self._level)
-        await InferStream(self._server, call, self._max_waiting).run()
+        await InferStream(self._server, call, self._max_waiting, self._forwarded).run()
 
 
 class InferStream(StreamRequests):
     """One ModelStreamInfer call: a task reads requests, the call's own task writes answers."""
 
-    def __init__(self, server: InferenceServer, call: Call, max_waiting: int) -> None:
+    def __init__(
+        self, server: InferenceServer, call: Call, max_waiting: int, forwarded: re.Pattern[str] | None = None
+    ) -> None:
         ends_on_error = call.metadata.get("triton_grpc_error", "").lower() == "true"
         super().__init__(server, ends_on_error, call.end_by_ns, max_waiting)
         self._server = server
         if server.reads_context:
             self.fields = list(call.metadata.items())
         self._call = call
+        if forwarded is not None:
+            self.forward = partial(forward, pattern=forwarded, metadata=call.metadata)
         self._ready: deque[tuple[list[Any], int]] = deque()  # parts of answers, and their bytes
         self._failure: Exception | None = None
         self._left_nbytes = 0

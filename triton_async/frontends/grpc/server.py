@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
+import re
 from collections.abc import Callable
 from typing import Any
 
 from triton_async.core.server import InferenceServer
 from triton_async.defines import GRPC_BACKLOG, GRPC_GOAWAY_ROUND_TRIP_S, GRPC_MAX_STREAM_REQUESTS
+from triton_async.frontends.gate import OPEN, Gate
 from triton_async.frontends.grpc.compression import LEVELS
 from triton_async.frontends.grpc.express.connection import connection
 from triton_async.frontends.grpc.express.keepalive import PingOptions
 from triton_async.frontends.grpc.express.session import Lane
+from triton_async.frontends.grpc.guard import guarded
 from triton_async.frontends.grpc.health import Health
 from triton_async.frontends.grpc.infer import Inference
 from triton_async.frontends.grpc.reflection import Reflection
 from triton_async.frontends.grpc.service import Service
 from triton_async.frontends.sockets import ListeningSocket, listen
+from triton_async.frontends.tls import ServerTls
 
 # What a client agrees to in the TLS handshake, as C-core demands it.
 ALPN = "h2"
@@ -30,17 +33,25 @@ class GrpcEndpoint:
     """A started front-end. `close` once."""
 
     def __init__(
-        self, server: InferenceServer, response_compression: str, pings: PingOptions, max_waiting: int
+        self,
+        server: InferenceServer,
+        response_compression: str,
+        pings: PingOptions,
+        max_waiting: int,
+        *,
+        gate: Gate = OPEN,
+        forwarded: re.Pattern[str] | None = None,
     ) -> None:
         self._health = Health(server)
-        mapping = {
+        mapping = guarded({
             **Service(server).__mapping__(),
-            **Inference(server, LEVELS[response_compression], max_waiting).__mapping__(),
+            **Inference(server, LEVELS[response_compression], max_waiting, forwarded).__mapping__(),
             **self._health.__mapping__(),
             **Reflection().__mapping__(),
-        }
-        compresses = LEVELS[response_compression] > 0
-        self.lane = lane = Lane(server, asyncio.get_running_loop(), mapping, pings, compresses)
+        }, gate)  # fmt: skip
+        # What the express lane has no eye for is left to the handlers.
+        all_slow = LEVELS[response_compression] > 0 or forwarded is not None or gate.guards(("inference",))
+        self.lane = lane = Lane(server, asyncio.get_running_loop(), mapping, pings, all_slow)
         lane.max_waiting = max_waiting
         self._connections: set[Any] = lane.connections
         self._accept: Callable[[], Any] = lambda: connection(lane)
@@ -48,7 +59,7 @@ class GrpcEndpoint:
         self.address = ""
         self.port = 0
 
-    async def listen(self, address: str, port: int, reuse_port: bool, tls: ssl.SSLContext | None) -> None:
+    async def listen(self, address: str, port: int, reuse_port: bool, tls: ServerTls | None) -> None:
         self._listener = await listen(
             self._accept,
             address,
@@ -91,13 +102,16 @@ async def start(
     response_compression: str = "none",
     pings: PingOptions,
     max_waiting: int = GRPC_MAX_STREAM_REQUESTS,
-    tls: ssl.SSLContext | None = None,
+    tls: ServerTls | None = None,
+    gate: Gate = OPEN,
+    forwarded: re.Pattern[str] | None = None,
 ) -> GrpcEndpoint:
     """Serves gRPC on the running loop. `port` 0: any free one. `pings`: keep-alive and age of connections.
     `max_waiting`: answers of one stream that may wait for the client before who sends more for a request is held back.
+    `gate`: what is asked of calls. `forwarded`: names of metadata that become parameters of inference requests.
 
     OSError when the port is taken.
     """
-    endpoint = GrpcEndpoint(server, response_compression, pings, max_waiting)
+    endpoint = GrpcEndpoint(server, response_compression, pings, max_waiting, gate=gate, forwarded=forwarded)
     await endpoint.listen(address, port, reuse_port, tls)
     return endpoint

@@ -32,6 +32,7 @@ cdef class StreamRequests:
     cdef int64_t max_waiting       # answers that wait from which on who makes further ones is asked to wait
     cdef int64_t end_by_ns         # deadline of the call, and so of each request; 0: none
     cdef str request_id            # of the answer that is being written, for logs; or None
+    cdef public object forward     # called with each request before it is submitted, or None; may raise ServerError
     cdef public object fields      # headers of the call, where traces are to follow them; else None
     cdef Origin origin             # of its sequences; None while it has none
     cdef set slots

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 from triton_async.core.server import InferenceServer
@@ -6,6 +7,7 @@ from triton_async.infer.request import InferRequest
 class StreamRequests:
     ends_on_error: bool
     ended: bool
+    forward: Callable[[InferRequest], None] | None
     fields: list[tuple[str, str]] | None
     written_nbytes: int
     sent_nbytes: int

@@ -128,6 +128,8 @@ cdef class StreamRequests:
                 self.order.append(slot)
                 in_order = True
             request.trace_parent = self.fields
+            if self.forward is not None:
+                self.forward(request)
             self.server.submit_request(request, slot)
             slot.request = request
             if request.trace is not None:

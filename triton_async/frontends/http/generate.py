@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 from aiohttp import web
@@ -12,7 +13,7 @@ from triton_async.frontends.http import replies
 from triton_async.frontends.http.body import Receiving, read_body
 from triton_async.frontends.http.compression import request_encoding
 from triton_async.frontends.http.generation import Generation
-from triton_async.frontends.http.infer import json_limit
+from triton_async.frontends.http.infer import forward, json_limit
 from triton_async.frontends.http.status import http_status
 from triton_async.protocol.generate import decode_generate
 from triton_async.protocol.version import parse_version
@@ -32,6 +33,7 @@ async def generate(
     *,
     streaming: bool,
     receiving: Receiving,
+    forwarded: re.Pattern[str] | None = None,
 ) -> web.StreamResponse:
     """Answers one call. A client that goes cancels the request; one that reads slowly holds the model's sender back."""
     version = parse_version(version_text)
@@ -45,6 +47,8 @@ async def generate(
     try:
         inference = decode_generate(model, version, signature, body, max_input_nbytes, received_ns)
         request[replies.REQUEST_ID] = inference.id
+        if forwarded is not None:
+            forward(inference, forwarded, request.headers.items())
         if server.reads_context:
             inference.trace_parent = list(request.headers.items())
         generation.submit(inference)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from aiohttp import web
 
+from triton_async.config.access import is_reserved, with_forwarded
 from triton_async.errors import InvalidArg, Unsupported
 from triton_async.frontends.http import replies
 from triton_async.frontends.http.body import Receiving, read_body
@@ -90,8 +92,9 @@ async def infer(
     max_input_nbytes: int,
     *,
     receiving: Receiving,
+    forwarded: re.Pattern[str] | None = None,
 ) -> web.StreamResponse:
-    """Answers one infer request. Checks come in Triton's order."""
+    """Answers one infer request. Checks come in Triton's order. `forwarded`: see `forward`."""
     version = parse_version(version_text)
     signature = server.signature(model, version)
     if signature.decoupled:
@@ -114,6 +117,8 @@ async def infer(
         model, version, signature, body, header_length, max_input_nbytes, received_ns, server.regions
     )
     request[replies.REQUEST_ID] = inference.id
+    if forwarded is not None:
+        forward(inference, forwarded, headers.items())
     if server.reads_context:
         inference.trace_parent = list(headers.items())
     answer = await server.infer(inference)
@@ -128,6 +133,20 @@ async def infer(
     await reply.write_eof()
     trace.add("HTTP_SEND_END", time.monotonic_ns())
     return reply
+
+
+def forward(inference: InferRequest, pattern: re.Pattern[str], fields: Iterable[tuple[str, str]]) -> None:
+    """Makes parameters of the headers whose names have `pattern` in them. They win over what the body says: a proxy
+    that adds one must be believed. InvalidArg for a header that would be the protocol's own parameter.
+    """
+    found: dict[str, Any] = {}
+    for name, value in fields:
+        if pattern.search(name):
+            if is_reserved(name):
+                raise InvalidArg(f"Header '{name[:200]}' is reserved for Triton usage and cannot be forwarded.")
+            found[name] = value
+    if found:
+        inference.parameters = with_forwarded(inference.parameters, found)
 
 
 async def _answered(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
@@ -16,6 +15,7 @@ from triton_async.defines import HTTP_MAX_LINE_NBYTES
 from triton_async.errors import ServerError
 from triton_async.frontends.http import replies
 from triton_async.frontends.sockets import ListeningSocket, listen
+from triton_async.frontends.tls import ServerTls
 from triton_async.logs import access, with_id
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -131,7 +131,7 @@ class Listener:
         self.port = 0
 
     async def start(
-        self, address: str, port: int, reuse_port: bool = False, tls: ssl.SSLContext | None = None
+        self, address: str, port: int, reuse_port: bool = False, tls: ServerTls | None = None
     ) -> None:
         """Binds; port 0 takes a free one, `unix:<path>` a socket file. OSError when the address is not to be had."""
         self._socket = await listen(

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from triton_async.defines import HTTP_JOIN_NBYTES
 from triton_async.errors import ServerError
+from triton_async.frontends.gate import NEEDS_KEY, Gate, Refusal
 from triton_async.frontends.http.status import http_status
 from triton_async.protocol.http_control import error_body
 
@@ -67,6 +68,15 @@ def error(status: int, message: str) -> web.Response:
 def server_error(problem: ServerError) -> web.Response:
     """The same for an error with a code."""
     return error(http_status(problem.code), problem.message)
+
+
+def refused(refusal: Refusal, gate: Gate, category: str) -> web.Response:
+    """What a client hears that may not call this."""
+    if refusal is Refusal.NO_KEY:
+        response = error(401, NEEDS_KEY)
+        response.headers["WWW-Authenticate"] = "Bearer"
+        return response
+    return error(403, f"This API is restricted, expecting header '{gate.header_of(category)}'")
 
 
 async def tensors(

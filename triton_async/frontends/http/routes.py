@@ -13,11 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 from urllib.parse import unquote_to_bytes
 
-# Categories of --http-restricted-api (Triton's names).
-CATEGORIES = frozenset({
-    "health", "metadata", "inference", "shared-memory", "model-config", "model-repository", "statistics", "trace",
-    "logging",
-})  # fmt: skip
+from triton_async.config.access import CATEGORIES
 
 H = TypeVar("H")
 
@@ -59,11 +55,12 @@ REGION_UNREGISTER = r"/v2/(system|cuda)sharedmemory(?:/region/([^/]+))?/unregist
 
 
 class Found(Generic[H]):
-    """What a path leads to: a handler per method, and the groups of the path."""
+    """What a path leads to: a handler per method, the category of all of them, and the groups of the path."""
 
-    __slots__ = ("arguments", "handlers")
+    __slots__ = ("arguments", "category", "handlers")
 
-    def __init__(self, handlers: dict[str, H], arguments: tuple[str | None, ...]) -> None:
+    def __init__(self, category: str, handlers: dict[str, H], arguments: tuple[str | None, ...]) -> None:
+        self.category = category
         self.handlers = handlers
         self.arguments = arguments
 
@@ -73,11 +70,14 @@ class RouteTable(Generic[H]):
 
     def __init__(self, routes: Iterable[Route[H]]) -> None:
         self.routes = tuple(routes)
-        self._patterns: dict[str, tuple[re.Pattern[str], dict[str, H]]] = {}
+        self._patterns: dict[str, tuple[re.Pattern[str], str, dict[str, H]]] = {}
         for route in self.routes:
             if route.category not in CATEGORIES:
                 raise ValueError(f"route {route.method} {route.pattern} has no restricted-API category")
-            _, handlers = self._patterns.setdefault(route.pattern, (re.compile(route.pattern), {}))
+            made: tuple[re.Pattern[str], str, dict[str, H]] = (re.compile(route.pattern), route.category, {})
+            _, category, handlers = self._patterns.setdefault(route.pattern, made)
+            if category != route.category:
+                raise ValueError(f"route {route.method} {route.pattern} has another category than its path")
             if route.method in handlers:
                 raise ValueError(f"route {route.method} {route.pattern} appears twice")
             handlers[route.method] = route.handler
@@ -85,11 +85,11 @@ class RouteTable(Generic[H]):
         self.find = functools.lru_cache(maxsize=1024)(self._find)
 
     def _find(self, path: str) -> Found[H] | None:
-        for pattern, handlers in self._patterns.values():
+        for pattern, category, handlers in self._patterns.values():
             match = pattern.fullmatch(path)
             if match is not None:
                 try:
-                    return Found(handlers, tuple(map(_decoded, match.groups())))
+                    return Found(category, handlers, tuple(map(_decoded, match.groups())))
                 except ValueError:
                     return None
         return None

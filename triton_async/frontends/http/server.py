@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ssl
+import re
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -10,6 +10,7 @@ from aiohttp import web
 from triton_async import logs
 from triton_async.core.server import InferenceServer
 from triton_async.errors import InvalidArg, ServerError, Unsupported
+from triton_async.frontends.gate import OPEN, Gate
 from triton_async.frontends.http import replies, routes
 from triton_async.frontends.http.body import JSON_BODY, Receiving, read_body
 from triton_async.frontends.http.express import ExpressListener
@@ -17,6 +18,7 @@ from triton_async.frontends.http.generate import generate
 from triton_async.frontends.http.infer import infer
 from triton_async.frontends.http.listener import Listener
 from triton_async.frontends.http.routes import Route, RouteTable
+from triton_async.frontends.tls import ServerTls
 from triton_async.protocol import http_control as control
 from triton_async.protocol.version import parse_version
 
@@ -29,8 +31,17 @@ Handler = Callable[..., Awaitable[web.StreamResponse]]
 class HttpService:
     """Handlers of the v2 calls. The arguments behind `request` are the groups of the route's pattern."""
 
-    def __init__(self, server: InferenceServer, max_input_nbytes: int) -> None:
+    def __init__(
+        self,
+        server: InferenceServer,
+        max_input_nbytes: int,
+        gate: Gate = OPEN,
+        forwarded: re.Pattern[str] | None = None,
+    ) -> None:
+        """`forwarded`: names of headers that become parameters of inference requests."""
         self._server = server
+        self._gate = gate
+        self._forwarded = forwarded
         self._max_input_nbytes = max_input_nbytes
         self.receiving = Receiving()
         # Nothing in it changes while the server lives.
@@ -68,20 +79,26 @@ class HttpService:
         found = self.routes.find(routes.path_of(request.raw_path))
         if found is None:
             return replies.error(404, "Not Found")
+        refusal = self._gate.refusal(found.category, request.headers)
+        if refusal is not None:
+            return replies.refused(refusal, self._gate, found.category)
         handler = found.handlers.get(request.method)
         if handler is None:
             return replies.error(405, "Method Not Allowed")
         return await handler(request, *found.arguments)
 
     async def _infer(self, request: web.BaseRequest, model: str, version: str | None) -> web.StreamResponse:
-        return await infer(self._server, request, model, version, self._max_input_nbytes, receiving=self.receiving)
+        return await infer(
+            self._server, request, model, version, self._max_input_nbytes, receiving=self.receiving,
+            forwarded=self._forwarded,
+        )  # fmt: skip
 
     async def _generate(
         self, request: web.BaseRequest, model: str, version: str | None, call: str | None
     ) -> web.StreamResponse:
         return await generate(
             self._server, request, model, version, self._max_input_nbytes, streaming=call == "generate_stream",
-            receiving=self.receiving,
+            receiving=self.receiving, forwarded=self._forwarded,
         )  # fmt: skip
 
     async def _body(self, request: web.BaseRequest) -> bytes | bytearray:
@@ -183,14 +200,18 @@ async def start(
     port: int,
     reuse_port: bool = False,
     max_input_nbytes: int,
-    tls: ssl.SSLContext | None = None,
+    tls: ServerTls | None = None,
     express: bool = True,
+    gate: Gate = OPEN,
+    forwarded: re.Pattern[str] | None = None,
 ) -> Listener:
     """Serves `server` over HTTP until the returned listener is closed. OSError when the port is taken.
 
-    `tls`: HTTPS. `express`: plain infer requests take the express lane; answers are the same without it.
+    `tls`: HTTPS. `express`: plain infer requests take the express lane; answers are the same without it. They do not
+    where `gate` asks something of them, or headers are `forwarded`: these are the full parser's to look at.
     """
-    service = HttpService(server, max_input_nbytes)
+    service = HttpService(server, max_input_nbytes, gate, forwarded)
+    express = express and forwarded is None and not gate.guards(("inference",))
     listener = (
         ExpressListener(service.handle, server, max_input_nbytes, service.receiving)
         if express
