@@ -29,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(argv: Sequence[str]) -> int:
     from triton_async import app, logs
-    from triton_async.config.settings import UsageError, parse, usage
+    from triton_async.config.settings import UsageError, from_environment, parse, usage
 
     try:
-        settings = parse(argv)
+        settings = parse([*from_environment(os.environ), *argv])
     except UsageError as error:
         # As short as what has to be mended; all options are a page that hides it.
         _say(f"{error.message}\nSee triton-async --help for all options" if error.message else usage())

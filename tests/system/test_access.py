@@ -63,12 +63,12 @@ def routes() -> Iterator[tuple[str, str, str]]:
     """(method, path, category) of every HTTP route."""
     class Nothing:
         def metadata(self) -> dict[str, Any]:
-            return {}
+            return {"name": "", "version": ""}
 
     for route in HttpService(Nothing(), 1).routes.routes:  # type: ignore[arg-type]
         path = route.pattern.replace("(?:/versions/([0-9]+))?", "").replace("(?:/([^/]+))?", "")
         path = path.replace("(?:/region/([^/]+))?", "/region/r").replace("(system|cuda)", "system")
-        path = path.replace("(generate|generate_stream)", "generate").replace("([^/]+)", "m")
+        path = path.replace("(generate|generate_stream)", "generate").replace("([^/]+)", "m").replace("\\.", ".")
         yield route.method, path, route.category
 
 

@@ -22,7 +22,7 @@ from triton_async.config.endpoints import Listens, address_problem, tls_problem
 from triton_async.config.options import OPTIONS, Kind, Option, Scalar, Status, usage
 from triton_async.config.trace_config import OPENTELEMETRY, TENSORS, TRITON, TraceConfig, TraceProblem, parse_trace
 
-__all__ = ["Settings", "UsageError", "parse", "usage"]
+__all__ = ["Settings", "UsageError", "from_environment", "parse", "usage"]
 
 GLOBAL = ""
 DEFAULT_MAX_BATCH_SIZE = 4
@@ -34,6 +34,9 @@ _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 _LARGEST_PORT = 65535
 _INT = re.compile(r"[+-]?[0-9]{1,30}\Z", re.ASCII)
 _FLOAT = re.compile(r"[+-]?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})([eE][+-]?[0-9]{1,3})?\Z", re.ASCII)
+
+# In front of the names of options, in capitals and with underscores, as variables of the environment.
+ENVIRONMENT = "TRITON_ASYNC_OPT_"
 
 # Triton spells this one name with underscores in its message.
 _CHOICE_NAMES = {"grpc-infer-response-compression-level": "grpc_infer_response_compression_level"}
@@ -180,6 +183,28 @@ def parse(argv: Sequence[str]) -> Settings:
         elif option.status is Status.ACTIVE:
             values[option.field] = tuple(read) if option.repeat else read[-1]
     return _settings(values, warnings)
+
+
+def from_environment(environ: Mapping[str, str]) -> list[str]:
+    """Arguments that stand in the environment, as containers are configured: TRITON_ASYNC_OPT_HTTP_PORT=8080 for
+    --http-port=8080; of an option that may be repeated a value on each line. To be put in front of those of the command
+    line, which win. UsageError for a name that is no option.
+    """
+    found: list[str] = []
+    for variable, text in sorted(environ.items()):
+        if not variable.startswith(ENVIRONMENT):
+            continue
+        name = variable.removeprefix(ENVIRONMENT).lower().replace("_", "-")
+        option = OPTIONS.get(name)
+        if option is None:
+            near = get_close_matches(name, OPTIONS, n=1, cutoff=0.0)[0].upper().replace("-", "_")
+            raise UsageError(f"Unknown variable {variable}; the nearest is {ENVIRONMENT}{near}")
+        if option.kind is Kind.FLAG:
+            found += [f"--{name}"] if _bool(option, text) else []
+        else:
+            values = [line for line in text.split("\n") if line] if option.repeat else [text]
+            found += [f"--{name}={value}" for value in values]
+    return found
 
 
 def _split(argv: Sequence[str]) -> Iterator[tuple[Option, str]]:

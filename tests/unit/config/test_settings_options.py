@@ -8,13 +8,14 @@ import re
 import pytest
 
 from triton_async.config.options import GROUPS, OPTIONS, Kind, Status, usage
-from triton_async.config.settings import Settings, UsageError, _split, parse
+from triton_async.config.settings import Settings, UsageError, _split, from_environment, parse
 
 REPOSITORY = "--model-repository=/models"
 
 # Options that `tritonserver` does not have.
 OURS = {
     "http-use-ssl", "http-use-ssl-mutual", "http-server-cert", "http-server-key", "http-root-cert", "log-access",
+    "api-key-file", "api-key-exempt",
 }  # fmt: skip
 
 # Every option of `tritonserver`.
@@ -42,6 +43,10 @@ allow-client-shm backend-directory backend-config repoagent-directory""",
 )
 
 
+# Options whose fields hold something that is made of their text.
+READ = ("metrics-address", "http-header-forward-pattern", "grpc-header-forward-pattern", "api-key-exempt")
+
+
 def settings(*argv: str) -> Settings:
     return parse([REPOSITORY, *argv])
 
@@ -62,7 +67,7 @@ def test_defaults_of_settings_are_those_of_the_table() -> None:
     defaults = settings()
     assert dataclasses.replace(defaults, model_repository=()) == Settings()
     for option in OPTIONS.values():
-        plain = option.status is Status.ACTIVE and not option.repeat and option.name != "metrics-address"
+        plain = option.status is Status.ACTIVE and not option.repeat and option.name not in READ
         if plain and hasattr(defaults, option.field):
             assert getattr(defaults, option.field) == option.default, option.name
 
@@ -321,3 +326,19 @@ def test_equal_ports_are_fine_when_nothing_would_collide() -> None:
     settings("--http-port=8001", "--allow-grpc=false")
     settings("--http-port=0", "--grpc-port=0", "--metrics-port=0")
     settings("--http-port=8001", "--http-address=127.0.0.1")
+
+
+def test_options_may_stand_in_the_environment_and_the_command_line_wins() -> None:
+    environ = {
+        "TRITON_ASYNC_OPT_HTTP_PORT": "1", "TRITON_ASYNC_OPT_MODEL_REPOSITORY": "/a\n/b\n",
+        "TRITON_ASYNC_OPT_DISABLE_AUTO_COMPLETE_CONFIG": "true", "TRITON_ASYNC_OPT_GRPC_PORT": "2", "PATH": "x",
+        "TRITON_ASYNC_OTHER": "x",
+    }  # fmt: skip
+    settings = parse([*from_environment(environ), "--grpc-port=3"])
+    assert settings.model_repository == ("/a", "/b") and settings.disable_auto_complete_config
+    assert (settings.http_port, settings.grpc_port) == (1, 3)
+    assert from_environment({"TRITON_ASYNC_OPT_DISABLE_AUTO_COMPLETE_CONFIG": "0"}) == []
+    with pytest.raises(UsageError, match=r"Unknown variable TRITON_ASYNC_OPT_HTTP_PROT; the nearest is .*_HTTP_PORT"):
+        from_environment({"TRITON_ASYNC_OPT_HTTP_PROT": "1"})
+    with pytest.raises(UsageError, match=r"Invalid option value\. Got x"):
+        parse([*from_environment({**environ, "TRITON_ASYNC_OPT_HTTP_PORT": "x"})])

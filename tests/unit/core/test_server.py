@@ -10,7 +10,7 @@ import pytest
 from core_harness import request, run, running, write_model
 from gated_backend import GatedBackend, Recorder, until
 
-from triton_async.errors import InternalError, InvalidArg, NotFound, ServerError, Unavailable, Unsupported
+from triton_async.errors import InternalError, InvalidArg, NotFound, ServerError, Unavailable
 from triton_async.infer.request import InferRequest
 
 EXPLICIT = "--model-control-mode=explicit"
@@ -234,8 +234,9 @@ def test_bad_names_and_parameters_of_loads(tmp_path: Path) -> None:
             ):  # fmt: skip
                 with pytest.raises(error):
                     await server.load_model(name)
-            with pytest.raises(Unsupported):
-                await server.load_model("m", {"config": "{}"})
+            for parameters in ({"config": "{"}, {"file:1/x": b""}, {"config": "{}", "file:../x": b""}):
+                with pytest.raises(InternalError, match="failed to poll from model repository: "):
+                    await server.load_model("m", parameters)
             await server.unload_model("nope")
 
     run(test)

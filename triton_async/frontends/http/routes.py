@@ -36,6 +36,7 @@ class Route(Generic[H]):
 LIVE = r"/v2/health/live"
 READY = r"/v2/health/ready"
 SERVER = r"/v2"
+OPENAPI = r"/v2/openapi\.json"
 ALL_STATISTICS = r"/v2/models/stats"
 INFER = _MODEL + _VERSION + "/infer"
 MODEL = _MODEL + _VERSION

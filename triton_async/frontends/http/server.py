@@ -20,7 +20,10 @@ from triton_async.frontends.http.listener import Listener
 from triton_async.frontends.http.routes import Route, RouteTable
 from triton_async.frontends.tls import ServerTls
 from triton_async.protocol import http_control as control
+from triton_async.protocol import openapi
 from triton_async.protocol.version import parse_version
+
+_TAKES_JSON = re.compile(r"(?:^|[,\s])(?:application/json|application/\*|\*/\*)(?:[;,\s]|$)", re.IGNORECASE)
 
 # What is offered in the TLS handshake.
 ALPN = "http/1.1"
@@ -47,6 +50,10 @@ class HttpService:
         # Nothing in it changes while the server lives.
         self._metadata = control.dumps(server.metadata())
         self.routes: RouteTable[Handler] = RouteTable(self._rows())
+        rows = [(route.pattern, route.method, route.category) for route in self.routes.routes]
+        needs_key = frozenset(category for _, _, category in rows if gate.keys and category not in gate.exempt)
+        metadata = server.metadata()
+        self._document = control.dumps(openapi.document(rows, metadata["name"], metadata["version"], needs_key))
 
     def _rows(self) -> list[Route[Handler]]:
         return [
@@ -54,6 +61,7 @@ class HttpService:
             Route(routes.LIVE, "GET", "health", self._live),
             Route(routes.READY, "GET", "health", self._ready),
             Route(routes.SERVER, "GET", "metadata", self._server_metadata),
+            Route(routes.OPENAPI, "GET", "metadata", self._openapi),
             Route(routes.ALL_STATISTICS, "GET", "statistics", self._all_statistics),
             Route(routes.MODEL, "GET", "metadata", self._model_metadata),
             Route(routes.MODEL_READY, "GET", "health", self._model_ready),
@@ -105,10 +113,13 @@ class HttpService:
         return await read_body(request, self._max_input_nbytes, self.receiving, JSON_BODY)
 
     async def _live(self, request: web.BaseRequest) -> web.Response:
-        return replies.empty(200 if self._server.live() else 400)
+        return _health(request, "live", self._server.live())
 
     async def _ready(self, request: web.BaseRequest) -> web.Response:
-        return replies.empty(200 if await self._server.is_ready() else 400)
+        return _health(request, "ready", await self._server.is_ready())
+
+    async def _openapi(self, request: web.BaseRequest) -> web.Response:
+        return replies.as_json(self._document)
 
     async def _server_metadata(self, request: web.BaseRequest) -> web.Response:
         return replies.as_json(self._metadata)
@@ -186,6 +197,15 @@ class HttpService:
     async def _region_unregister(self, request: web.BaseRequest, kind: str, region: str | None) -> web.Response:
         await self._server.unregister_regions(kind, region or "")
         return replies.empty()
+
+
+def _health(request: web.BaseRequest, what: str, good: bool) -> web.Response:
+    """Triton answers without a body; KServe's clients, which say what they take, read one."""
+    status = 200 if good else 400
+    accepted = ",".join(request.headers.getall("Accept", []))
+    if not _TAKES_JSON.search(accepted):
+        return replies.empty(status)
+    return replies.as_json(control.dumps({what: good}), status)
 
 
 def _refuse_repository(repository: str | None) -> None:

@@ -85,6 +85,23 @@ def test_names_are_decoded_once(tmp_path: Path) -> None:
     run(test)
 
 
+@pytest.mark.parametrize(("accept", "body"), [
+    ("", b""), ("text/plain", b""), ("application/json", b'{"live":true}'), ("*/*", b'{"live":true}'),
+    ("text/html, application/json;q=0.9", b'{"live":true}'), ("application/jsonx", b""),
+])  # fmt: skip
+def test_health_has_a_body_where_a_client_takes_json(tmp_path: Path, accept: str, body: bytes) -> None:
+    async def test() -> None:
+        async with serving(tmp_path) as (_, endpoint):
+            headers = [("Accept", accept)] if accept else []
+            answer = await ask(endpoint.port, "GET", "/v2/health/live", b"", headers)
+            assert (answer.status, answer.body) == (200, body)
+            assert (await ask(endpoint.port, "GET", "/v2/health/ready", b"", headers)).body == body.replace(
+                b"live", b"ready"
+            )
+
+    run(test)
+
+
 def test_bodies_of_the_control_calls(tmp_path: Path) -> None:
     write_model(tmp_path, "m", max_batch_size=4)
 
@@ -138,7 +155,7 @@ def test_every_row_has_a_category_and_a_row_without_one_stops_the_start(tmp_path
     async def test() -> None:
         async with serving(tmp_path) as (server, _):
             rows = HttpService(server, 1).routes.routes
-            assert {row.category for row in rows} == CATEGORIES
+            assert {row.category for row in rows} == set(CATEGORIES)
             assert len({(row.pattern, row.method) for row in rows}) == len(rows)
 
     run(test)
@@ -146,6 +163,8 @@ def test_every_row_has_a_category_and_a_row_without_one_stops_the_start(tmp_path
         RouteTable([Route("/x", "GET", "", print)])
     with pytest.raises(ValueError, match="appears twice"):
         RouteTable([Route("/x", "GET", "health", print)] * 2)
+    with pytest.raises(ValueError, match="another category than its path"):
+        RouteTable([Route("/x", "GET", "health", print), Route("/x", "POST", "trace", print)])
 
 
 def test_status_numbers() -> None:

@@ -23,6 +23,7 @@ import uvloop
 from fake_cuda_sync import Allocation, Devices
 from gated_backend import GatedBackend
 from grpc_harness import until, write_model
+from pings import ping_options
 from tritonclient.utils import InferenceServerException
 
 from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelInstance, PythonInstance
@@ -135,7 +136,7 @@ class Server:
                 self.server, address="127.0.0.1", port=0, max_input_nbytes=1 << 24, express=express
             )
             start_grpc = grpc_server.start if express else reference.start
-            grpc = await start_grpc(self.server, address="127.0.0.1", port=0)
+            grpc = await start_grpc(self.server, address="127.0.0.1", port=0, pings=ping_options())
             self.http_port, self.grpc_port = http.port, grpc.port
             self.started.set()
             await self.stop.wait()
