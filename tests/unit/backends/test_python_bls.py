@@ -126,7 +126,8 @@ RECURSE = """
 
 
 def write(
-    root: Path, name: str, code: str, target: str = "", *, instances: int = 1, decoupled: bool = False
+    root: Path, name: str, code: str, target: str = "", *, instances: int = 1, decoupled: bool = False,
+    isolated: bool = False,
 ) -> None:
     directory = root / name
     (directory / "1").mkdir(parents=True, exist_ok=True)
@@ -136,7 +137,8 @@ def write(
         input {{ name: "X" data_type: TYPE_FP32 dims: -1 }}
         output {{ name: "Y" data_type: TYPE_FP32 dims: -1 }}
         instance_group {{ kind: KIND_CPU count: {instances} }}
-        model_transaction_policy {{ decoupled: {str(decoupled).lower()} }}"""
+        model_transaction_policy {{ decoupled: {str(decoupled).lower()} }}
+        parameters {{ key: "ISOLATION" value {{ string_value: "{"process" if isolated else "none"}" }} }}"""
     )
 
 
@@ -262,9 +264,12 @@ def test_a_decoupled_model_asks_itself_behind_its_execution(tmp_path: Path) -> N
     with_server(tmp_path, test)
 
 
-def test_an_inner_request_is_cancelled_with_its_client(tmp_path: Path) -> None:
-    write(tmp_path, "collect", COLLECT, "count")
-    write(tmp_path, "count", COUNT, decoupled=True)
+@pytest.mark.parametrize(("outer_isolated", "inner_isolated"), [(False, False), (True, False), (True, True)])
+def test_an_inner_request_is_cancelled_with_its_client(
+    tmp_path: Path, outer_isolated: bool, inner_isolated: bool
+) -> None:
+    write(tmp_path, "collect", COLLECT, "count", isolated=outer_isolated)
+    write(tmp_path, "count", COUNT, decoupled=True, isolated=inner_isolated)
 
     async def test(server: InferenceServer) -> None:
         outer = request("collect", 1e9)

@@ -74,7 +74,8 @@ TENSOR = wire.pack_text("X") + struct.pack("<BBBqQ", 11, 1, wire.INLINE, 2, 8) +
 STRINGS = wire.pack_text("S") + struct.pack("<BBBqqQ", 13, 2, wire.INLINE, 1, 2, 9) + b"\1\0\0\0x\0\0\0\0"
 SHARED = wire.pack_text("Y") + struct.pack("<BBBqQQ", 2, 1, wire.IN_MEMORY, 4096, 4096, 1 << 10)
 EXEC = (
-    wire.EXEC_HEAD.pack(wire.EXEC, 9, True) + wire.pack_text("other") + wire.EXEC_MIDDLE.pack(-1, 3, 5, False)
+    wire.EXEC_HEAD.pack(wire.EXEC, 9, wire.DECOUPLED, 2) + wire.U64.pack(7) + wire.U64.pack(8)
+    + wire.pack_text("other") + wire.EXEC_MIDDLE.pack(-1, 3, 5, False)
     + wire.U64.pack(17) + wire.pack_text("id") + wire.pack_long(b'{"a":1}') + wire.U16.pack(1) + wire.pack_text("OUT")
     + wire.U16.pack(3) + TENSOR + STRINGS + SHARED
 )  # fmt: skip
@@ -92,7 +93,7 @@ def test_events_of_a_worker_of_ours_are_told(link: Link, heard: Heard) -> None:
     fields = heard.events[2][2]
     inputs = fields.pop("inputs")
     assert fields == {
-        "decoupled": True, "model_name": "other", "model_version": -1, "flags": 3, "timeout_us": 5, "sequence_id": 17,
+        "decoupled": True, "on_thread": False, "askers": [], "model_name": "other", "model_version": -1, "flags": 3, "timeout_us": 5, "sequence_id": 17,
         "id": "id", "parameters": {"a": 1}, "output_names": ["OUT"],
     }  # fmt: skip
     assert [(tensor.name, tensor.shape, tensor.nbytes) for tensor in inputs] == [

@@ -109,6 +109,12 @@ class Stage:
 def stage() -> Iterator[Stage]:
     found = Stage()
     found.heard.wait_for(1)
+    count = 1
+    while found.heard.events[-1][-1] != "loop":  # the reader may not have got to the end yet
+        found.worker.send(cancel(0))
+        count += 1
+        found.heard.wait_for(count)
+    del found.heard.events[1:]
     yield found
     found.close()
     found.heard.events.clear()
@@ -125,8 +131,8 @@ def cancel(call: int) -> bytes:
 def execute(call: int, nbytes: int) -> bytes:
     """With one input of so many bytes, in shared memory."""
     return b"".join([
-        wire.EXEC_HEAD.pack(wire.EXEC, call, False), wire.pack_text("other"), wire.EXEC_MIDDLE.pack(-1, 0, 0, False),
-        wire.U64.pack(0), wire.pack_text(""), wire.pack_long(b""), wire.U16.pack(0), wire.U16.pack(1),
+        wire.EXEC_HEAD.pack(wire.EXEC, call, 0, wire.UNKNOWN), wire.pack_text("other"),
+        wire.EXEC_MIDDLE.pack(-1, 0, 0, False), wire.U64.pack(0), wire.pack_text(""), wire.pack_long(b""), wire.U16.pack(0), wire.U16.pack(1),
         wire.pack_text("X"), wire.MEMORY_HEADS[1].pack(2, 1, wire.IN_MEMORY, nbytes, nbytes, 0),
     ])  # fmt: skip
 

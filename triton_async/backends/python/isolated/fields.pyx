@@ -122,7 +122,12 @@ cdef dict read_parameters(bytes text):
 
 cdef dict read_inner_request(Cursor cursor, SharedMemory memory, SlabPool pool, list freed):
     cdef uint16_t count
-    fields = {"decoupled": bool(cursor.u8()), "model_name": cursor.text()}
+    cdef int how = cursor.u8()
+    fields = {"decoupled": bool(how & 1), "on_thread": bool(how & 2), "askers": None}
+    memcpy(&count, cursor._take(2), 2)
+    if count != 0xFFFF:
+        fields["askers"] = [cursor.u64() for _ in range(count)]
+    fields["model_name"] = cursor.text()
     fields["model_version"] = <int64_t>cursor.u64()
     flags = cursor.u32()
     if flags > 0x7FFFFFFF:

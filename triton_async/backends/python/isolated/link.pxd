@@ -57,4 +57,5 @@ cdef class Link(Outbound):
     cdef int _on_free(self, Cursor cursor) except -1
     cdef int _on_spilled(self, Cursor cursor) except -1
     cdef ResponseFactory _factory_of(self, Cursor cursor)
+    cdef list _requests_of(self, list handles)
     cdef int _forget_if_over(self, uint64_t handle, ResponseFactory factory) except -1

@@ -481,7 +481,19 @@ cdef class Link(Outbound):
         self.freed.extend(freed)
         self.freed_nbytes += cursor.freed_nbytes
         cursor.freed_nbytes = 0
+        if fields["askers"] is not None:
+            fields["askers"] = self._requests_of(fields["askers"])
         return fields
+
+    # Those that are not over.
+    cdef list _requests_of(self, list handles):
+        cdef ResponseFactory factory
+        cdef list found = []
+        for handle in handles:
+            factory = self.factories.get(handle)
+            if factory is not None:
+                found.append(factory.request)
+        return found
 
     def is_cancelled(self, handle):
         """Whether nobody waits for the responses of a request any more; one that is over counts as such."""

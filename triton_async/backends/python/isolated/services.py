@@ -67,6 +67,9 @@ class Services:
     def executes(self, number: int, fields: dict[str, Any]) -> None:
         decoupled, names = fields.pop("decoupled"), fields.pop("output_names")
         call = _WorkerCall(self, number, fields["model_name"], decoupled)
+        call.askers = fields.pop("askers")
+        if fields.pop("on_thread"):
+            call.held = True
         if number in self._calls or len(self._calls) >= WORKER_MAX_CALLS:
             call.refused(Unavailable(f"more than {WORKER_MAX_CALLS} inference requests of one worker at once"))
             return
@@ -226,6 +229,8 @@ class _WorkerCall(InferenceCall):
     """Hands what an inference request of a worker brings back to it. Loop thread."""
 
     counts_reads = True
+    askers: list[InferRequest] | None = None
+    held: bool | None = None
 
     def __init__(self, services: Services, number: int, model: str, decoupled: bool) -> None:
         self.decoupled = decoupled

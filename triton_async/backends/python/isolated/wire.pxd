@@ -22,8 +22,9 @@
 #   RELEASED  u64 handle, u8 reschedule
 #   DONE      u64 batch                        execute has returned
 #   FREE      u64 block                        request memory that the worker does not read any more
-#   EXEC      u64 call, u8 decoupled, text model, i64 version, u32 flags, u64 timeout, correlation id as above, text id,
-#             long parameters, u16 n, n texts, tensors
+#   EXEC      u64 call, u8 decoupled (1), on the thread that executes (2), u16 n, n u64 handles of the requests for
+#             whose sake (0xFFFF for n: not known), text model, i64 version, u32 flags, u64 timeout, correlation id as
+#             above, text id, long parameters, u16 n, n texts, tensors
 #   CANCEL    u64 call
 #   TAKEN     u64 call, u32 n                  responses that the model has taken
 #   CALL      u64 call (0: no answer wanted), long json

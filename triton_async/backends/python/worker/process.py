@@ -13,6 +13,7 @@ import sys
 import threading
 from collections import deque
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Callable
 
 from . import api, wire
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from .messages import InferenceRequest
 
 INTERNAL, INVALID_ARG = 1, 3
+
+# Handles of the requests for whose sake a model runs just now, in a thread or a task: what it asks of others is for
+# them. Tasks take it along from the execution that starts them.
+ASKERS: ContextVar[list[int] | None] = ContextVar("askers", default=None)
 
 # Responses of a call that are told to be taken at once: less than the server waits for.
 TAKEN_AT_ONCE = 8
@@ -101,6 +106,7 @@ class WorkerChannel(Channel):
         self.credits = 0
         # What is sent now is followed by more of its kind: it waits for that, and goes along.
         self.holding = False
+        self._thread = threading.get_ident()  # that executes
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -325,7 +331,7 @@ class WorkerChannel(Channel):
         number = self._next()
         try:
             event = [
-                wire.EXEC_HEAD.pack(wire.EXEC, number, call.decoupled), wire.pack_text(source.inner_model),
+                self._exec_head(number, call.decoupled), wire.pack_text(source.inner_model),
                 wire.EXEC_MIDDLE.pack(source.model_version, source.flags, source.timeout, isinstance(correlation, str)),
                 wire.pack_text(correlation) if isinstance(correlation, str) else wire.U64.pack(correlation),
                 wire.pack_text(source.id), wire.pack_long(parameters), wire.U16.pack(len(source.output_names)),
@@ -341,6 +347,16 @@ class WorkerChannel(Channel):
             call.taken_function = _Taken(self, number)
         self._out.add(event)
         self._out.flush()
+
+    def _exec_head(self, number: int, decoupled: bool) -> bytes:
+        askers = ASKERS.get()
+        how = wire.DECOUPLED if decoupled else 0
+        if askers is None:
+            return wire.EXEC_HEAD.pack(wire.EXEC, number, how, wire.UNKNOWN)
+        if threading.get_ident() == self._thread:
+            how |= wire.ON_THREAD
+        handles = list(askers)[: wire.UNKNOWN - 1]
+        return wire.EXEC_HEAD.pack(wire.EXEC, number, how, len(handles)) + b"".join(map(wire.U64.pack, handles))
 
     def _cancel(self, number: int) -> None:
         if number in self._calls:
@@ -532,16 +548,22 @@ def main(connection: int, requests: int, responses: int) -> int:
 def serve(channel: WorkerChannel, runner: Runner) -> None:
     """Executes batches until the server says to end."""
     execute = runner.execute
+    decoupled = runner.context.decoupled
     while True:
         found = channel.next_batch()
         if found is None:
             return
         sources, batch = found
         del found
+        askers = [source.handle for source in sources]
+        token = ASKERS.set(askers)
         try:
             execute(sources)
         except BaseException as error:
             # What our own code lets through: the worker is no good any more.
             sys.stderr.write(f"a worker of ours failed: {describe(error)}")
             raise
+        ASKERS.reset(token)
+        if not decoupled:
+            askers.clear()  # what is left of it, a task say, asks for nobody's sake
         channel.done(batch)

@@ -45,7 +45,7 @@ RESPONSE_HEAD = struct.Struct("<BQB")
 RELEASED_EVENT = struct.Struct("<BQB")
 DONE_EVENT = struct.Struct("<BQ")
 FREE_EVENT = struct.Struct("<BQ")
-EXEC_HEAD = struct.Struct("<BQB")
+EXEC_HEAD = struct.Struct("<BQBH")
 EXEC_MIDDLE = struct.Struct("<qIQB")
 CANCEL_EVENT = struct.Struct("<BQ")
 CALL_HEAD = struct.Struct("<BQ")
@@ -55,6 +55,7 @@ TOLD_READY_HEAD = struct.Struct("<BQB")
 TAKEN_EVENT = struct.Struct("<BQI")
 FINALIZED_EVENT = struct.Struct("<B")
 SPILLED_EVENT = struct.Struct("<BQQ")
+DECOUPLED, ON_THREAD, UNKNOWN = 1, 2, 0xFFFF
 MAX_RANK = 16
 # By the number of dimensions: the shape and bytes of a tensor that came, and the head of one that is sent, either way.
 SHAPES = [struct.Struct(f"<{rank}qQ") for rank in range(MAX_RANK + 1)]
