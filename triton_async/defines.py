@@ -498,6 +498,10 @@ WORKER_ZYGOTE_TIMEOUT_S = 120.0
 WORKER_FORK_TIMEOUT_S = 30.0
 WORKER_ZYGOTE_LINGER_S = 10.0
 
+# Seconds after which a worker is killed that has a batch and does not begin with it, or is stopped. It is looked at
+# as often, so it may be twice as long.
+WORKER_SILENCE_S = 10.0
+
 # Seconds for `finalize` before a worker is killed (default of --backend-config=python,stub-timeout-seconds), and for a
 # killed one to be gone.
 WORKER_CLOSE_TIMEOUT_S = 30.0

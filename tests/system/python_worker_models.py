@@ -31,7 +31,7 @@ class TritonPythonModel:
 """
 
 ACTS = """
-import ctypes, os, signal, subprocess, sys, time
+import ctypes, os, signal, subprocess, sys, threading, time
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
@@ -68,6 +68,14 @@ class TritonPythonModel:
     def close(self, request, rest):
         pb_utils.Logger._context.channel._socket.close()
         time.sleep(10)
+
+    def hold(self, request, rest):
+        def hold():
+            time.sleep(0.3)  # by then the execution is over
+            ctypes.PyDLL(None).sleep(int(rest))  # keeps the GIL
+
+        threading.Thread(target=hold).start()
+        return "will hold"
 
     def child(self, request, rest):
         return subprocess.Popen(["sleep", "600"]).pid
@@ -296,6 +304,8 @@ def add(repository: Path, name: str, source: str, text: str) -> None:
 def build(repository: Path) -> None:
     add(repository, "echo", ECHO, config(ECHO_IO))
     add(repository, "acts", ACTS, config(ACTS_IO))
+    for name in ("stopped", "idle_stopped", "holding"):
+        add(repository, name, ACTS, config(ACTS_IO))
     add(repository, "timed", ACTS, config(ACTS_IO, EXECUTION_TIMEOUT_SECONDS="0.5"))
     add(repository, "bounded", ACTS, config(ACTS_IO, MEMORY_LIMIT_BYTES=str(1 << 29)))
     add(repository, "pair", ACTS, config(ACTS_IO + "instance_group [{ count: 2 kind: KIND_CPU }]"))

@@ -23,6 +23,8 @@ from server_process import ServerProcess, poll, running_server
 from triton_clients import client_module
 from worker_kills import family
 
+from triton_async.defines import WORKER_SILENCE_S
+
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
@@ -270,6 +272,28 @@ def test_the_end_of_a_worker_costs_its_own_requests(workers: ServerProcess, what
     assert act(workers, "pid", model).isdigit()
     assert time.monotonic() - begun < 3
     poll(lambda: is_ready(workers, model), "the model to be ready")
+
+
+def test_a_worker_that_hangs_is_replaced_in_due_time(workers: ServerProcess) -> None:
+    """Stopped while it executes, stopped before, and native code that never lets go of the interpreter's lock."""
+
+    def after(model: str, what: str) -> str:
+        begun = time.monotonic()
+        said = act(workers, what, model)
+        assert WORKER_SILENCE_S - 1 < time.monotonic() - begun < 2 * WORKER_SILENCE_S + 3
+        poll(lambda: is_ready(workers, model), "another worker")
+        assert act(workers, "pid", model).isdigit()
+        return said.removeprefix(ENDED.format(model))
+
+    os.kill(int(act(workers, "pid", "idle_stopped")), signal.SIGSTOP)
+    assert act(workers, "hold 100", "holding") == "will hold"
+    time.sleep(1)
+    no_request = f"was killed because it took no request for {WORKER_SILENCE_S:g} s"
+    with ThreadPoolExecutor(3) as pool:
+        found = [pool.submit(after, *case) for case in (
+            ("stopped", f"kill {int(signal.SIGSTOP)}"), ("idle_stopped", "pid"), ("holding", "pid")
+        )]  # fmt: skip
+    assert [one.result() for one in found] == ["was killed because it was stopped", no_request, no_request]
 
 
 def test_memory_has_a_bound(workers: ServerProcess) -> None:

@@ -132,7 +132,8 @@ def execute(call: int, nbytes: int) -> bytes:
     """With one input of so many bytes, in shared memory."""
     return b"".join([
         wire.EXEC_HEAD.pack(wire.EXEC, call, 0, wire.UNKNOWN), wire.pack_text("other"),
-        wire.EXEC_MIDDLE.pack(-1, 0, 0, False), wire.U64.pack(0), wire.pack_text(""), wire.pack_long(b""), wire.U16.pack(0), wire.U16.pack(1),
+        wire.EXEC_MIDDLE.pack(-1, 0, 0, False), wire.U64.pack(0), wire.pack_text(""), wire.pack_long(b""),
+        wire.U16.pack(0), wire.U16.pack(1),
         wire.pack_text("X"), wire.MEMORY_HEADS[1].pack(2, 1, wire.IN_MEMORY, nbytes, nbytes, 0),
     ])  # fmt: skip
 
@@ -198,7 +199,9 @@ def test_a_claimed_link_is_read_no_more(stage: Stage) -> None:
         claimed.set()
 
     # While the loop can not read: what came first is still there for who asks.
-    stage.loop.call_soon_threadsafe(blocked.wait)
+    blocking = threading.Event()
+    stage.loop.call_soon_threadsafe(lambda: (blocking.set(), blocked.wait()))
+    assert blocking.wait(TIMEOUT_S)
     stage.worker.send(cancel(1))
     stage.reader.call(claim)
     assert claimed.wait(TIMEOUT_S)

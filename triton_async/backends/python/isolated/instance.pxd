@@ -16,7 +16,8 @@ cdef class WorkerInstance(RequestInstance):
     cdef object changed                # Condition: a batch is done, or the worker came or went
     cdef bint waited_for               # somebody waits for that
     cdef int64_t limit_ns              # of one execution; 0: none
-    cdef object timer                  # that looks at the limit; None: no batch was out when it last did
+    cdef object timer                  # that looks at the limits; None: no batch was out when it last did
+    cdef int64_t looked_ns             # when it last did
     cdef object reader
 
     cdef int _submit(self, ta_batch *c) noexcept

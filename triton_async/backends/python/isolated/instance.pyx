@@ -10,7 +10,13 @@ from triton_async.infer.batch cimport Batch, ta_batch
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.factory cimport ResponseFactory
 
-from triton_async.defines import WORKER_AHEAD, WORKER_AHEAD_NS, WORKER_LOOP_NBYTES, WORKER_RESTART_WAIT_S
+from triton_async.defines import (
+    WORKER_AHEAD,
+    WORKER_AHEAD_NS,
+    WORKER_LOOP_NBYTES,
+    WORKER_RESTART_WAIT_S,
+    WORKER_SILENCE_S,
+)
 from triton_async.errors import Unavailable
 
 log = logging.getLogger("triton_async.python")
@@ -21,6 +27,7 @@ cdef int64_t AHEAD_NS = WORKER_AHEAD_NS
 cdef int64_t MEAN_WEIGHT = 8
 # Bytes of inputs that are copied on the loop thread at most.
 cdef int64_t HERE_NBYTES = WORKER_LOOP_NBYTES
+cdef int64_t SILENCE_NS = int(WORKER_SILENCE_S * 1e9)
 
 
 cdef class WorkerInstance(RequestInstance):
@@ -67,7 +74,7 @@ cdef class WorkerInstance(RequestInstance):
             else:
                 if not self.link.batches:
                     self.began_ns = ta_now_ns()
-                    self._watch_limit()
+                    self._watch_limits()
                 c.compute_input_end_ns = ta_now_ns()
                 taken = self.link.submit(batch, factories)
         except BaseException as error:
@@ -158,17 +165,27 @@ cdef class WorkerInstance(RequestInstance):
         with self.changed:
             self.changed.notify_all()
 
-    # -- the limit of an execution -----------------------------------------------------------------
+    # -- the limits of an execution, and of waiting for one ----------------------------------------
 
-    def _watch_limit(self):
-        if self.limit_ns and self.timer is None:
-            self.timer = self.reader.call_at(self.began_ns + self.limit_ns, self._check_limit)
+    def _watch_limits(self):
+        cdef int64_t at_ns = max(self.began_ns, self.looked_ns) + SILENCE_NS
+        if self.timer is None:
+            if self.limit_ns:
+                at_ns = min(at_ns, self.began_ns + self.limit_ns)
+            self.timer = self.reader.call_at(at_ns, self._check_limits)
 
-    def _check_limit(self):
+    def _check_limits(self):
+        cdef int64_t now_ns = ta_now_ns()
+        cdef Link link = self.link
         self.timer = None
-        if self.link is None or not self.link.batches:
+        if link is None or not link.batches:
             return
-        if ta_now_ns() - self.began_ns >= self.limit_ns:
+        self.looked_ns = now_ns
+        if self.limit_ns and now_ns - self.began_ns >= self.limit_ns:
             self.supervisor.kill(f"was killed because an execution took longer than {self.limit_ns / 1e9:g} s")
+        elif now_ns - self.began_ns >= SILENCE_NS and not link.has_begun():
+            self.supervisor.kill(f"was killed because it took no request for {SILENCE_NS / 1e9:g} s")
+        elif now_ns - self.began_ns >= SILENCE_NS and self.supervisor.is_stopped():
+            self.supervisor.kill("was killed because it was stopped")
         else:
-            self._watch_limit()
+            self._watch_limits()

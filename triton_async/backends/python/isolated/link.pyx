@@ -495,6 +495,14 @@ cdef class Link(Outbound):
                 found.append(factory.request)
         return found
 
+    def has_begun(self):
+        """Whether the worker says that it executes the oldest batch that is out, or has done so."""
+        cdef uint64_t begun
+        memcpy(&begun, self.responses.base, 8)
+        for number in self.batches:
+            return begun >= number
+        return True
+
     def is_cancelled(self, handle):
         """Whether nobody waits for the responses of a request any more; one that is over counts as such."""
         cdef ResponseFactory factory = self.factories.get(handle)

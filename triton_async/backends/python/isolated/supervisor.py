@@ -147,6 +147,14 @@ class Supervisor(LinkOwner):
         if self._process is not None:
             self._process.kill(reason)
 
+    def is_stopped(self) -> bool:
+        """Whether the worker's process was stopped, as by SIGSTOP. One that is debugged is not."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                return file.read().rsplit(b")", 1)[1].split()[0] == b"T"
+        except OSError:
+            return False
+
     def is_restarting(self) -> bool:
         """Whether a worker is on its way, and no long pause before it."""
         return self.state is State.STARTING or (

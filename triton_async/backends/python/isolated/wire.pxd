@@ -33,6 +33,8 @@
 #   FINALIZED
 #   SPILLED   u64 offset, u64 n
 #
+# The responses' memory begins with a u64: the batch that is executed, or was as the last one.
+#
 # flags: FINAL, HAS_ERROR, HAS_RESPONSE; RELEASES of a final RESPONSE: with it the request is over, as by RELEASED.
 # text: u16 n, n bytes of UTF-8. long: the same with u32. tensors: u16 n, then for each
 #   text name, u8 datatype, u8 rank, u8 place, rank times i64, u64 nbytes, its bytes (INLINE) or u64 offset (IN_MEMORY)

@@ -84,6 +84,7 @@ class WorkerChannel(Channel):
     def __init__(self, connection: socket.socket, requests: wire.Memory, responses: wire.Memory) -> None:
         self._socket = connection
         self._requests = requests
+        self._responses = responses
         self._out = Outgoing(connection, responses, self._wait_for)
         self._changed = threading.Condition()
         self._reading = False
@@ -283,6 +284,10 @@ class WorkerChannel(Channel):
 
     def returned(self) -> None:
         self.holding = True
+
+    def begin(self, batch: int) -> None:
+        """`execute` is called."""
+        self._responses.begin(batch)
 
     def done(self, batch: int) -> None:
         """`execute` has returned, and everything that comes of it at once was sent."""
@@ -557,6 +562,7 @@ def serve(channel: WorkerChannel, runner: Runner) -> None:
         del found
         askers = [source.handle for source in sources]
         token = ASKERS.set(askers)
+        channel.begin(batch)
         try:
             execute(sources)
         except BaseException as error:

@@ -108,6 +108,10 @@ class Memory:
         self.nbytes = len(self.map)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
 
+    def begin(self, batch: int) -> None:
+        """Of the responses' memory: lets the server see which batch is executed, or was as the last one."""
+        U64.pack_into(self.map, 0, batch)
+
 
 class Block:
     """Request memory that the server may use again once nobody has this object."""
@@ -258,9 +262,10 @@ class Allocator:
     """Which parts of the response memory are free. Under the channel's lock."""
 
     def __init__(self, nbytes: int) -> None:
-        self._free = [(0, nbytes)]  # (offset, nbytes), by offset, no two neighbours
+        # (offset, nbytes), by offset, no two neighbours. In front is what `Memory.begin` writes.
+        self._free = [(ALIGNMENT, nbytes - ALIGNMENT)]
         self._taken: dict[int, int] = {}
-        self.nbytes = nbytes
+        self.nbytes = nbytes - ALIGNMENT
 
     def take(self, nbytes: int) -> int | None:
         """Where so many bytes are free, as far in front as it goes; None for no room."""
