@@ -1,10 +1,11 @@
-"""Log lines in Triton's two formats: `default` and `ISO8601`, times in UTC, messages escaped and quoted."""
+"""Log lines in Triton's two formats, `default` and `ISO8601`, or as JSON objects; times in UTC, messages escaped."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,24 +15,33 @@ from triton_async.lines import Lines
 
 STDOUT, STDERR = 1, 2
 
+_SEVERITIES = {"I": "INFO", "W": "WARNING", "E": "ERROR"}
+# What Triton writes for a request without one.
+_UNKNOWN_ID = "<id_unknown>"
+
 LEVELS = {"DEBUG": "I", "INFO": "I", "WARNING": "W", "ERROR": "E", "CRITICAL": "E"}
 
 
-LOG_FORMATS = ("default", "ISO8601")
+LOG_FORMATS = ("default", "ISO8601", "json")
+
+# As `with_id` and Triton's own messages have it.
+_ID = re.compile(r"\[request id: ([^\]]*)\]")
 
 _ACCESS = "triton_async.access"
 
 
 class Formatter(logging.Formatter):
-    """`I1120 12:34:56.123456 <pid> file.py:123] "message"`, or `2026-11-20T12:34:56Z I <pid> file.py:123] ...`.
+    """`I1120 12:34:56.123456 <pid> file.py:123] "message"`, or `2026-11-20T12:34:56Z I <pid> file.py:123] ...`, or one
+    JSON object a line, with `request_id` where the message is about a request that has one.
 
     The message is a JSON string, so that text from a client cannot forge a line (CVE-2024-0095). Tables, which
     are our own text, keep their line breaks.
     """
 
-    def __init__(self, iso: bool) -> None:
+    def __init__(self, form: str) -> None:
+        """`form`: one of LOG_FORMATS."""
         super().__init__()
-        self.iso = iso
+        self.form = form
 
     def format(self, record: logging.LogRecord) -> str:
         severity = LEVELS.get(record.levelname, "I")
@@ -40,11 +50,25 @@ class Formatter(logging.Formatter):
         text = record.getMessage()
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
+        if self.form == "json":
+            return _as_json(record, severity, now, text)
         shown = text if getattr(record, "table", False) else json.dumps(text)
-        if self.iso:
+        if self.form == "ISO8601":
             return f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', now)} {severity} {place} {shown}"
         micros = int(record.created % 1 * 1e6)
         return f"{severity}{time.strftime('%m%d %H:%M:%S', now)}.{micros:06d} {place} {shown}"
+
+
+def _as_json(record: logging.LogRecord, severity: str, now: time.struct_time, text: str) -> str:
+    row: dict[str, Any] = {
+        "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', now)}.{int(record.created % 1 * 1e6):06d}Z",
+        "severity": _SEVERITIES[severity], "pid": record.process, "file": record.filename, "line": record.lineno,
+        "message": text,
+    }  # fmt: skip
+    known = _ID.search(text)
+    if known is not None and known[1] != _UNKNOWN_ID:
+        row["request_id"] = known[1]
+    return json.dumps(row)
 
 
 class LinesHandler(logging.Handler):
@@ -152,7 +176,7 @@ def update(changes: Mapping[str, Any]) -> None:
     _settings.update(changes)
     for handler in logging.getLogger().handlers:
         if isinstance(handler, LinesHandler) and isinstance(handler.formatter, Formatter):
-            handler.formatter.iso = _settings["log_format"] == "ISO8601"
+            handler.formatter.form = _settings["log_format"]
     logging.getLogger("triton_async").setLevel(logging.DEBUG if _settings["log_verbose_level"] else logging.INFO)
 
 
@@ -170,7 +194,7 @@ def configure(
 ) -> None:
     """Sends the package's log to `file`, or to standard error. OSError when the file cannot be opened."""
     fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666) if file else STDERR
-    handler = LinesHandler(fd, Formatter(log_format == "ISO8601"))
+    handler = LinesHandler(fd, Formatter(log_format))
     handler.addFilter(_wanted)
     root = logging.getLogger()
     root.handlers[:] = [handler]

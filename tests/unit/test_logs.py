@@ -64,6 +64,32 @@ def test_a_message_is_one_line_that_reads_back(tmp_path: Path, log_format: str, 
     assert json.loads(match[2]) == f"request for '{text}'"
 
 
+@pytest.mark.parametrize("text", HOSTILE)
+def test_json_lines_are_objects_with_the_id_of_the_request(tmp_path: Path, text: str) -> None:
+    configure(tmp_path / "log", log_format="json")
+    log.warning("%s", logs.with_id("id-7", f"request for '{text}'"))
+    log.info("[request id: <id_unknown>] %s", text)
+    log.info("table\nof lines", extra={"table": True})
+    written = written_to(tmp_path / "log").read_bytes()
+    assert written.count(b"\n") == 3 and len(written.decode("ascii").splitlines()) == 3
+    first, second, third = map(json.loads, written.splitlines())
+    assert list(first) == ["time", "severity", "pid", "file", "line", "message", "request_id"]
+    assert (first["severity"], first["request_id"]) == ("WARNING", "id-7")
+    assert first["message"] == f"[request id: id-7] request for '{text}'"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", first["time"])
+    assert second["severity"] == "INFO" and "request_id" not in second
+    assert third["message"] == "table\nof lines"
+
+
+def test_an_id_that_a_client_makes_up_stays_in_its_field(tmp_path: Path) -> None:
+    configure(tmp_path / "log", log_format="json")
+    for made_up in ('x", "severity": "ERROR', "a] b", "a\nb"):
+        log.warning("%s", logs.with_id(made_up, "failed"))
+    rows = [json.loads(line) for line in written_to(tmp_path / "log").read_bytes().splitlines()]
+    assert [row["severity"] for row in rows] == ["WARNING"] * 3
+    assert [row["request_id"] for row in rows] == ['x", "severity": "ERROR', "a", "a\nb"]
+
+
 def test_an_exception_with_hostile_text_stays_on_the_line(tmp_path: Path) -> None:
     configure(tmp_path / "log")
     try:

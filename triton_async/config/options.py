@@ -126,7 +126,12 @@ LOGGING = (
     _bool("log-info", True, "Log informational messages."),
     _bool("log-warning", True, "Log warnings."),
     _bool("log-error", True, "Log errors."),
-    _text("log-format", "default", "Form of time and severity in log lines.", choices=("default", "ISO8601")),
+    _text(
+        "log-format",
+        "default",
+        "Form of time and severity in log lines; json: an object on each line.",
+        choices=("default", "ISO8601", "json"),
+    ),
     _bool("log-access", False, "Log a line for each answered request.", ours=True),
     _text("log-file", "", "Write the log to this file instead of standard error."),
 )
