@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from core_harness import run, write_model
 from express_harness import Wire, express, split
-from http_harness import Client, head, infer_body, message, serving
+from http_harness import Client, ask, head, infer_body, message, serving
 
 from triton_async import defines
 from triton_async.frontends.http import body as http_body
@@ -237,5 +237,27 @@ def test_answers_that_nobody_reads_are_bounded_over_all_connections(tmp_path: Pa
             for count, wire in enumerate(wires[:3], 1):
                 await wire.answers(count)
             assert listener.hub.unsent_nbytes == 0
+
+    run(test)
+
+
+@pytest.mark.parametrize("path", [
+    "/v2/models/m/infer", "/v2/models/m/generate", "/v2/repository/index", "/v2/repository/models/m/load",
+    "/v2/repository/models/m/unload", "/v2/trace/setting", "/v2/models/m/trace/setting", "/v2/logging",
+])  # fmt: skip
+def test_json_that_is_too_deep_is_refused_on_every_route(tmp_path: Path, path: str) -> None:
+    write_model(tmp_path, "m")
+
+    def nested(depth: int) -> bytes:
+        """An object with lists in it, `depth` deep in all."""
+        return b'{"x":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+
+    async def test() -> None:
+        async with serving(tmp_path, "--model-control-mode=explicit", "--load-model=m") as (_, endpoint):
+            taken = await ask(endpoint.port, "POST", path, nested(100))
+            assert b"nesting" not in taken.body, taken
+            refused = await ask(endpoint.port, "POST", path, nested(1100))
+            assert refused.status == 400, refused
+            assert "JSON nesting depth exceeds maximum allowed limit (100)" in refused.error
 
     run(test)
