@@ -19,6 +19,7 @@ sys.path[:0] = [*(str(HERE.parent / "unit" / part) for part in ("protocol", "bac
 
 from fuzzing import JSON_SEEDS, grpc_seeds, http_seeds  # noqa: E402
 from fuzzing_archive import archive_seeds  # noqa: E402
+from fuzzing_forests import seeds as forest_seeds  # noqa: E402
 from fuzzing_http2 import CONTINUATION, PING, PREFACE, frame  # noqa: E402
 
 from triton_async import protos  # noqa: E402
@@ -186,6 +187,7 @@ def main() -> None:
     targets = {
         "http": numbered(http_seeds()), "grpc": numbered(grpc_seeds()), "json": numbered(JSON_SEEDS),
         "http_head": head_seeds(), "http2": http2_seeds(), "archive": archive_seeds(),
+        "forests": forest_seeds(),
     }  # fmt: skip
     for target, seeds in targets.items():
         folder = HERE / "corpus" / target

@@ -37,8 +37,8 @@ def checked(target: str, data: bytes) -> str:
 
 
 def test_the_corpus_is_small_and_complete() -> None:
-    # Those of archives are for test_pytorch_archive.
-    assert sorted(folder.name for folder in CORPUS.iterdir()) == sorted([*TARGETS, "archive"])
+    # Those of archives are for test_pytorch_archive, those of forests for test_fil_fuzz.
+    assert sorted(folder.name for folder in CORPUS.iterdir()) == sorted([*TARGETS, "archive", "forests"])
     assert sum(path.stat().st_size for path in CORPUS.rglob("*")) < 100_000
 
 

@@ -65,6 +65,7 @@ class _Flat:
     n_leaves: int
 
 
+@np.errstate(all="ignore")  # a number that no float holds is infinite
 def lay_out(ensemble: Ensemble, *, wide: bool = False, rounded: bool = False, shap: bool = False) -> Layout:
     """Arrays of an ensemble. `wide`: rows are doubles, of an ensemble whose thresholds are. `rounded`: thresholds,
     leaves and sums are floats (FIL's). `shap`: with what `Forest.contributions` needs, all trees as plain nodes.
@@ -220,8 +221,7 @@ class _Arrays:
             values = np.nextafter(values, -np.inf)
         if self.wide:
             return values
-        with np.errstate(over="ignore"):
-            nearest = values.astype(np.float32)
+        nearest = values.astype(np.float32)
         if self.narrow:
             return nearest
         # A float is <= a double when it is <= the largest float that is.
@@ -320,8 +320,7 @@ class _Arrays:
         ensemble = self.ensemble
         precision: Any = np.float32 if self.narrow and not self.wide else np.float64
         leaves = _joined(self.leaves, np.dtype("f8"))
-        with np.errstate(over="ignore"):
-            leaves = leaves.astype(precision)
+        leaves = leaves.astype(precision)
         covers = np.concatenate(self.covers) if self.covers else None
         return Layout(
             wide=self.wide,

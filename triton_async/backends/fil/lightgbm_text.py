@@ -33,6 +33,7 @@ _CATEGORICAL, _DEFAULT_LEFT = 1, 2
 _MAX_CLASSES = 1 << 20
 
 
+@np.errstate(all="ignore")  # what comes of odd numbers is looked at
 def read(data: bytes) -> Ensemble:
     """The ensemble in a file's bytes. Fault for what is no such model; its message says where it stands."""
     try:

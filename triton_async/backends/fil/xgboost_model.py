@@ -47,6 +47,7 @@ _KNOWN = {
 _MAX_OUTPUTS = 1 << 20
 
 
+@np.errstate(all="ignore")  # what comes of odd numbers is looked at
 def read(data: bytes, *, allow_unknown: bool = False, best_iteration: bool = False) -> Ensemble:
     """The ensemble in a file's bytes, JSON or UBJSON whatever the file is called. `best_iteration`: without the trees
     behind the best iteration of early stopping, which the file tells. Fault for what is no such model.
@@ -194,11 +195,10 @@ def _margins(scores: Floats, how: str) -> Floats:
     """In float32, as XGBoost does, whose logarithms are rounded from better ones."""
     values = scores.astype(np.float32)
     one = np.float32(1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if how == "logit":
-            values = -np.log((one / values - one).astype(np.float64)).astype(np.float32)
-        elif how == "log":
-            values = np.log(values.astype(np.float64)).astype(np.float32)
+    if how == "logit":
+        values = -np.log((one / values - one).astype(np.float64)).astype(np.float32)
+    elif how == "log":
+        values = np.log(values.astype(np.float64)).astype(np.float32)
     if not np.isfinite(values).all():
         raise Fault(f"'learner.learner_model_param.base_score' is {scores[0]}, which has no margin")
     return values.astype(np.float64)
