@@ -118,6 +118,14 @@ def test_contributions_where_the_config_asks_for_them(tmp_path: Path, pool: Slab
     assert several.run(np.array(ROWS, np.float32))[0]["treeshap_output"].shape == (3, 3, 4)
 
 
+def test_a_forest_without_trees_answers_with_its_base(tmp_path: Path, pool: SlabPool) -> None:
+    config = 'output { name: "output__0" } output { name: "treeshap_output" }'
+    data = xgboost_json(objective="reg:squarederror", base="2.5E-1")
+    (found,) = Loaded(write(tmp_path, {"xgboost.json": data}, config), pool).run(np.array(ROWS, np.float32))
+    assert found["output__0"].tolist() == [0.25] * 3
+    assert found["treeshap_output"].tolist() == [[0, 0, 0, 0.25]] * 3
+
+
 def test_lightgbm(tmp_path: Path, pool: SlabPool) -> None:
     loaded = Loaded(write(tmp_path, {"model.txt": LIGHTGBM.encode()}, parameters(output_margin="true")), pool)
     rows = [[0.5, 0, 9], [0.6, 0, 1], [0.6, 0, 2.9], [0.6, 0, 0], [0.6, 0, -1], [0.6, 0, np.nan], [np.nan, 0, 9]]

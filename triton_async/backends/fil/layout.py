@@ -89,7 +89,7 @@ def lay_out(ensemble: Ensemble, *, wide: bool = False, rounded: bool = False, sh
     common = -1 if shap else _common_depth(flats)
     for flat in flats:
         made.add(flat, common, shap)
-    return made.finish(max((flat.depth for flat in flats), default=0))
+    return made.finish(max((flat.depth for flat in flats), default=0), shap)
 
 
 def _flatten(tree: Tree, ensemble: Ensemble) -> _Flat:
@@ -316,12 +316,12 @@ class _Arrays:
         else:
             self.expected[tree.output] += found
 
-    def finish(self, depth: int) -> Layout:
+    def finish(self, depth: int, shap: bool) -> Layout:
         ensemble = self.ensemble
         precision: Any = np.float32 if self.narrow and not self.wide else np.float64
         leaves = _joined(self.leaves, np.dtype("f8"))
         leaves = leaves.astype(precision)
-        covers = np.concatenate(self.covers) if self.covers else None
+        covers = _joined(self.covers, np.dtype("f8")) if shap else None
         return Layout(
             wide=self.wide,
             wide_leaves=precision is np.float64,

@@ -53,10 +53,9 @@ def read(data: bytes) -> Ensemble:
     n_classes = header.number("num_class", 1, _MAX_CLASSES)
     if n_outputs % n_classes and n_classes % n_outputs:
         raise Fault(f"it has {n_outputs} trees for each iteration, for {n_classes} classes")
-    if "tree_sizes" in header.found:
-        expected = len(header.text("tree_sizes").split())
-        if expected != len(blocks):
-            raise Fault(f"it has {len(blocks)} trees, and sizes of {expected} trees: the file is not complete")
+    expected = len(header.text("tree_sizes").split())
+    if expected != len(blocks):
+        raise Fault(f"it has {len(blocks)} trees, and sizes of {expected} trees: the file is not complete")
     if len(blocks) % n_outputs:
         raise Fault(f"it has {len(blocks)} trees, which is no multiple of {n_outputs} for each iteration")
     objective, alpha, root = _objective(header)
