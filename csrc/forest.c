@@ -79,7 +79,7 @@ static int64_t row_nbytes(const ta_forest *forest) {
 int64_t ta_forest_block(const ta_forest *forest) {
     int64_t nbytes = row_nbytes(forest) + 1;
     int64_t rows = BLOCK_NBYTES / nbytes / 8 * 8;
-    if (rows < 8) rows = nbytes > (1 << 20) ? 1 : 8;
+    if (rows < 8) return 8;
     return rows > MAX_BLOCK ? MAX_BLOCK : rows;
 }
 
@@ -121,26 +121,42 @@ static inline double one_value(const char *from, int double_rows) {
     return (double)value;
 }
 
+/* Floats, in which only NaN is missing. */
+static void expand_floats(const ta_forest *forest, const char *from, int32_t way, float *to) {
+    const float stands = way & 1 ? -INFINITY : NAN;
+    for (int32_t c = 0; c < forest->n_columns; c++) {
+        float value;
+        memcpy(&value, from + c * 4, 4);
+        to[c * 8] = isnan(value) ? stands : value;
+    }
+}
+
+static void expand_any(const ta_forest *forest, const char *from, int double_rows, int32_t way, void *to) {
+    const double stands = way & 1 ? -INFINITY : NAN;
+    for (int32_t c = 0; c < forest->n_columns; c++) {
+        double value = one_value(from + c * (double_rows ? 8 : 4), double_rows);
+        int tiny = value >= -(double)ZERO && value <= (double)ZERO;
+        int gone = isnan(value) || (forest->has_missing && value == forest->missing) ||
+                   (way >= TA_MISSING_ZERO_RIGHT && tiny);
+        if (gone) value = stands;
+        else if (tiny && forest->tiny_is_zero) value = 0;
+        if (forest->wide) ((double *)to)[c * 8] = value;
+        else ((float *)to)[c * 8] = (float)value;
+    }
+}
+
+/* Eight rows lie side by side, so that the values of a column are neighbours. */
 static void expand(const ta_forest *forest, const char *rows, int double_rows, int64_t n_rows, void *to) {
     const int32_t columns = forest->n_columns;
     const int64_t width = (int64_t)columns * forest->n_ways;
-    const int64_t step = double_rows ? 8 : 4;
+    const int plain = !double_rows && !forest->wide && !forest->has_missing && !forest->tiny_is_zero;
     for (int64_t i = 0; i < n_rows; i++) {
-        const char *from = rows + i * columns * step;
+        const char *from = rows + i * columns * (double_rows ? 8 : 4);
         for (int32_t way = 0; way < TA_MISSING_WAYS; way++) {
             if (forest->way_slot[way] < 0) continue;
-            const int64_t at = i * width + (int64_t)forest->way_slot[way] * columns;
-            const double stands = way & 1 ? -INFINITY : NAN;
-            for (int32_t c = 0; c < columns; c++) {
-                double value = one_value(from + c * step, double_rows);
-                int tiny = value >= -(double)ZERO && value <= (double)ZERO;
-                int gone = isnan(value) || (forest->has_missing && value == forest->missing) ||
-                           (way >= TA_MISSING_ZERO_RIGHT && tiny);
-                if (gone) value = stands;
-                else if (tiny && forest->tiny_is_zero) value = 0;
-                if (forest->wide) ((double *)to)[at + c] = value;
-                else ((float *)to)[at + c] = (float)value;
-            }
+            const int64_t at = (i / 8 * width + (int64_t)forest->way_slot[way] * columns) * 8 + i % 8;
+            if (plain && way < TA_MISSING_ZERO_RIGHT) expand_floats(forest, from, way, (float *)to + at);
+            else expand_any(forest, from, double_rows, way, (char *)to + at * (forest->wide ? 8 : 4));
         }
     }
 }
@@ -278,7 +294,7 @@ static inline int32_t column_of(const explanation *of, int32_t node) {
     int64_t at = of->tree->node + node;
     uint32_t column = of->forest->wide ? ((const ta_node_d *)of->forest->nodes)[at].column
                                        : ((const ta_node_f *)of->forest->nodes)[at].column;
-    return (int32_t)(column % (uint32_t)of->forest->n_columns);
+    return (int32_t)(column / 8 % (uint32_t)of->forest->n_columns);
 }
 
 static inline int32_t next_of(const explanation *of, int32_t node) {

@@ -37,7 +37,7 @@ typedef struct ta_tree {
 
 typedef struct ta_perfect_f {
     float threshold;
-    uint32_t column; /* of an expanded row */
+    uint32_t column; /* of an expanded row, times 8: eight rows lie side by side */
 } ta_perfect_f;
 
 typedef struct ta_perfect_d {
@@ -131,7 +131,7 @@ typedef struct ta_forest {
     int32_t answer_width; /* values of a row's answer */
 } ta_forest;
 
-/* Rows that are best evaluated together; a multiple of 8, or 1 for very wide rows. */
+/* Rows that are best evaluated together; a multiple of 8. */
 int64_t ta_forest_block(const ta_forest *forest);
 /* Bytes that ta_forest_run and ta_forest_shap need, aligned to 16, for themselves. */
 int64_t ta_forest_scratch_nbytes(const ta_forest *forest);

@@ -31,6 +31,7 @@ static inline void NAME(add)(const ta_forest *forest, const ta_tree *tree, int64
 }
 
 #define LANES 8
+#define ROW(i) (rows + ((i) / LANES) * LANES * width + (i) % LANES)
 
 /* Eight walks at once: each waits for memory, and they wait together. */
 static void NAME(perfect_rows)(const ta_forest *forest, const ta_tree *tree, const VALUE *rows, int64_t n_rows,
@@ -43,20 +44,20 @@ static void NAME(perfect_rows)(const ta_forest *forest, const ta_tree *tree, con
     LEAF *to = margins + tree->output;
     int64_t i = 0;
     for (; i + LANES <= n_rows; i += LANES) {
-        const VALUE *row = rows + i * width;
+        const VALUE *group = ROW(i);
         uint32_t at[LANES] = {0};
         for (int32_t level = 0; level < depth; level++) {
 #pragma GCC unroll 8
             for (int lane = 0; lane < LANES; lane++) {
                 const PERFECT *node = nodes + at[lane];
-                at[lane] = 2 * at[lane] + 1 + (uint32_t)GOES_RIGHT(row[lane * width + node->column], node->threshold);
+                at[lane] = 2 * at[lane] + 1 + (uint32_t)GOES_RIGHT(group[node->column + lane], node->threshold);
             }
         }
 #pragma GCC unroll 8
         for (int lane = 0; lane < LANES; lane++) to[(i + lane) * outputs] += leaves[at[lane] - first];
     }
     for (; i < n_rows; i++) {
-        const VALUE *row = rows + i * width;
+        const VALUE *row = ROW(i);
         uint32_t at = 0;
         for (int32_t level = 0; level < depth; level++)
             at = 2 * at + 1 + (uint32_t)GOES_RIGHT(row[nodes[at].column], nodes[at].threshold);
@@ -70,7 +71,7 @@ static void NAME(plain_rows)(const ta_forest *forest, const ta_tree *tree, const
     const int64_t width = (int64_t)forest->n_columns * forest->n_ways;
     int64_t i = 0;
     for (; i + LANES <= n_rows; i += LANES) {
-        const VALUE *row = rows + i * width;
+        const VALUE *group = ROW(i);
         int32_t at[LANES] = {0};
         for (int32_t level = 0; level < tree->depth;) {
             int32_t all = 0;
@@ -78,7 +79,7 @@ static void NAME(plain_rows)(const ta_forest *forest, const ta_tree *tree, const
 #pragma GCC unroll 8
                 for (int lane = 0; lane < LANES; lane++) {
                     const NODE *node = nodes + at[lane];
-                    at[lane] = node->left + GOES_RIGHT(row[lane * width + node->column], node->threshold);
+                    at[lane] = node->left + GOES_RIGHT(group[node->column + lane], node->threshold);
                 }
             }
             for (int lane = 0; lane < LANES; lane++) all |= nodes[at[lane]].leaf;
@@ -88,9 +89,10 @@ static void NAME(plain_rows)(const ta_forest *forest, const ta_tree *tree, const
             NAME(add)(forest, tree, nodes[at[lane]].leaf, margins + (i + lane) * forest->n_outputs);
     }
     for (; i < n_rows; i++) {
+        const VALUE *row = ROW(i);
         int32_t at = 0;
         while (nodes[at].leaf < 0)
-            at = nodes[at].left + GOES_RIGHT(rows[i * width + nodes[at].column], nodes[at].threshold);
+            at = nodes[at].left + GOES_RIGHT(row[nodes[at].column], nodes[at].threshold);
         NAME(add)(forest, tree, nodes[at].leaf, margins + i * forest->n_outputs);
     }
 }
@@ -162,7 +164,7 @@ static void NAME(block)(const ta_forest *forest, const VALUE *rows, int64_t n_ro
     for (int64_t i = 0; i < n_rows; i++)
         for (int32_t k = 0; k < outputs; k++) margins[i * outputs + k] = forest->base_first ? base[k] : 0;
     if (n_rows < LANES) {
-        for (int64_t i = 0; i < n_rows; i++) NAME(one_row)(forest, rows + i * width, margins + i * outputs);
+        for (int64_t i = 0; i < n_rows; i++) NAME(one_row)(forest, ROW(i), margins + i * outputs);
     } else {
         for (int32_t t = 0; t < forest->n_trees; t++) {
             const ta_tree *tree = &forest->trees[t];
@@ -173,7 +175,7 @@ static void NAME(block)(const ta_forest *forest, const VALUE *rows, int64_t n_ro
             } else {
                 const NODE *nodes = (const NODE *)forest->nodes + tree->node;
                 for (int64_t i = 0; i < n_rows; i++)
-                    NAME(add)(forest, tree, NAME(find)(forest, nodes, rows + i * width), margins + i * outputs);
+                    NAME(add)(forest, tree, NAME(find)(forest, nodes, ROW(i)), margins + i * outputs);
             }
         }
     }
@@ -187,4 +189,5 @@ static void NAME(block)(const ta_forest *forest, const VALUE *rows, int64_t n_ro
 }
 
 #undef LANES
+#undef ROW
 #undef GOES_RIGHT

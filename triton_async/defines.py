@@ -535,10 +535,10 @@ ENVIRONMENT_SETUP_TIMEOUT_S = 1800.0
 EXECUTION_LIMIT_MAX_S = 1_000_000
 MEMORY_LIMIT_LEAST_NBYTES = 1 << 27
 
-# Tree ensembles. Features: an expanded row has up to four values for each. Splits on a way to a leaf: each level is
+# Tree ensembles. Features: eight expanded rows have up to 32 values for each. Splits on a way to a leaf: each level is
 # laid out in one step. Nodes, and values of leaves: indexes are 32 bits wide, and 16 bytes of each stay in memory.
 # Splits on a way when contributions are asked for: their weights are not accurate beyond, and each is a call in C.
-FOREST_MAX_FEATURES = 1 << 22
+FOREST_MAX_FEATURES = 1 << 20
 FOREST_MAX_DEPTH = 4096
 FOREST_MAX_NODES = 1 << 28
 FOREST_MAX_SHAP_DEPTH = 64

@@ -37,7 +37,7 @@ static void add_perfect(made *to, int depth, int output, unsigned long long *sta
     *tree = (ta_tree){.node = to->n_perfect, .leaf = to->n_leaves, .kind = TA_TREE_PERFECT, .depth = depth,
                       .output = output};
     for (int i = 0; i < (1 << depth) - 1; i++)
-        to->perfect[to->n_perfect++] = (ta_perfect_f){chance(state), (uint32_t)(next_random(state) % (2 * COLUMNS))};
+        to->perfect[to->n_perfect++] = (ta_perfect_f){chance(state), 8 * (uint32_t)(next_random(state) % (2 * COLUMNS))};
     for (int i = 0; i < 1 << depth; i++) to->leaves[to->n_leaves++] = chance(state);
 }
 
@@ -50,7 +50,7 @@ static void add_chain(made *to, int depth, int output, int sets, unsigned long l
     int at = 0, next = 1;
     for (int level = 0; level < depth; level++) {
         int32_t split = sets ? -2 - level % 2 : -1;
-        nodes[at] = (ta_node_f){chance(state), (uint32_t)(next_random(state) % COLUMNS), next, split};
+        nodes[at] = (ta_node_f){chance(state), 8 * (uint32_t)(next_random(state) % COLUMNS), next, split};
         nodes[next] = (ta_node_f){NAN, 0, next - 1, to->n_leaves};
         to->leaves[to->n_leaves++] = chance(state);
         at = next + 1;
@@ -106,8 +106,8 @@ static int goes_left(const ta_forest *forest, float value, float threshold) {
 }
 
 static float column_value(const float *row, uint32_t column) {
-    float value = row[column % COLUMNS];
-    return isnan(value) && column >= COLUMNS ? -INFINITY : value;
+    float value = row[column / 8 % COLUMNS];
+    return isnan(value) && column / 8 >= COLUMNS ? -INFINITY : value;
 }
 
 static int is_right(const ta_category_set *set, float value) {

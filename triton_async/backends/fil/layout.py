@@ -29,9 +29,14 @@ SET = np.dtype([("first", "i8"), ("count", "i4"), ("flags", "i4")])
 _PERFECT_KIND, _PLAIN_KIND, _CATEGORICAL_KIND = 0, 1, 2
 _SORTED, _MEMBERS_LEFT, _NAN_LEFT, _TRUNCATE = 1, 2, 4, 8
 
-# Perfect trees: 2 ** depth leaves each, and at most so many times as many as the tree has.
+# Perfect trees: 2 ** depth leaves each, and at most so many times as many as the tree has, but for small ones: a run of
+# eight that are equally deep is walked at once.
 _DEEPEST_PERFECT = 10
 _MOST_PADDING = 4
+_SMALL = 64
+
+# Rows that lie side by side in csrc/forest.c.
+_SIDE_BY_SIDE = 8
 
 
 @dataclass(slots=True)
@@ -158,7 +163,7 @@ def _ways(flats: list[_Flat]) -> tuple[int, ...]:
 def _may_be_perfect(flat: _Flat, depth: int) -> bool:
     return (
         flat.depth <= depth <= _DEEPEST_PERFECT and flat.tree.output >= 0 and not flat.tree.categories
-        and 1 << depth <= _MOST_PADDING * flat.n_leaves
+        and 1 << depth <= max(_MOST_PADDING * flat.n_leaves, _SMALL)
     )  # fmt: skip
 
 
@@ -197,7 +202,7 @@ class _Arrays:
                     f"{FOREST_MAX_SHAP_DEPTH}: remove the output 'treeshap_output'"
                 )
             self._add_covers(flat)
-        elif flat.depth >= common - 2 and _may_be_perfect(flat, common):
+        elif _may_be_perfect(flat, common):
             self._add_perfect(flat, common)
             return
         elif _may_be_perfect(flat, flat.depth):
@@ -206,7 +211,8 @@ class _Arrays:
         self._add_nodes(flat)
 
     def _columns(self, tree: Tree, nodes: Ints) -> Ints:
-        return self.slots[tree.way[nodes]] * self.ensemble.n_features + tree.feature[nodes]
+        columns: Ints = _SIDE_BY_SIDE * (self.slots[tree.way[nodes]] * self.ensemble.n_features + tree.feature[nodes])
+        return columns
 
     def _thresholds(self, tree: Tree, nodes: Ints) -> NDArray[Any]:
         values = tree.threshold[nodes]
@@ -261,7 +267,8 @@ class _Arrays:
                 categories = tree.categories.get(int(flat.old[number]))
                 if categories is not None:
                     made["leaf"][number] = -2 - len(self.sets)
-                    made["column"][number] = self.slots[0] * self.ensemble.n_features + tree.feature[flat.old[number]]
+                    column = self.slots[0] * self.ensemble.n_features + tree.feature[flat.old[number]]
+                    made["column"][number] = _SIDE_BY_SIDE * column
                     made["threshold"][number] = 0
                     self._add_set(categories)
         kind = _CATEGORICAL_KIND if tree.categories else _PLAIN_KIND
