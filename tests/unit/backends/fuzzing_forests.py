@@ -1,5 +1,5 @@
-"""Mutations of model files of forests, and what must hold of each: a Fault, or a forest that answers. Shared by the seeded
-tests and tests/fuzz. Only our own readers see them.
+"""Mutations of model files of forests, and what must hold of each: a Fault, or a forest that answers. Shared by the
+seeded tests and tests/fuzz. Only our own readers see them.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from fuzzing_forests import MUTATORS, check_forest, seeds
 
-
 CORPUS = Path(__file__).resolve().parents[2] / "fuzz/corpus/forests"
 
 
