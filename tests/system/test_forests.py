@@ -100,5 +100,5 @@ def test_wrong_rows_are_refused_by_name(forest_server: ServerProcess, protocol: 
             client.infer("binary", inputs(module, np.zeros((2, 3), np.float32)))
         tensor = module.InferInput("input__0", [1, 4], "INT64")
         tensor.set_data_from_numpy(np.zeros((1, 4), np.int64))
-        with pytest.raises(InferenceServerException, match="data-type is .INT64.*expects .FP32"):
+        with pytest.raises(InferenceServerException, match=r"data-type is .INT64.*expects .FP32"):
             client.infer("binary", [tensor])
