@@ -23,6 +23,7 @@ from tensorflow_graphs import (
 )
 
 from triton_async.backends.tensorflow import TensorFlowBackend
+from triton_async.backends.tensorflow.session import TensorFlowModel
 from triton_async.errors import InvalidArg, ServerError, Unsupported
 from triton_async.memory.slab import SlabPool
 
@@ -216,6 +217,23 @@ def test_other_signatures_are_tensorflows(tmp_path: Path, pool: SlabPool) -> Non
     (directory / "config.pbtxt").write_text('backend: "tensorflow"\n' + parameter("TF_SIGNATURE_DEF", "none"))
     with pytest.raises(InvalidArg, match="has no signature 'none', it has: serving_default, twice"):
         load(directory, pool, "tensorflow")
+
+
+@NEEDS_TENSORFLOW
+@pytest.mark.parametrize(("share", "expected"), [("0", 1), ("1", 4), ("2", 2), ("3", 2)])
+def test_instances_share_sessions_as_told(
+    tmp_path: Path, pool: SlabPool, monkeypatch: pytest.MonkeyPatch, share: str, expected: int
+) -> None:
+    made: list[Any] = []
+    make = TensorFlowModel._make_session
+    monkeypatch.setattr(TensorFlowModel, "_make_session", lambda self: made.append(make(self)) or made[-1])
+    text = config(["x FP32 [4]"], ["y FP32 [4]"], 4, parameter("MAX_SESSION_SHARE_COUNT", share))
+    loaded = load(write(tmp_path, unary(), text), pool, "tensorflow")
+    instances = [loaded.instance, *(loaded.make_instance(f"m_{number}") for number in range(1, 4))]
+    assert len(made) == expected
+    for instance in instances:
+        loaded.instance = instance
+        assert loaded.run_one(x=np.ones((1, 4), np.float32))["y"].tolist() == [[-1] * 4]
 
 
 @NEEDS_TENSORFLOW
