@@ -81,6 +81,8 @@ def _names_of_files(proto: Any) -> Iterator[str]:
     for key in proto.parameters:
         if _NAMES_FILES.search(key):
             yield f"parameters.{key}"
+    if proto.model_operations.op_library_filename:
+        yield "model_operations.op_library_filename"
     accelerators = proto.optimization.execution_accelerators
     for kind in (accelerators.gpu_execution_accelerator, accelerators.cpu_execution_accelerator):
         for accelerator in kind:

@@ -88,10 +88,16 @@ def test_bounds_are_taken_and_refused_one_beyond(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("key", [
     "EXECUTION_ENV_PATH", "optimized_model_filepath", "profile_file_prefix", "plan-cache-directory", "log_dir",
+    "CPU_EXTENSION_PATH", "CACHE_DIR",
 ])  # fmt: skip
 def test_what_names_files_is_for_the_owner_of_the_repository(key: str) -> None:
     with pytest.raises(InvalidArg, match="names a file"):
         parsed({"parameters": {key: {"string_value": "x"}}})
+
+
+def test_so_are_libraries_of_operators() -> None:
+    with pytest.raises(InvalidArg, match=r"'model_operations\.op_library_filename' names a file"):
+        parsed({"model_operations": {"op_library_filename": ["ops.so"]}})
 
 
 def test_so_do_settings_of_accelerators_and_others_are_taken() -> None:
