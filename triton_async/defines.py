@@ -543,6 +543,9 @@ FOREST_MAX_DEPTH = 4096
 FOREST_MAX_NODES = 1 << 28
 FOREST_MAX_SHAP_DEPTH = 64
 
+# Values of the contributions to one row: each instance keeps a double for each.
+FOREST_MAX_SHAP_VALUES = 1 << 24
+
 # Containers within each other in a UBJSON file.
 UBJSON_MAX_DEPTH = 32
 

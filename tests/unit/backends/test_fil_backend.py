@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,22 @@ def test_unknown_fields_are_let_through_on_request(tmp_path: Path, pool: SlabPoo
 def test_foreign_and_damaged_files_are_refused(data: bytes, text: str, tmp_path: Path, pool: SlabPool) -> None:
     with pytest.raises(InvalidArg, match=f"unable to load model 'm' from xgboost.json: .*{text}"):
         Loaded(write(tmp_path, {"xgboost.json": data}), pool)
+
+
+@pytest.mark.parametrize("data", [
+    LIGHTGBM.replace("num_leaves=3", "num_leaves=100000000").encode(),
+    json.dumps({**document(), "learner": {**document(targets=1000000, objective="reg:squarederror")["learner"],
+        "gradient_booster": {"name": "gbtree", "model": {"tree_info": [0], "trees": [{
+            **stump(), "right_children": [2, 0, 0], "leaf_weights": [1.0] * 1000,
+            "tree_param": {"num_nodes": "3", "size_leaf_vector": "1000000"}}]}}}}).encode(),
+])  # fmt: skip
+def test_sizes_that_are_only_claimed_take_no_memory(data: bytes, tmp_path: Path, pool: SlabPool) -> None:
+    tracemalloc.start()
+    with pytest.raises(InvalidArg, match=r"unable to load model 'm' from xgboost.json: .*numbers"):
+        Loaded(write(tmp_path, {"xgboost.json": data}), pool)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50_000_000
 
 
 def test_lengths_that_are_only_claimed_take_no_memory(tmp_path: Path, pool: SlabPool) -> None:

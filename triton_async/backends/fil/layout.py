@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triton_async.backends.fil.ensemble import Categories, Ensemble, Fault, Floats, Ints, Tree
-from triton_async.defines import FOREST_MAX_DEPTH, FOREST_MAX_FEATURES, FOREST_MAX_NODES, FOREST_MAX_SHAP_DEPTH
+from triton_async.defines import (
+    FOREST_MAX_DEPTH,
+    FOREST_MAX_FEATURES,
+    FOREST_MAX_NODES,
+    FOREST_MAX_SHAP_DEPTH,
+    FOREST_MAX_SHAP_VALUES,
+)
 
 TREE = np.dtype([("node", "i8"), ("leaf", "i8"), ("kind", "i4"), ("depth", "i4"), ("output", "i4"), ("_", "i4")])
 PERFECT = {
@@ -79,6 +85,11 @@ def lay_out(ensemble: Ensemble, *, wide: bool = False, rounded: bool = False, sh
     """
     if not 0 < ensemble.n_features <= FOREST_MAX_FEATURES:
         raise Fault(f"the model has {ensemble.n_features} features, expected 1 to {FOREST_MAX_FEATURES}")
+    if shap and ensemble.n_outputs * (ensemble.n_features + 1) > FOREST_MAX_SHAP_VALUES:
+        raise Fault(
+            f"contributions of {ensemble.n_features} features to {ensemble.n_outputs} outputs are more than "
+            f"{FOREST_MAX_SHAP_VALUES} values for each row: remove the output 'treeshap_output'"
+        )
     flats = []
     total = 0
     for number, tree in enumerate(ensemble.trees):

@@ -133,11 +133,11 @@ def _tree(lines: _Lines, n_features: int, output: int) -> Tree:
     n_leaves = lines.number("num_leaves", 1, FOREST_MAX_NODES // 2)
     inner = n_leaves - 1
     n = inner + n_leaves
+    values = lines.array("leaf_value", n_leaves)  # nothing is made before the file has so many
     leaf = np.full(n_leaves, -1, np.int64)
     if n_leaves == 1:
-        value = lines.array("leaf_value", 1)
         zero = np.zeros(1)
-        return Tree(leaf, leaf, zero.astype(np.int64), zero, zero.astype(np.uint8), value, output, np.ones(1))
+        return Tree(leaf, leaf, zero.astype(np.int64), zero, zero.astype(np.uint8), values, output, np.ones(1))
     left = _children(lines, "left_child", inner)
     right = _children(lines, "right_child", inner)
     thresholds = lines.array("threshold", inner)
@@ -151,7 +151,7 @@ def _tree(lines: _Lines, n_features: int, output: int) -> Tree:
         left=np.concatenate((left, leaf)), right=np.concatenate((right, leaf)),
         feature=_padded(lines.integers("split_feature", inner), n), threshold=_padded(thresholds, n),
         way=_padded(_ways(kinds, thresholds), n).astype(np.uint8),
-        value=np.concatenate((np.zeros(inner), lines.array("leaf_value", n_leaves))), output=output, cover=covers,
+        value=np.concatenate((np.zeros(inner), values)), output=output, cover=covers,
     )  # fmt: skip
     categorical = np.flatnonzero(kinds & _CATEGORICAL)
     if len(categorical):

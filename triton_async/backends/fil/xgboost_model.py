@@ -234,17 +234,20 @@ def _tree(fields: Fields, n_features: int, n_outputs: int, group: int) -> Tree:
 
 
 def _vectors(fields: Fields, n: int, size: int, right: Any, leaves: Any) -> Floats:
-    made = np.zeros((n, size))
-    if "leaf_weights" in fields and len(fields.get("leaf_weights")):
+    if "leaf_weights" in fields and len(fields.array("leaf_weights")):
         weights = fields.array("leaf_weights")
         if len(weights) % size:
             raise Fault(f"'{fields.at('leaf_weights')}' has {len(weights)} numbers for vectors of {size}")
         rows = right[leaves]
         if rows.min() < 0 or rows.max() >= len(weights) // size:
             raise Fault(f"'{fields.at('right_children')}' names a leaf vector that is not there")
-        made[leaves] = weights.reshape(-1, size)[rows]
+        if len(rows) * size > len(weights):
+            raise Fault(f"'{fields.at('leaf_weights')}' has {len(weights)} numbers for {len(rows)} leaves of {size}")
+        found = weights.reshape(-1, size)[rows]
     else:
-        made[leaves] = fields.array("base_weights", n * size).reshape(n, size)[leaves]
+        found = fields.array("base_weights", n * size).reshape(n, size)[leaves]
+    made = np.zeros((n, size))
+    made[leaves] = found
     return made
 
 
