@@ -20,6 +20,7 @@ import language_models
 import onnx
 import onnx_models
 import resnet
+import speech.graph as speech
 
 EXAMPLES = Path(__file__).resolve().parent
 CONFIGS = EXAMPLES / "models"
@@ -124,6 +125,7 @@ MODELS = {
     "identity_fp32": Model(onnx_models.identity_fp32),
     "identity_bytes": Model(onnx_models.identity_bytes),
     "decoder": Model(language_models.decoder),
+    "speech": Model(Converted(Weights("silero_vad", "data/silero_vad.onnx"), speech.detector), optional=True),
     "sentence_encoder": Model(
         Converted(Weights(_SENTENCES, "model/model.safetensors"), language_models.sentence_encoder), optional=True
     ),

@@ -17,6 +17,7 @@ def check_against_model(proto: Any, model_io: ModelIO) -> None:
     _check_input_names(proto, model_io)
     inputs = {tensor.name: tensor for tensor in model_io.inputs}
     outputs = {tensor.name: tensor for tensor in model_io.outputs}
+    states = {state.output_name for state in proto.sequence_batching.state}
     for io in proto.input:
         _check_tensor(proto, io, inputs[io.name], "input", exact=False)
     for io in proto.output:
@@ -25,8 +26,8 @@ def check_against_model(proto: Any, model_io: ModelIO) -> None:
                 f"unexpected inference output '{io.name}', allowed outputs are: {', '.join(sorted(outputs))}"
                 f" for {proto.name}"
             )
-        # Triton: what a model promises must be said exactly, what it accepts may be narrowed.
-        _check_tensor(proto, io, outputs[io.name], "output", exact=True)
+        # Triton: what a model promises must be said exactly, what it accepts may be narrowed. A state is both.
+        _check_tensor(proto, io, outputs[io.name], "output", exact=io.name not in states)
 
 
 def _check_input_names(proto: Any, model_io: ModelIO) -> None:

@@ -19,6 +19,8 @@ cdef class Injection:
     cdef list controls                 # by FLAG_SEQUENCE_START | FLAG_SEQUENCE_END: a list of Tensors
     cdef list idle                     # the same for a slot without a request
     cdef list initial                  # states of a first step
+    cdef int64_t own_tensors           # of all these, which no request brought
+    cdef int64_t own_buffers
     cdef bint copies                   # states are copied whatever their size: their bytes are lent
 
     # The correlation id as an input, None where the model takes none. Raises InvalidArg, in Triton's words, for one of
@@ -30,9 +32,8 @@ cdef class Injection:
     cdef bint takes_text(self) noexcept
     # Completes the slots of a validated request. `states`: Tensors, or None for a first step.
     cdef int inject(self, InferRequest request, Tensor sequence_id, list states) except -1
-    # A request that stands for a slot without one, beside `leader`: zeros of its shapes, not ready. `last`: the one
-    # that was made before, which is given again where it fits; or None.
-    cdef InferRequest padding(self, InferRequest leader, InferRequest last)
+    # A request that stands for slots without one, beside `leader`: zeros of its shapes, not ready.
+    cdef InferRequest padding(self, InferRequest leader)
     # Moves the states of a response to its request. None, or what is wrong with them: none is taken then.
     cdef object take_states(self, InferResponse response)
 

@@ -19,6 +19,8 @@ from triton_async.defines import STATE_COPY_NBYTES
 from triton_async.errors import InternalError, InvalidArg
 from triton_async.infer.signature import format_dims
 from triton_async.infer.tensor import from_numpy
+from triton_async.infer.tensor import leave_out as leave_out_tensors
+from triton_async.memory.buffer import leave_out as leave_out_buffers
 
 cdef int64_t COPY_NBYTES = STATE_COPY_NBYTES
 cdef object INTEGERS = {DT_INT32: (-2**31, 2**31 - 1), DT_UINT32: (0, 2**32 - 1), DT_INT64: (-2**63, 2**63 - 1)}
@@ -48,6 +50,15 @@ cdef class Injection:
         if self.id_place >= 0:
             self.idle[self.id_place - self.first_control] = self.id_tensor(
                 "" if self.id_datatype == DT_BYTES else 0)
+        for tensor in (*initial, *self.idle, *[one for controls in self.controls for one in controls]):
+            self.own_tensors += tensor is not None
+            self.own_buffers += tensor is not None and (<Tensor>tensor).buffer is not None
+        leave_out_tensors(self.own_tensors)
+        leave_out_buffers(self.own_buffers)
+
+    def __dealloc__(self):
+        leave_out_tensors(-self.own_tensors)
+        leave_out_buffers(-self.own_buffers)
 
     # The tensors of the controls, None in the place of the correlation id.
     def _values(self, batching, values):
@@ -106,12 +117,11 @@ cdef class Injection:
             slots[self.first_state + i] = states[i]
         return 0
 
-    cdef InferRequest padding(self, InferRequest leader, InferRequest last):
+    cdef InferRequest padding(self, InferRequest leader):
+        cdef InferRequest made = InferRequest(self.signature.model_name, self.signature.model_version)
         cdef Tensor wanted
         cdef list slots = []
         cdef Py_ssize_t i
-        if last is not None and _alike(last.slots, leader.slots):
-            return last
         for i in range(len(leader.slots)):
             wanted = <Tensor>leader.slots[i]
             if wanted is None:
@@ -120,12 +130,11 @@ cdef class Injection:
                 slots.append(self.idle[i - self.first_control])
             else:
                 slots.append(_zeros(wanted))
-        last = InferRequest(self.signature.model_name, self.signature.model_version)
-        last.slots = slots
-        last.rows = 1
-        last.padding = last.cancelled = True
-        last.state = REQUEST_DONE
-        return last
+        made.slots = slots
+        made.rows = 1
+        made.padding = made.cancelled = True
+        made.state = REQUEST_DONE
+        return made
 
     cdef object take_states(self, InferResponse response):
         cdef list states = None
@@ -192,14 +201,3 @@ cdef Tensor _zeros(Tensor like):
     if nbytes == 0:
         return view_dims(like.name, like.datatype, like.dims, like.rank, like.element_count, None, NULL, 0)
     return _over(like.name, like, bytes(nbytes))
-
-
-cdef bint _alike(list slots, list others) noexcept:
-    cdef Py_ssize_t i
-    for i in range(len(slots)):
-        if slots[i] is None or others[i] is None:
-            if slots[i] is not others[i]:
-                return False
-        elif not (<Tensor>slots[i]).same_shape(<Tensor>others[i], 0):
-            return False
-    return True

@@ -64,7 +64,6 @@ cdef class Lane:
     cdef SequenceLine ready            # READY sequences, as they became so
     cdef int64_t n_ready
     cdef int64_t wait_until_ns         # when something is to be taken from it by time alone; 0: not
-    cdef InferRequest padding          # the last one, or None
 
 # Loop thread. What a sequence batcher knows, apart from which requests share a batch.
 #

@@ -140,6 +140,7 @@ cdef class SequenceBatcher(SequenceTable):
         cdef list taken = []
         cdef Sequence sequence
         cdef InferRequest request
+        cdef InferRequest padding = None
         cdef Batch batch
         for sequence in chosen:
             if sequence is None:
@@ -161,8 +162,9 @@ cdef class SequenceBatcher(SequenceTable):
                 if sequence is not None:
                     batch.add(sequence.running)
                 elif self.pads:
-                    lane.padding = self.injection.padding(<InferRequest>taken[0], lane.padding)
-                    batch.add(lane.padding)
+                    if padding is None:
+                        padding = self.injection.padding(<InferRequest>taken[0])
+                    batch.add(padding)
             batch.close()
         except BaseException:
             for request in taken:
