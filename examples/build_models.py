@@ -165,7 +165,7 @@ def _status(path: Path) -> bytes:
 def fingerprint(name: str, model: Model | PythonModel) -> str:
     """A digest of everything that the model's folder is made from."""
     digest = hashlib.sha256()
-    for path in [*sorted(EXAMPLES.glob("*.py")), *sorted((CONFIGS / name).rglob("*"))]:
+    for path in [*sorted(EXAMPLES.glob("*.py")), Path(speech.__file__), *sorted((CONFIGS / name).rglob("*"))]:
         if path.is_file() and path.suffix != ".pyc":
             digest.update(path.read_bytes())
     if isinstance(model, PythonModel):

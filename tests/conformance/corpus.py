@@ -12,6 +12,7 @@ from . import (
     corpus_python,
     corpus_python_life,
     corpus_python_streams,
+    corpus_sequences,
     corpus_trace,
 )
 from .cases import Case
@@ -28,4 +29,5 @@ GROUPS: dict[str, tuple[Case, ...]] = {
     "python": corpus_python.CASES,
     "python_streams": corpus_python_streams.CASES,
     "python_life": corpus_python_life.CASES,
+    "python_sequences": corpus_sequences.CASES,
 }

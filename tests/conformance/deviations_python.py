@@ -141,6 +141,21 @@ PYTHON_DEVIATIONS: dict[str, Deviation] = {
     "python-life-load-warm_no_data": _warm_config(
         "no_data", "warmup setting expects input 'WHAT' to have input_data_type set in"
     ),
+    "sequence-text-for-number": Deviation(
+        "(release 2.73) A text as correlation id where the model expects a number is refused; 2.51 takes its bytes.",
+        (400,),
+        "sequence batching control 'CORRID' data-type is 'BYTES', but model 'direct' expects 'UINT64'",
+    ),
+    "sequence-int32-id-over": Deviation(
+        "A correlation id that does not fit the control wraps in the real server: the model takes it for another one.",
+        (400,),
+        "correlation ID 2147483653 does not fit in sequence batching control 'ID' of model 'small', which is 'INT32'",
+    ),
+    "sequence-iterative-id": Deviation(
+        "Each request of an iterative model is a sequence of its own, also where it brings a correlation id.",
+        (200,),
+        "",
+    ),
     "python-life-load-no_execute": Deviation(
         "The real server finds out at the first request that there is no `execute`; we refuse the model.",
         (400,),

@@ -13,6 +13,7 @@ from .cases import Case, HttpCase
 from .corpus import GROUPS
 from .models import CONTROL_MODELS, MAIN_MODELS, write_repository
 from .models_python_files import write_backends, write_control, write_main
+from .models_sequences import write_sequences
 from .normalise import normalise
 from .servers import Server
 from .setup_oracle import Oracle
@@ -49,6 +50,8 @@ def starter(work: Path, variant: Variant) -> Start:
             return once(group, lambda root: write_repository(root, CONTROL_MODELS, form))
         if group == "python_life":
             return once(group, write_control)
+        if group == "python_sequences":
+            return once(group, write_sequences)
         if group.startswith("python"):
             return once("python", lambda root: write_repository(write_main(root), _CALLED, "python"))
         return once("main", lambda root: write_repository(root, MAIN_MODELS, form))

@@ -31,6 +31,7 @@ INPUTS: dict[str, dict[str, Array]] = {
     "identity_fp32": {"INPUT0": np.ones((2, 7), np.float32)},
     "identity_bytes": {"INPUT0": STRINGS},
     "decoder": {"tokens": np.array([[3, 1, 4], [1, 5, 9]])},
+    "speech": {"input": np.zeros((3, 576), np.float32), "state_in": np.zeros((3, 2, 128), np.float32)},
     "sentence_encoder": {
         "input_ids": np.array([[101, 2023, 102], [101, 102, 0]]),
         "attention_mask": np.array([[1, 1, 1], [1, 1, 0]]),
@@ -49,6 +50,7 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
     "identity_fp32": [(2, 7)],
     "identity_bytes": [(1, 3)],
     "decoder": [(2, 212)],
+    "speech": [(3, 1), (3, 2, 128)],
     "sentence_encoder": [(2, 384)],
 }
 # Models whose packages are installed; the others are skipped, and say so.
@@ -86,8 +88,11 @@ def test_config_names_the_tensors_of_the_graph(example_models: Path, name: str) 
         return
     config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
     graph = onnx.load(str(path.parent / "1" / "model.onnx")).graph
-    assert [tensor.name for tensor in config.input] == [tensor.name for tensor in graph.input]
-    assert [tensor.name for tensor in config.output] == [tensor.name for tensor in graph.output]
+    states = config.sequence_batching.state
+    inputs = [tensor.name for tensor in config.input] + [state.input_name for state in states]
+    outputs = [tensor.name for tensor in config.output] + [state.output_name for state in states]
+    assert inputs == [tensor.name for tensor in graph.input]
+    assert outputs == [tensor.name for tensor in graph.output]
     for output in config.output:
         if output.label_filename:
             labels = (path.parent / output.label_filename).read_text(encoding="utf-8").splitlines()

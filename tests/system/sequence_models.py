@@ -134,8 +134,8 @@ def build(root: Path) -> None:
     oldest = f"oldest {{ max_candidate_sequences: 64 }} {idle}"
     write(root, "sums", f"max_batch_size: 8 sequence_batching {{ {oldest} {START} {STATE} }}", sums())
     write(root, "rows", f"max_batch_size: 8 sequence_batching {{ direct {{ }} {idle} {START} {STATE} }}", sums())
-    one = f"max_batch_size: 1 instance_group {{ kind: KIND_CPU count: 1 }} sequence_batching {{ {idle} {START} {STATE} }}"
-    write(root, "one", one, sums())
+    alone = "max_batch_size: 1 instance_group { kind: KIND_CPU count: 1 }"
+    write(root, "one", f"{alone} sequence_batching {{ {idle} {START} {STATE} }}", sums())
     for name, parameters in (("python", ""), ("isolated", isolated)):
         head = f'backend: "python" max_batch_size: 8 {parameters} {IO}'
         write(root, name, f"{head} sequence_batching {{ {oldest} {STATE} }}", SUMS)

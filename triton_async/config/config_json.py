@@ -60,4 +60,5 @@ def _number(value: float) -> float | str:
         return "NaN"
     if math.isinf(value):
         return "Infinity" if value > 0 else "-Infinity"
-    return value
+    # And whole numbers without a point.
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value

@@ -29,6 +29,7 @@ class Group:
     total: float = 0.0
     broken: bool = False
     ended: bool = False
+    origin: int = 0
 
 
 class Traffic:
@@ -64,7 +65,7 @@ class Traffic:
             assert not may_join or (known is not None and not known.waiting and known.running is None)
             return
         if flags & START:
-            known = self.newest[sequence] = Group()
+            known = self.newest[sequence] = Group(origin=origin)
         assert known is not None
         assert flags & START or may_join
         known.ended = bool(flags & END)
@@ -135,6 +136,8 @@ class Traffic:
 
     def leave(self, number: int) -> None:
         self.origins[number].leave()
+        for group in self.newest.values():
+            group.broken = group.broken or group.origin == number + 1
         self.refuse(self.stage.batcher.expire(self.stage.now_ns))
 
     def refuse(self, requests: list[InferRequest]) -> None:
