@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import warnings
 from pathlib import Path
 
 import onnx
@@ -127,12 +129,42 @@ def sums() -> onnx.ModelProto:
     return model
 
 
+def has_torch() -> bool:
+    """Whether PyTorch is installed."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def write_torch(root: Path, batching: str) -> None:
+    """The same sums as TorchScript, which begin at 0 by a file."""
+    import torch
+
+    class Sums(torch.nn.Module):
+        def forward(self, X: torch.Tensor, START: torch.Tensor, SUM_IN: torch.Tensor):  # type: ignore[no-untyped-def]
+            total = X + SUM_IN + 0 * START
+            return total, total
+
+    directory = root / "torch"
+    (directory / "1").mkdir(parents=True)
+    (directory / "initial_state").mkdir()
+    (directory / "initial_state" / "zero").write_bytes(bytes(4))
+    first = 'initial_state { name: "zero" data_type: TYPE_FP32 dims: 1 data_file: "zero" }'
+    state = STATE.replace("dims: 1", f"dims: 1 {first}")
+    (directory / "config.pbtxt").write_text(
+        f'platform: "pytorch_libtorch" max_batch_size: 8 {IO} sequence_batching {{ {batching} {START} {state} }}'
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(Sums()).save(str(directory / "1" / "model.pt"))
+
+
 def build(root: Path) -> None:
     """The repository."""
     idle = "max_sequence_idle_microseconds: 60000000"
     isolated = 'parameters { key: "ISOLATION" value { string_value: "process" } }'
     oldest = f"oldest {{ max_candidate_sequences: 64 }} {idle}"
     write(root, "sums", f"max_batch_size: 8 sequence_batching {{ {oldest} {START} {STATE} }}", sums())
+    if has_torch():
+        write_torch(root, f"direct {{ }} {idle}")
     write(root, "rows", f"max_batch_size: 8 sequence_batching {{ direct {{ }} {idle} {START} {STATE} }}", sums())
     alone = "max_batch_size: 1 instance_group { kind: KIND_CPU count: 1 }"
     write(root, "one", f"{alone} sequence_batching {{ {idle} {START} {STATE} }}", sums())

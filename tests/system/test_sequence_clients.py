@@ -22,7 +22,8 @@ import tritonclient.http
 from server_process import ServerProcess, running_server
 
 PROTOCOLS = {"http": tritonclient.http, "grpc": tritonclient.grpc}
-ENGINES = ["sums", "rows", "python", "isolated"]
+_NO_TORCH = pytest.mark.skipif(not sequence_models.has_torch(), reason="PyTorch is not installed")
+ENGINES = ["sums", "rows", "python", "isolated", pytest.param("torch", marks=_NO_TORCH)]
 
 
 @pytest.fixture(scope="module")
