@@ -311,6 +311,17 @@ MAX_WARMUP_NBYTES = 1 << 32
 # Instances of one model; each is an OS thread with its own engine state.
 MAX_INSTANCES_PER_MODEL = 1024
 
+# Steps of one ensemble. Responses of decoupled steps are followed from step to step by recursion.
+MAX_ENSEMBLE_STEPS = 1024
+
+# Ensembles within ensembles; what comes of a change goes up through them by recursion.
+MAX_ENSEMBLE_NESTING = 64
+
+# Responses of the decoupled steps of one request to an ensemble that later steps still work on: from the first number
+# on a step that asks is held back, and beyond the second the request fails.
+ENSEMBLE_AHEAD = 256
+ENSEMBLE_MAX_AHEAD = 1 << 16
+
 # -- memory ----------------------------------------------------------------------------------------
 
 # Freed host slabs kept for reuse, in bytes, over all size classes. Beyond it memory goes back at once.

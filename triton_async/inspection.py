@@ -22,10 +22,10 @@ from triton_async.config.load import mistakes
 from triton_async.config.model_config import ModelConfig
 from triton_async.config.settings import Settings, UsageError, parse, usage
 from triton_async.core import files
+from triton_async.core.entries import TWO_REPOSITORIES
 from triton_async.core.host import LOADING, Host, Workers, as_server_error
 from triton_async.core.opening import OpenVersion, active_instances, close_all, engine_maker, open_model, open_version
 from triton_async.core.reactor import Reactor
-from triton_async.core.repository import TWO_REPOSITORIES
 from triton_async.errors import InvalidArg, ServerError
 
 

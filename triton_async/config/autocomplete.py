@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from triton_async.config.ensemble import is_ensemble
 from triton_async.config.versions import list_versions
 from triton_async.errors import InternalError, InvalidArg
 
@@ -96,7 +97,7 @@ def deduce(proto: Any, model_dir: Path, name: str) -> None:
     """
     if not proto.name:
         proto.name = name
-    if proto.platform == "ensemble" or proto.HasField("ensemble_scheduling"):
+    if is_ensemble(proto):
         return
     kind = _by_config(proto)
     if kind is not None and kind.backend == "tensorflow" and not proto.platform:

@@ -126,6 +126,8 @@ def complete_config(
         refuse_unsupported(proto)
     except ServerError as error:
         raise _in_file(error, filename) from None
+    if proto.HasField("ensemble_scheduling"):
+        return _complete_ensemble(proto, model_dir, filename)
     gpus = find_gpus(proto.backend, names_gpus(proto)) if may_use_gpus(proto) else Gpus()
     try:
         normalise_instances(proto, gpus.usable, gpus.cpu_first)
@@ -159,15 +161,28 @@ def complete_config(
                 check_against_model(with_injected(proto), model_io)
             else:
                 model_io.check(with_injected(proto))
-        for output in proto.output:
-            if output.label_filename:
-                read_labels(model_dir, output.label_filename)
+        _check_labels(proto, model_dir)
     except InternalError:
         # What the model's own code raised while it was asked: the file has no part in it.
         raise
     except ServerError as error:
         raise _in_file(error, filename) from None
     return freeze(proto, [*warnings, *unused_device_options(proto)], () if proto.max_batch_size else any_rank)
+
+
+def _complete_ensemble(proto: Any, model_dir: Path, filename: str | None) -> ModelConfig:
+    try:
+        validate_io(proto)
+        _check_labels(proto, model_dir)
+    except ServerError as error:
+        raise _in_file(error, filename) from None
+    return freeze(proto)
+
+
+def _check_labels(proto: Any, model_dir: Path) -> None:
+    for output in proto.output:
+        if output.label_filename:
+            read_labels(model_dir, output.label_filename)
 
 
 def mistakes(model_dir: Path, name: str, *, auto_complete: bool = True, config_name: str = "") -> list[ServerError]:

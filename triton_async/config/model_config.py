@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from triton_async.config.config_json import config_json
+from triton_async.config.ensemble import EnsembleConfig, freeze_ensemble
 from triton_async.config.sequences import Control, SequenceBatching, State, freeze_sequences
 from triton_async.config.warmup import WarmUpSample, warm_up_samples
 
@@ -189,6 +190,8 @@ class ModelConfig:
     sequences: SequenceBatching | None = None
     # Lines for the log: what was filled in that the operator should know.
     warnings: tuple[str, ...] = ()
+    # Of an ensemble, which has no backend and no instances.
+    ensemble: EnsembleConfig | None = None
 
     @property
     def platform_or_backend(self) -> str:
@@ -259,6 +262,7 @@ def freeze(proto: Any, warnings: Iterable[str] = (), any_rank: Container[str] = 
         warm_up=warm_up_samples(proto),
         sequences=freeze_sequences(proto),
         warnings=tuple(warnings),
+        ensemble=freeze_ensemble(proto),
     )
 
 

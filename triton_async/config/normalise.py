@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from triton_async.config.ensemble import PLATFORM, is_ensemble
 from triton_async.config.model_config import InstanceKind
 from triton_async.config.sequences import normalise_sequences
 
@@ -20,7 +21,9 @@ def normalise(proto: Any) -> None:
     if batching and not proto.dynamic_batching.preferred_batch_size:
         proto.dynamic_batching.preferred_batch_size.append(proto.max_batch_size)
     normalise_sequences(proto)
-    if not proto.HasField("ensemble_scheduling"):
+    if proto.HasField("ensemble_scheduling") and not proto.backend:
+        proto.platform = proto.platform or PLATFORM
+    if not is_ensemble(proto):
         optimization = proto.optimization
         if not optimization.HasField("input_pinned_memory"):
             optimization.input_pinned_memory.enable = True

@@ -9,8 +9,6 @@ from triton_async.errors import Unsupported
 
 # Field -> (what is missing, whether the config asks for it).
 FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
-    ("ensemble_scheduling", "ensembles", lambda c: c.HasField("ensemble_scheduling")),
-    ("platform", "ensembles", lambda c: c.platform == "ensemble"),
     ("model_repository_agents", "repository agents", lambda c: bool(c.model_repository_agents.agents)),
     ("model_operations", "libraries of custom operators for other backends than onnxruntime",
      lambda c: bool(c.model_operations.op_library_filename) and c.backend not in ("", "onnxruntime")),
@@ -47,6 +45,9 @@ def _asked(proto: Any) -> Iterator[tuple[str, str]]:
     for io in proto.input:
         if io.allow_ragged_batch:
             yield f"input '{io.name}' allow_ragged_batch", "ragged batching"
+    for step in proto.ensemble_scheduling.step:
+        if step.model_namespace:
+            yield f"ensemble_scheduling step '{step.model_name}' model_namespace", "the choice of a namespace"
     for group in proto.instance_group:
         where = f"instance_group '{group.name}'" if group.name else "instance_group"
         if group.secondary_devices:

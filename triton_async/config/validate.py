@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from triton_async import defines
+from triton_async.config.ensemble import check_ensemble, is_ensemble
 from triton_async.config.model_config import InstanceKind, TimeoutAction
 from triton_async.config.paths import safe_name, safe_relative
 from triton_async.config.placement import Gpus
@@ -43,8 +44,8 @@ def validate_config(proto: Any) -> None:
 
 def config_problems(proto: Any) -> Iterator[InvalidArg]:
     """What is wrong with it, the first of each kind of rule."""
-    for check in (_check_backend, _check_batch_size, _check_version_policy, _check_batching, _check_cache,
-                  _check_model_metrics, _check_rest):  # fmt: skip
+    for check in (check_ensemble, _check_backend, _check_batch_size, _check_version_policy, _check_batching,
+                  check_cache, _check_model_metrics, _check_rest):  # fmt: skip
         try:
             check(proto)
         except InvalidArg as error:
@@ -73,6 +74,8 @@ def _check_rest(proto: Any) -> None:
 
 def _check_backend(proto: Any) -> None:
     name, platform, backend = proto.name, proto.platform, proto.backend
+    if is_ensemble(proto):
+        return
     if not platform and not backend:
         raise InvalidArg(f"must specify 'platform' or 'backend' for '{name}'")
     if not backend:
@@ -84,7 +87,8 @@ def _check_backend(proto: Any) -> None:
         safe_name(proto.runtime, f"runtime of model '{name}'")
 
 
-def _check_cache(proto: Any) -> None:
+def check_cache(proto: Any) -> None:
+    """InvalidArg where answers are to be kept that cannot be."""
     if not proto.response_cache.enable:
         return
     kinds = (

@@ -3,10 +3,10 @@
 from libc.stdint cimport int64_t
 
 from triton_async.core.reactor cimport Errand
-from triton_async.core.servable cimport Servable
 from triton_async.core.server cimport InferenceServer
+from triton_async.core.waits cimport Asking
 from triton_async.infer.request cimport InferRequest
-from triton_async.infer.response cimport InferResponse, ResponseSink
+from triton_async.infer.response cimport InferResponse
 
 #   NEW --the loop takes it up--> ASKED --final response, cancelled--> OVER
 #    |                                                                  ^
@@ -29,19 +29,15 @@ cdef enum InnerErrand:
 #   - `call` is told of one final response, or of one refusal, and of nothing behind it; of one release for a request
 #     that was taken
 #   - while ASKED it is among the `inner` of each of its askers
-cdef class InnerRequest(ResponseSink):
+cdef class InnerRequest(Asking):
     cdef InnerRequests service
-    cdef readonly InferRequest request   # None once OVER
     cdef object call                     # backends.base.InferenceCall; None once it was told all
     cdef object caller                   # the ModelInstance that asks, until it is taken up
     cdef tuple askers                    # InferRequests for whose sake it is made
     cdef bint theirs                     # it is cancelled with them, not only awaited by their execution
-    cdef Servable target                 # while ASKED, and just before
     cdef int state                       # InnerState
     cdef int errands                     # InnerErrand bits; it stands in `service.incoming` while there are any
-    cdef int depth                       # of requests within requests; 1: asked for the sake of a client's
     cdef bint counts                     # `n_taken` is kept (InferenceCall.counts_reads)
-    cdef bint held                       # the execution of its askers waits for it, not a thread or task beside
     cdef int64_t n_told                  # responses that `call` was told of
     cdef int64_t n_taken                 # of them, who asked has taken
     cdef object resume                   # what the sender wants called when enough was taken, or None
@@ -59,7 +55,7 @@ cdef class InnerRequest(ResponseSink):
 #
 # Invariants
 #   - `incoming` has what the loop has not heard of; an errand is on the ring iff there is any
-#   - no execution waits for itself, through whatever requests and instances: see `goes_on`
+#   - no execution waits for itself, through whatever requests and instances: see core.waits
 cdef class InnerRequests(Errand):
     cdef InferenceServer server
     cdef list incoming                   # InnerRequests with errands
@@ -75,6 +71,3 @@ cdef class InnerRequests(Errand):
     cdef int _let_senders_go(self, InnerRequest inner) except -1
     cdef int _find_askers(self, InnerRequest inner) except -1
     cdef int _check(self, InnerRequest inner) except -1
-
-# Whether one of the nodes (see inner.pyx) comes to its end.
-cdef bint goes_on(list alternatives) except -1

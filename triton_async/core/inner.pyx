@@ -14,14 +14,10 @@ from triton_async.core.instances cimport Instance
 from triton_async.core.reactor cimport Errand
 from triton_async.core.servable cimport Servable
 from triton_async.core.server cimport InferenceServer
+from triton_async.core.waits cimport Asking, depth_of, goes_on
 from triton_async.infer.batch cimport TA_BEGUN, Batch, ta_batch_phase
-from triton_async.infer.request cimport (
-    AWAITS_EXECUTION,
-    REQUEST_NEW,
-    REQUEST_QUEUED,
-    InferRequest,
-)
-from triton_async.infer.response cimport InferResponse, ResponseSink
+from triton_async.infer.request cimport AWAITS_EXECUTION, InferRequest
+from triton_async.infer.response cimport InferResponse
 from triton_async.infer.trace cimport Trace
 
 from triton_async.defines import INNER_MAX_DEPTH, INNER_MAX_OPEN, INNER_MAX_UNREAD, INNER_UNREAD
@@ -36,7 +32,7 @@ cdef int64_t MAX_UNREAD = INNER_MAX_UNREAD
 
 
 @cython.final
-cdef class InnerRequest(ResponseSink):
+cdef class InnerRequest(Asking):
     """What `submit` returns. Called, it cancels the request: any thread, any time."""
 
     def __call__(self):
@@ -303,15 +299,13 @@ cdef class InnerRequests(Errand):
         if inner.call.held is not None:
             inner.held = inner.call.held
         for asker in inner.askers:
-            if isinstance(asker.sink, InnerRequest):
-                inner.depth = max(inner.depth, (<InnerRequest>asker.sink).depth)
+            inner.depth = max(inner.depth, depth_of(asker))
         inner.depth += 1
         return 0
 
     # Refuses what could never be answered.
     cdef int _check(self, InnerRequest inner) except -1:
-        cdef list holders = inner.target.holders_of(inner.request)
-        if holders is None or goes_on(holders):
+        if goes_on(inner.target.holders_of(inner.request)):
             return 0
         raise Unavailable(
             f"the request to model '{inner.request.model_name}' could never be answered: every instance of the model "
@@ -377,74 +371,3 @@ cdef bint _runs_on(ModelInstance caller, object thread) except -1:
         return False
     instance = <Instance>caller.keeper
     return instance.thread is not None and instance.thread.ident == thread
-
-
-# -- who waits for whom ----------------------------------------------------------------------------
-#
-# A node is an execution (Batch), or a request which is answered by others than its execution. It has needs: for each
-# inner request that it waits for, the nodes one of which has to come to its end. What is in no cycle of needs comes to
-# its end by itself. Before a request is taken all nodes do, so a cycle can only be closed by the request at hand.
-
-# The needs of a node: a list of lists.
-cdef list _needs_of(object node):
-    cdef list needs = []
-    cdef InferRequest request
-    if isinstance(node, Batch):
-        for request in (<Batch>node).requests:
-            _add_needs(needs, request, True)
-        return needs
-    request = <InferRequest>node
-    _add_needs(needs, request, False)
-    if request.awaits & AWAITS_EXECUTION:
-        needs.append([request.batch])
-    return needs
-
-
-# Those of the inner requests that the execution of `request` waits for, or of those that it does not wait for.
-cdef int _add_needs(list needs, InferRequest request, bint held) except -1:
-    cdef InnerRequest inner
-    cdef list alternatives
-    if request.inner is not None:
-        for inner in request.inner:
-            if inner.held == held:
-                alternatives = _alternatives(inner)
-                if alternatives is not None:
-                    needs.append(alternatives)
-    return 0
-
-
-# The nodes one of which has to end before the request is answered; None when it is on its way.
-cdef list _alternatives(InnerRequest inner):
-    cdef InferRequest request = inner.request
-    cdef InnerRequest other
-    if request.state == REQUEST_NEW or request.state == REQUEST_QUEUED:
-        return inner.target.holders_of(request)
-    if request.inner is not None:
-        for other in request.inner:
-            if not other.held:
-                return [request]
-    return [request.batch] if request.awaits & AWAITS_EXECUTION else None
-
-
-# Whether one of the nodes comes to its end.
-cdef bint goes_on(list alternatives) except -1:
-    cdef dict nodes = {}
-    cdef list left = list(alternatives)
-    cdef set ending = set()
-    cdef bint changed = True
-    while left:
-        node = left.pop()
-        if node in nodes:
-            continue
-        needs = nodes[node] = _needs_of(node)
-        if not needs and node in alternatives:
-            return True
-        for need in needs:
-            left.extend(need)
-    while changed:
-        changed = False
-        for node, needs in nodes.items():
-            if node not in ending and all([any([other in ending for other in need]) for need in needs]):
-                ending.add(node)
-                changed = True
-    return any([node in ending for node in alternatives])

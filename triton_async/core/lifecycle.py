@@ -27,6 +27,7 @@ from triton_async.core.queue import RequestQueue
 from triton_async.core.scheduler import Scheduler
 from triton_async.core.sequence_model import SequenceModel
 from triton_async.core.sequences import SequenceBatcher
+from triton_async.core.servable import Servable
 from triton_async.errors import InternalError
 from triton_async.infer.signature import ModelSignature
 from triton_async.memory.slab import SlabPool
@@ -48,13 +49,14 @@ class State(Enum):
 
 @dataclass(slots=True)
 class LoadedVersion:
-    """A version whose instances take batches. `load_secs`: how long its load took. `memory`: what it took, where known.
-    `labels`: of its metrics, once they are known for good. `files`: that a load request has brought for it.
+    """A version that takes requests. `loaded`: what its instances share; None for an ensemble. `load_secs`: how long
+    its load took. `memory`: what it took, where known. `labels`: of its metrics, once they are known for good. `files`:
+    that a load request has brought for it.
     """
 
     version: int
-    model: Model
-    loaded: LoadedModel
+    model: Servable
+    loaded: LoadedModel | None
     load_secs: float
     memory: tuple[MemoryUsage, ...] = ()
     labels: str = ""
@@ -131,10 +133,11 @@ async def retire(host: Host, version: LoadedVersion) -> None:
     await _free(host, version.model.take_instances(), version.loaded)
 
 
-async def _free(host: Host, instances: list[Instance], rest: Closable) -> None:
+async def _free(host: Host, instances: list[Instance], rest: Closable | None) -> None:
     await _stop_threads(host, [instance for instance in instances if instance.started])
     unused = [instance for instance in instances if not instance.started]
-    await host.unloading(close_all, [*unused, rest])
+    if rest is not None:
+        await host.unloading(close_all, [*unused, rest])
 
 
 def _input_pool(config: ModelConfig, loaded: LoadedModel) -> SlabPool | None:

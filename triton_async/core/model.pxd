@@ -2,7 +2,6 @@
 
 from libc.stdint cimport int64_t
 
-from triton_async.core.cache cimport ResponseCache
 from triton_async.core.inline cimport InlinePolicy
 from triton_async.core.instances cimport Instance
 from triton_async.core.limiter cimport RateLimiter
@@ -32,12 +31,6 @@ cdef class Model(Servable):
     cdef int64_t mean_execution_ns       # moving average of how long an instance takes for a batch
     cdef readonly InlinePolicy inline
     cdef bint any_thread                 # every instance may run on the loop thread
-    cdef readonly ResponseCache cache    # None: its answers are not kept
-    cdef int64_t cache_owner             # whose entries its answers are
-
-    # Takes a valid request whose answer is in the cache. Else it notes the key, under which the answer is to be kept.
-    cdef bint _is_cached(self, InferRequest request, ResponseSink sink, int64_t now_ns) except -1
-    cdef int _keep(self, InferRequest request, InferResponse response) except -1
 
     # Starts what may start. `here`, or None: a list that takes the batches run on the loop thread, to be delivered;
     # none is run there behind `until_ns`. Returns the time behind the last one, `now_ns` for none.

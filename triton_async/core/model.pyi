@@ -13,7 +13,6 @@ from triton_async.memory.slab import SlabPool
 
 class Model(Servable):
     run_ahead: int
-    cache: ResponseCache | None
     inline: InlinePolicy
     def __init__(
         self,

@@ -64,7 +64,7 @@ cdef class Model(Servable):
                  SlabPool input_pool=None, ResponseCache cache=None):
         batching = config.dynamic_batching or config.sequences
         Servable.__init__(self, reactor, signature, config, input_pool,
-                          batching is not None and batching.preserve_ordering)
+                          batching is not None and batching.preserve_ordering, cache)
         self.scheduler = scheduler
         self.instances = list(instances)
         self.idle = self.instances[::-1]
@@ -77,9 +77,6 @@ cdef class Model(Servable):
         self.mean_execution_ns = MEAN_CLAMP * RUN_AHEAD_NS
         self.inline = InlinePolicy()
         self.any_thread = all([(<Instance>instance).any_thread for instance in instances])
-        self.cache = cache
-        if cache is not None:
-            self.cache_owner = cache.add_owner()
 
     def limit(self, RateLimiter limiter, claims):
         """Has its instances wait for what they need, None for nothing (RateLimiter.add). Before the first request."""
@@ -115,8 +112,7 @@ cdef class Model(Servable):
 
     cdef int submit(self, InferRequest request, ResponseSink sink, int64_t now_ns) except -1:
         assert request.state == REQUEST_NEW
-        if self.draining:
-            raise Unavailable(f"model '{self.signature.model_name}' is being unloaded")
+        self._check_open()
         self.signature.validate(request)
         if self.cache is not None and self._is_cached(request, sink, now_ns):
             return 0
@@ -140,36 +136,6 @@ cdef class Model(Servable):
             self.scheduler.remove(request)
             self._disown(request)
             raise
-        return 0
-
-    cdef bint _is_cached(self, InferRequest request, ResponseSink sink, int64_t now_ns) except -1:
-        cdef bytes key = self.cache.key_of(self.cache_owner, request)
-        cdef InferResponse response
-        if key is None:
-            return False
-        response = self.cache.find(key, request, self.signature)
-        if response is None:
-            request.cache_key = key
-            self.statistics.record_miss(now_ns, ta_now_ns())
-            return False
-        self._accept(request, sink)
-        request.state = REQUEST_DONE
-        self.statistics.record_hit(request.received_ns or now_ns, now_ns, ta_now_ns())
-        # Not yet: inside `submit` the front-end may not be ready for an answer.
-        self.reactor.loop.call_soon(self._answer_cached, request, response)
-        return True
-
-    def _answer_cached(self, InferRequest request, InferResponse response):
-        self._answer(request, response)
-        self._free(request)
-
-    cdef int _keep(self, InferRequest request, InferResponse response) except -1:
-        cdef int64_t start_ns = ta_now_ns()
-        cdef bytes key = request.cache_key
-        request.cache_key = None
-        if response.error is None and not request.cancelled:
-            self.cache.keep(self.cache_owner, key, response)
-            self.statistics.record_insertion(start_ns, ta_now_ns())
         return 0
 
     cdef int cancel(self, InferRequest request, int64_t now_ns) except -1:
@@ -563,9 +529,7 @@ cdef class Model(Servable):
 
     def take_instances(self):
         instances = self.instances
-        if self.cache is not None:
-            self.cache.drop_owner(self.cache_owner)
-            self.cache = None
+        Servable.take_instances(self)
         if self.limiter is not None:
             self.limiter.leave(self)
             self.limiter.remove([(<Instance>instance).claim for instance in instances])

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from triton_async.backends.base import LoadContext, LoadedModel, ModelInstance
 from triton_async.config.advice import directory_warnings, no_version
 from triton_async.config.autocomplete import ModelIO, Opened
+from triton_async.config.ensemble import EnsembleStep
 from triton_async.config.labels import read_labels
 from triton_async.config.load import ConfigFile, check_model_file, complete_config, model_path, read, select_versions
 from triton_async.config.model_config import Instance, ModelConfig, TensorConfig
@@ -59,15 +60,34 @@ class OpenVersion:
 
 
 @dataclass(slots=True)
+class OpenEnsemble:
+    """An ensemble that is to be joined to the models of its steps. `labels`: of its outputs, by name. `begun`: when,
+    in seconds of time.monotonic.
+    """
+
+    config: ModelConfig
+    versions: tuple[int, ...]
+    labels: dict[str, tuple[str, ...]]
+    begun: float
+
+    @property
+    def steps(self) -> tuple[EnsembleStep, ...]:
+        """What it asks."""
+        return () if self.config.ensemble is None else self.config.ensemble.steps
+
+
+@dataclass(slots=True)
 class OpenModel:
     """A model as far as one step gets. `versions`: what the policy serves, ascending, maybe nothing. `config`: or why
     there is none. `newest`: the last of the versions, or why that could not be loaded; None while it is still to be.
+    `ensemble`: in the place of versions.
     """
 
     fingerprint: Fingerprint
     versions: tuple[int, ...]
     config: ModelConfig | ServerError | None = None
     newest: OpenVersion | ServerError | None = None
+    ensemble: OpenEnsemble | None = None
 
 
 class Inspection:
@@ -119,8 +139,14 @@ def open_model(
             default_max_batch_size=settings.default_max_batch_size,
             find_gpus=lambda backend, named: find_gpus(host.backends.get(backend), host.open_devices, named),
         )  # fmt: skip
-        check_backend(host.backends.get(config.backend), config, host.open_devices)
         model.config = config
+        if config.ensemble is not None:
+            for version in model.versions:
+                log.info("loading: %s:%d", name, version)
+            labels = {io.name: read_labels(directory, io.label_filename) for io in config.outputs if io.label_filename}
+            model.ensemble = OpenEnsemble(config, model.versions, labels, inspection.begun)
+            return model
+        check_backend(host.backends.get(config.backend), config, host.open_devices)
         # A version on a GPU is loaded by itself: its memory is told from what the GPU had in use before.
         if not gpus_in_use(config):
             model.newest = _opened(host, config, newest, directory, inspection)

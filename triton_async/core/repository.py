@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +14,8 @@ from triton_async.config.model_config import ModelConfig
 from triton_async.config.override import Override, parse_override
 from triton_async.config.settings import Settings
 from triton_async.core import files
+from triton_async.core.ensembles import Ensembles
+from triton_async.core.entries import TWO_REPOSITORIES, UNLOADED, ModelEntry, Row, VersionEntry
 from triton_async.core.host import Host
 from triton_async.core.lifecycle import LoadedVersion, State, load_version, retire, start_version
 from triton_async.core.opening import OpenVersion, open_model
@@ -26,75 +27,20 @@ log = logging.getLogger("triton_async.core")
 
 T = TypeVar("T")
 
-UNLOADED = "unloaded"
-TWO_REPOSITORIES = "model appears in two or more repositories"
-
-# One version in the repository index, with the keys of the repository extension; absent ones are unknown.
-Row = Mapping[str, str]
-
-
-@dataclass(slots=True)
-class VersionEntry:
-    """One version in the index. `loaded` is set while READY, and while an older load still serves; `leaving` is the
-    load that UNLOADING waits for.
-    """
-
-    state: State
-    reason: str = ""
-    loaded: LoadedVersion | None = None
-    leaving: LoadedVersion | None = None
-
-
-@dataclass(slots=True, weakref_slot=True)
-class ModelEntry:
-    """A model that was loaded, or tried. `fingerprint` of its files when they were last loaded. `polled`: its config
-    was read once; Triton knows no others but for their state.
-    """
-
-    name: str
-    versions: dict[int, VersionEntry] = field(default_factory=dict)
-    # Why it has no version at all: a config that cannot be used.
-    reason: str = ""
-    fingerprint: files.Fingerprint = ()
-    polled: bool = False
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    # Its part of the index, made when the index is asked for after a change.
-    rows: list[Row] | None = None
-
-    def ready(self) -> list[int]:
-        """READY versions, ascending."""
-        return sorted(v for v, entry in self.versions.items() if entry.state is State.READY)
-
-    def settled(self) -> bool:
-        """Whether every known version is READY or unloaded, and there is one, unless its config was never read. A
-        version on its way out counts as unloaded, so that a rolling update does not make the server unready.
-        """
-        fine = (State.READY, State.UNLOADING)
-        versions = self.versions.values()
-        if not versions:
-            return not self.polled
-        return all(entry.state in fine or entry.reason == UNLOADED for entry in versions)
-
-    def index(self) -> list[Row]:
-        """Its rows of the index."""
-        if self.rows is None:
-            self.rows = [_row(self.name, version, entry) for version, entry in sorted(self.versions.items())] or [
-                {"name": self.name, "state": State.UNAVAILABLE.value, "reason": self.reason}
-            ]
-        return self.rows
-
-
-def _row(name: str, version: int, entry: VersionEntry) -> Row:
-    row = {"name": name, "version": str(version), "state": entry.state.value}
-    return {**row, "reason": entry.reason} if entry.reason else row
-
-
 class ModelRepository:
     """All models of all --model-repository directories. `on_change(name)` runs when the READY versions of a model, or
-    whether it is settled, have changed.
+    whether it is settled, have changed. `latest`, `versions`: who serves, by
+    name, and by name and version; what ensembles find their steps by.
     """
 
-    def __init__(self, settings: Settings, host: Host, on_change: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        host: Host,
+        on_change: Callable[[str], None],
+        latest: dict[str, Servable],
+        versions: dict[tuple[str, int], Servable],
+    ) -> None:
         self._settings = settings
         self._host = host
         self._on_change = on_change
@@ -107,6 +53,7 @@ class ModelRepository:
         # Names that a load was asked for and that no directory is known of yet.
         self._wanted: WeakValueDictionary[str, ModelEntry] = WeakValueDictionary()
         self._unsettled: set[str] = set()
+        self.ensembles = Ensembles(self, host, latest, versions)
         # The index made last, with what the directories were then; None once something has changed.
         self._index: tuple[Mapping[str, Sequence[Path]], list[Row]] | None = None
 
@@ -180,7 +127,7 @@ class ModelRepository:
             self._index = there, rows
         return self._index[1]
 
-    def _changed(self, entry: ModelEntry) -> None:
+    def changed(self, entry: ModelEntry) -> None:
         """To be called after every change of an entry that others can see."""
         entry.rows = self._index = None
         if entry.settled():
@@ -188,6 +135,8 @@ class ModelRepository:
         else:
             self._unsettled.add(entry.name)
         self._on_change(entry.name)
+        if not self._stopping:
+            self.ensembles.rejoin(entry.name)
 
     def knows(self, name: str, version: int) -> bool:
         """Whether a version (-1: any) was ever loaded, or tried."""
@@ -200,7 +149,7 @@ class ModelRepository:
         A name nobody knows is NOT_FOUND, as measured on the real server: its INVALID_ARG is for namespaces only.
         """
         entry = self.models.get(name)
-        if entry is None or not (entry.versions or entry.polled):
+        if entry is None or not (entry.versions or (entry.polled and entry.ensemble is None)):
             return NotFound(f"Request for unknown model: '{name}' is not found")
         if version == -1:
             return NotFound(f"Request for unknown model: '{name}' has no available versions")
@@ -245,19 +194,31 @@ class ModelRepository:
         # threads. All at once would only take memory.
         waiting = iter(names)
         several = range(2 * self._settings.model_load_thread_count)
-        return all(await asyncio.gather(*(self._load_some(waiting, there) for _ in several)))
+        results = await asyncio.gather(*(self._load_some(waiting, there) for _ in several))
+        complete = all(results)
+        await self._load_steps(names)
+        return self.ensembles.join_all() and complete
 
     async def _load_some(self, waiting: Iterator[str], there: Mapping[str, list[Path]]) -> bool:
         results = [await self._load_logged(name, there.get(name, [])) for name in waiting]
         return all(results)
 
-    async def _load_logged(self, name: str, roots: list[Path]) -> bool:
+    async def _load_logged(self, name: str, roots: list[Path] | None = None) -> bool:
         try:
-            await self.load(name, roots)
+            await self._load_alone(name, roots)
         except ServerError as error:
             log.error("failed to load '%s': %s", name, error.message.strip())
             return False
         return True
+
+    async def _load_steps(self, names: Iterable[str]) -> None:
+        """Loads what the ensembles among `names` ask, and what the ensembles among that ask."""
+        tried = set(names)
+        new = list(tried)
+        while new:
+            new = sorted({step for name in new for step in self.ensembles.steps_of(name)} - tried)
+            tried |= set(new)
+            await asyncio.gather(*(self._load_logged(name) for name in new))
 
     async def load_by_request(self, name: str, parameters: dict[str, Any] | None) -> None:
         """The load API. ServerError in Triton's words when it is not allowed or fails; the log has a line of it."""
@@ -289,12 +250,17 @@ class ModelRepository:
     async def unload_by_request(self, name: str, unload_dependents: bool) -> None:
         """The unload API; returns when the model takes no more requests. Unknown names are fine.
 
-        `unload_dependents` asks for models that only an ensemble uses; there are no ensembles yet, so it adds none.
+        `unload_dependents`: with an ensemble the models of its steps go that no other ensemble asks.
         """
         self._check_explicit()
         entry = self.models.get(name) or self._wanted.get(name)
-        if entry is not None:
-            await self._unload_locked(entry)
+        if entry is None:
+            return
+        steps = self.ensembles.steps_of(name) if unload_dependents else ()
+        await self._unload_locked(entry)
+        for step in steps:
+            if not self.ensembles.users_of(step):
+                await self.unload_by_request(step, unload_dependents)
 
     async def unload_gone(self, names: Iterable[str]) -> None:
         """Takes models out of service whose directories are gone."""
@@ -313,12 +279,22 @@ class ModelRepository:
         if self._settings.model_control_mode != "explicit":
             raise Unavailable("explicit model load / unload is not allowed if polling is enabled")
 
-    async def load(self, name: str, roots: list[Path] | None = None, override: Override | None = None) -> None:
-        """Loads or reloads a model; returns at once when nothing has changed. The old version serves until the
-        new one is ready, and goes on when the load fails. ServerError in Triton's words.
+    async def load(self, name: str, override: Override | None = None) -> None:
+        """Loads or reloads a model, and the models of an ensemble's steps; returns at once when nothing has changed.
+        The old version serves until the new one is ready, and goes on when the load fails. ServerError in Triton's
+        words. `override`: what a request brings for it; the next load without is one of the repository's model again.
+        """
+        await self._load_alone(name, override=override)
+        entry = self.models[name]
+        if entry.ensemble is not None:
+            await self._load_steps([name])
+            self.ensembles.join_loaded(entry)
 
-        `roots`: the repositories that have the model, where they are known. `override`: what a request brings for it;
-        the next load without is one of the repository's model again.
+    async def _load_alone(
+        self, name: str, roots: list[Path] | None = None, override: Override | None = None
+    ) -> None:
+        """`load` without the steps of an ensemble, which is left to be joined to them. `roots`: the repositories that
+        have the model, where they are known.
         """
         self._check_running()
         entry = self.models.get(name) or self._wanted.setdefault(name, ModelEntry(name))
@@ -333,7 +309,7 @@ class ModelRepository:
                 raise InternalError(f"failed to load '{name}', failed to poll from model repository")
             if name not in self.models:
                 self.models[name] = entry
-                self._changed(entry)
+                self.changed(entry)
             if len(roots) != 1:
                 reason = TWO_REPOSITORIES if roots else "the model's directory is gone"
                 raise self._not_polled(entry, reason, reason)
@@ -361,7 +337,7 @@ class ModelRepository:
         """From a directory of what the request has brought alone."""
         if entry.name not in self.models:
             self.models[entry.name] = entry
-            self._changed(entry)
+            self.changed(entry)
         given = await self._host.looking(files.GivenFiles, entry.name, override.files)
         try:
             await self._load_retried(entry, given.directory, override, given)
@@ -376,7 +352,7 @@ class ModelRepository:
 
     def _not_polled(self, entry: ModelEntry, reason: str, message: str) -> ServerError:
         entry.reason = reason
-        self._changed(entry)
+        self.changed(entry)
         return InternalError(f"failed to load '{entry.name}', failed to poll from model repository: {message}")
 
     async def _load_files(
@@ -396,8 +372,13 @@ class ModelRepository:
         if not found.versions:
             reason = f"at least one version must be available under the version policy of model '{entry.name}'"
             entry.reason = f"Invalid argument: {reason}"
-            self._changed(entry)
+            self.changed(entry)
             raise InvalidArg(f"load failed for model '{entry.name}': {reason}\n")
+        if found.ensemble is not None:
+            self.ensembles.opened(entry, found.ensemble)
+            entry.fingerprint = found.fingerprint
+            return
+        self.ensembles.forget(entry)
         config = found.config
         if isinstance(config, ModelConfig):
             for warning in config.warnings:
@@ -429,16 +410,16 @@ class ModelRepository:
         # Versions that the policy no longer serves go once the new ones are there.
         left = set(entry.versions) - set(found.versions)
         for version in left:
-            self._unload_version(entry, version)
+            self.unload_version(entry, version)
         if left:
-            self._changed(entry)
+            self.changed(entry)
 
     def _begin(self, entry: ModelEntry, versions: tuple[int, ...]) -> None:
         for version in versions:
             known = entry.versions.setdefault(version, VersionEntry(State.LOADING))
             if known.state is not State.READY:
                 known.state, known.reason = State.LOADING, ""
-        self._changed(entry)
+        self.changed(entry)
 
     async def _load_one(
         self,
@@ -466,9 +447,9 @@ class ModelRepository:
         state = entry.versions[version]
         old = state.loaded
         state.state, state.reason, state.loaded = State.READY, "", loaded
-        self._changed(entry)
+        self.changed(entry)
         if old is not None:
-            self._retire(old)
+            self.retire(old)
         log.info("successfully loaded '%s' version %d", entry.name, version)
         return ""
 
@@ -477,17 +458,18 @@ class ModelRepository:
         state = entry.versions[version]
         if state.loaded is None:
             state.state, state.reason = State.UNAVAILABLE, error.as_status()
-            self._changed(entry)
+            self.changed(entry)
         log.error("failed to load '%s' version %d: %s", entry.name, version, error.as_status())
         return error.as_status()
 
     def _unload(self, entry: ModelEntry) -> None:
+        self.ensembles.forget(entry)
         for version in entry.versions:
-            self._unload_version(entry, version)
+            self.unload_version(entry, version)
         entry.fingerprint = ()
-        self._changed(entry)
+        self.changed(entry)
 
-    def _unload_version(self, entry: ModelEntry, version: int) -> None:
+    def unload_version(self, entry: ModelEntry, version: int) -> None:
         state = entry.versions[version]
         loaded, state.loaded = state.loaded, None
         if loaded is None:
@@ -495,9 +477,9 @@ class ModelRepository:
                 state.state, state.reason = State.UNAVAILABLE, UNLOADED
             return
         state.state, state.leaving = State.UNLOADING, loaded
-        self._retire(loaded, entry, state)
+        self.retire(loaded, entry, state)
 
-    def _retire(
+    def retire(
         self, loaded: LoadedVersion, entry: ModelEntry | None = None, state: VersionEntry | None = None
     ) -> None:
         async def run() -> None:
@@ -511,7 +493,7 @@ class ModelRepository:
                 if state.state is State.UNLOADING:
                     state.state, state.reason = State.UNAVAILABLE, UNLOADED
             if entry is not None:
-                self._changed(entry)
+                self.changed(entry)
                 log.info("successfully unloaded '%s' version %d", entry.name, loaded.version)
 
         self._keep(run())

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t
 
+from triton_async.core.cache cimport ResponseCache
 from triton_async.core.reactor cimport Reactor, Wakeable
 from triton_async.core.stats cimport ModelStatistics
 from triton_async.infer.request cimport InferRequest
@@ -26,6 +27,9 @@ cdef class Servable(Wakeable):
     cdef readonly int64_t in_flight
     cdef Reactor reactor
     cdef object ordered                  # deque of requests when responses keep their order, else None
+    cdef readonly ResponseCache cache    # None: its answers are not kept
+    cdef int64_t cache_owner             # whose entries its answers are
+    cdef int64_t holds                   # of who still has requests for it, which it takes while it is draining, too
     cdef bint draining
     cdef object drained                  # future, while draining
 
@@ -45,7 +49,17 @@ cdef class Servable(Wakeable):
     # The execution that has this request waits: the resources that it holds are free for others, to its end.
     cdef int lend(self, InferRequest request) except -1
 
+    # Someone will have requests for it for a while, for the sake of one that was taken already (a step of an ensemble):
+    # its draining waits for them, and they are taken. To be ended with `let_go`.
+    cdef int hold(self) except -1
+    cdef int let_go(self) except -1
+
     # -- for implementations
+    # Unavailable while it takes no requests.
+    cdef int _check_open(self) except -1
+    # Takes a valid request whose answer is in the cache. Else it notes the key, under which the answer is to be kept.
+    cdef bint _is_cached(self, InferRequest request, ResponseSink sink, int64_t now_ns) except -1
+    cdef int _keep(self, InferRequest request, InferResponse response) except -1
     # A request is taken; and given back before anything has happened to it.
     cdef int _accept(self, InferRequest request, ResponseSink sink) except -1
     cdef int _disown(self, InferRequest request) except -1
@@ -64,3 +78,4 @@ cdef class Servable(Wakeable):
     cdef int _hold_back(self, InferRequest request) except -1
     cdef int _pass_on(self, InferRequest request, InferResponse response) except -1
     cdef int _leave_if_done(self, InferRequest request) except -1
+    cdef int _note_drained(self) except -1

@@ -1,6 +1,7 @@
 from typing import Any
 
 from triton_async.config.model_config import ModelConfig
+from triton_async.core.cache import ResponseCache
 from triton_async.core.stats import ModelStatistics
 from triton_async.infer.signature import ModelSignature
 from triton_async.memory.slab import SlabPool
@@ -11,10 +12,12 @@ class Servable:
     input_pool: SlabPool | None
     statistics: ModelStatistics
     in_flight: int
+    cache: ResponseCache | None
     @property
     def pending(self) -> int: ...
     @property
     def available(self) -> bool: ...
+    def asked_for_readiness(self) -> list[Any]: ...
     async def drain(self) -> None: ...
     def interrupt(self) -> None: ...
     def take_instances(self) -> list[Any]: ...

@@ -3,9 +3,11 @@
 import logging
 from collections import deque
 
+from triton_async.core.cache cimport ResponseCache
 from triton_async.core.reactor cimport Reactor, Wakeable
 from triton_async.core.stats cimport ModelStatistics
 from triton_async.core.trace cimport trace_end, trace_response
+from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.request cimport (
     AWAITS_DELIVERY,
     AWAITS_FINAL,
@@ -18,17 +20,17 @@ from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.signature cimport ModelSignature
 from triton_async.memory.slab cimport SlabPool
 
-from triton_async.errors import InternalError
+from triton_async.errors import InternalError, Unavailable
 
 log = logging.getLogger("triton_async.core")
 
 
 cdef class Servable(Wakeable):
     """A READY model version. `input_pool`: for large request bodies, None for the host's; `ordered`: responses keep the
-    order of their requests."""
+    order of their requests; `cache`: keeps what is answered."""
 
     def __init__(self, Reactor reactor, ModelSignature signature, config, SlabPool input_pool=None,
-                 bint ordered=False):
+                 bint ordered=False, ResponseCache cache=None):
         self.reactor = reactor
         self.signature = signature
         self.config = config
@@ -36,6 +38,9 @@ cdef class Servable(Wakeable):
         self.statistics = ModelStatistics()
         if ordered:
             self.ordered = deque()
+        self.cache = cache
+        if cache is not None:
+            self.cache_owner = cache.add_owner()
 
     @property
     def pending(self):
@@ -63,6 +68,51 @@ cdef class Servable(Wakeable):
         return 0
 
     cdef int lend(self, InferRequest request) except -1:
+        return 0
+
+    cdef int hold(self) except -1:
+        self.holds += 1
+        return 0
+
+    cdef int let_go(self) except -1:
+        self.holds -= 1
+        return self._note_drained()
+
+    cdef int _check_open(self) except -1:
+        if self.draining and self.holds == 0:
+            raise Unavailable(f"model '{self.signature.model_name}' is being unloaded")
+        return 0
+
+    # -- the response cache ------------------------------------------------------------------------
+
+    cdef bint _is_cached(self, InferRequest request, ResponseSink sink, int64_t now_ns) except -1:
+        cdef bytes key = self.cache.key_of(self.cache_owner, request)
+        cdef InferResponse response
+        if key is None:
+            return False
+        response = self.cache.find(key, request, self.signature)
+        if response is None:
+            request.cache_key = key
+            self.statistics.record_miss(now_ns, ta_now_ns())
+            return False
+        self._accept(request, sink)
+        request.state = REQUEST_DONE
+        self.statistics.record_hit(request.received_ns or now_ns, now_ns, ta_now_ns())
+        # Not yet: inside `submit` the front-end may not be ready for an answer.
+        self.reactor.loop.call_soon(self._answer_cached, request, response)
+        return True
+
+    def _answer_cached(self, InferRequest request, InferResponse response):
+        self._answer(request, response)
+        self._free(request)
+
+    cdef int _keep(self, InferRequest request, InferResponse response) except -1:
+        cdef int64_t start_ns = ta_now_ns()
+        cdef bytes key = request.cache_key
+        request.cache_key = None
+        if response.error is None and not request.cancelled:
+            self.cache.keep(self.cache_owner, key, response)
+            self.statistics.record_insertion(start_ns, ta_now_ns())
         return 0
 
     # -- requests ----------------------------------------------------------------------------------
@@ -186,7 +236,10 @@ cdef class Servable(Wakeable):
         request.batch = None
         self.in_flight -= 1
         self._tell_inner(request)
-        if self.draining and self.in_flight == 0 and not self.drained.done():
+        return self._note_drained()
+
+    cdef int _note_drained(self) except -1:
+        if self.draining and self.in_flight == 0 and self.holds == 0 and not self.drained.done():
             self.drained.set_result(None)
         return 0
 
@@ -200,8 +253,7 @@ cdef class Servable(Wakeable):
         """Refuses new requests and waits until none is in flight. Call once."""
         self.draining = True
         self.drained = self.reactor.loop.create_future()
-        if self.in_flight == 0:
-            self.drained.set_result(None)
+        self._note_drained()
         await self.drained
         self.reactor.arm(self, 0)
 
@@ -209,5 +261,8 @@ cdef class Servable(Wakeable):
         """Asks the engines to give up what they run, as far as they can: its requests fail soon."""
 
     def take_instances(self):
-        """Gives up the instances, for their shutdown, after `drain`."""
+        """Gives up the instances, for their shutdown, after `drain`, and the answers that were kept."""
+        if self.cache is not None:
+            self.cache.drop_owner(self.cache_owner)
+            self.cache = None
         return []

@@ -2,8 +2,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from triton_async.config.settings import Settings
+from triton_async.core.entries import Row
 from triton_async.core.host import Host
-from triton_async.core.repository import ModelRepository, Row
+from triton_async.core.repository import ModelRepository
 from triton_async.core.tracing import TraceRecorder, Tracing
 from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse, ResponseSink

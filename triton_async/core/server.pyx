@@ -85,7 +85,7 @@ cdef class InferenceServer:
         self.served = {}
         self.input_pools = {}
         self.readiness_waiters = set()
-        self.repository = ModelRepository(settings, host, self._on_model_changed)
+        self.repository = ModelRepository(settings, host, self._on_model_changed, self.latest, self.versions)
         self.readiness = Readiness(host.loop)
         self.metrics = Metrics(settings, self.repository, host)
         self.traces = Tracing(settings.trace, recorder, self._on_traces_changed)

@@ -49,6 +49,9 @@ cdef class ModelStatistics:
     cdef int record_miss(self, int64_t lookup_ns, int64_t now_ns) except -1
     cdef int record_insertion(self, int64_t start_ns, int64_t now_ns) except -1
     cdef int record_failure(self, int reason, int64_t start_ns, int64_t now_ns) except -1
+    # Of a request to an ensemble: `spent_ns`, of the executions of its steps: input, infer, output.
+    cdef int record_ensemble(self, int64_t rows, int64_t start_ns, int64_t queue_start_ns, int64_t begun_ns,
+                             const int64_t *spent_ns, int64_t now_ns) except -1
     # A response of a decoupled model came, to a request that is `cancelled` or not. Beyond RESPONSE_STATISTICS_MAX they
     # are not counted.
     cdef int record_response(self, InferResponse response, bint cancelled) except -1

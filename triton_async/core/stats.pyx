@@ -69,6 +69,24 @@ cdef class ModelStatistics:
         self.inference_count += rows
         return 0
 
+    cdef int record_ensemble(self, int64_t rows, int64_t start_ns, int64_t queue_start_ns, int64_t begun_ns,
+                             const int64_t *spent_ns, int64_t now_ns) except -1:
+        cdef BatchStatistics statistics = self.last
+        if statistics is None or statistics.rows != rows:
+            statistics = self._of(rows)
+        self.last_inference_ms = ta_epoch_ms()
+        self.execution_count += 1
+        self.inference_count += rows
+        _add(&self.success, start_ns, now_ns)
+        _add(&self.queue, queue_start_ns, begun_ns)
+        _add(&self.compute_input, 0, spent_ns[0])
+        _add(&self.compute_infer, 0, spent_ns[1])
+        _add(&self.compute_output, 0, spent_ns[2])
+        _add(&statistics.compute_input, 0, spent_ns[0])
+        _add(&statistics.compute_infer, 0, spent_ns[1])
+        _add(&statistics.compute_output, 0, spent_ns[2])
+        return 0
+
     cdef int record_hit(self, int64_t start_ns, int64_t lookup_ns, int64_t now_ns) except -1:
         self.last_inference_ms = ta_epoch_ms()
         _add(&self.success, start_ns, now_ns)

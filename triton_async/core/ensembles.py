@@ -1,0 +1,267 @@
+"""The ensembles that are wanted: joined to the models of their steps as these come and go. Loop thread."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+from triton_async.config.ensemble import EnsembleStep
+from triton_async.config.validate import check_cache
+from triton_async.core.ensemble import Ensemble
+from triton_async.core.entries import UNLOADED, ModelEntry, VersionEntry
+from triton_async.core.host import Host
+from triton_async.core.lifecycle import LoadedVersion, State
+from triton_async.core.linking import Link, Target, link
+from triton_async.core.opening import OpenEnsemble
+from triton_async.core.servable import Servable
+from triton_async.defines import MAX_ENSEMBLE_NESTING
+from triton_async.errors import InvalidArg, ServerError
+
+log = logging.getLogger("triton_async.core")
+
+
+class Models(Protocol):
+    """What the repository is asked of its models."""
+
+    models: dict[str, ModelEntry]
+
+    def changed(self, entry: ModelEntry) -> None: ...
+
+    def unload_version(self, entry: ModelEntry, version: int) -> None: ...
+
+    def retire(self, loaded: LoadedVersion) -> None: ...
+
+
+class Ensembles:
+    """Those whose config was read and that were not unloaded: READY while all steps are there and fit."""
+
+    def __init__(
+        self, repository: Models, host: Host, latest: dict[str, Servable], versions: dict[tuple[str, int], Servable]
+    ) -> None:
+        self._repository = repository
+        self._host = host
+        self._latest = latest
+        self._versions = versions
+        # Model -> the ensembles that ask it.
+        self._users: dict[str, set[str]] = {}
+        # Ensemble -> what it was joined as, while it is READY.
+        self._links: dict[str, tuple[OpenEnsemble, Link]] = {}
+
+    # -- which there are ---------------------------------------------------------------------------
+
+    def steps_of(self, name: str) -> tuple[str, ...]:
+        """Names of the models that an ensemble asks; none for what is no ensemble."""
+        entry = self._repository.models.get(name)
+        if entry is None or entry.ensemble is None:
+            return ()
+        return tuple(dict.fromkeys(step.model_name for step in entry.ensemble.steps))
+
+    def users_of(self, name: str) -> list[str]:
+        """The ensembles that ask a model."""
+        return sorted(self._users.get(name, ()))
+
+    def opened(self, entry: ModelEntry, ensemble: OpenEnsemble) -> None:
+        """The config of an ensemble was read; a `join_loaded` or `join_all` follows. The old one goes on until then."""
+        old = entry.ensemble
+        self._note(entry, ensemble)
+        entry.joining = True
+        if old is None:
+            # What had the name was a model.
+            for version in set(entry.versions) - set(ensemble.versions):
+                self._repository.unload_version(entry, version)
+
+    def forget(self, entry: ModelEntry) -> None:
+        """It is wanted no more, or has become a model."""
+        self._note(entry, None)
+        self._links.pop(entry.name, None)
+        entry.joining = False
+
+    def _note(self, entry: ModelEntry, ensemble: OpenEnsemble | None) -> None:
+        for name in self.steps_of(entry.name):
+            self._users[name].discard(entry.name)
+            if not self._users[name]:
+                del self._users[name]
+        entry.ensemble = ensemble
+        for name in self.steps_of(entry.name):
+            self._users.setdefault(name, set()).add(entry.name)
+
+    # -- joining -----------------------------------------------------------------------------------
+
+    def join_loaded(self, entry: ModelEntry) -> None:
+        """Ends the load of one. InvalidArg in Triton's words when it does not fit; a READY one then goes on."""
+        for name in self._behind(entry.name):
+            self._repository.models[name].joining = False
+        reason = self._join_behind(entry)
+        if reason:
+            raise InvalidArg(f"load failed for model '{entry.name}': {reason}\n")
+
+    def join_all(self) -> bool:
+        """Ends the loads at start; whether all that were loaded are READY. The log says why one is not."""
+        entries = [entry for _, entry in sorted(self._repository.models.items()) if entry.joining]
+        for entry in entries:
+            entry.joining = False
+        reasons = {entry.name: self._join_behind(entry) for entry in entries}
+        for name, reason in reasons.items():
+            if reason:
+                log.error("failed to load '%s': %s", name, reason)
+        return not any(reasons.values())
+
+    def rejoin(self, name: str) -> None:
+        """A model has come, gone or changed: so do the ensembles that ask it."""
+        for user in self.users_of(name):
+            entry = self._repository.models[user]
+            if not entry.joining:
+                self._join(entry)
+
+    def _behind(self, name: str) -> list[str]:
+        """The ensemble and those that it asks, those that are asked before those that ask them; each once."""
+        found: dict[str, None] = {}
+        seen: set[str] = set()
+        left = [(name, False)]
+        while left:
+            at, through = left.pop()
+            if through:
+                found[at] = None
+            elif at not in seen and self.steps_of(at):
+                seen.add(at)
+                left.append((at, True))
+                left += [(step, False) for step in self.steps_of(at)]
+        return list(found)
+
+    def _join_behind(self, entry: ModelEntry) -> str:
+        """Joins it behind those that it asks. The reason when it does not serve as it should, else ''."""
+        for name in self._behind(entry.name):
+            other = self._repository.models[name]
+            if other is not entry and not other.ready():
+                self._join(other)
+        return self._join(entry)
+
+    def _join(self, entry: ModelEntry) -> str:
+        """Brings the state of an ensemble up to date; the reason when it does not serve as its config says, else ''."""
+        ensemble = entry.ensemble
+        if ensemble is None:
+            return UNLOADED
+        try:
+            self._check_nesting(entry.name)
+            linked = link(ensemble.config, ensemble.labels, [self._target(entry, step) for step in ensemble.steps])
+        except InvalidArg as error:
+            return self._left(entry, ensemble, error.message)
+        known = self._links.get(entry.name)
+        if known is not None and known[0] is ensemble and known[1].key == linked.key and entry.ready():
+            return ""
+        return self._serve(entry, ensemble, linked)
+
+    def _target(self, entry: ModelEntry, step: EnsembleStep) -> Target:
+        served: Servable | None
+        if step.model_version == -1:
+            served = self._latest.get(step.model_name)
+        else:
+            served = self._versions.get((step.model_name, step.model_version))
+        if served is None:
+            raise InvalidArg(self._missing(entry.name, step))
+        return Target(served.signature, served.input_pool)
+
+    def _check_nesting(self, name: str) -> None:
+        """InvalidArg for an ensemble that asks itself, or others that are nested too deep."""
+        came: dict[str, str] = {}
+        level = [name]
+        for _ in range(MAX_ENSEMBLE_NESTING):
+            above, level = level, []
+            for at in above:
+                for step in self.steps_of(at):
+                    if step == name:
+                        raise InvalidArg(f"circular dependency between ensembles: {' -> '.join(_way(came, name, at))}")
+                    if step not in came and self.steps_of(step):
+                        came[step] = at
+                        level.append(step)
+            if not level:
+                return
+        raise InvalidArg(f"ensemble '{name}' asks ensembles that are nested more than {MAX_ENSEMBLE_NESTING} deep")
+
+    def _missing(self, name: str, step: EnsembleStep) -> str:
+        """Why the model of a step does not serve, in Triton's words."""
+        model = step.model_name
+        entry = self._repository.models.get(model)
+        if entry is None or not (entry.versions or entry.ensemble is not None):
+            return f"ensemble {name} contains models that are not available or ambiguous: {model}"
+        if entry.ensemble is not None and not entry.ready():
+            return f"ensemble '{name}' depends on '{model}' which is not valid. Model '{model}' failed with error: " + (
+                entry.reason or UNLOADED
+            )
+        if entry.ready():
+            return f"ensemble '{name}' depends on '{model}' whose required version {step.model_version} is not loaded."
+        text = f"ensemble '{name}' depends on '{model}' which has no loaded version."
+        failed = [
+            f"version {version} is at UNAVAILABLE state: {known.reason};"
+            for version, known in sorted(entry.versions.items())
+            if known.reason not in ("", UNLOADED)
+        ]
+        return f"{text} Model '{model}' loading failed with error: {' '.join(failed)}" if failed else text
+
+    def _left(self, entry: ModelEntry, ensemble: OpenEnsemble, reason: str) -> str:
+        """It does not fit what there is."""
+        known = self._links.get(entry.name)
+        if known is not None and known[0] is not ensemble and entry.ready():
+            # A new config that does not fit: the old one goes on, if that does.
+            self._note(entry, known[0])
+            self._join(entry)
+            return reason
+        self._links.pop(entry.name, None)
+        before = entry.reason, len(entry.versions)
+        was_ready = entry.ready()
+        if was_ready:
+            log.warning("'%s' is not served while it does not fit the models of its steps: %s", entry.name, reason)
+            for version in entry.versions:
+                self._repository.unload_version(entry, version)
+        elif any(version.state is State.LOADING for version in entry.versions.values()):
+            entry.versions.clear()
+        entry.reason = reason
+        if was_ready or before != (reason, len(entry.versions)):
+            self._repository.changed(entry)
+        return reason
+
+    def _serve(self, entry: ModelEntry, ensemble: OpenEnsemble, linked: Link) -> str:
+        """Makes all versions READY, in the place of older ones."""
+        problems: list[str] = []
+        gone = set(entry.versions) - set(ensemble.versions)
+        for version in ensemble.versions:
+            state = entry.versions.setdefault(version, VersionEntry(State.LOADING))
+            try:
+                check_cache(linked.config.proto)
+            except ServerError as error:
+                if state.loaded is None:
+                    state.state, state.reason = State.UNAVAILABLE, error.as_status()
+                problems.append(f"version {version} is at UNAVAILABLE state: {error.as_status()};")
+                continue
+            old = state.loaded
+            state.state, state.reason = State.READY, ""
+            state.loaded = LoadedVersion(
+                version, self._make(linked, version), None, time.monotonic() - ensemble.begun
+            )
+            if old is not None:
+                self._repository.retire(old)
+            log.info("successfully loaded '%s' version %d", entry.name, version)
+        for version in gone:
+            self._repository.unload_version(entry, version)
+        entry.reason = "".join(problems)
+        if not problems:
+            self._links[entry.name] = ensemble, linked
+        self._repository.changed(entry)
+        return entry.reason
+
+    def _make(self, linked: Link, version: int) -> Ensemble:
+        cache = self._host.cache if linked.config.proto.response_cache.enable else None
+        return Ensemble(
+            self._host.reactor, linked.signature(version), linked.config, linked.flow, self._latest, self._versions,
+            linked.input_pool, cache,
+        )  # fmt: skip
+
+
+def _way(came: Mapping[str, str], first: str, last: str) -> list[str]:
+    """From the first ensemble to the last, and back."""
+    way = [first, last]
+    while way[-1] != first:
+        way.append(came[way[-1]])
+    return way[::-1]

@@ -1,0 +1,77 @@
+"""What the server knows of each model of its repositories: states of versions, rows of the index. Loop thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from triton_async.core import files
+from triton_async.core.lifecycle import LoadedVersion, State
+from triton_async.core.opening import OpenEnsemble
+
+UNLOADED = "unloaded"
+TWO_REPOSITORIES = "model appears in two or more repositories"
+
+# One version in the repository index, with the keys of the repository extension; absent ones are unknown.
+Row = Mapping[str, str]
+
+
+@dataclass(slots=True)
+class VersionEntry:
+    """One version in the index. `loaded` is set while READY, and while an older load still serves; `leaving` is the
+    load that UNLOADING waits for.
+    """
+
+    state: State
+    reason: str = ""
+    loaded: LoadedVersion | None = None
+    leaving: LoadedVersion | None = None
+
+
+@dataclass(slots=True, weakref_slot=True)
+class ModelEntry:
+    """A model that was loaded, or tried. `fingerprint` of its files when they were last loaded. `polled`: its config
+    was read once; Triton knows no others but for their state.
+    """
+
+    name: str
+    versions: dict[int, VersionEntry] = field(default_factory=dict)
+    # Why it has no version at all: a config that cannot be used.
+    reason: str = ""
+    fingerprint: files.Fingerprint = ()
+    polled: bool = False
+    # What is to be joined to the models of its steps, again and again as these come and go; of an ensemble that is
+    # wanted. `joining`: a load of it is on its way, which will do so.
+    ensemble: OpenEnsemble | None = None
+    joining: bool = False
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    # Its part of the index, made when the index is asked for after a change.
+    rows: list[Row] | None = None
+
+    def ready(self) -> list[int]:
+        """READY versions, ascending."""
+        return sorted(v for v, entry in self.versions.items() if entry.state is State.READY)
+
+    def settled(self) -> bool:
+        """Whether every known version is READY or unloaded, and there is one, unless its config was never read. A
+        version on its way out counts as unloaded, so that a rolling update does not make the server unready.
+        """
+        fine = (State.READY, State.UNLOADING)
+        versions = self.versions.values()
+        if not versions:
+            return not self.polled
+        return all(entry.state in fine or entry.reason == UNLOADED for entry in versions)
+
+    def index(self) -> list[Row]:
+        """Its rows of the index."""
+        if self.rows is None:
+            self.rows = [_row(self.name, version, entry) for version, entry in sorted(self.versions.items())] or [
+                {"name": self.name, "state": State.UNAVAILABLE.value, "reason": self.reason}
+            ]
+        return self.rows
+
+
+def _row(name: str, version: int, entry: VersionEntry) -> Row:
+    row = {"name": name, "version": str(version), "state": entry.state.value}
+    return {**row, "reason": entry.reason} if entry.reason else row
