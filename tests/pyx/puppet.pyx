@@ -185,6 +185,11 @@ def serve(InferenceServer server, Servable model):
     server.latest[signature.model_name] = server.versions[signature.model_name, signature.model_version] = model
 
 
+def serving(InferenceServer server):
+    """Who serves, by name, and by name and version."""
+    return server.latest, server.versions
+
+
 cdef class CongestedSink(ResponseSink):
     """Takes no more while `full`; `resume`: what it was told to call then."""
 

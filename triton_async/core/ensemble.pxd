@@ -2,12 +2,8 @@
 
 from libc.stdint cimport int64_t
 
-from triton_async.core.dataflow cimport Dataflow, Selection, Step
+from triton_async.core.dataflow cimport Dataflow, Step
 from triton_async.core.servable cimport Servable
-from triton_async.core.waits cimport Asking
-from triton_async.infer.request cimport InferRequest
-from triton_async.infer.response cimport InferResponse
-from triton_async.infer.tensor cimport Tensor
 
 # Loop thread. Nothing waits in it but what `max_inflight_requests` holds back: a request's first steps begin inside
 # `submit`, later ones as soon as the tensors are there that they take. Tensors go on as they are, leases of whoever
@@ -19,90 +15,3 @@ cdef class Ensemble(Servable):
     cdef int64_t ahead               # responses of decoupled steps that a request may have open before senders wait
 
     cdef Servable find(self, Step step)
-
-#   WAITING --a place is free--> OPEN --final response--> ANSWERED --released--> OVER
-#      |                          |                                              ^
-#      +------- refused ----------+--------- cancelled, released ----------------+
-cdef enum CallState:
-    CALL_WAITING = 0     # held back by max_inflight_requests, or on its way to the step's model
-    CALL_OPEN = 1        # the model has its request
-    CALL_ANSWERED = 2    # and has answered it
-    CALL_OVER = 3
-
-# A step's request, made for the sake of one to the ensemble.
-#
-# Invariants
-#   - it is among the `inner` of the ensemble's request, and in `step.open` or `step.waiting` where the step is limited,
-#     while WAITING or OPEN
-cdef class StepCall(Asking):
-    cdef Run run
-    cdef Scope scope                 # whose tensors it takes
-    cdef Step step
-    cdef int state                   # CallState
-    cdef bint downstream             # the response of a decoupled step waits for it, or a model does
-    cdef bint freed                  # the model reads its inputs no more
-    cdef object resume               # what its sender wants called when enough was taken; or None
-
-    cdef int begin(self, int64_t now_ns) except -1
-    cdef int submit(self, int64_t now_ns) except -1
-    cdef int drop(self, int64_t now_ns) except -1
-    cdef int _give_up(self) except -1
-    cdef int _leave(self) except -1
-    cdef int _let_go(self) except -1
-
-# The tensors of one level: those of the request itself, or of one response of a decoupled step.
-cdef class Scope:
-    cdef Scope above
-    cdef int level
-    cdef list tensors                # by number; None: not there yet
-    cdef bytearray begun             # by number of the step: 1 where it has been asked
-    cdef object children             # deque of those not answered yet, in the order of the responses that they are of
-    cdef bint closed                 # the decoupled step has sent its last response
-
-    cdef object find(self, int tensor)
-
-# What becomes of one request to an ensemble.
-#
-# Invariants
-#   - while it is not `over` and not `doomed`, and nothing is on its way, there is a call that is WAITING or OPEN
-#   - responses are passed on in the order of those of the decoupled steps that they come from
-#   - the request's inputs are given free when it is over and all calls are
-cdef class Run:
-    cdef Ensemble ensemble
-    cdef InferRequest request
-    cdef Selection selection
-    cdef Scope root
-    cdef list targets                # by number of the step: the Servable, held; None for one that is left out
-    cdef int64_t n_active            # calls that are WAITING or OPEN
-    cdef int64_t n_held              # calls whose inputs a model may read
-    cdef int64_t n_open              # scopes below the root that are not answered yet
-    cdef int64_t begun_ns
-    cdef int64_t[3] spent_ns         # by executions of the steps: input, infer, output
-    cdef bint busy                   # inside `submit` or a step's response
-    cdef bint unbounded              # its senders are never held back: they might wait for themselves
-    cdef bint awaiting               # it hears when the client takes responses again
-    cdef object doomed               # the error it fails with, which is not passed on yet; or None
-    cdef bint over                   # its final response was passed on, or it is cancelled
-    cdef bint ended                  # and all calls are over
-
-    cdef int start(self, int64_t now_ns) except -1
-    cdef int _try(self, Scope scope, Step step, int64_t now_ns) except -1
-    cdef int _ask(self, Scope scope, Step step, int64_t now_ns) except -1
-    cdef int heard(self, StepCall call, InferResponse response, int64_t now_ns) except -1
-    cdef int _take(self, StepCall call, InferResponse response, int64_t now_ns) except -1
-    cdef int _note_times(self, InferRequest request, int64_t now_ns) except -1
-    # Goes on as far as it can: passes on what is complete, ends when all is, or nothing more can come.
-    cdef int settle(self) except -1
-    cdef bint _advance(self, Scope scope) except -1
-    cdef int _pass_on(self, Scope scope) except -1
-    cdef bint _is_last(self, Scope scope) noexcept
-    cdef int fail(self, object error) except -1
-    cdef int abandon(self) except -1
-    cdef int _drop_calls(self) except -1
-    cdef int _end_if_done(self) except -1
-    cdef int relieve(self) except -1
-    cdef int await_client(self) except -1
-    cdef bint crowded(self) except -1
-
-# Senders that wait and that one of the nodes waits for, through whatever executions: they go on.
-cdef int let_senders_go(list alternatives) except -1

@@ -292,7 +292,6 @@ INCOMPLETE = [
 ]
 
 UNSUPPORTED = [
-    ("ensemble_scheduling { step { model_name: 'x' } }", "ensemble_scheduling"),
     ("model_repository_agents { agents { name: 'checksum' } }", "model_repository_agents"),
     (
         "batch_input { kind: BATCH_ITEM_SHAPE target_name: 'i' data_type: TYPE_INT32 source_input: 'image' }",
