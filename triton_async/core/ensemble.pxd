@@ -12,6 +12,7 @@ cdef class Ensemble(Servable):
     cdef Dataflow flow
     cdef dict latest                 # name -> Servable: who serves, the server's own
     cdef dict versions               # (name, version) -> Servable
+    cdef object trace_step           # what begins the trace of a step's request, with its Servable
     cdef int64_t ahead               # responses of decoupled steps that a request may have open before senders wait
 
     cdef Servable find(self, Step step)

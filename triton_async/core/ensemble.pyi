@@ -15,8 +15,7 @@ class Ensemble(Servable):
         signature: ModelSignature,
         config: ModelConfig,
         flow: Dataflow,
-        latest: dict[str, Any],
-        versions: dict[tuple[str, int], Any],
+        serving: Any,
         input_pool: SlabPool | None = None,
         cache: ResponseCache | None = None,
     ) -> None: ...

@@ -21,15 +21,16 @@ cdef int64_t AHEAD = ENSEMBLE_AHEAD
 
 @cython.final
 cdef class Ensemble(Servable):
-    """A READY ensemble. `latest`, `versions`: who serves, by name, and by name and version; the server's own."""
+    """A READY ensemble. `serving`: ensembles.Serving, what it finds the models of its steps by."""
 
-    def __init__(self, Reactor reactor, ModelSignature signature, config, Dataflow flow, dict latest, dict versions,
+    def __init__(self, Reactor reactor, ModelSignature signature, config, Dataflow flow, serving,
                  SlabPool input_pool=None, ResponseCache cache=None):
         cdef int64_t limit = config.ensemble.max_inflight_requests
         Servable.__init__(self, reactor, signature, config, input_pool, False, cache)
         self.flow = flow
-        self.latest = latest
-        self.versions = versions
+        self.latest = serving.latest
+        self.versions = serving.versions
+        self.trace_step = serving.trace_step
         self.ahead = min(limit, AHEAD) if limit else AHEAD
 
     @property
@@ -76,6 +77,7 @@ cdef class Ensemble(Servable):
         run.ensemble = self
         run.flow = self.flow
         run.ahead = self.ahead
+        run.trace_step = self.trace_step
         run.request = request
         run.selection = self.flow.select(request)
         run.targets = [None] * len(self.flow.steps)

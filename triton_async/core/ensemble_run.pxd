@@ -59,6 +59,7 @@ cdef class Run:
     cdef Servable ensemble
     cdef Dataflow flow               # the ensemble's
     cdef int64_t ahead               # as many of `n_open` as senders may be ahead
+    cdef object trace_step           # the ensemble's
     cdef InferRequest request
     cdef Selection selection
     cdef Scope root

@@ -11,12 +11,7 @@ from triton_async.core.servable cimport Servable
 from triton_async.core.stats cimport FAIL_CANCELED, FAIL_OTHER
 from triton_async.core.waits cimport Asking, depth_of, executions_behind, goes_on
 from triton_async.infer.batch cimport Batch
-from triton_async.infer.request cimport (
-    FLAG_SEQUENCE_END,
-    FLAG_SEQUENCE_START,
-    REQUEST_DONE,
-    InferRequest,
-)
+from triton_async.infer.request cimport FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, REQUEST_DONE, InferRequest
 from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
 from triton_async.infer.tensor cimport Tensor
@@ -137,6 +132,7 @@ cdef class Run:
         request.flags = outer.flags
         request.received_ns = now_ns
         request.end_by_ns = outer.end_by_ns
+        request.trace_parent = outer.trace
         call.run = self
         call.scope = scope
         call.step = step
@@ -410,6 +406,8 @@ cdef class StepCall(Asking):
         cdef list holders
         _link(self.run.request, self)
         try:
+            if self.request.trace_parent is not None:
+                self.run.trace_step(self.request, self.target)
             if self.downstream:
                 holders = self.target.holders()
                 if holders is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from triton_async.config.ensemble import EnsembleStep
@@ -18,6 +19,7 @@ from triton_async.core.opening import OpenEnsemble
 from triton_async.core.servable import Servable
 from triton_async.defines import MAX_ENSEMBLE_NESTING
 from triton_async.errors import InvalidArg, ServerError
+from triton_async.infer.request import InferRequest
 
 log = logging.getLogger("triton_async.core")
 
@@ -34,16 +36,24 @@ class Models(Protocol):
     def retire(self, loaded: LoadedVersion) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Who serves, by name, and by name and version: the server's own. `trace_step` begins the trace of the request of a
+    step, which goes to that model.
+    """
+
+    latest: dict[str, Servable]
+    versions: dict[tuple[str, int], Servable]
+    trace_step: Callable[[InferRequest, Servable], None]
+
+
 class Ensembles:
     """Those whose config was read and that were not unloaded: READY while all steps are there and fit."""
 
-    def __init__(
-        self, repository: Models, host: Host, latest: dict[str, Servable], versions: dict[tuple[str, int], Servable]
-    ) -> None:
+    def __init__(self, repository: Models, host: Host, serving: Serving) -> None:
         self._repository = repository
         self._host = host
-        self._latest = latest
-        self._versions = versions
+        self._serving = serving
         # Model -> the ensembles that ask it.
         self._users: dict[str, set[str]] = {}
         # Ensemble -> what it was joined as, while it is READY.
@@ -156,9 +166,9 @@ class Ensembles:
     def _target(self, entry: ModelEntry, step: EnsembleStep) -> Target:
         served: Servable | None
         if step.model_version == -1:
-            served = self._latest.get(step.model_name)
+            served = self._serving.latest.get(step.model_name)
         else:
-            served = self._versions.get((step.model_name, step.model_version))
+            served = self._serving.versions.get((step.model_name, step.model_version))
         if served is None:
             raise InvalidArg(self._missing(entry.name, step))
         return Target(served.signature, served.input_pool)
@@ -254,7 +264,7 @@ class Ensembles:
     def _make(self, linked: Link, version: int) -> Ensemble:
         cache = self._host.cache if linked.config.proto.response_cache.enable else None
         return Ensemble(
-            self._host.reactor, linked.signature(version), linked.config, linked.flow, self._latest, self._versions,
+            self._host.reactor, linked.signature(version), linked.config, linked.flow, self._serving,
             linked.input_pool, cache,
         )  # fmt: skip
 

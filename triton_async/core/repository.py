@@ -14,7 +14,7 @@ from triton_async.config.model_config import ModelConfig
 from triton_async.config.override import Override, parse_override
 from triton_async.config.settings import Settings
 from triton_async.core import files
-from triton_async.core.ensembles import Ensembles
+from triton_async.core.ensembles import Ensembles, Serving
 from triton_async.core.entries import TWO_REPOSITORIES, UNLOADED, ModelEntry, Row, VersionEntry
 from triton_async.core.host import Host
 from triton_async.core.lifecycle import LoadedVersion, State, load_version, retire, start_version
@@ -29,8 +29,8 @@ T = TypeVar("T")
 
 class ModelRepository:
     """All models of all --model-repository directories. `on_change(name)` runs when the READY versions of a model, or
-    whether it is settled, have changed. `latest`, `versions`: who serves, by
-    name, and by name and version; what ensembles find their steps by.
+    whether it is settled, have changed. `serving`: what ensembles find the
+    models of their steps by.
     """
 
     def __init__(
@@ -38,8 +38,7 @@ class ModelRepository:
         settings: Settings,
         host: Host,
         on_change: Callable[[str], None],
-        latest: dict[str, Servable],
-        versions: dict[tuple[str, int], Servable],
+        serving: Serving,
     ) -> None:
         self._settings = settings
         self._host = host
@@ -53,7 +52,7 @@ class ModelRepository:
         # Names that a load was asked for and that no directory is known of yet.
         self._wanted: WeakValueDictionary[str, ModelEntry] = WeakValueDictionary()
         self._unsettled: set[str] = set()
-        self.ensembles = Ensembles(self, host, latest, versions)
+        self.ensembles = Ensembles(self, host, serving)
         # The index made last, with what the directories were then; None once something has changed.
         self._index: tuple[Mapping[str, Sequence[Path]], list[Row]] | None = None
 

@@ -10,6 +10,7 @@ from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.signature cimport ModelSignature
 
 from triton_async.core.describe import model_metadata
+from triton_async.core.ensembles import Serving
 from triton_async.core.metrics import Metrics
 from triton_async.core.readiness import Readiness
 from triton_async.core.repository import ModelRepository
@@ -85,7 +86,8 @@ cdef class InferenceServer:
         self.served = {}
         self.input_pools = {}
         self.readiness_waiters = set()
-        self.repository = ModelRepository(settings, host, self._on_model_changed, self.latest, self.versions)
+        serving = Serving(self.latest, self.versions, self.trace_step)
+        self.repository = ModelRepository(settings, host, self._on_model_changed, serving)
         self.readiness = Readiness(host.loop)
         self.metrics = Metrics(settings, self.repository, host)
         self.traces = Tracing(settings.trace, recorder, self._on_traces_changed)
@@ -187,6 +189,11 @@ cdef class InferenceServer:
         except Exception:
             log.exception("a request of model '%s' could not be traced", signature.model_name)
         return 0
+
+    def trace_step(self, InferRequest request, Servable model):
+        """Has the request of an ensemble's step traced, for whose sake `request.trace_parent` is."""
+        if self.tracing is not None:
+            self._trace(request, model)
 
     cdef int cancel_request(self, InferRequest request) except -1:
         if request.model is not None:

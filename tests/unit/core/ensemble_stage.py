@@ -18,6 +18,7 @@ from triton_async.config.validate_io import validate_io
 from triton_async.core.batcher import DynamicBatcher
 from triton_async.core.cache import ResponseCache
 from triton_async.core.ensemble import Ensemble
+from triton_async.core.ensembles import Serving
 from triton_async.core.linking import Target, link
 from triton_async.core.model import Model
 from triton_async.core.queue import RequestQueue
@@ -92,7 +93,8 @@ class EnsembleStage(InnerStage):
         latest, versions = self.serving()
         linked = link(config, {}, [Target(latest[model].signature) for model, _, _ in steps])
         ensemble = Ensemble(
-            self.reactor, linked.signature(1), linked.config, linked.flow, latest, versions, None, cache
+            self.reactor, linked.signature(1), linked.config, linked.flow,
+            Serving(latest, versions, self.server.trace_step), None, cache,
         )
         puppet.serve(self.server, ensemble)
         return ensemble

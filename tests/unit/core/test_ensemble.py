@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,12 +156,13 @@ def test_optional_inputs_are_left_out_for_the_steps_too(stage: EnsembleStage) ->
 
 
 @pytest.mark.parametrize(
-    ("ensemble", "model", "sent", "seen", "got"),
-    [(4, 0, [[1, 2]], [2], [1, 2]), (0, 4, [1, 2], [1, 2], [2]), (4, 4, [[1], [2]], [2, 1], [2, 1])],
+    ("sizes", "sent", "seen", "got"),
+    [((4, 0), [[1, 2]], [2], [1, 2]), ((0, 4), [1, 2], [1, 2], [2]), ((4, 4), [[1], [2]], [2, 1], [2, 1])],
 )
 def test_the_batch_dimension_comes_and_goes(
-    stage: EnsembleStage, ensemble: int, model: int, sent: list, seen: list[int], got: list[int]
+    stage: EnsembleStage, sizes: tuple[int, int], sent: list[Any], seen: list[int], got: list[int]
 ) -> None:
+    ensemble, model = sizes
     stage.add_model("a", batch=model, batching=False)
     stage.add_ensemble("e", ["EX"], ["EY"], [("a", {"X": "EX"}, {"Y": "EY"})], batch=ensemble)
     _, sink = stage.ask_for("e", EX=sent)
@@ -219,7 +221,7 @@ def test_a_step_without_its_output_fails_by_name(stage: EnsembleStage) -> None:
     execution.over()
     error = sink.responses[0].error
     assert isinstance(error, InvalidArg)
-    assert error.message.startswith("in ensemble 'e', [request id: <id_unknown>] unexpected deadlock, at least one output")
+    assert error.message.startswith("in ensemble 'e', [request id: <id_unknown>] unexpected deadlock, at least one")
     assert error.message.endswith(": model 'a' did not give its output 'Y'")
     ended(stage)
 
@@ -344,13 +346,14 @@ def test_requests_executions_and_times_are_counted(stage: EnsembleStage) -> None
     entry = ensemble.statistics.as_dict("e", "1")
     assert (entry["inference_count"], entry["execution_count"]) == (2, 1)
     assert entry["inference_stats"]["success"] == {"count": 1, "ns": 3000}
-    spent = {key: entry["inference_stats"][key] for key in ("queue", "compute_input", "compute_infer", "compute_output")}
+    keys = ("queue", "compute_input", "compute_infer", "compute_output")
+    spent = {key: entry["inference_stats"][key] for key in keys}
     assert {key: value["count"] for key, value in spent.items()} == dict.fromkeys(spent, 1)
     assert sum(value["ns"] for value in spent.values()) == 3000
     assert [row["batch_size"] for row in entry["batch_stats"]] == [2]
 
 
-# -- ensembles in ensembles, and models that ask them --------------------------------------------------------------------
+# -- ensembles in ensembles, and models that ask them ------------------------------------------------------------------
 
 
 def test_an_ensemble_can_be_a_step(stage: EnsembleStage) -> None:
