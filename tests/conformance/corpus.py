@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import (
     corpus_control,
+    corpus_ensembles,
     corpus_grpc,
     corpus_http_bad,
     corpus_http_infer,
@@ -26,6 +27,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
     "control": corpus_control.CASES,
     "override": corpus_override.CASES,
     "trace": corpus_trace.CASES,
+    "ensembles": corpus_ensembles.CASES,
     "python": corpus_python.CASES,
     "python_streams": corpus_python_streams.CASES,
     "python_life": corpus_python_life.CASES,

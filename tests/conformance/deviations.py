@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from .deviation import Deviation
+from .deviations_ensembles import ENSEMBLE_DEVIATIONS
 from .deviations_python import PYTHON_DEVIATIONS
 from .normalise import canonical
 from .wire import Answer
@@ -261,6 +262,7 @@ DEVIATIONS: dict[str, Deviation] = {
     "grpc-stream-strict-unknown-model": _strict("NOT_FOUND"),
     "grpc-stream-strict-validation": _strict("INVALID_ARGUMENT"),
     **PYTHON_DEVIATIONS,
+    **ENSEMBLE_DEVIATIONS,
 }
 
 

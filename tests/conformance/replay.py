@@ -12,6 +12,7 @@ from . import servers
 from .cases import Case, HttpCase
 from .corpus import GROUPS
 from .models import CONTROL_MODELS, MAIN_MODELS, write_repository
+from .models_ensembles import write_ensembles
 from .models_python_files import write_backends, write_control, write_main
 from .models_sequences import write_sequences
 from .normalise import normalise
@@ -52,13 +53,15 @@ def starter(work: Path, variant: Variant) -> Start:
             return once(group, write_control)
         if group == "python_sequences":
             return once(group, write_sequences)
+        if group == "ensembles":
+            return once(group, write_ensembles)
         if group.startswith("python"):
             return once("python", lambda root: write_repository(write_main(root), _CALLED, "python"))
         return once("main", lambda root: write_repository(root, MAIN_MODELS, form))
 
     def start(group: str) -> Server:
         models, options = repository(group), list(variant.options)
-        if group in ("control", "override", "python_life"):
+        if group in ("control", "override", "python_life", "ensembles"):
             options.append("--model-control-mode=explicit")
         if group == "trace":
             # It stands in the answers. Nothing is traced.

@@ -63,7 +63,6 @@ cdef class Run:
         cdef TensorSpec spec
         cdef Py_ssize_t i
         cdef Step step
-        self.begun_ns = now_ns
         self.root = _scope(None, flow.n_tensors, len(flow.steps))
         for i in range(len(flow.inputs)):
             tensor = self.request.slots[i]
@@ -74,6 +73,7 @@ cdef class Run:
         self.busy = True
         for step in <list>self.selection.levels[0]:
             self._try(self.root, step, now_ns)
+        self.begun_ns = self.ensemble.reactor.clock.now_ns()
         self.busy = False
         # Not yet: inside `submit` the front-end may not be ready for an answer.
         if self.doomed is not None or self.n_active == 0:
@@ -219,10 +219,11 @@ cdef class Run:
                 self.spent_ns[1] += now_ns - request.queue_start_ns
             return 0
         batch = <Batch>request.batch
+        self.spent_ns[0] += max(batch.c.compute_input_end_ns - batch.c.compute_start_ns, 0)
         if batch.c.by_request:
-            self.spent_ns[1] += max(now_ns - batch.c.compute_start_ns, 0)
+            # Its execution may go on.
+            self.spent_ns[1] += max(now_ns - max(batch.c.compute_input_end_ns, batch.c.compute_start_ns), 0)
             return 0
-        self.spent_ns[0] += batch.c.compute_input_end_ns - batch.c.compute_start_ns
         self.spent_ns[1] += batch.c.compute_output_start_ns - batch.c.compute_input_end_ns
         self.spent_ns[2] += batch.c.compute_end_ns - batch.c.compute_output_start_ns
         return 0

@@ -44,6 +44,8 @@ class ModelEntry:
     # What is to be joined to the models of its steps, again and again as these come and go; of an ensemble that is
     # wanted. `joining`: a load of it is on its way, which will do so.
     ensemble: OpenEnsemble | None = None
+    # It was loaded for its own sake, not as the step of an ensemble, and so does not go with one.
+    asked_for: bool = False
     joining: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     # Its part of the index, made when the index is asked for after a change.

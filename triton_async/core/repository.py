@@ -195,6 +195,9 @@ class ModelRepository:
         several = range(2 * self._settings.model_load_thread_count)
         results = await asyncio.gather(*(self._load_some(waiting, there) for _ in several))
         complete = all(results)
+        for name in names:
+            if name in self.models:
+                self.models[name].asked_for = True
         await self._load_steps(names)
         return self.ensembles.join_all() and complete
 
@@ -249,7 +252,8 @@ class ModelRepository:
     async def unload_by_request(self, name: str, unload_dependents: bool) -> None:
         """The unload API; returns when the model takes no more requests. Unknown names are fine.
 
-        `unload_dependents`: with an ensemble the models of its steps go that no other ensemble asks.
+        `unload_dependents`: with an ensemble go the models of its steps that were loaded as such, and that no
+        other ensemble asks.
         """
         self._check_explicit()
         entry = self.models.get(name) or self._wanted.get(name)
@@ -258,7 +262,7 @@ class ModelRepository:
         steps = self.ensembles.steps_of(name) if unload_dependents else ()
         await self._unload_locked(entry)
         for step in steps:
-            if not self.ensembles.users_of(step):
+            if not self.ensembles.users_of(step) and not (step in self.models and self.models[step].asked_for):
                 await self.unload_by_request(step, unload_dependents)
 
     async def unload_gone(self, names: Iterable[str]) -> None:
@@ -283,8 +287,11 @@ class ModelRepository:
         The old version serves until the new one is ready, and goes on when the load fails. ServerError in Triton's
         words. `override`: what a request brings for it; the next load without is one of the repository's model again.
         """
+        served = self.models.get(name)
+        was_ready = served is not None and bool(served.ready())
         await self._load_alone(name, override=override)
         entry = self.models[name]
+        entry.asked_for = entry.asked_for or not was_ready
         if entry.ensemble is not None:
             await self._load_steps([name])
             self.ensembles.join_loaded(entry)
@@ -463,6 +470,7 @@ class ModelRepository:
 
     def _unload(self, entry: ModelEntry) -> None:
         self.ensembles.forget(entry)
+        entry.asked_for = False
         for version in entry.versions:
             self.unload_version(entry, version)
         entry.fingerprint = ()
