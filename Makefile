@@ -138,6 +138,7 @@ bench-all: $(VENV)/.dev
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e --rounds 3 --seconds 2
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.large --rounds 3
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.add_sub --rounds 3
+	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.ensemble --rounds 3 --seconds 2
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.raw --rounds 3 --seconds 2
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.flat --rounds 3 --seconds 1
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.clients

@@ -53,7 +53,6 @@ NOTES = {
 REFUSED: dict[str, dict[str, Any]] = {
     "batch_input": {"batch_input": [{}]},
     "batch_output": {"batch_output": [{}]},
-    "ensemble_scheduling": {"ensemble_scheduling": {}},
     "model_repository_agents": {"model_repository_agents": {"agents": [{}]}},
     "input.allow_ragged_batch": {"input": [{"allow_ragged_batch": True}]},
     "instance_group.secondary_devices": {"instance_group": [{"secondary_devices": [{}]}]},

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,15 +18,26 @@ from google.protobuf import text_format
 from triton_async.app import make_pools
 from triton_async.backends.registry import BackendRegistry
 from triton_async.config.advice import no_version
+from triton_async.config.ensemble import EnsembleStep
 from triton_async.config.load import mistakes
 from triton_async.config.model_config import ModelConfig
 from triton_async.config.settings import Settings, UsageError, parse, usage
 from triton_async.core import files
 from triton_async.core.entries import TWO_REPOSITORIES
 from triton_async.core.host import LOADING, Host, Workers, as_server_error
-from triton_async.core.opening import OpenVersion, active_instances, close_all, engine_maker, open_model, open_version
+from triton_async.core.linking import Target, link
+from triton_async.core.opening import (
+    OpenVersion,
+    active_instances,
+    close_all,
+    engine_maker,
+    make_signature,
+    open_model,
+    open_version,
+)
 from triton_async.core.reactor import Reactor
 from triton_async.errors import InvalidArg, ServerError
+from triton_async.infer.signature import ModelSignature
 
 
 @dataclass(slots=True)
@@ -52,6 +63,63 @@ class Report:
             self._told.add(line)
             print(line)
         return new
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A model that was opened; `failed`: why versions of it do not load."""
+
+    directory: Path
+    config: ModelConfig
+    versions: tuple[int, ...]
+    failed: list[tuple[int, ServerError]]
+
+
+def _check_ensembles(opened: Mapping[str, _Opened], tell: Callable[[str, str], None]) -> None:
+    """Joins the ensembles among `opened` to their steps, those that are asked before those that ask; tells of those
+    that do not fit.
+    """
+    signatures = {
+        name: {version: make_signature(model.config, version, model.directory) for version in model.versions}
+        for name, model in opened.items()
+        if model.config.ensemble is None
+    }
+    left = {name: model for name, model in opened.items() if model.config.ensemble is not None}
+    while left:
+        able = [
+            name
+            for name, model in left.items()
+            if not any(step.model_name in left for step in _steps_of(model.config))
+        ]
+        if not able:
+            for model in left.values():
+                tell(str(model.directory), f"circular dependency between ensembles: {', '.join(left)}")
+            return
+        for name in able:
+            model = left.pop(name)
+            try:
+                linked = link(model.config, {}, [_target(name, step, signatures) for step in _steps_of(model.config)])
+            except InvalidArg as error:
+                tell(str(model.directory), error.message)
+            else:
+                signatures[name] = {version: linked.signature(version) for version in model.versions}
+
+
+def _steps_of(config: ModelConfig) -> tuple[EnsembleStep, ...]:
+    """Of an ensemble; none for a model."""
+    return () if config.ensemble is None else config.ensemble.steps
+
+
+def _target(name: str, step: EnsembleStep, signatures: Mapping[str, Mapping[int, ModelSignature]]) -> Target:
+    versions = signatures.get(step.model_name)
+    if not versions:
+        raise InvalidArg(f"ensemble {name} contains models that are not available or ambiguous: {step.model_name}")
+    version = max(versions) if step.model_version == -1 else step.model_version
+    if version not in versions:
+        raise InvalidArg(
+            f"ensemble '{name}' depends on '{step.model_name}' whose required version {version} is not loaded."
+        )
+    return Target(versions[version])
 
 
 class _Warnings(logging.Handler):
@@ -82,12 +150,16 @@ def check(argv: Sequence[str]) -> int:
             report.error(f"{root}", "it is no directory: give the folder that holds the models' folders")
     roots = [root for root in roots if root.is_dir()]
     with _host(settings) as host:
+        opened: dict[str, _Opened] = {}
         for name, found in sorted(_models(roots, report).items()):
             report.models += 1
             if len(found) > 1:
                 report.error(name, f"{TWO_REPOSITORIES}: {', '.join(map(str, found))}. Rename or remove all but one")
             for root in found:
-                _check_model(host, settings, name, root / name, report)
+                checked = _check_model(host, settings, name, root / name, report)
+                if checked is not None:
+                    opened[name] = checked
+        _check_ensembles(opened, report.error)
     print(f"{report.models} models, {report.errors} errors, {report.warnings} warnings")
     return 1 if report.errors else 0
 
@@ -105,7 +177,7 @@ def config(argv: Sequence[str]) -> int:
         return _usage(UsageError(f"Error: '{directory}' is no directory: give that of a model"))
     with _host(settings) as host, _listening() as warnings:
         found = _open(host, settings, directory.name, directory)
-        completed = found if isinstance(found, ServerError) else found[0]
+        completed = found if isinstance(found, ServerError) else found.config
     if isinstance(completed, ServerError):
         print(f"{directory}: error: {completed.message.strip()}", file=sys.stderr)
         return 1
@@ -142,7 +214,7 @@ def _models(roots: Sequence[Path], report: Report) -> dict[str, list[Path]]:
         return {}
 
 
-def _check_model(host: Host, settings: Settings, name: str, directory: Path, report: Report) -> None:
+def _check_model(host: Host, settings: Settings, name: str, directory: Path, report: Report) -> _Opened | None:
     where = str(directory)
     wrong = mistakes(
         directory, name, auto_complete=not settings.disable_auto_complete_config,
@@ -157,16 +229,16 @@ def _check_model(host: Host, settings: Settings, name: str, directory: Path, rep
     if isinstance(found, ServerError):
         report.error(where, found.message)
     elif found is not None:
-        for line in found[0].warnings:
+        for line in found.config.warnings:
             report.warning(where, line)
-        for version, problem in found[1]:
+        for version, problem in found.failed:
             report.error(f"{where}/{version}", problem.message)
+        return found
+    return None
 
 
-def _open(
-    host: Host, settings: Settings, name: str, directory: Path
-) -> tuple[ModelConfig, list[tuple[int, ServerError]]] | ServerError:
-    """The config of a model, and why versions of it do not load; or why it has none. Every version is tried."""
+def _open(host: Host, settings: Settings, name: str, directory: Path) -> _Opened | ServerError:
+    """A model that has a config, or why it has none. Every version is tried."""
     try:
         model = open_model(host, settings, name, directory, lambda _: None)
     except Exception as error:
@@ -177,6 +249,8 @@ def _open(
         assert model.config is not None
         return model.config
     failed: list[tuple[int, ServerError]] = []
+    if model.ensemble is not None:
+        return _Opened(directory, model.config, model.versions, failed)
     for version in model.versions:
         opened = model.newest if version == model.versions[-1] else None
         try:
@@ -185,7 +259,7 @@ def _open(
             _try_instances(model.config, opened or open_version(host, model.config, version, directory))
         except Exception as error:
             failed.append((version, as_server_error(error, LOADING, open_version, directory.parent)))
-    return model.config, failed
+    return _Opened(directory, model.config, model.versions, failed)
 
 
 def _no_version(name: str, directory: Path) -> str:

@@ -13,7 +13,7 @@ IDENTITY = "identity"
 BUILT_IN = "identity_built_in"
 
 # The dims are dynamic, so that the echo check can send other shapes than the load does.
-_IDENTITY = Model(
+IDENTITY_MODEL = Model(
     IDENTITY,
     (Tensor("INPUT0", "FP32", (-1,)),),
     (Tensor("OUTPUT0", "FP32", (-1,)),),
@@ -28,7 +28,7 @@ _ADD_SUB = Model(
     (("add", "INPUT0", "INPUT1"), ("sub", "INPUT0", "INPUT1")),
     8,
 )
-_BUILT_IN_CONFIG = f"""name: "{BUILT_IN}"
+BUILT_IN_CONFIG = f"""name: "{BUILT_IN}"
 backend: "identity"
 max_batch_size: 8
 input {{ name: "INPUT0" data_type: TYPE_FP32 dims: [ -1 ] }}
@@ -39,13 +39,13 @@ instance_group {{ count: 1 kind: KIND_CPU }}
 
 def triton_repository(root: Path) -> Path:
     """The models for the real server's Python backend."""
-    return write_repository(root, (_IDENTITY, _ADD_SUB), "python")
+    return write_repository(root, (IDENTITY_MODEL, _ADD_SUB), "python")
 
 
 def our_repository(root: Path) -> Path:
     """The models as ONNX, and the identity for the built-in identity backend."""
-    write_repository(root, (_IDENTITY, _ADD_SUB), "onnx")
+    write_repository(root, (IDENTITY_MODEL, _ADD_SUB), "onnx")
     folder = root / BUILT_IN
     (folder / "1").mkdir(parents=True)
-    (folder / "config.pbtxt").write_text(_BUILT_IN_CONFIG)
+    (folder / "config.pbtxt").write_text(BUILT_IN_CONFIG)
     return root

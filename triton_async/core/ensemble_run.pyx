@@ -410,7 +410,7 @@ cdef class StepCall(Asking):
             if self.request.trace_parent is not None:
                 self.run.trace_step(self.request, self.target)
             if self.downstream:
-                holders = self.target.holders()
+                holders = self.target.holders_of(self.request)
                 if holders is not None:
                     if self.depth and not goes_on(holders):
                         raise _never(self.step)
