@@ -26,7 +26,6 @@ TRITON_EXTENSIONS = (
 
 # What is to be known of a field of the config beyond that it works.
 NOTES = {
-    "platform": "`ensemble` is refused",
     "runtime": "checked, not used: backends are part of the package",
     "input.format": "checked, as in Triton",
     "input.is_shape_tensor": "TensorRT",

@@ -71,3 +71,20 @@ cdef Tensor inside(Tensor tensor, TensorSpec spec, bint batching)
 
 # Where the bytes of a tensor are that an engine has put into a region: a view of `region`.
 cdef Tensor in_region(Tensor tensor, Buffer region)
+
+# The tensors of one level: those of the request itself, or of one response of a decoupled step.
+cdef class Scope:
+    cdef Scope above
+    cdef int level
+    cdef list tensors                # by number; None: not there yet
+    cdef bytearray begun             # by number of the step: 1 where it has been asked
+    cdef object children             # deque of those not answered yet, in the order of the responses that they are of
+    cdef bint closed                 # the decoupled step has sent its last response
+
+    cdef object find(self, int tensor)
+
+# A new one, of an ensemble with so many tensors and steps.
+cdef Scope scope_in(Scope above, int n_tensors, int n_steps)
+
+# It is of no use any more: those above and below refer to each other.
+cdef int forget(Scope scope) except -1

@@ -189,6 +189,37 @@ cdef class Dataflow:
         return found
 
 
+@cython.final
+@cython.freelist(32)
+cdef class Scope:
+    cdef object find(self, int tensor):
+        cdef Scope scope = self
+        while scope is not None:
+            found = scope.tensors[tensor]
+            if found is not None:
+                return found
+            scope = scope.above
+        return None
+
+
+cdef int forget(Scope scope) except -1:
+    cdef Scope child
+    if scope.children is not None:
+        for child in scope.children:
+            forget(child)
+        scope.children = None
+    return 0
+
+
+cdef Scope scope_in(Scope above, int n_tensors, int n_steps):
+    cdef Scope scope = Scope.__new__(Scope)
+    scope.above = above
+    scope.level = 0 if above is None else above.level + 1
+    scope.tensors = [None] * n_tensors
+    scope.begun = bytearray(n_steps)
+    return scope
+
+
 cdef Tensor inside(Tensor tensor, TensorSpec spec, bint batching):
     cdef int64_t[TA_MAX_RANK] dims
     cdef int rank = spec.engine_dims(tensor.dims, tensor.rank, batching, dims)

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t
 
-from triton_async.core.dataflow cimport Dataflow, Selection, Step
+from triton_async.core.dataflow cimport Dataflow, Scope, Selection, Step
 from triton_async.core.servable cimport Servable
 from triton_async.core.waits cimport Asking
 from triton_async.infer.request cimport InferRequest
@@ -37,17 +37,6 @@ cdef class StepCall(Asking):
     cdef int _give_up(self) except -1
     cdef int _leave(self) except -1
     cdef int _let_go(self) except -1
-
-# The tensors of one level: those of the request itself, or of one response of a decoupled step.
-cdef class Scope:
-    cdef Scope above
-    cdef int level
-    cdef list tensors                # by number; None: not there yet
-    cdef bytearray begun             # by number of the step: 1 where it has been asked
-    cdef object children             # deque of those not answered yet, in the order of the responses that they are of
-    cdef bint closed                 # the decoupled step has sent its last response
-
-    cdef object find(self, int tensor)
 
 # One request to an ensemble. To be filled up to `targets`, then started.
 #

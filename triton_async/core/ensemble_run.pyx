@@ -6,7 +6,7 @@ from collections import deque
 cimport cython
 from libc.stdint cimport int64_t
 
-from triton_async.core.dataflow cimport Dataflow, Selection, Step, Wire, in_region, inside
+from triton_async.core.dataflow cimport Dataflow, Scope, Selection, Step, Wire, forget, in_region, inside, scope_in
 from triton_async.core.servable cimport Servable
 from triton_async.core.stats cimport FAIL_CANCELED, FAIL_OTHER
 from triton_async.core.waits cimport Asking, depth_of, executions_behind, goes_on
@@ -32,28 +32,6 @@ cdef int64_t n_senders = 0
 
 @cython.final
 @cython.freelist(32)
-cdef class Scope:
-    cdef object find(self, int tensor):
-        cdef Scope scope = self
-        while scope is not None:
-            found = scope.tensors[tensor]
-            if found is not None:
-                return found
-            scope = scope.above
-        return None
-
-
-cdef Scope _scope(Scope above, int n_tensors, int n_steps):
-    cdef Scope scope = Scope.__new__(Scope)
-    scope.above = above
-    scope.level = 0 if above is None else above.level + 1
-    scope.tensors = [None] * n_tensors
-    scope.begun = bytearray(n_steps)
-    return scope
-
-
-@cython.final
-@cython.freelist(32)
 cdef class Run:
     # -- steps -------------------------------------------------------------------------------------
 
@@ -63,7 +41,7 @@ cdef class Run:
         cdef TensorSpec spec
         cdef Py_ssize_t i
         cdef Step step
-        self.root = _scope(None, flow.n_tensors, len(flow.steps))
+        self.root = scope_in(None, flow.n_tensors, len(flow.steps))
         for i in range(len(flow.inputs)):
             tensor = self.request.slots[i]
             spec = <TensorSpec>signature.inputs[i]
@@ -176,7 +154,7 @@ cdef class Run:
                 return 0
             if self.n_open >= MAX_AHEAD:
                 raise Unavailable(f"too many responses of model '{step.model_name}' wait for the steps behind it")
-            scope = _scope(scope, self.flow.n_tensors, len(self.flow.steps))
+            scope = scope_in(scope, self.flow.n_tensors, len(self.flow.steps))
         for tensor in response.outputs:
             number = step.outputs.get(tensor.name)
             if number is None:
@@ -316,11 +294,10 @@ cdef class Run:
         return self._end_if_done()
 
     cdef int abandon(self) except -1:
-        if self.over:
-            return 0
-        self._note_failure(FAIL_CANCELED)
-        self._drop_calls()
-        self.ensemble._answer(self.request, None)
+        if not self.over:
+            self._note_failure(FAIL_CANCELED)
+            self._drop_calls()
+            self.ensemble._answer(self.request, None)
         return self._end_if_done()
 
     cdef int _note_failure(self, int reason) except -1:
@@ -346,6 +323,7 @@ cdef class Run:
         for target in self.targets:
             if target is not None:
                 target.let_go()
+        forget(self.root)
         self.root = None
         return self.ensemble._free(self.request)
 

@@ -79,7 +79,7 @@ class EnsembleStage(InnerStage):
         ]
         dynamic = DynamicBatching() if batching else None
         self.models[name] = Model(
-            self.reactor, signature, SimpleNamespace(dynamic_batching=dynamic), self.puppets[name],
+            self.reactor, signature, SimpleNamespace(dynamic_batching=dynamic, sequences=None), self.puppets[name],
             DynamicBatcher(signature, queue or RequestQueue(), dynamic), None, cache,
         )  # fmt: skip
         puppet.serve(self.server, self.models[name])

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from ensemble_stage import EnsembleStage, by_name
+from inner_stage import Execution
 from puppet_stage import puppet
 
 from triton_async.defines import ENSEMBLE_AHEAD
 from triton_async.errors import InvalidArg
 from triton_async.infer.request import InferRequest
-from triton_async.infer.tensor import from_numpy
+from triton_async.infer.tensor import from_numpy, live_tensors
 
 DEC_AND_ONE = [("dec", {"X": "EX"}, {"Y": "t"}), ("one", {"X": "t"}, {"Y": "EY"})]
 
@@ -119,6 +121,38 @@ def test_an_error_in_the_middle_ends_the_request(stage: EnsembleStage) -> None:
     stage.end(execution)
     assert (len(sink.responses), sink.releases) == (1, 1)
     assert stage.models["one"].in_flight == 0
+
+
+def test_nothing_is_left_to_the_garbage_collector(stage: EnsembleStage) -> None:
+    streaming(stage)
+    gc.collect()
+    before = live_tensors()
+    gc.disable()
+    try:
+        for way in ("ends", "fails", "is cancelled"):
+            request, sink = stage.ask_for("e", EX=[[0]])
+            execution = stage.run("dec")
+            for i in range(2):
+                say(execution.factories[0], i, final=way == "ends" and i == 1)
+            if way == "fails":
+                execution.factories[0].send([], error=InvalidArg("mid"), final=True)
+            stage.turn()
+            if way == "is cancelled":
+                stage.server.cancel(request)
+                stage.turn()
+            stage.end(execution)
+            for i, held in enumerate(stage.puppets["one"]):
+                while held.waiting:
+                    batch = held.begin()
+                    if batch is not None:
+                        stage.end(Execution(stage, "one", i, batch))
+                        del batch
+                    stage.turn()
+            assert sink.releases == 1
+            del request, sink, execution
+        assert live_tensors() == before
+    finally:
+        gc.enable()
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------
