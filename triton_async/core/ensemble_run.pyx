@@ -478,6 +478,9 @@ cdef class StepCall(Asking):
         global n_senders
         self.resume = resume
         n_senders += 1
+        if self.request.model is not None:
+            # The steps behind it may wait for what its execution holds.
+            (<Servable>self.request.model).lend(self.request)
         self.run.await_client()
         return 0
 
