@@ -205,6 +205,9 @@ def test_versions_with_no_model_say_what_was_expected(tmp_path: Path, pool: Slab
     (lambda d: tree_of(d)["left_children"].__setitem__(1, 2), "tree 0: a node has one child"),
     (lambda d: tree_of(d)["split_indices"].__setitem__(0, 3), "tree 0: a node splits feature 3 of 3"),
     (lambda d: tree_of(d)["split_indices"].__setitem__(0, -1), "tree 0: a node splits feature -1 of 3"),
+    (lambda d: tree_of(d).update(
+        left_children=[1, 1, 1], right_children=[2, 2, 2], leaf_weights=[1, 1], tree_param={
+            "num_nodes": "3", "size_leaf_vector": "2"}), "leaves of 2 values for 1 outputs"),
     (lambda d: tree_of(d)["split_conditions"].append(1), r"trees\[0\].split_conditions' has 4 numbers, expected 3"),
     (lambda d: tree_of(d)["split_conditions"].__setitem__(0, math.nan), "tree 0: a threshold is not a number"),
     (lambda d: tree_of(d)["split_conditions"].__setitem__(1, math.nan), "tree 0: a leaf is not a number"),
@@ -221,6 +224,14 @@ def test_files_that_can_not_be_are_refused_with_file_and_field(
     made = document(stump(), stump())
     change(made)
     with pytest.raises(InvalidArg, match=f"unable to load model 'm' from xgboost.json: .*{text}"):
+        Loaded(write(tmp_path, {"xgboost.json": json.dumps(made).encode()}), pool)
+
+
+def test_a_tree_of_vectors_without_a_leaf_is_refused(tmp_path: Path, pool: SlabPool) -> None:
+    made = document(stump(), objective="reg:squarederror", targets=2)
+    tree_of(made).update(left_children=[1, 1, 1], right_children=[2, 2, 2], leaf_weights=[1, 1])
+    tree_of(made)["tree_param"]["size_leaf_vector"] = "2"
+    with pytest.raises(InvalidArg, match=r"tree 0: its nodes are no tree"):
         Loaded(write(tmp_path, {"xgboost.json": json.dumps(made).encode()}), pool)
 
 

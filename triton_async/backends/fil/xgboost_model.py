@@ -239,7 +239,7 @@ def _vectors(fields: Fields, n: int, size: int, right: Any, leaves: Any) -> Floa
         if len(weights) % size:
             raise Fault(f"'{fields.at('leaf_weights')}' has {len(weights)} numbers for vectors of {size}")
         rows = right[leaves]
-        if rows.min() < 0 or rows.max() >= len(weights) // size:
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(weights) // size):
             raise Fault(f"'{fields.at('right_children')}' names a leaf vector that is not there")
         if len(rows) * size > len(weights):
             raise Fault(f"'{fields.at('leaf_weights')}' has {len(weights)} numbers for {len(rows)} leaves of {size}")
