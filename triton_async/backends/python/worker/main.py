@@ -198,6 +198,7 @@ def main() -> None:
     os.set_inheritable(control.fileno(), False)
     try:
         numpy = importlib.import_module("numpy")
+        importlib.import_module("numpy.random")  # which NumPy imports at its first use: that would be in each worker
         process = import_package()
     except BaseException as error:
         control.sendall(json.dumps({"op": "unusable", "error": type(error).__name__ + ": " + str(error)}).encode())
