@@ -519,11 +519,12 @@ WORKER_CLOSE_TIMEOUT_S = 30.0
 WORKER_END_TIMEOUT_S = 1.0
 
 # Seconds until a worker that ended is started again: at once when it had run for WORKER_STEADY_S, else with a pause
-# that doubles up to WORKER_RESTART_MAX_S. A batch waits for a worker that is on its way, so long at most, and where the
-# pause before it is no longer than WORKER_SHORT_PAUSE_S.
+# that doubles up to WORKER_RESTART_MAX_S, or WORKER_RESTART_SERVED_S when it had executed a batch. A batch waits for a
+# worker that is on its way, so long at most, and where the pause before it is no longer than WORKER_SHORT_PAUSE_S.
 WORKER_STEADY_S = 1.0
 WORKER_RESTART_S = 0.1
 WORKER_RESTART_MAX_S = 60.0
+WORKER_RESTART_SERVED_S = 0.4
 WORKER_RESTART_WAIT_S = 5.0
 WORKER_SHORT_PAUSE_S = 1.0
 

@@ -5,7 +5,8 @@
                       |  +--- in due time --- DOWN <+ worker gone, or said what none of ours says
                       +--- worker gone: FAILED for the first one, DOWN for a later one
 
-A worker that has run a while is replaced at once, others after a pause that doubles.
+A worker that has run a while is replaced at once, others after a pause that doubles, and stays short for one that has
+executed a batch.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from triton_async.defines import (
     WORKER_MEMORY_NBYTES,
     WORKER_RESTART_MAX_S,
     WORKER_RESTART_S,
+    WORKER_RESTART_SERVED_S,
     WORKER_SHORT_PAUSE_S,
     WORKER_STEADY_S,
 )
@@ -112,6 +114,7 @@ class Supervisor(LinkOwner):
         self._how = ""  # of the last worker's end
         self._running_since = 0.0
         self._pause_s = 0.0
+        self._served = False  # the worker has executed a batch
         self._due = 0.0
         self._timer: Timer | None = None
 
@@ -241,7 +244,7 @@ class Supervisor(LinkOwner):
     # The worker is no more: answers what it had, and sees to the next one.
     def _worker_gone(self, how: str) -> None:
         self._how = how
-        before = self.state
+        before, served = self.state, self._served
         if self._settled.is_set() and before in (State.RUNNING, State.STARTING) and not self._once:
             self.state, self._due = State.DOWN, time.monotonic()  # before anybody hears that it is gone
         link, self._link = self._link, None
@@ -268,12 +271,13 @@ class Supervisor(LinkOwner):
                 self._problem = InternalError(f"the worker of model instance '{self.name}' {how}")
             self._settled.set()
         elif self.state is State.DOWN:
-            self._restart(how, before)
+            self._restart(how, before, served)
 
-    def _restart(self, how: str, before: State) -> None:
+    def _restart(self, how: str, before: State, served: bool) -> None:
         now = time.monotonic()
         steady = before is State.RUNNING and now - self._running_since >= WORKER_STEADY_S
-        self._pause_s = 0 if steady else min(max(2 * self._pause_s, WORKER_RESTART_S), WORKER_RESTART_MAX_S)
+        most_s = WORKER_RESTART_SERVED_S if served else WORKER_RESTART_MAX_S
+        self._pause_s = 0 if steady else min(max(2 * self._pause_s, WORKER_RESTART_S), most_s)
         if self._problem is not None:
             how, self._problem = f"could not load the model: {self._problem.message}", None
             self._how = how
@@ -301,6 +305,7 @@ class Supervisor(LinkOwner):
 
     def batch_done(self, batch: Any) -> None:
         assert self._instance is not None
+        self._served = True
         self._instance.batch_done(batch)
 
     def ended(self, problem: str | None) -> None:
@@ -326,6 +331,7 @@ class Supervisor(LinkOwner):
                 self._process.kill("could not load the model")
             return
         self.answer = text
+        self._served = False
         self.state = State.RUNNING
         self._running_since = time.monotonic()
         if self._instance is not None:
