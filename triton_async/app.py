@@ -30,6 +30,7 @@ from triton_async.core.inner import InnerRequests
 from triton_async.core.limiter import RateLimiter
 from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
+from triton_async.core.stuck_watch import StuckWatch
 from triton_async.core.trace_files import TraceFiles
 from triton_async.core.tracing import TraceRecorder
 from triton_async.defines import EXIT_GIVE_UP_S, GIL_SWITCH_S, SECOND_SIGNAL_GRACE_S, SLAB_CACHE_NBYTES, STOP_GRACE_S
@@ -182,10 +183,11 @@ async def _serve_watched(
     with Workers(settings.model_load_thread_count) as workers:
         regions = RegionRegistry((lambda: pools.devices) if settings.allow_client_shm else None)
         with watching_gpus(settings, pools) as monitor:
+            stuck = StuckWatch(loop)
             host = Host(
                 loop, reactor, pools, backends, workers, settings.backend_config, regions=regions,
                 gpu_limits=settings.model_load_gpu_limit, gpu_uuid=monitor.uuid,
-                metric_sources=(monitor.families, partial(_own_families, lag), backends.families),
+                metric_sources=(monitor.families, partial(_own_families, lag), backends.families, stuck.families),
                 cache=ResponseCache(settings.response_cache_byte_size) if settings.response_cache_byte_size else None,
                 held_schedulers=_held_schedulers(),
                 limiter=_limiter(settings, reactor),
@@ -193,8 +195,10 @@ async def _serve_watched(
             server = InferenceServer(settings, host, recorder)
             backends.inference = inner = InnerRequests(server)
             backends.watcher = reactor
+            stuck.start(server.repository.held_models)
             status = await _run_server(settings, security, server, backends, stop_requested)
             lag.stop()
+            stuck.stop()
             inner.close()
             await loop.run_in_executor(None, server.close_traces)
         reactor.detach()

@@ -305,6 +305,14 @@ EXIT_GIVE_UP_S = 1.0
 # Seconds until a model whose turn failed, for want of memory say, gets another one.
 RETRY_TURN_S = 0.01
 
+# An execution counts as stuck when it runs for STUCK_FACTOR times as long as the longest before it, and for
+# STUCK_AFTER_NS: pauses of a machine are no faults of a model. The first one of a model, which may compile, has
+# STUCK_FIRST_NS. Seconds between two looks: they cost a few us for each model that runs something.
+STUCK_FACTOR = 10
+STUCK_AFTER_NS = 10_000_000_000
+STUCK_FIRST_NS = 120_000_000_000
+STUCK_LOOK_S = 1.0
+
 # Bytes of one input of a `model_warmup` sample, which are held while the model loads.
 MAX_WARMUP_NBYTES = 1 << 32
 

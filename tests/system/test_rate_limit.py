@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,3 +81,48 @@ def test_copies_of_a_resource_are_never_exceeded(tmp_path: Path, isolation: str)
         # Each of them holds all copies when it asks for a model that needs one.
         jobs = [threads.submit(ask, "asks", server.http_url) for _ in range(6)]
         assert [job.result(60) for job in jobs] == [7.0] * 6
+
+
+COUNTS = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        responses = []
+        for request in requests:
+            start = pb_utils.get_input_tensor_by_name(request, "START").as_numpy().reshape(-1)[0]
+            self.count = 1 if start else self.count + 1
+            responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.float32([self.count]))]))
+        return responses
+"""
+
+
+def test_sequences_wait_for_resources_like_others(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    for name in ("counts", "plain"):
+        write(repository, name, 2)
+    (repository / "counts" / "1" / "model.py").write_text(COUNTS)
+    with (repository / "counts" / "config.pbtxt").open("a") as config:
+        config.write("""sequence_batching { control_input { name: "START" control {
+            kind: CONTROL_SEQUENCE_START fp32_false_true: [ 0, 1 ] } } }""")
+    module = client_module("http")
+
+    def ask(model: str, url: str, **more: Any) -> float:
+        tensor = module.InferInput("IN", [1], "FP32")
+        tensor.set_data_from_numpy(np.float32([7]))
+        with module.InferenceServerClient(url, network_timeout=60) as client:
+            return float(client.infer(model, [tensor], **more).as_numpy("OUT")[0])
+
+    def sequence(number: int, url: str) -> list[float]:
+        return [
+            ask("counts", url, sequence_id=number, sequence_start=step == 0, sequence_end=step == 3)
+            for step in range(4)
+        ]
+
+    options = ("--rate-limit=execution_count",)
+    with running_server([repository], tmp_path, options) as server, ThreadPoolExecutor(8) as threads:
+        sequences = [threads.submit(sequence, number, server.http_url) for number in range(1, 5)]
+        others = [threads.submit(ask, "plain", server.http_url) for _ in range(8)]
+        assert [job.result(60) for job in sequences] == [[1, 2, 3, 4]] * 4
+        assert [job.result(60) for job in others] == [7.0] * 8

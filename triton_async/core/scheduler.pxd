@@ -21,6 +21,7 @@ cdef class Scheduler:
     cdef readonly bint timed
     cdef readonly int64_t next_deadline_ns   # when `expire` has something to return, or may have; 0: never
     cdef readonly int64_t wait_until_ns      # when `take` has something for an instance that stays idle; 0: not by time
+    cdef readonly int64_t longest_execution_ns   # 0: none has ended yet
     cdef readonly int64_t mean_execution_ns  # moving average; 0: none has ended yet
 
     # Takes ownership of `request` iff it returns. Raises Unavailable when the queue is full (retry later);

@@ -8,6 +8,7 @@ class Scheduler:
     timed: bool
     next_deadline_ns: int
     wait_until_ns: int
+    longest_execution_ns: int
     mean_execution_ns: int
     def enqueue(self, request: InferRequest, now_ns: int) -> int: ...
     def take(self, instance: object, idle: bool, now_ns: int) -> Batch | None: ...

@@ -28,6 +28,7 @@ cdef class Scheduler:
         raise NotImplementedError
 
     cpdef int note_execution(self, int64_t execution_ns) except -1:
+        self.longest_execution_ns = max(self.longest_execution_ns, execution_ns)
         if self.mean_execution_ns == 0:
             self.mean_execution_ns = execution_ns
         else:

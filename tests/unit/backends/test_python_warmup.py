@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import backend_models
 import numpy as np
 import pytest
 from python_stage import IDENTITY, IO, request, stage, write
@@ -116,3 +117,29 @@ def test_streams_and_models_that_ask_others(tmp_path: Path, isolation: str) -> N
         assert server.statistics("stream")["response_stats"] == {}
         assert server.ask("asks", [1, 2]).tolist() == [7]
         assert len(server.send(request("stream", IN=np.float32([1]))).all()) == 4
+
+
+ONNX = """
+    platform: "onnxruntime_onnx" max_batch_size: 4
+    instance_group { count: 2 kind: KIND_CPU }
+    model_warmup { name: "w" batch_size: 4 count: 3
+      inputs { key: "INPUT0" value { data_type: TYPE_FP32 dims: 16 random_data: true } }
+      inputs { key: "INPUT1" value { data_type: TYPE_FP32 dims: %d zero_data: true } } }
+"""
+
+
+@pytest.mark.parametrize(("dims", "reason"), [
+    (16, ""),
+    (15, "Invalid argument: failed to run warmup sample 'w': [request id: <id_unknown>] unexpected shape for input "
+         "'INPUT1' for model 'onnx'. Expected [-1,16], got [1,15]."),
+])  # fmt: skip
+def test_models_of_other_engines(tmp_path: Path, dims: int, reason: str) -> None:
+    backend_models.write(tmp_path, backend_models.add_sub(), ONNX % dims, "onnx")
+    with stage(tmp_path) as server:
+        assert server.reason("onnx").startswith(reason)
+        assert bool(server.reason("onnx")) == bool(reason)
+        if not reason:
+            assert server.statistics("onnx")["execution_count"] == 0
+            x = np.ones((1, 16), np.float32)
+            assert server.infer(request("onnx", INPUT0=x, INPUT1=x))["OUTPUT0"].tolist() == [[2.0] * 16]
+            assert server.statistics("onnx")["execution_count"] == 1

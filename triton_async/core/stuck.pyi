@@ -1,0 +1,3 @@
+from triton_async.core.model import Model
+
+def stuck_executions(model: Model, now_ns: int) -> list[tuple[str, int, list[str], list[str]]]: ...
