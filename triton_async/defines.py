@@ -34,6 +34,18 @@ HTTP_MAX_EXTENSION_NBYTES = 16_384
 # Depth of nested JSON arrays and objects (Triton's limit; CVE-2025-23325).
 JSON_MAX_DEPTH = 100
 
+# Bytes of the JSON of an inference request without the data of its inputs, and without what nobody reads of it: names,
+# shapes and parameters of as many tensors as it may have. Objects are made of these, at some 10 ns a byte.
+JSON_MAX_LEFT_NBYTES = 1 << 20
+
+# Bytes of such JSON, and elements of outputs that have to be written as JSON or looked through for classes, from which
+# on a thread does it: about half a millisecond of the loop's time.
+JSON_OFFLOAD_NBYTES = 1 << 16
+JSON_OFFLOAD_ELEMENTS = 1 << 14
+
+# Bytes of the body, or message, of a control call. Loads may bring files, and have the limits of inference.
+CONTROL_MAX_NBYTES = 1 << 20
+
 # Bytes of the request line and of one header field, of a whole head (and of the trailers of a body), and fields of a
 # head: what aiohttp takes, enough for long bearer tokens.
 HTTP_MAX_LINE_NBYTES = 8190

@@ -1,7 +1,7 @@
 # Memory of clients that requests may name: shared memory regions.
 #
-# One registry for the server. Registered, unregistered and leased on the loop thread; opened and closed on the
-# registry's own thread, because CUDA may take milliseconds; leases end on any thread with the GIL.
+# One registry for the server. Registered and unregistered on the loop thread; opened and closed on the registry's own
+# thread, because CUDA may take milliseconds; leased, and leases ended, on any thread with the GIL.
 #
 #   (opening) --opened--> REGISTERED --unregister--> RETIRED --last lease ended--> (closing) --> gone
 #
@@ -42,11 +42,12 @@ cdef class RegionRegistry:
     cdef object tasks                # what it has still to do: (Future, function, arguments), None to end
 
     # The bytes `offset` to `offset + nbytes` of a region, which stays open until the Buffer is gone. Raises NotFound
-    # and InvalidArg in Triton's words. Loop thread.
+    # and InvalidArg in Triton's words. Any thread.
     # `private`: a copy of their own, for bytes whose lengths are checked first and used later (BYTES): the client may
     # change its memory between the two.
     cdef Buffer lease(self, str name, uint64_t offset, uint64_t nbytes, bint writable, bint private=*)
 
+    cdef Buffer _lease(self, Region region, uint64_t offset, uint64_t nbytes, bint writable, bint private)
     cdef object run(self, object function, tuple arguments)
     cdef object start_close(self, Region region)
 

@@ -237,9 +237,21 @@ cdef class RegionRegistry:
 
     cdef Buffer lease(self, str name, uint64_t offset, uint64_t nbytes, bint writable, bint private=False):
         cdef Region region = <Region>self.regions.get(name)
-        cdef Buffer buffer
         if region is None:
             raise NotFound(f"Unable to find shared memory region: '{name}'")
+        # Before anything that may let another thread run: from here on nobody closes it.
+        Py_INCREF(region)
+        region.leases += 1
+        try:
+            return self._lease(region, offset, nbytes, writable, private)
+        except BaseException:
+            _end_lease(<void *>region)
+            raise
+
+    # The same of a region, one lease of which goes to the Buffer.
+    cdef Buffer _lease(self, Region region, uint64_t offset, uint64_t nbytes, bint writable, bint private):
+        cdef str name = region.name
+        cdef Buffer buffer
         if offset >= <uint64_t>region.nbytes:
             raise InvalidArg(f"Invalid offset for shared memory region: '{name}'")
         if nbytes > UINT64_MAX - offset:
@@ -252,11 +264,11 @@ cdef class RegionRegistry:
             if not region.mapping.whole():
                 raise InvalidArg(f"shared memory region '{name}' has become smaller since it was registered")
             if copy is not None:
-                return wrap(copy)
+                buffer = wrap(copy)
+                _end_lease(<void *>region)
+                return buffer
         buffer = foreign(region.data + offset, <int64_t>nbytes, <void *>region, _end_lease, region.memory_type,
                          region.device_id)
-        Py_INCREF(region)
-        region.leases += 1
         buffer.readonly = not writable
         return buffer
 

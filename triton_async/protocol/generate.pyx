@@ -8,7 +8,9 @@ from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
 from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor
+from triton_async.memory.buffer cimport Buffer, wrap
 from triton_async.protocol.http_codec cimport take_parameter
+from triton_async.protocol.json_cut cimport TA_JSON_GENERATE, TA_JSON_PARAMETERS, CutJson, cut_json
 from triton_async.protocol.json_tensor cimport from_json, to_json
 from triton_async.protocol.json_text cimport loads
 from triton_async.protocol.json_value cimport as_string, members
@@ -17,6 +19,7 @@ import json
 
 import orjson
 
+from triton_async.defines import JSON_MAX_LEFT_NBYTES, MAX_PARAMETERS_PER_REQUEST
 from triton_async.errors import InvalidArg
 
 cdef int DUMP_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
@@ -26,14 +29,18 @@ cdef object FRAGMENT = orjson.Fragment
 cpdef InferRequest decode_generate(str model_name, int64_t model_version, ModelSignature signature, object body,
                                    int64_t max_nbytes, int64_t received_ns):
     cdef Reader reader = Reader.__new__(Reader)
-    document = loads(body, "Unable to parse 'data': ")
+    cdef Buffer buffer = wrap(body)
+    reader.json = cut_json(buffer.data, buffer.nbytes, TA_JSON_GENERATE, "Unable to parse 'data': ")
     reader.request = InferRequest(model_name, model_version, received_ns=received_ns)
     reader.specs = {(<TensorSpec>spec).name: spec for spec in signature.client_inputs}
     reader.batching = signature.max_batch_size > 0
     reader.parameters = {}
     reader.size = len(body)
     reader.max_nbytes = max_nbytes
-    reader.read(document, False)
+    if reader.json.c.counts[TA_JSON_PARAMETERS] > MAX_PARAMETERS_PER_REQUEST:
+        raise InvalidArg(f"request has {reader.json.c.counts[TA_JSON_PARAMETERS]} parameters and inputs, at most "
+                         f"{MAX_PARAMETERS_PER_REQUEST} are supported")
+    reader.read(reader.json.document, False)
     if reader.parameters:
         reader.request.parameters = reader.parameters
     return reader.request
@@ -44,6 +51,7 @@ cdef class Reader:
     """Fills one request from a parsed document."""
 
     cdef InferRequest request
+    cdef CutJson json
     cdef dict specs               # TensorSpec of each input
     cdef bint batching
     cdef dict parameters
@@ -53,34 +61,41 @@ cdef class Reader:
 
     cdef int read(self, object document, bint nested) except -1:
         for key, item in members(document, "Unable to parse 'parameters'" if nested else ""):
-            if key == "parameters" and type(item) is dict and not nested:
+            # A value is [its place], but for the object of that name, which is kept.
+            if type(item) is dict:
                 if key in self.specs:
                     raise InvalidArg("Keyword 'parameters' for nested schema also given as input tensor name")
                 self.read(item, True)
             elif key in self.specs:
                 self.add(<TensorSpec>self.specs[key], item)
             elif key == "id" and not nested:
-                self.request.id = as_string(item, "Unable to parse 'id'")
+                self.request.id = as_string(self.value(item), "Unable to parse 'id'")
             else:
-                take_parameter(self.request, key, item, self.parameters)
+                take_parameter(self.request, key, self.value(item), self.parameters)
         return 0
+
+    # A parameter. InvalidArg for one that is too long to be any.
+    cdef object value(self, object item):
+        cdef bytes text = self.json.text(self.json.place(item))
+        if len(text) > JSON_MAX_LEFT_NBYTES:
+            raise InvalidArg(f"a parameter of {len(text)} bytes is too long, at most {JSON_MAX_LEFT_NBYTES} are supported")
+        return loads(text)
 
     cdef int add(self, TensorSpec spec, object item) except -1:
         cdef Tensor tensor
         cdef int64_t[TA_MAX_RANK] dims
         cdef int64_t count
         cdef int rank
-        cdef list values = <list>item if type(item) is list else [item]
         if spec.datatype == DT_FP16 or spec.datatype == DT_BF16:
             raise InvalidArg(f"input '{spec.name}' has unsupported datatype {to_name(spec.datatype)}")
         for tensor in self.request.inputs:
             if tensor.name == spec.name:
                 raise InvalidArg(f"{self.request.log_prefix()}input '{spec.name}' already exists in request")
-        count = len(values)
-        rank = self.dims_of(spec, count, dims)
-        if rank < 0 or any([type(value) is list or type(value) is dict for value in values]):
+        count = self.json.count(self.json.place(item))
+        rank = -1 if count < 0 else self.dims_of(spec, count, dims)
+        if rank < 0:
             raise InvalidArg(f"The schema can not convert input '{spec.name}' to tensor with proper shape")
-        tensor = from_json(spec.name, spec.datatype, dims, rank, count, values, self.max_nbytes)
+        tensor = from_json(spec.name, spec.datatype, dims, rank, count, self.json, item, self.max_nbytes)
         self.nbytes += tensor.nbytes
         if self.nbytes > self.max_nbytes:
             raise InvalidArg(f"request size of {self.size} bytes with input '{spec.name}' of size {tensor.nbytes} "

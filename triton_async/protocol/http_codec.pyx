@@ -17,7 +17,14 @@ from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor, view, view_dims
 from triton_async.memory.buffer cimport Buffer, wrap
 from triton_async.memory.regions cimport RegionRegistry, lease_region
 from triton_async.protocol.classification cimport classify
-from triton_async.protocol.json_text cimport loads
+from triton_async.protocol.json_cut cimport (
+    TA_JSON_INFER,
+    TA_JSON_INPUTS,
+    TA_JSON_OUTPUTS,
+    TA_JSON_PARAMETERS,
+    CutJson,
+    cut_json,
+)
 from triton_async.protocol.json_tensor cimport from_json, to_json
 from triton_async.protocol.json_value cimport as_array, as_bool, as_string, as_uint, member, members, present
 
@@ -51,15 +58,14 @@ cpdef InferRequest decode_infer(str model_name, int64_t model_version, ModelSign
     if header_length > max_input_nbytes:
         raise InvalidArg(f"request JSON size of {header_length} bytes exceeds the maximum allowed input size of "
                          f"{max_input_nbytes} bytes. {BY_OPTION}")
-    document = loads(body if type(body) is bytes and header_length == buffer.nbytes
-                     else memoryview(body)[:header_length], "Unable to parse 'data': ")
     decoder = Decoder.__new__(Decoder)
+    decoder.json = cut_json(buffer.data, header_length, TA_JSON_INFER, "Unable to parse 'data': ")
     decoder.request = request
     decoder.buffer = buffer
     decoder.at = header_length
     decoder.max_nbytes = max_input_nbytes
     decoder.regions = regions
-    decoder.document(document)
+    decoder.read(decoder.json.document)
     return request
 
 
@@ -72,30 +78,32 @@ cdef class Decoder:
     cdef int64_t at                  # first byte of the body that no input took
     cdef int64_t max_nbytes
     cdef RegionRegistry regions
+    cdef CutJson json
 
-    cdef int document(self, object document) except -1:
+    cdef int read(self, object document) except -1:
         cdef dict holder = present(document)
         cdef list entries
         if "id" in holder:
             self.request.id = as_string(holder["id"], "Unable to parse 'id'")
         if "parameters" in holder:
+            self.check_count("parameters", TA_JSON_PARAMETERS)
             self.parameters(holder["parameters"])
         entries = as_array(member(holder, "inputs", "Unable to parse 'inputs'"), "Unable to parse 'inputs'")
-        self.check_count("inputs", entries)
+        self.check_count("inputs", TA_JSON_INPUTS)
         for entry in entries:
             self.request.inputs.append(self.input(entry))
         if self.at != self.buffer.nbytes:
             raise InvalidArg(f"unexpected additional input data for model '{self.request.model_name}'")
         if "outputs" in holder:
             entries = as_array(holder["outputs"], "Unable to parse 'outputs'")
-            self.check_count("outputs", entries)
+            self.check_count("outputs", TA_JSON_OUTPUTS)
             for entry in entries:
                 self.request.outputs.append(self.output(entry))
         return 0
 
-    cdef int check_count(self, str kind, list entries) except -1:
-        if len(entries) > MAX_TENSORS_PER_REQUEST:
-            raise InvalidArg(f"{self.request.log_prefix()}request has {len(entries)} {kind}, at most "
+    cdef int check_count(self, str kind, int what) except -1:
+        if self.json.c.counts[what] > MAX_TENSORS_PER_REQUEST:
+            raise InvalidArg(f"{self.request.log_prefix()}request has {self.json.c.counts[what]} {kind}, at most "
                              f"{MAX_TENSORS_PER_REQUEST} are supported")
         return 0
 
@@ -131,7 +139,7 @@ cdef class Decoder:
         region = self.region(options, False, datatype == DT_BYTES) if options else None
         if region is not None:
             return view_dims(name, datatype, dims, rank, count, region, region.data, region.nbytes)
-        return from_json(name, datatype, dims, rank, count, holder["data"], self.max_nbytes)
+        return from_json(name, datatype, dims, rank, count, self.json, holder["data"], self.max_nbytes)
 
     cdef Tensor binary(self, str name, int datatype, const int64_t *dims, int rank, int64_t count, object size):
         cdef uint64_t nbytes = as_uint(size, "Unable to parse 'binary_data_size'")

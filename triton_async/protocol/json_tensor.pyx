@@ -1,19 +1,20 @@
 """Tensor values as JSON, both ways. Every element is checked: type, range, and the nesting against the shape."""
 
-cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.long cimport PyLong_AsLongLongAndOverflow
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.math cimport isfinite
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 from triton_async.datatypes cimport (
-    DT_BF16, DT_BOOL, DT_BYTES, DT_FP16, DT_FP32, DT_FP64, DT_INT8, DT_INT16, DT_INT32, DT_INT64, DT_INVALID,
-    DT_UINT8, DT_UINT16, DT_UINT32, DT_UINT64, itemsize, nbytes, to_name,
+    DT_BF16, DT_BOOL, DT_BYTES, DT_FP16, DT_FP32, DT_FP64, DT_INVALID, DT_UINT8, DT_UINT64, itemsize, nbytes, to_name,
 )
 from triton_async.infer.tensor cimport Tensor, view_dims
 from triton_async.memory.buffer cimport Buffer, wrap
+from triton_async.protocol.json_cut cimport (
+    TA_JSON_BOOLS, TA_JSON_COUNT, TA_JSON_FLOATS, TA_JSON_NESTED, TA_JSON_NO_BOOL, TA_JSON_NO_NUMBER,
+    TA_JSON_NO_SIGNED, TA_JSON_NO_STRING, TA_JSON_NO_UNSIGNED, TA_JSON_OK, TA_JSON_SHAPE, TA_JSON_SIGNED,
+    TA_JSON_STRINGS, TA_JSON_UNSIGNED, CutJson, ta_json_elements, ta_json_kind,
+)
 
 import json
 
@@ -28,149 +29,6 @@ cdef str PARSE = "Unable to parse 'data'"
 cdef str NOT_THE_SHAPE = f"{PARSE}: Shape does not match true shape of 'data' field"
 cdef int DEEPEST = JSON_MAX_DEPTH
 cdef int SMALL = 256
-cdef double EXACT = 9007199254740992.0
-
-# Smallest and largest value of every integer type, by DataType.
-cdef int64_t[15] LOWEST
-cdef uint64_t[15] HIGHEST
-for _type, _bits in ((DT_INT8, 8), (DT_INT16, 16), (DT_INT32, 32), (DT_INT64, 64)):
-    LOWEST[_type] = -(1 << (_bits - 1))
-    HIGHEST[_type] = (1 << (_bits - 1)) - 1
-for _type, _bits in ((DT_UINT8, 8), (DT_UINT16, 16), (DT_UINT32, 32), (DT_UINT64, 64)):
-    LOWEST[_type] = 0
-    HIGHEST[_type] = (1 << _bits) - 1
-
-
-@cython.final
-cdef class Filler:
-    """Walks one `data` array in order and stores what it finds. Errors come in the order Triton finds them."""
-
-    cdef str name
-    cdef int datatype
-    cdef int rank
-    cdef const int64_t *dims
-    cdef int64_t count            # elements that fit
-    cdef int64_t done
-    cdef char *out
-    cdef list strings             # BYTES: the elements, stored once their total is known
-    cdef bint regular             # nested like the shape, as far as seen
-
-    cdef int walk(self, list data, int depth) except -1:
-        cdef object item
-        cdef bint leaves = depth >= self.rank
-        if depth > DEEPEST:
-            raise InvalidArg(f"{PARSE}: JSON nesting depth exceeds maximum allowed limit ({DEEPEST})")
-        # Behind the last dimension a list around one element says nothing else than the element.
-        if len(data) != (1 if depth > self.rank else self.dims[depth - 1]):
-            self.regular = False
-        for item in data:
-            if type(item) is list:
-                self.walk(<list>item, depth + 1)
-            else:
-                self.regular &= leaves
-                self.store(item)
-        return 0
-
-    cdef int store(self, object item) except -1:
-        if self.strings is not None:
-            if type(item) is not str:
-                raise InvalidArg("Unable to parse JSON bytes array: attempt to access JSON non-string as string")
-            self.strings.append(item)
-            return 0
-        if self.done >= self.count:
-            raise InvalidArg(NOT_THE_SHAPE)
-        if self.datatype == DT_FP32 or self.datatype == DT_FP64:
-            self.store_float(item)
-        elif self.datatype == DT_BOOL:
-            # Zero and one are all that some clients have for it.
-            if type(item) is not bool and not ((type(item) is float or type(item) is int) and item in (0, 1)):
-                raise InvalidArg(f"{PARSE}: attempt to access JSON non-boolean as boolean")
-            (<uint8_t *>self.out)[self.done] = item != 0
-        elif DT_UINT8 <= self.datatype <= DT_UINT64:
-            self.store_unsigned(item)
-        else:
-            self.store_signed(item)
-        self.done += 1
-        return 0
-
-    cdef int store_float(self, object item) except -1:
-        cdef double value
-        if type(item) is not float and type(item) is not int:
-            raise InvalidArg(f"{PARSE}: attempt to access JSON non-number as double")
-        value = item
-        if self.datatype == DT_FP64:
-            (<double *>self.out)[self.done] = value
-            return 0
-        if isfinite(value) and not isfinite(<float>value):
-            self.refuse(item)
-        (<float *>self.out)[self.done] = <float>value
-        return 0
-
-    cdef int store_unsigned(self, object item) except -1:
-        cdef uint64_t value
-        cdef int over = 1
-        cdef long long small = 0
-        item = _whole(item)
-        if type(item) is int:
-            small = PyLong_AsLongLongAndOverflow(item, &over)
-        if over < 0 or (over == 0 and small < 0) or (
-            over > 0 and (type(item) is not int or item > 0xFFFFFFFFFFFFFFFF)
-        ):
-            raise InvalidArg(f"{PARSE}: attempt to access JSON non-unsigned-integer as unsigned-integer")
-        value = <uint64_t>small if over == 0 else item
-        if value > HIGHEST[self.datatype]:
-            self.refuse(item)
-        if self.datatype == DT_UINT8:
-            (<uint8_t *>self.out)[self.done] = <uint8_t>value
-        elif self.datatype == DT_UINT16:
-            (<uint16_t *>self.out)[self.done] = <uint16_t>value
-        elif self.datatype == DT_UINT32:
-            (<uint32_t *>self.out)[self.done] = <uint32_t>value
-        else:
-            (<uint64_t *>self.out)[self.done] = value
-        return 0
-
-    cdef int store_signed(self, object item) except -1:
-        cdef int over = 1
-        cdef int64_t value = 0
-        item = _whole(item)
-        if type(item) is int:
-            value = PyLong_AsLongLongAndOverflow(item, &over)
-        if over:
-            raise InvalidArg(f"{PARSE}: attempt to access JSON non-signed-integer as signed-integer")
-        if value < LOWEST[self.datatype] or value > <int64_t>HIGHEST[self.datatype]:
-            self.refuse(item)
-        if self.datatype == DT_INT8:
-            (<int8_t *>self.out)[self.done] = <int8_t>value
-        elif self.datatype == DT_INT16:
-            (<int16_t *>self.out)[self.done] = <int16_t>value
-        elif self.datatype == DT_INT32:
-            (<int32_t *>self.out)[self.done] = <int32_t>value
-        else:
-            (<int64_t *>self.out)[self.done] = value
-        return 0
-
-    # Triton stores such a value modulo the type's width, or as infinity.
-    cdef int refuse(self, object item) except -1:
-        raise InvalidArg(f"{PARSE}: value {item} of input '{self.name}' is out of range for {to_name(self.datatype)}")
-
-    # A flat array is taken for any shape. Triton does not look at the nesting at all.
-    cdef int check_nesting(self, list data) except -1:
-        if self.regular:
-            return 0
-        for item in data:
-            if type(item) is list:
-                dims = ",".join([str(self.dims[i]) for i in range(self.rank)])
-                raise InvalidArg(f"{PARSE}: the nesting of 'data' of input '{self.name}' is neither flat nor that "
-                                 f"of its shape [{dims}]")
-        return 0
-
-
-# 1.0 for 1: there are clients that write every number so. Beyond 2^53 such a number may be another one than was meant.
-cdef object _whole(object item):
-    if type(item) is float and -EXACT <= item <= EXACT and item == <int64_t>(<double>item):
-        return int(item)
-    return item
 
 
 cdef int64_t _byte_size(str name, int datatype, int64_t count, int64_t max_nbytes) except -1:
@@ -189,64 +47,86 @@ cdef int _check_limit(str name, int64_t size, int64_t max_nbytes) except -1:
     return 0
 
 
-cdef Tensor from_json(str name, int datatype, const int64_t *dims, int rank, int64_t count, object data,
+cdef Tensor from_json(str name, int datatype, const int64_t *dims, int rank, int64_t count, CutJson json, object data,
                       int64_t max_nbytes):
-    cdef Filler filler = Filler.__new__(Filler)
-    cdef bytes values = b""
-    cdef int64_t size = 0
+    cdef int64_t place = json.place(data)
+    cdef ta_json_elements elements
+    cdef bytes values
     cdef Buffer buffer
-    if type(data) is not list:
+    cdef int status
+    if place < 0:
         raise InvalidArg(f"{PARSE}: attempt to access JSON non-array as array")
+    _check_datatype(name, datatype)
+    elements.kind = _kind(datatype)
+    elements.width = 0 if datatype == DT_BYTES else itemsize(datatype)
+    elements.rank = rank
+    elements.dims = dims
+    elements.count = count
+    elements.out = NULL
+    elements.nbytes = 0
+    if datatype != DT_BYTES:
+        elements.nbytes = _byte_size(name, datatype, count, max_nbytes)
+    else:
+        # A first pass for the size.
+        status = json.fill(place, &elements)
+        if status != TA_JSON_OK and status != TA_JSON_SHAPE:
+            _refuse_data(name, datatype, &elements, status, json)
+        _check_limit(name, elements.nbytes, max_nbytes)
+    values = PyBytes_FromStringAndSize(NULL, elements.nbytes)
+    elements.out = PyBytes_AS_STRING(values)
+    status = json.fill(place, &elements)
+    if status != TA_JSON_OK:
+        _refuse_data(name, datatype, &elements, status, json)
+    if len(values) == 0:
+        return view_dims(name, datatype, dims, rank, count, None, NULL, 0)
+    buffer = wrap(values)
+    return view_dims(name, datatype, dims, rank, count, buffer, buffer.data, len(values))
+
+
+cdef int _check_datatype(str name, int datatype) except -1:
     if datatype == DT_FP16 or datatype == DT_BF16:
         raise InvalidArg(f"receiving {to_name(datatype)} data via JSON is not supported. Please use the binary data "
                          f"format for input {name}")
     if datatype == DT_INVALID:
         raise InvalidArg(f"invalid datatype for input {name}")
-    filler.name = name
-    filler.datatype = datatype
-    filler.rank = rank
-    filler.dims = dims
-    filler.count = count
-    filler.regular = True
+    return 0
+
+
+cdef ta_json_kind _kind(int datatype) noexcept:
     if datatype == DT_BYTES:
-        filler.strings = []
-    else:
-        size = _byte_size(name, datatype, count, max_nbytes)
-        values = PyBytes_FromStringAndSize(NULL, size)
-        filler.out = PyBytes_AS_STRING(values)
-    filler.walk(<list>data, 1)
-    if datatype == DT_BYTES:
-        values = _frame(name, filler.strings, max_nbytes)
-        size = len(values)
-    elif filler.done != count:
+        return TA_JSON_STRINGS
+    if datatype == DT_BOOL:
+        return TA_JSON_BOOLS
+    if datatype == DT_FP32 or datatype == DT_FP64:
+        return TA_JSON_FLOATS
+    return TA_JSON_UNSIGNED if DT_UINT8 <= datatype <= DT_UINT64 else TA_JSON_SIGNED
+
+
+cdef int _refuse_data(str name, int datatype, ta_json_elements *elements, int status, CutJson json) except -1:
+    if status == TA_JSON_NESTED:
+        raise InvalidArg(f"{PARSE}: JSON nesting depth exceeds maximum allowed limit ({DEEPEST})")
+    if status == TA_JSON_COUNT:
         raise InvalidArg(NOT_THE_SHAPE)
-    filler.check_nesting(<list>data)
-    if size == 0:
-        return view_dims(name, datatype, dims, rank, count, None, NULL, 0)
-    buffer = wrap(values)
-    return view_dims(name, datatype, dims, rank, count, buffer, buffer.data, size)
-
-
-cdef bytes _frame(str name, list strings, int64_t max_nbytes):
-    cdef int64_t size = 0
-    cdef Py_ssize_t length = 0
-    cdef const char *text
-    cdef uint32_t prefix
-    cdef bytes framed
-    cdef char *out
-    for item in strings:
-        PyUnicode_AsUTF8AndSize(item, &length)
-        size += 4 + length
-    _check_limit(name, size, max_nbytes)
-    framed = PyBytes_FromStringAndSize(NULL, size)
-    out = PyBytes_AS_STRING(framed)
-    for item in strings:
-        text = PyUnicode_AsUTF8AndSize(item, &length)
-        prefix = <uint32_t>length
-        memcpy(out, &prefix, 4)
-        memcpy(out + 4, text, length)
-        out += 4 + length
-    return framed
+    if status == TA_JSON_SHAPE:
+        # Triton does not look at the nesting at all.
+        dims = ",".join([str(elements.dims[i]) for i in range(elements.rank)])
+        raise InvalidArg(f"{PARSE}: the nesting of 'data' of input '{name}' is neither flat nor that of its shape "
+                         f"[{dims}]")
+    if status == TA_JSON_NO_STRING:
+        raise InvalidArg("Unable to parse JSON bytes array: attempt to access JSON non-string as string")
+    if status == TA_JSON_NO_NUMBER:
+        raise InvalidArg(f"{PARSE}: attempt to access JSON non-number as double")
+    if status == TA_JSON_NO_BOOL:
+        raise InvalidArg(f"{PARSE}: attempt to access JSON non-boolean as boolean")
+    if status == TA_JSON_NO_UNSIGNED:
+        raise InvalidArg(f"{PARSE}: attempt to access JSON non-unsigned-integer as unsigned-integer")
+    if status == TA_JSON_NO_SIGNED:
+        raise InvalidArg(f"{PARSE}: attempt to access JSON non-signed-integer as signed-integer")
+    # Triton stores such a value modulo the type's width, or as infinity.
+    text = PyBytes_FromStringAndSize(json.c.text + elements.error.at, elements.error.end - elements.error.at)
+    number = orjson.loads(text)
+    shown = number if datatype == DT_FP32 else int(number)
+    raise InvalidArg(f"{PARSE}: value {shown} of input '{name}' is out of range for {to_name(datatype)}")
 
 
 cdef object to_json(Tensor tensor):
