@@ -111,6 +111,10 @@ HTTP_HELD_NBYTES = 1 << 16
 # Requests answered or waiting on one connection (pipelining); reading stops at the bound.
 HTTP_MAX_PIPELINED = 128
 
+# Requests of one connection that are begun in one turn of the loop, whatever becomes of them: half a millisecond of it,
+# where they are refused. What was sent behind them waits for the next turn, behind the other connections.
+HTTP_REQUESTS_PER_TURN = 32
+
 # Characters of an error's text over HTTP, and of a word in it: names that clients have sent come back in part.
 ERROR_MAX_LENGTH = 65536
 ERROR_NAME_LENGTH = 200
@@ -144,6 +148,10 @@ GRPC_CONNECTION_WINDOW_NBYTES = 64 << 20
 
 # Calls open at once on one connection.
 GRPC_MAX_CONCURRENT_STREAMS = 1024
+
+# Nanoseconds of one turn of the loop that a connection has for what it sent at once, and calls that it may open in it.
+GRPC_TURN_NS = 500_000
+GRPC_CALLS_PER_TURN = 64
 
 # Bytes of one HTTP/2 frame we accept. Larger than the default 16 KiB because the cost of receiving a tensor is per
 # frame: only from the second read of a frame on do its bytes go straight into their message. Header blocks have a bound

@@ -16,9 +16,18 @@ cpdef InferRequest decode_infer(str model_name, int64_t model_version, ModelSign
                                 int64_t header_length, int64_t max_input_nbytes, int64_t received_ns,
                                 RegionRegistry regions=*)
 
+# Whether JSON of so many bytes takes longer to read than the loop has for one client.
+cpdef bint is_long_json(int64_t nbytes)
+
+# Whether a response without error takes longer to encode. Looks at all outputs.
+cpdef bint is_long_answer(InferRequest request, InferResponse response)
+
 # Body of a response without error: (JSON header, parts behind it, header length or None, content type). `parts` are
 # the tensors in binary form, exporting their bytes; None as header length says that there are none.
 cpdef tuple encode_infer(InferRequest request, InferResponse response, ModelSignature signature)
+
+# The same for a long one, on a thread other than the loop's, which is not held up.
+cpdef tuple encode_long(InferRequest request, InferResponse response, ModelSignature signature)
 
 # One request parameter: what Triton knows by its name goes to its field, any other one to `others`. Raises ServerError.
 cdef int take_parameter(InferRequest request, str key, object item, dict others) except -1

@@ -25,12 +25,12 @@ from triton_async.protocol.json_cut cimport (
     CutJson,
     cut_json,
 )
-from triton_async.protocol.json_tensor cimport from_json, to_json
+from triton_async.protocol.json_tensor cimport from_json, to_json, to_json_pieces
 from triton_async.protocol.json_value cimport as_array, as_bool, as_string, as_uint, member, members, present
 
 import orjson
 
-from triton_async.defines import MAX_TENSORS_PER_REQUEST
+from triton_async.defines import JSON_OFFLOAD_ELEMENTS, JSON_OFFLOAD_NBYTES, MAX_TENSORS_PER_REQUEST
 from triton_async.errors import InternalError, InvalidArg
 from triton_async.infer.signature import format_dims
 
@@ -40,6 +40,8 @@ BINARY = "application/octet-stream"
 cdef str BY_OPTION = "Use --http-max-input-size to increase the limit."
 cdef int DUMP_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 cdef int64_t LARGEST = 0x7FFFFFFFFFFFFFFF
+cdef int64_t OFFLOAD_NBYTES = JSON_OFFLOAD_NBYTES
+cdef int64_t OFFLOAD_ELEMENTS = JSON_OFFLOAD_ELEMENTS
 
 
 cpdef InferRequest decode_infer(str model_name, int64_t model_version, ModelSignature signature, object body,
@@ -310,38 +312,86 @@ cdef int _raw(InferRequest request, ModelSignature signature, Buffer body, int64
     return 0
 
 
-cpdef tuple encode_infer(InferRequest request, InferResponse response, ModelSignature signature):
-    cdef dict head = {}
-    cdef dict entry
-    cdef list entries = []
-    cdef list parts = []
+cpdef bint is_long_json(int64_t nbytes):
+    return nbytes > OFFLOAD_NBYTES
+
+
+cpdef bint is_long_answer(InferRequest request, InferResponse response):
     cdef RequestedOutput asked
     cdef Tensor tensor
-    cdef bint binary
+    cdef int64_t elements = 0
+    for tensor in response.outputs:
+        asked = asked_output(request, tensor.name)
+        if (asked is not None and (asked.classification > 0 or (asked.region is None and not asked.binary))) or (
+            asked is None and not request.binary_default
+        ):
+            elements += tensor.element_count + (tensor.nbytes >> 3)
+    return elements > OFFLOAD_ELEMENTS
+
+
+cpdef tuple encode_infer(InferRequest request, InferResponse response, ModelSignature signature):
+    cdef dict head = _head(request, response)
+    cdef list entries = []
+    cdef list parts = []
+    cdef Tensor tensor
+    for tensor in response.outputs:
+        entry, tensor = _entry(request, signature, tensor, parts)
+        if tensor is not None:
+            entry["data"] = to_json(tensor)
+        entries.append(entry)
+    head["outputs"] = entries
+    return _encoded(orjson.dumps(head, None, DUMP_OPTIONS), parts)
+
+
+cpdef tuple encode_long(InferRequest request, InferResponse response, ModelSignature signature):
+    cdef list pieces = [orjson.dumps(_head(request, response))[:-1], b',"outputs":[']
+    cdef list parts = []
+    cdef Tensor tensor
+    for tensor in response.outputs:
+        if len(pieces) > 2:
+            pieces.append(b",")
+        entry, tensor = _entry(request, signature, tensor, parts)
+        text = orjson.dumps(entry)
+        if tensor is None:
+            pieces.append(text)
+        else:
+            pieces.append(text[:-1] + b',"data":')
+            pieces += to_json_pieces(tensor)
+            pieces.append(b"}")
+    pieces.append(b"]}")
+    return _encoded(b"".join(pieces), parts)
+
+
+cdef dict _head(InferRequest request, InferResponse response):
+    cdef dict head = {}
     if request.id:
         head["id"] = request.id
     head["model_name"] = response.model_name
     head["model_version"] = str(response.model_version)
     if response.parameters:
         head["parameters"] = response.parameters
-    for tensor in response.outputs:
-        asked = asked_output(request, tensor.name)
-        binary = request.binary_default if asked is None else asked.binary
-        if asked is not None and asked.classification > 0:
-            tensor = classify(tensor, asked.classification, signature.max_batch_size > 0,
-                              signature.labels(tensor.name))
-        entry = {"name": tensor.name, "datatype": to_name(tensor.datatype), "shape": tensor.shape}
-        if asked is not None and asked.region is not None:
-            pass  # Triton sends neither data nor parameters of what is in a region
-        elif binary:
-            entry["parameters"] = {"binary_data_size": tensor.nbytes}
-            if tensor.nbytes:
-                parts.append(tensor)
-        else:
-            entry["data"] = to_json(tensor)
-        entries.append(entry)
-    head["outputs"] = entries
-    text = orjson.dumps(head, None, DUMP_OPTIONS)
+    return head
+
+
+# The entry of an output, but for its data: the tensor beside it has to be written as JSON, None when none has to. One in
+# binary form is added to `parts`.
+cdef tuple _entry(InferRequest request, ModelSignature signature, Tensor tensor, list parts):
+    cdef RequestedOutput asked = asked_output(request, tensor.name)
+    cdef bint binary = request.binary_default if asked is None else asked.binary
+    if asked is not None and asked.classification > 0:
+        tensor = classify(tensor, asked.classification, signature.max_batch_size > 0, signature.labels(tensor.name))
+    entry = {"name": tensor.name, "datatype": to_name(tensor.datatype), "shape": tensor.shape}
+    if asked is not None and asked.region is not None:
+        return entry, None  # Triton sends neither data nor parameters of what is in a region
+    if not binary:
+        return entry, tensor
+    entry["parameters"] = {"binary_data_size": tensor.nbytes}
+    if tensor.nbytes:
+        parts.append(tensor)
+    return entry, None
+
+
+cdef tuple _encoded(bytes text, list parts):
     if parts:
         return text, parts, len(text), BINARY
     return text, parts, None, JSON

@@ -10,6 +10,7 @@ from triton_async.config.trace_config import NUMBERS, parse_levels, parse_number
 from triton_async.defines import CUDA_IPC_HANDLE_NBYTES, LOG_VERBOSE_MAX
 from triton_async.errors import InvalidArg, Unavailable, Unsupported
 from triton_async.logs import LOG_FORMATS
+from triton_async.protocol.json_cut import cut_parameters
 from triton_async.protocol.json_text import dumps, error_body, loads
 from triton_async.protocol.json_value import as_array, as_bool, as_string, as_uint, member, members, present
 
@@ -17,6 +18,9 @@ __all__ = [
     "dumps", "error_body", "parse_cuda_region", "parse_index", "parse_load", "parse_log_settings",
     "parse_system_region", "parse_trace_settings", "parse_unload", "statistics_body",
 ]  # fmt: skip
+
+# Characters of base64 that are decoded at once: a fifth of a millisecond.
+_BASE64_PIECE = 1 << 16
 
 _NOT_READY = "Invalid value for 'ready': expected a boolean"
 
@@ -39,16 +43,15 @@ def parse_index(body: Any) -> bool:
 
 def parse_load(body: Any) -> dict[str, str | bytes]:
     """Parameters of a load request: `config` as text, `file:<version>/<name>` as bytes."""
-    document = loads(body) if len(body) else None
     found: dict[str, str | bytes] = {}
-    if not isinstance(document, dict) or "parameters" not in document:
-        return found
-    for key, item in members(document["parameters"], ""):
-        text = as_string(item, "")
+    for key, text in ((cut_parameters(body) if len(body) else None) or {}).items():
+        if not text.startswith(b'"'):
+            as_string(None, "")
         if key == "config":
-            found[key] = text
+            found[key] = as_string(loads(text), "")
         elif key.startswith("file:"):
-            found[key] = _decode_file(key, text)
+            # Base64 needs no escapes.
+            found[key] = _decode_file(key, text[1:-1] if b"\\" not in text else as_string(loads(text), "").encode())
         else:
             raise InvalidArg("unexpected error on creating Triton parameter")
     return found
@@ -82,12 +85,23 @@ def parse_system_region(body: Any) -> tuple[str, int, int]:
     return key, offset, as_uint(document["byte_size"], "")
 
 
-def _decode_file(key: str, text: str) -> bytes:
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
-        # Triton's decoder skips what is not base64 and loads the rest.
-        raise InvalidArg(f"load parameter '{key}' is not valid base64") from None
+def _decode_file(key: str, text: bytes) -> bytes:
+    found = bytearray()
+    carried = b""
+    # In pieces, so that other threads get the GIL in between.
+    for at in range(0, len(text), _BASE64_PIECE):
+        carried += b"".join(text[at : at + _BASE64_PIECE].split())
+        last = at + _BASE64_PIECE >= len(text)
+        whole = len(carried) if last else len(carried) // 4 * 4
+        try:
+            found += base64.b64decode(carried[:whole], validate=True)
+        except (binascii.Error, ValueError):
+            # Triton's decoder skips what is not base64 and loads the rest.
+            raise InvalidArg(f"load parameter '{key}' is not valid base64") from None
+        if not last and b"=" in carried[:whole]:
+            raise InvalidArg(f"load parameter '{key}' is not valid base64")
+        carried = carried[whole:]
+    return bytes(found)
 
 
 def parse_unload(body: Any) -> bool:

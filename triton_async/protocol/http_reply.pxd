@@ -9,9 +9,13 @@ from triton_async.protocol.http_repeat cimport KnownReply
 # The response without error: `bytes` when it is small, else a list of objects with the buffer protocol that keep
 # the leases of the outputs and are to be written in order. When the client asks for a `coding` (http_coding) and the
 # body is worth it, what encode_infer returns, a tuple, for packed_reply. Raises ServerError when an output cannot be
-# written. `known`: the last reply to such a request, which is used, or becomes this one; None when it is not worth it.
+# written. None for one that is long to encode: `encode_long` makes what general_reply takes of it, on another thread.
+# `known`: the last reply to such a request, which is used, or becomes this one; None when it is not worth it.
 cdef object infer_reply(InferRequest request, InferResponse response, ModelSignature signature, int coding, bytes tail,
                         KnownReply known)
+
+# The response of what encode_infer, or encode_long, has made; or that, for packed_reply.
+cdef object general_reply(tuple encoded, int coding, bytes tail)
 
 # The same response with its body compressed, which is `body`.
 cdef list packed_reply(tuple encoded, int coding, bytes body, bytes tail)

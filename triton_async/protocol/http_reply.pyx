@@ -11,7 +11,7 @@ from triton_async.datatypes cimport to_name
 from triton_async.infer.request cimport RequestedOutput, asked_output
 from triton_async.infer.tensor cimport Tensor
 from triton_async.memory.buffer cimport MEMORY_GPU
-from triton_async.protocol.http_codec cimport encode_infer
+from triton_async.protocol.http_codec cimport encode_infer, is_long_answer
 from triton_async.protocol.http_coding cimport CODING_REQUIRED, may_code, worth_coding
 from triton_async.protocol.json_text cimport error_body
 
@@ -178,7 +178,9 @@ cdef object infer_reply(InferRequest request, InferResponse response, ModelSigna
     writer.full = False
     _put_json(&writer, request, response, &nbytes)
     if writer.full:
-        return _general_reply(encode_infer(request, response, signature), coding, tail)
+        if is_long_answer(request, response):
+            return None
+        return general_reply(encode_infer(request, response, signature), coding, tail)
     json_nbytes = writer.at - &json[0]
     if may_code(coding, json_nbytes + nbytes) and worth_coding(coding, [json[:json_nbytes], *response.outputs]):
         return encode_infer(request, response, signature)
@@ -229,7 +231,7 @@ cdef object _assemble(const char *head, Py_ssize_t head_nbytes, bytes tail, cons
     return parts
 
 
-cdef object _general_reply(tuple encoded, int coding, bytes tail):
+cdef object general_reply(tuple encoded, int coding, bytes tail):
     cdef bytes json = encoded[0]
     cdef list parts = encoded[1]
     cdef char[512] head

@@ -4,6 +4,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t
 
+from triton_async.memory.buffer cimport Buffer, wrap
 from triton_async.protocol.json_text cimport loads
 
 from triton_async.defines import JSON_MAX_DEPTH, JSON_MAX_LEFT_NBYTES, MAX_TENSORS_PER_REQUEST
@@ -83,6 +84,21 @@ cdef CutJson cut_json(const char *text, int64_t size, ta_json_form form, str wha
         _refuse(&found.c, status, what)
     found.document = loads(PyBytes_FromStringAndSize(found.c.left, found.c.n_left), what)
     return found
+
+
+def cut_parameters(body):
+    """The members of `parameters` of a JSON object as JSON text, None where there is none. Any thread, and the GIL is not
+    held for long. InvalidArg."""
+    cdef Buffer buffer = wrap(body)
+    cdef CutJson found = cut_json(buffer.data, buffer.nbytes, TA_JSON_GENERATE, "")
+    if found.c.counts[TA_JSON_PARAMETERS] > MOST:
+        raise InvalidArg(f"request has {found.c.counts[TA_JSON_PARAMETERS]} parameters, at most {MOST} are supported")
+    parameters = found.document.get("parameters") if type(found.document) is dict else None
+    if parameters is None:
+        return None
+    if type(parameters) is not dict:
+        raise InvalidArg("attempt to get members for non-object")
+    return {key: found.text(found.place(value)) for key, value in parameters.items()}
 
 
 cdef int _refuse(const ta_json *json, int status, str what) except -1:

@@ -13,3 +13,6 @@ cdef Tensor from_json(str name, int datatype, const int64_t *dims, int rank, int
 
 # The JSON array of a tensor's values, row-major: something orjson.dumps takes with OPT_SERIALIZE_NUMPY.
 cdef object to_json(Tensor tensor)
+
+# The same as text, in pieces: for a tensor of any size, on a thread other than the loop's, which is not held up.
+cdef list to_json_pieces(Tensor tensor)

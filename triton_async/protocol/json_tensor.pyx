@@ -2,14 +2,15 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.math cimport isfinite
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcpy
+from posix.unistd cimport usleep
 
 from triton_async.datatypes cimport (
     DT_BF16, DT_BOOL, DT_BYTES, DT_FP16, DT_FP32, DT_FP64, DT_INVALID, DT_UINT8, DT_UINT64, itemsize, nbytes, to_name,
 )
 from triton_async.infer.tensor cimport Tensor, view_dims
-from triton_async.memory.buffer cimport Buffer, wrap
+from triton_async.memory.buffer cimport MEMORY_GPU, Buffer, wrap
 from triton_async.protocol.json_cut cimport (
     TA_JSON_BOOLS, TA_JSON_COUNT, TA_JSON_FLOATS, TA_JSON_NESTED, TA_JSON_NO_BOOL, TA_JSON_NO_NUMBER,
     TA_JSON_NO_SIGNED, TA_JSON_NO_STRING, TA_JSON_NO_UNSIGNED, TA_JSON_OK, TA_JSON_SHAPE, TA_JSON_SIGNED,
@@ -23,12 +24,18 @@ import orjson
 
 from triton_async.defines import JSON_MAX_DEPTH
 from triton_async.errors import InternalError, InvalidArg
-from triton_async.infer.tensor import decode_bytes
 
 cdef str PARSE = "Unable to parse 'data'"
 cdef str NOT_THE_SHAPE = f"{PARSE}: Shape does not match true shape of 'data' field"
 cdef int DEEPEST = JSON_MAX_DEPTH
 cdef int SMALL = 256
+
+# Elements that become text in one go while others wait for the GIL, bytes of strings among them, and the pause behind
+# it: 0.1 ms and a little more.
+cdef int PIECE = 4096
+cdef int64_t PIECE_NBYTES = 1 << 17
+cdef unsigned int PAUSE_US = 20
+
 
 
 cdef int64_t _byte_size(str name, int datatype, int64_t count, int64_t max_nbytes) except -1:
@@ -129,28 +136,64 @@ cdef int _refuse_data(str name, int datatype, ta_json_elements *elements, int st
     raise InvalidArg(f"{PARSE}: value {shown} of input '{name}' is out of range for {to_name(datatype)}")
 
 
-cdef object to_json(Tensor tensor):
-    cdef int64_t size = nbytes(tensor.element_count, tensor.datatype)
-    if tensor.datatype == DT_BYTES:
-        return _strings(tensor)
+cdef int _check_output(Tensor tensor) except -1:
     if tensor.datatype == DT_FP16 or tensor.datatype == DT_BF16:
         raise InvalidArg(f"sending {to_name(tensor.datatype)} data via JSON is not supported. Please use the binary "
                          "data format for output")
     if tensor.datatype == DT_INVALID:
         raise InvalidArg("Invalid data type for output tensor")
-    if size != tensor.nbytes:
+    if nbytes(tensor.element_count, tensor.datatype) != tensor.nbytes:
         raise InternalError(f"output tensor shape does not match size of output for '{tensor.name}'")
-    if size == 0:
+    return 0
+
+
+cdef object to_json(Tensor tensor):
+    if tensor.datatype == DT_BYTES:
+        return _strings(tensor)
+    _check_output(tensor)
+    if tensor.nbytes == 0:
         return []
     if tensor.datatype == DT_BOOL:
         return np.frombuffer(tensor, dtype=np.uint8) != 0
     if tensor.datatype == DT_FP32 and tensor.element_count <= SMALL:
         return _few_floats(tensor)
-    array = tensor.numpy().reshape(-1)
-    if tensor.datatype == DT_FP32:
+    return _printable(tensor.numpy().reshape(-1), tensor.datatype)
+
+
+cdef list to_json_pieces(Tensor tensor):
+    cdef list pieces = [b"["]
+    cdef Py_ssize_t first
+    cdef int64_t at = 0
+    if tensor.datatype == DT_BYTES:
+        _check_framing(tensor)
+        while at < tensor.nbytes:
+            _put_piece(pieces, _next_strings(tensor, &at))
+    else:
+        _check_output(tensor)
+        array = tensor.numpy().reshape(-1)
+        for first in range(0, tensor.element_count, PIECE):
+            _put_piece(pieces, _printable(array[first:first + PIECE], tensor.datatype))
+    pieces.append(b"]")
+    return pieces
+
+
+# The text of some elements, behind which another thread gets its turn: the GIL is not given away inside of compiled
+# code unless one does so, and not for good to who waits for it unless one waits a moment, too.
+cdef int _put_piece(list pieces, object values) except -1:
+    if len(pieces) > 1:
+        pieces.append(b",")
+    pieces.append(orjson.dumps(values, None, orjson.OPT_SERIALIZE_NUMPY)[1:-1])
+    with nogil:
+        usleep(PAUSE_US)
+    return 0
+
+
+# What orjson takes of a flat array of numbers or truth values.
+cdef object _printable(object array, int datatype):
+    if datatype == DT_FP32:
         # Triton prints the float's exact value as a double, not the shortest text for a float.
         array = array.astype(np.float64)
-    elif tensor.datatype != DT_FP64:
+    elif datatype != DT_FP64:
         return array
     if np.isfinite(array).all():
         return array
@@ -175,18 +218,53 @@ cdef object _with_tokens(list values):
     return orjson.Fragment(json.dumps(values, separators=(",", ":")).encode())
 
 
+cdef int _check_framing(Tensor tensor) except -1:
+    cdef int64_t found
+    with nogil:
+        found = _count_strings(tensor.data, tensor.nbytes)
+    if found != tensor.element_count:
+        raise InternalError(f"output tensor shape does not match size of output for '{tensor.name}'")
+    return 0
+
+
+# Strings with their lengths in front; -1 when they do not fill the bytes.
+cdef int64_t _count_strings(const char *data, int64_t nbytes) noexcept nogil:
+    cdef int64_t at = 0
+    cdef int64_t found = 0
+    cdef uint32_t length
+    while nbytes - at >= 4:
+        memcpy(&length, data + at, 4)
+        at += 4
+        if nbytes - at < length:
+            return -1
+        at += length
+        found += 1
+    return found if at == nbytes else -1
+
+
 cdef list _strings(Tensor tensor):
     cdef list found = []
-    try:
-        elements = decode_bytes(tensor)
-    except ValueError:
-        elements = None
-    if elements is None or len(elements) != tensor.element_count:
-        raise InternalError(f"output tensor shape does not match size of output for '{tensor.name}'")
-    for element in elements:
+    cdef int64_t at = 0
+    if tensor.buffer is not None and tensor.buffer.memory_type == MEMORY_GPU:
+        raise InternalError(f"output '{tensor.name}' is still in device memory")
+    _check_framing(tensor)
+    while at < tensor.nbytes:
+        found += _next_strings(tensor, &at)
+    return found
+
+
+# Some of them, from `at` on, which is moved behind them.
+cdef list _next_strings(Tensor tensor, int64_t *at):
+    cdef list found = []
+    cdef int64_t end = at[0] + PIECE_NBYTES
+    cdef uint32_t length
+    while at[0] < tensor.nbytes and at[0] < end and len(found) < PIECE:
+        memcpy(&length, tensor.data + at[0], 4)
+        at[0] += 4
         try:
-            found.append((<bytes>element).decode())
+            found.append(tensor.data[at[0]:at[0] + length].decode())
         except UnicodeDecodeError:
             raise InvalidArg(f"output '{tensor.name}' has elements that are not valid UTF-8 and can not be sent as "
                              "JSON. Please use the binary data format for this output") from None
+        at[0] += length
     return found

@@ -2,7 +2,7 @@
 
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 
-from triton_async.errors import InternalError
+from triton_async.errors import InternalError, InvalidArg
 
 
 class Malformed(InternalError):
@@ -30,3 +30,25 @@ cdef str text(ta_wire value):
         return PyUnicode_DecodeUTF8(<const char *>value.at, ta_wire_left(&value), NULL)
     except UnicodeDecodeError:
         raise Malformed from None
+
+
+def check_field_count(bytes data, int64_t most):
+    """InvalidArg for a message of more than `most` fields, those of the messages in it not counted; Malformed."""
+    cdef ta_wire wire
+    cdef uint32_t field
+    cdef int64_t found = 0
+    cdef int type = 0
+    wire.at = <const uint8_t *><const char *>data
+    wire.end = wire.at + len(data)
+    with nogil:
+        while found <= most:
+            type = ta_wire_next(&wire, &field)
+            if type >= 0:
+                type = ta_wire_skip(&wire, type)
+            if type < 0:
+                break
+            found += 1
+    if type < TA_WIRE_END:
+        raise Malformed
+    if found > most:
+        raise InvalidArg(f"the request has more than {most} fields")

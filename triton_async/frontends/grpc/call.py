@@ -6,6 +6,7 @@ asyncio, statuses of our errors, and an orderly end of calls when the server dra
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -15,10 +16,15 @@ from google.protobuf.message import DecodeError
 from grpclib.const import Handler, Status
 from grpclib.exceptions import GRPCError
 
-from triton_async.defines import GRPC_MAX_MESSAGE_NBYTES, GRPC_MAX_TIMEOUT_S
+from triton_async.defines import (
+    CONTROL_MAX_NBYTES,
+    GRPC_MAX_MESSAGE_NBYTES,
+    GRPC_MAX_TIMEOUT_S,
+    MAX_PARAMETERS_PER_REQUEST,
+)
 from triton_async.frontends.grpc import compression, status
 from triton_async.protocol.grpc_encode import PREFIX_NBYTES
-from triton_async.protocol.wire import Malformed
+from triton_async.protocol.wire import Malformed, check_field_count
 
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])", re.ASCII)
 _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
@@ -28,6 +34,13 @@ _HEAD = [
     ("content-type", "application/grpc"),
     ("grpc-accept-encoding", compression.ACCEPTED),
 ]
+
+
+def _limit(request_type: Any) -> int:
+    """Bytes that a message may have: requests of inference, and loads, which bring files, as many as gRPC allows."""
+    if request_type is bytes or request_type.DESCRIPTOR.name == "RepositoryModelLoadRequest":
+        return GRPC_MAX_MESSAGE_NBYTES
+    return CONTROL_MAX_NBYTES
 
 
 class StreamGone(Exception):
@@ -115,7 +128,11 @@ class Call:
         if data is None or self._handler.request_type is bytes:
             return data
         try:
-            return self._handler.request_type.FromString(data)
+            if len(data) <= CONTROL_MAX_NBYTES:
+                return self._handler.request_type.FromString(data)
+            # A load with files. Many small fields cost far more than their bytes.
+            check_field_count(data, MAX_PARAMETERS_PER_REQUEST)
+            return await asyncio.to_thread(self._handler.request_type.FromString, data)
         except DecodeError:
             raise Malformed from None
 
@@ -129,16 +146,14 @@ class Call:
         nbytes = int.from_bytes(prefix[1:], "big")
         if prefix[0] > 1:
             raise GRPCError(Status.INTERNAL, f"message has the unknown flag {prefix[0]}")
-        if nbytes > GRPC_MAX_MESSAGE_NBYTES:
-            raise GRPCError(
-                Status.RESOURCE_EXHAUSTED,
-                f"Received message larger than max ({nbytes} vs. {GRPC_MAX_MESSAGE_NBYTES})",
-            )
+        limit = _limit(self._handler.request_type)
+        if nbytes > limit:
+            raise GRPCError(Status.RESOURCE_EXHAUSTED, f"Received message larger than max ({nbytes} vs. {limit})")
         data = await self._stream.recv_data(nbytes)
         if len(data) < nbytes:
             raise GRPCError(Status.INTERNAL, "stream ended inside a message")
         if prefix[0]:
-            return await compression.decompress(data, self._encoding)
+            return await compression.decompress(data, self._encoding, limit)
         return data
 
     async def send_message(self, message: Any) -> None:

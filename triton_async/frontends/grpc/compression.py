@@ -8,7 +8,7 @@ import zlib
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from triton_async.defines import GRPC_COMPRESS_INLINE_NBYTES, GRPC_MAX_MESSAGE_NBYTES
+from triton_async.defines import GRPC_COMPRESS_INLINE_NBYTES
 
 # zlib's name for the container formats.
 _WBITS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
@@ -29,20 +29,20 @@ def choose(accepted: str) -> str | None:
     return next((name for name in _WBITS if name in offered), None)
 
 
-async def decompress(data: bytes, encoding: str) -> bytes:
-    """GRPCError: INTERNAL for broken data, RESOURCE_EXHAUSTED beyond the message limit."""
+async def decompress(data: bytes, encoding: str, limit: int) -> bytes:
+    """GRPCError: INTERNAL for broken data, RESOURCE_EXHAUSTED beyond `limit` bytes."""
     if encoding not in _WBITS:
         raise GRPCError(Status.INTERNAL, "message is compressed but the call has no grpc-encoding")
     if len(data) < GRPC_COMPRESS_INLINE_NBYTES:
         # A small message may still be a bomb: what does not end within the bound continues beside the loop.
-        small = _decompress(data, encoding, GRPC_COMPRESS_INLINE_NBYTES * 4)
+        small = _decompress(data, encoding, min(limit, GRPC_COMPRESS_INLINE_NBYTES * 4))
         if small is not None:
             return small
-    found = await asyncio.to_thread(_decompress, data, encoding, GRPC_MAX_MESSAGE_NBYTES)
+    found = await asyncio.to_thread(_decompress, data, encoding, limit)
     if found is None:
         raise GRPCError(
             Status.RESOURCE_EXHAUSTED,
-            f"Decompressed message larger than max ({GRPC_MAX_MESSAGE_NBYTES} bytes)",
+            f"Decompressed message larger than max ({limit} bytes)",
         )
     return found
 

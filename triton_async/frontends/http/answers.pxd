@@ -22,16 +22,19 @@ cdef class Exchange(ResponseSink):
     cdef bint scanned                # its header was of the plain form
     cdef bint repeats                # and that of an earlier request
     cdef int coding                  # that the client asks for (http_coding)
-    cdef tuple encoded               # the response, when its body is compressed
-    cdef bint compressing            # on another thread, just now
-    cdef bytes compressed            # the body then
+    cdef tuple encoded               # the response, when its body was encoded or compressed elsewhere
+    cdef bint working                # another thread decodes the request, encodes or compresses the response
+    cdef bytes compressed            # the body, when it was compressed
     cdef Trace trace                 # None when it is not traced
+    cdef object fields               # the header of a request that another thread decodes, as Connection.fields
+    cdef int64_t began_ns            # and when its body began
     cdef int64_t waiting_nbytes      # of the response, noted as unsent while it waits for its turn
     cdef Exchange next
 
     cdef bint _ready(self) noexcept
     cdef int _wait(self) except -1
-    cdef int _compress(self, tuple encoded) except -1
+    # `work`, an asyncio future, is under way on another thread; `done(work)` on the loop's behind it.
+    cdef int _start(self, object work, object done) except -1
 
 #   HEAD --plain infer head--> BODY --complete--> HEAD          (the request itself waits in `first`..`last`)
 #   HEAD --other head, nothing in flight--> RELAY --both sides agree that it is over--> HEAD
@@ -69,7 +72,7 @@ cdef class Answers:
     cdef Exchange _enqueue(self, ModelSignature signature)
     # Writes the responses whose turn it is.
     cdef int _flush(self) except -1
-    # The bytes of a response, or a list of objects with the buffer protocol; None while its body is compressed.
+    # The bytes of a response, or a list of objects with the buffer protocol; None while another thread makes it.
     cdef object _reply(self, Exchange exchange)
     # A line of the access log.
     cdef int _note(self, Exchange exchange, object data) except -1

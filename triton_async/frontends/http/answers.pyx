@@ -5,8 +5,9 @@ from libc.stdint cimport int64_t
 
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.tensor cimport Tensor
-from triton_async.protocol.http_coding cimport CODING_REQUIRED
-from triton_async.protocol.http_reply cimport error_reply, infer_reply, packed_reply, set_old
+from triton_async.protocol.http_codec cimport encode_long
+from triton_async.protocol.http_coding cimport CODING_REQUIRED, may_code, worth_coding
+from triton_async.protocol.http_reply cimport error_reply, general_reply, infer_reply, packed_reply, set_old
 
 import logging
 
@@ -43,24 +44,49 @@ cdef class Exchange(ResponseSink):
         return 0
 
     cdef bint _ready(self) noexcept:
-        return (self.response is not None or self.problem is not None) and not self.compressing
+        return (self.response is not None or self.problem is not None) and not self.working
 
-    # Compressing takes longer than the loop has for one client.
-    cdef int _compress(self, tuple encoded) except -1:
-        name = NAMES[self.coding & ~CODING_REQUIRED]
-        work = self.answers.hub.loop.run_in_executor(None, deflate, name, (encoded[0], *encoded[1]))
-        self.encoded = encoded
-        self.compressing = True
-        work.add_done_callback(self.compress_done)
+    # What takes longer than the loop has for one client goes to another thread.
+    cdef int _start(self, object work, object done) except -1:
+        self.working = True
+        work.add_done_callback(done)
         return 0
 
-    def compress_done(self, work):
-        """The body is compressed; on the loop thread again."""
-        self.compressing = False
+    def decoded(self, work):
+        """The request is decoded; on the loop thread again."""
+        cdef InferRequest request = None
+        self.working = False
+        if self.answers is None:
+            return
         try:
-            self.compressed = work.result()
+            request = work.result()
+            if self.fields is not None:
+                request.trace_parent, self.fields = self.fields, None
+            self.answers.hub.server.submit_request(request, self)
+            self.request = request
+            if request.trace is not None:
+                self.trace = request.trace
+                self.trace.note("HTTP_RECV_START", self.began_ns)
+                self.trace.note("HTTP_RECV_END", request.received_ns)
+            return
+        except ServerError as problem:
+            self.problem = (http_status(problem.code), problem.message)
         except Exception:
-            log.exception("compressing a response failed")
+            log.exception("HTTP handler failed")
+            self.problem = FAILED
+        self.refused_id = None if request is None else request.id
+        self.answers._flush()
+
+    def encoded_elsewhere(self, work):
+        """The body is encoded, or compressed; on the loop thread again."""
+        self.working = False
+        try:
+            self.encoded, self.compressed = work.result()
+        except ServerError as problem:
+            self.response = None
+            self.problem = (http_status(problem.code), problem.message)
+        except Exception:
+            log.exception("encoding a response failed")
             self.response = None
             self.problem = FAILED
         if self.answers is not None:
@@ -72,6 +98,23 @@ cdef class Exchange(ResponseSink):
         for tensor in self.response.outputs:
             self.waiting_nbytes += tensor.nbytes
         return self.answers._note_unsent(self.waiting_nbytes)
+
+
+# On another thread: what `encode_infer` returns, and its body compressed, or None where that is not worth it.
+def _encode(request, response, signature, int coding):
+    encoded = encode_long(request, response, signature)
+    parts = (encoded[0], *encoded[1])
+    if may_code(coding, sum(map(_nbytes, parts))) and worth_coding(coding, list(parts)):
+        return _compress(encoded, coding)
+    return encoded, None
+
+
+def _compress(encoded, int coding):
+    return encoded, deflate(NAMES[coding & ~CODING_REQUIRED], (encoded[0], *encoded[1]))
+
+
+def _nbytes(part):
+    return memoryview(part).nbytes
 
 
 # The model that was asked, for logs; "?" when it is not known.
@@ -178,11 +221,19 @@ cdef class Answers:
                 data = self._failed(exchange, http_status(response.error.code), response.error.message, tail)
             elif exchange.compressed is not None:
                 data = packed_reply(exchange.encoded, exchange.coding, exchange.compressed, tail)
+            elif exchange.encoded is not None:
+                data = general_reply(exchange.encoded, 0, tail)
             else:
                 data = infer_reply(exchange.request, response, exchange.signature, exchange.coding, tail,
                                    self.known_reply if exchange.repeats else None)
+                if data is None:
+                    work = self.hub.loop.run_in_executor(None, _encode, exchange.request, response,
+                                                         exchange.signature, exchange.coding)
+                    exchange._start(work, exchange.encoded_elsewhere)
+                    return None
                 if type(data) is tuple:
-                    exchange._compress(data)
+                    work = self.hub.loop.run_in_executor(None, _compress, data, exchange.coding)
+                    exchange._start(work, exchange.encoded_elsewhere)
                     return None
         except ServerError as problem:
             data = self._failed(exchange, http_status(problem.code), problem.message, tail)

@@ -23,10 +23,14 @@ MANY_CHUNKS = (
 
 
 JSON_BODY = "request JSON"
+# That of a call that needs less than the option allows.
+CONTROL_BODY = "control call's request JSON"
 
 
 def too_big(nbytes: str, limit: int, what: str = "") -> str:
     """What is said of a body of more than `limit` bytes. `what`: what it is, where it can be only that."""
+    if what == CONTROL_BODY:
+        return f"{what} of {nbytes} bytes exceeds the maximum of {limit} bytes"
     if what:
         return (
             f"{what} size of {nbytes} bytes exceeds the maximum allowed input size of {limit} bytes. "

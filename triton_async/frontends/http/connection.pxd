@@ -19,6 +19,7 @@ cdef class Connection(SlowLane):
     cdef bint probed                 # it was sent something to find out whether it still reads
     cdef bint read_paused
     cdef bint resume_scheduled
+    cdef int left                    # requests that may still be begun in this turn of the loop
     cdef bint blank                  # an empty line stood in front of the next request
     cdef int64_t head_s              # when the held part of a head began
     cdef Held held                   # received, not acted upon
@@ -48,6 +49,7 @@ cdef class Connection(SlowLane):
     cdef int _received(self) except -1
     cdef int _submit(self) except -1
     # The request in `body`; `exchange` learns whether it is like the last one.
+    cdef int _submit_later(self, Exchange exchange, Buffer body) except -1
     cdef InferRequest _decode(self, Exchange exchange, Buffer body)
     cdef int _learn(self, InferRequest request, Buffer body) except -1
     cdef int _give_up_body(self) except -1
@@ -59,4 +61,6 @@ cdef class Connection(SlowLane):
     # Bytes behind the last request.
     cdef int _drop(self, Py_ssize_t count) except -1
     cdef int _schedule_resume(self) except -1
+    # Has `_resume` called in the next turn of the loop.
+    cdef int _call_soon(self) except -1
     cdef bint _idle(self) noexcept

@@ -23,7 +23,7 @@ from triton_async.frontends.http.slow_lane cimport SlowLane
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.request cimport InferRequest
 from triton_async.memory.buffer cimport Buffer
-from triton_async.protocol.http_codec cimport decode_infer
+from triton_async.protocol.http_codec cimport decode_infer, is_long_json
 from triton_async.protocol.http_head cimport (
     HEAD_EMPTY,
     HEAD_INFER,
@@ -48,11 +48,13 @@ from triton_async.defines import (
     HTTP_MAX_HEADERS_NBYTES,
     HTTP_MAX_LINE_NBYTES,
     HTTP_MAX_PIPELINED,
+    HTTP_REQUESTS_PER_TURN,
 )
 from triton_async.errors import InvalidArg, ServerError
 from triton_async.frontends.http.replies import CONTINUE, FAILED
 from triton_async.frontends.http.status import http_status
 from triton_async.protocol.head_fields import head_fields
+from triton_async.protocol.http_codec import decode_infer as decode_elsewhere
 
 log = logging.getLogger("triton_async.http")
 
@@ -61,6 +63,7 @@ cdef Py_ssize_t MAX_HEAD_NBYTES = HTTP_MAX_HEADERS_NBYTES
 cdef Py_ssize_t MAX_LINE_NBYTES = HTTP_MAX_LINE_NBYTES
 cdef int64_t MAX_BODY_NBYTES = HTTP_MAX_BODY_NBYTES
 cdef int MAX_PIPELINED = HTTP_MAX_PIPELINED
+cdef int REQUESTS_PER_TURN = HTTP_REQUESTS_PER_TURN
 
 # Kind of a head that is not complete.
 cdef enum:
@@ -85,6 +88,7 @@ cdef class Connection(SlowLane):
         self.hub = hub
         self.intake = Intake(hub)
         self.linger_nbytes = LINGER_NBYTES
+        self.left = REQUESTS_PER_TURN
 
     def __dealloc__(self):
         global _live
@@ -175,7 +179,7 @@ cdef class Connection(SlowLane):
     # Whether bytes have to wait, other than for the rest of a head.
     cdef bint _blocked(self) noexcept:
         if self.state == CONNECTION_HEAD:
-            return self.write_paused or self.in_flight >= MAX_PIPELINED or self.hub.stopping
+            return self.left == 0 or self.write_paused or self.in_flight >= MAX_PIPELINED or self.hub.stopping
         return self.state == CONNECTION_RELAY and self.handover.complete()
 
     # Acts on bytes as far as possible; returns how many are done with.
@@ -235,6 +239,9 @@ cdef class Connection(SlowLane):
         cdef int kind = self._parse(data, size, &end)
         if kind == HEAD_MORE:
             return 0
+        self.left -= 1
+        if self.left == 0:
+            self._call_soon()
         if kind == HEAD_EMPTY and not self.blank:
             self.blank = True
             return end
@@ -327,6 +334,8 @@ cdef class Connection(SlowLane):
         if self.head.closes:
             self._end_behind(exchange)
         try:
+            if is_long_json(self.head.header_length if self.head.header_length >= 0 else body.nbytes):
+                return self._submit_later(exchange, body)
             request = self._decode(exchange, body)
             if self.fields is not None:
                 request.trace_parent, self.fields = self.fields, None
@@ -346,6 +355,19 @@ cdef class Connection(SlowLane):
             exchange.problem = FAILED
         exchange.refused_id = None if request is None else request.id
         return self._flush()
+
+    # The same for JSON that takes long to read: another thread does, and the exchange goes on from there.
+    cdef int _submit_later(self, Exchange exchange, Buffer body) except -1:
+        cdef int64_t header = self.head.header_length if self.head.header_length >= 0 else body.nbytes
+        if header > body.nbytes:
+            raise InvalidArg(f"inference header size should be in range (0, {body.nbytes}), got: {header}")
+        work = self.hub.loop.run_in_executor(
+            None, decode_elsewhere, self.name, self.head.version, self.signature, body, header, self.hub.max_input_nbytes,
+            ta_now_ns(), self.hub.server.regions,
+        )
+        exchange.fields, self.fields = self.fields, None
+        exchange.began_ns = self.began_ns
+        return exchange._start(work, exchange.decoded)
 
     cdef InferRequest _decode(self, Exchange exchange, Buffer body):
         cdef InferRequest request = None
@@ -394,7 +416,9 @@ cdef class Connection(SlowLane):
         return self._update_reading()
 
     cdef int _update_reading(self) except -1:
-        cdef bint pause = self.relay_paused or self.held.size >= HELD_NBYTES or self.linger_nbytes < 0
+        cdef bint pause = self.relay_paused or self.linger_nbytes < 0 or (
+            self.held.size and (self.left == 0 or self.held.size >= HELD_NBYTES)
+        )
         if pause == self.read_paused or self.half_closed or self.state >= CONNECTION_CLOSING:
             return 0
         self.read_paused = pause
@@ -405,13 +429,17 @@ cdef class Connection(SlowLane):
         return 0
 
     cdef int _schedule_resume(self) except -1:
-        if self.held.size and not self.resume_scheduled:
+        return self._call_soon() if self.held.size else 0
+
+    cdef int _call_soon(self) except -1:
+        if not self.resume_scheduled:
             self.resume_scheduled = True
             self.hub.loop.call_soon(self._resume)
         return 0
 
     def _resume(self):
         self.resume_scheduled = False
+        self.left = REQUESTS_PER_TURN
         if self.state < CONNECTION_LAST:
             self._consume_held()
             self._update_reading()

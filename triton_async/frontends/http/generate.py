@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 
@@ -16,6 +17,7 @@ from triton_async.frontends.http.generation import Generation
 from triton_async.frontends.http.infer import forward, json_limit
 from triton_async.frontends.http.status import http_status
 from triton_async.protocol.generate import decode_generate
+from triton_async.protocol.http_codec import is_long_json
 from triton_async.protocol.version import parse_version
 
 _NOT_ONE = (
@@ -44,8 +46,11 @@ async def generate(
     body = await read_body(request, json_limit(request.content_length, max_input_nbytes), receiving)
     received_ns = time.monotonic_ns()
     generation = Generation(server, signature.decoupled, streaming)
+    decoding = model, version, signature, body, max_input_nbytes, received_ns
+    long = is_long_json(len(body))
+    inference = await asyncio.to_thread(decode_generate, *decoding) if long else decode_generate(*decoding)
+    del body, decoding
     try:
-        inference = decode_generate(model, version, signature, body, max_input_nbytes, received_ns)
         request[replies.REQUEST_ID] = inference.id
         if forwarded is not None:
             forward(inference, forwarded, request.headers.items())
@@ -55,7 +60,7 @@ async def generate(
         if (trace := inference.trace) is not None:
             trace.add("HTTP_RECV_START", began_ns)
             trace.add("HTTP_RECV_END", received_ns)
-        del body, inference
+        del inference
         await generation.wait()
         if trace is not None:
             trace.add("HTTP_SEND_START", time.monotonic_ns())

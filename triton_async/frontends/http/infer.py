@@ -19,7 +19,7 @@ from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse
 from triton_async.infer.signature import ModelSignature
 from triton_async.memory.regions import RegionRegistry
-from triton_async.protocol.http_codec import decode_infer, encode_infer
+from triton_async.protocol.http_codec import decode_infer, encode_infer, encode_long, is_long_answer, is_long_json
 from triton_async.protocol.http_coding import response_coding, worth
 from triton_async.protocol.version import parse_version
 
@@ -113,9 +113,11 @@ async def infer(
     if encoding:
         body = await decompress(body, max_input_nbytes)
     header_length = parse_header_length(header_lines, len(body))
-    inference = decode_infer(
-        model, version, signature, body, header_length, max_input_nbytes, received_ns, server.regions
-    )
+    decoding = model, version, signature, body, header_length, max_input_nbytes, received_ns, server.regions
+    if is_long_json(header_length):
+        inference = await asyncio.to_thread(decode_infer, *decoding)
+    else:
+        inference = decode_infer(*decoding)
     request[replies.REQUEST_ID] = inference.id
     if forwarded is not None:
         forward(inference, forwarded, headers.items())
@@ -153,7 +155,10 @@ async def _answered(
     request: web.BaseRequest, inference: InferRequest, answer: InferResponse, signature: ModelSignature
 ) -> web.StreamResponse:
     """The answer to `request`, compressed where the client wants it and it is worth it."""
-    head, parts, length, content_type = encode_infer(inference, answer, signature)
+    if is_long_answer(inference, answer):
+        head, parts, length, content_type = await asyncio.to_thread(encode_long, inference, answer, signature)
+    else:
+        head, parts, length, content_type = encode_infer(inference, answer, signature)
     coding, required = response_coding(", ".join(request.headers.getall("Accept-Encoding", [])))
     if not coding or not worth(required, (head, *parts)):
         return await replies.tensors(request, head, parts, length, content_type)

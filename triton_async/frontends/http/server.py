@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 
@@ -9,10 +10,11 @@ from aiohttp import web
 
 from triton_async import logs
 from triton_async.core.server import InferenceServer
+from triton_async.defines import CONTROL_MAX_NBYTES
 from triton_async.errors import InvalidArg, ServerError, Unsupported
 from triton_async.frontends.gate import OPEN, Gate
 from triton_async.frontends.http import replies, routes
-from triton_async.frontends.http.body import JSON_BODY, Receiving, read_body
+from triton_async.frontends.http.body import CONTROL_BODY, JSON_BODY, Receiving, read_body
 from triton_async.frontends.http.express import ExpressListener
 from triton_async.frontends.http.generate import generate
 from triton_async.frontends.http.infer import infer
@@ -21,6 +23,7 @@ from triton_async.frontends.http.routes import Route, RouteTable
 from triton_async.frontends.tls import ServerTls
 from triton_async.protocol import http_control as control
 from triton_async.protocol import openapi
+from triton_async.protocol.http_codec import is_long_json
 from triton_async.protocol.version import parse_version
 
 _TAKES_JSON = re.compile(r"(?:^|[,\s])(?:application/json|application/\*|\*/\*)(?:[;,\s]|$)", re.IGNORECASE)
@@ -110,7 +113,15 @@ class HttpService:
         )  # fmt: skip
 
     async def _body(self, request: web.BaseRequest) -> bytes | bytearray:
-        return await read_body(request, self._max_input_nbytes, self.receiving, JSON_BODY)
+        limit = min(self._max_input_nbytes, CONTROL_MAX_NBYTES)
+        return await read_body(request, limit, self.receiving, CONTROL_BODY if limit < self._max_input_nbytes else JSON_BODY)
+
+    # Of a load, which may bring files.
+    async def _load_parameters(self, request: web.BaseRequest) -> dict[str, str | bytes]:
+        body = await read_body(request, self._max_input_nbytes, self.receiving, JSON_BODY)
+        if is_long_json(len(body)):
+            return await asyncio.to_thread(control.parse_load, body)
+        return control.parse_load(body)
 
     async def _live(self, request: web.BaseRequest) -> web.Response:
         return _health(request, "live", self._server.live())
@@ -154,7 +165,7 @@ class HttpService:
 
     async def _load(self, request: web.BaseRequest, repository: str | None, model: str) -> web.Response:
         _refuse_repository(repository)
-        parameters = control.parse_load(await self._body(request))
+        parameters = await self._load_parameters(request)
         await self._server.load_model(model, parameters or None)
         return replies.empty()
 

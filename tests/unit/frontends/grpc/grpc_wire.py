@@ -32,13 +32,19 @@ class Wire(asyncio.Transport):
         self.ended: set[int] = set()
         self.changed = asyncio.Event()
         self.direct_nbytes = 0
+        self.paused = False
+        self.unread: list[tuple[bytes, int]] = []
         self.protocol: Any = connection(lane)
         self.protocol.connection_made(self)
         self.send(self.h2.data_to_send(), 1 << 20)
 
     def send(self, data: bytes, piece: int) -> None:
+        """In reads of at most `piece` bytes. What comes while the server does not read waits until it does."""
         at = 0
         while at < len(data):
+            if self.paused or self.unread:
+                self.unread.append((data[at:], piece))
+                return
             view = memoryview(self.protocol.get_buffer(-1))
             count = min(len(view), piece, len(data) - at)
             view[:count] = data[at : at + count]
@@ -46,6 +52,23 @@ class Wire(asyncio.Transport):
                 self.direct_nbytes += count
             self.protocol.buffer_updated(count)
             at += count
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+        asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        unread, self.unread = self.unread, []
+        for data, piece in unread:
+            self.send(data, piece)
+
+    async def read(self) -> None:
+        """Returns when the server has read all that was sent."""
+        while self.paused or self.unread:
+            await asyncio.sleep(0)
 
     def begin(self, path: str = INFER, **headers: str) -> int:
         stream: int = self.h2.get_next_available_stream_id()

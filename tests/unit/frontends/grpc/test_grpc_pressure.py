@@ -189,6 +189,7 @@ def test_what_is_not_read_is_copied_once(server: Running, backend: GatedBackend)
         data = b"".join(map(body, names))
         stream.send(data)
         stream.end()
+        await stream.wire.read()
         (call,) = driver.streams(stream.wire.protocol)
         backlog = driver.backlog_of(call)
         waiting = backlog.nbytes
@@ -217,6 +218,7 @@ def test_a_client_that_does_not_read_stops_the_reading(run: Callable[..., None],
         sent, rest = 0, b""
         while True:
             if stream.room == 0:
+                await stream.wire.read()
                 if stream.requests.unanswered == 0 and not stream.requests.may_read:
                     await turns()  # the window may be about to be opened
                     if stream.room == 0:

@@ -1,6 +1,6 @@
 # A client's connection: socket and clock for an ExpressSession. Loop thread.
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint8_t
 
 from triton_async.frontends.grpc.express.head cimport CallHead
 from triton_async.frontends.grpc.express.session cimport ExpressSession
@@ -20,6 +20,9 @@ cdef enum ConnectionState:
 cdef class ExpressConnection(ExpressSession):
     cdef object transport
     cdef object room               # view into a message, while a read goes there and not into the lane's buffer
+    cdef bint room_taken           # the last read went there
+    cdef bytes waiting             # received, and left for the next turn of the loop; None: nothing. Reading is paused
+    cdef int opened                # calls in this turn, see _CALLS_PER_TURN
     cdef object calls              # frontends.grpc.calls.Calls, made for the first call it is needed for
     cdef object keepalive          # keepalive.KeepAlive
     cdef object timer              # TimerHandle of the next look at `keepalive`
@@ -35,6 +38,9 @@ cdef class ExpressConnection(ExpressSession):
     cdef int64_t stalled_ns        # since when answers wait and nothing has left; 0: nothing waits
     cdef int64_t unsent_nbytes     # in the transport, when last looked at
 
+    cdef int _take(self, const uint8_t *data, Py_ssize_t nbytes, int64_t now_ns) except -1
+    cdef Py_ssize_t _take_some(self, const uint8_t *data, Py_ssize_t nbytes, int64_t now_ns) except -1
+    cdef int _wait_for_turn(self, const uint8_t *data, Py_ssize_t nbytes) except -1
     cdef Http2Stream _slow(self, CallHead *head)
     cdef int _pump(self) except -1
     cdef int _watch(self, int64_t now_ns, bint progress) except -1

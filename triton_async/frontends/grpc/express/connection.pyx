@@ -18,7 +18,8 @@ from triton_async.protocol.http2 cimport Http2Stream
 from triton_async.protocol.nghttp2 cimport NGHTTP2_ENHANCE_YOUR_CALM, NGHTTP2_NO_ERROR
 
 from triton_async.defines import (
-    GRPC_MAX_HEADER_LIST_NBYTES, GRPC_MAX_HELD_NBYTES, GRPC_RECEIVE_NBYTES, GRPC_WRITE_NBYTES,
+    GRPC_CALLS_PER_TURN, GRPC_MAX_HEADER_LIST_NBYTES, GRPC_MAX_HELD_NBYTES, GRPC_RECEIVE_NBYTES, GRPC_TURN_NS,
+    GRPC_WRITE_NBYTES,
 )
 from triton_async.frontends.grpc.calls import Calls
 from triton_async.frontends.grpc.express.keepalive import Action, Activity, KeepAlive
@@ -28,6 +29,16 @@ log = logging.getLogger("triton_async.grpc")
 cdef int64_t _WRITE = GRPC_WRITE_NBYTES
 cdef int64_t _HELD_MAX = GRPC_MAX_HELD_NBYTES
 cdef Py_ssize_t _RECEIVE = GRPC_RECEIVE_NBYTES
+
+# Bytes of one read that are acted upon without a look at the clock, and between two looks where that took long.
+cdef Py_ssize_t _SLICE = 4096
+cdef Py_ssize_t _LEAST = 512
+
+# What one connection has of a turn of the loop for what it sent at once: time, and calls, of which one that a task of
+# its own answers, later in the turn, counts as several.
+cdef int64_t _TURN_NS = GRPC_TURN_NS
+cdef int _CALLS_PER_TURN = GRPC_CALLS_PER_TURN
+cdef int _SLOW_CALL = 8
 
 # Nanoseconds without a byte sent after which a client counts as one that does not read.
 cdef int64_t _STALLED_NS = 1_000_000_000
@@ -72,25 +83,72 @@ cdef class ExpressConnection(ExpressSession):
             size = len(room)
         if self.transport is None or not 0 < nbytes <= size:
             return
+        self.room_taken = room is not None
         self.last_read_ns = now_ns
+        self._take(data, nbytes, now_ns)
+
+    # Acts on bytes that came, on so many of them that others get their turn: the rest waits for the next one.
+    cdef int _take(self, const uint8_t *data, Py_ssize_t nbytes, int64_t now_ns) except -1:
+        cdef Py_ssize_t taken = nbytes
         try:
-            self.receive(data, nbytes, now_ns)
+            if nbytes <= _SLICE or self.room_taken:
+                self.receive(data, nbytes, now_ns)
+            else:
+                taken = self._take_some(data, nbytes, now_ns)
         except Exception:
             log.exception("gRPC connection failed")
             self.abort()
-            return
+            return 0
         if not self.guard.in_block:
             self.header_block_ns = 0
         elif self.header_block_ns == 0:
             self.header_block_ns = now_ns
-        self.flush()
+        if taken < nbytes:
+            self._wait_for_turn(data + taken, nbytes - taken)
+        return self.flush()
+
+    # Returns how many bytes were taken before the time of this turn was over.
+    cdef Py_ssize_t _take_some(self, const uint8_t *data, Py_ssize_t nbytes, int64_t now_ns) except -1:
+        cdef Py_ssize_t at = 0
+        cdef Py_ssize_t size = _SLICE
+        cdef int64_t until_ns = now_ns + _TURN_NS
+        cdef int64_t start_ns = now_ns
+        cdef int64_t end_ns
+        while at < nbytes:
+            size = min(size, nbytes - at)
+            self.receive(data + at, size, now_ns)
+            at += size
+            end_ns = ta_now_ns()
+            # Calls are dear, and bytes of messages are not: as many as the first ones let expect.
+            size = 2 * size if end_ns - start_ns < _TURN_NS // 8 else _LEAST
+            if end_ns > until_ns or self.opened >= _CALLS_PER_TURN:
+                break
+            start_ns = end_ns
+        self.opened = 0
+        return at
+
+    cdef int _wait_for_turn(self, const uint8_t *data, Py_ssize_t nbytes) except -1:
+        if self.transport is None:
+            return 0
+        self.waiting = (<const char *>data)[:nbytes]
+        self.transport.pause_reading()
+        self.lane.loop.call_soon(self._go_on)
+        return 0
+
+    def _go_on(self):
+        waiting, self.waiting = self.waiting, None
+        if self.transport is None or waiting is None:
+            return
+        self._take(<const uint8_t *><const char *>waiting, len(waiting), ta_now_ns())
+        if self.waiting is None and self.transport is not None:
+            self.transport.resume_reading()
 
     def eof_received(self):
         """None: the transport closes. No client of gRPC half-closes."""
 
     def connection_lost(self, _):
         self.state = CONNECTION_CLOSED
-        self.transport = None
+        self.transport = self.waiting = None
         self.lane.connections.discard(self)
         if self.timer is not None:
             self.timer.cancel()
@@ -114,6 +172,7 @@ cdef class ExpressConnection(ExpressSession):
     # -- session -----------------------------------------------------------------------------------
 
     cdef Http2Stream open_stream(self, int32_t id):
+        self.opened += 1
         cdef CallHead head
         cdef ExpressCall call
         cdef StreamInfer stream
@@ -142,6 +201,7 @@ cdef class ExpressConnection(ExpressSession):
 
     cdef Http2Stream _slow(self, CallHead *head):
         cdef SlowStream stream = SlowStream.__new__(SlowStream)
+        self.opened += _SLOW_CALL
         if self.calls is None:
             self.calls = Calls(self.lane.mapping)
         stream.calls = self.calls

@@ -1,0 +1,3 @@
+from typing import Any
+
+def cut_parameters(body: Any) -> dict[str, bytes] | None: ...
