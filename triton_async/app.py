@@ -187,7 +187,10 @@ async def _serve_watched(
             host = Host(
                 loop, reactor, pools, backends, workers, settings.backend_config, regions=regions,
                 gpu_limits=settings.model_load_gpu_limit, gpu_uuid=monitor.uuid,
-                metric_sources=(monitor.families, partial(_own_families, lag), backends.families, stuck.families),
+metric_sources=(
+                    monitor.families, partial(_own_families, lag, reactor), backends.families, stuck.families,
+                ),
+                loop_executions=settings.allow_loop_execution,
                 cache=ResponseCache(settings.response_cache_byte_size) if settings.response_cache_byte_size else None,
                 held_schedulers=_held_schedulers(),
                 limiter=_limiter(settings, reactor),
@@ -247,11 +250,15 @@ def watching_gpus(settings: Settings, pools: Pools) -> Iterator[GpuMonitor]:
         monitor.close()
 
 
-def _own_families(lag: LoopLag) -> list[Family]:
+def _own_families(lag: LoopLag, reactor: Reactor) -> list[Family]:
     """What the process knows of itself, for the metrics."""
     return [
         ("triton_async_loop_lag_us", "gauge", "Longest delay of the event loop in the last 15 to 30 s, in microseconds",
          [({}, int(lag.worst_s() * 1e6))]),
+        ("triton_async_loop_executions_total", "counter", "Executions that ran on the event loop's thread",
+         [({}, reactor.n_here)]),
+        ("triton_async_loop_execution_longest_us", "gauge", "Longest execution that ran there, in microseconds",
+         [({}, reactor.longest_here_ns // 1000)]),
         ("triton_async_log_lines_dropped_total", "counter", "Lines of the log that nobody read in time",
          [({}, logs.dropped())]),
     ]  # fmt: skip

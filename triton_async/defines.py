@@ -115,6 +115,9 @@ HTTP_MAX_PIPELINED = 128
 # where they are refused. What was sent behind them waits for the next turn, behind the other connections.
 HTTP_REQUESTS_PER_TURN = 32
 
+# Bytes of a large body that are read in one turn: copying them, and having their memory made, takes half a millisecond.
+HTTP_NBYTES_PER_TURN = 1 << 20
+
 # Characters of an error's text over HTTP, and of a word in it: names that clients have sent come back in part.
 ERROR_MAX_LENGTH = 65536
 ERROR_NAME_LENGTH = 200
@@ -307,13 +310,14 @@ INSTANCE_RUN_AHEAD_MAX = 30
 # this on average: waking an instance and being woken by it costs more (bench/results/inline.md).
 INLINE_MEAN_NS = 25_000
 
-# Executions of no more than INLINE_STEADY_NS in a row until a model is trusted so far; sixteen times as many after each
-# time that one on the loop thread took longer than INLINE_STALL_NS, for everybody waited. Whether it was the model, and
-# not the kernel that gave the processor to others, is looked at for INLINE_WATCHED executions behind each stall (0.3 us
-# each); so many without one make up for one.
+# Executions of no more than INLINE_STEADY_NS in a row, of one exact shape, until a model is trusted with it. It never
+# is again after one on the loop thread that took longer than INLINE_STALL_NS, for everybody waited. Whether it was the
+# model, and not the kernel that gave the processor to others, is looked at for INLINE_WATCHED executions behind the
+# start and behind each stall that nobody watched (0.3 us each); one of INLINE_SURELY_NS was the model.
 INLINE_AFTER = 64
 INLINE_STEADY_NS = 250_000
 INLINE_STALL_NS = 1_000_000
+INLINE_SURELY_NS = 20_000_000
 INLINE_WATCHED = 1 << 16
 
 # Input bytes of a batch up to which it may run there: larger ones tell nothing about their time by the smaller ones.

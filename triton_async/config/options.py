@@ -190,6 +190,13 @@ HTTP = (
     _bool("allow-http", True, "Listen for HTTP."),
     _text("http-address", "0.0.0.0", "Address of the HTTP server, or unix:<path> for a socket file."),
     _port("http-port", 8000, "Port of the HTTP server."),
+    _bool(
+        "allow-loop-execution",
+        True,
+        "Run executions of some microseconds on the event loop's own thread, where the shapes of requests bound their "
+        "time: waking another thread takes longer.",
+        ours=True,
+    ),
     _bool("reuse-http-port", False, "Let several servers share the HTTP port."),
     _text(
         "http-header-forward-pattern", "",

@@ -90,6 +90,7 @@ class Settings:
     allow_http: bool = _default("allow-http")
     http_address: str = _default("http-address")
     http_port: int = _default("http-port")
+    allow_loop_execution: bool = _default("allow-loop-execution")
     reuse_http_port: bool = _default("reuse-http-port")
     http_max_input_size: int = _default("http-max-input-size")
     http_use_ssl: bool = _default("http-use-ssl")

@@ -92,6 +92,8 @@ class Host:
     held_schedulers: HeldSchedulers = HeldSchedulers()
     #: What executions wait for under --rate-limit; None: for nothing.
     limiter: RateLimiter | None = None
+    #: The shortest executions may run on the loop's thread.
+    loop_executions: bool = True
 
     @property
     def pool(self) -> SlabPool:

@@ -115,7 +115,8 @@ async def start_version(host: Host, config: ModelConfig, opened: OpenVersion) ->
             model: Model = SequenceModel(host.reactor, opened.signature, config, instances, scheduler, pool)
         else:
             kind = LimitedModel if any(claims) else Model
-            model = kind(host.reactor, opened.signature, config, instances, scheduler, pool, cache)
+            model = kind(host.reactor, opened.signature, config, instances, scheduler, pool, cache,
+                         host.loop_executions)  # fmt: skip
         if host.limiter is not None and any(claims):
             model.limit(host.limiter, claims)
     except BaseException:

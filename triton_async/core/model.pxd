@@ -30,6 +30,7 @@ cdef class Model(Servable):
     cdef RateLimiter limiter             # what instances with a claim ask before they begin; None: no one has any
     cdef int64_t mean_execution_ns       # moving average of how long an instance takes for a batch
     cdef readonly InlinePolicy inline
+    cdef bint batching                   # the first dimension of its tensors is rows
     cdef bint any_thread                 # every instance may run on the loop thread
 
     # Starts what may start. `here`, or None: a list that takes the batches run on the loop thread, to be delivered;

@@ -3,7 +3,7 @@
 import logging
 
 from triton_async.core.cache cimport ResponseCache
-from triton_async.core.inline cimport InlinePolicy, ta_switches, ta_switches_of_thread
+from triton_async.core.inline cimport InlinePolicy, shape_of, ta_switches, ta_switches_of_thread
 from triton_async.core.instances cimport Instance
 from triton_async.core.limiter cimport RateLimiter
 from triton_async.core.reactor cimport Reactor
@@ -58,10 +58,11 @@ cdef int64_t MEAN_CLAMP = 4
 
 
 cdef class Model(Servable):
-    """A READY model version. `scheduler`: a new one, for it alone."""
+    """A READY model version. `scheduler`: a new one, for it alone. `runs_here`: its shortest executions may run on the
+    loop thread."""
 
     def __init__(self, Reactor reactor, ModelSignature signature, config, instances, Scheduler scheduler,
-                 SlabPool input_pool=None, ResponseCache cache=None):
+                 SlabPool input_pool=None, ResponseCache cache=None, bint runs_here=True):
         batching = config.dynamic_batching or config.sequences
         Servable.__init__(self, reactor, signature, config, input_pool,
                           batching is not None and batching.preserve_ordering, cache)
@@ -76,7 +77,8 @@ cdef class Model(Servable):
         self.run_ahead = self.least_ahead
         self.mean_execution_ns = MEAN_CLAMP * RUN_AHEAD_NS
         self.inline = InlinePolicy()
-        self.any_thread = all([(<Instance>instance).any_thread for instance in instances])
+        self.any_thread = runs_here and all([(<Instance>instance).any_thread for instance in instances])
+        self.batching = signature.max_batch_size > 0
 
     def limit(self, RateLimiter limiter, claims):
         """Has its instances wait for what they need, None for nothing (RateLimiter.add). Before the first request."""
@@ -248,11 +250,11 @@ cdef class Model(Servable):
         cdef int64_t nbytes = 0
         cdef int i
         # Copies to and from GPUs wait.
-        if not self.inline.allowed or not self.any_thread or batch.c.device_inputs or batch.c.n_placements:
+        if not self.any_thread or batch.c.device_inputs or batch.c.n_placements:
             return False
         for i in range(batch.c.n_inputs):
             nbytes += batch.c.inputs[i].nbytes
-        return nbytes <= HERE_NBYTES
+        return nbytes <= HERE_NBYTES and self.inline.allows(shape_of(&batch.c, self.batching), batch.c.rows)
 
     # Of a model that is trusted for long, without giving the GIL away: that and getting it back, maybe behind a thread
     # of Python, take longer than the execution.
@@ -261,12 +263,18 @@ cdef class Model(Servable):
         cdef bint displaced
         if not self.inline.watched:
             _execute(instance, batch)
+            self.reactor.note_here(batch.c.compute_end_ns - batch.c.compute_start_ns)
             return self._note_execution(batch, True)
         with nogil:
             before = ta_switches_of_thread()
             _execute(instance, batch)
             displaced = _displaced(&batch.c, before)
-        return self._note_execution(batch, True, displaced)
+        self.reactor.note_here(batch.c.compute_end_ns - batch.c.compute_start_ns)
+        self._note_execution(batch, True, displaced)
+        if self.inline.ended:
+            log.warning("model '%s' held up the event loop for %d us: it runs on its instances' threads from now on",
+                        self.signature.model_name, (batch.c.compute_end_ns - batch.c.compute_start_ns) // 1000)
+        return 0
 
     # All instances are busy: what is not to grow any more may already wait in their mailboxes, evenly.
     cdef int _dispatch_ahead(self, int64_t now_ns) except -1:
@@ -334,7 +342,9 @@ cdef class Model(Servable):
         cdef int64_t clamped_ns = min(execution_ns, MEAN_CLAMP * RUN_AHEAD_NS)
         cdef int ahead
         self.mean_execution_ns += (clamped_ns - self.mean_execution_ns) // MEAN_WEIGHT
-        self.inline.note(execution_ns, self.mean_execution_ns, here, displaced)
+        if self.any_thread:
+            self.inline.note(shape_of(&batch.c, self.batching), batch.c.rows, execution_ns, self.mean_execution_ns,
+                             here, displaced)
         ahead = <int>min(RUN_AHEAD_NS // max(self.mean_execution_ns, 1), RUN_AHEAD_MAX)
         self.run_ahead = min(max(self.least_ahead, ahead), self.most_ahead)
         self.scheduler.note_execution(execution_ns)

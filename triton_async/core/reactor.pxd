@@ -57,7 +57,11 @@ cdef class Reactor:
     cdef list late                   # Sleepers, and functions that wake others, for the end of that
     cdef readonly object loop
     cdef Clock clock
+    # Executions on the loop thread, and the longest.
+    cdef readonly int64_t n_here
+    cdef readonly int64_t longest_here_ns
 
+    cdef void note_here(self, int64_t execution_ns) noexcept
     # Hands an event up, with a reference of its owner. Any thread, no GIL; cannot fail.
     cdef void post(self, ta_message *message) noexcept nogil
     # The same for several, the oldest first, linked by `next`: they are handled together.

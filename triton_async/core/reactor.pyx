@@ -157,6 +157,11 @@ cdef class Reactor:
                         log.exception("a thread that waits for the loop could not be woken")
         return 0
 
+    cdef void note_here(self, int64_t execution_ns) noexcept:
+        self.n_here += 1
+        if execution_ns > self.longest_here_ns:
+            self.longest_here_ns = execution_ns
+
     def _on_events(self):
         self.drain()
 

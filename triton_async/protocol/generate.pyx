@@ -78,7 +78,8 @@ cdef class Reader:
     cdef object value(self, object item):
         cdef bytes text = self.json.text(self.json.place(item))
         if len(text) > JSON_MAX_LEFT_NBYTES:
-            raise InvalidArg(f"a parameter of {len(text)} bytes is too long, at most {JSON_MAX_LEFT_NBYTES} are supported")
+            raise InvalidArg(f"a parameter of {len(text)} bytes is too long, at most {JSON_MAX_LEFT_NBYTES} are "
+                             "supported")
         return loads(text)
 
     cdef int add(self, TensorSpec spec, object item) except -1:

@@ -7,11 +7,12 @@ from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature
 from triton_async.memory.regions cimport RegionRegistry
 
-# Request in `body` (any object with the buffer protocol; whoever holds the request or one of its inputs keeps it
-# alive and unchanged). `header_length`: bytes of JSON in front; -1: all of the body; 0: no JSON, the body is the
-# one input, deduced from `signature`. Inputs in binary form are views into `body`. Checks form, not fitness: the
-# request still has to pass `signature.validate`. Regions that the request names are leased from `regions`, of which
-# None knows none. Any thread: for long JSON not the loop's (`is_long_json`). Raises ServerError with Triton's words; nothing is kept then.
+# Request in `body` (any object with the buffer protocol; whoever holds the request or one of its inputs keeps it alive
+# and unchanged). `header_length`: bytes of JSON in front; -1: all of the body; 0: no JSON, the body is the one input,
+# deduced from `signature`. Inputs in binary form are views into `body`. Checks form, not fitness: the request still
+# has to pass `signature.validate`. Regions that the request names are leased from `regions`, of which None knows none.
+# Any thread: for long JSON not the loop's (`is_long_json`). Raises ServerError with Triton's words; nothing is kept
+# then.
 cpdef InferRequest decode_infer(str model_name, int64_t model_version, ModelSignature signature, object body,
                                 int64_t header_length, int64_t max_input_nbytes, int64_t received_ns,
                                 RegionRegistry regions=*)

@@ -319,14 +319,14 @@ cpdef bint is_long_json(int64_t nbytes):
 cpdef bint is_long_answer(InferRequest request, InferResponse response):
     cdef RequestedOutput asked
     cdef Tensor tensor
-    cdef int64_t elements = 0
+    cdef int64_t count = 0
     for tensor in response.outputs:
         asked = asked_output(request, tensor.name)
         if (asked is not None and (asked.classification > 0 or (asked.region is None and not asked.binary))) or (
             asked is None and not request.binary_default
         ):
-            elements += tensor.element_count + (tensor.nbytes >> 3)
-    return elements > OFFLOAD_ELEMENTS
+            count += tensor.element_count + (tensor.nbytes >> 3)
+    return count > OFFLOAD_ELEMENTS
 
 
 cpdef tuple encode_infer(InferRequest request, InferResponse response, ModelSignature signature):
@@ -373,8 +373,8 @@ cdef dict _head(InferRequest request, InferResponse response):
     return head
 
 
-# The entry of an output, but for its data: the tensor beside it has to be written as JSON, None when none has to. One in
-# binary form is added to `parts`.
+# The entry of an output, but for its data: the tensor beside it has to be written as JSON, None when none has to. One
+# in binary form is added to `parts`.
 cdef tuple _entry(InferRequest request, ModelSignature signature, Tensor tensor, list parts):
     cdef RequestedOutput asked = asked_output(request, tensor.name)
     cdef bint binary = request.binary_default if asked is None else asked.binary

@@ -45,13 +45,10 @@ def parse_load(body: Any) -> dict[str, str | bytes]:
     """Parameters of a load request: `config` as text, `file:<version>/<name>` as bytes."""
     found: dict[str, str | bytes] = {}
     for key, text in ((cut_parameters(body) if len(body) else None) or {}).items():
-        if not text.startswith(b'"'):
-            as_string(None, "")
         if key == "config":
-            found[key] = as_string(loads(text), "")
+            found[key] = as_string(loads(bytes(text)), "")
         elif key.startswith("file:"):
-            # Base64 needs no escapes.
-            found[key] = _decode_file(key, text[1:-1] if b"\\" not in text else as_string(loads(text), "").encode())
+            found[key] = _decode_file(key, text)
         else:
             raise InvalidArg("unexpected error on creating Triton parameter")
     return found
@@ -85,23 +82,37 @@ def parse_system_region(body: Any) -> tuple[str, int, int]:
     return key, offset, as_uint(document["byte_size"], "")
 
 
-def _decode_file(key: str, text: bytes) -> bytes:
-    found = bytearray()
+def _decode_file(key: str, text: memoryview) -> bytes:
+    """The bytes of a file, from the JSON text of a string in base64."""
+    if bytes(text[:1]) != b'"':
+        as_string(None, "")
+    pieces = []
     carried = b""
     # In pieces, so that other threads get the GIL in between.
-    for at in range(0, len(text), _BASE64_PIECE):
-        carried += b"".join(text[at : at + _BASE64_PIECE].split())
-        last = at + _BASE64_PIECE >= len(text)
-        whole = len(carried) if last else len(carried) // 4 * 4
-        try:
-            found += base64.b64decode(carried[:whole], validate=True)
-        except (binascii.Error, ValueError):
-            # Triton's decoder skips what is not base64 and loads the rest.
-            raise InvalidArg(f"load parameter '{key}' is not valid base64") from None
-        if not last and b"=" in carried[:whole]:
-            raise InvalidArg(f"load parameter '{key}' is not valid base64")
+    for at in range(1, len(text) - 1, _BASE64_PIECE):
+        end = min(at + _BASE64_PIECE, len(text) - 1)
+        piece = bytes(text[at:end])
+        if b"\\" in piece:  # which base64 does not need
+            return _decode_text(key, as_string(loads(bytes(text)), ""))
+        carried += b"".join(piece.split())
+        whole = len(carried) if end == len(text) - 1 else max(len(carried) - 4, 0) // 4 * 4
+        pieces.append(_decode_text(key, carried[:whole]))
         carried = carried[whole:]
-    return bytes(found)
+    if any(len(piece) % 3 for piece in pieces[:-1]):
+        raise _no_base64(key)  # its end stands in the middle
+    return b"".join(pieces)
+
+
+def _decode_text(key: str, text: str | bytes) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()) if isinstance(text, str) else text, validate=True)
+    except (binascii.Error, ValueError):
+        # Triton's decoder skips what is not base64 and loads the rest.
+        raise _no_base64(key) from None
+
+
+def _no_base64(key: str) -> InvalidArg:
+    return InvalidArg(f"load parameter '{key}' is not valid base64")
 
 
 def parse_unload(body: Any) -> bool:

@@ -244,6 +244,8 @@ cdef object general_reply(tuple encoded, int coding, bytes tail):
     writer.full = False
     _put_head(&writer, len(json), nbytes)
     assert not writer.full
+    if len(json) > JOIN_NBYTES:
+        return [head[:writer.at - &head[0]] + tail, json, *parts]
     return _assemble(&head[0], writer.at - &head[0], tail, PyBytes_AS_STRING(json), len(json), parts, nbytes)
 
 

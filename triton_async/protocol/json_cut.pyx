@@ -1,4 +1,4 @@
-"""JSON bodies of inference: checked and cut in C, so that their length costs neither objects nor the GIL. Any thread."""
+"""JSON bodies of inference: checked and cut in C, so that length costs neither objects nor the GIL. Any thread."""
 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -87,8 +87,10 @@ cdef CutJson cut_json(const char *text, int64_t size, ta_json_form form, str wha
 
 
 def cut_parameters(body):
-    """The members of `parameters` of a JSON object as JSON text, None where there is none. Any thread, and the GIL is not
-    held for long. InvalidArg."""
+    """The members of `parameters` of a JSON object as views of their JSON text in `body`; None where there is none. Any
+    thread, and the GIL is not held for long. InvalidArg."""
+    cdef ta_json_span span
+    cdef dict members = {}
     cdef Buffer buffer = wrap(body)
     cdef CutJson found = cut_json(buffer.data, buffer.nbytes, TA_JSON_GENERATE, "")
     if found.c.counts[TA_JSON_PARAMETERS] > MOST:
@@ -98,7 +100,10 @@ def cut_parameters(body):
         return None
     if type(parameters) is not dict:
         raise InvalidArg("attempt to get members for non-object")
-    return {key: found.text(found.place(value)) for key, value in parameters.items()}
+    for key, value in parameters.items():
+        span = found.c.spans[found.place(value)]
+        members[key] = memoryview(body)[span.at:span.end]
+    return members
 
 
 cdef int _refuse(const ta_json *json, int status, str what) except -1:

@@ -5,10 +5,10 @@ from libc.stdint cimport int64_t
 from triton_async.infer.tensor cimport Tensor
 from triton_async.protocol.json_cut cimport CutJson
 
-# Tensor with the values that `data` stands for in what is left of `json`: flat, or nested exactly like `dims`. At most
+# Tensor with the values that `data` stands for in what is left of `cut`: flat, or nested exactly like `dims`. At most
 # `max_nbytes` bytes; `count` is the product of dims. Raises InvalidArg with Triton's words. For BYTES the number of
 # elements is not compared with the shape here: validation does, in Triton's words for it. Any thread.
-cdef Tensor from_json(str name, int datatype, const int64_t *dims, int rank, int64_t count, CutJson json, object data,
+cdef Tensor from_json(str name, int datatype, const int64_t *dims, int rank, int64_t count, CutJson cut, object data,
                       int64_t max_nbytes)
 
 # The JSON array of a tensor's values, row-major: something orjson.dumps takes with OPT_SERIALIZE_NUMPY.

@@ -37,7 +37,6 @@ cdef int64_t PIECE_NBYTES = 1 << 17
 cdef unsigned int PAUSE_US = 20
 
 
-
 cdef int64_t _byte_size(str name, int datatype, int64_t count, int64_t max_nbytes) except -1:
     cdef int64_t size = nbytes(count, datatype)
     if size < 0:
@@ -54,9 +53,9 @@ cdef int _check_limit(str name, int64_t size, int64_t max_nbytes) except -1:
     return 0
 
 
-cdef Tensor from_json(str name, int datatype, const int64_t *dims, int rank, int64_t count, CutJson json, object data,
+cdef Tensor from_json(str name, int datatype, const int64_t *dims, int rank, int64_t count, CutJson cut, object data,
                       int64_t max_nbytes):
-    cdef int64_t place = json.place(data)
+    cdef int64_t place = cut.place(data)
     cdef ta_json_elements elements
     cdef bytes values
     cdef Buffer buffer
@@ -75,15 +74,15 @@ cdef Tensor from_json(str name, int datatype, const int64_t *dims, int rank, int
         elements.nbytes = _byte_size(name, datatype, count, max_nbytes)
     else:
         # A first pass for the size.
-        status = json.fill(place, &elements)
+        status = cut.fill(place, &elements)
         if status != TA_JSON_OK and status != TA_JSON_SHAPE:
-            _refuse_data(name, datatype, &elements, status, json)
+            _refuse_data(name, datatype, &elements, status, cut)
         _check_limit(name, elements.nbytes, max_nbytes)
     values = PyBytes_FromStringAndSize(NULL, elements.nbytes)
     elements.out = PyBytes_AS_STRING(values)
-    status = json.fill(place, &elements)
+    status = cut.fill(place, &elements)
     if status != TA_JSON_OK:
-        _refuse_data(name, datatype, &elements, status, json)
+        _refuse_data(name, datatype, &elements, status, cut)
     if len(values) == 0:
         return view_dims(name, datatype, dims, rank, count, None, NULL, 0)
     buffer = wrap(values)
@@ -109,7 +108,7 @@ cdef ta_json_kind _kind(int datatype) noexcept:
     return TA_JSON_UNSIGNED if DT_UINT8 <= datatype <= DT_UINT64 else TA_JSON_SIGNED
 
 
-cdef int _refuse_data(str name, int datatype, ta_json_elements *elements, int status, CutJson json) except -1:
+cdef int _refuse_data(str name, int datatype, ta_json_elements *elements, int status, CutJson cut) except -1:
     if status == TA_JSON_NESTED:
         raise InvalidArg(f"{PARSE}: JSON nesting depth exceeds maximum allowed limit ({DEEPEST})")
     if status == TA_JSON_COUNT:
@@ -130,7 +129,7 @@ cdef int _refuse_data(str name, int datatype, ta_json_elements *elements, int st
     if status == TA_JSON_NO_SIGNED:
         raise InvalidArg(f"{PARSE}: attempt to access JSON non-signed-integer as signed-integer")
     # Triton stores such a value modulo the type's width, or as infinity.
-    text = PyBytes_FromStringAndSize(json.c.text + elements.error.at, elements.error.end - elements.error.at)
+    text = PyBytes_FromStringAndSize(cut.c.text + elements.error.at, elements.error.end - elements.error.at)
     number = orjson.loads(text)
     shown = number if datatype == DT_FP32 else int(number)
     raise InvalidArg(f"{PARSE}: value {shown} of input '{name}' is out of range for {to_name(datatype)}")
@@ -228,18 +227,18 @@ cdef int _check_framing(Tensor tensor) except -1:
 
 
 # Strings with their lengths in front; -1 when they do not fill the bytes.
-cdef int64_t _count_strings(const char *data, int64_t nbytes) noexcept nogil:
+cdef int64_t _count_strings(const char *data, int64_t size) noexcept nogil:
     cdef int64_t at = 0
     cdef int64_t found = 0
     cdef uint32_t length
-    while nbytes - at >= 4:
+    while size - at >= 4:
         memcpy(&length, data + at, 4)
         at += 4
-        if nbytes - at < length:
+        if size - at < length:
             return -1
         at += length
         found += 1
-    return found if at == nbytes else -1
+    return found if at == size else -1
 
 
 cdef list _strings(Tensor tensor):

@@ -139,3 +139,22 @@ def test_a_tensor_of_unknown_rank_takes_the_dims_of_the_config(tmp_path: Path) -
     assert completed(tmp_path / "m", "").inputs[0].dims == (-1,)
     write(tmp_path / "s" / "1" / "model.onnx", [relu()], {"x": []}, {"y": []})
     assert completed(tmp_path / "s").inputs[0].dims == (1,)
+
+
+def test_only_operators_whose_shapes_bound_their_time_count_as_bounded() -> None:
+    assert Graph(operators={"Conv", "Relu", "MatMul", "Softmax"}).is_bounded()
+    for operator in ("Loop", "If", "Scan", "NonZero", "NonMaxSuppression", "TopK", "Expand", "Range", "Tile", "Unique",
+                     "StringNormalizer", "RegexFullMatch", "SomebodysOwn"):  # fmt: skip
+        assert not Graph(operators={"Relu", operator}).is_bounded(), operator
+    assert not Graph(operators={"Relu"}, skipped=True).is_bounded()
+
+
+def test_a_node_that_is_too_large_to_be_looked_at_may_be_anything(tmp_path: Path) -> None:
+    big = helper.make_node("Constant", [], ["c"], value=helper.make_tensor("v", FLOAT, [1 << 18], [0.0] * (1 << 18)))
+    for nodes, bounded in (([helper.make_node("Relu", ["x"], ["y"])], True),
+                           ([big, helper.make_node("Relu", ["x"], ["y"])], False)):  # fmt: skip
+        path = tmp_path / str(bounded) / "model.onnx"
+        write(path, nodes, {"x": ["b", 4]}, {"y": ["b", 4]})
+        graph = read_graph(path)
+        assert graph is not None
+        assert graph.is_bounded() is bounded

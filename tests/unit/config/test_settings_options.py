@@ -16,6 +16,7 @@ REPOSITORY = "--model-repository=/models"
 OURS = {
     "http-use-ssl", "http-use-ssl-mutual", "http-server-cert", "http-server-key", "http-root-cert", "log-access",
     "api-key-file", "api-key-exempt",
+    "allow-loop-execution",
 }  # fmt: skip
 
 # Every option of `tritonserver`.

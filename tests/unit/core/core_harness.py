@@ -76,7 +76,8 @@ async def running(
     with Workers(4) as workers:
         host = Host(
             loop, reactor, pools, backends or BackendRegistry(), workers, settings.backend_config,
-            gpu_limits=settings.model_load_gpu_limit, limiter=limiter, **more,
+            gpu_limits=settings.model_load_gpu_limit, limiter=limiter,
+            loop_executions=settings.allow_loop_execution, **more,
         )  # fmt: skip
         server = InferenceServer(settings, host)
         inner = InnerRequests(server)

@@ -25,6 +25,7 @@ from triton_async.defines import (
     INLINE_NBYTES,
     INLINE_STALL_NS,
     INLINE_STEADY_NS,
+    INLINE_SURELY_NS,
     INLINE_WATCHED,
 )
 from triton_async.errors import ServerError
@@ -60,16 +61,39 @@ def test_a_model_is_not_trusted_while_its_mean_is_long() -> None:
     assert policy.noted(SHORT_NS, INLINE_MEAN_NS, False)
 
 
-def test_each_stall_of_the_loop_makes_trust_sixteen_times_dearer() -> None:
+def test_one_stall_of_the_loop_ends_it_for_good() -> None:
     policy = InlinePolicy()
-    needed = INLINE_AFTER
-    for _ in range(3):
-        assert trusted(policy, needed)
-        assert not policy.noted(INLINE_STALL_NS + 1, SHORT_NS, True)
-        assert not trusted(policy, needed)
-        needed *= 16
-        assert not trusted(policy, needed - needed // 16 - 1)
-        assert trusted(policy, 1)
+    assert trusted(policy)
+    policy.noted(INLINE_STALL_NS, SHORT_NS, True)
+    assert not policy.ended, "just as long as is allowed"
+    assert trusted(policy)
+    assert not policy.noted(INLINE_STALL_NS + 1, SHORT_NS, True)
+    assert policy.ended
+    assert not trusted(policy, 1000 * INLINE_AFTER)
+
+
+def test_trust_is_for_one_exact_shape_and_as_many_rows_as_were_seen() -> None:
+    policy = InlinePolicy()
+    for _ in range(INLINE_AFTER):
+        known = policy.noted(SHORT_NS, SHORT_NS, False, dims=(3, 4), rows=2)
+    assert known
+    assert not policy.noted(SHORT_NS, SHORT_NS, False, dims=(4, 3), rows=2)
+    assert not policy.noted(SHORT_NS, SHORT_NS, False, dims=(12,), rows=2)
+    assert policy.noted(SHORT_NS, SHORT_NS, True, dims=(3, 4), rows=1)
+    assert policy.noted(SHORT_NS, SHORT_NS, False, dims=(3, 4), rows=3), "three rows were steady, too"
+    assert not policy.noted(INLINE_STEADY_NS + 1, SHORT_NS, False, dims=(3, 4), rows=4)
+    assert not policy.noted(SHORT_NS, SHORT_NS, False, dims=(3, 4), rows=1)
+
+
+def test_few_shapes_are_kept_and_the_oldest_goes_first() -> None:
+    policy = InlinePolicy()
+    for size in range(1, 17):
+        for _ in range(INLINE_AFTER):
+            policy.noted(SHORT_NS, SHORT_NS, False, dims=(size,))
+    assert policy.noted(SHORT_NS, SHORT_NS, False, dims=(1,))
+    assert not policy.noted(SHORT_NS, SHORT_NS, False, dims=(17,))
+    assert not policy.noted(SHORT_NS, SHORT_NS, False, dims=(1,))
+    assert policy.noted(SHORT_NS, SHORT_NS, False, dims=(3,))
 
 
 def test_the_loop_thread_that_lost_the_processor_costs_no_trust() -> None:
@@ -79,32 +103,19 @@ def test_the_loop_thread_that_lost_the_processor_costs_no_trust() -> None:
         assert policy.noted(INLINE_STALL_NS + 1, SHORT_NS, True, True)
 
 
-def test_a_stall_that_nobody_watched_costs_the_streak_and_the_next_one_more() -> None:
-    policy = InlinePolicy()
-    assert trusted(policy)
-    assert all(policy.noted(SHORT_NS, SHORT_NS, True) for _ in range(INLINE_WATCHED))
-    assert not policy.watched
-    assert not policy.noted(INLINE_STALL_NS + 1, SHORT_NS, True)
-    assert policy.watched == INLINE_WATCHED
-    assert trusted(policy)
-    assert not policy.noted(INLINE_STALL_NS + 1, SHORT_NS, True)
-    assert not trusted(policy)
-    assert trusted(policy, 15 * INLINE_AFTER)
-
-
-def test_executions_without_a_stall_make_up_for_one_that_was() -> None:
-    policy = InlinePolicy()
-    for needed in (INLINE_AFTER, 16 * INLINE_AFTER):
-        assert trusted(policy, needed)
-        assert not policy.noted(INLINE_STALL_NS + 1, SHORT_NS, True)
-    assert trusted(policy, 256 * INLINE_AFTER)
-    for _ in range(2):
-        assert policy.watched
-        for _ in range(INLINE_WATCHED):
-            policy.noted(SHORT_NS, SHORT_NS, True)
-    assert not policy.noted(INLINE_STEADY_NS + 1, SHORT_NS, True)
-    assert not trusted(policy, INLINE_AFTER - 1)
-    assert trusted(policy, 1)
+def test_a_stall_that_nobody_watched_is_forgiven_once_unless_it_was_very_long() -> None:
+    for again_ns in (INLINE_STALL_NS + 1, INLINE_SURELY_NS + 1):
+        policy = InlinePolicy()
+        assert trusted(policy)
+        assert all(policy.noted(SHORT_NS, SHORT_NS, True) for _ in range(INLINE_WATCHED))
+        assert not policy.watched
+        assert not policy.noted(again_ns, SHORT_NS, True)
+        assert policy.ended == (again_ns > INLINE_SURELY_NS)
+        assert policy.watched == INLINE_WATCHED
+        if not policy.ended:
+            assert trusted(policy)
+            assert not policy.noted(INLINE_STALL_NS + 1, SHORT_NS, True)
+        assert policy.ended
 
 
 def test_a_thread_that_waits_is_told_from_one_that_loses_the_processor() -> None:
@@ -172,8 +183,8 @@ def test_an_engine_that_waits_on_the_loop_thread_loses_trust(tmp_path: Path) -> 
             server.submit(request("m", [[1]]), sink)
             await asyncio.sleep(0)  # the turn
             assert len(sink.responses) == 1
+            assert policy.ended
             assert not trusted(policy)
-            assert trusted(policy, 15 * INLINE_AFTER)
             sink.responses.clear()
 
     run(test)
@@ -224,12 +235,30 @@ def test_large_tensors_go_to_an_instance(tmp_path: Path) -> None:
 
     async def test() -> None:
         async with running(tmp_path) as server:
-            assert trusted(model_of(server).inline)
+            for _ in range(INLINE_AFTER):
+                model_of(server).inline.noted(SHORT_NS, SHORT_NS, False, dims=large.shape[1:])
             server.submit(request("m", large), sink)
             await asyncio.sleep(0)  # the turn
             assert sink.responses == [], "what the loop thread runs is delivered in its turn"
             await until_answered(sink, 1)
             sink.responses.clear()
+
+    run(test)
+
+
+def test_an_option_keeps_all_executions_off_the_loop_thread(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", max_batch_size=8, more=BATCHING)
+    sink = Recorder()
+
+    async def test() -> None:
+        for option, here in (("true", 1), ("false", 0)):
+            async with running(tmp_path, f"--allow-loop-execution={option}") as server:
+                assert trusted(model_of(server).inline)
+                server.submit(request("m", [[1]]), sink)
+                await asyncio.sleep(0)  # the turn
+                assert len(sink.responses) == here
+                await until_answered(sink, 1)
+                sink.responses.clear()
 
     run(test)
 

@@ -108,6 +108,8 @@ class OnnxRuntimeBackend(Backend):
         self._provide(model, settings)
         alone = any(provider.name == OPENVINO for provider in settings.providers)
         file = _model_file(path)
+        # Before the session, which has the file's content of that moment or a later one.
+        graph = read_graph(file)
         try:
             with _openvino if alone else nullcontext():
                 session = self._new_session(file, model, settings)
@@ -115,9 +117,9 @@ class OnnxRuntimeBackend(Backend):
             if settings.device < 0:
                 raise
             raise type(error)(f"unable to load model '{model}' on GPU {settings.device}: {error.message}") from None
-        if not all(tensor.dims for tensor in (*session.inputs, *session.outputs)):
-            graph = read_graph(_model_file(path))
-            if graph is not None:
+        if graph is not None:
+            session.bounded = graph.is_bounded() and not settings.providers
+            if not all(tensor.dims for tensor in (*session.inputs, *session.outputs)):
                 session.mark_unranked(graph.unranked())
         return session
 

@@ -31,19 +31,41 @@ _SHAPE_DIM, _DIM_NAME = 1, 2
 # Operators that look at a whole tensor where a batch is one tensor: each row depends on the others in it.
 _WHOLE_TENSOR = frozenset(("DynamicQuantizeLinear", "DynamicQuantizeMatMul"))
 
+# Operators whose time follows from the shapes of their inputs, and whose outputs' shapes follow from these and
+# attributes. All others may take as long as a value in a request says: loops, searches, fillers, strings, and whatever
+# a library of custom operators brings.
+_BOUNDED = frozenset("""
+    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift
+    BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Concat Constant Conv ConvInteger
+    ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal Erf Exp Flatten
+    Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool Greater
+    GreaterOrEqual GroupNormalization GRU HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf
+    IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool LRN LSTM MatMul
+    MatMulInteger Max MaxPool Mean MeanVarianceNormalization Min Mish Mod Mul Neg Not Or Pow PRelu QLinearConv
+    QLinearMatMul QuantizeLinear Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean
+    ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape RMSNormalization RNN Round Scatter
+    ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Softmax Softplus Softsign
+    SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Transpose Trilu Unsqueeze Where Xor
+""".split())  # noqa: SIM905
+
 
 @dataclass(slots=True)
 class Graph:
     """`operators`: of all graphs of the model. `shapes`: of its inputs and outputs by name, each dimension by its name,
-    "" where it has none; None where not even the rank is declared.
+    "" where it has none; None where not even the rank is declared. `skipped`: a node was too large to be looked at.
     """
 
     operators: set[str] = field(default_factory=set)
     shapes: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
+    skipped: bool = False
 
     def unranked(self) -> frozenset[str]:
         """Inputs and outputs whose rank is not declared."""
         return frozenset(name for name, dims in self.shapes.items() if dims is None)
+
+    def is_bounded(self) -> bool:
+        """Whether the shapes of a request bound the time that it takes."""
+        return not self.skipped and self.operators <= _BOUNDED
 
     def mixes_rows(self) -> str:
         """Why a request's result depends on the others in its batch; "" when no operator is known to do that."""
@@ -91,6 +113,7 @@ def _read_model(file: BinaryIO, end: int, graph: Graph) -> None:
 def _read_graph_of_file(file: BinaryIO, end: int, graph: Graph) -> None:
     for number, size in _file_fields(file, end):
         wanted = number in (_GRAPH_INPUT, _GRAPH_OUTPUT) or (number == _GRAPH_NODE and size <= _LARGEST_NODE)
+        graph.skipped = graph.skipped or (number == _GRAPH_NODE and not wanted)
         if not wanted:
             file.seek(size, os.SEEK_CUR)
         elif number == _GRAPH_NODE:

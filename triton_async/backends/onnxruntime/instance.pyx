@@ -72,8 +72,8 @@ cdef class OnnxRuntimeInstance(ModelInstance):
         ModelInstance.__init__(self, name)
         self.session = session
         self.pool = pool
-        # A run on a GPU waits for it.
-        self.any_thread = session.device < 0
+        # A run on a GPU waits for it; one whose time a request decides may not hold up the loop.
+        self.any_thread = session.device < 0 and session.bounded
         self.engine.api = session.library.api
         self.engine.memory_info = session.library.memory_info
         self.engine.device_info = session.device_info

@@ -19,6 +19,7 @@ cdef class Session:
     cdef ort_session *session
     cdef tuple run_entries                # (key, value) of the options of its runs
     cdef readonly int device              # GPU that it runs on, -1: CPU
+    cdef public bint bounded              # the shapes of a request bound how long it runs, on a CPU without providers
     cdef ort_memory_info *device_info     # memory of that GPU; NULL on the CPU
     cdef readonly tuple inputs            # of config TensorInfo, in the model's order
     cdef readonly tuple outputs

@@ -48,6 +48,7 @@ from triton_async.defines import (
     HTTP_MAX_HEADERS_NBYTES,
     HTTP_MAX_LINE_NBYTES,
     HTTP_MAX_PIPELINED,
+    HTTP_NBYTES_PER_TURN,
     HTTP_REQUESTS_PER_TURN,
 )
 from triton_async.errors import InvalidArg, ServerError
@@ -64,6 +65,7 @@ cdef Py_ssize_t MAX_LINE_NBYTES = HTTP_MAX_LINE_NBYTES
 cdef int64_t MAX_BODY_NBYTES = HTTP_MAX_BODY_NBYTES
 cdef int MAX_PIPELINED = HTTP_MAX_PIPELINED
 cdef int REQUESTS_PER_TURN = HTTP_REQUESTS_PER_TURN
+cdef int64_t NBYTES_PER_TURN = HTTP_NBYTES_PER_TURN
 
 # Kind of a head that is not complete.
 cdef enum:
@@ -89,6 +91,7 @@ cdef class Connection(SlowLane):
         self.intake = Intake(hub)
         self.linger_nbytes = LINGER_NBYTES
         self.left = REQUESTS_PER_TURN
+        self.left_nbytes = NBYTES_PER_TURN
 
     def __dealloc__(self):
         global _live
@@ -123,6 +126,10 @@ cdef class Connection(SlowLane):
         if self.state == CONNECTION_BODY and not self.intake.chunked:
             self.intake.at += nbytes
             self._received()
+            self.left_nbytes -= nbytes
+            if self.left_nbytes < 0:
+                self._call_soon()
+                self._update_reading()
             return
         if self.held.size == 0 and not self._blocked():
             taken = self._consume(data, nbytes)
@@ -362,8 +369,8 @@ cdef class Connection(SlowLane):
         if header > body.nbytes:
             raise InvalidArg(f"inference header size should be in range (0, {body.nbytes}), got: {header}")
         work = self.hub.loop.run_in_executor(
-            None, decode_elsewhere, self.name, self.head.version, self.signature, body, header, self.hub.max_input_nbytes,
-            ta_now_ns(), self.hub.server.regions,
+            None, decode_elsewhere, self.name, self.head.version, self.signature, body, header,
+            self.hub.max_input_nbytes, ta_now_ns(), self.hub.server.regions,
         )
         exchange.fields, self.fields = self.fields, None
         exchange.began_ns = self.began_ns
@@ -416,7 +423,7 @@ cdef class Connection(SlowLane):
         return self._update_reading()
 
     cdef int _update_reading(self) except -1:
-        cdef bint pause = self.relay_paused or self.linger_nbytes < 0 or (
+        cdef bint pause = self.relay_paused or self.linger_nbytes < 0 or self.left_nbytes < 0 or (
             self.held.size and (self.left == 0 or self.held.size >= HELD_NBYTES)
         )
         if pause == self.read_paused or self.half_closed or self.state >= CONNECTION_CLOSING:
@@ -440,10 +447,11 @@ cdef class Connection(SlowLane):
     def _resume(self):
         self.resume_scheduled = False
         self.left = REQUESTS_PER_TURN
+        self.left_nbytes = NBYTES_PER_TURN
         if self.state < CONNECTION_LAST:
             self._consume_held()
-            self._update_reading()
             self._end_input()
+        self._update_reading()
 
     cdef int _after_write(self) except -1:
         if self.state == CONNECTION_LAST:

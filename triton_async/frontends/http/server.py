@@ -114,7 +114,8 @@ class HttpService:
 
     async def _body(self, request: web.BaseRequest) -> bytes | bytearray:
         limit = min(self._max_input_nbytes, CONTROL_MAX_NBYTES)
-        return await read_body(request, limit, self.receiving, CONTROL_BODY if limit < self._max_input_nbytes else JSON_BODY)
+        what = CONTROL_BODY if limit < self._max_input_nbytes else JSON_BODY
+        return await read_body(request, limit, self.receiving, what)
 
     # Of a load, which may bring files.
     async def _load_parameters(self, request: web.BaseRequest) -> dict[str, str | bytes]:

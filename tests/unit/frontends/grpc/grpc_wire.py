@@ -67,7 +67,7 @@ class Wire(asyncio.Transport):
 
     async def read(self) -> None:
         """Returns when the server has read all that was sent."""
-        while self.paused or self.unread:
+        while self.paused or self.unread:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
     def begin(self, path: str = INFER, **headers: str) -> int:
@@ -81,11 +81,15 @@ class Wire(asyncio.Transport):
         """What the client has to say reaches the server."""
         self.send(self.h2.data_to_send(), 1 << 20)
 
-    async def answer(self, stream: int) -> bytes:
+    async def finished(self, stream: int) -> None:
+        """Returns when the server has ended the stream."""
         async with asyncio.timeout(20):
             while stream not in self.ended:
                 self.changed.clear()
                 await self.changed.wait()
+
+    async def answer(self, stream: int) -> bytes:
+        await self.finished(stream)
         return bytes(self.answers[stream])
 
     def write(self, data: Any) -> None:

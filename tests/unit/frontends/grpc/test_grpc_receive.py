@@ -16,6 +16,7 @@ from raw_http2 import INFER, message
 from triton_async import defines, protos
 
 CANCEL = 8
+UNKNOWN = "/inference.GRPCInferenceService/Unknown"
 
 
 @pytest.fixture(scope="module")
@@ -93,5 +94,34 @@ def test_frames_of_several_calls_in_any_order_and_any_pieces(server: Running) ->
             wire.abort()
             await asyncio.sleep(0)
         assert direct_nbytes > 1 << 20
+
+    server.call(test())
+
+
+def test_calls_that_come_at_once_are_opened_over_several_turns(server: Running) -> None:
+    """Of one connection: another one is answered in between."""
+
+    async def test() -> None:
+        greedy, light = Wire(server.endpoint.lane), Wire(server.endpoint.lane)
+        streams = []
+        for _ in range(90):
+            streams.append(greedy.begin())
+            greedy.h2.end_stream(streams[-1])
+            streams.append(greedy.begin(UNKNOWN))
+            greedy.h2.end_stream(streams[-1])
+        greedy.flush()
+        assert greedy.paused
+        assert len(greedy.ended) < len(streams) // 2
+        values = np.ones(4, np.float32)
+        stream = light.begin()
+        light.h2.send_data(stream, infer_body(values), end_stream=True)
+        light.flush()
+        assert (await light.answer(stream)).endswith(values.tobytes())
+        for each in streams:
+            await greedy.finished(each)
+        assert {greedy.trailers[stream]["grpc-status"] for stream in streams} == {"12"}
+        greedy.abort()
+        light.abort()
+        await asyncio.sleep(0)
 
     server.call(test())
