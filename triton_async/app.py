@@ -7,9 +7,11 @@ import errno
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -19,6 +21,7 @@ import uvloop
 from triton_async import logs
 from triton_async.addresses import shown
 from triton_async.backends.registry import BackendRegistry
+from triton_async.cgroup import quota_cpus
 from triton_async.config.access import Restrictions
 from triton_async.config.settings import Settings
 from triton_async.config.trace_config import OPENTELEMETRY
@@ -33,7 +36,14 @@ from triton_async.core.server import InferenceServer
 from triton_async.core.stuck_watch import StuckWatch
 from triton_async.core.trace_files import TraceFiles
 from triton_async.core.tracing import TraceRecorder
-from triton_async.defines import EXIT_GIVE_UP_S, GIL_SWITCH_S, SECOND_SIGNAL_GRACE_S, SLAB_CACHE_NBYTES, STOP_GRACE_S
+from triton_async.defines import (
+    EXIT_GIVE_UP_S,
+    GIL_SWITCH_S,
+    SECOND_SIGNAL_GRACE_S,
+    SEE_OFF_INTERVAL_S,
+    SLAB_CACHE_NBYTES,
+    STOP_GRACE_S,
+)
 from triton_async.errors import ServerError
 from triton_async.frontends import metrics, sockets, tls
 from triton_async.frontends.gate import ApiKeys, Gate
@@ -59,6 +69,11 @@ class Endpoint(Protocol):
 
     @property
     def port(self) -> int: ...
+
+    @property
+    def connected(self) -> bool: ...
+
+    def leave(self) -> None: ...
 
     async def stop_accepting(self) -> None: ...
 
@@ -91,6 +106,7 @@ class Security(NamedTuple):
 def run(settings: Settings) -> int:
     """Serves until SIGINT or SIGTERM. The exit status of the process."""
     sys.setswitchinterval(GIL_SWITCH_S)
+    _raise_descriptor_limit()
     try:
         certificates = _certificates(settings)
         recorder = _trace_recorder(settings)
@@ -108,6 +124,15 @@ def run(settings: Settings) -> int:
         return uvloop.run(_serve(settings, Security(certificates, keys), recorder))
     finally:
         logs.flush()
+
+
+def _raise_descriptor_limit() -> None:
+    """As many open files as the system allows: its soft limit, for programs that use select(), is far below."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        log.warning("the limit of open files could not be raised: %s", error)
 
 
 def _try_ports(settings: Settings) -> None:
@@ -172,6 +197,9 @@ async def _serve_watched(
     settings: Settings, security: Security, recorder: TraceRecorder | None, stop_requested: asyncio.Event
 ) -> int:
     loop = asyncio.get_running_loop()
+    # Bodies are read, written and compressed there, mostly without the GIL: one thread for each processor.
+    cpus = min(os.cpu_count() or 1, quota_cpus() or 1 << 30)
+    loop.set_default_executor(ThreadPoolExecutor(max(2, min(cpus, 32)), "bodies"))
     for warning in settings.warnings:
         log.warning("%s", warning)
     reactor = Reactor()
@@ -422,6 +450,7 @@ async def _shut_down(settings: Settings, server: InferenceServer, endpoints: lis
     giving_up = asyncio.ensure_future(_give_up_late(settings, server))
     try:
         async with asyncio.timeout_at(deadline):
+            await _see_off(min(settings.exit_grace_secs, settings.exit_timeout_secs / 2), endpoints)
             await asyncio.gather(*(endpoint.stop_accepting() for endpoint in endpoints))
             await asyncio.gather(*(endpoint.close(settings.exit_timeout_secs) for endpoint in endpoints))
             await server.stop()
@@ -431,6 +460,17 @@ async def _shut_down(settings: Settings, server: InferenceServer, endpoints: lis
     finally:
         giving_up.cancel()
     return 0
+
+
+async def _see_off(seconds: float, endpoints: list[Endpoint]) -> None:
+    """Lets clients hear with their next answer that they are to go elsewhere; returns early when none is left."""
+    for endpoint in endpoints:
+        endpoint.leave()
+    end = asyncio.get_running_loop().time() + seconds
+    while any(endpoint.connected for endpoint in endpoints) and (  # noqa: ASYNC110
+        asyncio.get_running_loop().time() < end
+    ):
+        await asyncio.sleep(SEE_OFF_INTERVAL_S)
 
 
 async def _give_up_late(settings: Settings, server: InferenceServer) -> None:

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+
+def memory_limit() -> int:
+    """Bytes of memory that this process may use: the cgroup's limit, or those of the machine where there is none."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            text = Path("/sys/fs/cgroup", name).read_text().strip()
+        except OSError:
+            continue
+        return machine if text == "max" else min(int(text), machine)
+    return machine
 
 
 def quota_cpus() -> int:

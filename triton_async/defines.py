@@ -24,6 +24,19 @@ HTTP_MAX_INPUT_NBYTES = 1 << 26
 # Non-empty chunks of one chunked body (Triton's bound; CVE-2025-23310).
 HTTP_MAX_CHUNKS = 65_536
 
+# Part of the memory that the process may use which the bytes of requests in flight may take, as 1 by so much, and what
+# answers that wait for their clients, and bodies that are not complete, may take of it over each protocol. What a
+# request costs beside its inputs.
+IN_FLIGHT_SHARE = 2
+UNSENT_SHARE = 8
+REQUEST_NBYTES = 2048
+
+# Seconds after which a client that was refused for want of room is told to try again.
+RETRY_AFTER_S = 1
+
+# Connections of the metrics port: scrapers have one each, and the others' descriptors are not theirs.
+METRICS_MAX_CONNECTIONS = 128
+
 # Bytes of one whole body, binary tensors included: Triton has no bound here; 2 GiB is gRPC's own limit, so
 # both protocols take the same largest tensor.
 HTTP_MAX_BODY_NBYTES = (1 << 31) - 1
@@ -462,6 +475,9 @@ GIL_SWITCH_S = 0.0005
 # so itself: a busy machine gets there late.
 STOP_GRACE_S = 1.0
 SECOND_SIGNAL_GRACE_S = 0.3
+
+# Seconds between two looks whether a client is left, while a server that stops sees them off.
+SEE_OFF_INTERVAL_S = 0.02
 
 # Lines that wait for whoever reads the log; more are dropped and counted. A few MB of ordinary lines.
 LOG_QUEUE_LINES = 8192

@@ -65,6 +65,10 @@ class Unavailable(ServerError):
     code = Code.UNAVAILABLE
 
 
+class Overloaded(Unavailable):
+    """The server has taken as much as it may hold; the same request may be welcome a moment later."""
+
+
 class DeadlineExceeded(Unavailable):
     """The client's own deadline passed, or cannot be kept any more; a queue timeout is plain Unavailable."""
 

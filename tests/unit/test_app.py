@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -56,3 +57,15 @@ def test_a_server_hands_the_gil_over_soon(tmp_path: Path) -> None:
             assert sys.getswitchinterval() == pytest.approx(GIL_SWITCH_S)
         finally:
             sys.setswitchinterval(before)
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_is_allowed() -> None:
+    program = (
+        "import resource\n"
+        "from triton_async import app\n"
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))\n"
+        "app._raise_descriptor_limit()\n"
+        "assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -190,6 +190,23 @@ HTTP = (
     _bool("allow-http", True, "Listen for HTTP."),
     _text("http-address", "0.0.0.0", "Address of the HTTP server, or unix:<path> for a socket file."),
     _port("http-port", 8000, "Port of the HTTP server."),
+    _int(
+        "exit-grace-secs",
+        1,
+        "Seconds of --exit-timeout-secs, at most half of it, in which a server that ends is no longer ready but still "
+        "accepts, and tells each client to go elsewhere.",
+        low=0,
+        ours=True,
+    ),
+    _int(
+        "max-in-flight-byte-size",
+        0,
+        "Bytes of requests that the server holds before it refuses further ones; 0 for half of the memory that it may "
+        "use.",
+        low=0,
+        high=2**63 - 1,
+        ours=True,
+    ),
     _bool(
         "allow-loop-execution",
         True,

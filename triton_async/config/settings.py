@@ -90,6 +90,8 @@ class Settings:
     allow_http: bool = _default("allow-http")
     http_address: str = _default("http-address")
     http_port: int = _default("http-port")
+    exit_grace_secs: int = _default("exit-grace-secs")
+    max_in_flight_byte_size: int = _default("max-in-flight-byte-size")
     allow_loop_execution: bool = _default("allow-loop-execution")
     reuse_http_port: bool = _default("reuse-http-port")
     http_max_input_size: int = _default("http-max-input-size")

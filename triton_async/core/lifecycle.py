@@ -112,7 +112,8 @@ async def start_version(host: Host, config: ModelConfig, opened: OpenVersion) ->
         cache = host.cache if config.proto.response_cache.enable else None
         pool = _input_pool(config, loaded)
         if isinstance(scheduler, SequenceBatcher):
-            model: Model = SequenceModel(host.reactor, opened.signature, config, instances, scheduler, pool)
+            model: Model = SequenceModel(host.reactor, opened.signature, config, instances, scheduler, pool,
+                                         host.loop_executions)  # fmt: skip
         else:
             kind = LimitedModel if any(claims) else Model
             model = kind(host.reactor, opened.signature, config, instances, scheduler, pool, cache,

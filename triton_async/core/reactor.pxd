@@ -57,6 +57,8 @@ cdef class Reactor:
     cdef list late                   # Sleepers, and functions that wake others, for the end of that
     cdef readonly object loop
     cdef Clock clock
+    # Bytes of requests in flight: of their inputs, and REQUEST_NBYTES for each.
+    cdef public int64_t held_nbytes
     # Executions on the loop thread, and the longest.
     cdef readonly int64_t n_here
     cdef readonly int64_t longest_here_ns

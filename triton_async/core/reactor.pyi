@@ -4,6 +4,7 @@ from collections.abc import Callable
 class Clock: ...
 
 class Reactor:
+    held_nbytes: int
     n_here: int
     longest_here_ns: int
     loop: AbstractEventLoop

@@ -1,5 +1,22 @@
+from collections.abc import Sequence
+
+from triton_async.config.model_config import ModelConfig
+from triton_async.core.instances import Instance
 from triton_async.core.model import Model
+from triton_async.core.reactor import Reactor
 from triton_async.core.sequences import SequenceBatcher
+from triton_async.infer.signature import ModelSignature
+from triton_async.memory.slab import SlabPool
 
 class SequenceModel(Model):
     sequences: SequenceBatcher
+    def __init__(
+        self,
+        reactor: Reactor,
+        signature: ModelSignature,
+        config: ModelConfig,
+        instances: Sequence[Instance],
+        scheduler: SequenceBatcher,
+        input_pool: SlabPool | None = None,
+        runs_here: bool = True,
+    ) -> None: ...

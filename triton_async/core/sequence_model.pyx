@@ -19,8 +19,9 @@ from triton_async.infer.response cimport InferResponse
 cdef class SequenceModel(Model):
     """See Model. `scheduler`: a SequenceBatcher."""
 
-    def __init__(self, reactor, signature, config, instances, SequenceBatcher scheduler, input_pool=None):
-        Model.__init__(self, reactor, signature, config, instances, scheduler, input_pool)
+    def __init__(self, reactor, signature, config, instances, SequenceBatcher scheduler, input_pool=None,
+                 bint runs_here=True):
+        Model.__init__(self, reactor, signature, config, instances, scheduler, input_pool, None, runs_here)
         self.bound = True
         self.sequences = scheduler
         scheduler.wake = self._wake

@@ -18,9 +18,13 @@ from triton_async.infer.request cimport (
 )
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.signature cimport ModelSignature
+from triton_async.infer.tensor cimport Tensor
 from triton_async.memory.slab cimport SlabPool
 
+from triton_async.defines import REQUEST_NBYTES as _REQUEST_NBYTES
 from triton_async.errors import InternalError, Unavailable
+
+cdef int64_t REQUEST_NBYTES = _REQUEST_NBYTES
 
 log = logging.getLogger("triton_async.core")
 
@@ -118,10 +122,15 @@ cdef class Servable(Wakeable):
     # -- requests ----------------------------------------------------------------------------------
 
     cdef int _accept(self, InferRequest request, ResponseSink sink) except -1:
+        cdef Tensor tensor
         request.sink = sink
         request.model = self
         request.awaits = AWAITS_FINAL | AWAITS_DELIVERY | AWAITS_RELEASE
         self.in_flight += 1
+        request.held_nbytes = REQUEST_NBYTES
+        for tensor in request.inputs:
+            request.held_nbytes += tensor.nbytes
+        self.reactor.held_nbytes += request.held_nbytes
         if self.ordered is not None and not sink.unordered:
             request.place = []
             self.ordered.append(request)
@@ -133,6 +142,7 @@ cdef class Servable(Wakeable):
         request.awaits = 0
         request.state = REQUEST_NEW
         self.in_flight -= 1
+        self.reactor.held_nbytes -= request.held_nbytes
         if request.place is not None:
             request.place = None
             self.ordered.remove(request)
@@ -235,6 +245,7 @@ cdef class Servable(Wakeable):
         request.model = None
         request.batch = None
         self.in_flight -= 1
+        self.reactor.held_nbytes -= request.held_nbytes
         self._tell_inner(request)
         return self._note_drained()
 

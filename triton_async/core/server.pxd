@@ -23,6 +23,8 @@ cdef class InferenceServer:
     cdef object host
     cdef object loop
     cdef Reactor reactor
+    cdef public int64_t max_held_nbytes  # of requests in flight; beyond it further ones are refused
+    cdef readonly int64_t share_nbytes   # that each budget of a front-end may have of the process's memory
     cdef object metrics
     cdef object readiness            # who asks models that say themselves if they are ready
     cdef dict latest                 # model name -> Servable, the highest READY version
@@ -47,4 +49,8 @@ cdef class InferenceServer:
     cdef int _trace(self, InferRequest request, Servable model) except -1
 
     # The client is gone: drops a request that has not begun, discards the responses of a running one. Idempotent.
+    # Bytes of a request that is on its way to be one: counted with those in flight until they are released. Overloaded.
+    cdef int hold(self, int64_t nbytes) except -1
+    cdef int release(self, int64_t nbytes) except -1
+
     cdef int cancel_request(self, InferRequest request) except -1

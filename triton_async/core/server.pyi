@@ -14,6 +14,8 @@ from triton_async.memory.regions import RegionRegistry
 from triton_async.memory.slab import SlabPool
 
 class InferenceServer:
+    max_held_nbytes: int
+    share_nbytes: int
     id: str
     version: str
     extensions: tuple[str, ...]

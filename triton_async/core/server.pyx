@@ -9,13 +9,15 @@ from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.signature cimport ModelSignature
 
+from triton_async.cgroup import memory_limit
 from triton_async.core.describe import model_metadata
 from triton_async.core.ensembles import Serving
 from triton_async.core.metrics import Metrics
 from triton_async.core.readiness import Readiness
 from triton_async.core.repository import ModelRepository
 from triton_async.core.tracing import Tracing
-from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable
+from triton_async.defines import IN_FLIGHT_SHARE, UNSENT_SHARE
+from triton_async.errors import InternalError, InvalidArg, Overloaded, ServerError, Unavailable
 from triton_async.version import TRITON_VERSION
 
 EXTENSIONS = (
@@ -25,6 +27,8 @@ EXTENSIONS = (
 )
 
 log = logging.getLogger("triton_async.core")
+
+cdef str OVERLOADED = "too many bytes of requests are in flight, try again later"
 
 
 #   STARTING --start--> SERVING --stop_accepting--> STOPPING --stop--> STOPPED
@@ -81,6 +85,8 @@ cdef class InferenceServer:
         )
         self.loop = host.loop
         self.reactor = host.reactor
+        self.max_held_nbytes = settings.max_in_flight_byte_size or memory_limit() // IN_FLIGHT_SHARE
+        self.share_nbytes = memory_limit() // UNSENT_SHARE
         self.latest = {}
         self.versions = {}
         self.served = {}
@@ -171,6 +177,8 @@ cdef class InferenceServer:
         cdef int64_t now_ns = self.reactor.clock.now_ns()
         if self.state == SERVER_STARTING or self.state == SERVER_STOPPED:
             raise Unavailable("Server not ready")
+        if self.reactor.held_nbytes > self.max_held_nbytes:
+            raise Overloaded(OVERLOADED)
         if request.received_ns == 0:
             request.received_ns = now_ns
         if model is None or model.draining:
@@ -194,6 +202,16 @@ cdef class InferenceServer:
         """Has the request of an ensemble's step traced, for whose sake `request.trace_parent` is."""
         if self.tracing is not None:
             self._trace(request, model)
+
+    cdef int hold(self, int64_t nbytes) except -1:
+        if self.reactor.held_nbytes > self.max_held_nbytes:
+            raise Overloaded(OVERLOADED)
+        self.reactor.held_nbytes += nbytes
+        return 0
+
+    cdef int release(self, int64_t nbytes) except -1:
+        self.reactor.held_nbytes -= nbytes
+        return 0
 
     cdef int cancel_request(self, InferRequest request) except -1:
         if request.model is not None:

@@ -1,4 +1,4 @@
-"""The metrics port: GET /metrics in Prometheus' text form. Event-loop thread."""
+"""The metrics port: GET /metrics in Prometheus' text form, under the rules of the HTTP port. Event-loop thread."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from aiohttp import web
 
 from triton_async.config.access import METRICS
 from triton_async.core.server import InferenceServer
+from triton_async.defines import CONTROL_MAX_NBYTES, METRICS_MAX_CONNECTIONS
 from triton_async.frontends.gate import OPEN, Gate
 from triton_async.frontends.http import replies
+from triton_async.frontends.http.express import ExpressListener
 from triton_async.frontends.http.listener import Listener
 from triton_async.frontends.http.routes import path_of
 
@@ -36,6 +38,9 @@ async def start(
     server: InferenceServer, *, address: str, port: int, reuse_port: bool = False, gate: Gate = OPEN
 ) -> Listener:
     """Serves the metrics of `server` until the returned listener is closed. OSError when the port is taken."""
-    listener = Listener(MetricsService(server, gate).handle)
+    listener = ExpressListener(
+        MetricsService(server, gate).handle, server, CONTROL_MAX_NBYTES, infers=False,
+        max_connections=METRICS_MAX_CONNECTIONS,
+    )  # fmt: skip
     await listener.start(address, port, reuse_port)
     return listener

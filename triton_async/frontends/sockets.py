@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import errno
 import os
 import socket
 import stat
+import struct
 from collections.abc import Callable
 
 from triton_async.addresses import host_of, unix_path
@@ -16,16 +18,41 @@ from triton_async.frontends.tls_transport import TlsFactory
 
 _ANY_IPV6 = "::"
 
+# Seconds in which a handshake that has begun comes to its end, or never does.
+_HANDSHAKE_S = 0.2
+# A classic BPF program over a TCP segment: drops it when of SYN and ACK it has SYN alone (linux/filter.h, socket(7)).
+_SO_ATTACH_FILTER = 26
+_NO_SYN = (
+    (0x30, 0, 0, 13),  # the byte of flags
+    (0x54, 0, 0, 0x12),
+    (0x15, 0, 1, 0x02),
+    (0x06, 0, 0, 0),  # dropped
+    (0x06, 0, 0, 0xFFFFFFFF),
+)
+
 
 class ListeningSocket:
     """A bound socket that accepts until it is closed. `address` as it was asked for, `port` 0 for a Unix socket."""
 
-    def __init__(self, server: asyncio.Server, address: str, port: int, path: str = "") -> None:
+    def __init__(
+        self, server: asyncio.Server, address: str, port: int, path: str = "", *, shared: bool = False
+    ) -> None:
         self._server = server
+        self._shared = shared
         self._path = path
         self._file = _identity(path) if path else None
         self.address = address
         self.port = port
+
+    async def retire(self) -> None:
+        """`close`. Of a port that other servers share, every connection that has begun is accepted before."""
+        if self._shared:
+            self._shared = False
+            for sock in self._server.sockets:
+                _drop_beginnings(sock.fileno())
+            # Those that had begun are through, and the loop has accepted them.
+            await asyncio.sleep(_HANDSHAKE_S)
+        self.close()
 
     def close(self) -> None:
         """Accepts no more; the socket file goes, unless somebody has put another in its place. May be repeated."""
@@ -63,7 +90,18 @@ async def listen(
     else:
         server = await loop.create_server(factory, host, port, backlog=backlog, reuse_port=reuse_port or None)
     bound: tuple[str, int] = server.sockets[0].getsockname()[:2]
-    return ListeningSocket(server, *bound)
+    return ListeningSocket(server, *bound, shared=reuse_port)
+
+
+def _drop_beginnings(descriptor: int) -> None:
+    """Has the kernel ignore new connections to a listening socket, but not those under way. Their clients ask again a
+    second later, and reach another socket of the port when this one is closed by then: closing it would reset what it
+    has accepted by itself.
+    """
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in _NO_SYN))
+    what = struct.pack("HL", len(_NO_SYN), ctypes.addressof(program))
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, what)
 
 
 def probe(address: str, port: int, reuse_port: bool = False) -> None:

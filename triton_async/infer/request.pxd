@@ -70,6 +70,7 @@ cdef class InferRequest:
     # Set by ModelSignature.validate, or with `fits`, the signature for which that has been done
     cdef object fits
     cdef list slots                      # Tensor or None per input of the signature
+    cdef int64_t held_nbytes             # of its inputs, and of itself, as core counts them while it is in flight
     cdef int64_t rows                    # batch size; 1 when the model has no batch dimension
     cdef uint64_t wanted                 # bit per output of the signature (bit 63 stands for all from there on)
     cdef int n_placements                # outputs that go to shared memory regions

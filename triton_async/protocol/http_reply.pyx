@@ -15,7 +15,7 @@ from triton_async.protocol.http_codec cimport encode_infer, is_long_answer
 from triton_async.protocol.http_coding cimport CODING_REQUIRED, may_code, worth_coding
 from triton_async.protocol.json_text cimport error_body
 
-from triton_async.defines import HTTP_JOIN_NBYTES
+from triton_async.defines import HTTP_JOIN_NBYTES, RETRY_AFTER_S
 from triton_async.errors import InternalError
 from triton_async.protocol.http_coding import NAMES
 
@@ -30,10 +30,12 @@ cdef bytes JSON_HEAD = (
 )
 cdef bytes LENGTH = b"\r\nContent-Length: "
 
+RETRY_AFTER = f"Retry-After: {RETRY_AFTER_S}\r\n"
+
 cdef dict ERROR_HEADS = {
     status.value: (
         f"HTTP/1.1 {status.value} {status.phrase}\r\nServer: triton-async\r\n"
-        "Content-Type: application/json\r\nContent-Length: "
+        f"Content-Type: application/json\r\n{RETRY_AFTER if status == 503 else ''}Content-Length: "
     ).encode()
     for status in HTTPStatus
     if status >= 400

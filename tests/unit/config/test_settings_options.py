@@ -16,7 +16,7 @@ REPOSITORY = "--model-repository=/models"
 OURS = {
     "http-use-ssl", "http-use-ssl-mutual", "http-server-cert", "http-server-key", "http-root-cert", "log-access",
     "api-key-file", "api-key-exempt",
-    "allow-loop-execution",
+    "allow-loop-execution", "exit-grace-secs", "max-in-flight-byte-size",
 }  # fmt: skip
 
 # Every option of `tritonserver`.

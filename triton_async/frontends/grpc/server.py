@@ -71,8 +71,18 @@ class GrpcEndpoint:
         )
         self.address, self.port = self._listener.address, self._listener.port
 
+    @property
+    def connected(self) -> bool:
+        """Whether any client is."""
+        return bool(self._connections)
+
+    def leave(self) -> None:
+        """Has clients go elsewhere (GOAWAY). What they ask until they know is still answered, and so are others."""
+        for client in list(self._connections):
+            client.shut_down(GRPC_GOAWAY_ROUND_TRIP_S)
+
     async def stop_accepting(self) -> None:
-        self._listener.close()
+        await self._listener.retire()
 
     async def close(self, deadline_s: float) -> None:
         """Finishes the calls in flight, at most until the deadline, and closes every connection."""

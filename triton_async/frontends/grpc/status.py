@@ -6,7 +6,7 @@ from grpclib.const import Status
 from grpclib.metadata import encode_grpc_message
 
 from triton_async.defines import GRPC_MAX_STATUS_MESSAGE_NBYTES
-from triton_async.errors import Code, DeadlineExceeded, ServerError
+from triton_async.errors import Code, DeadlineExceeded, Overloaded, ServerError
 
 _STATUS = {
     Code.UNKNOWN: Status.UNKNOWN,
@@ -22,6 +22,8 @@ _STATUS = {
 
 def status_of(error: ServerError) -> Status:
     """The status of a call that ends with this error."""
+    if isinstance(error, Overloaded):
+        return Status.RESOURCE_EXHAUSTED
     return Status.DEADLINE_EXCEEDED if isinstance(error, DeadlineExceeded) else _STATUS[error.code]
 
 

@@ -28,6 +28,8 @@ cdef class Exchange(ResponseSink):
     cdef Trace trace                 # None when it is not traced
     cdef object fields               # the header of a request that another thread decodes, as Connection.fields
     cdef int64_t began_ns            # and when its body began
+    cdef int64_t held_nbytes         # its body, held with the server until it is decoded
+    cdef Hub hub                     # that knows the server
     cdef int64_t waiting_nbytes      # of the response, noted as unsent while it waits for its turn
     cdef Exchange next
 

@@ -56,6 +56,8 @@ cdef class Exchange(ResponseSink):
         """The request is decoded; on the loop thread again."""
         cdef InferRequest request = None
         self.working = False
+        self.hub.server.release(self.held_nbytes)
+        self.hub = None
         if self.answers is None:
             return
         try:
@@ -247,7 +249,7 @@ cdef class Answers:
     # HTTP/1.0 closes unless the answer says otherwise, HTTP/1.1 the other way round.
     cdef bytes _tail(self, Exchange exchange):
         cdef bint closes = exchange.closes or (
-            self.hub.stopping and exchange.next is None and not self.receiving
+            self.hub.leaving and exchange.next is None and not self.receiving
         )
         if exchange.old:
             return self.hub.tail if closes else self.hub.keeping_tail

@@ -39,8 +39,10 @@ from triton_async.protocol.http_head cimport (
 from triton_async.protocol.http_repeat cimport KnownHeader, KnownReply
 from triton_async.protocol.http_scan cimport scan_infer
 
+import fcntl
 import logging
 import socket
+import termios
 
 from triton_async.defines import (
     HTTP_HELD_NBYTES,
@@ -108,7 +110,7 @@ cdef class Connection(SlowLane):
         if plain is not None and plain.family != socket.AF_UNIX:
             # Finds out about clients that vanished without a word.
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if self.hub.stopping:
+        if self.hub.stopping or len(self.hub.connections) > self.hub.max_connections:
             transport.close()
 
     def get_buffer(self, Py_ssize_t sizehint):
@@ -186,7 +188,9 @@ cdef class Connection(SlowLane):
     # Whether bytes have to wait, other than for the rest of a head.
     cdef bint _blocked(self) noexcept:
         if self.state == CONNECTION_HEAD:
-            return self.left == 0 or self.write_paused or self.in_flight >= MAX_PIPELINED or self.hub.stopping
+            return self.left == 0 or self.write_paused or self.in_flight >= MAX_PIPELINED or (
+                self.hub.stopping and not self.last_chance
+            )
         return self.state == CONNECTION_RELAY and self.handover.complete()
 
     # Acts on bytes as far as possible; returns how many are done with.
@@ -246,6 +250,7 @@ cdef class Connection(SlowLane):
         cdef int kind = self._parse(data, size, &end)
         if kind == HEAD_MORE:
             return 0
+        self.last_chance = False
         self.left -= 1
         if self.left == 0:
             self._call_soon()
@@ -283,7 +288,7 @@ cdef class Connection(SlowLane):
         cdef Head *head = &self.head
         cdef const char *name = <const char *>data + head.name_at
         cdef Hub hub = self.hub
-        if not head.chunked and (
+        if not self.hub.infers or not head.chunked and (
             head.content_length > self._body_limit() or head.header_length > head.content_length
         ):
             return False
@@ -368,12 +373,15 @@ cdef class Connection(SlowLane):
         cdef int64_t header = self.head.header_length if self.head.header_length >= 0 else body.nbytes
         if header > body.nbytes:
             raise InvalidArg(f"inference header size should be in range (0, {body.nbytes}), got: {header}")
+        self.hub.server.hold(body.nbytes)
+        exchange.held_nbytes = body.nbytes
         work = self.hub.loop.run_in_executor(
             None, decode_elsewhere, self.name, self.head.version, self.signature, body, header,
             self.hub.max_input_nbytes, ta_now_ns(), self.hub.server.regions,
         )
         exchange.fields, self.fields = self.fields, None
         exchange.began_ns = self.began_ns
+        exchange.hub = self.hub
         return exchange._start(work, exchange.decoded)
 
     cdef InferRequest _decode(self, Exchange exchange, Buffer body):
@@ -456,7 +464,7 @@ cdef class Connection(SlowLane):
     cdef int _after_write(self) except -1:
         if self.state == CONNECTION_LAST:
             return SlowLane._after_write(self)
-        if self.hub.stopping:
+        if self.hub.leaving:
             self.close_if_idle()
         return self._schedule_resume() if self.held.size else self._end_input()
 
@@ -478,11 +486,28 @@ cdef class Connection(SlowLane):
         return self.state == CONNECTION_HEAD and self.in_flight == 0
 
     def close_if_idle(self):
-        """Closes now when no request is in work; what was received of a next one is dropped."""
-        if self._idle():
-            self._close()
+        """Closes now when no request is in work; what was received of a next one is dropped. Not when one waits in the
+        socket: that is still answered."""
+        if self._idle() and not self.last_chance:
+            self.last_chance = _waits(self.transport)
+            if not self.last_chance:
+                self._close()
         elif self.state == CONNECTION_CLOSING:
             self.transport.close()
+
+    def end_last_chance(self):
+        """The server stops: a request that has not come whole never will."""
+        self.last_chance = False
+        if self._idle():
+            self._close()
+
+
+# Whether the socket has bytes that were not read.
+cdef bint _waits(transport) except -1:
+    plain = transport.get_extra_info("socket")
+    if plain is None or plain.fileno() < 0:
+        return False
+    return int.from_bytes(fcntl.ioctl(plain.fileno(), termios.FIONREAD, bytes(4)), "little") > 0
 
 
 cdef inline bint _is_text(str known, const char *text, Py_ssize_t length) except -1:

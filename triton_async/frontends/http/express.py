@@ -25,11 +25,19 @@ _log = logging.getLogger("triton_async.http")
 class ExpressListener(Listener):
     """Plain infer requests are answered by the connection itself, all others by `handler` through aiohttp.
 
-    `receiving`: the account of incomplete bodies that `handler` uses too.
+    `receiving`: the account of incomplete bodies that `handler` uses too. `infers`: False leaves all to `handler`.
+    `max_connections`: further ones are closed.
     """
 
     def __init__(
-        self, handler: Handler, server: InferenceServer, max_input_nbytes: int, receiving: Receiving | None = None
+        self,
+        handler: Handler,
+        server: InferenceServer,
+        max_input_nbytes: int,
+        receiving: Receiving | None = None,
+        *,
+        infers: bool = True,
+        max_connections: int = 1 << 30,
     ) -> None:
         super().__init__(handler)
         self.receiving = receiving or Receiving()
@@ -37,7 +45,7 @@ class ExpressListener(Listener):
         self._drained = asyncio.Event()
         self._hub = Hub(
             server, server.pool, max_input_nbytes, self._loop, self._make_relay, check, self._drained.set,
-            self.receiving,
+            self.receiving, infers, max_connections,
         )  # fmt: skip
         self._factory = self.accept
         self._timer = self._loop.call_later(_TICK_S, self._tick)
@@ -58,8 +66,21 @@ class ExpressListener(Listener):
         self._timer = self._loop.call_later(_TICK_S, self._tick)
         self._hub.tick()
 
+    @property
+    def connected(self) -> bool:
+        """Whether any client is."""
+        return bool(self._hub.connections)
+
+    def leave(self) -> None:
+        """Has clients go elsewhere: from now on every answer says that its connection closes."""
+        super().leave()
+        self._hub.leave()
+
     async def stop_accepting(self) -> None:
         """Closes the port and every connection that has no request in work."""
+        self.leave()
+        if self._socket is not None:
+            await self._socket.retire()
         self._hub.stop()
         await super().stop_accepting()
 

@@ -18,10 +18,13 @@ cdef class Hub:
     cdef object receiving            # body.Receiving, of both lanes
     cdef readonly int64_t unsent_nbytes  # of all connections
     cdef public int64_t max_unsent_nbytes
+    cdef bint infers                 # plain infer requests are answered in the express lane
+    cdef Py_ssize_t max_connections  # further ones are closed at once
     cdef bytes tail                  # end of the head of every response (http_reply.reply_tail)
     cdef bytes closing_tail          # of one behind which the connection closes
     cdef bytes keeping_tail          # of one behind which it stays open for an HTTP/1.0 client
-    cdef readonly bint stopping
+    cdef readonly bint leaving       # every answer says that its connection closes; requests are taken
+    cdef readonly bint stopping      # none are taken any more
     cdef int64_t now_s               # coarse clock: seconds since start, advanced by `tick`
     cdef char *scratch               # HTTP_RECEIVE_NBYTES that every connection receives into; used up at once
     cdef object scratch_view

@@ -8,6 +8,7 @@ from triton_async.memory.slab import SlabPool
 
 class Hub:
     connections: set[Any]
+    leaving: bool
     stopping: bool
     loop: AbstractEventLoop
     max_unsent_nbytes: int
@@ -22,7 +23,10 @@ class Hub:
         check: Callable[[Any], object],
         on_empty: Callable[[], None],
         receiving: Receiving,
+        infers: bool = True,
+        max_connections: int = ...,
     ) -> None: ...
     def tick(self) -> None: ...
+    def leave(self) -> None: ...
     def stop(self) -> None: ...
     def abort(self) -> None: ...

@@ -20,6 +20,11 @@ log = logging.getLogger("triton_async.http")
 cdef Py_ssize_t RECEIVE_NBYTES = HTTP_RECEIVE_NBYTES
 cdef int64_t LARGE_NBYTES = INPUT_POOL_NBYTES
 
+# Seconds for a request to come whole, the first bytes of which were in the socket when the server stopped.
+cdef double LAST_CHANCE_S = 1.0
+
+cdef Py_ssize_t NO_LIMIT = 1 << 40
+
 # Engines read tensors faster, and some only, from aligned addresses.
 cdef int64_t ALIGNMENT = SLAB_ALIGNMENT
 
@@ -28,8 +33,8 @@ cdef int64_t ALIGNMENT = SLAB_ALIGNMENT
 cdef class Hub:
     """Shared by the connections of one listener. `make_relay(connection, transport)` connects a full parser.
 
-    `check`: looks at the clocks of one of them (deadlines.check). `receiving`: what is known of bodies that are not
-    complete (body.Receiving).
+    `infers`: inference is answered here, and not left to the full parser. `check`: looks at the clocks of one of them
+    (deadlines.check). `receiving`: what is known of bodies that are not complete (body.Receiving).
     """
 
     def __cinit__(self):
@@ -42,7 +47,7 @@ cdef class Hub:
         free(self.scratch)
 
     def __init__(self, InferenceServer server, SlabPool pool, int64_t max_input_nbytes, loop, make_relay, check,
-                 on_empty, receiving):
+                 on_empty, receiving, bint infers=True, Py_ssize_t max_connections=NO_LIMIT):
         self.server = server
         self.pool = pool
         self.max_input_nbytes = max_input_nbytes
@@ -51,7 +56,9 @@ cdef class Hub:
         self.check = check
         self.on_empty = on_empty
         self.receiving = receiving
-        self.max_unsent_nbytes = HTTP_MAX_UNSENT_NBYTES
+        self.max_unsent_nbytes = min(HTTP_MAX_UNSENT_NBYTES, server.share_nbytes)
+        self.infers = infers
+        self.max_connections = max_connections
         self.connections = set()
         self._set_date()
 
@@ -84,11 +91,21 @@ cdef class Hub:
         for connection in tuple(self.connections):
             self.check(connection)
 
+    def leave(self):
+        """Has clients go elsewhere: each connection closes behind its next answer. New ones are taken all the same."""
+        self.leaving = True
+
     def stop(self):
         """Closes what is idle; all others close behind the responses they owe."""
-        self.stopping = True
+        self.leaving = self.stopping = True
+        self.loop.call_later(LAST_CHANCE_S, self._close_rest)
         for connection in tuple(self.connections):
             connection.close_if_idle()
+
+    # What was in the sockets at the stop had its time.
+    def _close_rest(self):
+        for connection in tuple(self.connections):
+            connection.end_last_chance()
 
     def abort(self):
         """Closes every connection now; their requests are cancelled."""

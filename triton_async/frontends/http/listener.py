@@ -139,11 +139,20 @@ class Listener:
         )
         self.address, self.port = self._socket.address, self._socket.port
 
+    @property
+    def connected(self) -> bool:
+        """Whether any client is."""
+        return bool(self._server.connections)
+
+    def leave(self) -> None:
+        """Has clients go elsewhere: from now on every answer says that its connection closes."""
+        self._draining = True
+
     async def stop_accepting(self) -> None:
         """Closes the port and every connection that has no request in work."""
         self._draining = True
         if self._socket is not None:
-            self._socket.close()
+            await self._socket.retire()
         for connection in self._server.connections:
             if connection not in self._busy:
                 connection.force_close()

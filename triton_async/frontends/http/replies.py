@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from triton_async.defines import HTTP_JOIN_NBYTES
+from triton_async.defines import HTTP_JOIN_NBYTES, RETRY_AFTER_S
 from triton_async.errors import ServerError
 from triton_async.frontends.gate import NEEDS_KEY, Gate, Refusal
 from triton_async.frontends.http.status import http_status
@@ -28,6 +28,7 @@ REQUEST_ID: Any = web.RequestKey("request id", str) if hasattr(web, "RequestKey"
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _SERVER = {"Server": "triton-async"}
 _JSON = {**_SERVER, "Content-Type": "application/json"}
+_BUSY = {**_JSON, "Retry-After": str(RETRY_AFTER_S)}
 _EVENTS = {**_SERVER, "Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 
 
@@ -62,7 +63,8 @@ def text(body: bytes, content_type: str) -> web.Response:
 
 def error(status: int, message: str) -> web.Response:
     """`{"error":"<message>"}`."""
-    return web.Response(status=status, body=error_body(message), headers=_JSON)
+    headers = _BUSY if status == 503 else _JSON
+    return web.Response(status=status, body=error_body(message), headers=headers)
 
 
 def server_error(problem: ServerError) -> web.Response:

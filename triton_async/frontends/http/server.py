@@ -10,7 +10,7 @@ from aiohttp import web
 
 from triton_async import logs
 from triton_async.core.server import InferenceServer
-from triton_async.defines import CONTROL_MAX_NBYTES
+from triton_async.defines import CONTROL_MAX_NBYTES, HTTP_MAX_RECEIVING_NBYTES
 from triton_async.errors import InvalidArg, ServerError, Unsupported
 from triton_async.frontends.gate import OPEN, Gate
 from triton_async.frontends.http import replies, routes
@@ -49,7 +49,7 @@ class HttpService:
         self._gate = gate
         self._forwarded = forwarded
         self._max_input_nbytes = max_input_nbytes
-        self.receiving = Receiving()
+        self.receiving = Receiving(min(HTTP_MAX_RECEIVING_NBYTES, server.share_nbytes))
         # Nothing in it changes while the server lives.
         self._metadata = control.dumps(server.metadata())
         self.routes: RouteTable[Handler] = RouteTable(self._rows())

@@ -116,7 +116,7 @@ def test_answers_are_compressed_as_the_client_accepts(tmp_path: Path, accepts: s
 
 
 def test_decompression_is_bounded(raw: RawClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("triton_async.frontends.grpc.compression.GRPC_MAX_MESSAGE_NBYTES", 1 << 20)
+    monkeypatch.setattr("triton_async.frontends.grpc.call.GRPC_MAX_MESSAGE_NBYTES", 1 << 20)
     for size in ((1 << 20) + 1, 1 << 21):
         answer = raw.call(INFER, message(gzip(bytes(size)), flag=1), grpc_encoding="gzip")
         assert answer.status == RESOURCE_EXHAUSTED

@@ -121,3 +121,48 @@ def test_a_large_body_is_read_over_several_turns(tmp_path: Path) -> None:
             assert len(answer) > 4 << 20
 
     run(test)
+
+
+def test_requests_beyond_the_memory_for_them_are_refused_at_once(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", max_batch_size=0)
+
+    async def test() -> None:
+        async with express(tmp_path) as (server, listener):
+            for request in (binary_infer(1), json_infer(LONG, binary_data=True), message("POST", INFER + "?", b"{}")):
+                wire = Wire(listener)
+                server.max_held_nbytes = 0  # nothing is in flight: one more fits
+                wire.send(request)
+                (answer,) = await wire.answers(1)
+                assert b" 503 " not in answer.split(b"\r\n")[0]
+                server.max_held_nbytes = -1
+                wire.send(binary_infer(1))
+                refused = (await wire.answers(2))[1]
+                assert refused.startswith(b"HTTP/1.1 503 ")
+                assert b"\r\nRetry-After: 1\r\n" in refused
+                assert b"too many bytes of requests are in flight" in refused
+
+    run(test)
+
+
+def test_a_client_hears_that_the_server_goes_with_its_next_answer(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", max_batch_size=0)
+
+    async def test() -> None:
+        async with express(tmp_path) as (_, listener):
+            old, idle = Wire(listener), Wire(listener)
+            for wire in (old, idle):
+                wire.send(binary_infer(1))
+                await wire.answers(1)
+            listener.leave()
+            fresh = Wire(listener)
+            for count, wire in ((2, old), (1, fresh)):
+                wire.send(binary_infer(1))
+                answer = (await wire.answers(count))[-1]
+                assert b"\r\nConnection: close\r\n" in answer
+                await wire.until(lambda wire: wire.closed)
+            assert not idle.closed
+            assert listener.connected
+            listener.hub.stop()
+            assert idle.closed
+
+    run(test)

@@ -33,8 +33,8 @@ cdef class Lane:
         self.receive_data = <char *>self.receive_buffer
         self.dirty = []
         self.flush_all_method = self._flush_all
-        self.max_receiving_nbytes = GRPC_MAX_TOTAL_RECEIVING_NBYTES
-        self.max_held_nbytes = GRPC_MAX_TOTAL_HELD_NBYTES
+        self.max_receiving_nbytes = min(GRPC_MAX_TOTAL_RECEIVING_NBYTES, server.share_nbytes)
+        self.max_held_nbytes = min(GRPC_MAX_TOTAL_HELD_NBYTES, server.share_nbytes)
 
     cdef int schedule(self, ExpressSession session) except -1:
         if session.dirty:
