@@ -215,7 +215,7 @@ async def _serve_watched(
             host = Host(
                 loop, reactor, pools, backends, workers, settings.backend_config, regions=regions,
                 gpu_limits=settings.model_load_gpu_limit, gpu_uuid=monitor.uuid,
-metric_sources=(
+                metric_sources=(
                     monitor.families, partial(_own_families, lag, reactor), backends.families, stuck.families,
                 ),
                 loop_executions=settings.allow_loop_execution,
