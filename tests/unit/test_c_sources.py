@@ -40,14 +40,25 @@ def declared() -> dict[str, str]:
 
 
 @cache
-def with_what_it_calls(source: str) -> frozenset[str]:
-    """A C file and those whose functions it calls in turn: the linker takes all of them."""
+def calls(source: str) -> frozenset[str]:
+    """The C files whose functions a C file calls."""
     text = (ROOT / source).read_text()
-    found = {source}
+    found = set()
     for other in sorted(CSRC.glob("*.c")):
         names = re.findall(r"^[^\n{}]*?\b(ta_\w+)\(", other.with_suffix(".h").read_text(), re.MULTILINE)
         if other.name != Path(source).name and any(re.search(rf"\b{name}\(", text) for name in names):
-            found |= with_what_it_calls(f"csrc/{other.name}")
+            found.add(f"csrc/{other.name}")
+    return frozenset(found)
+
+
+@cache
+def with_what_it_calls(source: str) -> frozenset[str]:
+    """A C file and those whose functions it calls in turn: the linker takes all of them."""
+    found: set[str] = set()
+    left = {source}
+    while left:
+        found |= left
+        left = {other for each in left for other in calls(each)} - found
     return frozenset(found)
 
 
