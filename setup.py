@@ -44,6 +44,7 @@ C_SOURCES = {
     "triton_async.backends.python.isolated.wire": ["csrc/arena.c", "csrc/gather.c", "csrc/slab.c"],
     "triton_async.backends.tensorrt.calls": ["csrc/cuda.c"],
     "triton_async.core.reactor": ["csrc/wakeup.c"],
+    "triton_async.core.dataflow": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.core.instances": ["csrc/wakeup.c", "csrc/gather.c", "csrc/slab.c"],
     "triton_async.infer.batch": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.infer.signature": ["csrc/gather.c", "csrc/slab.c"],

@@ -23,7 +23,7 @@ from server_process import ServerProcess, poll, running_server
 from triton_clients import client_module
 from worker_kills import family
 
-from triton_async.defines import WORKER_SILENCE_S
+from triton_async.backends.python.defines import WORKER_SILENCE_S
 
 
 @pytest.fixture(scope="module")

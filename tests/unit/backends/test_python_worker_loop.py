@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import uvloop
 
+from triton_async.backends.python.defines import WORKER_LOOP_NBYTES, WORKER_MESSAGE_NBYTES
 from triton_async.backends.python.isolated.link import Link
 from triton_async.backends.python.isolated.memory import SharedMemory
 from triton_async.backends.python.isolated.owner import LinkOwner
 from triton_async.backends.python.isolated.reader import Reader
 from triton_async.backends.python.worker import wire
 from triton_async.core.reactor import Reactor
-from triton_async.defines import WORKER_LOOP_NBYTES, WORKER_MESSAGE_NBYTES
 from triton_async.errors import InternalError
 from triton_async.memory.slab import SlabPool
 

@@ -14,6 +14,8 @@ from triton_async.protocol.openapi import document, templates
 
 
 class Server:
+    share_nbytes = 1 << 20
+
     def metadata(self) -> dict[str, Any]:
         return {"name": "s", "version": "1.2.3"}
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelInstance
 from triton_async.backends.fil import sources
+from triton_async.backends.fil.defines import FOREST_BATCH_SIZE
 from triton_async.backends.fil.ensemble import Ensemble, Fault, Link
 from triton_async.backends.fil.forest import Forest
 from triton_async.backends.fil.instance import FilInstance
@@ -19,7 +20,6 @@ from triton_async.config.autocomplete import ModelIO, TensorInfo
 from triton_async.config.consistency import check_against_model
 from triton_async.config.model_config import InstanceGroup, InstanceKind
 from triton_async.datatypes import from_config_name
-from triton_async.defines import FOREST_BATCH_SIZE
 from triton_async.errors import InvalidArg
 
 log = logging.getLogger("triton_async.backends.fil")

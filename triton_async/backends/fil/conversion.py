@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from triton_async.backends.fil.defines import CONVERSION_MEMORY_FACTOR, CONVERSION_MEMORY_NBYTES, CONVERSION_TIMEOUT_S
 from triton_async.backends.fil.ensemble import Categories, Ensemble, Fault, Link, Tree, Way
 from triton_async.backends.fil.forest import Forest
 from triton_async.backends.fil.layout import lay_out
-from triton_async.defines import CONVERSION_MEMORY_FACTOR, CONVERSION_MEMORY_NBYTES, CONVERSION_TIMEOUT_S
 from triton_async.errors import Unsupported
 
 _LINKS = {

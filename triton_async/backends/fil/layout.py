@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from triton_async.backends.fil.ensemble import Categories, Ensemble, Fault, Floats, Ints, Tree
-from triton_async.defines import (
+from triton_async.backends.fil.defines import (
     FOREST_MAX_DEPTH,
     FOREST_MAX_FEATURES,
     FOREST_MAX_NODES,
     FOREST_MAX_SHAP_DEPTH,
     FOREST_MAX_SHAP_VALUES,
 )
+from triton_async.backends.fil.ensemble import Categories, Ensemble, Fault, Floats, Ints, Tree
 
 TREE = np.dtype([("node", "i8"), ("leaf", "i8"), ("kind", "i4"), ("depth", "i4"), ("output", "i4"), ("_", "i4")])
 PERFECT = {

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from triton_async.backends.fil.defines import FOREST_MAX_FEATURES, FOREST_MAX_NODES
 from triton_async.backends.fil.ensemble import Categories, Ensemble, Fault, Floats, Ints, Link, Tree, Way, number
-from triton_async.defines import FOREST_MAX_FEATURES, FOREST_MAX_NODES
 
 _IDENTITY = {
     "regression", "regression_l2", "l2", "mean_squared_error", "mse", "l2_root", "root_mean_squared_error", "rmse",

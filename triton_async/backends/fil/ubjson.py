@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from triton_async.backends.fil.defines import UBJSON_MAX_DEPTH
 from triton_async.backends.fil.ensemble import Fault
-from triton_async.defines import UBJSON_MAX_DEPTH
 
 _NUMBERS = {
     b"i": struct.Struct(">b"), b"U": struct.Struct(">B"), b"I": struct.Struct(">h"), b"l": struct.Struct(">i"),

@@ -12,9 +12,9 @@ import numpy as np
 import orjson
 
 from triton_async.backends.fil import ubjson
+from triton_async.backends.fil.defines import FOREST_MAX_FEATURES, FOREST_MAX_NODES
 from triton_async.backends.fil.ensemble import Categories, Ensemble, Fault, Floats, Link, Tree, Way
 from triton_async.backends.fil.fields import Fields
-from triton_async.defines import FOREST_MAX_FEATURES, FOREST_MAX_NODES
 
 # Objective -> link, and how a base score becomes a margin.
 _IDENTITY = (Link.IDENTITY, "identity")

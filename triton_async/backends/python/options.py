@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from triton_async.defines import EXECUTION_LIMIT_MAX_S, MEMORY_LIMIT_LEAST_NBYTES
+from triton_async.backends.python.defines import EXECUTION_LIMIT_MAX_S, MEMORY_LIMIT_LEAST_NBYTES
 from triton_async.errors import InvalidArg
 
 # Options of Triton's Python backend that are about its own shared memory and processes.

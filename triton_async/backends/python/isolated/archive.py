@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from triton_async.defines import ARCHIVE_HEADER_NBYTES, ARCHIVE_MAX_ENTRIES, ARCHIVE_MAX_NBYTES
+from triton_async.backends.python.defines import ARCHIVE_HEADER_NBYTES, ARCHIVE_MAX_ENTRIES, ARCHIVE_MAX_NBYTES
 from triton_async.errors import InvalidArg
 
 _HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,

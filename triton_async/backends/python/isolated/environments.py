@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from triton_async.backends.python.defines import ENVIRONMENT_SETUP_TIMEOUT_S, REQUIREMENTS_MAX_NBYTES
 from triton_async.backends.python.isolated.archive import unpack
 from triton_async.backends.python.isolated.zygote import worker_environment
 from triton_async.config.paths import read_bounded, safe_join
-from triton_async.defines import ENVIRONMENT_SETUP_TIMEOUT_S, REQUIREMENTS_MAX_NBYTES
 from triton_async.errors import InternalError, InvalidArg
 
 log = logging.getLogger("triton_async.python")

@@ -15,7 +15,7 @@ from triton_async.infer.tensor cimport Tensor
 from triton_async.memory.slab cimport SlabPool
 
 from triton_async.backends.python.isolated.wire import WireError
-from triton_async.defines import WORKER_MAX_PARAMETERS
+from triton_async.backends.python.defines import WORKER_MAX_PARAMETERS
 
 
 cdef list request_inputs(ResponseFactory factory):

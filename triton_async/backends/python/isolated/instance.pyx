@@ -10,7 +10,7 @@ from triton_async.infer.batch cimport Batch, ta_batch
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.factory cimport ResponseFactory
 
-from triton_async.defines import (
+from triton_async.backends.python.defines import (
     WORKER_AHEAD,
     WORKER_AHEAD_NS,
     WORKER_LOOP_NBYTES,

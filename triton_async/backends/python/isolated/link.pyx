@@ -53,7 +53,7 @@ from triton_async.memory.arena cimport ta_lease
 from triton_async.memory.slab cimport SlabPool
 
 from triton_async.backends.python.isolated.wire import TakesLong, WireError
-from triton_async.defines import (
+from triton_async.backends.python.defines import (
     WORKER_LOOP_NBYTES,
     WORKER_MESSAGE_NBYTES,
     WORKER_RESPONSE_CREDITS,

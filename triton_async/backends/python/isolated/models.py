@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from triton_async.backends.base import InferenceService, LoadContext, Watcher
+from triton_async.backends.python.defines import WORKER_MEMORY_NBYTES, WORKER_RESPONSE_CREDITS
 from triton_async.backends.python.isolated.environments import OWN, Environments
 from triton_async.backends.python.isolated.supervisor import WorkerOptions
 from triton_async.backends.python.isolated.workers import IsolatedModel, Workers, complete_config
@@ -15,7 +16,6 @@ from triton_async.backends.python.isolated.zygote import Zygote
 from triton_async.backends.python.options import PythonOptions
 from triton_async.config.config_json import config_json
 from triton_async.config.model_config import InstanceGroup
-from triton_async.defines import WORKER_MEMORY_NBYTES, WORKER_RESPONSE_CREDITS
 from triton_async.memory.slab import SlabPool
 
 

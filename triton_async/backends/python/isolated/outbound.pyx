@@ -23,7 +23,7 @@ from triton_async.backends.python.isolated.wire cimport (
 )
 from triton_async.memory.arena cimport ta_lease, ta_lease_return
 
-from triton_async.defines import WORKER_FREED_NBYTES, WORKER_MESSAGE_NBYTES, WORKER_OUTBOX_NBYTES
+from triton_async.backends.python.defines import WORKER_FREED_NBYTES, WORKER_MESSAGE_NBYTES, WORKER_OUTBOX_NBYTES
 from triton_async.errors import ServerError, Unavailable
 
 cdef extern from "<sys/socket.h>" nogil:

@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from triton_async.backends.base import InferenceCall, InferenceService, ModelInstance
+from triton_async.backends.python.defines import WORKER_MAX_CALLS, WORKER_MAX_HANDLES, WORKER_MAX_QUESTIONS
 from triton_async.backends.python.isolated.link import Link
 from triton_async.backends.python.isolated.reader import Reader
 from triton_async.backends.python.worker.calls import decoupled_refusal, refusal
 from triton_async.backends.python.worker.channel import Refused
-from triton_async.defines import WORKER_MAX_CALLS, WORKER_MAX_HANDLES, WORKER_MAX_QUESTIONS
 from triton_async.errors import DecoupledModel, InvalidArg, ServerError, Unavailable, from_code
 from triton_async.infer.request import InferRequest, RequestedOutput
 from triton_async.infer.response import InferResponse

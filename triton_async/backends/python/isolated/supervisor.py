@@ -23,14 +23,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
-from triton_async.backends.python.isolated.instance import WorkerInstance
-from triton_async.backends.python.isolated.link import Link
-from triton_async.backends.python.isolated.memory import SharedMemory
-from triton_async.backends.python.isolated.owner import LinkOwner
-from triton_async.backends.python.isolated.reader import Reader, Timer
-from triton_async.backends.python.isolated.zygote import WorkerProcess, Zygote
-from triton_async.defines import (
-    MODEL_READY_TIMEOUT_S,
+from triton_async.backends.python.defines import (
     WORKER_CLOSE_TIMEOUT_S,
     WORKER_END_TIMEOUT_S,
     WORKER_MEMORY_NBYTES,
@@ -40,6 +33,13 @@ from triton_async.defines import (
     WORKER_SHORT_PAUSE_S,
     WORKER_STEADY_S,
 )
+from triton_async.backends.python.isolated.instance import WorkerInstance
+from triton_async.backends.python.isolated.link import Link
+from triton_async.backends.python.isolated.memory import SharedMemory
+from triton_async.backends.python.isolated.owner import LinkOwner
+from triton_async.backends.python.isolated.reader import Reader, Timer
+from triton_async.backends.python.isolated.zygote import WorkerProcess, Zygote
+from triton_async.defines import MODEL_READY_TIMEOUT_S
 from triton_async.errors import InternalError, ServerError
 from triton_async.memory.slab import SlabPool
 

@@ -16,7 +16,7 @@ from triton_async.infer.tensor cimport TA_MAX_RANK, view_dims
 from triton_async.memory.arena cimport ta_lease_return
 from triton_async.memory.buffer cimport MEMORY_CPU, Buffer, foreign
 
-from triton_async.defines import WORKER_INLINE_NBYTES, WORKER_MAX_TENSORS, WORKER_MESSAGE_NBYTES
+from triton_async.backends.python.defines import WORKER_INLINE_NBYTES, WORKER_MAX_TENSORS, WORKER_MESSAGE_NBYTES
 from triton_async.errors import InvalidArg, Unavailable
 
 log = logging.getLogger("triton_async.python")

@@ -17,13 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from triton_async.backends.python.isolated.reader import Reader, Timer
-from triton_async.defines import (
+from triton_async.backends.python.defines import (
     WORKER_FORK_TIMEOUT_S,
     WORKER_MESSAGE_NBYTES,
     WORKER_ZYGOTE_LINGER_S,
     WORKER_ZYGOTE_TIMEOUT_S,
 )
+from triton_async.backends.python.isolated.reader import Reader, Timer
 from triton_async.errors import InternalError, InvalidArg, ServerError
 
 log = logging.getLogger("triton_async.python")
