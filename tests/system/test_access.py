@@ -62,6 +62,8 @@ def models(tmp_path: Path) -> Path:
 def routes() -> Iterator[tuple[str, str, str]]:
     """(method, path, category) of every HTTP route."""
     class Nothing:
+        share_nbytes = 1 << 20
+
         def metadata(self) -> dict[str, Any]:
             return {"name": "", "version": ""}
 
