@@ -4,13 +4,13 @@ from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t
 
 from triton_async.backends.base cimport ModelInstance, fail_batch
-from triton_async.core.instances cimport Instance
+from triton_async.core.instances cimport Instance, post_for_instance
 from triton_async.core.reactor cimport Clock
 from triton_async.core.servable cimport Servable
 from triton_async.core.server cimport InferenceServer
 from triton_async.infer.batch cimport Batch, check_batch, ta_batch, ta_batch_begin, ta_tensor
 from triton_async.infer.clock cimport ta_now_ns
-from triton_async.infer.event cimport TA_RESPONSE, ta_message
+from triton_async.infer.event cimport TA_RESPONSE
 from triton_async.infer.factory cimport ResponseFactory
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
@@ -131,13 +131,9 @@ cdef class Puppet(Instance):
             factory.transfer = self.late
             factory.keeper = self
             factory.context = <void *>self
-            factory.post = _post
+            factory.post = post_for_instance
             found.append(factory)
         return found
-
-
-cdef void _post(void *context, ta_message *message) noexcept nogil:
-    (<Puppet>context).reactor.post(message)
 
 
 def joined(Batch batch):

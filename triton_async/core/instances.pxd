@@ -5,6 +5,7 @@ from triton_async.core.limiter cimport Claim
 from triton_async.core.reactor cimport Reactor, Sleeper
 from triton_async.core.wakeup cimport ta_batch, ta_mailbox
 from triton_async.infer.batch cimport Batch
+from triton_async.infer.event cimport ta_message
 from triton_async.infer.transfer cimport Transfer
 
 # Made and used by the loop thread; `engine` belongs to the instance's own thread, once that has started.
@@ -52,3 +53,8 @@ cdef class Instance(Sleeper):
     cdef int take_back(self, Batch batch) except -1
     # Asks the engine to give up a batch that has begun, if it can. It comes back in any case.
     cdef int cancel(self, Batch batch) except -1
+
+# Tells core what an engine has to tell, a batch that it kept among it: `post` of engines and response factories, whose
+# `context` is the Instance. Where the garbage collector has begun to take the instance apart nobody hears of it any
+# more: a factory that goes with it posts all the same. The message's reference is given back then.
+cdef void post_for_instance(void *context, ta_message *message) noexcept nogil

@@ -7,7 +7,7 @@ import logging
 import threading
 from time import monotonic_ns as clock
 
-from cpython.ref cimport Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF
 
 from triton_async.backends.base cimport ModelInstance
 from triton_async.codes cimport TA_CODE_UNAVAILABLE
@@ -134,7 +134,7 @@ cdef class Instance(Sleeper):
         batch.c.compute_start_ns = ta_now_ns()
         if engine.submit(&batch.c):
             check_batch(&batch.c)
-            _post(<void *>self, &batch.c.message)
+            post_for_instance(<void *>self, &batch.c.message)
         return True
 
     cdef int take_back(self, Batch batch) except -1:
@@ -185,7 +185,7 @@ cdef class Instance(Sleeper):
         return None
 
     def _own(self, ModelInstance engine):
-        engine.post = _post
+        engine.post = post_for_instance
         engine.context = <void *>self
         engine.keeper = self
         engine.transfer = self.late
@@ -288,10 +288,13 @@ cdef void _refuse(Instance self, ta_batch *batch, const char *reason) noexcept:
     self.reactor.post(&batch.message)
 
 
-# What an engine has to tell, a batch that it kept among it. The instance lives as long as its thread, which drains the
-# engine first, and as long as a response factory.
-cdef void _post(void *context, ta_message *message) noexcept nogil:
+# The instance lives as long as its thread, which drains the engine first, and as long as a response factory.
+cdef void post_for_instance(void *context, ta_message *message) noexcept nogil:
     cdef ta_batch *batch
+    if (<Instance>context).reactor is None:
+        with gil:
+            Py_DECREF(<object>message.owner)
+        return
     if message.event == TA_EXECUTED:
         batch = <ta_batch *>message  # which it is the first member of
         (<Instance>context).late.forget()

@@ -103,6 +103,12 @@ cdef class Reactor:
             PyErr_SetFromErrno(OSError)
 
     def __dealloc__(self):
+        cdef ta_message *message = ta_events_collect(&self.events)
+        cdef ta_message *next
+        while message != NULL:
+            next = message.next
+            Py_DECREF(<object>message.owner)  # the reference that came up with it
+            message = next
         ta_events_close(&self.events)
         for fd in (self.timer_fd, self.watch_fd):
             if fd >= 0:

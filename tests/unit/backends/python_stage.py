@@ -182,8 +182,21 @@ class Stage:
         page: bytes = self.run(self.server.metrics_text())
         return [line for line in page.decode().splitlines() if line.startswith(family)]
 
+    def end_instances(self, model: str) -> None:
+        """Has the threads of a model's instances end, whatever requests are open: `drop` is all that is left to do."""
+        ((_, loaded),) = self.server.repository.ready_versions(model)
+        for instance in self.call(loaded.model.take_instances):
+            ended = threading.Event()
+            self.call(instance.stop, ended.set)
+            assert ended.wait(SECONDS)
+
     def close(self) -> None:
         self.run(self.server.stop())
+        self.drop()
+        gc.collect()
+
+    def drop(self) -> None:
+        """Ends the loop, and all that is beside the models."""
         self.call(self._inner.close)
         self.call(self._reactor.detach)
         self._workers.__exit__()
@@ -191,7 +204,6 @@ class Stage:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        gc.collect()
 
 
 @contextmanager

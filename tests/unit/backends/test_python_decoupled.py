@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from python_stage import IO, Collector, request, stage, write
+from python_stage import IO, Collector, Stage, request, stage, write
+
+from triton_async.infer.request import live_requests
+from triton_async.infer.response import live_responses
 
 X = np.arange(3, dtype=np.float32)
 DECOUPLED = IO + "model_transaction_policy { decoupled: true }"
@@ -175,3 +179,21 @@ threading.Thread(target=watch).start()
         del made
         assert server.statistics("m")["inference_count"] == 0
         assert server.metrics('nv_inference_request_failure{model="m",reason="CANCELED"')[0].endswith(" 1")
+
+
+def test_a_sender_that_the_collector_takes_away_together_with_its_instance_harms_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, "m", model("kept = [sender, self]\nkept.append(kept)"), DECOUPLED)
+    gc.collect()
+    before = live_requests(), live_responses()
+    server = Stage(tmp_path)
+    gc.collect()  # which takes the older ones apart first: the instance before what keeps the sender
+    server.send(request("m", IN=X))
+    server.end_instances("m")
+    server.drop()
+    assert live_requests() > before[0]
+    del server
+    gc.collect()
+    assert (live_requests(), live_responses()) == before
+    assert not capsys.readouterr().err, "nothing went wrong in a finalizer"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator
 
@@ -10,7 +11,8 @@ from puppet_stage import Stage, echo, puppet, values_of
 
 from triton_async.config.model_config import DynamicBatching, QueuePolicy
 from triton_async.errors import InternalError
-from triton_async.infer.response import InferResponse
+from triton_async.infer.request import live_requests
+from triton_async.infer.response import InferResponse, live_responses
 
 DECOUPLED = {"by_request": True, "decoupled": True}
 
@@ -336,3 +338,28 @@ def test_responses_of_a_model_that_keeps_order_wait_for_those_before() -> None:
     assert [values_of(sink.responses[0]) for sink in sinks] == [[0], [1]]
     del slow, quick, one, other
     stage.close()
+
+
+@pytest.mark.parametrize("first", ["the instance", "the factory"])
+def test_a_factory_that_the_collector_takes_away_together_with_its_instance_harms_nothing(first: str) -> None:
+    class Keeper:
+        """Keeps itself: only the collector takes it away."""
+
+        def __init__(self) -> None:
+            self.kept: list[object] = [self]
+
+    gc.collect()
+    before = live_requests(), live_responses()
+    keepers = [Keeper()]
+    gc.collect()  # which takes the older ones apart first
+    stage = Stage(**DECOUPLED)
+    gc.collect()
+    keepers.append(Keeper())
+    stage.submit(stage.request(1))
+    batch = stage.puppets[0].begin()
+    keepers[first == "the instance"].kept += stage.puppets[0].factories(batch)
+    stage.puppets[0].end(batch)
+    stage.close()
+    del batch, stage, keepers
+    gc.collect()
+    assert (live_requests(), live_responses()) == before

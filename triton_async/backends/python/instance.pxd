@@ -11,7 +11,6 @@ from triton_async.infer.event cimport ta_message
 # is free again: the loop, woken for the first, would wait for the GIL. All others go up at once.
 cdef class PythonModelInstance(RequestInstance):
     cdef object runner               # worker.runner.Runner
-    cdef object model_context        # worker.context.Context
     cdef LocalChannel channel
     cdef unsigned long thread        # that runs a batch
     cdef ta_message *first           # held events, oldest first; NULL: none

@@ -19,7 +19,9 @@ from triton_async.errors import from_code
 log = logging.getLogger("triton_async.python")
 
 
+# Factories that the garbage collector takes away with it post through its fields.
 @cython.final
+@cython.no_gc_clear
 cdef class PythonModelInstance(RequestInstance):
     """`runner`: of a model that is initialized; `channel`: its own. Closes both. `gpu_inputs`: takes what is in GPU
     memory as it is."""
@@ -28,7 +30,6 @@ cdef class PythonModelInstance(RequestInstance):
         RequestInstance.__init__(self, name)
         self.takes_device = gpu_inputs
         self.runner = runner
-        self.model_context = runner.context
         self.channel = channel
         channel.instance = self
         self.asks_ready = runner.asks_ready
@@ -65,7 +66,7 @@ cdef class PythonModelInstance(RequestInstance):
                 factory.post = _post
                 factory.context = <void *>self
                 factory.keeper = self
-                source = incoming(factory, self.model_context)
+                source = incoming(factory, self.name)
                 if decoupled:
                     source.askers = askers
                 sources.append(source)

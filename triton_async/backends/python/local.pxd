@@ -28,7 +28,7 @@ cdef class IncomingRequest:
     cdef ResponseFactory factory
     cdef InferRequest request
     cdef list tensors                # of the request, in signature order, None where absent
-    cdef object context              # worker.context.Context
+    cdef str instance                # Triton's name of the instance
     cdef list askers                 # the value of ASKERS that has it, of a decoupled model until its final response
     cdef public int flags
     cdef public int release_flags
@@ -56,4 +56,4 @@ cdef class LocalChannel:
     cdef Tensor _tensor(self, str name, int datatype, object tensor, bint lone)
     cdef Buffer _leased(self, object array, bint lone)
 
-cdef IncomingRequest incoming(ResponseFactory factory, object context)
+cdef IncomingRequest incoming(ResponseFactory factory, str instance)

@@ -117,8 +117,12 @@ cdef class IncomingRequest:
     """A request that an instance has, for `api.InferenceRequest`."""
 
     def __dealloc__(self):
+        cdef ModelSignature signature
         if self.factory is not None and not self.factory.finished:
-            self.factory.send([], None, InternalError(unanswered(self.context, self.sent)), True)
+            # Nothing of the model: in a cycle with it, the garbage collector may have cleared that by now.
+            signature = self.factory.signature
+            text = unanswered(signature.decoupled, signature.model_name, self.instance, self.sent)
+            self.factory.send([], None, InternalError(text), True)
 
     @property
     def id(self):
@@ -184,13 +188,13 @@ cdef Tensor client_view(ModelSignature signature, TensorSpec spec, Tensor tensor
                      tensor.nbytes)
 
 
-cdef IncomingRequest incoming(ResponseFactory factory, object context):
+cdef IncomingRequest incoming(ResponseFactory factory, str instance):
     """The request that `factory` answers."""
     cdef IncomingRequest request = IncomingRequest.__new__(IncomingRequest)
     request.factory = factory
     request.request = factory.request
     request.tensors = factory.inputs
-    request.context = context
+    request.instance = instance
     request.flags = factory.request.flags
     request.release_flags = 1  # TRITONSERVER_REQUEST_RELEASE_ALL
     return request

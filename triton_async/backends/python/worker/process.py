@@ -299,7 +299,8 @@ class WorkerChannel(Channel):
         assert self.context is not None
         events = []
         if not finished:
-            text = unanswered(self.context, sent).encode()
+            known = self.context
+            text = unanswered(known.decoupled, known.model, known.instance, sent).encode()
             events = [
                 wire.RESPONSE_HEAD.pack(wire.RESPONSE, handle, wire.FINAL | wire.HAS_ERROR), wire.U32.pack(INTERNAL),
                 wire.pack_long(text),

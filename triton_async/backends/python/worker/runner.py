@@ -332,12 +332,12 @@ def _wrong_list(responses: Any, sources: list[Any]) -> str | None:
     return None
 
 
-def unanswered(context: Context, sent: int) -> str:
+def unanswered(decoupled: bool, model: str, instance: str, sent: int) -> str:
     """What a request is told that the model has dropped without a final response. `sent`: responses it had."""
-    if context.decoupled or sent:
-        return f"model '{context.model}' dropped a request and its response sender without a final response"
+    if decoupled or sent:
+        return f"model '{model}' dropped a request and its response sender without a final response"
     return (
-        f"Failed to process the request(s) for model '{context.instance}', message: execute returned None for a "
+        f"Failed to process the request(s) for model '{instance}', message: execute returned None for a "
         "request whose response sender was not used"
     )
 
