@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from compiled import load
 
-from tests.compiled import load
 from triton_async import datatypes
 from triton_async.config.sequences import Control, ControlKind, SequenceBatching, State
 from triton_async.core.injection import Injection

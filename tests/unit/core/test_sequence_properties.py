@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sequence_stage import END, START, Stage, steps
 
-from tests.unit.core.sequence_stage import END, START, Stage, steps
 from triton_async.core.scheduler import refusal
 from triton_async.errors import Cancelled, DeadlineExceeded, InvalidArg, ServerError, Unavailable
 from triton_async.infer.request import InferRequest, Origin

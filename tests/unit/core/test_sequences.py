@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sequence_stage import END, SECOND, START, Stage, steps
 
-from tests.unit.core.sequence_stage import END, SECOND, START, Stage, steps
 from triton_async.core.scheduler import refusal
 from triton_async.errors import Cancelled, DeadlineExceeded, InternalError, InvalidArg, Unavailable, Unsupported
 from triton_async.infer.request import Origin
