@@ -19,7 +19,6 @@ def test_the_seeds_are_answered_and_those_that_fuzzing_starts_from() -> None:
     assert {path.name: path.read_bytes() for path in CORPUS.iterdir()} == seeds()
 
 
-@pytest.mark.timeout(0)
 @pytest.mark.filterwarnings("error")
 def test_mutated_files_are_refused_or_answered() -> None:
     choose = random.Random(int(os.environ.get("TEST_SEED", "1")))
