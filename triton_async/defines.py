@@ -51,6 +51,10 @@ JSON_MAX_DEPTH = 100
 # shapes and parameters of as many tensors as it may have. Objects are made of these, at some 10 ns a byte.
 JSON_MAX_LEFT_NBYTES = 1 << 20
 
+# Bytes of JSON, or of strings, from which on they are read without the GIL: given away, it comes back only after the
+# switch interval where another thread runs Python.
+NOGIL_NBYTES = 1 << 14
+
 # Bytes of such JSON, and elements of outputs that have to be written as JSON or looked through for classes, from which
 # on a thread does it: about half a millisecond of the loop's time.
 JSON_OFFLOAD_NBYTES = 1 << 16

@@ -7,14 +7,13 @@ from libc.stdint cimport int64_t
 from triton_async.memory.buffer cimport Buffer, wrap
 from triton_async.protocol.json_text cimport loads
 
-from triton_async.defines import JSON_MAX_DEPTH, JSON_MAX_LEFT_NBYTES, MAX_TENSORS_PER_REQUEST
+from triton_async.defines import JSON_MAX_DEPTH, JSON_MAX_LEFT_NBYTES, MAX_TENSORS_PER_REQUEST, NOGIL_NBYTES
 from triton_async.errors import InvalidArg
 
 cdef int64_t MOST = MAX_TENSORS_PER_REQUEST
 cdef int64_t MAX_LEFT = JSON_MAX_LEFT_NBYTES
 
-# Bytes from which on the GIL is given away meanwhile: getting it back costs more than reading fewer.
-cdef int64_t LONG = 1 << 14
+cdef int64_t LONG = NOGIL_NBYTES
 
 # rapidjson's words, by ta_json_status from TA_JSON_EMPTY on.
 cdef tuple REASONS = (
@@ -53,9 +52,12 @@ cdef class CutJson:
         return PyBytes_FromStringAndSize(self.c.text + span.at, span.end - span.at)
 
     cdef int64_t count(self, int64_t place) noexcept:
+        cdef ta_json_span span = self.c.spans[place]
         cdef int64_t found
+        if span.end - span.at < LONG:
+            return ta_json_flat(&self.c, span)
         with nogil:
-            found = ta_json_flat(&self.c, self.c.spans[place])
+            found = ta_json_flat(&self.c, span)
         return found
 
     cdef int fill(self, int64_t place, ta_json_elements *elements) except -1:

@@ -22,13 +22,14 @@ import json
 import numpy as np
 import orjson
 
-from triton_async.defines import JSON_MAX_DEPTH
+from triton_async.defines import JSON_MAX_DEPTH, NOGIL_NBYTES
 from triton_async.errors import InternalError, InvalidArg
 
 cdef str PARSE = "Unable to parse 'data'"
 cdef str NOT_THE_SHAPE = f"{PARSE}: Shape does not match true shape of 'data' field"
 cdef int DEEPEST = JSON_MAX_DEPTH
 cdef int SMALL = 256
+cdef int64_t LONG = NOGIL_NBYTES
 
 # Elements that become text in one go while others wait for the GIL, bytes of strings among them, and the pause behind
 # it: 0.1 ms and a little more.
@@ -217,10 +218,14 @@ cdef object _with_tokens(list values):
     return orjson.Fragment(json.dumps(values, separators=(",", ":")).encode())
 
 
+# Short ones with the GIL: given away, it comes back only after a while where another thread runs Python.
 cdef int _check_framing(Tensor tensor) except -1:
     cdef int64_t found
-    with nogil:
+    if tensor.nbytes < LONG:
         found = _count_strings(tensor.data, tensor.nbytes)
+    else:
+        with nogil:
+            found = _count_strings(tensor.data, tensor.nbytes)
     if found != tensor.element_count:
         raise InternalError(f"output tensor shape does not match size of output for '{tensor.name}'")
     return 0
