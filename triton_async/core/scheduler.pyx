@@ -1,6 +1,6 @@
 """The interface of schedulers, and what all of them do alike."""
 
-from triton_async.errors import DeadlineExceeded, Unavailable
+from triton_async.errors import DeadlineExceeded, Unavailable, Unsupported
 
 # Share of the newest execution in the mean.
 cdef int64_t MEAN_WEIGHT = 8
@@ -10,22 +10,22 @@ cdef class Scheduler:
     """See scheduler.pxd."""
 
     cpdef int enqueue(self, InferRequest request, int64_t now_ns) except -1:
-        raise NotImplementedError
+        raise Unsupported("this scheduler has no enqueue")
 
     cpdef Batch take(self, object instance, bint idle, int64_t now_ns):
-        raise NotImplementedError
+        raise Unsupported("this scheduler has no take")
 
     cpdef list take_lost(self):
-        raise NotImplementedError
+        raise Unsupported("this scheduler has no take_lost")
 
     cpdef int remove(self, InferRequest request) except -1:
-        raise NotImplementedError
+        raise Unsupported("this scheduler has no remove")
 
     cpdef int requeue(self, list requests) except -1:
-        raise NotImplementedError
+        raise Unsupported("this scheduler has no requeue")
 
     cpdef list expire(self, int64_t now_ns):
-        raise NotImplementedError
+        raise Unsupported("this scheduler has no expire")
 
     cpdef int note_execution(self, int64_t execution_ns) except -1:
         self.longest_execution_ns = max(self.longest_execution_ns, execution_ns)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from triton_async.errors import Unsupported
+
 #: Operators of ATen that may return an argument, or a view of one, and do not declare it.
 UNDECLARED = re.compile(
     r"aten::(dropout|alpha_dropout|feature_dropout|feature_alpha_dropout|type_as|atleast_[123]d|einsum|broadcast_tensors"
@@ -48,4 +50,4 @@ class Program:
 
     def call(self, arguments: Sequence[Any]) -> list[Any] | dict[str, Any]:
         """Results of one run: tensors and lists of strings, in order or by name."""
-        raise NotImplementedError
+        raise Unsupported("this program has no call")
