@@ -72,17 +72,17 @@ def test_each_instance_gets_all_samples(tmp_path: Path, isolation: str) -> None:
 
 
 @MODES
-@pytest.mark.parametrize(("lines", "text"), [
-    ("raise ValueError('v')", "ValueError: v"),
-    ("return [pb_utils.InferenceResponse(error=pb_utils.TritonError('not today'))]", "not today"),
-])  # fmt: skip
-def test_a_model_that_fails_is_not_served(tmp_path: Path, isolation: str, lines: str, text: str) -> None:
-    code = f"class TritonPythonModel:\n    def execute(self, requests):\n        {lines}\n"
+def test_a_model_that_fails_is_not_served(tmp_path: Path, isolation: str) -> None:
+    code = """
+class TritonPythonModel:
+    def execute(self, requests):
+        return [pb_utils.InferenceResponse(error=pb_utils.TritonError('not today'))]
+"""
     write(tmp_path, "m", code, IO + SAMPLE)
     write(tmp_path, "other", IDENTITY, IO + SAMPLE)
     with stage(tmp_path, option(isolation)) as server:
         assert server.reason("m").startswith("Invalid argument: failed to run warmup sample 'w': ")
-        assert text in server.reason("m")
+        assert "not today" in server.reason("m")
         assert server.ask("other", [1, 2]).tolist() == [1, 2]
 
 

@@ -104,10 +104,6 @@ def test_a_sample_that_fails_fails_the_load(
     (sample("data_type: TYPE_INT32 dims: 3 zero_data: true"),
      "failed to run warmup sample 's': [request id: <id_unknown>] inference input 'INPUT0' data-type is 'INT32', but "
      "model 'm' expects 'FP32' (in 'inputs' of model_warmup sample 's' of model 'm')"),
-    ("model_warmup { name: 's' batch_size: 1 }",
-     "failed to run warmup sample 's': [request id: <id_unknown>] expected 1 inputs but got 0 inputs for model 'm'. "
-     "Got input(s) [], but missing required input(s) ['INPUT0']. Please provide all required input(s). (in 'inputs' of "
-     "model_warmup sample 's' of model 'm')"),
     (sample(ZEROS, size=2),
      "failed to run warmup sample 's': 'batch_size' of model_warmup sample 's' of model 'm' is 2, must be <= 1 for a "
      "model that does not support batching"),
