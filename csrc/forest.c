@@ -31,13 +31,21 @@ static int in_right(const ta_forest *forest, const ta_category_set *set, double 
     return set->flags & TA_CATEGORY_MEMBERS_LEFT ? !member : member;
 }
 
-/* How many trees from this one on can be walked at once on one row: 8, or 1. */
+/* Trees that are walked at once on one row. */
+#define MOST_TREES 16
+
+static inline int alike(const ta_tree *a, const ta_tree *b) {
+    return a->kind == b->kind && (a->kind != TA_TREE_PERFECT || a->depth == b->depth);
+}
+
+/* How many trees from this one on can be walked at once on one row: 16 (of perfect ones), 8, or 1. */
 static inline int32_t run_length(const ta_tree *trees, int32_t n_trees) {
-    if (n_trees < 8 || trees[0].kind == TA_TREE_CATEGORICAL) return 1;
-    int32_t kind = trees[0].kind, depth = kind == TA_TREE_PERFECT ? trees[0].depth : -1;
-    for (int i = 1; i < 8; i++)
-        if (trees[i].kind != kind || (depth >= 0 && trees[i].depth != depth)) return 1;
-    return 8;
+    const int32_t kind = trees[0].kind;
+    if (kind == TA_TREE_CATEGORICAL) return 1;
+    int32_t most = kind == TA_TREE_PERFECT ? MOST_TREES : 8, count = 1;
+    if (most > n_trees) most = n_trees;
+    while (count < most && alike(trees, trees + count)) count++;
+    return count == MOST_TREES ? MOST_TREES : count >= 8 ? 8 : 1;
 }
 
 #define VALUE float

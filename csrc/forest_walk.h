@@ -97,22 +97,31 @@ static void NAME(plain_rows)(const ta_forest *forest, const ta_tree *tree, const
     }
 }
 
-/* Eight perfect trees of one depth, whose nodes and leaves follow each other, on one row. */
-static inline void NAME(perfect_trees)(const ta_forest *forest, const ta_tree *trees, const VALUE *row, LEAF *margins) {
+/* Perfect trees of one depth, whose nodes and leaves follow each other, on one row. `count`, 8 or 16, is a constant. */
+static inline __attribute__((always_inline)) void NAME(perfect_trees)(const ta_forest *forest, const ta_tree *trees,
+                                                                      int count, const VALUE *row, LEAF *margins) {
     const PERFECT *nodes = (const PERFECT *)forest->perfect + trees[0].node;
     const LEAF *leaves = (const LEAF *)forest->leaves + trees[0].leaf;
     const int32_t depth = trees[0].depth;
     const uint32_t first = (1u << depth) - 1;
-    uint32_t at[LANES] = {0};
+    uint32_t at[MOST_TREES] = {0};
     for (int32_t level = 0; level < depth; level++) {
-#pragma GCC unroll 8
-        for (int lane = 0; lane < LANES; lane++) {
+#pragma GCC unroll 16
+        for (int lane = 0; lane < count; lane++) {
             const PERFECT *node = nodes + lane * first + at[lane];
             at[lane] = 2 * at[lane] + 1 + (uint32_t)GOES_RIGHT(row[node->column], node->threshold);
         }
     }
-#pragma GCC unroll 8
-    for (int lane = 0; lane < LANES; lane++)
+    /* One sum stays in a register: each addition waits for the one before it, and would wait for memory besides. */
+    if (forest->n_outputs == 1) {
+        LEAF sum = margins[0];
+#pragma GCC unroll 16
+        for (int lane = 0; lane < count; lane++) sum += leaves[lane * (first + 1) + at[lane] - first];
+        margins[0] = sum;
+        return;
+    }
+#pragma GCC unroll 16
+    for (int lane = 0; lane < count; lane++)
         margins[trees[lane].output] += leaves[lane * (first + 1) + at[lane] - first];
 }
 
@@ -140,8 +149,10 @@ static void NAME(one_row)(const ta_forest *forest, const VALUE *row, LEAF *margi
     int32_t t = 0;
     while (t < forest->n_trees) {
         int32_t run = run_length(trees + t, forest->n_trees - t);
-        if (run == LANES && trees[t].kind == TA_TREE_PERFECT) {
-            NAME(perfect_trees)(forest, trees + t, row, margins);
+        if (run == MOST_TREES) {
+            NAME(perfect_trees)(forest, trees + t, MOST_TREES, row, margins);
+        } else if (run == LANES && trees[t].kind == TA_TREE_PERFECT) {
+            NAME(perfect_trees)(forest, trees + t, LANES, row, margins);
         } else if (run == LANES && trees[t].kind == TA_TREE_PLAIN) {
             NAME(plain_trees)(forest, trees + t, row, margins);
         } else if (trees[t].kind == TA_TREE_PERFECT) {
