@@ -12,7 +12,7 @@ COPY pyproject.toml setup.py README.md ./
 COPY csrc csrc
 COPY protos protos
 COPY triton_async triton_async
-RUN python -m venv /opt/triton-async && /opt/triton-async/bin/pip install --no-cache-dir .
+RUN python -m venv /opt/triton-async && /opt/triton-async/bin/pip install --no-cache-dir ".[cloud]"
 
 FROM python:3.12-slim-bookworm AS cpu
 RUN apt-get update \

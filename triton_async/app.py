@@ -10,7 +10,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -23,10 +23,12 @@ from triton_async.addresses import shown
 from triton_async.backends.registry import BackendRegistry
 from triton_async.cgroup import quota_cpus
 from triton_async.config.access import Restrictions
+from triton_async.config.locations import has_scheme
 from triton_async.config.settings import Settings
 from triton_async.config.trace_config import OPENTELEMETRY
 from triton_async.core.cache import ResponseCache
 from triton_async.core.families import Family
+from triton_async.core.files import LocalRoot, Root
 from triton_async.core.gpu_metrics import GpuMonitor, environment_visible
 from triton_async.core.host import HeldSchedulers, Host, Workers
 from triton_async.core.inner import InnerRequests
@@ -112,6 +114,7 @@ def run(settings: Settings) -> int:
         recorder = _trace_recorder(settings)
         keys = ApiKeys(settings.api_key_file) if settings.api_key_file else None
         _try_ports(settings)
+        roots = {place: open_root(place) for place in settings.model_repository}
     except OSError as error:
         logs.say(logs.STDERR, f"error: creating server: {error}")
         logs.flush()
@@ -121,9 +124,20 @@ def run(settings: Settings) -> int:
         logs.flush()
         return 1
     try:
-        return uvloop.run(_serve(settings, Security(certificates, keys), recorder))
+        return uvloop.run(_serve(settings, Security(certificates, keys), recorder, roots))
     finally:
+        for root in roots.values():
+            root.close()
         logs.flush()
+
+
+def open_root(place: str) -> Root:
+    """The repository that a --model-repository names. ServerError, OSError."""
+    if not has_scheme(place):
+        return LocalRoot(place)
+    from triton_async.cloud.repository import CloudRoot
+
+    return CloudRoot(place)
 
 
 def _raise_descriptor_limit() -> None:
@@ -183,18 +197,24 @@ def _trace_recorder(settings: Settings) -> TraceRecorder | None:
     return TraceFiles(settings.trace.file) if settings.trace.file else None
 
 
-async def _serve(settings: Settings, security: Security, recorder: TraceRecorder | None) -> int:
+async def _serve(
+    settings: Settings, security: Security, recorder: TraceRecorder | None, roots: Mapping[str, Root]
+) -> int:
     loop = asyncio.get_running_loop()
     stop_requested = asyncio.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
     for number in signals:
         loop.add_signal_handler(number, _on_signal, number, stop_requested)
     with watching(signals, settings.exit_timeout_secs + STOP_GRACE_S, SECOND_SIGNAL_GRACE_S):
-        return await _serve_watched(settings, security, recorder, stop_requested)
+        return await _serve_watched(settings, security, recorder, roots, stop_requested)
 
 
 async def _serve_watched(
-    settings: Settings, security: Security, recorder: TraceRecorder | None, stop_requested: asyncio.Event
+    settings: Settings,
+    security: Security,
+    recorder: TraceRecorder | None,
+    roots: Mapping[str, Root],
+    stop_requested: asyncio.Event,
 ) -> int:
     loop = asyncio.get_running_loop()
     # Bodies are read, written and compressed there, mostly without the GIL: one thread for each processor.
@@ -222,6 +242,7 @@ async def _serve_watched(
                 cache=ResponseCache(settings.response_cache_byte_size) if settings.response_cache_byte_size else None,
                 held_schedulers=_held_schedulers(),
                 limiter=_limiter(settings, reactor),
+                open_root=roots.__getitem__,
             )  # fmt: skip
             server = InferenceServer(settings, host, recorder)
             backends.inference = inner = InnerRequests(server)
@@ -312,6 +333,7 @@ async def _run_server(
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         # A load in a backend cannot be interrupted; nobody is served yet, so nothing is lost.
+        server.repository.close_roots()
         _exit_now(0)
     endpoints: list[Endpoint] = []
     try:
@@ -456,6 +478,7 @@ async def _shut_down(settings: Settings, server: InferenceServer, endpoints: lis
             await server.stop()
     except TimeoutError:
         logs.say(logs.STDERR, "error: failed to stop server: Internal - Exit timeout expired. Exiting immediately.")
+        server.repository.close_roots()
         _exit_now()
     finally:
         giving_up.cancel()

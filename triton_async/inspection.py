@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from google.protobuf import text_format
 
-from triton_async.app import make_pools
+from triton_async.app import make_pools, open_root
 from triton_async.backends.registry import BackendRegistry
 from triton_async.config.advice import no_version
 from triton_async.config.ensemble import EnsembleStep
@@ -141,14 +142,18 @@ def check(argv: Sequence[str]) -> int:
         settings = _settings(argv, "a repository")
     except UsageError as error:
         return _usage(error)
-    roots = [Path(root) for root in settings.model_repository]
     report = Report()
-    for line in files.survey(roots):
-        report.warning("repository", line)
-    for root in roots:
-        if not root.is_dir():
-            report.error(f"{root}", "it is no directory: give the folder that holds the models' folders")
-    roots = [root for root in roots if root.is_dir()]
+    roots = _roots(settings, report)
+    try:
+        _check_all(settings, roots, report)
+    finally:
+        for root in roots:
+            root.close()
+    print(f"{report.models} models, {report.errors} errors, {report.warnings} warnings")
+    return 1 if report.errors else 0
+
+
+def _check_all(settings: Settings, roots: Sequence[files.Root], report: Report) -> None:
     with _host(settings) as host:
         opened: dict[str, _Opened] = {}
         for name, found in sorted(_models(roots, report).items()):
@@ -156,12 +161,33 @@ def check(argv: Sequence[str]) -> int:
             if len(found) > 1:
                 report.error(name, f"{TWO_REPOSITORIES}: {', '.join(map(str, found))}. Rename or remove all but one")
             for root in found:
-                checked = _check_model(host, settings, name, root / name, report)
+                try:
+                    directory = root.fetch(name).directory
+                except ServerError as error:
+                    report.error(name, error.message)
+                    continue
+                checked = _check_model(host, settings, name, directory, report)
                 if checked is not None:
                     opened[name] = checked
         _check_ensembles(opened, report.error)
-    print(f"{report.models} models, {report.errors} errors, {report.warnings} warnings")
-    return 1 if report.errors else 0
+
+
+def _roots(settings: Settings, report: Report) -> list[files.Root]:
+    """The repositories that can be looked at."""
+    roots: list[files.Root] = []
+    for place in settings.model_repository:
+        try:
+            root = open_root(place)
+            for line in root.survey():
+                report.warning("repository", line)
+        except ServerError as error:
+            report.error(place, error.message)
+            continue
+        if root.local and not os.path.isdir(place):
+            report.error(place, "it is no directory: give the folder that holds the models' folders")
+        else:
+            roots.append(root)
+    return roots
 
 
 def config(argv: Sequence[str]) -> int:
@@ -206,7 +232,7 @@ def _usage(error: UsageError) -> int:
     return 1
 
 
-def _models(roots: Sequence[Path], report: Report) -> dict[str, list[Path]]:
+def _models(roots: Sequence[files.Root], report: Report) -> dict[str, list[files.Root]]:
     try:
         return files.scan(roots)
     except ServerError as error:

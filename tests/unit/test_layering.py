@@ -22,6 +22,7 @@ ALLOWED = {
     "backends": {"config", "memory", "infer", "backends.base", "backends.device"},
     "protocol": {"config", "memory", "infer"},
     "infer": {"memory"},
+    "cloud": {"config"},
     "config": set(),
     "memory": set(),
 }
@@ -31,6 +32,7 @@ FORBIDDEN = {
     "memory": {"asyncio", "aiohttp", "grpclib", "onnxruntime", "tensorrt"},
     "infer": {"asyncio", "aiohttp", "grpclib", "onnxruntime", "cupy", "tensorrt"},
     "protocol": {"asyncio", "aiohttp", "grpclib", "onnxruntime", "cupy", "tensorrt"},
+    "cloud": {"asyncio", "aiohttp", "grpclib"},
     "backends": {"aiohttp", "grpclib"},
     "core": {"aiohttp", "grpclib", "onnxruntime", "cupy", "tensorrt"},
     "frontends": {"onnxruntime", "cupy", "tensorrt"},

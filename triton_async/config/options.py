@@ -137,7 +137,13 @@ LOGGING = (
 )
 
 REPOSITORY = (
-    _text("model-repository", "", "Directory of models. May be repeated.", repeat=True, nonempty=True),
+    _text(
+        "model-repository",
+        "",
+        "Directory of models, or a place in object storage: s3://, gs:// or as://. May be repeated.",
+        repeat=True,
+        nonempty=True,
+    ),
     _text("model-store", "", "Same as --model-repository.", repeat=True, nonempty=True),
     _bool("exit-on-error", True, "Exit when something fails during start, such as a model."),
     Option(

@@ -19,6 +19,7 @@ from triton_async.config.access import (
     parse_restrictions,
 )
 from triton_async.config.endpoints import Listens, address_problem, tls_problem
+from triton_async.config.locations import LocationProblem, has_scheme, parse_location
 from triton_async.config.options import OPTIONS, Kind, Option, Scalar, Status, usage
 from triton_async.config.trace_config import OPENTELEMETRY, TENSORS, TRITON, TraceConfig, TraceProblem, parse_trace
 
@@ -29,8 +30,6 @@ DEFAULT_MAX_BATCH_SIZE = 4
 
 _TRUE = frozenset(("true", "on", "1"))
 _FALSE = frozenset(("false", "off", "0"))
-# What stands in front of object storage and the like.
-_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 _LARGEST_PORT = 65535
 _INT = re.compile(r"[+-]?[0-9]{1,30}\Z", re.ASCII)
 _FLOAT = re.compile(r"[+-]?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})([eE][+-]?[0-9]{1,3})?\Z", re.ASCII)
@@ -372,11 +371,11 @@ def _check_together(settings: Settings) -> None:
     if not settings.model_repository:
         raise UsageError("Error: --model-repository must be specified")
     for repository in settings.model_repository:
-        if scheme := _SCHEME.match(repository):
-            raise UsageError(
-                f"Error: --model-repository={repository}: repositories at {scheme[0]} are not supported yet. Mount the "
-                "bucket, or copy the models into a folder, and give the path of that"
-            )
+        if has_scheme(repository):
+            try:
+                parse_location(repository)
+            except LocationProblem as error:
+                raise UsageError(f"Error: --model-repository={repository}: {error}") from None
     if settings.load_model and settings.model_control_mode != "explicit":
         raise UsageError(
             "Error: Use of '--load-model' requires setting '--model-control-mode=explicit' as well."

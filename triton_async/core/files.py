@@ -6,9 +6,9 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from triton_async.config.advice import NO_MODELS, repository_warnings
 from triton_async.config.paths import is_directory, safe_name
@@ -20,15 +20,129 @@ log = logging.getLogger("triton_async.core")
 Fingerprint = tuple[Any, ...]
 
 
+class ModelFiles(Protocol):
+    """What a model is loaded from. `fingerprint`: of it in its repository, () where it is not there. `users`: versions
+    that are loaded from it, and the load that is on its way; loop thread.
+    """
+
+    @property
+    def directory(self) -> Path: ...
+
+    @property
+    def fingerprint(self) -> Fingerprint: ...
+
+    users: int
+
+    def remove(self) -> None:
+        """Nobody uses it any more. Blocking."""
+
+
+class Root(Protocol):
+    """A model repository. All of it blocks, and raises ServerError; not for the loop thread, unless it is `local`,
+    whose `fetch` is free.
+    """
+
+    @property
+    def local(self) -> bool: ...
+
+    def names(self) -> Iterable[str]:
+        """Of all models."""
+
+    def survey(self) -> list[str]:
+        """Lines for the log about what can hardly be meant."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is a model of this name."""
+
+    def fingerprint(self, name: str) -> Fingerprint:
+        """Of a model."""
+
+    def fingerprints(self, names: Iterable[str]) -> Mapping[str, Fingerprint]:
+        """Of several."""
+
+    def fetch(self, name: str) -> ModelFiles:
+        """What to load a model from."""
+
+    def close(self) -> None:
+        """Nothing is asked any more; what is being fetched is given up. Any thread; does not block for long."""
+
+
+class LocalFiles:
+    """A model's directory in a repository, which is the owner's."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.users = 1
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Blocking."""
+        return fingerprint(self.directory)
+
+    def remove(self) -> None:
+        """It stays."""
+
+
+class LocalRoot:
+    """A directory of models."""
+
+    local = True
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def names(self) -> list[str]:
+        """Of its directories. A name that is no UTF-8 text could not be told to anybody, so such a directory is no
+        model.
+        """
+        try:
+            with os.scandir(self.path) as entries:
+                return [entry.name for entry in entries if _is_model_directory(entry)]
+        except OSError as error:
+            # Clients see the error, and where the repository lies is none of their business.
+            log.error("failed to read model repository '%s': %s", self.path, error.strerror)
+            raise InternalError(f"failed to read a model repository: {error.strerror}") from None
+
+    def survey(self) -> list[str]:
+        """What in it is no model, and whether it is no repository."""
+        return repository_warnings(self.path)
+
+    def has(self, name: str) -> bool:
+        """Whether it has a directory of this name."""
+        try:
+            return os.path.isdir(self.path / name)
+        except ValueError:  # a name that no file can have
+            return False
+
+    def fingerprint(self, name: str) -> Fingerprint:
+        """Of a model's directory."""
+        return fingerprint(self.path / name)
+
+    def fingerprints(self, names: Iterable[str]) -> dict[str, Fingerprint]:
+        """Of several."""
+        return {name: self.fingerprint(name) for name in names}
+
+    def fetch(self, name: str) -> LocalFiles:
+        """The model's directory."""
+        return LocalFiles(self.path / name)
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
 class GivenFiles:
     """A model's directory made of what a load request has brought, for as long as versions of it are loaded. It is the
     process's own: nobody else may look into it. Blocking.
     """
 
+    fingerprint: Fingerprint = ()
+
     def __init__(self, name: str, contents: Mapping[str, bytes]) -> None:
         """`contents`: by paths that stay below the directory (config.paths.safe_relative). OSError."""
         self._root = Path(tempfile.mkdtemp(prefix="triton-async-"))
-        #: Versions that are loaded from it, and the load that is on its way.
         self.users = 1
         self.directory = self._root / safe_name(name, "model name")
         try:
@@ -46,39 +160,29 @@ class GivenFiles:
         shutil.rmtree(self._root, ignore_errors=True)
 
 
-def scan(roots: Sequence[Path]) -> dict[str, list[Path]]:
-    """All model directories: name -> the roots that have one of it. InternalError when a root cannot be read.
-
-    A name that is no UTF-8 text could not be told to anybody, so such a directory is no model.
-    """
-    found: dict[str, list[Path]] = {}
+def scan(roots: Sequence[Root]) -> dict[str, list[Root]]:
+    """All models: name -> the roots that have one of it. ServerError when a root cannot be read."""
+    found: dict[str, list[Root]] = {}
     for root in roots:
-        try:
-            with os.scandir(root) as entries:
-                names = [entry.name for entry in entries if _is_model_directory(entry)]
-        except OSError as error:
-            # Clients see the error, and where the repository lies is none of their business.
-            log.error("failed to read model repository '%s': %s", root, error.strerror)
-            raise InternalError(f"failed to read a model repository: {error.strerror}") from None
-        for name in names:
+        for name in root.names():
             found.setdefault(name, []).append(root)
     return found
 
 
-def survey(roots: Sequence[Path]) -> list[str]:
+def survey(roots: Sequence[Root]) -> list[str]:
     """Lines for the log about what in the repositories can hardly be meant."""
-    return [line for root in roots for line in repository_warnings(root)]
+    return [line for root in roots for line in root.survey()]
 
 
-def find(roots: Sequence[Path], name: str) -> list[Path]:
-    """The roots that have a directory of this name."""
-    if not name or name in (".", "..", *NO_MODELS) or "/" in name:
+def find(roots: Sequence[Root], name: str) -> list[Root]:
+    """The roots that have a model of this name."""
+    if not name or name in (".", "..", *NO_MODELS) or "/" in name or "\0" in name:
         return []
     try:
         name.encode()
-        return [root for root in roots if os.path.isdir(root / name)]
-    except ValueError:  # a name that no file can have, or no answer could carry
+    except ValueError:  # that no answer could carry
         return []
+    return [root for root in roots if root.has(name)]
 
 
 def fingerprint(directory: Path) -> Fingerprint:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from triton_async.backends.base import Backend
 from triton_async.core.cache import ResponseCache
 from triton_async.core.families import MetricSource
+from triton_async.core.files import LocalRoot, Root
 from triton_async.core.limiter import RateLimiter
 from triton_async.core.placement import GpuLoads
 from triton_async.core.reactor import Reactor
@@ -94,6 +95,8 @@ class Host:
     limiter: RateLimiter | None = None
     #: The shortest executions may run on the loop's thread.
     loop_executions: bool = True
+    #: What a --model-repository is; that of directories alone by default.
+    open_root: Callable[[str], Root] = LocalRoot
 
     @property
     def pool(self) -> SlabPool:

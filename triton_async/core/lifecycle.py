@@ -14,7 +14,7 @@ from triton_async.backends.base import LoadedModel
 from triton_async.config.model_config import Instance as InstanceConfig
 from triton_async.config.model_config import InstanceKind, ModelConfig
 from triton_async.core.batcher import DynamicBatcher
-from triton_async.core.files import GivenFiles
+from triton_async.core.files import ModelFiles
 from triton_async.core.host import HeldSchedulers, Host
 from triton_async.core.injection import Injection
 from triton_async.core.instances import Instance
@@ -51,7 +51,7 @@ class State(Enum):
 class LoadedVersion:
     """A version that takes requests. `loaded`: what its instances share; None for an ensemble. `load_secs`: how long
     its load took. `memory`: what it took, where known. `labels`: of its metrics, once they are known for good. `files`:
-    that a load request has brought for it.
+    that it was loaded from.
     """
 
     version: int
@@ -60,7 +60,7 @@ class LoadedVersion:
     load_secs: float
     memory: tuple[MemoryUsage, ...] = ()
     labels: str = ""
-    files: GivenFiles | None = None
+    files: ModelFiles | None = None
 
 
 async def load_version(host: Host, config: ModelConfig, version: int, model_dir: Path) -> LoadedVersion:

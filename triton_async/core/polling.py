@@ -6,10 +6,9 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
-from triton_async.core.files import Fingerprint
+from triton_async.core.files import Fingerprint, Root
 from triton_async.errors import ServerError
 
 log = logging.getLogger("triton_async.core")
@@ -21,9 +20,9 @@ class Followed(Protocol):
     @property
     def models(self) -> Mapping[str, Any]: ...
 
-    async def scan(self) -> Mapping[str, list[Path]]: ...
-    async def fingerprints(self, directories: Mapping[str, Path]) -> Mapping[str, Fingerprint]: ...
-    async def load_all(self, names: Iterable[str], there: Mapping[str, list[Path]]) -> bool: ...
+    async def scan(self) -> Mapping[str, list[Root]]: ...
+    async def fingerprints(self, roots: Mapping[str, Root]) -> Mapping[str, Fingerprint]: ...
+    async def load_all(self, names: Iterable[str], there: Mapping[str, list[Root]]) -> bool: ...
     async def unload_gone(self, names: Iterable[str]) -> None: ...
 
 
@@ -37,7 +36,7 @@ class Poller:
         self._period_s = period_s
         self._stopped = asyncio.Event()
         # Of what was loaded, or tried: the repositories that have it, and what its directory was like.
-        self._seen: dict[str, tuple[list[Path], Fingerprint]] = {}
+        self._seen: dict[str, tuple[list[Root], Fingerprint]] = {}
 
     async def run(self) -> None:
         """Follows the repositories until `stop`; a load that has begun comes to its end."""
@@ -57,10 +56,10 @@ class Poller:
         """No further look is taken."""
         self._stopped.set()
 
-    async def follow(self, there: Mapping[str, list[Path]]) -> bool:
+    async def follow(self, there: Mapping[str, list[Root]]) -> bool:
         """Loads and unloads what has changed since the last time; whether all that was to be loaded is READY."""
         # Before they are read: what changes meanwhile is seen the next time.
-        fingerprints = await self._repository.fingerprints({name: roots[0] / name for name, roots in there.items()})
+        fingerprints = await self._repository.fingerprints({name: roots[0] for name, roots in there.items()})
         now = {name: (roots, fingerprints[name]) for name, roots in there.items()}
         changed = sorted(name for name in now if now[name] != self._seen.get(name))
         gone = sorted(name for name in self._seen if name not in now and name in self._repository.models)

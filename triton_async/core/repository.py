@@ -43,7 +43,7 @@ class ModelRepository:
         self._settings = settings
         self._host = host
         self._on_change = on_change
-        self._roots = [Path(root) for root in settings.model_repository]
+        self._roots = [host.open_root(path) for path in settings.model_repository]
         # What runs until it is done whoever asked for it: versions that leave, and looks at the file system.
         self._running: set[asyncio.Task[Any]] = set()
         self._stopping = False
@@ -54,11 +54,11 @@ class ModelRepository:
         self._unsettled: set[str] = set()
         self.ensembles = Ensembles(self, host, serving)
         # The index made last, with what the directories were then; None once something has changed.
-        self._index: tuple[Mapping[str, Sequence[Path]], list[Row]] | None = None
+        self._index: tuple[Mapping[str, Sequence[files.Root]], list[Row]] | None = None
 
     # -- what is there -----------------------------------------------------------------------------
 
-    async def scan(self) -> dict[str, list[Path]]:
+    async def scan(self) -> dict[str, list[files.Root]]:
         """Names of all model directories, and the repositories that have them. InternalError when one can not be read.
         """
         return await self._look(files.scan, self._roots)
@@ -104,7 +104,7 @@ class ModelRepository:
         """Triton's strict readiness: every model is settled, and what is READY can run."""
         return not self._unsettled and all(loaded.model.available for _, _, loaded in self.ready_models())
 
-    def index(self, ready_only: bool, there: Mapping[str, Sequence[Path]] | None = None) -> list[Row]:
+    def index(self, ready_only: bool, there: Mapping[str, Sequence[files.Root]] | None = None) -> list[Row]:
         """Rows of the repository index, sorted by name; not to be changed. `there`: what `scan` found; only models that
         were loaded, or tried, when it is left out.
         """
@@ -176,18 +176,24 @@ class ModelRepository:
                     log.error("failed to poll model '%s': model not found in any model repository.", name)
         return await self.load_all(names, there)
 
-    async def _poll_from(self, there: Mapping[str, list[Path]]) -> bool:
+    async def _poll_from(self, there: Mapping[str, list[files.Root]]) -> bool:
         self._poller = Poller(self, self._settings.repository_poll_secs)
         complete = await self._poller.follow(there)
         if self._settings.repository_poll_secs > 0:
             self._keep(self._poller.run())
         return complete
 
-    async def fingerprints(self, directories: Mapping[str, Path]) -> dict[str, files.Fingerprint]:
-        """Of models' directories, by their names."""
-        return await self._look(lambda: {name: files.fingerprint(path) for name, path in directories.items()})
+    async def fingerprints(self, roots: Mapping[str, files.Root]) -> dict[str, files.Fingerprint]:
+        """Of models, by their names; `roots` have them."""
+        of_root: dict[files.Root, list[str]] = {}
+        for name, root in roots.items():
+            of_root.setdefault(root, []).append(name)
+        found: dict[str, files.Fingerprint] = {}
+        for root, names in of_root.items():
+            found |= await self._look(root.fingerprints, names)
+        return found
 
-    async def load_all(self, names: Iterable[str], there: Mapping[str, list[Path]]) -> bool:
+    async def load_all(self, names: Iterable[str], there: Mapping[str, list[files.Root]]) -> bool:
         """Loads models of a `scan`; whether all of them are READY. The log has why one is not."""
         # Twice as many loads at a time as there are threads for them: while some start their instances, others use the
         # threads. All at once would only take memory.
@@ -201,11 +207,11 @@ class ModelRepository:
         await self._load_steps(names)
         return self.ensembles.join_all() and complete
 
-    async def _load_some(self, waiting: Iterator[str], there: Mapping[str, list[Path]]) -> bool:
+    async def _load_some(self, waiting: Iterator[str], there: Mapping[str, list[files.Root]]) -> bool:
         results = [await self._load_logged(name, there.get(name, [])) for name in waiting]
         return all(results)
 
-    async def _load_logged(self, name: str, roots: list[Path] | None = None) -> bool:
+    async def _load_logged(self, name: str, roots: list[files.Root] | None = None) -> bool:
         try:
             await self._load_alone(name, roots)
         except ServerError as error:
@@ -297,7 +303,7 @@ class ModelRepository:
             self.ensembles.join_loaded(entry)
 
     async def _load_alone(
-        self, name: str, roots: list[Path] | None = None, override: Override | None = None
+        self, name: str, roots: list[files.Root] | None = None, override: Override | None = None
     ) -> None:
         """`load` without the steps of an ensemble, which is left to be joined to them. `roots`: the repositories that
         have the model, where they are known.
@@ -309,8 +315,11 @@ class ModelRepository:
             if override is not None and override.files:
                 await self._load_given(entry, override)
                 return
-            if roots is None:
-                roots = await self._look(files.find, self._roots, name)
+            try:
+                if roots is None:
+                    roots = await self._look(files.find, self._roots, name)
+            except ServerError as error:
+                raise InternalError(_not_polled(name, error.message)) from None
             if not roots and name not in self.models:
                 raise InternalError(f"failed to load '{name}', failed to poll from model repository")
             if name not in self.models:
@@ -319,23 +328,34 @@ class ModelRepository:
             if len(roots) != 1:
                 reason = TWO_REPOSITORIES if roots else "the model's directory is gone"
                 raise self._not_polled(entry, reason, reason)
-            directory = roots[0] / name
+            root = roots[0]
             if override is None and entry.ready() and (
-                await self._look(files.fingerprint, directory) == entry.fingerprint
+                await self._look(root.fingerprint, name) == entry.fingerprint
             ):
                 return
-            await self._load_retried(entry, directory, override)
+            await self._load_retried(entry, partial(self._fetch, root, entry), override)
+
+    async def _fetch(self, root: files.Root, entry: ModelEntry) -> files.ModelFiles:
+        try:
+            return root.fetch(entry.name) if root.local else await self._host.loading(root.fetch, entry.name)
+        except ServerError as error:
+            raise self._not_polled(entry, error.as_status(), error.message) from error
 
     async def _load_retried(
-        self, entry: ModelEntry, directory: Path, override: Override | None, given: files.GivenFiles | None = None
+        self, entry: ModelEntry, fetch: Callable[[], Coroutine[Any, Any, files.ModelFiles]], override: Override | None
     ) -> None:
         for attempt in range(self._settings.model_load_retry_count + 1):
             try:
-                await self._load_files(entry, directory, override, given)
+                given = await fetch()
+                try:
+                    await self._load_files(entry, given, override)
+                finally:
+                    await self._leave_files(given)
                 break
-            except ServerError:
+            except ServerError as error:
                 if attempt == self._settings.model_load_retry_count:
                     raise
+                log.warning("the load of '%s' is tried again: %s", entry.name, error.message.strip())
         if override is not None:
             entry.fingerprint = ()  # what is loaded is not what the repository has
 
@@ -344,26 +364,24 @@ class ModelRepository:
         if entry.name not in self.models:
             self.models[entry.name] = entry
             self.changed(entry)
-        given = await self._host.looking(files.GivenFiles, entry.name, override.files)
-        try:
-            await self._load_retried(entry, given.directory, override, given)
-        finally:
-            await self._leave_files(given)
+        await self._load_retried(
+            entry, lambda: self._host.looking(files.GivenFiles, entry.name, override.files), override
+        )
 
-    async def _leave_files(self, given: files.GivenFiles | None) -> None:
+    async def _leave_files(self, given: files.ModelFiles | None) -> None:
         if given is not None:
             given.users -= 1
-            if given.users == 0:
+            if given.users == 0 and not isinstance(given, files.LocalFiles):
                 await self._host.unloading(given.remove)
 
     def _not_polled(self, entry: ModelEntry, reason: str, message: str) -> ServerError:
         entry.reason = reason
         self.changed(entry)
-        return InternalError(f"failed to load '{entry.name}', failed to poll from model repository: {message}")
+        return InternalError(_not_polled(entry.name, message))
 
-    async def _load_files(
-        self, entry: ModelEntry, directory: Path, override: Override | None, given: files.GivenFiles | None
-    ) -> None:
+    async def _load_files(self, entry: ModelEntry, given: files.ModelFiles, override: Override | None) -> None:
+        directory = given.directory
+
         def on_versions(versions: tuple[int, ...]) -> None:
             self._host.loop.call_soon_threadsafe(self._begin, entry, versions)
 
@@ -374,6 +392,8 @@ class ModelRepository:
             )  # fmt: skip
         except ServerError as error:
             raise self._not_polled(entry, error.as_status(), error.message) from error
+        # Of a copy, that of what it was made from.
+        fingerprint = found.fingerprint if isinstance(given, files.LocalFiles) else given.fingerprint
         entry.polled = True
         if not found.versions:
             reason = f"at least one version must be available under the version policy of model '{entry.name}'"
@@ -382,7 +402,7 @@ class ModelRepository:
             raise InvalidArg(f"load failed for model '{entry.name}': {reason}\n")
         if found.ensemble is not None:
             self.ensembles.opened(entry, found.ensemble)
-            entry.fingerprint = found.fingerprint
+            entry.fingerprint = fingerprint
             return
         self.ensembles.forget(entry)
         config = found.config
@@ -412,7 +432,7 @@ class ModelRepository:
         if failed:
             text = "".join(f"version {v} is at UNAVAILABLE state: {reason};\n" for v, reason in failed.items())
             raise InvalidArg(f"load failed for model '{entry.name}': {text}")
-        entry.fingerprint = found.fingerprint
+        entry.fingerprint = fingerprint
         # Versions that the policy no longer serves go once the new ones are there.
         left = set(entry.versions) - set(found.versions)
         for version in left:
@@ -435,7 +455,7 @@ class ModelRepository:
         directory: Path,
         *,
         opened: OpenVersion | ServerError | None,
-        given: files.GivenFiles | None,
+        given: files.ModelFiles,
     ) -> str:
         """Loads one version, which may be opened already, and swaps it in; the reason when it fails, else ''."""
         if isinstance(opened, ServerError):
@@ -447,9 +467,8 @@ class ModelRepository:
                 loaded = await start_version(self._host, config, opened)
         except ServerError as error:
             return self._failed(entry, version, error)
-        if given is not None:
-            loaded.files = given
-            given.users += 1
+        loaded.files = given
+        given.users += 1
         state = entry.versions[version]
         old = state.loaded
         state.state, state.reason, state.loaded = State.READY, "", loaded
@@ -509,12 +528,22 @@ class ModelRepository:
         """Unloads everything, loads on their way included; returns when all of it is freed. No load begins any more."""
         self._stopping = True
         self._host.warm_ups.stop()
+        self.close_roots()
         if self._poller is not None:
             self._poller.stop()
         await asyncio.gather(*(self._unload_locked(entry) for entry in [*self.models.values(), *self._wanted.values()]))
         while self._running:
             await asyncio.wait(self._running)
 
+    def close_roots(self) -> None:
+        """Gives up what is being fetched, and deletes copies of models. May be repeated."""
+        for root in self._roots:
+            root.close()
+
     def in_flight(self) -> int:
         """Requests that loaded models still hold."""
         return sum(loaded.model.in_flight for _, _, loaded in self.ready_models())
+
+
+def _not_polled(name: str, message: str) -> str:
+    return f"failed to load '{name}', failed to poll from model repository: {message}"

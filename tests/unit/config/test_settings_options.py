@@ -291,11 +291,16 @@ def test_an_empty_value_is_refused_where_it_means_nothing(option: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["s3://bucket/models", "s3://https://host:9000/b/m", "gs://b/m", "as://a/c/m"])
-def test_object_storage_is_refused_by_its_own_name(place: str) -> None:
-    message = refusal(f"--model-repository={place}")
-    scheme = place.split("//", maxsplit=1)[0]
-    assert message.startswith(f"Error: --model-repository={place}: repositories at {scheme}// are not supported yet.")
-    assert "give the path of that" in message
+def test_repositories_may_be_in_object_storage(place: str) -> None:
+    assert parse([f"--model-repository={place}", REPOSITORY]).model_repository[0] == place
+
+
+def test_places_that_are_none_are_refused_with_the_form() -> None:
+    assert refusal("--model-repository=s3://") == (
+        "Error: --model-repository=s3://: the form is s3://<bucket>/<path>, s3://<host>:<port>/<bucket>/<path> or "
+        "s3://https://<host>:<port>/<bucket>/<path>"
+    )
+    assert "repositories at hdfs:// are not supported" in refusal("--model-repository=hdfs://host/models")
 
 
 def test_ports_of_front_ends_that_are_off_do_not_count() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from triton_async.core.files import find, fingerprint, scan, survey
+from triton_async.core.files import LocalRoot, find, fingerprint, scan, survey
 from triton_async.errors import InternalError
 
 
@@ -27,15 +27,17 @@ def test_directories_and_links_to_them_are_models(tmp_path: Path) -> None:
     (root / "circle").symlink_to(root / "circle")
     os.mkfifo(root / "pipe")
     os.mkdir(os.fsencode(root) + b"/\xff")
-    assert scan([root, other]) == {"a": [root], "b": [root, other], "link": [root], "c": [other]}
+    one, two = LocalRoot(root), LocalRoot(other)
+    assert scan([one, two]) == {"a": [one], "b": [one, two], "link": [one], "c": [two]}
 
 
 def test_folders_of_file_systems_and_interpreters_are_no_models(tmp_path: Path) -> None:
     for name in ("lost+found", "__pycache__", "m"):
         (tmp_path / name / "1").mkdir(parents=True)
-    assert scan([tmp_path]) == {"m": [tmp_path]}
-    assert find([tmp_path], "lost+found") == []
-    assert survey([tmp_path]) == [
+    root = LocalRoot(tmp_path)
+    assert scan([root]) == {"m": [root]}
+    assert find([root], "lost+found") == []
+    assert survey([root]) == [
         f"ignore '{tmp_path}/__pycache__', which is no model", f"ignore '{tmp_path}/lost+found', which is no model",
     ]  # fmt: skip
 
@@ -44,7 +46,7 @@ def test_a_repository_that_is_gone_is_named_in_the_log_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(InternalError, match=r"^failed to read a model repository: No such file or directory$"):
-        scan([tmp_path / "secret"])
+        scan([LocalRoot(tmp_path / "secret")])
     assert "secret" in caplog.text
 
 
@@ -52,8 +54,9 @@ def test_a_repository_that_is_gone_is_named_in_the_log_alone(
 def test_names_that_no_model_has(tmp_path: Path, name: str) -> None:
     (tmp_path / "a" / "1").mkdir(parents=True)
     make(tmp_path / "file")
-    assert find([tmp_path], name) == []
-    assert find([tmp_path, tmp_path], "a") == [tmp_path, tmp_path]
+    root = LocalRoot(tmp_path)
+    assert find([root], name) == []
+    assert find([root, root], "a") == [root, root]
 
 
 def test_the_fingerprint_changes_with_every_file(tmp_path: Path) -> None:
