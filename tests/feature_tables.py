@@ -45,7 +45,7 @@ NOTES = {
     "model_operations": "ONNX Runtime; refused for other backends",
     "model_transaction_policy": "`decoupled` models answer streams",
     "sequence_batching": "`use_growable_memory` of a state is refused; see [sequences.md](sequences.md)",
-    "model_metrics": "checked; there are no histograms yet",
+    "model_metrics": "buckets of our histograms and of the first response; see [metrics.md](metrics.md)",
 }
 
 # A value for each field that a config may not ask for.

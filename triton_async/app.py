@@ -234,7 +234,7 @@ async def _serve_watched(
             stuck = StuckWatch(loop)
             host = Host(
                 loop, reactor, pools, backends, workers, settings.backend_config, regions=regions,
-                gpu_limits=settings.model_load_gpu_limit, gpu_uuid=monitor.uuid,
+                gpu_limits=settings.model_load_gpu_limit, gpu_uuid=monitor.uuid, measured=settings.metrics,
                 metric_sources=(
                     monitor.families, partial(_own_families, lag, reactor), backends.families, stuck.families,
                 ),

@@ -440,8 +440,12 @@ MODEL_LOAD_THREADS = 4
 UNLOAD_THREADS = 2
 FILE_THREADS = 2
 
-# Models whose metrics are written in one turn of the loop: 0.3 ms of it.
-METRICS_MODELS_PER_TURN = 16
+# Nanoseconds of one turn of the loop in which metrics are written, and bytes of a page that are sent at a time.
+METRICS_TURN_NS = 300_000
+METRICS_PART_NBYTES = 1 << 16
+# Upper bounds of one histogram of a model, and quantiles of its summaries: each is a line for every model and scrape.
+METRICS_MAX_BUCKETS = 128
+METRICS_MAX_QUANTILES = 32
 
 # Microseconds of a queue delay or timeout (31 years): as nanoseconds added to a clock it still fits in int64.
 MAX_DELAY_US = 10**15

@@ -10,6 +10,7 @@ from typing import Any
 
 from triton_async.config.config_json import config_json
 from triton_async.config.ensemble import EnsembleConfig, freeze_ensemble
+from triton_async.config.metrics_config import given_buckets, unknown_families
 from triton_async.config.sequences import Control, SequenceBatching, State, freeze_sequences
 from triton_async.config.warmup import WarmUpSample, warm_up_samples
 
@@ -192,6 +193,8 @@ class ModelConfig:
     warnings: tuple[str, ...] = ()
     # Of an ensemble, which has no backend and no instances.
     ensemble: EnsembleConfig | None = None
+    # Metric family -> upper bounds of its histogram for this model, in the family's unit.
+    metric_buckets: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def platform_or_backend(self) -> str:
@@ -261,8 +264,9 @@ def freeze(proto: Any, warnings: Iterable[str] = (), any_rank: Container[str] = 
         graph_level=proto.optimization.graph.level,
         warm_up=warm_up_samples(proto),
         sequences=freeze_sequences(proto),
-        warnings=tuple(warnings),
+        warnings=(*warnings, *unknown_families(proto)),
         ensemble=freeze_ensemble(proto),
+        metric_buckets=MappingProxyType(given_buckets(proto)),
     )
 
 

@@ -343,7 +343,10 @@ METRICS = (
     _text(
         "metrics-config",
         "",
-        "counter_latencies=<boolean>: the counters of requests and of their times. May be repeated.",
+        "counter_latencies=<boolean>: cumulative times of requests. summary_latencies=<boolean>: quantiles of the last "
+        "minute, summary_quantiles=<quantile>:<error>,...: which. histogram_latencies=<boolean>: times to first "
+        "responses. phase_histograms=<boolean>: a histogram for each phase of requests, "
+        "phase_buckets=<microseconds>,...: its upper bounds. May be repeated.",
         repeat=True,
         form="<<string>=<string>>",
     ),

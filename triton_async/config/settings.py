@@ -20,6 +20,7 @@ from triton_async.config.access import (
 )
 from triton_async.config.endpoints import Listens, address_problem, tls_problem
 from triton_async.config.locations import LocationProblem, has_scheme, parse_location
+from triton_async.config.metrics_config import MetricsConfig, MetricsProblem, parse_metrics
 from triton_async.config.options import OPTIONS, Kind, Option, Scalar, Status, usage
 from triton_async.config.trace_config import OPENTELEMETRY, TENSORS, TRITON, TraceConfig, TraceProblem, parse_trace
 
@@ -41,7 +42,6 @@ ENVIRONMENT = "TRITON_ASYNC_OPT_"
 _CHOICE_NAMES = {"grpc-infer-response-compression-level": "grpc_infer_response_compression_level"}
 # The options of tracing that --trace-config has replaced.
 TRACE_LEGACY = ("trace-file", "trace-level", "trace-rate", "trace-count", "trace-log-frequency")
-_METRIC_SETTINGS = ("counter_latencies", "histogram_latencies", "summary_latencies", "summary_quantiles")
 
 
 class UsageError(Exception):
@@ -134,7 +134,7 @@ class Settings:
     metrics_address: str = "0.0.0.0"
     metrics_port: int = _default("metrics-port")
     metrics_interval_ms: float = _default("metrics-interval-ms")
-    counter_latencies: bool = True
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
     trace: TraceConfig = field(default_factory=TraceConfig)
 
@@ -358,8 +358,10 @@ def _settings(values: dict[str, Any], warnings: list[str]) -> Settings:
         warnings.append("--response-cache-byte-size is deprecated: use --cache-config=local,size=<bytes>")
     if cache_texts:
         values["response_cache_byte_size"] = _cache_size(cache_texts)
-    metrics = _metrics_config(values.pop("metrics_config", ()))
-    values["counter_latencies"] = metrics.get("counter_latencies", True)
+    try:
+        values["metrics"] = parse_metrics(values.pop("metrics_config", ()))
+    except MetricsProblem as problem:
+        raise _bad(OPTIONS["metrics-config"], str(problem)) from None
     values["trace"] = _trace_config(values, warnings)
     _read_access(values)
     settings = Settings(**values, warnings=tuple(warnings))
@@ -498,22 +500,6 @@ def _trace_config(values: dict[str, Any], warnings: list[str]) -> TraceConfig:
         warnings.append("trace level TENSORS has no effect in trace mode opentelemetry: spans have no tensors")
         config = replace(config, levels=config.levels & ~TENSORS)
     return config
-
-
-def _metrics_config(texts: Sequence[str]) -> dict[str, bool]:
-    option = OPTIONS["metrics-config"]
-    found: dict[str, bool] = {}
-    for text in texts:
-        setting, equals, value = text.partition("=")
-        if not equals or not setting or not value:
-            raise _bad(option, f"--metrics-config option format is <setting>=<value>. Got {text}")
-        if setting not in _METRIC_SETTINGS:
-            near = get_close_matches(setting, _METRIC_SETTINGS, n=1, cutoff=0.0)
-            raise _bad(option, f"unknown setting '{setting}'; the nearest is {near[0]}")
-        if setting == "summary_quantiles" or (_bool(option, value) and setting != "counter_latencies"):
-            raise _bad(option, f"'{setting}' is not supported yet: only counter_latencies is")
-        found[setting] = _bool(option, value)
-    return found
 
 
 def _int_pairs(option: Option, texts: Sequence[str]) -> Mapping[int, int]:

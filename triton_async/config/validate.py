@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
 from triton_async import defines
 from triton_async.config.ensemble import check_ensemble, is_ensemble
+from triton_async.config.metrics_config import buckets_problem
 from triton_async.config.model_config import InstanceKind, TimeoutAction
 from triton_async.config.paths import safe_name, safe_relative
 from triton_async.config.placement import Gpus
@@ -168,8 +168,8 @@ def _check_model_metrics(proto: Any) -> None:
         buckets = list(control.histogram_options.buckets)
         if not buckets:
             raise InvalidArg(f"histogram options must specify non-empty 'buckets' for {proto.name}")
-        if any(not low < high for low, high in pairwise(buckets)):
-            raise InvalidArg(f"histogram options 'buckets' must be ascending for {proto.name}")
+        if problem := buckets_problem(buckets):
+            raise InvalidArg(f"histogram options 'buckets' {problem} for {proto.name}")
 
 
 def validate_instances(proto: Any, gpus: Gpus) -> None:

@@ -58,6 +58,7 @@ cdef class Run:
     cdef int64_t n_open              # scopes below the root that are not answered yet
     cdef int64_t begun_ns
     cdef int64_t[3] spent_ns         # by executions of the steps: input, infer, output
+    cdef bint answering              # a response was passed on
     cdef bint busy                   # inside `submit` or a step's response
     cdef bint unbounded              # its senders are never held back: they might wait for themselves
     cdef bint awaiting               # it hears when the client takes responses again

@@ -246,7 +246,7 @@ cdef class Run:
         cdef ModelSignature signature = self.ensemble.signature
         cdef InferResponse response = InferResponse.__new__(InferResponse)
         cdef Wire wire
-        cdef int64_t now_ns
+        cdef int64_t now_ns = self.ensemble.reactor.clock.now_ns()
         response.request = request
         response.model_name = signature.model_name
         response.model_version = signature.model_version
@@ -263,8 +263,10 @@ cdef class Run:
                     "sequence_start": bool(request.flags & FLAG_SEQUENCE_START),
                     "sequence_end": bool(request.flags & FLAG_SEQUENCE_END),
                 }
+            if not self.answering:
+                self.answering = True
+                self.ensemble.statistics.record_first(request.received_ns or request.queue_start_ns, now_ns)
         if response.final:
-            now_ns = self.ensemble.reactor.clock.now_ns()
             self.over = True
             request.state = REQUEST_DONE
             self.ensemble.statistics.record_ensemble(

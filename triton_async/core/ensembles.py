@@ -16,6 +16,7 @@ from triton_async.core.host import Host
 from triton_async.core.lifecycle import LoadedVersion, State
 from triton_async.core.linking import Link, Target, link
 from triton_async.core.opening import OpenEnsemble
+from triton_async.core.phases import latencies_of
 from triton_async.core.servable import Servable
 from triton_async.defines import MAX_ENSEMBLE_NESTING
 from triton_async.errors import InvalidArg, ServerError
@@ -263,10 +264,12 @@ class Ensembles:
 
     def _make(self, linked: Link, version: int) -> Ensemble:
         cache = self._host.cache if linked.config.proto.response_cache.enable else None
-        return Ensemble(
+        made = Ensemble(
             self._host.reactor, linked.signature(version), linked.config, linked.flow, self._serving,
             linked.input_pool, cache,
         )  # fmt: skip
+        made.statistics.latencies = latencies_of(made.config, self._host.measured, cache is not None)
+        return made
 
 
 def _way(came: Mapping[str, str], first: str, last: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 Labels = Mapping[str, str]
@@ -13,22 +14,33 @@ Family = tuple[str, str, str, Sequence[Sample]]
 MetricSource = Callable[[], Iterable[Family]]
 
 
-def add_family(lines: list[str], name: str, kind: str, text: str, samples: Iterable[Sample]) -> None:
-    """Appends the lines of one family."""
-    lines += family_head(name, kind, text)
+def family_text(family: Family) -> str:
+    """The lines of one family."""
+    name, kind, text, samples = family
+    lines = [family_head(name, kind, text)]
     for labels, value, *end in samples:
         shown, full = label_text(labels), name + "".join(end)
-        lines.append(f"{full}{{{shown}}} {value}" if shown else f"{full} {value}")
+        lines.append(f"{full}{{{shown}}} {number(value)}\n" if shown else f"{full} {number(value)}\n")
+    return "".join(lines)
 
 
-def family_head(name: str, kind: str, text: str) -> list[str]:
+def family_head(name: str, kind: str, text: str) -> str:
     """The lines above the samples of a family."""
-    return [f"# HELP {name} {_escape_text(text)}", f"# TYPE {name} {kind}"]
+    return f"# HELP {name} {_escape_text(text)}\n# TYPE {name} {kind}\n"
 
 
 def label_text(labels: Labels) -> str:
     """Labels as they stand between the braces, by name."""
     return ",".join(f'{key}="{_escape(labels[key])}"' for key in sorted(labels))
+
+
+def number(value: float | int) -> str:
+    """A value, or a bound, as it is written."""
+    if isinstance(value, int):
+        return str(value)
+    if math.isfinite(value):
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+    return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
 
 
 def _escape_text(text: str) -> str:

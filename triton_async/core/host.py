@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from triton_async.backends.base import Backend
+from triton_async.config.metrics_config import MetricsConfig
 from triton_async.core.cache import ResponseCache
 from triton_async.core.families import MetricSource
 from triton_async.core.files import LocalRoot, Root
@@ -88,6 +89,8 @@ class Host:
     warm_ups: WarmUps = field(default_factory=WarmUps)
     metric_sources: Sequence[MetricSource] = ()
     gpu_uuid: Callable[[int], str] = lambda device: ""
+    #: What is measured of models.
+    measured: MetricsConfig = field(default_factory=MetricsConfig)
     #: Of the models whose config asks for it; None: no answer is kept.
     cache: ResponseCache | None = None
     held_schedulers: HeldSchedulers = HeldSchedulers()

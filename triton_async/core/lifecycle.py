@@ -22,6 +22,7 @@ from triton_async.core.limited_model import LimitedModel
 from triton_async.core.limiter import Claim
 from triton_async.core.model import Model
 from triton_async.core.opening import Closable, OpenVersion, active_instances, close_all, engine_maker, open_version
+from triton_async.core.phases import latencies_of
 from triton_async.core.placement import MemoryUsage, check_load_limits, gpus_in_use, used_nbytes
 from triton_async.core.queue import RequestQueue
 from triton_async.core.scheduler import Scheduler
@@ -118,6 +119,7 @@ async def start_version(host: Host, config: ModelConfig, opened: OpenVersion) ->
             kind = LimitedModel if any(claims) else Model
             model = kind(host.reactor, opened.signature, config, instances, scheduler, pool, cache,
                          host.loop_executions)  # fmt: skip
+        model.statistics.latencies = latencies_of(config, host.measured, model.cache is not None)
         if host.limiter is not None and any(claims):
             model.limit(host.limiter, claims)
     except BaseException:

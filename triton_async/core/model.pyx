@@ -472,6 +472,9 @@ cdef class Model(Servable):
             return 0
         if self.signature.decoupled:
             self.statistics.record_response(response, request.cancelled)
+            if not (response.number or response.error is not None or request.cancelled or
+                    response.final and not response.outputs):
+                self.statistics.record_first(request.received_ns or request.queue_start_ns, now_ns)
         if response.final:
             request.failed = response.error is not None
             if request.cache_key is not None:

@@ -401,6 +401,6 @@ cdef class InferenceServer:
             shown = "".join([f"{closed} ," for closed in failed])
             raise InternalError(f"Failed to unregister the following {kind} shared memory regions: {shown}")
 
-    async def metrics_text(self):
-        """Prometheus text exposition, as bytes."""
+    async def metrics_parts(self):
+        """Prometheus text exposition, as a list of bytes."""
         return await self.metrics.render()

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
+from triton_async.core.latencies cimport Latencies
 from triton_async.infer.batch cimport ta_batch
 from triton_async.infer.response cimport InferResponse
 
@@ -38,6 +39,8 @@ cdef class ModelStatistics:
     cdef uint64_t[4] failures
     cdef dict batches                # batch size -> BatchStatistics
     cdef BatchStatistics last        # the one of the last execution; None before the first
+    # Histograms and summaries, where they are wanted; None else. Set before the first request.
+    cdef public Latencies latencies
     cdef list responses              # ResponseStatistics by the number of the response, of a decoupled model; or None
 
     cdef int record_success(self, ta_batch *batch, int64_t rows, int64_t start_ns, int64_t queue_start_ns,
@@ -56,5 +59,10 @@ cdef class ModelStatistics:
     # are not counted.
     cdef int record_response(self, InferResponse response, bint cancelled) except -1
     cdef int record_execution(self, ta_batch *batch) except -1
+    # The first response to a request came, of a model that may have several, and is no error. Done for requests that
+    # have one response by those methods above that end them.
+    cdef int record_first(self, int64_t start_ns, int64_t now_ns) except -1
+    cdef int _note(self, int64_t start_ns, int64_t queue_ns, int64_t input_ns, int64_t infer_ns, int64_t output_ns,
+                   int64_t now_ns) except -1
     # The entry of a batch size, made if there is none; the last one from here on.
     cdef BatchStatistics _of(self, int64_t rows)

@@ -2,6 +2,16 @@
 
 cimport cython
 
+from triton_async.core.latencies cimport (
+    PHASE_CACHE_HIT,
+    PHASE_CACHE_MISS,
+    PHASE_COMPUTE_INFER,
+    PHASE_COMPUTE_INPUT,
+    PHASE_COMPUTE_OUTPUT,
+    PHASE_FIRST_RESPONSE,
+    PHASE_QUEUE,
+    PHASE_REQUEST,
+)
 from triton_async.infer.clock cimport ta_epoch_ms
 
 from triton_async.infer.response cimport InferResponse
@@ -63,6 +73,28 @@ cdef class ModelStatistics:
         _add(&self.compute_infer, batch.compute_input_end_ns, batch.compute_output_start_ns)
         _add(&self.compute_output, batch.compute_output_start_ns, batch.compute_end_ns)
         self.inference_count += rows
+        if self.latencies is not None:
+            self._note(start_ns, batch.compute_start_ns - queue_start_ns,
+                       batch.compute_input_end_ns - batch.compute_start_ns,
+                       batch.compute_output_start_ns - batch.compute_input_end_ns,
+                       batch.compute_end_ns - batch.compute_output_start_ns, now_ns)
+        return 0
+
+    cdef int _note(self, int64_t start_ns, int64_t queue_ns, int64_t input_ns, int64_t infer_ns, int64_t output_ns,
+                   int64_t now_ns) except -1:
+        cdef Latencies latencies = self.latencies
+        latencies.note(PHASE_REQUEST, now_ns - start_ns, now_ns)
+        latencies.note(PHASE_QUEUE, queue_ns, now_ns)
+        latencies.note(PHASE_COMPUTE_INPUT, input_ns, now_ns)
+        latencies.note(PHASE_COMPUTE_INFER, infer_ns, now_ns)
+        latencies.note(PHASE_COMPUTE_OUTPUT, output_ns, now_ns)
+        if latencies.single:
+            latencies.note(PHASE_FIRST_RESPONSE, now_ns - start_ns, now_ns)
+        return 0
+
+    cdef int record_first(self, int64_t start_ns, int64_t now_ns) except -1:
+        if self.latencies is not None and not self.latencies.single:
+            self.latencies.note(PHASE_FIRST_RESPONSE, now_ns - start_ns, now_ns)
         return 0
 
     cdef int record_pass(self, int64_t rows) except -1:
@@ -85,6 +117,8 @@ cdef class ModelStatistics:
         _add(&statistics.compute_input, 0, spent_ns[0])
         _add(&statistics.compute_infer, 0, spent_ns[1])
         _add(&statistics.compute_output, 0, spent_ns[2])
+        if self.latencies is not None:
+            self._note(start_ns, begun_ns - queue_start_ns, spent_ns[0], spent_ns[1], spent_ns[2], now_ns)
         return 0
 
     cdef int record_hit(self, int64_t start_ns, int64_t lookup_ns, int64_t now_ns) except -1:
@@ -92,10 +126,17 @@ cdef class ModelStatistics:
         _add(&self.success, start_ns, now_ns)
         _add(&self.queue, start_ns, lookup_ns)
         _add(&self.cache_hit, lookup_ns, now_ns)
+        if self.latencies is not None:
+            self.latencies.note(PHASE_REQUEST, now_ns - start_ns, now_ns)
+            self.latencies.note(PHASE_QUEUE, lookup_ns - start_ns, now_ns)
+            self.latencies.note(PHASE_FIRST_RESPONSE, now_ns - start_ns, now_ns)
+            self.latencies.note(PHASE_CACHE_HIT, now_ns - lookup_ns, now_ns)
         return 0
 
     cdef int record_miss(self, int64_t lookup_ns, int64_t now_ns) except -1:
         _add(&self.cache_miss, lookup_ns, now_ns)
+        if self.latencies is not None:
+            self.latencies.note(PHASE_CACHE_MISS, now_ns - lookup_ns, now_ns)
         return 0
 
     cdef int record_insertion(self, int64_t start_ns, int64_t now_ns) except -1:

@@ -23,7 +23,7 @@ class MetricsService:
         self._server = server
         self._gate = gate
 
-    async def handle(self, request: web.BaseRequest) -> web.Response:
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """One scrape."""
         refusal = self._gate.refusal(METRICS, request.headers)
         if refusal is not None:
@@ -31,7 +31,19 @@ class MetricsService:
         if request.method != "GET":
             return replies.error(405, "Method Not Allowed")
         found = path_of(request.raw_path) in ("/metrics", "/metrics/")
-        return replies.text(await self._server.metrics_text() if found else b"", _TEXT)
+        return await page(request, self._server) if found else replies.text(b"", _TEXT)
+
+
+async def page(request: web.BaseRequest, server: InferenceServer) -> web.StreamResponse:
+    """The metrics of `server`. Sent part by part: those of a thousand models are megabytes."""
+    parts = await server.metrics_parts()
+    if len(parts) == 1:
+        return replies.text(parts[0], _TEXT)
+    response = replies.stream(_TEXT, sum(map(len, parts)))
+    await response.prepare(request)
+    for part in parts:
+        await response.write(part)
+    return response
 
 
 async def start(

@@ -179,7 +179,7 @@ class Stage:
 
     def metrics(self, family: str) -> list[str]:
         """Lines of the page that begin with this."""
-        page: bytes = self.run(self.server.metrics_text())
+        page = b"".join(self.run(self.server.metrics_parts()))
         return [line for line in page.decode().splitlines() if line.startswith(family)]
 
     def end_instances(self, model: str) -> None:

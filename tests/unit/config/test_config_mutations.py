@@ -233,6 +233,14 @@ INVALID = [
         ),
         ["'buckets' must be ascending"],
     ),
+    (
+        "metric bucket",
+        with_extra(
+            'model_metrics { metric_control { metric_identifier { family: "f" } '
+            "histogram_options { buckets: nan } } }"
+        ),
+        ["'buckets' must be ascending"],
+    ),
     ("passive", with_extra("instance_group { passive: true }"), ["'m' has passive instances only"]),
     (
         "capability path",

@@ -7,8 +7,10 @@ import re
 
 import pytest
 
+from triton_async.config.metrics_config import MetricsConfig
 from triton_async.config.options import GROUPS, OPTIONS, Kind, Status, usage
 from triton_async.config.settings import Settings, UsageError, _split, from_environment, parse
+from triton_async.defines import METRICS_MAX_BUCKETS, METRICS_MAX_QUANTILES
 
 REPOSITORY = "--model-repository=/models"
 
@@ -155,7 +157,38 @@ def test_pools_and_metrics_settings() -> None:
         "--metrics-config=histogram_latencies=false",
     )
     assert dict(got.cuda_memory_pool_byte_size) == {0: 7}
-    assert got.counter_latencies is False
+    assert got.metrics.counter_latencies is False
+    assert not got.metrics.histogram_latencies
+
+
+def test_every_setting_of_metrics_config() -> None:
+    assert settings().metrics == MetricsConfig()
+    got = settings(
+        "--metrics-config=histogram_latencies=true",
+        "--metrics-config", "summary_latencies=on",
+        "--metrics-config=summary_quantiles=0.5:0.05,0.25:0.1,1:0",
+        "--metrics-config=phase_histograms=1",
+        "--metrics-config=phase_buckets=10,1e3,2500.5",
+    ).metrics  # fmt: skip
+    assert got == MetricsConfig(
+        histogram_latencies=True, summary_latencies=True, phase_histograms=True,
+        summary_quantiles=((0.5, 0.05), (0.25, 0.1), (1.0, 0.0)), phase_buckets=(10.0, 1000.0, 2500.5),
+    )  # fmt: skip
+    twice = settings("--metrics-config=phase_buckets=1", "--metrics-config=phase_buckets=2")
+    assert twice.metrics.phase_buckets == (2,)
+
+
+def test_the_bounds_of_metrics_config() -> None:
+    def buckets(count: int) -> str:
+        return "--metrics-config=phase_buckets=" + ",".join(map(str, range(count)))
+
+    def quantiles(count: int) -> str:
+        return "--metrics-config=summary_quantiles=" + ",".join(f"{index / 100}:0.1" for index in range(count))
+
+    assert len(settings(buckets(METRICS_MAX_BUCKETS)).metrics.phase_buckets) == METRICS_MAX_BUCKETS
+    assert f"at most {METRICS_MAX_BUCKETS}" in refusal(REPOSITORY, buckets(METRICS_MAX_BUCKETS + 1))
+    assert len(settings(quantiles(METRICS_MAX_QUANTILES)).metrics.summary_quantiles) == METRICS_MAX_QUANTILES
+    assert f"more than {METRICS_MAX_QUANTILES}" in refusal(REPOSITORY, quantiles(METRICS_MAX_QUANTILES + 1))
 
 
 def test_the_size_of_the_response_cache() -> None:
@@ -234,7 +267,13 @@ BAD = [
     ([REPOSITORY, "--backend-config=default-max-batch-size=x"], "Invalid option value."),
     ([REPOSITORY, "--metrics-config=foo"], "--metrics-config option format is <setting>=<value>. Got foo"),
     ([REPOSITORY, "--metrics-config=counter_latency=true"], "the nearest is counter_latencies"),
-    ([REPOSITORY, "--metrics-config=summary_latencies=true"], "not supported yet"),
+    ([REPOSITORY, "--metrics-config=summary_latencies=maybe"], "invalid value for bool option: maybe"),
+    ([REPOSITORY, "--metrics-config=summary_quantiles=0.5"], "summary_quantiles is '<quantile>:<error>,...'. Got 0.5"),
+    ([REPOSITORY, "--metrics-config=summary_quantiles=1.5:0.1"], "are from 0 to 1. Got 1.5:0.1"),
+    ([REPOSITORY, "--metrics-config=summary_quantiles=.5:1,0.5:0"], "has a quantile twice: 0.5:0"),
+    ([REPOSITORY, "--metrics-config=summary_quantiles=nan:0.1"], "Got nan:0.1"),
+    ([REPOSITORY, "--metrics-config=phase_buckets=1,"], "phase_buckets is '<microseconds>,...'. Got 1,"),
+    ([REPOSITORY, "--metrics-config=phase_buckets=1,1"], "phase_buckets must be ascending. Got 1,1"),
     ([REPOSITORY, "--metrics-config=counter_latencies=2"], "invalid value for bool option: 2"),
     ([REPOSITORY, "--cuda-memory-pool-byte-size=0"], "Cannot parse pair option"),
     ([REPOSITORY, "--cuda-memory-pool-byte-size=0:x"], "Invalid option value."),

@@ -77,7 +77,7 @@ async def running(
         host = Host(
             loop, reactor, pools, backends or BackendRegistry(), workers, settings.backend_config,
             gpu_limits=settings.model_load_gpu_limit, limiter=limiter,
-            loop_executions=settings.allow_loop_execution, **more,
+            loop_executions=settings.allow_loop_execution, **({"measured": settings.metrics} | more),
         )  # fmt: skip
         server = InferenceServer(settings, host)
         inner = InnerRequests(server)

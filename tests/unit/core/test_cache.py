@@ -52,7 +52,7 @@ def test_the_same_again_is_answered_without_the_model(tmp_path: Path) -> None:
             assert counts(server, "plain") == (0, 0, 3, 3)
             (found,) = server.statistics(NAME)
             assert found["inference_count"] == 1
-            page = (await server.metrics_text()).decode()
+            page = b"".join(await server.metrics_parts()).decode()
             assert 'nv_cache_num_hits_per_model{model="m",version="1"} 2' in page
             assert 'nv_cache_num_misses_per_model{model="m",version="1"} 1' in page
             assert 'nv_cache_num_hits_per_model{model="plain"' not in page
@@ -193,7 +193,7 @@ def test_without_a_cache_the_models_own_wish_changes_nothing(tmp_path: Path) -> 
             for _ in range(2):
                 assert await ask(server, request(NAME, [1])) == [[1]]
             assert counts(server) == (0, 0, 2, 2)
-            assert "nv_cache" not in (await server.metrics_text()).decode()
+            assert "nv_cache" not in b"".join(await server.metrics_parts()).decode()
 
     run(test)
 

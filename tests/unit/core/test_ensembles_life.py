@@ -59,7 +59,7 @@ def test_a_server_starts_with_ensembles_before_and_behind_their_models(tmp_path:
             assert server.model_metadata("a_ensemble")["platform"] == "ensemble"
             assert [entry["name"] for entry in server.statistics()] == ["a_ensemble", "m", "z_ensemble"]
             assert server.statistics("m")[0]["inference_count"] == 2
-            assert b'nv_inference_count{model="a_ensemble",version="1"} 1' in await server.metrics_text()
+            assert b'nv_inference_count{model="a_ensemble",version="1"} 1' in b"".join(await server.metrics_parts())
 
     run(body)
 

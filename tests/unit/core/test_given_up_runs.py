@@ -104,7 +104,7 @@ def test_a_run_that_nobody_waits_for_is_given_up(tmp_path: Path, backend: Watche
             assert backend.calls.count() == before + 3, "it was run once"
             # Only runs that ended by themselves are executions.
             assert server.statistics("m")[0]["execution_count"] == before + 2
-            assert 'reason="CANCELED",version="1"} 1' in (await server.metrics_text()).decode()
+            assert 'reason="CANCELED",version="1"} 1' in b"".join(await server.metrics_parts()).decode()
 
     run(test)
 

@@ -246,7 +246,7 @@ def test_series_of_a_model_on_one_gpu_name_it(tmp_path: Path, more: str, label: 
 
     async def test() -> None:
         async with running(tmp_path, backends=GpuBackend(gpus), open_devices=gpus.open, **host) as server:
-            lines = (await server.metrics_text()).decode().split("\n")
+            lines = b"".join(await server.metrics_parts()).decode().split("\n")
             assert f'nv_inference_count{{{label}model="m",version="1"}} 0' in lines
             assert lines[lines.index("# TYPE some_gauge gauge") + 1] == 'some_gauge{gpu_uuid="GPU-1"} 0.5'
 

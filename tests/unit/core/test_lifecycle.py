@@ -238,7 +238,7 @@ def test_any_directory_name_lets_the_server_start_and_describe_itself(tmp_path: 
         async with running(tmp_path) as server:
             for row in await server.repository_index():
                 assert all(isinstance(value.encode(), bytes) for value in row.values())
-            assert b'model="good"' in (await server.metrics_text())
+            assert b'model="good"' in b"".join(await server.metrics_parts())
             server.ready()
             await server.infer(request("good", [1]))
 

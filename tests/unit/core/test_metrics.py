@@ -32,7 +32,7 @@ async def read(server: InferenceServer) -> dict[str, dict[str, float]]:
     """Family -> labels as written -> value; every line is checked."""
     found: dict[str, dict[str, float]] = {}
     kinds: dict[str, str] = {}
-    text = (await server.metrics_text()).decode()
+    text = b"".join(await server.metrics_parts()).decode()
     assert text.endswith("\n")
     for line in text[:-1].split("\n"):
         if line.startswith("# HELP "):

@@ -161,7 +161,7 @@ def test_cancelling_what_was_answered_or_never_sent_changes_nothing(tmp_path: Pa
             await server.infer(answered)
             server.cancel(answered)
             server.cancel(answered)
-            text = (await server.metrics_text()).decode()
+            text = b"".join(await server.metrics_parts()).decode()
             assert 'reason="CANCELED",version="1"} 0' in text
             assert model_of(server).in_flight == 0
 
@@ -323,7 +323,7 @@ def test_a_failed_batch_answers_all_its_requests_and_the_next_batch_runs(tmp_pat
             failed = [result for result in results if isinstance(result, InternalError)]
             assert len(failed) == 2
             assert "did not produce output 'OUTPUT0'" in failed[0].message
-            assert 'reason="BACKEND",version="1"} 2' in (await server.metrics_text()).decode()
+            assert 'reason="BACKEND",version="1"} 2' in b"".join(await server.metrics_parts()).decode()
             assert server.statistics("m")[0]["inference_stats"]["fail"]["count"] == 2
 
     run(test)

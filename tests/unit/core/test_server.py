@@ -86,7 +86,7 @@ def test_a_cancelled_running_request_delivers_nothing(tmp_path: Path) -> None:
             loaded = server.repository.models["m"].versions[1].loaded
             await until(lambda: loaded.model.in_flight == 0, "batch back")
             assert sink.responses == []
-            assert "reason=\"CANCELED\",version=\"1\"} 1" in (await server.metrics_text()).decode()
+            assert "reason=\"CANCELED\",version=\"1\"} 1" in b"".join(await server.metrics_parts()).decode()
 
     run(test)
 
@@ -111,7 +111,7 @@ def test_queue_limits_answer_unavailable_and_count_as_rejected(tmp_path: Path) -
             # One runs, two wait and time out, three find the queue full.
             assert sum("Exceeds maximum queue size" in m for m in messages) == 3
             assert messages.count("Request timeout expired") == 2
-            assert "reason=\"REJECTED\",version=\"1\"} 5" in (await server.metrics_text()).decode()
+            assert "reason=\"REJECTED\",version=\"1\"} 5" in b"".join(await server.metrics_parts()).decode()
 
     run(test)
 

@@ -61,6 +61,13 @@ def text(body: bytes, content_type: str) -> web.Response:
     return web.Response(body=body, headers={**_SERVER, "Content-Type": content_type})
 
 
+def stream(content_type: str, nbytes: int) -> web.StreamResponse:
+    """The head of 200 with a body of `nbytes` that is written bit by bit."""
+    response = web.StreamResponse(headers={**_SERVER, "Content-Type": content_type})
+    response.content_length = nbytes
+    return response
+
+
 def error(status: int, message: str) -> web.Response:
     """`{"error":"<message>"}`."""
     headers = _BUSY if status == 503 else _JSON
