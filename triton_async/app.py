@@ -52,6 +52,7 @@ from triton_async.frontends.gate import ApiKeys, Gate
 from triton_async.frontends.grpc import server as grpc
 from triton_async.frontends.grpc.express.keepalive import PingOptions
 from triton_async.frontends.http import server as http
+from triton_async.frontends.page import document
 from triton_async.frontends.renewal import Renewable, Renewal
 from triton_async.loop_lag import LoopLag
 from triton_async.memory.devices import open_devices
@@ -413,6 +414,7 @@ async def _start_endpoints(
                 tls=security.certificates.http,
                 gate=security.gate(settings, settings.http_restricted_api),
                 forwarded=settings.http_header_forward_pattern,
+                page=document.read() if settings.allow_page else None,
             ),
             "HTTP", settings.http_address, settings.http_port,
         )  # fmt: skip

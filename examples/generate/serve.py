@@ -1,6 +1,6 @@
 """Serves the page beside this file on 127.0.0.1, and hands its requests on to the inference server.
 
-Pages may only ask the origin that they come from, and the inference server serves no pages.
+Pages may only ask the origin that they come from, and the inference server serves no page but its own.
 """
 
 from __future__ import annotations

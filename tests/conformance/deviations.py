@@ -213,6 +213,7 @@ DEVIATIONS: dict[str, Deviation] = {
     "query-string": Deviation("The target has a fragment, which clients keep to themselves (RFC 9112 3.2.1).", _BAD),
     "absolute-uri": Deviation("Both answer; ours may refuse a proxy's form of the request line.", (200, 400, 404)),
     # What the server says of itself and its models
+    "root": Deviation("A page for people is there, unless --allow-page=false.", (200,)),
     "health-head": Deviation("The real server sends a body with its answer to HEAD.", (405,)),
     "server-metadata": Deviation(_NOT_BUILT, (200,)),
     "server-metadata-query": Deviation(_NOT_BUILT, (200,)),

@@ -51,11 +51,11 @@ class Started:
         except urllib.error.HTTPError as error:
             return error.code, error.read()
 
-    def wait_until_it_answers(self, host: str = "127.0.0.1") -> None:
+    def wait_until_it_answers(self, host: str = "127.0.0.1", path: str = "/v2") -> None:
         def answers() -> bool:
             assert self.process.poll() is None, self.output()
             try:
-                return self.get("/v2", host)[0] == 200
+                return self.get(path, host)[0] == 200
             except OSError:
                 return False
 

@@ -220,6 +220,13 @@ HTTP = (
         "time: waking another thread takes longer.",
         ours=True,
     ),
+    _bool(
+        "allow-page",
+        True,
+        "Answer / of the HTTP port with a page: models, a form to try each, plots. It can do what its reader may do "
+        "over HTTP, and nothing else.",
+        ours=True,
+    ),
     _bool("reuse-http-port", False, "Let several servers share the HTTP port."),
     _text(
         "http-header-forward-pattern", "",

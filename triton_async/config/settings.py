@@ -92,6 +92,7 @@ class Settings:
     exit_grace_secs: int = _default("exit-grace-secs")
     max_in_flight_byte_size: int = _default("max-in-flight-byte-size")
     allow_loop_execution: bool = _default("allow-loop-execution")
+    allow_page: bool = _default("allow-page")
     reuse_http_port: bool = _default("reuse-http-port")
     http_max_input_size: int = _default("http-max-input-size")
     http_use_ssl: bool = _default("http-use-ssl")

@@ -19,6 +19,7 @@ OURS = {
     "http-use-ssl", "http-use-ssl-mutual", "http-server-cert", "http-server-key", "http-root-cert", "log-access",
     "api-key-file", "api-key-exempt",
     "allow-loop-execution", "exit-grace-secs", "max-in-flight-byte-size",
+    "allow-page",
 }  # fmt: skip
 
 # Every option of `tritonserver`.

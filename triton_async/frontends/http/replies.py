@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -66,6 +66,11 @@ def stream(content_type: str, nbytes: int) -> web.StreamResponse:
     response = web.StreamResponse(headers={**_SERVER, "Content-Type": content_type})
     response.content_length = nbytes
     return response
+
+
+def document(body: bytes, headers: Mapping[str, str]) -> web.Response:
+    """200 with a body and all its headers."""
+    return web.Response(body=body, headers={**_SERVER, **headers})
 
 
 def error(status: int, message: str) -> web.Response:

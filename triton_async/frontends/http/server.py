@@ -20,6 +20,7 @@ from triton_async.frontends.http.generate import generate
 from triton_async.frontends.http.infer import infer
 from triton_async.frontends.http.listener import Listener
 from triton_async.frontends.http.routes import Route, RouteTable
+from triton_async.frontends.page.document import Page
 from triton_async.frontends.tls import ServerTls
 from triton_async.protocol import http_control as control
 from triton_async.protocol import openapi
@@ -43,11 +44,13 @@ class HttpService:
         max_input_nbytes: int,
         gate: Gate = OPEN,
         forwarded: re.Pattern[str] | None = None,
+        page: Page | None = None,
     ) -> None:
-        """`forwarded`: names of headers that become parameters of inference requests."""
+        """`forwarded`: names of headers that become parameters of inference requests. `page`: what `/` shows."""
         self._server = server
         self._gate = gate
         self._forwarded = forwarded
+        self._page = page
         self._max_input_nbytes = max_input_nbytes
         self.receiving = Receiving(min(HTTP_MAX_RECEIVING_NBYTES, server.share_nbytes))
         # Nothing in it changes while the server lives.
@@ -87,8 +90,11 @@ class HttpService:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Routes one request."""
-        found = self.routes.find(routes.path_of(request.raw_path))
+        path = routes.path_of(request.raw_path)
+        found = self.routes.find(path)
         if found is None:
+            if path == "/" and self._page is not None:
+                return self._show_page(request, self._page)
             return replies.error(404, "Not Found")
         refusal = self._gate.refusal(found.category, request.headers)
         if refusal is not None:
@@ -97,6 +103,12 @@ class HttpService:
         if handler is None:
             return replies.error(405, "Method Not Allowed")
         return await handler(request, *found.arguments)
+
+    def _show_page(self, request: web.BaseRequest, page: Page) -> web.Response:
+        """For everybody, as it tells nothing: what it shows it asks for by calls, with what its reader has to show."""
+        if request.method not in ("GET", "HEAD"):
+            return replies.error(405, "Method Not Allowed")
+        return replies.document(page.body, page.headers)
 
     async def _infer(self, request: web.BaseRequest, model: str, version: str | None) -> web.StreamResponse:
         return await infer(
@@ -236,13 +248,15 @@ async def start(
     express: bool = True,
     gate: Gate = OPEN,
     forwarded: re.Pattern[str] | None = None,
+    page: Page | None = None,
 ) -> Listener:
     """Serves `server` over HTTP until the returned listener is closed. OSError when the port is taken.
 
     `tls`: HTTPS. `express`: plain infer requests take the express lane; answers are the same without it. They do not
-    where `gate` asks something of them, or headers are `forwarded`: these are the full parser's to look at.
+    where `gate` asks something of them, or headers are `forwarded`: these are the full parser's to look at. `page`:
+    what `/` shows; None for 404.
     """
-    service = HttpService(server, max_input_nbytes, gate, forwarded)
+    service = HttpService(server, max_input_nbytes, gate, forwarded, page)
     express = express and forwarded is None and not gate.guards(("inference",))
     listener = (
         ExpressListener(service.handle, server, max_input_nbytes, service.receiving)

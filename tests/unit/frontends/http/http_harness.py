@@ -42,11 +42,13 @@ class Answer:
 
 @asynccontextmanager
 async def serving(
-    root: Path, *options: str, limit: int = LIMIT, backends: Backends | None = None
+    root: Path, *options: str, limit: int = LIMIT, backends: Backends | None = None, **more: Any
 ) -> AsyncIterator[tuple[InferenceServer, Listener]]:
-    """Server and HTTP endpoint on a free port."""
+    """Server and HTTP endpoint on a free port; `more`: of http.start."""
     async with running(root, *options, backends=backends) as server:
-        endpoint = await http.start(server, address="127.0.0.1", port=0, max_input_nbytes=limit, express=express)
+        endpoint = await http.start(
+            server, address="127.0.0.1", port=0, max_input_nbytes=limit, express=express, **more
+        )
         yield server, endpoint
         await endpoint.close(5)
 
