@@ -22,11 +22,13 @@ RUN apt-get update \
     && mkdir /models
 COPY --from=build /opt/triton-async /opt/triton-async
 ENV PATH=/opt/triton-async/bin:$PATH
-USER triton-server
+# By number: Kubernetes does not know whether a name is root.
+USER 1000
 EXPOSE 8000 8001 8002
 HEALTHCHECK --start-period=60s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=2)"]
 # Model servers are told to stop with SIGTERM; in-flight requests finish within --exit-timeout-secs.
 STOPSIGNAL SIGTERM
+# A command that begins with `tritonserver`, as those for the real image do, starts this one, too.
 ENTRYPOINT ["triton-async"]
 CMD ["--model-repository=/models"]
 
