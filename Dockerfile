@@ -28,6 +28,9 @@ EXPOSE 8000 8001 8002
 HEALTHCHECK --start-period=60s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=2)"]
 # Model servers are told to stop with SIGTERM; in-flight requests finish within --exit-timeout-secs.
 STOPSIGNAL SIGTERM
+# SageMaker starts it with the command `serve`, on a port of its choice, with one model or many.
+LABEL com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true \
+    com.amazonaws.sagemaker.capabilities.multi-models=true
 # A command that begins with `tritonserver`, as those for the real image do, starts this one, too.
 ENTRYPOINT ["triton-async"]
 CMD ["--model-repository=/models"]

@@ -26,6 +26,7 @@ from triton_async.config.access import Restrictions
 from triton_async.config.locations import has_scheme
 from triton_async.config.settings import Settings
 from triton_async.config.trace_config import OPENTELEMETRY
+from triton_async.core.archives import Archives
 from triton_async.core.cache import ResponseCache
 from triton_async.core.families import Family
 from triton_async.core.files import LocalRoot, Root
@@ -51,6 +52,7 @@ from triton_async.frontends import metrics, sockets, tls
 from triton_async.frontends.gate import ApiKeys, Gate
 from triton_async.frontends.grpc import server as grpc
 from triton_async.frontends.grpc.express.keepalive import PingOptions
+from triton_async.frontends.http import clouds
 from triton_async.frontends.http import server as http
 from triton_async.frontends.page import document
 from triton_async.frontends.renewal import Renewable, Renewal
@@ -155,6 +157,7 @@ def _try_ports(settings: Settings) -> None:
     front_ends = (
         (settings.allow_grpc, "GRPC", settings.grpc_address, settings.grpc_port, settings.reuse_grpc_port),
         (settings.allow_http, "HTTP", settings.http_address, settings.http_port, settings.reuse_http_port),
+        *((True, *where, False) for where in _cloud_ports(settings)),
         (settings.allow_metrics, "Metrics", settings.metrics_address, settings.metrics_port, False),
     )
     for allowed, name, address, port, reuse_port in front_ends:
@@ -419,6 +422,7 @@ async def _start_endpoints(
             "HTTP", settings.http_address, settings.http_port,
         )  # fmt: skip
         _started("HTTPService", endpoint, endpoints)
+    await _start_clouds(settings, security, server, endpoints)
     if settings.allow_metrics:
         endpoint = await _listening(
             metrics.start(
@@ -430,6 +434,26 @@ async def _start_endpoints(
             "Metrics", settings.metrics_address, settings.metrics_port,
         )  # fmt: skip
         _started("Metrics Service", endpoint, endpoints)
+
+
+def _cloud_ports(settings: Settings) -> Iterator[tuple[str, str, int]]:
+    for name, cloud in (("Sagemaker", settings.sagemaker), ("Vertex AI", settings.vertex_ai)):
+        if cloud is not None:
+            yield name, clouds.ADDRESS, cloud.port
+
+
+async def _start_clouds(
+    settings: Settings, security: Security, server: InferenceServer, endpoints: list[Endpoint]
+) -> None:
+    gate = security.gate(settings, settings.http_restricted_api)
+    limit = settings.http_max_input_size
+    for name, address, port in _cloud_ports(settings):
+        if name == "Sagemaker" and settings.sagemaker is not None:
+            archives = Archives(server.repository, settings.sagemaker.models)
+            starting = clouds.start_sagemaker(server, settings.sagemaker, archives, max_input_nbytes=limit, gate=gate)
+        elif settings.vertex_ai is not None:
+            starting = clouds.start_vertex_ai(server, settings.vertex_ai, max_input_nbytes=limit, gate=gate)
+        _started(f"{name} HTTPService", await _listening(starting, name, address, port), endpoints)
 
 
 def ping_options(settings: Settings) -> PingOptions:

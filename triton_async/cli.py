@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 # Containers' commands name the real server's program behind ours.
 _PROGRAMS = ("triton-async", "tritonserver")
@@ -27,12 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _serve(given)
 
 
-def _serve(argv: Sequence[str]) -> int:
+def _serve(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     from triton_async import app, logs
     from triton_async.config.settings import UsageError, from_environment, parse, usage
 
     try:
-        settings = parse([*from_environment(os.environ), *argv])
+        settings = parse([*from_environment(environ), *argv], environ)
     except UsageError as error:
         # As short as what has to be mended; all options are a page that hides it.
         _say(f"{error.message}\nSee triton-async --help for all options" if error.message else usage())
@@ -65,7 +65,20 @@ def _config(argv: Sequence[str]) -> int:
     return config(argv)
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"check": _check, "config": _config}
+def _sagemaker(argv: Sequence[str]) -> int:
+    from triton_async.config.clouds import CloudProblem
+    from triton_async.config.sagemaker_serve import serve_arguments
+
+    gpus = "/proc/driver/nvidia/gpus"
+    try:
+        arguments, environ = serve_arguments(os.environ, len(os.listdir(gpus)) if os.path.isdir(gpus) else 0)
+    except CloudProblem as problem:
+        _say(f"error: {problem}")
+        return 1
+    return _serve([*arguments, *argv], environ)
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"check": _check, "config": _config, "serve": _sagemaker}
 
 
 def _say(text: str) -> None:

@@ -112,8 +112,6 @@ def _tls(service: str, name: str, ours: bool) -> tuple[Option, ...]:
 
 _ONE_LOOP = "one event loop serves all connections"
 _NO_PROXY_POOL = "requests are not pooled here"
-_SAGEMAKER = "the SageMaker endpoint"
-_VERTEX = "the Vertex AI endpoint"
 
 SERVER = (
     Option("help", Kind.FLAG, False, "Print usage."),
@@ -320,14 +318,16 @@ ACCESS = (
 )
 
 CLOUD = (
-    _later("allow-sagemaker", False, _SAGEMAKER),
-    _later("sagemaker-port", 8080, _SAGEMAKER),
-    _later("sagemaker-safe-port-range", "", _SAGEMAKER, form="<<integer>-<integer>>"),
-    _later("sagemaker-thread-count", 8, _SAGEMAKER),
-    _later("allow-vertex-ai", False, _VERTEX),
-    _later("vertex-ai-port", 8080, _VERTEX),
-    _later("vertex-ai-thread-count", 8, _VERTEX),
-    _later("vertex-ai-default-model", "", _VERTEX),
+    _bool("allow-sagemaker", False, "Listen for SageMaker's calls, at 0.0.0.0."),
+    _port("sagemaker-port", 8080, "Port of the SageMaker server."),
+    _text(
+        "sagemaker-safe-port-range", "", "Ports that the SageMaker server may have.", form="<<integer>-<integer>>"
+    ),
+    _tuning("sagemaker-thread-count", 8, _ONE_LOOP),
+    _bool("allow-vertex-ai", False, "Listen for Vertex AI's calls, at 0.0.0.0; true where AIP_MODE is PREDICTION."),
+    _port("vertex-ai-port", 8080, "Port of the Vertex AI server; by default that of AIP_HTTP_PORT."),
+    _tuning("vertex-ai-thread-count", 8, _ONE_LOOP),
+    _text("vertex-ai-default-model", "", "Model that predictions are asked of where no header says otherwise."),
 )
 
 METRICS = (
@@ -494,6 +494,7 @@ def usage() -> str:
         "Usage: triton-async [options]",
         "       triton-async check <repository> [<repository> ...] [options]    names all mistakes, serves nothing",
         "       triton-async config <model directory> [options]    prints the model's config, completed",
+        "       triton-async serve [options]    what SageMaker starts: options from its SAGEMAKER_* variables",
     ]
     for title, rows in GROUPS:
         lines += ["", f"{title}:"]

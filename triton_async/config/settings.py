@@ -18,6 +18,7 @@ from triton_async.config.access import (
     parse_pattern,
     parse_restrictions,
 )
+from triton_async.config.clouds import CloudProblem, SageMaker, VertexAi, take_clouds
 from triton_async.config.endpoints import Listens, address_problem, tls_problem
 from triton_async.config.locations import LocationProblem, has_scheme, parse_location
 from triton_async.config.metrics_config import MetricsConfig, MetricsProblem, parse_metrics
@@ -135,6 +136,10 @@ class Settings:
     metrics_address: str = "0.0.0.0"
     metrics_port: int = _default("metrics-port")
     metrics_interval_ms: float = _default("metrics-interval-ms")
+    # None: their endpoints are off.
+    sagemaker: SageMaker | None = None
+    vertex_ai: VertexAi | None = None
+
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
     trace: TraceConfig = field(default_factory=TraceConfig)
@@ -166,8 +171,10 @@ class Settings:
         return DEFAULT_MAX_BATCH_SIZE if text is None else int(text)
 
 
-def parse(argv: Sequence[str]) -> Settings:
-    """Settings of the arguments after the program name. UsageError (Triton's message) when they are bad."""
+def parse(argv: Sequence[str], environ: Mapping[str, str] = MappingProxyType({})) -> Settings:
+    """Settings of the arguments after the program name. UsageError (Triton's message) when they are bad. `environ`:
+    what clouds say to a container.
+    """
     given: dict[str, list[str]] = {}
     for option, text in _split(argv):
         given.setdefault(option.name, []).append(text)
@@ -185,7 +192,7 @@ def parse(argv: Sequence[str]) -> Settings:
             warnings.append(f"--{name} has no effect: {option.note}")
         elif option.status is Status.ACTIVE:
             values[option.field] = tuple(read) if option.repeat else read[-1]
-    return _settings(values, warnings)
+    return _settings(values, warnings, environ)
 
 
 def from_environment(environ: Mapping[str, str]) -> list[str]:
@@ -312,9 +319,13 @@ def _check_built(option: Option, values: Sequence[Scalar]) -> None:
                 raise _bad(option, f"not supported yet: {option.note} is not part of this release")
 
 
-def _settings(values: dict[str, Any], warnings: list[str]) -> Settings:
+def _settings(values: dict[str, Any], warnings: list[str], environ: Mapping[str, str]) -> Settings:
     """Settings of the values of active options: pairs read, deprecated spellings folded in, rules checked."""
     values["model_repository"] = values.pop("model_store", ()) + values.get("model_repository", ())
+    try:
+        take_clouds(values, environ)
+    except CloudProblem as wrong:
+        raise UsageError(f"Error: {wrong}") from None
     if "strict_model_config" in values:
         warnings.append(
             "'--strict-model-config' has been deprecated! Please use '--disable-auto-complete-config' instead."
@@ -395,12 +406,14 @@ def _check_together(settings: Settings) -> None:
     front_ends = (
         (settings.allow_http, Listens("HTTP", settings.http_address, settings.http_port)),
         (settings.allow_grpc, Listens("GRPC", settings.grpc_address, settings.grpc_port)),
+        (settings.sagemaker, Listens("Sagemaker", "0.0.0.0", settings.sagemaker.port if settings.sagemaker else 0)),
+        (settings.vertex_ai, Listens("Vertex AI", "0.0.0.0", settings.vertex_ai.port if settings.vertex_ai else 0)),
         (settings.allow_metrics, Listens("metrics", settings.metrics_address, settings.metrics_port)),
     )
     listening = [where for allowed, where in front_ends if allowed]
     for where in listening:
         if unix_path(where.address) is None and not 0 <= where.port <= _LARGEST_PORT:
-            option = OPTIONS["grpc-port" if where.name == "GRPC" else f"{where.name.lower()}-port"]
+            option = OPTIONS["grpc-port" if where.name == "GRPC" else f"{where.name.lower().replace(' ', '-')}-port"]
             raise _bad(option, f"Provided option value is out of bound. Got {where.port}")
     if problem := address_problem(listening):
         raise UsageError(problem)

@@ -40,8 +40,8 @@ class ModelRepository:
         on_change: Callable[[str], None],
         serving: Serving,
     ) -> None:
-        self._settings = settings
-        self._host = host
+        self.settings = settings
+        self.host = host
         self._on_change = on_change
         self._roots = [host.open_root(path) for path in settings.model_repository]
         # What runs until it is done whoever asked for it: versions that leave, and looks at the file system.
@@ -65,10 +65,10 @@ class ModelRepository:
 
     async def _look(self, function: Callable[..., T], *arguments: Any) -> T:
         # Not given up with its caller, so that `stop` can wait for the thread.
-        return await asyncio.shield(self._keep(self._host.looking(function, *arguments)))
+        return await asyncio.shield(self._keep(self.host.looking(function, *arguments)))
 
     def _keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = self._host.loop.create_task(work)
+        task = self.host.loop.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._done)
         return task
@@ -156,6 +156,40 @@ class ModelRepository:
             return NotFound(f"Request for unknown model: '{name}' version {version} is not found")
         return Unavailable(f"Request for unknown model: '{name}' version {version} is not at ready state")
 
+    # -- folders of models that come and go --------------------------------------------------------
+
+    def add_root(self, root: files.Root) -> None:
+        """Has its models known."""
+        self._roots.append(root)
+        self._index = None
+
+    async def remove_root(self, root: files.Root) -> None:
+        """Forgets its models, once they are unloaded."""
+        for name in root.names():
+            entry = self.models.get(name)
+            if entry is not None:
+                await self._unload_locked(entry)
+        await self.until_unloaded(root.names())
+        self._roots.remove(root)
+        for name in root.names():
+            entry = self.models.pop(name, None)
+            if entry is not None:
+                self.changed(entry)
+                self._unsettled.discard(name)
+        self._index = None
+
+    async def until_unloaded(self, names: Iterable[str]) -> None:
+        """Waits until all versions of the models are freed."""
+        while any(
+            version.loaded is not None or version.leaving is not None
+            for name in names if name in self.models
+            for version in self.models[name].versions.values()
+        ):  # fmt: skip
+            if self._running:
+                await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await asyncio.sleep(0.01)
+
     # -- load and unload ---------------------------------------------------------------------------
 
     async def load_at_start(self) -> bool:
@@ -165,11 +199,11 @@ class ModelRepository:
         there = await self.scan()
         for line in await self._look(files.survey, self._roots):
             log.warning("%s", line)
-        if self._settings.model_control_mode == "poll":
+        if self.settings.model_control_mode == "poll":
             return await self._poll_from(there)
         names = sorted(there)
-        if self._settings.model_control_mode == "explicit":
-            wanted = self._settings.load_model
+        if self.settings.model_control_mode == "explicit":
+            wanted = self.settings.load_model
             names = names if wanted == ("*",) else sorted(set(wanted))
             for name in names:
                 if name not in there:
@@ -177,9 +211,9 @@ class ModelRepository:
         return await self.load_all(names, there)
 
     async def _poll_from(self, there: Mapping[str, list[files.Root]]) -> bool:
-        self._poller = Poller(self, self._settings.repository_poll_secs)
+        self._poller = Poller(self, self.settings.repository_poll_secs)
         complete = await self._poller.follow(there)
-        if self._settings.repository_poll_secs > 0:
+        if self.settings.repository_poll_secs > 0:
             self._keep(self._poller.run())
         return complete
 
@@ -198,7 +232,7 @@ class ModelRepository:
         # Twice as many loads at a time as there are threads for them: while some start their instances, others use the
         # threads. All at once would only take memory.
         waiting = iter(names)
-        several = range(2 * self._settings.model_load_thread_count)
+        several = range(2 * self.settings.model_load_thread_count)
         results = await asyncio.gather(*(self._load_some(waiting, there) for _ in several))
         complete = all(results)
         for name in names:
@@ -285,7 +319,7 @@ class ModelRepository:
             raise Unavailable("Server exiting")
 
     def _check_explicit(self) -> None:
-        if self._settings.model_control_mode != "explicit":
+        if self.settings.model_control_mode != "explicit":
             raise Unavailable("explicit model load / unload is not allowed if polling is enabled")
 
     async def load(self, name: str, override: Override | None = None) -> None:
@@ -337,14 +371,14 @@ class ModelRepository:
 
     async def _fetch(self, root: files.Root, entry: ModelEntry) -> files.ModelFiles:
         try:
-            return root.fetch(entry.name) if root.local else await self._host.loading(root.fetch, entry.name)
+            return root.fetch(entry.name) if root.local else await self.host.loading(root.fetch, entry.name)
         except ServerError as error:
             raise self._not_polled(entry, error.as_status(), error.message) from error
 
     async def _load_retried(
         self, entry: ModelEntry, fetch: Callable[[], Coroutine[Any, Any, files.ModelFiles]], override: Override | None
     ) -> None:
-        for attempt in range(self._settings.model_load_retry_count + 1):
+        for attempt in range(self.settings.model_load_retry_count + 1):
             try:
                 given = await fetch()
                 try:
@@ -353,7 +387,7 @@ class ModelRepository:
                     await self._leave_files(given)
                 break
             except ServerError as error:
-                if attempt == self._settings.model_load_retry_count:
+                if attempt == self.settings.model_load_retry_count:
                     raise
                 log.warning("the load of '%s' is tried again: %s", entry.name, error.message.strip())
         if override is not None:
@@ -365,14 +399,14 @@ class ModelRepository:
             self.models[entry.name] = entry
             self.changed(entry)
         await self._load_retried(
-            entry, lambda: self._host.looking(files.GivenFiles, entry.name, override.files), override
+            entry, lambda: self.host.looking(files.GivenFiles, entry.name, override.files), override
         )
 
     async def _leave_files(self, given: files.ModelFiles | None) -> None:
         if given is not None:
             given.users -= 1
             if given.users == 0 and not isinstance(given, files.LocalFiles):
-                await self._host.unloading(given.remove)
+                await self.host.unloading(given.remove)
 
     def _not_polled(self, entry: ModelEntry, reason: str, message: str) -> ServerError:
         entry.reason = reason
@@ -383,12 +417,12 @@ class ModelRepository:
         directory = given.directory
 
         def on_versions(versions: tuple[int, ...]) -> None:
-            self._host.loop.call_soon_threadsafe(self._begin, entry, versions)
+            self.host.loop.call_soon_threadsafe(self._begin, entry, versions)
 
         try:
-            found = await self._host.loading(
+            found = await self.host.loading(
                 partial(open_model, given=None if override is None else override.config),
-                self._host, self._settings, entry.name, directory, on_versions,
+                self.host, self.settings, entry.name, directory, on_versions,
             )  # fmt: skip
         except ServerError as error:
             raise self._not_polled(entry, error.as_status(), error.message) from error
@@ -462,9 +496,9 @@ class ModelRepository:
             return self._failed(entry, version, opened)
         try:
             if opened is None:
-                loaded = await load_version(self._host, config, version, directory)
+                loaded = await load_version(self.host, config, version, directory)
             else:
-                loaded = await start_version(self._host, config, opened)
+                loaded = await start_version(self.host, config, opened)
         except ServerError as error:
             return self._failed(entry, version, error)
         loaded.files = given
@@ -510,7 +544,7 @@ class ModelRepository:
     ) -> None:
         async def run() -> None:
             try:
-                await retire(self._host, loaded)
+                await retire(self.host, loaded)
                 await self._leave_files(loaded.files)
             except Exception:
                 log.exception("a model version could not be freed")
@@ -527,7 +561,7 @@ class ModelRepository:
     async def stop(self) -> None:
         """Unloads everything, loads on their way included; returns when all of it is freed. No load begins any more."""
         self._stopping = True
-        self._host.warm_ups.stop()
+        self.host.warm_ups.stop()
         self.close_roots()
         if self._poller is not None:
             self._poller.stop()

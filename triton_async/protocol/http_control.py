@@ -15,7 +15,7 @@ from triton_async.protocol.json_text import dumps, error_body, loads
 from triton_async.protocol.json_value import as_array, as_bool, as_string, as_uint, member, members, present
 
 __all__ = [
-    "dumps", "error_body", "parse_cuda_region", "parse_index", "parse_load", "parse_log_settings",
+    "dumps", "error_body", "parse_archive", "parse_cuda_region", "parse_index", "parse_load", "parse_log_settings",
     "parse_system_region", "parse_trace_settings", "parse_unload", "statistics_body",
 ]  # fmt: skip
 
@@ -39,6 +39,20 @@ def parse_index(body: Any) -> bool:
     if not isinstance(ready, bool):
         raise InvalidArg(_NOT_READY)
     return ready
+
+
+def parse_archive(body: Any) -> tuple[str, str]:
+    """Name and folder of a model that SageMaker brings."""
+    document = loads(body)
+    if not isinstance(document, dict):
+        raise InvalidArg("'model_name' and 'url' are expected")
+    found = []
+    for key in ("model_name", "url"):
+        value = document.get(key)
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise InvalidArg(f"'{key}' must be a text that is not empty")
+        found.append(value)
+    return found[0], found[1]
 
 
 def parse_load(body: Any) -> dict[str, str | bytes]:

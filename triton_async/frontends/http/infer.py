@@ -15,6 +15,7 @@ from triton_async.errors import InvalidArg, Unsupported
 from triton_async.frontends.http import replies
 from triton_async.frontends.http.body import Receiving, read_body
 from triton_async.frontends.http.compression import decompress, deflate, request_encoding
+from triton_async.frontends.http.framing import HEADER_LENGTH, TRITON, Framing
 from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse
 from triton_async.infer.signature import ModelSignature
@@ -39,18 +40,18 @@ class InferService(Protocol):
     async def infer(self, request: InferRequest) -> InferResponse: ...
 
 
-def parse_header_length(values: list[str], content_length: int) -> int:
-    """Bytes of JSON in front of a body of `content_length` bytes, from the Inference-Header-Content-Length lines."""
+def parse_header_length(values: list[str], content_length: int, name: str = HEADER_LENGTH) -> int:
+    """Bytes of JSON in front of a body of `content_length` bytes, from the lines of `name`, which says it."""
     if not values:
         return content_length
     text = ", ".join(values)
     if not _DECIMAL.fullmatch(text):
-        raise InvalidArg(f"Unable to parse {replies.HEADER_LENGTH}, got: {text}")
+        raise InvalidArg(f"Unable to parse {name}, got: {text}")
     # Ten digits hold every 32-bit number; a longer run never reaches int().
     length = int(text) if len(text.lstrip("-0")) <= 10 else _INT_MAX + 1
     if not _INT_MIN <= length <= _INT_MAX:
         raise InvalidArg(
-            f"Unable to parse {replies.HEADER_LENGTH}, value is out of range [ {_INT_MIN}, {_INT_MAX} ], got: {text}"
+            f"Unable to parse {name}, value is out of range [ {_INT_MIN}, {_INT_MAX} ], got: {text}"
         )
     if not 0 <= length <= content_length:
         raise InvalidArg(f"inference header size should be in range (0, {content_length}), got: {length}")
@@ -93,6 +94,7 @@ async def infer(
     *,
     receiving: Receiving,
     forwarded: re.Pattern[str] | None = None,
+    framing: Framing = TRITON,
 ) -> web.StreamResponse:
     """Answers one infer request. Checks come in Triton's order. `forwarded`: see `forward`."""
     version = parse_version(version_text)
@@ -105,14 +107,14 @@ async def infer(
         response = replies.error(501, "Unsupported compression type")
         response.headers["Accept-Encoding"] = "gzip, deflate"
         return response
-    header_lines = headers.getall(replies.HEADER_LENGTH, [])
+    header_lines = framing.lines(headers)
     limit = _body_limit(header_lines, encoding, request.content_length, max_input_nbytes)
     began_ns = time.monotonic_ns()
     body: Any = await read_body(request, limit, receiving)
     received_ns = time.monotonic_ns()
     if encoding:
         body = await decompress(body, max_input_nbytes)
-    header_length = parse_header_length(header_lines, len(body))
+    header_length = parse_header_length(header_lines, len(body), framing.name)
     decoding = model, version, signature, body, header_length, max_input_nbytes, received_ns, server.regions
     if is_long_json(header_length):
         inference = await asyncio.to_thread(decode_infer, *decoding)
@@ -125,10 +127,10 @@ async def infer(
         inference.trace_parent = list(headers.items())
     answer = await server.infer(inference)
     if (trace := inference.trace) is None:
-        return await _answered(request, inference, answer, signature)
+        return await _answered(request, inference, answer, signature, framing)
     trace.add("HTTP_RECV_START", began_ns)
     trace.add("HTTP_RECV_END", received_ns)
-    reply = await _answered(request, inference, answer, signature)
+    reply = await _answered(request, inference, answer, signature, framing)
     trace.add("HTTP_SEND_START", time.monotonic_ns())
     # aiohttp writes it behind this; by the time that it is asked to finish it, all is with the socket.
     await reply.prepare(request)
@@ -152,7 +154,8 @@ def forward(inference: InferRequest, pattern: re.Pattern[str], fields: Iterable[
 
 
 async def _answered(
-    request: web.BaseRequest, inference: InferRequest, answer: InferResponse, signature: ModelSignature
+    request: web.BaseRequest, inference: InferRequest, answer: InferResponse, signature: ModelSignature,
+    framing: Framing,
 ) -> web.StreamResponse:
     """The answer to `request`, compressed where the client wants it and it is worth it."""
     if is_long_answer(inference, answer):
@@ -161,10 +164,10 @@ async def _answered(
         head, parts, length, content_type = encode_infer(inference, answer, signature)
     coding, required = response_coding(", ".join(request.headers.getall("Accept-Encoding", [])))
     if not coding or not worth(required, (head, *parts)):
-        return await replies.tensors(request, head, parts, length, content_type)
+        return await replies.tensors(request, head, parts, framing.headers(length, content_type))
     packed = await asyncio.to_thread(deflate, coding, (head, *parts))
-    reply = replies.text(packed, content_type)
+    described = framing.headers(length, content_type)
+    reply = replies.text(packed, described.pop("Content-Type"))
     reply.headers["Content-Encoding"] = coding
-    if length is not None:
-        reply.headers[replies.HEADER_LENGTH] = str(length)
+    reply.headers.update(described)
     return reply

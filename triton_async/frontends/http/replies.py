@@ -25,7 +25,6 @@ FAILED = (500, "internal error, see the log of the server")
 # Where a request keeps the id of the inference request in it, for logs. Older releases of aiohttp have plain keys.
 REQUEST_ID: Any = web.RequestKey("request id", str) if hasattr(web, "RequestKey") else "request id"
 
-HEADER_LENGTH = "Inference-Header-Content-Length"
 _SERVER = {"Server": "triton-async"}
 _JSON = {**_SERVER, "Content-Type": "application/json"}
 _BUSY = {**_JSON, "Retry-After": str(RETRY_AFTER_S)}
@@ -97,13 +96,10 @@ async def tensors(
     request: web.BaseRequest,
     head: bytes,
     parts: Sequence[Tensor],
-    header_length: int | None,
-    content_type: str,
+    described: Mapping[str, str],
 ) -> web.StreamResponse:
-    """An inference response. Large ones are written part by part from where the tensors lie."""
-    headers = {**_SERVER, "Content-Type": content_type}
-    if header_length is not None:
-        headers[HEADER_LENGTH] = str(header_length)
+    """An inference response. Large ones are written part by part from where the tensors lie. `described`: headers."""
+    headers = {**_SERVER, **described}
     total = len(head) + sum(part.nbytes for part in parts)
     if not parts or total <= HTTP_JOIN_NBYTES:
         return web.Response(body=b"".join((head, *parts)), headers=headers)

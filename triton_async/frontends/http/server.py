@@ -16,6 +16,7 @@ from triton_async.frontends.gate import OPEN, Gate
 from triton_async.frontends.http import replies, routes
 from triton_async.frontends.http.body import CONTROL_BODY, JSON_BODY, Receiving, read_body
 from triton_async.frontends.http.express import ExpressListener
+from triton_async.frontends.http.framing import TRITON, Framing
 from triton_async.frontends.http.generate import generate
 from triton_async.frontends.http.infer import infer
 from triton_async.frontends.http.listener import Listener
@@ -63,7 +64,7 @@ class HttpService:
 
     def _rows(self) -> list[Route[Handler]]:
         return [
-            Route(routes.INFER, "POST", "inference", self._infer),
+            Route(routes.INFER, "POST", "inference", self.infer),
             Route(routes.LIVE, "GET", "health", self._live),
             Route(routes.READY, "GET", "health", self._ready),
             Route(routes.SERVER, "GET", "metadata", self._server_metadata),
@@ -76,7 +77,7 @@ class HttpService:
             Route(routes.INDEX, "POST", "model-repository", self._index),
             Route(routes.LOAD, "POST", "model-repository", self._load),
             Route(routes.UNLOAD, "POST", "model-repository", self._unload),
-            Route(routes.GENERATE, "POST", "inference", self._generate),
+            Route(routes.GENERATE, "POST", "inference", self.generate),
             Route(routes.TRACE, "GET", "trace", self._trace),
             Route(routes.TRACE, "POST", "trace", self._change_trace),
             Route(routes.MODEL_TRACE, "GET", "trace", self._trace),
@@ -110,21 +111,26 @@ class HttpService:
             return replies.error(405, "Method Not Allowed")
         return replies.document(page.body, page.headers)
 
-    async def _infer(self, request: web.BaseRequest, model: str, version: str | None) -> web.StreamResponse:
+    async def infer(
+        self, request: web.BaseRequest, model: str, version: str | None, framing: Framing = TRITON
+    ) -> web.StreamResponse:
+        """Runs a model, asked in the v2 protocol's form."""
         return await infer(
             self._server, request, model, version, self._max_input_nbytes, receiving=self.receiving,
-            forwarded=self._forwarded,
+            forwarded=self._forwarded, framing=framing,
         )  # fmt: skip
 
-    async def _generate(
+    async def generate(
         self, request: web.BaseRequest, model: str, version: str | None, call: str | None
     ) -> web.StreamResponse:
+        """Runs a model, asked in the form of the generate extension. `call`: generate or generate_stream."""
         return await generate(
             self._server, request, model, version, self._max_input_nbytes, streaming=call == "generate_stream",
             receiving=self.receiving, forwarded=self._forwarded,
         )  # fmt: skip
 
-    async def _body(self, request: web.BaseRequest) -> bytes | bytearray:
+    async def body(self, request: web.BaseRequest) -> bytes | bytearray:
+        """That of a control call."""
         limit = min(self._max_input_nbytes, CONTROL_MAX_NBYTES)
         what = CONTROL_BODY if limit < self._max_input_nbytes else JSON_BODY
         return await read_body(request, limit, self.receiving, what)
@@ -137,10 +143,10 @@ class HttpService:
         return control.parse_load(body)
 
     async def _live(self, request: web.BaseRequest) -> web.Response:
-        return _health(request, "live", self._server.live())
+        return health(request, "live", self._server.live())
 
     async def _ready(self, request: web.BaseRequest) -> web.Response:
-        return _health(request, "ready", await self._server.is_ready())
+        return health(request, "ready", await self._server.is_ready())
 
     async def _openapi(self, request: web.BaseRequest) -> web.Response:
         return replies.as_json(self._document)
@@ -173,7 +179,7 @@ class HttpService:
         return replies.as_json(control.statistics_body(entries))
 
     async def _index(self, request: web.BaseRequest, repository: str | None) -> web.Response:
-        ready_only = control.parse_index(await self._body(request))
+        ready_only = control.parse_index(await self.body(request))
         return replies.as_json(control.dumps(await self._server.repository_index(ready_only)))
 
     async def _load(self, request: web.BaseRequest, repository: str | None, model: str) -> web.Response:
@@ -184,7 +190,7 @@ class HttpService:
 
     async def _unload(self, request: web.BaseRequest, repository: str | None, model: str) -> web.Response:
         _refuse_repository(repository)
-        unload_dependents = control.parse_unload(await self._body(request))
+        unload_dependents = control.parse_unload(await self.body(request))
         await self._server.unload_model(model, unload_dependents)
         return replies.empty()
 
@@ -193,7 +199,7 @@ class HttpService:
 
     async def _change_trace(self, request: web.BaseRequest, model: str = "") -> web.Response:
         self._server.trace_settings(model)
-        changes = control.parse_trace_settings(await self._body(request))
+        changes = control.parse_trace_settings(await self.body(request))
         self._server.change_trace_settings(model, changes)
         return await self._trace(request, model)
 
@@ -201,7 +207,7 @@ class HttpService:
         return replies.as_json(control.dumps(logs.settings()))
 
     async def _change_log_settings(self, request: web.BaseRequest) -> web.Response:
-        logs.update(control.parse_log_settings(await self._body(request)))
+        logs.update(control.parse_log_settings(await self.body(request)))
         return replies.as_json(control.dumps(logs.settings()))
 
     async def _region_status(self, request: web.BaseRequest, kind: str, region: str | None) -> web.Response:
@@ -211,7 +217,7 @@ class HttpService:
         self._server.regions.check_allowed()
         if region is None:
             raise InvalidArg(f"'region name' is necessary to register {kind} shared memory region")
-        body = await self._body(request)
+        body = await self.body(request)
         if kind == "cuda":
             await self._server.register_cuda_region(region, *control.parse_cuda_region(body))
         else:
@@ -223,7 +229,7 @@ class HttpService:
         return replies.empty()
 
 
-def _health(request: web.BaseRequest, what: str, good: bool) -> web.Response:
+def health(request: web.BaseRequest, what: str, good: bool) -> web.Response:
     """Triton answers without a body; KServe's clients, which say what they take, read one."""
     status = 200 if good else 400
     accepted = ",".join(request.headers.getall("Accept", []))
