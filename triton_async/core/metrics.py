@@ -42,7 +42,7 @@ _CACHE_FAMILIES = {
     "nv_cache_num_hits_per_model": "Number of cache hits per model",
     "nv_cache_num_misses_per_model": "Number of cache misses per model",
     "nv_cache_hit_duration_per_model": "Total cache hit duration per model, in microseconds",
-    "nv_cache_miss_duration_per_model": "Total cache miss duration per model, in microseconds",
+    "nv_cache_miss_duration_per_model": "Total cache miss (insert+lookup) duration per model, in microseconds",
 }
 
 
@@ -183,8 +183,9 @@ class Metrics:
     def _pinned(self) -> list[Family]:
         total, used = self._machine.pools.pinned_usage()
         return [
-            ("nv_pinned_memory_pool_total_bytes", "gauge", "Pinned memory pool size, in bytes", [({}, total)]),
-            ("nv_pinned_memory_pool_used_bytes", "gauge", "Pinned memory pool in use, in bytes", [({}, used)]),
+            (f"nv_pinned_memory_pool_{what}_bytes", "gauge", f"Pinned memory pool {what} memory size, in bytes",
+             [({}, nbytes)])
+            for what, nbytes in (("total", total), ("used", used))
         ]
 
 

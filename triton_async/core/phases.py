@@ -50,20 +50,22 @@ SUMMARIES = {
         QUEUE, _US, f"Summary of inference queuing duration in microseconds {_CACHED}"
     ),
     "nv_inference_compute_input_summary_us": Distribution(
-        COMPUTE_INPUT, _US, f"Summary of compute input duration in microseconds {_NOT_CACHED}"
+        COMPUTE_INPUT, _US, f"Cumulative compute input duration in microseconds {_NOT_CACHED}"
     ),
     "nv_inference_compute_infer_summary_us": Distribution(
-        COMPUTE_INFER, _US, f"Summary of compute inference duration in microseconds {_NOT_CACHED}"
+        COMPUTE_INFER, _US, f"Cumulative compute inference duration in microseconds {_NOT_CACHED}"
     ),
     "nv_inference_compute_output_summary_us": Distribution(
-        COMPUTE_OUTPUT, _US, f"Summary of inference compute output duration in microseconds {_NOT_CACHED}"
+        COMPUTE_OUTPUT, _US, f"Cumulative inference compute output duration in microseconds {_NOT_CACHED}"
     ),
 }
 # Of models whose answers are cached.
 CACHE_SUMMARIES = {
-    "nv_cache_hit_summary_per_model": Distribution(CACHE_HIT, _US, "Summary of cache hit duration in microseconds"),
+    "nv_cache_hit_summary_per_model": Distribution(
+        CACHE_HIT, _US, "Summary of cache hit counts/durations per model, in microseconds."
+    ),
     "nv_cache_miss_summary_per_model": Distribution(
-        CACHE_MISS, _US, "Summary of the duration of cache lookups that missed, in microseconds"
+        CACHE_MISS, _US, "Summary of cache miss counts/durations per model, in microseconds."
     ),
 }
 

@@ -6,8 +6,34 @@ from pathlib import Path
 
 from core_harness import run, running, write_model
 from http_harness import Client, ask
+from prometheus_client.parser import text_string_to_metric_families
 
+from triton_async.defines import METRICS_PART_NBYTES
 from triton_async.frontends import metrics
+
+
+def test_a_long_page_is_sent_in_parts(tmp_path: Path) -> None:
+    for index in range(100):
+        write_model(tmp_path, f"m{index}")
+
+    async def test() -> None:
+        async with running(tmp_path, "--metrics-config=phase_histograms=true") as server:
+            assert all(len(part) < 2 * METRICS_PART_NBYTES for part in await server.metrics_parts())
+            endpoint = await metrics.start(server, address="127.0.0.1", port=0)
+            client = await Client.connect(endpoint.port)
+            for _ in range(2):  # the connection goes on behind it
+                await client.send(b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n")
+                answer = await client.receive()
+                assert len(answer.body) == int(answer.headers["content-length"]) > 2 * METRICS_PART_NBYTES
+                families = {family.name: family for family in text_string_to_metric_families(answer.body.decode())}
+                assert len(families["nv_inference_count"].samples) == 100
+                assert len(families["triton_async_live_objects"].samples) == 5
+            # A scraper that goes in the middle of it leaves nothing.
+            await client.send(b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n")
+            client.close()
+            await endpoint.close(5)
+
+    run(test)
 
 
 def test_scrapes(tmp_path: Path) -> None:
