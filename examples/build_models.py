@@ -45,7 +45,7 @@ class Weights:
         """The one file that matches; says which package to install when there is none."""
         spec = importlib.util.find_spec(self.package)
         if spec is None or not spec.submodule_search_locations:
-            raise SystemExit(f"{self.package.replace('_', '-')} is not installed: pip install '.[dev]'")
+            raise SystemExit(f"{self.package.replace('_', '-')} is not installed: run `make models`")
         folder = Path(spec.submodule_search_locations[0])
         found = sorted(folder.glob(self.pattern))
         if len(found) != 1:
@@ -255,7 +255,8 @@ def main(arguments: list[str] | None = None) -> int:
     count = len(MODELS) + len(PYTHON_MODELS) - len(without)
     print(f"{repository}: {count} models, written now: {', '.join(written) or 'none'}")
     for name, package in without.items():
-        print(f"left out: {name}, the package {package.replace('_', '-')} is not installed (`make embeddings`)")
+        target = "embeddings models" if package in (_SENTENCES, "tokenizers") else "dev models"
+        print(f"left out: {name}, the package {package.replace('_', '-')} is not installed (`make {target}`)")
     return 0
 
 
