@@ -22,7 +22,17 @@ typedef struct ta_segment {
     int64_t rows; /* 1 when the model has no batch dimension */
     int32_t memory_type;
     int32_t device_id;
+    const int64_t *dims; /* as the request sent them */
+    int32_t rank;
 } ta_segment;
+
+/* What belongs to one request of an output that is not split by rows: bytes, from the output's first one on. */
+typedef struct ta_part {
+    int64_t start;
+    int64_t nbytes;
+} ta_part;
+
+typedef struct ta_assembly ta_assembly; /* assembly.h */
 
 /* Who asks for an output. */
 enum ta_wanted {
@@ -56,6 +66,7 @@ typedef struct ta_tensor {
     ta_segment *segments;
     void *owner;
     void (*release)(void *owner);
+    ta_part *parts; /* output: of each request, once it was split; NULL: by rows */
 } ta_tensor;
 
 /* What became of a placement. */
@@ -106,6 +117,7 @@ typedef struct ta_batch {
     int32_t n_requests;
     int32_t n_placements;
     ta_placement *placements;
+    ta_assembly *assembly; /* of a model whose requests may differ in shape, or NULL */
     int32_t device_inputs; /* 1: some segment is in GPU memory */
     int32_t failed;     /* 0: outputs are valid; 1: error_code and error say why, outputs are ignored */
     int32_t error_code; /* Code of triton_async.errors */

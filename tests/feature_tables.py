@@ -28,6 +28,10 @@ TRITON_EXTENSIONS = (
 NOTES = {
     "runtime": "checked, not used: backends are part of the package",
     "input.format": "checked, as in Triton",
+    "input.allow_ragged_batch": "ONNX Runtime, PyTorch and Python; refused for other backends; see "
+    "[batching.md](batching.md)",
+    "batch_input": "ONNX Runtime and PyTorch; refused for other backends",
+    "batch_output": "ONNX Runtime and PyTorch; refused for other backends",
     "input.is_shape_tensor": "TensorRT",
     "input.is_non_linear_format_io": "TensorRT refuses it",
     "output.is_shape_tensor": "TensorRT",
@@ -50,10 +54,7 @@ NOTES = {
 
 # A value for each field that a config may not ask for.
 REFUSED: dict[str, dict[str, Any]] = {
-    "batch_input": {"batch_input": [{}]},
-    "batch_output": {"batch_output": [{}]},
     "model_repository_agents": {"model_repository_agents": {"agents": [{}]}},
-    "input.allow_ragged_batch": {"input": [{"allow_ragged_batch": True}]},
     "instance_group.secondary_devices": {"instance_group": [{"secondary_devices": [{}]}]},
 }
 NESTED = ("input", "output", "optimization", "dynamic_batching", "instance_group")

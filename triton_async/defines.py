@@ -522,3 +522,14 @@ PYTHON_COPY_NBYTES = 1 << 15
 
 # Seconds that a model has to say whether it is ready, as in Triton.
 MODEL_READY_TIMEOUT_S = 5.0
+
+# -- padding ---------------------------------------------------------------------------------------
+
+# Bytes of the JSON that says how a model pads, lengths of it, and buckets of one: a request is compared with each.
+PADDING_MAX_NBYTES = 1 << 16
+PADDING_MAX_LENGTHS = 8
+PADDING_MAX_BUCKETS = 64
+
+# Elements of a padded batch, its rows by its lengths, where the config does not say: beyond it one long request beside
+# short ones would cost memory out of proportion to what was sent.
+PADDING_MAX_ELEMENTS = 1 << 20

@@ -31,6 +31,7 @@ class Watcher(Protocol):
 class Backend:
     name: str
     accelerators: bool
+    assembles: frozenset[str]
     prefers_cpu: bool
     @property
     def kinds(self) -> tuple[InstanceKind, ...]: ...

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t
 
 from triton_async.codes cimport TA_CODE_INTERNAL
 from triton_async.datatypes cimport DT_BF16
+from triton_async.infer.assembly cimport assemble, split_outputs
 from triton_async.infer.batch cimport Batch, check_batch, ta_batch
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.factory cimport ResponseFactory
@@ -109,6 +110,10 @@ class Backend:
 
     #: Whether instances whose group names neither a kind nor a GPU are on the CPU, whatever GPUs there are.
     prefers_cpu = False
+
+    #: What it takes of requests that differ in shape: `allow_ragged_batch`, `batch_input`, `batch_output`, `padding`.
+    #: The first is for engines that get ragged inputs in one dimension, and for those that get each request by itself.
+    assembles = frozenset()
 
     @property
     def gpu_problem(self):
@@ -241,6 +246,10 @@ def execute_requests(ModelInstance instance, ModelSignature signature, requests)
     return execute_batches(instance, signature, [requests])[0]
 
 
+# Of what is made for batches that core does not have.
+cdef SlabPool _host = SlabPool(0)
+
+
 def execute_batches(ModelInstance instance, ModelSignature signature, batches):
     """The same for several batches, each a list of requests, which an asynchronous instance runs at once as it can.
     """
@@ -257,10 +266,15 @@ def execute_batches(ModelInstance instance, ModelSignature signature, batches):
     for batch in closed:
         with nogil:
             batch.c.compute_start_ns = ta_now_ns()
-            if instance.submit(&batch.c):
+            if batch.c.assembly != NULL and not instance.by_request:
+                assemble(&batch.c, _host.pool)
+            if batch.c.failed or instance.submit(&batch.c):
                 check_batch(&batch.c)
     with nogil:
         instance.drain()
+    for batch in closed:
+        if batch.c.assembly != NULL:
+            split_outputs(&batch.c)
     return [(<Batch>batch).finish() for batch in closed]
 
 

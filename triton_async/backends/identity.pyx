@@ -94,6 +94,7 @@ class IdentityBackend(Backend):
     """Triton's identity backend, as its tests use it."""
 
     name = "identity"
+    assembles = frozenset(("allow_ragged_batch", "batch_input", "batch_output", "padding"))
 
     def load(self, context):
         return IdentityModel(context)

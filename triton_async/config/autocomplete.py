@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from triton_async.config.ensemble import is_ensemble
+from triton_async.config.ragged import is_ragged
 from triton_async.config.versions import list_versions
 from triton_async.errors import InternalError, InvalidArg
 
@@ -223,7 +224,7 @@ def advice(proto: Any, model_io: ModelIO) -> list[str]:
             f"model '{proto.name}' is configured for batches of {proto.max_batch_size}: {model_io.unbatched}. Set "
             "'max_batch_size: 0' and write all dimensions if its requests fail"
         )
-    if proto.HasField("dynamic_batching") and model_io.mixes_rows:
+    if proto.HasField("dynamic_batching") and model_io.mixes_rows and not is_ragged(proto):
         warnings.append(
             f"model '{proto.name}' is configured for dynamic batching: {model_io.mixes_rows}, so that answers depend "
             "on the other requests in it"
@@ -299,7 +300,8 @@ def _complete_tensors(ios: Any, tensors: Iterable[TensorInfo], max_batch_size: i
 
 
 def _fill_dims(io: Any, tensor: TensorInfo, max_batch_size: int) -> None:
-    if tensor.unranked:
+    ragged = "allow_ragged_batch" in io.DESCRIPTOR.fields_by_name and io.allow_ragged_batch
+    if tensor.unranked or ragged:  # what requests have, the model does not say
         io.dims.append(-1)
         return
     # A fixed size of zero cannot be said in a config; as a variable size it can be sent.

@@ -7,6 +7,7 @@ from typing import Any
 
 from triton_async import datatypes
 from triton_async.config.autocomplete import ModelIO, TensorInfo
+from triton_async.config.ragged import batch_tensors, scattered
 from triton_async.errors import InvalidArg
 
 
@@ -18,8 +19,9 @@ def check_against_model(proto: Any, model_io: ModelIO) -> None:
     inputs = {tensor.name: tensor for tensor in model_io.inputs}
     outputs = {tensor.name: tensor for tensor in model_io.outputs}
     states = {state.output_name for state in proto.sequence_batching.state}
+    told = {name for name, _, _ in batch_tensors(proto)}
     for io in proto.input:
-        _check_tensor(proto, io, inputs[io.name], "input", exact=False)
+        _check_tensor(proto, io, inputs[io.name], "input", exact=False, by_rows=io.name not in told)
     for io in proto.output:
         if io.name not in outputs:
             raise InvalidArg(
@@ -27,7 +29,9 @@ def check_against_model(proto: Any, model_io: ModelIO) -> None:
                 f" for {proto.name}"
             )
         # Triton: what a model promises must be said exactly, what it accepts may be narrowed. A state is both.
-        _check_tensor(proto, io, outputs[io.name], "output", exact=io.name not in states)
+        _check_tensor(
+            proto, io, outputs[io.name], "output", exact=io.name not in states, by_rows=io.name not in scattered(proto)
+        )
 
 
 def _check_input_names(proto: Any, model_io: ModelIO) -> None:
@@ -52,7 +56,7 @@ def _check_input_names(proto: Any, model_io: ModelIO) -> None:
         raise InvalidArg(f"{counts}: input '{missing[0]}' is missing")
 
 
-def _check_tensor(proto: Any, io: Any, tensor: TensorInfo, what: str, exact: bool) -> None:
+def _check_tensor(proto: Any, io: Any, tensor: TensorInfo, what: str, *, exact: bool, by_rows: bool) -> None:
     if io.data_type != tensor.datatype:
         raise InvalidArg(
             f"unable to load model '{proto.name}', configuration expects datatype "
@@ -65,6 +69,20 @@ def _check_tensor(proto: Any, io: Any, tensor: TensorInfo, what: str, exact: boo
             "model does not run without it: remove 'optional: true'"
         )
     if tensor.unranked:
+        return
+    if what == "input" and io.allow_ragged_batch:
+        if tensor.dims != (-1,):
+            raise InvalidArg(
+                f"unable to load model '{proto.name}', configuration expects model provides input with shape [-1] for "
+                f"ragged input '{io.name}', model provides {_shape(tensor.dims)}"
+            )
+        return
+    if not by_rows:
+        if what == "input" and not _fits(tensor.dims, io.dims, exact=False):
+            raise InvalidArg(
+                f"unable to load model '{proto.name}', batch input '{io.name}' has shape {_shape(io.dims)}, model "
+                f"provides {_shape(tensor.dims)}"
+            )
         return
     dims = tuple(io.reshape.shape) if io.HasField("reshape") else tuple(io.dims)
     if proto.max_batch_size > 0:

@@ -16,8 +16,10 @@ from triton_async.config.device_options import unused_device_options, validate_g
 from triton_async.config.labels import read_labels
 from triton_async.config.model_config import ModelConfig, freeze, version_policy
 from triton_async.config.normalise import normalise, normalise_instances
+from triton_async.config.padding import padding_problems
 from triton_async.config.paths import check_readable, safe_join
 from triton_async.config.placement import FindGpus, Gpus, may_use_gpus, names_gpus, no_gpus
+from triton_async.config.ragged import ragged_problems
 from triton_async.config.sequences import with_injected, without_injected
 from triton_async.config.settings import DEFAULT_MAX_BATCH_SIZE
 from triton_async.config.unsupported import refuse_unsupported, unsupported, unsupported_fields
@@ -99,6 +101,7 @@ def read(
             normalise(proto)
             validate_config(proto)
             validate_io(proto, complete=not auto_complete)
+            _check_uneven(proto, complete=not auto_complete)
     except ServerError as error:
         raise _in_file(error, filename) from None
     return ConfigFile(proto, filename, unbatched)
@@ -154,6 +157,7 @@ def complete_config(
             normalise(proto)
             validate_config(proto)
         validate_io(proto)
+        _check_uneven(proto)
         validate_graph_specs(proto)
         check_warm_up(proto)
         if model_io is not None:
@@ -177,6 +181,11 @@ def _complete_ensemble(proto: Any, model_dir: Path, filename: str | None) -> Mod
     except ServerError as error:
         raise _in_file(error, filename) from None
     return freeze(proto)
+
+
+def _check_uneven(proto: Any, complete: bool = True) -> None:
+    for problem in (*ragged_problems(proto, complete), *padding_problems(proto, complete)):
+        raise problem
 
 
 def _check_labels(proto: Any, model_dir: Path) -> None:
@@ -207,6 +216,8 @@ def mistakes(model_dir: Path, name: str, *, auto_complete: bool = True, config_n
         normalise(proto)
         found += config_problems(proto)
     found += io_problems(proto, complete=not auto_complete)
+    found += ragged_problems(proto, complete=not auto_complete)
+    found += padding_problems(proto, complete=not auto_complete)
     return [_in_file(error, filename) for error in found]
 
 

@@ -11,6 +11,8 @@ from typing import Any
 from triton_async.config.config_json import config_json
 from triton_async.config.ensemble import EnsembleConfig, freeze_ensemble
 from triton_async.config.metrics_config import given_buckets, unknown_families
+from triton_async.config.padding import Padding, freeze_padding, made_tensors
+from triton_async.config.ragged import BatchInput, BatchOutput, batch_tensors, freeze_batch_inputs, freeze_batch_outputs
 from triton_async.config.sequences import Control, SequenceBatching, State, freeze_sequences
 from triton_async.config.warmup import WarmUpSample, warm_up_samples
 
@@ -189,6 +191,10 @@ class ModelConfig:
     warm_up: tuple[WarmUpSample, ...] = ()
     # None: requests have nothing to do with each other.
     sequences: SequenceBatching | None = None
+    batch_inputs: tuple[BatchInput, ...] = ()
+    batch_outputs: tuple[BatchOutput, ...] = ()
+    # None: only requests of equal shapes share a batch, but for ragged inputs.
+    padding: Padding | None = None
     # Lines for the log: what was filled in that the operator should know.
     warnings: tuple[str, ...] = ()
     # Of an ensemble, which has no backend and no instances.
@@ -203,11 +209,16 @@ class ModelConfig:
 
     @property
     def engine_inputs(self) -> tuple[TensorConfig, ...]:
-        """What the model takes: `inputs`, then the controls of sequences, then their states."""
-        if self.sequences is None:
-            return self.inputs
-        return (*self.inputs, *map(_control_tensor, self.sequences.controls),
-                *(_state_tensor(state.input_name, state) for state in self.sequences.states))  # fmt: skip
+        """What the model takes: `inputs`, then the controls of sequences, their states, and what the server makes for a
+        batch: of `batch_inputs`, then masks and lengths of padding.
+        """
+        found = list(self.inputs)
+        if self.sequences is not None:
+            found += map(_control_tensor, self.sequences.controls)
+            found += (_state_tensor(state.input_name, state) for state in self.sequences.states)
+        for name, datatype, dims in (*batch_tensors(self.proto), *made_tensors(self.proto)):
+            found.append(TensorConfig(name, datatype, dims or (1,), None if dims else ()))
+        return tuple(found)
 
     @property
     def engine_outputs(self) -> tuple[TensorConfig, ...]:
@@ -264,6 +275,9 @@ def freeze(proto: Any, warnings: Iterable[str] = (), any_rank: Container[str] = 
         graph_level=proto.optimization.graph.level,
         warm_up=warm_up_samples(proto),
         sequences=freeze_sequences(proto),
+        batch_inputs=freeze_batch_inputs(proto),
+        batch_outputs=freeze_batch_outputs(proto),
+        padding=freeze_padding(proto),
         warnings=(*warnings, *unknown_families(proto)),
         ensemble=freeze_ensemble(proto),
         metric_buckets=MappingProxyType(given_buckets(proto)),

@@ -14,7 +14,9 @@ from typing import Any
 
 from triton_async import datatypes, defines
 from triton_async.config.autocomplete import ModelIO
+from triton_async.config.padding import made_tensors
 from triton_async.config.paths import safe_name
+from triton_async.config.ragged import batch_tensors
 from triton_async.errors import InvalidArg
 
 INITIAL_STATE_FOLDER = "initial_state"
@@ -119,8 +121,8 @@ def freeze_sequences(proto: Any) -> SequenceBatching | None:
 
 
 def with_injected(proto: Any) -> Any:
-    """The config as the model sees it: a copy with controls and states among inputs and outputs. `proto` itself where
-    it has none.
+    """The config as the model sees it: a copy with controls, states and what the server makes for a batch among inputs
+    and outputs. `proto` itself where it has none.
     """
     injected = _injected(proto)
     if not injected[0] and not injected[1]:
@@ -129,12 +131,14 @@ def with_injected(proto: Any) -> Any:
     whole.CopyFrom(proto)
     for ios, tensors in zip((whole.input, whole.output), injected, strict=True):
         for name, datatype, dims in tensors:
-            ios.add(name=name, data_type=datatype, dims=dims)
+            io = ios.add(name=name, data_type=datatype, dims=dims or (1,))
+            if not dims:
+                io.reshape.SetInParent()  # the rows alone
     return whole
 
 
 def without_injected(model_io: ModelIO, proto: Any) -> ModelIO:
-    """The model as its clients see it: without controls and states."""
+    """The model as its clients see it: without what `with_injected` adds."""
     inputs, outputs = ({name for name, _, _ in tensors} for tensors in _injected(proto))
     if not inputs and not outputs:
         return model_io
@@ -147,15 +151,16 @@ def without_injected(model_io: ModelIO, proto: Any) -> ModelIO:
 
 # Name, data type and dims of the inputs, and of the outputs, that the config adds.
 def _injected(proto: Any) -> tuple[list[tuple[str, int, tuple[int, ...]]], list[tuple[str, int, tuple[int, ...]]]]:
+    made = [*batch_tensors(proto), *made_tensors(proto)]
     if not proto.HasField("sequence_batching"):
-        return [], []
+        return made, []
     batching = proto.sequence_batching
     controls: list[tuple[str, int, tuple[int, ...]]] = [
         (control.name, control.datatype, (1,)) for control in _controls(batching)
     ]
     inputs = [(state.input_name, state.data_type, tuple(state.dims)) for state in batching.state]
     outputs = [(state.output_name, state.data_type, tuple(state.dims)) for state in batching.state]
-    return controls + inputs, outputs
+    return controls + inputs + made, outputs
 
 
 def _controls(batching: Any) -> Iterator[Control]:

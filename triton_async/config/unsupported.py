@@ -12,8 +12,6 @@ FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("model_repository_agents", "repository agents", lambda c: bool(c.model_repository_agents.agents)),
     ("model_operations", "libraries of custom operators for other backends than onnxruntime",
      lambda c: bool(c.model_operations.op_library_filename) and c.backend not in ("", "onnxruntime")),
-    ("batch_input", "ragged batching", lambda c: bool(c.batch_input)),
-    ("batch_output", "ragged batching", lambda c: bool(c.batch_output)),
 )
 
 
@@ -42,9 +40,6 @@ def _asked(proto: Any) -> Iterator[tuple[str, str]]:
     for field, missing, asks in FIELDS:
         if asks(proto):
             yield field, missing
-    for io in proto.input:
-        if io.allow_ragged_batch:
-            yield f"input '{io.name}' allow_ragged_batch", "ragged batching"
     for step in proto.ensemble_scheduling.step:
         if step.model_namespace:
             yield f"ensemble_scheduling step '{step.model_name}' model_namespace", "the choice of a namespace"

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t
 from triton_async.core.queue cimport RequestQueue
 from triton_async.core.scheduler cimport Scheduler
 from triton_async.infer.batch cimport Batch
+from triton_async.infer.plan cimport Room
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.signature cimport ModelSignature
 
@@ -13,10 +14,11 @@ from triton_async.infer.signature cimport ModelSignature
 #
 # Invariants, while the queue has a cursor
 #   - the pending batch is the first `count` requests of the queue: `rows`, `oldest_ns`, `ends_ns`, `best` are of these
-#   - it has at most max_rows rows and requests, all of them compatible with the first
+#   - it has at most max_rows rows and requests, all of them compatible with the first, and `room` has had room for all
 cdef class DynamicBatcher(Scheduler):
     cdef ModelSignature signature
     cdef readonly RequestQueue queue
+    cdef Room room                       # what padding leaves; None: the model does not pad
     cdef bint merging                    # several requests may share a batch
     cdef int64_t max_rows
     cdef int64_t max_preferred

@@ -5,6 +5,7 @@ cimport cython
 from triton_async.core.queue cimport RequestQueue
 from triton_async.core.scheduler cimport Scheduler
 from triton_async.infer.batch cimport Batch, compatible
+from triton_async.infer.plan cimport Room
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.signature cimport ModelSignature
 
@@ -20,6 +21,8 @@ cdef class DynamicBatcher(Scheduler):
         self.queue = queue
         self.max_rows = max(signature.max_batch_size, 1)
         self.merging = dynamic_batching is not None and signature.max_batch_size > 0
+        if self.merging and signature.plan is not None and signature.plan.pads:
+            self.room = Room(signature.plan)
         self.preferred = frozenset()
         self.max_preferred = self.max_rows
         if self.merging:
@@ -141,6 +144,8 @@ cdef class DynamicBatcher(Scheduler):
         # Among those looked at before, too, one may be late by now.
         if last is None or (not idled and self.ends_ns and now_ns + self.mean_execution_ns > self.ends_ns):
             self.count = self.rows = self.best = self.ends_ns = 0
+            if self.room is not None:
+                self.room.clear()
             request = leader
         else:
             request = self.queue.after(last)
@@ -155,11 +160,14 @@ cdef class DynamicBatcher(Scheduler):
             if self.count == 0:
                 leader = request
                 self.oldest_ns = request.queue_start_ns
+                if self.room is not None:
+                    self.room.add(request)
             else:
                 if self.marked == 0 and self.rows + request.rows > self.max_preferred:
                     self.marked = self.count
                 if (self.rows + request.rows > self.max_rows or self.count >= self.max_rows
-                        or not compatible(leader, request)):
+                        or not compatible(self.signature, leader, request)
+                        or (self.room is not None and not self.room.add(request))):
                     self.closed = True
                     break
             self.count += 1

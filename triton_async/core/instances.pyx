@@ -22,6 +22,7 @@ from triton_async.core.wakeup cimport (
     ta_mailbox_take,
     ta_mailbox_wake,
 )
+from triton_async.infer.assembly cimport assemble
 from triton_async.infer.batch cimport TA_BEGUN, Batch, check_batch, ta_batch_begin, ta_batch_phase
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.event cimport TA_EXECUTED, ta_message
@@ -236,6 +237,7 @@ cdef bint _serve(Instance self) except -1:
     cdef ModelInstance engine = self.engine
     cdef ta_batch *batch = self.held
     cdef bint stopped = False
+    cdef bint uneven
     self.held = NULL
     with nogil:
         while not engine.broken:
@@ -251,8 +253,12 @@ cdef bint _serve(Instance self) except -1:
                 batch = NULL
                 continue
             batch.compute_start_ns = ta_now_ns()
+            uneven = batch.assembly != NULL and not engine.by_request
             if batch.device_inputs:
-                self.transfer.stage(batch, not engine.takes_device)
+                # Only the host puts together what differs in shape.
+                self.transfer.stage(batch, not engine.takes_device or uneven)
+            if uneven and not batch.failed:
+                assemble(batch, self.transfer.pool.pool)
             if batch.failed or engine.submit(batch):
                 check_batch(batch)
                 self.transfer.settle(batch)

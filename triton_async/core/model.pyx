@@ -11,6 +11,7 @@ from triton_async.core.scheduler cimport Scheduler, refusal
 from triton_async.core.servable cimport Servable
 from triton_async.core.stats cimport FAIL_BACKEND, FAIL_CANCELED, FAIL_REJECTED
 from triton_async.core.trace cimport trace_execution
+from triton_async.infer.assembly cimport assemble, split_outputs
 from triton_async.infer.batch cimport (
     TA_BEGUN, TA_HANDED, TA_REVOKED, Batch, check_batch, ta_batch, ta_batch_begin, ta_batch_phase, ta_batch_revoke,
 )
@@ -63,7 +64,9 @@ cdef class Model(Servable):
         self.run_ahead = self.least_ahead
         self.mean_execution_ns = MEAN_CLAMP * RUN_AHEAD_NS
         self.inline = InlinePolicy()
-        self.any_thread = runs_here and all([(<Instance>instance).any_thread for instance in instances])
+        # What elements a ragged batch has, and how long it takes, no shape of it bounds.
+        self.any_thread = runs_here and (signature.plan is None or not signature.plan.ragged) and all(
+            [(<Instance>instance).any_thread for instance in instances])
         self.batching = signature.max_batch_size > 0
 
     def limit(self, RateLimiter limiter, claims):
@@ -540,8 +543,13 @@ cdef class Model(Servable):
 cdef void _execute(Instance instance, Batch batch) noexcept nogil:
     ta_batch_begin(&batch.c)
     batch.c.compute_start_ns = ta_now_ns()
-    instance.engine.execute(&batch.c)
+    if batch.c.assembly != NULL:
+        assemble(&batch.c, instance.transfer.pool.pool)
+    if not batch.c.failed:
+        instance.engine.execute(&batch.c)
     check_batch(&batch.c)
+    if batch.c.assembly != NULL:
+        split_outputs(&batch.c)
 
 
 # Whether its engine says that it is away and will be back. One that is being made anew counts as there.

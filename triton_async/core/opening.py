@@ -24,6 +24,7 @@ from triton_async.core.files import Fingerprint, fingerprint
 from triton_async.core.host import LOADING, Host, as_server_error
 from triton_async.core.initial_states import read_initial_states
 from triton_async.core.placement import check_backend, find_gpus, gpus_in_use
+from triton_async.core.planning import check_assembly, make_plan
 from triton_async.core.warmup_samples import Sample, read_samples
 from triton_async.errors import ServerError
 from triton_async.infer.signature import ModelSignature, TensorSpec
@@ -147,6 +148,7 @@ def open_model(
             model.ensemble = OpenEnsemble(config, model.versions, labels, inspection.begun)
             return model
         check_backend(host.backends.get(config.backend), config, host.open_devices)
+        check_assembly(host.backends.get(config.backend), config)
         # A version on a GPU is loaded by itself: its memory is told from what the GPU had in use before.
         if not gpus_in_use(config):
             model.newest = _opened(host, config, newest, directory, inspection)
@@ -213,6 +215,7 @@ def make_signature(config: ModelConfig, version: int, model_dir: Path) -> ModelS
         config.decoupled,
         [spec(tensor) for tensor in config.engine_inputs[len(config.inputs) :]],
         [spec(tensor) for tensor in config.engine_outputs[len(config.outputs) :]],
+        make_plan(config),
     )
 
 

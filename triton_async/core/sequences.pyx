@@ -99,7 +99,7 @@ cdef class SequenceBatcher(SequenceTable):
             _inject(self.injection, sequence, request)
             if leader is None:
                 leader = request
-            elif not compatible(leader, request):
+            elif not compatible(self.signature, leader, request):
                 break
             chosen.append(sequence)
             sequence = sequence.behind
@@ -128,7 +128,7 @@ cdef class SequenceBatcher(SequenceTable):
             request = sequence.line.first
             if request is not leader:
                 _inject(self.injection, sequence, request)
-            chosen.append(sequence if request is leader or compatible(leader, request) else None)
+            chosen.append(sequence if request is leader or compatible(self.signature, leader, request) else None)
             left -= 1
             if left == 0:
                 break

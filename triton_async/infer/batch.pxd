@@ -3,9 +3,19 @@
 from libc.stdint cimport int32_t, int64_t
 
 from triton_async.infer.event cimport ta_message
+from triton_async.infer.plan cimport ta_plan
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
 from triton_async.infer.tensor cimport Tensor
+from triton_async.memory.slab cimport ta_slab
+
+cdef extern from "assembly.h":
+    ctypedef struct ta_assembly:
+        const ta_plan *plan
+        int64_t *rows
+        int64_t *lengths
+        int64_t padded[8]
+        ta_slab **made
 
 cdef extern from "batch.h":
     ctypedef struct ta_segment:
@@ -14,6 +24,11 @@ cdef extern from "batch.h":
         int64_t rows
         int32_t memory_type
         int32_t device_id
+        const int64_t *dims
+        int32_t rank
+    ctypedef struct ta_part:
+        int64_t start
+        int64_t nbytes
     ctypedef struct ta_tensor:
         int32_t datatype
         int32_t rank
@@ -27,6 +42,7 @@ cdef extern from "batch.h":
         ta_segment *segments
         void *owner
         void (*release)(void *owner) noexcept nogil
+        ta_part *parts
     ctypedef struct ta_placement:
         char *data
         int64_t capacity
@@ -62,6 +78,7 @@ cdef extern from "batch.h":
         int32_t n_requests
         int32_t n_placements
         ta_placement *placements
+        ta_assembly *assembly
         int32_t device_inputs
         int32_t failed
         int32_t error_code
@@ -87,7 +104,7 @@ cdef enum BatchState:
     BATCH_DONE = 2      # responses were made, leases of inputs are given up
 
 # Invariants: requests is never empty once closed; rows == sum of the requests' rows; all requests have equal
-# engine dims beyond the batch dimension and bring the same inputs.
+# engine dims beyond the batch dimension, but for inputs that may differ (BatchPlan), and bring the same inputs.
 cdef class Batch:
     cdef ta_batch c
     cdef readonly list requests          # of InferRequest
@@ -96,7 +113,7 @@ cdef class Batch:
     cdef int state
     cdef public object runner            # core's own: the model that takes the batch back
     cdef public object instance          # core's own: the instance that holds it
-    cdef void *memory                    # one block: inputs, outputs, segments, placements
+    cdef void *memory                    # one block: inputs, outputs, segments, placements, assembly
     cdef size_t memory_nbytes
 
     # Adds a validated request. Loop thread, while OPEN.
@@ -123,9 +140,9 @@ cdef class Batch:
     # none of its data type.
     cdef int set_output(self, int index, Tensor tensor) except -1
 
-# Whether two validated requests may share a batch: equal shapes beyond the batch dimension, the same inputs. Does
-# not look at size.
-cdef bint compatible(InferRequest first, InferRequest request) noexcept
+# Whether two validated requests may share a batch: equal shapes beyond the batch dimension where the signature asks for
+# them, the same inputs. Does not look at size.
+cdef bint compatible(ModelSignature signature, InferRequest first, InferRequest request) noexcept
 
 # Why an output is not in its region, as an error; None when it is there.
 cdef object placement_problem(str name, const ta_placement *placement)

@@ -7,15 +7,18 @@ from libc.string cimport memset
 
 from triton_async.codes cimport TA_CODE_INTERNAL
 from triton_async.datatypes cimport DT_BYTES, elements, nbytes, to_name
+from triton_async.infer.assembly cimport lay_out, release, ta_assembly_nbytes, ta_part_dims
 from triton_async.infer.event cimport TA_EXECUTED
 from triton_async.infer.framing cimport ta_bytes_skip
 from triton_async.infer.gather cimport ta_batch_close_times, ta_batch_fail, ta_tensor_release
+from triton_async.infer.plan cimport BatchPlan
 from triton_async.infer.request cimport InferRequest, RequestedOutput
 from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
 from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor, view_dims
 from triton_async.memory.buffer cimport MEMORY_CPU, MEMORY_GPU, Buffer, foreign
 from triton_async.memory.cuda cimport describe
+from triton_async.memory.slab cimport ta_slab_return
 
 from triton_async.errors import InternalError, ServerError, from_code
 from triton_async.infer.signature import format_dims
@@ -28,7 +31,7 @@ cdef char _EMPTY = 0
 
 # Blocks that ended batches of ordinary size have left for the next ones. Under the GIL.
 cdef enum:
-    SPARE_NBYTES = 1024
+    SPARE_NBYTES = 1536
     MOST_SPARES = 8
 cdef void *_spares[MOST_SPARES]
 cdef int _n_spares = 0
@@ -77,6 +80,7 @@ cdef class Batch:
                 ta_tensor_release(&self.c.inputs[i])
             for i in range(self.c.n_outputs):
                 ta_tensor_release(&self.c.outputs[i])
+            release(&self.c)
             _give_back(self.memory, self.memory_nbytes)
 
     cdef int add(self, InferRequest request) except -1:
@@ -94,13 +98,17 @@ cdef class Batch:
         )
         cdef size_t n_placements = 0
         cdef list placements = None
+        cdef BatchPlan plan = self.signature.plan
         cdef InferRequest request
         cdef ta_segment *segments
         cdef int i
         assert self.state == BATCH_OPEN and n_requests > 0
         for request in self.requests:
             n_placements += request.n_placements
-        self.memory_nbytes = fixed + n_placements * sizeof(ta_placement)
+        fixed += n_placements * sizeof(ta_placement)
+        self.memory_nbytes = fixed
+        if plan is not None:
+            self.memory_nbytes += ta_assembly_nbytes(&plan.c, n_requests)
         self.memory = _take(self.memory_nbytes)
         if self.memory == NULL:
             raise MemoryError
@@ -115,9 +123,11 @@ cdef class Batch:
         segments = <ta_segment *>(self.c.outputs + n_outputs)
         for i in range(n_inputs):
             _lay_out_input(self, i, segments + <Py_ssize_t>i * n_requests)
+        if plan is not None:
+            lay_out(plan, &self.c, self.requests, <char *>self.memory + fixed)
         if n_placements:
             placements = _find_placements(self)
-            self._place(placements, <ta_placement *>(<char *>self.memory + fixed))
+            self._place(placements, <ta_placement *>(segments + <Py_ssize_t>n_inputs * n_requests))
         _lay_out_outputs(self, placements)
         self.state = BATCH_CLOSED
         return 0
@@ -154,6 +164,7 @@ cdef class Batch:
         self.state = BATCH_DONE
         for i in range(self.c.n_inputs):
             ta_tensor_release(&self.c.inputs[i])
+        release(&self.c)
         if self.c.failed:
             code, message = self.c.error_code, self.c.error.decode("utf-8", "ignore")
         else:
@@ -237,6 +248,9 @@ cdef class Batch:
                 buffer = foreign(c.data, c.nbytes, c.owner, c.release, c.memory_type, c.device_id)
                 c.owner = NULL
                 c.release = NULL
+            elif self.c.assembly != NULL and self.c.assembly.made[i] != NULL:
+                buffer = foreign(c.data, c.nbytes, self.c.assembly.made[i], ta_slab_return, c.memory_type, c.device_id)
+                self.c.assembly.made[i] = NULL
             else:
                 # Not gathered: the bytes of the one request.
                 sent = <Tensor>(<InferRequest>self.requests[0]).slots[i]
@@ -275,7 +289,7 @@ cdef class Batch:
         return 0
 
 
-cdef bint compatible(InferRequest first, InferRequest request) noexcept:
+cdef bint compatible(ModelSignature signature, InferRequest first, InferRequest request) noexcept:
     cdef list mine = first.slots
     cdef list theirs = request.slots
     cdef Py_ssize_t i
@@ -285,7 +299,9 @@ cdef bint compatible(InferRequest first, InferRequest request) noexcept:
         if mine[i] is None or theirs[i] is None:
             if mine[i] is not theirs[i]:
                 return False
-        elif not (<Tensor>mine[i]).same_shape(<Tensor>theirs[i], 1):
+        elif not (<Tensor>mine[i]).same_shape(<Tensor>theirs[i], 1) and (
+            signature.plan is None or not signature.plan.is_uneven(i)
+        ):
             return False
     return True
 
@@ -303,6 +319,7 @@ cdef int _lay_out_input(Batch batch, int index, ta_segment *segments) except -1:
     cdef bint batching = batch.signature.max_batch_size > 0
     cdef int i
     c.datatype = spec.datatype
+    c.segments = segments
     if tensor is None:
         return 0
     c.wanted = 1
@@ -310,13 +327,14 @@ cdef int _lay_out_input(Batch batch, int index, ta_segment *segments) except -1:
     if batching:
         c.dims[0] = batch.rows
     c.n_segments = batch.c.n_requests
-    c.segments = segments
     for i in range(batch.c.n_requests):
         request = <InferRequest>batch.requests[i]
         tensor = <Tensor>request.slots[index]
         segments[i].data = tensor.data
         segments[i].nbytes = tensor.nbytes
         segments[i].rows = request.rows
+        segments[i].dims = tensor.dims
+        segments[i].rank = tensor.rank
         if tensor.buffer is not None:
             segments[i].memory_type = tensor.buffer.memory_type
             segments[i].device_id = tensor.buffer.device_id
@@ -361,6 +379,9 @@ cdef int _lay_out_outputs(Batch batch, list placements) except -1:
             request = <InferRequest>batch.requests[number]
             if not asks_for(request, spec):
                 continue
+            if batch.c.outputs[i].parts != NULL:
+                batch.c.outputs[i].wanted = TA_WANTED  # the host takes it apart
+                break
             if placed is not None and (i, number) in placed:
                 if batch.c.outputs[i].wanted == TA_NOT_WANTED:
                     batch.c.outputs[i].wanted = TA_WANTED_PLACED
@@ -470,9 +491,10 @@ cdef str _not_split(Batch batch, TensorSpec spec, int rank, const int64_t *dims)
 # Gives each request its rows of one output, as views of the same bytes; those that went to a region have none. `place`:
 # first placement of the output; returns the first behind it.
 cdef int _split_output(Batch batch, TensorSpec spec, ta_tensor *c, list outputs, int place) except -1:
-    cdef bint batching = batch.signature.max_batch_size > 0
+    cdef bint apart = c.parts != NULL
+    cdef bint batching = batch.signature.max_batch_size > 0 and not apart
     cdef int64_t[TA_MAX_RANK] dims
-    cdef int rank = spec.client_dims(c.dims, c.rank, batching, dims)
+    cdef int rank = spec.client_dims(c.dims, c.rank, batching, dims) if not apart else 0
     cdef InferRequest request
     cdef int64_t offset = 0
     cdef int64_t end = 0
@@ -499,7 +521,12 @@ cdef int _split_output(Batch batch, TensorSpec spec, ta_tensor *c, list outputs,
         if batching:
             dims[0] = request.rows
         count = request.rows * row_elements if batching else row_elements
-        if buffer is not None:
+        if apart:
+            rank = ta_part_dims(&batch.c, spec.index, i, dims)
+            count = elements(dims, rank)
+            offset = c.parts[i].start
+            end = offset + c.parts[i].nbytes
+        elif buffer is not None:
             end = _end_of_rows(batch, spec, c, i, offset, count)
         if place < batch.c.n_placements and batch.c.placements[place].output == spec.index and (
             batch.c.placements[place].request == i

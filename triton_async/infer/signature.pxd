@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
+from triton_async.infer.plan cimport BatchPlan
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.tensor cimport Tensor
 
@@ -35,13 +36,14 @@ cdef class ModelSignature:
     cdef readonly tuple client_outputs
     cdef readonly int64_t max_batch_size  # 0: no batch dimension
     cdef readonly bint decoupled
+    cdef readonly BatchPlan plan          # of a model whose requests may differ in shape; None: they may not
     cdef dict input_by_name
     cdef dict output_by_name
     cdef int required_inputs
 
     # Checks `request` and makes it ready for a batch: sets `slots` (its inputs in signature order, None where absent,
     # and for what is injected), `wanted` (a flag per output), `rows`, `n_placements`, `alone`. Raises InvalidArg with
-    # Triton's words; the request must not be used then. Loop thread.
+    # Triton's words, or its own for what a plan asks for; the request must not be used then. Loop thread.
     cpdef int validate(self, InferRequest request) except -1
 
     cdef int _validate(self, InferRequest request) except -1

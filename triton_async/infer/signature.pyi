@@ -1,5 +1,6 @@
 from collections.abc import Iterable, Sequence
 
+from triton_async.infer.plan import BatchPlan
 from triton_async.infer.request import InferRequest
 
 class TensorSpec:
@@ -30,6 +31,7 @@ class ModelSignature:
     client_outputs: tuple[TensorSpec, ...]
     max_batch_size: int
     decoupled: bool
+    plan: BatchPlan | None
     def __init__(
         self,
         model_name: str,
@@ -40,6 +42,7 @@ class ModelSignature:
         decoupled: bool = False,
         injected_inputs: Iterable[TensorSpec] = (),
         injected_outputs: Iterable[TensorSpec] = (),
+        plan: BatchPlan | None = None,
     ) -> None: ...
     def validate(self, request: InferRequest) -> int: ...
     def labels(self, output: str) -> tuple[str, ...]: ...

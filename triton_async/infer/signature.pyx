@@ -4,6 +4,7 @@ from libc.string cimport memcpy
 
 from triton_async.datatypes cimport DT_BYTES, nbytes, to_name
 from triton_async.infer.framing cimport ta_bytes_skip
+from triton_async.infer.plan cimport BatchPlan
 from triton_async.infer.request cimport InferRequest, RequestedOutput
 from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor
 from triton_async.memory.buffer cimport MEMORY_GPU
@@ -84,10 +85,11 @@ cdef int _reshape(tuple source, tuple to, const int64_t *dims, int rank, bint ba
 
 cdef class ModelSignature:
     """What one loaded model version takes and gives. `inputs`, `outputs`: sequences of TensorSpec. `injected_inputs`,
-    `injected_outputs`: what the server brings to the model and takes from it, in its order; no client's."""
+    `injected_outputs`: what the server brings to the model and takes from it, in its order; no client's. `plan`: where
+    requests may differ in shape, a BatchPlan of all of them, which it takes over."""
 
     def __init__(self, str model_name, int64_t model_version, inputs, outputs, int64_t max_batch_size=0,
-                 bint decoupled=False, injected_inputs=(), injected_outputs=()):
+                 bint decoupled=False, injected_inputs=(), injected_outputs=(), BatchPlan plan=None):
         cdef TensorSpec spec
         self.model_name = model_name
         self.model_version = model_version
@@ -108,6 +110,9 @@ cdef class ModelSignature:
         for index, spec in enumerate(self.outputs):
             spec.index = index
             self.output_by_name[spec.name] = spec
+        self.plan = plan
+        if plan is not None:
+            plan.belongs_to(model_name, [spec.name for spec in self.inputs], [spec.name for spec in self.outputs])
 
     def labels(self, str output):
         """Labels of an output, () when it has none."""
@@ -136,6 +141,8 @@ cdef class ModelSignature:
         request.n_placements = _placements(request) if request.outputs else 0
         request.slots = slots
         request.rows = rows
+        if self.plan is not None and self.plan.pads:
+            self.plan.check(request)
         return 0
 
     cdef uint64_t _wanted(self, InferRequest request) except? 0:

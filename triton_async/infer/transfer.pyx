@@ -7,6 +7,7 @@ from libc.string cimport memcpy
 
 from triton_async.codes cimport TA_CODE_INTERNAL
 from triton_async.datatypes cimport DT_BYTES, elements
+from triton_async.infer.assembly cimport split_output
 from triton_async.infer.batch cimport (
     TA_COPY_FAILED,
     TA_NOT_PLACED,
@@ -342,19 +343,28 @@ cdef int _settle_output(Transfer transfer, ta_batch *batch, int index, int place
     while last < batch.n_placements and batch.placements[last].output == index:
         waiting = waiting or batch.placements[last].placed == TA_NOT_PLACED
         last += 1
-    if not tensor.wanted or (waiting and not _has_rows(batch, tensor, &batch.placements[place])):
+    if not tensor.wanted or (
+        waiting and tensor.parts == NULL and not _has_rows(batch, tensor, &batch.placements[place])
+    ):
         return last
     # Strings of unknown lengths are cut into rows by the host.
     if tensor.memory_type == MEMORY_GPU and (tensor.wanted == TA_WANTED or (waiting and tensor.datatype == DT_BYTES)):
         if transfer._to_host(batch, index) < 0:
             return last
-    if waiting and batch.rows:
+    if tensor.parts != NULL:
+        split_output(batch, index)
+        if batch.failed:
+            return last
+    elif waiting and batch.rows:
         row_elements = elements(tensor.dims, tensor.rank) // batch.rows
     for i in range(place, last):
         placement = &batch.placements[i]
         if placement.placed != TA_NOT_PLACED:
             continue
-        if placement.rows == 0:
+        if tensor.parts != NULL:
+            start = tensor.parts[placement.request].start
+            end = start + tensor.parts[placement.request].nbytes
+        elif placement.rows == 0:
             start = 0
             end = tensor.nbytes
         elif tensor.datatype == DT_BYTES:

@@ -301,11 +301,6 @@ INCOMPLETE = [
 
 UNSUPPORTED = [
     ("model_repository_agents { agents { name: 'checksum' } }", "model_repository_agents"),
-    (
-        "batch_input { kind: BATCH_ITEM_SHAPE target_name: 'i' data_type: TYPE_INT32 source_input: 'image' }",
-        "batch_input",
-    ),
-    ("batch_output { target_name: 'scores' source_input: 'image' }", "batch_output"),
     ("instance_group { secondary_devices { device_id: 0 } }", "secondary_devices"),
 ]
 

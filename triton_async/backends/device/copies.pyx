@@ -253,7 +253,7 @@ cdef int _place(const Copies *self, ta_batch *batch, int index, const Output *so
         if placement.output != index:
             continue
         # Fewer rows than the batch: an error that core makes of the whole output.
-        if placement.memory_type == MEMORY_CPU or (
+        if placement.memory_type == MEMORY_CPU or batch.outputs[index].parts != NULL or (
                 placement.rows and (source.rank == 0 or placement.row + placement.rows > source.dims[0])):
             all_placed[0] = False
             continue

@@ -40,6 +40,7 @@ class OnnxRuntimeBackend(Backend):
     """ONNX Runtime. Holds the library and, from the first load on, its environment. Any thread."""
 
     name = "onnxruntime"
+    assembles = frozenset(("allow_ragged_batch", "batch_input", "batch_output", "padding"))
     accelerators = True
 
     def __init__(self) -> None:

@@ -223,7 +223,7 @@ cdef class OnnxRuntimeInstance(ModelInstance):
         cdef ta_placement *placement
         cdef bint fits
         cdef int i
-        if not self.takes_device or batch.n_requests > 1:
+        if not self.takes_device or batch.n_requests > 1 or batch.outputs[index].parts != NULL:
             return NULL
         for i in range(batch.n_placements):
             placement = &batch.placements[i]

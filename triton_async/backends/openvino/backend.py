@@ -31,6 +31,7 @@ class OpenVINOBackend(Backend):
     """OpenVINO on the CPU. Holds the library from the first model on. Any thread."""
 
     name = "openvino"
+    assembles = frozenset(("padding",))
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -52,6 +52,7 @@ class PythonBackend(Backend):
     """Models that are a `model.py`."""
 
     name = "python"
+    assembles = frozenset(("allow_ragged_batch",))
     kinds = (InstanceKind.CPU, InstanceKind.MODEL, InstanceKind.GPU)
     prefers_cpu = True
 

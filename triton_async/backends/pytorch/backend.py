@@ -34,6 +34,7 @@ class PyTorchBackend(Backend):
     """PyTorch on CPU and GPU. Holds the library from the first model on. Any thread."""
 
     name = "pytorch"
+    assembles = frozenset(("allow_ragged_batch", "batch_input", "batch_output", "padding"))
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
