@@ -29,7 +29,6 @@ from triton_async.core.host import LOADING, Host, Workers, as_server_error
 from triton_async.core.linking import Target, link
 from triton_async.core.opening import (
     OpenVersion,
-    active_instances,
     close_all,
     engine_maker,
     make_signature,
@@ -296,7 +295,7 @@ def _try_instances(config: ModelConfig, opened: OpenVersion) -> None:
     engines = []
     try:
         if opened.loaded.thread_bound:
-            for spec in active_instances(config):
+            for spec in config.instances():
                 engines.append(engine_maker(config, opened.loaded, spec)())
     finally:
         close_all(engines)

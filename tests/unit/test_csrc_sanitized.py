@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [
     ROOT / "csrc" / name
-    for name in ("arena.c", "forest.c", "gather.c", "json.c", "json_values.c", "slab.c", "wakeup.c")
+    for name in ("arena.c", "assembly.c", "forest.c", "gather.c", "json.c", "json_values.c", "slab.c", "wakeup.c")
 ]
 MEMORY = "address,undefined"
 # Impossible sizes are asked for on purpose.
@@ -47,6 +47,7 @@ def run(program: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(("driver", "sanitizers"), [
     ("memory_driver", MEMORY), ("wire_driver", MEMORY), ("threads_driver", MEMORY), ("threads_driver", "thread"),
     ("arena_driver", MEMORY), ("arena_driver", "thread"), ("forest_driver", MEMORY), ("json_driver", MEMORY),
+    ("assembly_driver", MEMORY),
 ])  # fmt: skip
 def test_the_drivers_find_nothing(driver: str, sanitizers: str, tmp_path: Path) -> None:
     done = run(build(driver, sanitizers, tmp_path, *map(str, SOURCES)))
@@ -55,6 +56,9 @@ def test_the_drivers_find_nothing(driver: str, sanitizers: str, tmp_path: Path) 
 
 @pytest.mark.parametrize(("file", "run_with", "good", "bad"), [
     ("gather.c", ("memory_driver", MEMORY), "offset < (int64_t)length", "offset + 1 < (int64_t)length"),
+    ("assembly.c", ("assembly_driver", MEMORY), "outer *= r->outer[k];", "outer *= r->inner[k];"),
+    ("assembly.c", ("assembly_driver", MEMORY), "int64_t used = r->inner[k] * r->outer_stride[k];",
+     "int64_t used = r->outer[k] * r->outer_stride[k];"),
     ("json.c", ("json_driver", MEMORY), "json->size ? (unsigned char)", "json->size + 1 ? (unsigned char)"),
     ("wakeup.c", ("threads_driver", "thread"), "newest, memory_order_seq_cst", "newest, memory_order_relaxed"),
     ("wakeup.c", ("threads_driver", MEMORY), "return atomic_load_explicit(&events->head, memory_order_seq_cst) != NULL",

@@ -32,6 +32,7 @@ class Backend:
     name: str
     accelerators: bool
     assembles: frozenset[str]
+    gets_requests: bool
     prefers_cpu: bool
     @property
     def kinds(self) -> tuple[InstanceKind, ...]: ...

@@ -115,6 +115,9 @@ class Backend:
     #: The first is for engines that get ragged inputs in one dimension, and for those that get each request by itself.
     assembles = frozenset()
 
+    #: Whether its models get each request by itself, and nothing that tells of the batch.
+    gets_requests = False
+
     @property
     def gpu_problem(self):
         """Why it makes no instances on GPUs, where `kinds` has none."""

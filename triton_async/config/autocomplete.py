@@ -219,7 +219,7 @@ def unranked_inputs(proto: Any, model_io: ModelIO) -> frozenset[str]:
 def advice(proto: Any, model_io: ModelIO) -> list[str]:
     """Lines for the log about what a config asks for, and the model can hardly mean. `proto`: as it was written."""
     warnings = []
-    if proto.max_batch_size > 0 and model_io.unbatched:
+    if proto.max_batch_size > 0 and model_io.unbatched and not is_ragged(proto):
         warnings.append(
             f"model '{proto.name}' is configured for batches of {proto.max_batch_size}: {model_io.unbatched}. Set "
             "'max_batch_size: 0' and write all dimensions if its requests fail"

@@ -11,8 +11,8 @@ from typing import Any
 from triton_async.config.config_json import config_json
 from triton_async.config.ensemble import EnsembleConfig, freeze_ensemble
 from triton_async.config.metrics_config import given_buckets, unknown_families
-from triton_async.config.padding import Padding, freeze_padding, made_tensors
-from triton_async.config.ragged import BatchInput, BatchOutput, batch_tensors, freeze_batch_inputs, freeze_batch_outputs
+from triton_async.config.padding import Padding, freeze_padding
+from triton_async.config.ragged import BatchInput, BatchOutput, freeze_batch_inputs, freeze_batch_outputs
 from triton_async.config.sequences import Control, SequenceBatching, State, freeze_sequences
 from triton_async.config.warmup import WarmUpSample, warm_up_samples
 
@@ -216,8 +216,10 @@ class ModelConfig:
         if self.sequences is not None:
             found += map(_control_tensor, self.sequences.controls)
             found += (_state_tensor(state.input_name, state) for state in self.sequences.states)
-        for name, datatype, dims in (*batch_tensors(self.proto), *made_tensors(self.proto)):
-            found.append(TensorConfig(name, datatype, dims or (1,), None if dims else ()))
+        found += (TensorConfig(name, told.datatype, told.dims) for told in self.batch_inputs for name in told.targets)
+        if self.padding is not None:
+            for name, datatype, dims in self.padding.made:
+                found.append(TensorConfig(name, datatype, dims or (1,), None if dims else ()))
         return tuple(found)
 
     @property

@@ -64,6 +64,17 @@ class Padding:
     length_inputs: tuple[LengthInput, ...]
     max_elements: int
 
+    @property
+    def made(self) -> list[tuple[str, int, tuple[int, ...]]]:
+        """Name, data type and dims, () for rows alone, of the inputs that the server makes."""
+        return _made(self.masks, self.length_inputs)
+
+
+def _made(masks: tuple[Mask, ...], told: tuple[LengthInput, ...]) -> list[tuple[str, int, tuple[int, ...]]]:
+    return [
+        *((mask.name, mask.datatype, mask.dims) for mask in masks), *((io.name, io.datatype, io.dims) for io in told),
+    ]  # fmt: skip
+
 
 def freeze_padding(proto: Any) -> Padding | None:
     """Of a config; None without padding, and for one that is not complete and valid yet."""
@@ -82,10 +93,7 @@ def made_tensors(proto: Any) -> list[tuple[str, int, tuple[int, ...]]]:
         return []
     try:
         reader = _Reader(proto)
-        return [
-            *((mask.name, mask.datatype, mask.dims) for mask in reader.masks()),
-            *((io.name, io.datatype, io.dims) for io in reader.length_inputs()),
-        ]
+        return _made(reader.masks(), reader.length_inputs())
     except InvalidArg:
         return []
 
@@ -158,7 +166,7 @@ class _Reader:
         self._names = self._length_names(inputs, ios)
         outputs = self._outputs()
         masks, length_inputs = self.masks(), self.length_inputs()
-        self._check_made([made.name for made in (*masks, *length_inputs)], ios)
+        self._check_made([name for name, _, _ in _made(masks, length_inputs)], ios)
         for mask in masks:
             self._known(mask.lengths, f"'masks.{mask.name}'")
         for told in length_inputs:
@@ -251,6 +259,10 @@ class _Reader:
                 raise InvalidArg(f"{where}: 'dims' must be names of lengths and ones")
         if len(given) > defines.MAX_RANK - 1:
             raise InvalidArg(f"{where}: 'dims' are more than {defines.MAX_RANK - 1}")
+        named = [entry for entry in given if entry != 1]
+        if len(set(named)) < len(named):
+            # Its size would be that of a square, which 'max_elements' does not bound.
+            raise InvalidArg(f"{where} has the same length twice: give it once, and ones")
         values = fields.get("false_true", [0, 1])
         if not isinstance(values, list) or len(values) != 2:
             raise InvalidArg(f"{where}: 'false_true' must be a list of 2 numbers")

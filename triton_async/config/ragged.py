@@ -36,6 +36,11 @@ class BatchInput:
     datatype: int
     source: str
 
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """All of them, as no dimension has the batch's rows."""
+        return _dims(self.kind)
+
 
 @dataclass(frozen=True, slots=True)
 class BatchOutput:
@@ -62,10 +67,14 @@ def freeze_batch_outputs(proto: Any) -> tuple[BatchOutput, ...]:
 def batch_tensors(proto: Any) -> list[tuple[str, int, tuple[int, ...]]]:
     """Name, data type and dims of the inputs that `batch_input` adds to a config."""
     return [
-        (name, io.data_type, (-1, -1) if io.kind == BatchInputKind.ITEM_SHAPE else (-1,))
+        (name, io.data_type, _dims(io.kind))
         for io in proto.batch_input
         for name in io.target_name
     ]
+
+
+def _dims(kind: int) -> tuple[int, ...]:
+    return (-1, -1) if kind == BatchInputKind.ITEM_SHAPE else (-1,)
 
 
 def scattered(proto: Any) -> frozenset[str]:
@@ -97,6 +106,14 @@ def ragged_problems(proto: Any, complete: bool = True) -> Iterator[InvalidArg]:
             check(proto.name, io, inputs, outputs, names)
         except InvalidArg as error:
             yield error
+    if complete and proto.max_batch_size == 0:
+        for io in proto.batch_input:
+            if io.kind >= BatchInputKind.ITEM_SHAPE:
+                kind = f"BATCH_{BatchInputKind(io.kind).name}"
+                yield InvalidArg(
+                    f"batch input kind '{kind}' tells of rows, which there are none of with 'max_batch_size: 0', for "
+                    f"{proto.name}"
+                )
     for io in proto.input:
         if io.allow_ragged_batch and io.is_shape_tensor:
             yield InvalidArg(f"input '{io.name}' can not have both 'allow_ragged_batch' and 'is_shape_tensor' for "

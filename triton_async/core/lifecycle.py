@@ -6,8 +6,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from itertools import compress
 from pathlib import Path
 
 from triton_async.backends.base import LoadedModel
@@ -52,7 +53,7 @@ class State(Enum):
 class LoadedVersion:
     """A version that takes requests. `loaded`: what its instances share; None for an ensemble. `load_secs`: how long
     its load took. `memory`: what it took, where known. `labels`: of its metrics, once they are known for good. `files`:
-    that it was loaded from.
+    that it was loaded from. `passive`: instances that are there, and get no requests.
     """
 
     version: int
@@ -62,6 +63,7 @@ class LoadedVersion:
     memory: tuple[MemoryUsage, ...] = ()
     labels: str = ""
     files: ModelFiles | None = None
+    passive: list[Instance] = field(default_factory=list)
 
 
 async def load_version(host: Host, config: ModelConfig, version: int, model_dir: Path) -> LoadedVersion:
@@ -97,16 +99,18 @@ def _used_after(host: Host, gpus: tuple[int, ...]) -> dict[int, int]:
 async def start_version(host: Host, config: ModelConfig, opened: OpenVersion) -> LoadedVersion:
     """Takes over an opened version and makes it take batches. ServerError with the reason; it is closed then."""
     loaded = opened.loaded
-    instances: list[Instance] = []
+    made: list[Instance] = []
     claims: list[Claim | None] = []
     try:
         if host.limiter is not None:
             where = f"the config of model '{config.name}'"
             claims = host.limiter.add(active_instances(config), config.instance_groups, where)
         if loaded.thread_bound:
-            instances = await _start_instances(host, config, loaded)
+            made = await _start_instances(host, config, loaded)
         else:
-            instances = _adopt_engines(host, config, opened)
+            made = _adopt_engines(host, config, opened)
+        active = [not spec.passive for spec in config.instances()]
+        instances = list(compress(made, active))
         injection = _make_injection(config, opened, instances)
         await host.warm_ups.run(host.reactor, config, opened.signature, instances, opened.samples, injection)
         scheduler = make_scheduler(config, opened.signature, instances, injection, host.held_schedulers)
@@ -126,15 +130,16 @@ async def start_version(host: Host, config: ModelConfig, opened: OpenVersion) ->
         if host.limiter is not None:
             host.limiter.remove(claims)
         # Of a model that does not bind them, some engines may have a thread by now, which closes them.
-        await _free(host, instances, loaded if instances else opened)
+        await _free(host, made, loaded if made else opened)
         raise
-    return LoadedVersion(opened.version, model, loaded, time.monotonic() - opened.begun)
+    passive = [instance for instance in made if instance not in instances]
+    return LoadedVersion(opened.version, model, loaded, time.monotonic() - opened.begun, passive=passive)
 
 
 async def retire(host: Host, version: LoadedVersion) -> None:
     """Lets the version finish what it has, then stops its instances and frees it."""
     await version.model.drain()
-    await _free(host, version.model.take_instances(), version.loaded)
+    await _free(host, [*version.model.take_instances(), *version.passive], version.loaded)
 
 
 async def _free(host: Host, instances: list[Instance], rest: Closable | None) -> None:
@@ -186,7 +191,7 @@ def _make_instance(host: Host, spec: InstanceConfig) -> Instance:
 
 def _adopt_engines(host: Host, config: ModelConfig, opened: OpenVersion) -> list[Instance]:
     made: list[Instance] = []
-    for spec, engine in zip(active_instances(config), opened.engines, strict=True):
+    for spec, engine in zip(config.instances(), opened.engines, strict=True):
         instance = _make_instance(host, spec)
         instance.adopt(engine, engine_maker(config, opened.loaded, spec))
         made.append(instance)
@@ -196,7 +201,7 @@ def _adopt_engines(host: Host, config: ModelConfig, opened: OpenVersion) -> list
 async def _start_instances(host: Host, config: ModelConfig, loaded: LoadedModel) -> list[Instance]:
     made: list[Instance] = []
     waiting: list[asyncio.Future[None]] = []
-    for spec in active_instances(config):
+    for spec in config.instances():
         instance = _make_instance(host, spec)
         started: asyncio.Future[None] = host.loop.create_future()
         try:

@@ -24,7 +24,7 @@ from triton_async.core.files import Fingerprint, fingerprint
 from triton_async.core.host import LOADING, Host, as_server_error
 from triton_async.core.initial_states import read_initial_states
 from triton_async.core.placement import check_backend, find_gpus, gpus_in_use
-from triton_async.core.planning import check_assembly, make_plan
+from triton_async.core.planning import check_assembly, make_plan, without_ignored
 from triton_async.core.warmup_samples import Sample, read_samples
 from triton_async.errors import ServerError
 from triton_async.infer.signature import ModelSignature, TensorSpec
@@ -178,6 +178,7 @@ def open_version(
     log.info("loading: %s:%d", config.name, version)
     begun, opened = (time.monotonic(), None) if inspection is None else (inspection.begun, inspection.opened)
     settings = {**host.backend_config.get("", {}), **host.backend_config.get(config.backend, {})}
+    config = without_ignored(host.backends.get(config.backend), config)
     path = model_path(config.proto, directory, version)
     check_model_file(config.proto, directory, path)
     signature = make_signature(config, version, directory)
@@ -189,7 +190,7 @@ def open_version(
     if model.loaded.thread_bound:
         return model
     try:
-        for spec in active_instances(config):
+        for spec in config.instances():
             model.engines.append(engine_maker(config, model.loaded, spec)())
     except BaseException:
         model.close()
@@ -220,7 +221,8 @@ def make_signature(config: ModelConfig, version: int, model_dir: Path) -> ModelS
 
 
 def active_instances(config: ModelConfig) -> list[Instance]:
-    """The instances that take requests, in the order in which they are made."""
+    """The instances that take requests, in the order in which they are made. Passive ones are there too, and take none.
+    """
     return [spec for spec in config.instances() if not spec.passive]
 
 

@@ -55,7 +55,7 @@ def check_backend(backend: Backend, config: ModelConfig, open_devices: OpenDevic
 
 def gpus_in_use(config: ModelConfig) -> tuple[int, ...]:
     """GPUs that a model has instances on, ascending."""
-    groups = [group for group in config.instance_groups if group.kind is InstanceKind.GPU and not group.passive]
+    groups = [group for group in config.instance_groups if group.kind is InstanceKind.GPU]
     return tuple(sorted({gpu for group in groups for gpu in group.gpus}))
 
 

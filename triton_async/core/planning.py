@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 from triton_async.backends.base import Backend
 from triton_async.config.model_config import ModelConfig
 from triton_async.config.padding import Lengths, Padding
 from triton_async.errors import Unsupported
 from triton_async.infer.plan import BatchPlan
+
+log = logging.getLogger("triton_async.core")
 
 
 def check_assembly(backend: Backend, config: ModelConfig) -> None:
@@ -20,13 +24,24 @@ def check_assembly(backend: Backend, config: ModelConfig) -> None:
         "padding": config.padding is not None,
     }
     for field, is_asked in asked.items():
-        if is_asked and field not in backend.assembles:
+        ignored = backend.gets_requests and field.startswith("batch_")
+        if is_asked and not ignored and field not in backend.assembles:
             what = "the parameter 'padding'" if field == "padding" else f"'{field}'"
             taken = ", ".join(sorted(backend.assembles))
             raise Unsupported(
                 f"unable to load model '{config.name}': {what} is not for backend '{config.backend}', which takes "
                 + (f"{taken} alone" if taken else "requests of equal shapes in a batch: remove it")
             )
+
+
+def without_ignored(backend: Backend, config: ModelConfig) -> ModelConfig:
+    """`config` without what `backend` has no use for, which goes to the log."""
+    if not backend.gets_requests or not (config.batch_inputs or config.batch_outputs):
+        return config
+    log.warning(
+        "'batch_input' and 'batch_output' of model '%s' have no effect: it gets each request by itself", config.name
+    )
+    return replace(config, batch_inputs=(), batch_outputs=())
 
 
 def make_plan(config: ModelConfig) -> BatchPlan | None:

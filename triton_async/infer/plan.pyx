@@ -168,7 +168,8 @@ cdef class BatchPlan:
         return 0
 
     cdef int check(self, InferRequest request) except -1:
-        cdef int64_t total = request.rows
+        # Nothing of something counts as one: another request may bring some of it.
+        cdef int64_t total = max(request.rows, 1)
         cdef int64_t size
         cdef int64_t padded
         cdef Tensor tensor
@@ -196,8 +197,8 @@ cdef class BatchPlan:
                     f"{request.log_prefix()}input '{first.name}' has {size} for length '{name}', but the longest that "
                     f"model '{self.model}' is padded to is {self.buckets[length][-1]}"
                 )
-            # Every factor is at most what a tensor has; beyond the bound it does not matter by how much.
-            if padded and total > self.max_elements // padded:
+            padded = max(padded, 1)
+            if total > self.max_elements // padded:
                 raise InvalidArg(
                     f"{request.log_prefix()}request has more than {self.max_elements} padded elements, which is what "
                     f"'max_elements' of the padding of model '{self.model}' allows for a batch"
@@ -212,10 +213,11 @@ cdef class Room:
 
     def __init__(self, BatchPlan plan):
         self.plan = plan
+        self.clear()
 
     cdef int clear(self) noexcept:
         cdef int length
-        self.rows = 0
+        self.rows = -1
         for length in range(TA_MAX_LENGTHS):
             self.sizes[length] = 0
         return 0
@@ -223,14 +225,16 @@ cdef class Room:
     cdef bint add(self, InferRequest request) noexcept:
         cdef BatchPlan plan = self.plan
         cdef int64_t[8] sizes
-        cdef int64_t total = self.rows + request.rows
+        cdef bint first = self.rows < 0
+        cdef int64_t rows = request.rows if first else self.rows + request.rows
+        cdef int64_t total = max(rows, 1)
         cdef int length
         for length in range(plan.c.n_lengths):
-            sizes[length] = max(self.sizes[length], plan.padded(length, plan.size_of(request, length)))
-            if self.rows and sizes[length] and total > plan.max_elements // sizes[length]:
+            sizes[length] = max(self.sizes[length], plan.padded(length, plan.size_of(request, length)), 1)
+            if not first and total > plan.max_elements // sizes[length]:
                 return False
             total *= sizes[length]
         for length in range(plan.c.n_lengths):
             self.sizes[length] = sizes[length]
-        self.rows += request.rows
+        self.rows = rows
         return True

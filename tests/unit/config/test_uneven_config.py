@@ -198,6 +198,7 @@ def changed(**fields: Any) -> Any:
         (changed(masks={"mask": {"data_type": "TYPE_STRING", "dims": ["length"]}}), "must specify 'data_type'"),
         (changed(masks={"mask": {"data_type": "TYPE_INT64", "dims": [1]}}), "must have 'dims', a list of names"),
         (changed(masks={"mask": {"data_type": "TYPE_INT64", "dims": ["length", 2]}}), "must be names of lengths"),
+        (changed(masks={"mask": {"data_type": "TYPE_INT64", "dims": ["length"] * 2}}), "has the same length twice"),
         (changed(masks={"mask": {"data_type": "TYPE_INT64", "dims": ["other"]}}), "'masks.mask' has length 'other'"),
         (changed(masks={"mask": {"data_type": "TYPE_INT64", "dims": ["length"], "false_true": [0]}}), "a list of 2"),
         (changed(masks={"ids": {"data_type": "TYPE_INT64", "dims": ["length"]}}), "make input 'ids', which"),
@@ -281,3 +282,11 @@ def test_padding_without_anything_to_pad_for_is_refused(tmp_path: Path) -> None:
     value = {key: entry for key, entry in PADDING.items() if key != "buckets"}
     with pytest.raises(InvalidArg, match="has nothing to do without 'dynamic_batching' or 'buckets'"):
         read_padded(tmp_path, value, text)
+
+
+def test_what_tells_of_rows_needs_rows(tmp_path: Path) -> None:
+    text = RAGGED.replace("max_batch_size: 8", "max_batch_size: 0")
+    model = ModelIO(RAGGED_MODEL.inputs, (TensorInfo("Y", FP32, (-1,)),))
+    read(tmp_path, text + COUNT, model)
+    with pytest.raises(InvalidArg, match=r"'BATCH_ITEM_SHAPE' tells of rows, which there are none of with 'max_b"):
+        read(tmp_path, text + COUNT.replace("ELEMENT_COUNT", "ITEM_SHAPE"), model)

@@ -105,7 +105,8 @@ def test_a_group_of_gpus_says_why_there_are_none(tmp_path: Path) -> None:
     ("", [("m_0", 0), ("m_1", 1)]),
     (ON_GPU, [("m_0_0", 0), ("m_0_1", 1)]),
     ("instance_group { count: 2 gpus: 1 }", [("m_0_0", 1), ("m_0_1", 1)]),
-    ("instance_group [ { kind: KIND_GPU gpus: 0 passive: true }, { kind: KIND_GPU gpus: 1 } ]", [("m_1_0", 1)]),
+    ("instance_group [ { kind: KIND_GPU gpus: 0 passive: true }, { kind: KIND_GPU gpus: 1 } ]",
+     [("m_0_0", 0), ("m_1_0", 1)]),
 ])  # fmt: skip
 def test_instances_are_made_where_the_config_says(
     tmp_path: Path, more: str, expected: list[tuple[str, int]]

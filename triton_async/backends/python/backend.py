@@ -53,6 +53,7 @@ class PythonBackend(Backend):
 
     name = "python"
     assembles = frozenset(("allow_ragged_batch",))
+    gets_requests = True
     kinds = (InstanceKind.CPU, InstanceKind.MODEL, InstanceKind.GPU)
     prefers_cpu = True
 
