@@ -20,6 +20,12 @@ LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34, 1, 7, 40, 16)
 RAGGED = ["ragged", pytest.param("torch", marks=pytest.mark.skipif(not find_spec("torch"), reason="no PyTorch"))]
 
 
+PADDED = [
+    "padded", "bucketed",
+    pytest.param("openvino", marks=pytest.mark.skipif(not find_spec("openvino"), reason="no OpenVINO")),
+]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def uneven(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server of the models of `uneven_models`."""
@@ -30,7 +36,16 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
             repository, "torch", "platform: 'pytorch_libtorch'" + uneven_models.RAGGED, "model.pt", b""
         )
         uneven_models.torch_centred(directory / "1" / "model.pt")
+        config = uneven_models.TORCH_PADDED + uneven_models.padding(outputs={"twice": ["length"]})
+        directory = uneven_models.write(repository, "totals", config, "model.pt", b"")
+        uneven_models.torch_totals(directory / "1" / "model.pt")
     options = ["--allow-client-shm=true"]
+    if find_spec("openvino"):
+        padded = uneven_models.ENCODER.replace("onnxruntime", "openvino") + uneven_models.padding()
+        uneven_models.write(
+            repository, "openvino", padded + uneven_models.EXACT, "model.onnx",
+            uneven_models.encoder().SerializeToString(),
+        )  # fmt: skip
     with running_server([repository], tmp_path_factory.mktemp("uneven-server"), options) as process:
         yield process
         process.stop()
@@ -74,7 +89,7 @@ def sentence(length: int, rows: int = 1) -> Array:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("model", ["padded", "bucketed"])
+@pytest.mark.parametrize("model", PADDED)
 def test_padded_requests_are_answered_as_if_they_were_alone(
     uneven: ServerProcess, alone: Any, model: str, protocol: str
 ) -> None:
@@ -87,6 +102,18 @@ def test_padded_requests_are_answered_as_if_they_were_alone(
             found = answer.as_numpy(name)
             assert found.shape == expected.shape
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not find_spec("torch"), reason="no PyTorch")
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_requests_of_pytorch_models_are_padded(uneven: ServerProcess, protocol: str) -> None:
+    sent = [sentence(length, 1 + (length == 3)) for length in LENGTHS]
+    before = executions(uneven, "totals")
+    answers = ask_at_once(uneven, protocol, "totals", [{"ids": ids} for ids in sent])
+    assert executions(uneven, "totals") - before < len(sent)
+    for ids, answer in zip(sent, answers, strict=True):
+        np.testing.assert_array_equal(answer.as_numpy("twice"), 2 * ids)
+        np.testing.assert_array_equal(answer.as_numpy("total"), ids.sum(1, keepdims=True))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -30,6 +30,8 @@ PADDING: dict[str, Any] = {
     "outputs": {"logits": ["length", None], "scores": ["length", "length"]},
     "masks": {"mask": {"data_type": "TYPE_INT64", "dims": ["length"]}},
 }
+# OpenVINO computes in a shorter type where a processor has one, unless told otherwise.
+EXACT = "parameters { key: 'INFERENCE_PRECISION' value { string_value: 'f32' } }"
 RAGGED = """
 max_batch_size: 16
 input { name: "X" data_type: TYPE_FP32 dims: [ -1 ] allow_ragged_batch: true }
@@ -168,6 +170,27 @@ def _made(graph: onnx.GraphProto) -> onnx.ModelProto:
 def padding(**more: Any) -> str:
     """The parameter of a config, with `more` fields."""
     return f"parameters {{ key: 'padding' value {{ string_value: '{json.dumps(PADDING | more)}' }} }}"
+
+
+TORCH_PADDED = """
+platform: "pytorch_libtorch"
+max_batch_size: 16
+input { name: "ids" data_type: TYPE_INT64 dims: [ -1 ] }
+output [ { name: "twice" data_type: TYPE_INT64 dims: [ -1 ] }, { name: "total" data_type: TYPE_INT64 dims: [ 1 ] } ]
+instance_group { count: 1 kind: KIND_CPU }
+dynamic_batching { max_queue_delay_microseconds: 100000 }
+"""
+
+
+def torch_totals(path: Path) -> None:
+    """TorchScript of `ids` and `mask`: every id twice, and the sum of a row."""
+    import torch
+
+    class Totals(torch.nn.Module):
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor):  # type: ignore[no-untyped-def]
+            return 2 * ids, (ids * mask).sum(1, keepdim=True)
+
+    torch.jit.script(Totals()).save(str(path))
 
 
 def torch_centred(path: Path) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from infer_harness import FP32, INT32, INT64, arrays, execute, fp32, request, spec, tensor
 
-from tests.unit.infer.infer_harness import FP32, INT32, INT64, arrays, execute, fp32, request, spec, tensor
 from triton_async.errors import InternalError, InvalidArg
 from triton_async.infer.plan import BatchPlan
 from triton_async.infer.signature import ModelSignature

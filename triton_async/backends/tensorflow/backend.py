@@ -28,7 +28,6 @@ class TensorFlowBackend(Backend):
     """Graphs of TensorFlow on the CPU. Holds the engines from the first model on. Any thread."""
 
     name = "tensorflow"
-    assembles = frozenset(("padding",))
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
