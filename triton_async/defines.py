@@ -90,6 +90,10 @@ HTTP_BODY_TIMEOUT_S = 60.0
 # client that holds memory with a byte now and then.
 HTTP_BODY_MIN_NBYTES_PER_S = 1 << 10
 
+# Seconds and bytes per second of a gRPC message, as of an HTTP body. A call with a deadline may take that long.
+GRPC_MESSAGE_TIMEOUT_S = 60.0
+GRPC_MESSAGE_MIN_NBYTES_PER_S = 1 << 10
+
 # Bytes received of bodies that are not complete, over all connections; eight of the largest. A body that goes beyond
 # it is refused (503). Announced bytes do not count: their memory is the system's until they come. Bodies that come in
 # one piece do not either, so that small requests are answered whatever others send.

@@ -121,8 +121,36 @@ def test_an_access_log_has_a_line_for_each_answer(models: Path, tmp_path: Path) 
         settled(server, r'"127\.0\.0\.1:\d+ POST /v2/models/m/infer 400 \d+ bytes \d+ us"')
         settled(server, r'"127\.0\.0\.1:\d+ GET /v2/models/m\?x=1 200 \d+ bytes \d+ us"')
         settled(server, r'"127\.0\.0\.1:\d+ ModelInfer m OK \d+ bytes \d+ us"')
-        settled(server, r'"127\.0\.0\.1:\d+ ModelInfer INVALID_ARGUMENT 0 bytes \d+ us"')
+        settled(server, r'"127\.0\.0\.1:\d+ ModelInfer m INVALID_ARGUMENT 0 bytes \d+ us"')
         settled(server, r'"127\.0\.0\.1:\d+ /inference.GRPCInferenceService/ModelReady OK \d+ bytes \d+ us"')
+
+
+def test_access_lines_of_refused_grpc_calls_name_the_model(models: Path, tmp_path: Path) -> None:
+    with started(tmp_path, f"--model-repository={models}", "--log-access=true", "--log-info=false") as server:
+        server.wait_until_it_answers()
+        with grpcclient.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
+            tensor = grpcclient.InferInput("INPUT0", [3], "INT32")
+            tensor.set_data_from_numpy(np.zeros(3, np.int32))
+            for name, version, more in (
+                ("nobody", "", {}), ("m", "7", {}), ("m", "", {}), ("m", "", {"compression_algorithm": "gzip"}),
+            ):  # fmt: skip
+                with pytest.raises(InferenceServerException):
+                    client.infer(name, [tensor], model_version=version, request_id="r", **more)
+            answered = threading.Semaphore(0)
+            client.start_stream(lambda result, error: answered.release())
+            for name in ("m", "nobody"):
+                client.async_stream_infer(name, [tensor], request_id="s")
+            assert answered.acquire(timeout=30)
+            assert answered.acquire(timeout=30)
+            client.stop_stream()
+        for what in (
+            r"ModelInfer nobody NOT_FOUND 0 bytes \d+ us \[request id: r\]", r"ModelInfer m/7 NOT_FOUND 0 bytes",
+            r"ModelInfer m INVALID_ARGUMENT 0 bytes",
+            r"/inference.GRPCInferenceService/ModelInfer m INVALID_ARGUMENT 0 bytes",
+            r"ModelStreamInfer m message \d+ bytes \d+ us \[request id: s\]",
+            r"ModelStreamInfer nobody message \d+ bytes",
+        ):  # fmt: skip
+            settled(server, what)
 
 
 def test_log_settings_are_told_and_changed_over_both_protocols(models: Path, tmp_path: Path) -> None:

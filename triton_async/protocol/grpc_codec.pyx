@@ -64,13 +64,22 @@ def decode_request(message, int64_t received_ns=0, RegionRegistry regions=None):
 
 def request_id(message):
     """The id of a ModelInferRequest, for errors about it; "" when it has none or is malformed."""
+    return _text_of(message, REQUEST_ID)
+
+
+def requested_model(message):
+    """The name of the model that a ModelInferRequest asks, for logs; "" when it has none or is malformed."""
+    return _text_of(message, REQUEST_MODEL_NAME)
+
+
+cdef str _text_of(object message, uint32_t wanted):
     cdef Buffer buffer = wrap(message)
     cdef ta_wire wire
     cdef ta_wire value
-    cdef ta_wire identifier
+    cdef ta_wire found
     cdef uint32_t field
     cdef int type
-    identifier.at = identifier.end = NULL
+    found.at = found.end = NULL
     wire.at = <const uint8_t *>buffer.data
     wire.end = wire.at + buffer.nbytes
     try:
@@ -78,12 +87,12 @@ def request_id(message):
         while type >= 0:
             if type == TA_WIRE_BYTES:
                 check(ta_wire_bytes(&wire, &value))
-                if field == REQUEST_ID:
-                    identifier = value
+                if field == wanted:
+                    found = value
             else:
                 check(ta_wire_skip(&wire, type))
             type = next_field(&wire, &field)
-        return text(identifier)
+        return text(found)
     except Malformed:
         return ""
 

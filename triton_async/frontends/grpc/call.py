@@ -53,8 +53,10 @@ class CallStream(Protocol):
     def peer(self) -> Any:
         """The client's address, as its transport says."""
 
-    async def recv_data(self, size: int) -> bytes:
-        """So many bytes; fewer when the client has ended its side before."""
+    async def recv_data(self, size: int, paced: bool = False) -> bytes:
+        """So many bytes; fewer when the client has ended its side before. `paced`: GRPCError when they come so slowly
+        that they only hold memory.
+        """
 
     def eof(self) -> None:
         """Takes the client to have ended its side."""
@@ -83,7 +85,7 @@ class Call:
         self._level = 0
         self._head_sent = False
         #: Of the inference request in it, for logs.
-        self.request_id = ""
+        self.request_id = self.model = ""
         #: Bytes of the messages sent so far.
         self.sent_nbytes = 0
         if not compression.known(self._encoding):
@@ -149,7 +151,7 @@ class Call:
         limit = _limit(self._handler.request_type)
         if nbytes > limit:
             raise GRPCError(Status.RESOURCE_EXHAUSTED, f"Received message larger than max ({nbytes} vs. {limit})")
-        data = await self._stream.recv_data(nbytes)
+        data = await self._stream.recv_data(nbytes, not self.end_by_ns)
         if len(data) < nbytes:
             raise GRPCError(Status.INTERNAL, "stream ended inside a message")
         if prefix[0]:

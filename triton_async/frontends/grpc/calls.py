@@ -81,8 +81,8 @@ class Calls:
                 log.debug("%s failed with %s: %s", headers[":path"][:200], code.name, text)
             await call.finish(code, message)
             if access.on:
-                peer, path, sent = stream.peer(), headers[":path"], call.sent_nbytes
-                access.note(peer, path, code.name, sent, began_ns, request_id=call.request_id)
+                peer, what, sent = stream.peer(), f"{headers[':path']} {call.model}".rstrip(), call.sent_nbytes
+                access.note(peer, what, code.name, sent, began_ns, request_id=call.request_id)
         except StreamGone:
             log.debug("the client has closed its stream", exc_info=True)
 

@@ -62,7 +62,7 @@ class Inference:
         opened_ns = time.monotonic_ns()
         request = decode_request(await call.recv_message(), time.monotonic_ns(), self._server.regions)
         request.end_by_ns = call.end_by_ns
-        call.request_id = request.id
+        call.request_id, call.model = request.id, request.model_name
         if self._forwarded is not None:
             forward(request, self._forwarded, call.metadata)
         signature = self._server.signature(request.model_name, request.model_version)

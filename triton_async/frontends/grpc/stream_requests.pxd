@@ -31,7 +31,10 @@ cdef class StreamRequests:
     cdef readonly bint ended
     cdef int64_t max_waiting       # answers that wait from which on who makes further ones is asked to wait
     cdef int64_t end_by_ns         # deadline of the call, and so of each request; 0: none
-    cdef str request_id            # of the answer that is being written, for logs; or None
+    # Of the answer that is being written, for logs:
+    cdef str request_id            # or None
+    cdef str model                 # or None
+    cdef int64_t asked_ns          # when its request was received; 0: not known
     cdef public object forward     # called with each request before it is submitted, or None; may raise ServerError
     cdef public object fields      # headers of the call, where traces are to follow them; else None
     cdef Origin origin             # of its sequences; None while it has none

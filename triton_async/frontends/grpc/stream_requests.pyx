@@ -20,7 +20,7 @@ from triton_async.defines import (
 )
 from triton_async.errors import ServerError, Unavailable
 from triton_async.logs import access, with_id
-from triton_async.protocol.grpc_codec import request_id
+from triton_async.protocol.grpc_codec import request_id, requested_model
 from triton_async.protocol.grpc_encode import encode_stream_failure, encode_stream_refusal
 from triton_async.protocol.wire import Malformed
 
@@ -206,8 +206,12 @@ cdef class StreamRequests:
             final = response.final
             error = response.error
             self.request_id = (<InferRequest>response.request).id
+            self.model = (<InferRequest>response.request).model_name
+            self.asked_ns = (<InferRequest>response.request).received_ns
         elif access.on or log.isEnabledFor(_DEBUG):
             self.request_id = None if slot.refused is None else request_id(slot.refused)
+            self.model = None if slot.refused is None else requested_model(slot.refused)
+            self.asked_ns = 0
         if final:
             slot.requests = None
             self.slots.discard(slot)

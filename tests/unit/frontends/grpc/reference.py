@@ -77,7 +77,7 @@ class ReferenceStream:
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
 
-    async def recv_data(self, size: int) -> bytes:
+    async def recv_data(self, size: int, paced: bool = False) -> bytes:
         try:
             data: bytes = await self.stream.recv_data(size)
             return data

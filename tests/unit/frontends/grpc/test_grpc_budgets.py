@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import select
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from grpc_harness import Running, serving, until, write_model
-from raw_http2 import INFER, RawClient, message
+from raw_http2 import INFER, Answer, RawClient, message
 
 from triton_async import defines, protos
 from triton_async.cgroup import memory_limit
 from triton_async.frontends.grpc.express.session import Lane
 
-RESOURCE_EXHAUSTED, OK = 8, 0
+RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, OK = 8, 4, 0
 NBYTES = 400_000
 
 
@@ -116,3 +118,76 @@ def test_the_bounds_are_those_of_the_defines(server: Running) -> None:
     share = memory_limit() // defines.UNSENT_SHARE
     assert lane.max_held_nbytes == min(defines.GRPC_MAX_TOTAL_HELD_NBYTES, share)
     assert lane.max_receiving_nbytes == min(defines.GRPC_MAX_TOTAL_RECEIVING_NBYTES, share)
+
+
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+CONFIG = "/inference.GRPCInferenceService/ModelConfig"
+# Of a message in the tests of its pace, in place of a minute and 60 KiB.
+PACE_S, PACE_NBYTES = 0.3, 1000
+
+
+@pytest.fixture
+def paced(server: Running) -> Running:
+    lane = lane_of(server)
+    lane.message_timeout_s, lane.message_pace_nbytes = PACE_S, PACE_NBYTES
+    return server
+
+
+def trickle(client: RawClient, stream: int, body: bytes, nbytes: int, seconds: float) -> tuple[int, Answer | None]:
+    """Sends `nbytes` of a message every 50 ms, for so long or until the call ends. The bytes sent, and the end."""
+    end = time.monotonic() + seconds
+    at = 0
+    answer = Answer()
+    while time.monotonic() < end:
+        client.send(stream, body[at : at + nbytes], end=False)
+        at += nbytes
+        if select.select([client.socket], [], [], 0.05)[0]:
+            events = client.h2.receive_data(client.socket.recv(65536))
+            ended = [client._take(event, stream, answer) for event in events]
+            if any(ended):
+                return at, answer
+    return at, None
+
+
+@pytest.mark.parametrize("path", [INFER, STREAM, CONFIG])
+def test_a_message_that_comes_too_slowly_is_given_up(paced: Running, path: str) -> None:
+    body = infer_body(1 << 15)
+    with RawClient(paced.url) as client:
+        stream = client.begin(path)
+        _, answer = trickle(client, stream, body, 1, 10)
+        assert answer is not None
+        assert answer.status == DEADLINE_EXCEEDED
+        assert answer.headers["grpc-message"] == "timed out waiting for the request message"
+        assert client.call(INFER, infer_body()).status == OK
+    until(lambda: lane_of(paced).receiving_nbytes == 0, "nothing received")
+
+
+@pytest.mark.parametrize("path", [INFER, STREAM])
+def test_a_message_that_comes_just_fast_enough_is_taken(paced: Running, path: str) -> None:
+    body = infer_body(100 * PACE_NBYTES)
+    with RawClient(paced.url) as client:
+        stream = client.begin(path)
+        sent, answer = trickle(client, stream, body, PACE_NBYTES // 2, 4 * PACE_S)
+        assert answer is None
+        client.send(stream, body[sent:])
+        assert client.receive(stream).status == OK
+
+
+def test_a_call_with_a_deadline_has_until_then(paced: Running) -> None:
+    with RawClient(paced.url) as client:
+        stream = client.begin(INFER, grpc_timeout="3S")
+        assert trickle(client, stream, infer_body(1 << 15), 1, 4 * PACE_S)[1] is None
+        assert client.receive(stream).status == DEADLINE_EXCEEDED
+
+
+def test_a_stream_may_be_silent_between_messages(paced: Running) -> None:
+    with RawClient(paced.url) as client:
+        stream = client.begin(STREAM)
+        whole = infer_body()
+        client.send(stream, whole[:9], end=False)
+        client.send(stream, whole[9:], end=False)
+        time.sleep(4 * PACE_S)
+        client.send(stream, whole)
+        answer = client.receive(stream)
+        assert answer.status == OK
+        assert answer.data.count(b"fp32") == 2

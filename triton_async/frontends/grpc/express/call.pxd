@@ -14,13 +14,21 @@ from triton_async.protocol.http2_output cimport HeaderBlock
 cdef HeaderBlock HEAD              # head of every answer with messages
 cdef HeaderBlock OK                # trailers of success
 
+# What a request asked for, for logs: a model's name, and its version where it said one.
+cdef str asked_model(InferRequest request)
+
 # What the calls have in common: deadline, errors, end.
 cdef class ExpressCall(Http2Stream):
     cdef int64_t end_by_ns         # its deadline, CLOCK_MONOTONIC; 0: none
-    cdef object timer              # TimerHandle, or None
+    cdef object timer              # TimerHandle: of the deadline, or else of the pace of messages; or None
     cdef MessageReader reader
     cdef int64_t receiving_nbytes  # its part of the connection's
-    cdef str request_id            # of a request that was refused, for logs; or None
+    cdef int64_t pace_ns           # since when the message that has begun is looked at
+    cdef int64_t pace_nbytes       # what was there of it then
+    # Of a request that was refused, for logs:
+    cdef str request_id            # or None
+    cdef str model                 # with its version, as far as it is known; or None
+    cdef int64_t asked_ns          # when it was received; 0: not known
     # While requests are traced:
     cdef int64_t opened_ns         # when its head came; 0: they are not
     cdef object fields             # its header, where that is asked for; else None
@@ -29,6 +37,12 @@ cdef class ExpressCall(Http2Stream):
     cdef ExpressSession connection(self)
     # Notes that `nbytes` bytes of messages are held. Raises MessageError when the connection holds too many.
     cdef int note_receiving(self, int64_t nbytes) except -1
+    # A message has begun: it must grow from here on.
+    cdef int _watch_pace(self, int64_t nbytes) except -1
+    # Whether the server, and not the client, keeps bytes from being read.
+    cdef bint holds_back(self) noexcept
+    # Notes of what request logs are to speak.
+    cdef int about(self, InferRequest request) except -1
     # A line of the access log, if there is one.
     cdef int note(self, str outcome, int64_t nbytes, int64_t began_ns, str model, str request_id=*) except -1
     # What was called, for logs.

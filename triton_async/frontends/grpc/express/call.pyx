@@ -4,7 +4,7 @@ import logging
 
 from libc.stdint cimport int64_t, uint32_t
 
-from triton_async.frontends.grpc.express.session cimport ExpressSession
+from triton_async.frontends.grpc.express.session cimport ExpressSession, Lane
 from triton_async.frontends.grpc.abandoned cimport forget
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.request cimport REQUEST_RUNNING, InferRequest
@@ -25,6 +25,7 @@ from triton_async.errors import ServerError, Unsupported
 from triton_async.frontends.grpc import compression
 from triton_async.frontends.grpc.status import status_of, trailers
 from triton_async.logs import access, with_id
+from triton_async.protocol.grpc_codec import requested_model
 from triton_async.protocol.grpc_message import MessageError
 
 log = logging.getLogger("triton_async.grpc")
@@ -59,6 +60,8 @@ cdef class ExpressCall(Http2Stream):
 
     cdef int note_receiving(self, int64_t nbytes) except -1:
         cdef ExpressSession connection = self.connection()
+        if nbytes and not self.receiving_nbytes and not self.end_by_ns:
+            self._watch_pace(nbytes)
         connection.receiving_nbytes += nbytes - self.receiving_nbytes
         connection.lane.receiving_nbytes += nbytes - self.receiving_nbytes
         self.receiving_nbytes = nbytes
@@ -68,8 +71,41 @@ cdef class ExpressCall(Http2Stream):
             raise MessageError(GRPC_RESOURCE_EXHAUSTED, "too many bytes of unfinished messages")
         return 0
 
+    # A message has begun that did not come in one piece. One timer serves all of a stream.
+    cdef int _watch_pace(self, int64_t nbytes) except -1:
+        self.pace_ns = self.session.now_ns
+        self.pace_nbytes = nbytes
+        if self.timer is None:
+            self.timer = self.connection().lane.loop.call_later(self.connection().lane.message_timeout_s, self._on_pace)
+        return 0
+
+    def _on_pace(self):
+        cdef Lane lane = self.connection().lane
+        cdef int64_t now_ns = ta_now_ns()
+        cdef double left_s = lane.message_timeout_s - 1e-9 * (now_ns - self.pace_ns)
+        self.timer = None
+        if self.receiving_nbytes == 0:
+            return
+        if left_s <= 0:
+            if self.receiving_nbytes - self.pace_nbytes < lane.message_pace_nbytes and not self.holds_back():
+                self.fail(GRPC_DEADLINE_EXCEEDED, "timed out waiting for the request message")
+                return
+            self.pace_ns = now_ns
+            self.pace_nbytes = self.receiving_nbytes
+            left_s = lane.message_timeout_s
+        self.timer = lane.loop.call_later(left_s, self._on_pace)
+
+    cdef bint holds_back(self) noexcept:
+        return False
+
     cdef object room(self, int64_t nbytes):
         return None if self.reader is None else self.reader.room(nbytes)
+
+    cdef int about(self, InferRequest request) except -1:
+        self.request_id = request.id
+        self.model = asked_model(request)
+        self.asked_ns = request.received_ns
+        return 0
 
     # Who is interested hears of it; what was asked for, as far as that is known.
     cdef int note(self, str outcome, int64_t nbytes, int64_t began_ns, str model, str request_id="") except -1:
@@ -87,7 +123,7 @@ cdef class ExpressCall(Http2Stream):
             if log.isEnabledFor(_DEBUG):
                 log.debug("%s failed with %s: %s", self.rpc(), Status(status).name,
                           with_id(self.request_id or "", message))
-            self.note(Status(status).name, 0, 0, "", self.request_id or "")
+            self.note(Status(status).name, 0, self.asked_ns, self.model or "", self.request_id or "")
         if self.state == STREAM_OPEN:
             self.send_head(HeaderBlock(_HEAD + fields), True)
         elif self.state == STREAM_ANSWERING:
@@ -144,7 +180,7 @@ cdef class UnaryInfer(ExpressCall):
                 self.message = self.reader.feed(data, nbytes, &used)
                 if used == nbytes:
                     # A message that came in one piece is soon decoded.
-                    return 0 if self.message is not None else self.note_receiving(self.reader.received)
+                    return 0 if self.message is not None else self.note_receiving(max(self.reader.received, 1))
             raise MessageError(GRPC_UNIMPLEMENTED, "unary call with more than one request message")
         except Exception as error:
             return self.fail_with(error)
@@ -183,12 +219,21 @@ cdef class UnaryInfer(ExpressCall):
                 request.trace.note("GRPC_WAITREAD_START", self.opened_ns)
                 request.trace.note("GRPC_WAITREAD_END", request.received_ns)
         except Exception as error:
-            self.request_id = None if request is None else request.id
+            if request is not None:
+                self.about(request)
+            elif access.on and self.message is not None:
+                self.model = requested_model(self.message)
             return self.fail_with(error)
         return 0
 
+    cdef int fail(self, int status, str message) except -1:
+        if self.request is not None:
+            self.about(self.request)
+        return ExpressCall.fail(self, status, message)
+
     cdef int answer(self, InferResponse response) except -1:
         cdef list parts
+        cdef InferRequest request
         cdef int64_t nbytes = 0
         cdef int64_t began_ns = 0 if self.request is None else self.request.received_ns
         cdef Trace trace = None if self.request is None else self.request.trace
@@ -200,7 +245,7 @@ cdef class UnaryInfer(ExpressCall):
                 raise response.error
             parts = encode(response, choose_outputs(response, self.signature), ENVELOPE_UNARY)
         except Exception as error:
-            self.request_id = (<InferRequest>response.request).id
+            self.about(<InferRequest>response.request)
             return self.fail_with(error)
         for part in parts:
             nbytes += len(part)
@@ -211,7 +256,8 @@ cdef class UnaryInfer(ExpressCall):
         self.send_trailers(OK)
         if trace is not None:
             trace.note("GRPC_SEND_END", ta_now_ns())
-        self.note("OK", nbytes, began_ns, response.model_name, (<InferRequest>response.request).id)
+        request = <InferRequest>response.request
+        self.note("OK", nbytes, began_ns, asked_model(request), request.id)
         return ExpressCall.release(self)
 
     cdef int release(self) except -1:
@@ -222,6 +268,10 @@ cdef class UnaryInfer(ExpressCall):
         if request is not None:
             self.connection().abandon(request)
         return ExpressCall.release(self)
+
+
+cdef str asked_model(InferRequest request):
+    return request.model_name if request.model_version == -1 else f"{request.model_name}/{request.model_version}"
 
 
 cdef class UnarySink(ResponseSink):

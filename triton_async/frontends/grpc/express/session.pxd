@@ -28,6 +28,8 @@ cdef class Lane:
     cdef public int64_t max_receiving_nbytes
     cdef public int64_t max_held_nbytes
     cdef public int64_t max_waiting  # see grpc.server.start
+    cdef public double message_timeout_s  # in which a message must grow by so many bytes, where a call has no deadline:
+    cdef public int64_t message_pace_nbytes
 
     # Has `session.flush` called once, later in this turn of the loop.
     cdef int schedule(self, ExpressSession session) except -1

@@ -9,7 +9,8 @@ from triton_async.protocol.http2_output cimport OutBuffer
 import logging
 
 from triton_async.defines import (
-    GRPC_MAX_CONCURRENT_STREAMS, GRPC_MAX_TOTAL_HELD_NBYTES, GRPC_MAX_TOTAL_RECEIVING_NBYTES, GRPC_RECEIVE_NBYTES,
+    GRPC_MAX_CONCURRENT_STREAMS, GRPC_MAX_TOTAL_HELD_NBYTES, GRPC_MAX_TOTAL_RECEIVING_NBYTES,
+    GRPC_MESSAGE_MIN_NBYTES_PER_S, GRPC_MESSAGE_TIMEOUT_S, GRPC_RECEIVE_NBYTES,
 )
 
 log = logging.getLogger("triton_async.grpc")
@@ -35,6 +36,8 @@ cdef class Lane:
         self.flush_all_method = self._flush_all
         self.max_receiving_nbytes = min(GRPC_MAX_TOTAL_RECEIVING_NBYTES, server.share_nbytes)
         self.max_held_nbytes = min(GRPC_MAX_TOTAL_HELD_NBYTES, server.share_nbytes)
+        self.message_timeout_s = GRPC_MESSAGE_TIMEOUT_S
+        self.message_pace_nbytes = int(GRPC_MESSAGE_TIMEOUT_S * GRPC_MESSAGE_MIN_NBYTES_PER_S)
 
     cdef int schedule(self, ExpressSession session) except -1:
         if session.dirty:

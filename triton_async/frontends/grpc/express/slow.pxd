@@ -13,6 +13,9 @@ cdef class SlowStream(Http2Stream):
     cdef Py_ssize_t held           # bytes of `received` that were not given back
     cdef bint at_end               # nothing will follow
     cdef object waiter             # future of the reader
+    cdef object timer              # TimerHandle that looks at the pace of what it waits for, or None
     cdef object writer             # future of the writer
 
     cdef int _give_back(self) except -1
+    # Has `_look` called once what is waited for must have grown.
+    cdef int _look_later(self) except -1

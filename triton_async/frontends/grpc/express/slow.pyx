@@ -4,9 +4,11 @@ import asyncio
 
 from libc.stdint cimport int64_t, uint32_t
 
-from triton_async.frontends.grpc.express.session cimport ExpressSession
+from triton_async.frontends.grpc.express.session cimport ExpressSession, Lane
 from triton_async.protocol.http2 cimport STREAM_CLOSED, STREAM_ENDING, STREAM_OPEN, Http2Stream
 from triton_async.protocol.http2_output cimport HeaderBlock
+
+from grpclib import GRPCError, Status
 
 from triton_async.frontends.grpc.call import StreamGone
 
@@ -71,21 +73,40 @@ cdef class SlowStream(Http2Stream):
         self.at_end = True
         _wake(self.waiter)
 
-    async def recv_data(self, Py_ssize_t size):
-        """`size` bytes; fewer when the stream ends before."""
+    async def recv_data(self, Py_ssize_t size, bint paced=False):
+        """`size` bytes; fewer when the stream ends before. `paced`: GRPCError when they come too slowly."""
         self.wanted = size
         self._give_back()
         while len(self.received) < size and not self.at_end:
             self.waiter = asyncio.get_running_loop().create_future()
+            if paced:
+                self._look_later()
             try:
                 await self.waiter
             finally:
                 self.waiter = None
+                if self.timer is not None:
+                    self.timer.cancel()
+                    self.timer = None
         self.wanted = 0
         data = bytes(memoryview(self.received)[:size])
         del self.received[:size]
         self._give_back()
         return data
+
+    cdef int _look_later(self) except -1:
+        cdef Lane lane = (<ExpressSession>self.session).lane
+        self.timer = lane.loop.call_later(lane.message_timeout_s, self._look, len(self.received))
+        return 0
+
+    def _look(self, Py_ssize_t before):
+        cdef Lane lane = (<ExpressSession>self.session).lane
+        if self.waiter is None or self.waiter.done():
+            return
+        if len(self.received) - before < lane.message_pace_nbytes:
+            self.waiter.set_exception(GRPCError(Status.DEADLINE_EXCEEDED, "timed out waiting for the request message"))
+        else:
+            self._look_later()
 
     async def send_headers(self, headers, bint end_stream=False):
         """Head, or trailers when the head is out."""

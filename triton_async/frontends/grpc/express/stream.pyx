@@ -19,7 +19,7 @@ cdef class ExpressRequests(StreamRequests):
         cdef StreamInfer call = self.call
         if call.state == STREAM_OPEN:
             call.send_head(HEAD, False)
-        call.note("message", nbytes, 0, "", self.request_id or "")
+        call.note("message", nbytes, self.asked_ns, self.model or "", self.request_id or "")
         return call.send_parts(parts, nbytes)
 
     cdef int fail(self, object error) except -1:
@@ -62,6 +62,9 @@ cdef class StreamInfer(ExpressCall):
     cdef bint _waits(self) noexcept:
         return self.backlog is not None and self.backlog.nbytes > 0
 
+    cdef bint holds_back(self) noexcept:
+        return self._waits()
+
     cdef object room(self, int64_t nbytes):
         # What comes now is not what the reader gets next.
         return None if self._waits() else ExpressCall.room(self, nbytes)
@@ -91,7 +94,7 @@ cdef class StreamInfer(ExpressCall):
                 return at
             try:
                 message = self.reader.feed(data + at, nbytes - at, &used)
-                self.note_receiving(self.reader.received if message is None else 0)
+                self.note_receiving(max(self.reader.received, 1) if message is None else 0)
             except Exception as error:
                 self.fail_with(error)
                 break
