@@ -447,6 +447,9 @@ FILE_THREADS = 2
 # Seconds for a model that SageMaker takes away to be freed: it waits for 360 itself.
 ARCHIVE_UNLOAD_S = 350.0
 
+# Models whose statistics are told in one turn of the loop: a quarter of a millisecond.
+STATISTICS_PER_TURN = 25
+
 # Nanoseconds of one turn of the loop in which metrics are written, and bytes of a page that are sent at a time.
 METRICS_TURN_NS = 300_000
 METRICS_PART_NBYTES = 1 << 16

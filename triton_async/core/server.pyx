@@ -16,7 +16,7 @@ from triton_async.core.metrics import Metrics
 from triton_async.core.readiness import Readiness
 from triton_async.core.repository import ModelRepository
 from triton_async.core.tracing import Tracing
-from triton_async.defines import IN_FLIGHT_SHARE, UNSENT_SHARE
+from triton_async.defines import IN_FLIGHT_SHARE, STATISTICS_PER_TURN, UNSENT_SHARE
 from triton_async.errors import InternalError, InvalidArg, Overloaded, ServerError, Unavailable
 from triton_async.version import TRITON_VERSION
 
@@ -326,13 +326,27 @@ cdef class InferenceServer:
             raise InvalidArg(f"requested model '{name}' is not available")
         if name and version != -1 and (name, version) not in self.versions:
             raise InvalidArg(f"requested model version is not available for model '{name}'")
+        if name:
+            return self._statistics_of(name, version)
+        return [entry for found in sorted(self.repository.models) for entry in self._statistics_of(found, -1)]
+
+    async def all_statistics(self):
+        """`statistics` of all models, some in each turn of the loop: others are served in between."""
+        entries = []
+        for index, name in enumerate(sorted(self.repository.models), 1):
+            entries += self._statistics_of(name, -1)
+            if index % STATISTICS_PER_TURN == 0:
+                await asyncio.sleep(0)
+        return entries
+
+    def _statistics_of(self, str name, int64_t version):
         return [
             {
-                **loaded.model.statistics.as_dict(found, str(number)),
+                **loaded.model.statistics.as_dict(name, str(number)),
                 "memory_usage": [usage.as_dict() for usage in loaded.memory],
             }
-            for found, number, loaded in self.repository.ready_models()
-            if name in ("", found) and version in (-1, number)
+            for number, loaded in self.repository.ready_versions(name)
+            if version in (-1, number)
         ]
 
     # -- model control -----------------------------------------------------------------------------

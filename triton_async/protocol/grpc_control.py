@@ -47,12 +47,17 @@ def statistics(entries: Iterable[Mapping[str, Any]]) -> Any:
     """`entries`: as the statistics extension has them in JSON; all keys are field names."""
     message = _STATISTICS()
     for entry in entries:
-        fields = dict(entry)
-        by_response = fields.pop("response_stats", {})
-        model = message.model_stats.add(**fields)
-        for index, durations in by_response.items():
-            model.response_stats[index].CopyFrom(_RESPONSE_STATISTICS(**durations))
+        add_statistics(message, entry)
     return message
+
+
+def add_statistics(message: Any, entry: Mapping[str, Any]) -> None:
+    """One more entry of `statistics`."""
+    fields = dict(entry)
+    by_response = fields.pop("response_stats", {})
+    model = message.model_stats.add(**fields)
+    for index, durations in by_response.items():
+        model.response_stats[index].CopyFrom(_RESPONSE_STATISTICS(**durations))
 
 
 def repository_index(rows: Iterable[Mapping[str, str]]) -> Any:

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 
 from triton_async.core import files
 from triton_async.core.server import InferenceServer
-from triton_async.defines import FILE_THREADS, UNLOAD_THREADS
+from triton_async.defines import FILE_THREADS, STATISTICS_PER_TURN, UNLOAD_THREADS
 from triton_async.errors import InternalError, ServerError
 
 EXPLICIT = "--model-control-mode=explicit"
@@ -42,6 +42,35 @@ def process_threads() -> int:
 
 def states(server: InferenceServer) -> dict[str, str]:
     return {row["name"]: row["state"] for row in server.repository.index(False)}
+
+
+def test_statistics_of_many_models_let_others_have_turns_in_between(tmp_path: Path) -> None:
+    count = 5 * STATISTICS_PER_TURN + 1
+    for index in range(count):
+        write_model(tmp_path, f"m{index:03}")
+
+    async def test() -> None:
+        async with running(tmp_path) as server:
+            turns = 0
+
+            async def others() -> None:
+                nonlocal turns
+                while True:
+                    turns += 1
+                    await asyncio.sleep(0)
+
+            other = asyncio.ensure_future(others())
+            entries = await server.all_statistics()
+            other.cancel()
+            assert turns >= 5
+            assert entries == server.statistics()
+            assert [entry["name"] for entry in entries] == [f"m{index:03}" for index in range(count)]
+            assert server.statistics("m007") == server.statistics("m007", 1) == [entries[7]]
+            for name, version in (("nobody", -1), ("m007", 2)):
+                with pytest.raises(ServerError, match="is not available"):
+                    server.statistics(name, version)
+
+    run(test)
 
 
 def test_fifty_onnx_models_take_the_threads_of_one(tmp_path: Path) -> None:

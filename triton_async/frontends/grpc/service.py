@@ -10,6 +10,7 @@ from grpclib.const import Handler
 
 from triton_async import logs, protos
 from triton_async.core.server import InferenceServer
+from triton_async.defines import STATISTICS_PER_TURN
 from triton_async.errors import ServerError
 from triton_async.frontends.grpc.mapping import Answer, handlers, unary
 from triton_async.protocol import grpc_control
@@ -74,9 +75,16 @@ class Service:
         version = parse_version(request.version)
         return grpc_control.model_config(self._server.model_config(request.name, version))
 
-    def _model_statistics(self, request: Any) -> Any:
+    async def _model_statistics(self, request: Any) -> Any:
         version = parse_version(request.version)
-        return grpc_control.statistics(self._server.statistics(request.name, version))
+        if request.name:
+            return grpc_control.statistics(self._server.statistics(request.name, version))
+        message = grpc_control.statistics(())
+        for index, entry in enumerate(await self._server.all_statistics(), 1):
+            grpc_control.add_statistics(message, entry)
+            if index % STATISTICS_PER_TURN == 0:
+                await asyncio.sleep(0)
+        return message
 
     async def _repository_index(self, request: Any) -> Any:
         grpc_control.check_repository(request)

@@ -170,7 +170,7 @@ class HttpService:
         return replies.as_json(control.dumps(self._server.model_config_json(model, parse_version(version))))
 
     async def _all_statistics(self, request: web.BaseRequest) -> web.Response:
-        return replies.as_json(control.statistics_body(self._server.statistics()))
+        return replies.as_json(control.statistics_body(await self._server.all_statistics()))
 
     async def _model_statistics(
         self, request: web.BaseRequest, model: str, version: str | None
