@@ -56,13 +56,25 @@ def _serve(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
 def _check(argv: Sequence[str]) -> int:
     from triton_async.inspection import check
 
-    return check(argv)
+    return _printed(check, argv)
 
 
 def _config(argv: Sequence[str]) -> int:
     from triton_async.inspection import config
 
-    return config(argv)
+    return _printed(config, argv)
+
+
+def _printed(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """The status of a command that prints; 1 when its reader has gone, as `head` does once it has enough."""
+    try:
+        status = command(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left goes nowhere: the interpreter would complain of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
 
 
 def _sagemaker(argv: Sequence[str]) -> int:

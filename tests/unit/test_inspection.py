@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +60,18 @@ def test_a_good_repository_has_no_mistakes(tmp_path: Path, capsys: pytest.Captur
     lines = output.splitlines()
     assert lines[-1] == "2 models, 0 errors, 1 warnings"
     assert lines[0].startswith(f"{tmp_path}/b: warning: autofilled max_batch_size to 4 for model 'b'")
+
+
+@pytest.mark.parametrize("command", ["check", "config"])
+def test_a_reader_that_has_enough_is_no_error(tmp_path: Path, command: str) -> None:
+    model = write(tmp_path, "a")
+    argv = [sys.executable, "-m", "triton_async.cli", command, str(tmp_path if command == "check" else model)]
+    package = Path(cli.__file__).parents[1]
+    done = subprocess.run(
+        ["sh", "-c", '"$@" | true', "sh", *argv], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(package)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_all_mistakes_are_named_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
