@@ -46,10 +46,17 @@ class Source:
 class Loader:
     """The modules of one instance. `api`: by name, what `api.make_modules` made; `name`: of the module of `model.py`.
     `search`: directories where its modules are looked for behind Python's own places; by default the version's and that
-    above it.
+    above it. `names`: a copy of the built-in ones, for it alone.
     """
 
-    def __init__(self, source: Source, api: dict[str, ModuleType], name: str, search: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        api: dict[str, ModuleType],
+        name: str,
+        search: list[str] | None = None,
+        names: dict[str, Any] | None = None,
+    ) -> None:
         self._source = source
         self._name = name
         self._package = name.partition(".")[0]
@@ -58,7 +65,7 @@ class Loader:
         self._own: list[ModuleType] = []
         # Top-level names that are none of the model's, so that imports of others cost one look.
         self._foreign: set[str] = set()
-        self._builtins = dict(vars(builtins))
+        self._builtins = dict(vars(builtins)) if names is None else names
         self._builtins["__import__"] = self._import
         # Of one thread at a time, as Python's own for a module.
         self._importing = threading.RLock()

@@ -51,6 +51,7 @@ class Zygote:
     def __init__(self, control: socket.socket, process: Any) -> None:
         self.control = control
         self.process = process
+        self.prepared = process.Prepared()
         self.libc = ctypes.CDLL(None, use_errno=True)
         self.workers: dict[int, int] = {}  # pid -> number that the server gave it
         self.own_pid = os.getpid()
@@ -108,7 +109,7 @@ class Zygote:
             status = 1
             try:
                 self.become_worker(order, descriptors)
-                status = self.process.main(*descriptors)
+                status = self.process.main(self.prepared, *descriptors)
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -140,7 +141,9 @@ class Zygote:
             pass  # no such file in some containers
         numpy = sys.modules.get("numpy")
         if numpy is not None:
-            numpy.random.seed()  # each worker has numbers of its own; `random` sees to it by itself
+            # Each worker has numbers of its own; `random` sees to it by itself. Without a number NumPy would touch more
+            # of the memory that is shared.
+            numpy.random.seed(int.from_bytes(os.urandom(4), "little"))
 
     def kill(self, number: int) -> None:
         for pid, known in self.workers.items():

@@ -6,6 +6,7 @@ Whichever thread waits for something reads the socket, for all of them; nobody r
 from __future__ import annotations
 
 import base64
+import builtins
 import json
 import os
 import socket
@@ -14,7 +15,7 @@ import threading
 from collections import deque
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, cast
 
 from . import api, wire
 from .calls import refusal
@@ -514,10 +515,20 @@ class WorkerChannel(Channel):
         self._out.flush()
 
 
-def main(connection: int, requests: int, responses: int) -> int:
+class Prepared:
+    """What every worker has: made once before all are forked, it takes no memory in each."""
+
+    def __init__(self) -> None:
+        self.context = Context(cast("Channel", None), "", 0, "", "", False)
+        self.modules = api.make_modules(self.context)
+        self.names = dict(vars(builtins))
+        api.install(self.modules)
+        with suppress(AttributeError, ValueError):
+            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
+def main(prepared: Prepared, connection: int, requests: int, responses: int) -> int:
     """Runs the worker, on the main thread of its process: its exit status."""
-    with suppress(AttributeError, ValueError):
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     channel = WorkerChannel(socket.socket(fileno=connection), wire.Memory(requests), wire.Memory(responses))
     os.close(requests)
     os.close(responses)
@@ -526,12 +537,11 @@ def main(connection: int, requests: int, responses: int) -> int:
     channel.credits = start["credits"]
     channel._reschedules = start["reschedules"]
     channel.state_names = tuple(start["state_names"])
-    context = Context(
-        channel, start["model"], start["version"], start["instance"], start["model_dir"], start["decoupled"]
-    )
-    channel.context = context
-    runner = Runner(Source(start["path"]), context, start["search"])
-    api.install(runner._modules)
+    context = channel.context = prepared.context
+    context.channel = channel
+    context.model, context.version, context.instance = start["model"], start["version"], start["instance"]
+    context.model_dir, context.decoupled = start["model_dir"], start["decoupled"]
+    runner = Runner(Source(start["path"]), context, start["search"], prepared.modules, prepared.names)
     try:
         runner.load()
         if start["complete"] is not None:

@@ -41,12 +41,20 @@ class Runner:
     """One instance of a Python model. One thread makes, runs and closes it, `is_ready` apart.
 
     `source`: of the version, shared by its instances. `search`: where its imports are looked for, see Loader.
+    `modules`: of `context` (api.make_modules), where they are made already; `names`: see Loader.
     """
 
-    def __init__(self, source: Source, context: Context, search: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        context: Context,
+        search: list[str] | None = None,
+        modules: dict[str, ModuleType] | None = None,
+        names: dict[str, Any] | None = None,
+    ) -> None:
         self.context = context
-        self._modules = api.make_modules(context)
-        self._loader = Loader(source, self._modules, f"{context.version}.model", search)
+        self._modules = modules or api.make_modules(context)
+        self._loader = Loader(source, self._modules, f"{context.version}.model", search, names)
         self._request_class: type[InferenceRequest] = self._modules[api.UTILS].InferenceRequest
         self._module: ModuleType | None = None
         self._model: Any = None

@@ -4,7 +4,6 @@ it. Requests are looked into when a model asks for what is in them.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import mmap
 import struct
@@ -106,7 +105,7 @@ class Memory:
     def __init__(self, descriptor: int) -> None:
         self.map = mmap.mmap(descriptor, 0)
         self.nbytes = len(self.map)
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+        self.address: int = np.frombuffer(self.map, np.uint8).__array_interface__["data"][0]
 
     def begin(self, batch: int) -> None:
         """Of the responses' memory: lets the server see which batch is executed, or was as the last one."""
