@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import BinaryIO
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
@@ -38,4 +39,17 @@ def varint(message: memoryview, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
+    raise ValueError("not a protobuf message")
+
+
+def file_varint(file: BinaryIO) -> int:
+    """The number at the file's place, which is then behind it. ValueError."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = file.read(1)
+        if not byte:
+            break
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
     raise ValueError("not a protobuf message")

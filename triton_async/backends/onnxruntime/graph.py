@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from triton_async.config.message_fields import fields
+from triton_async.config.message_fields import fields, file_varint
 
 # Nodes above this size carry a constant; what operator they are is not looked up.
 _LARGEST_NODE = 1 << 20
@@ -175,27 +175,15 @@ def _at(message: memoryview, wanted: int) -> Iterator[memoryview]:
 def _file_fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int]]:
     """(number, size) of the length-delimited fields up to `end`, the file at the value, which the caller passes."""
     while file.tell() < end:
-        tag = _file_varint(file)
+        tag = file_varint(file)
         if tag & 7 == 2:
-            size = _file_varint(file)
+            size = file_varint(file)
             if size > end - file.tell():
                 raise ValueError("a field is longer than its message")
             yield tag >> 3, size
         elif tag & 7 == 0:
-            _file_varint(file)
+            file_varint(file)
         elif tag & 7 in (1, 5):
             file.seek(8 if tag & 7 == 1 else 4, os.SEEK_CUR)
         else:
             raise ValueError("not a protobuf message")
-
-
-def _file_varint(file: BinaryIO) -> int:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = file.read(1)
-        if not byte:
-            break
-        value |= (byte[0] & 0x7F) << shift
-        if byte[0] < 0x80:
-            return value
-    raise ValueError("not a protobuf message")

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from triton_async.config.message_fields import file_varint
 from triton_async.errors import InvalidArg, Unavailable
 
 # Fields of the messages GraphDef (node, library, version, versions) and SavedModel (version, meta graphs).
@@ -60,27 +61,18 @@ def _check_message(path: Path, shown: str, model: str, kind: str, known: frozens
 
 def _skip_field(file: BinaryIO, end: int) -> int:
     """Number of the field at the file's place, which is then behind it; 0 for what is none."""
-    tag = _varint(file)
     size = 0
-    if tag & 7 == 2:
-        size = _varint(file)
-    elif tag & 7 == 0:
-        _varint(file)
-    else:
+    try:
+        tag = file_varint(file)
+        if tag & 7 == 2:
+            size = file_varint(file)
+        elif tag & 7 == 0:
+            file_varint(file)
+        else:
+            return 0
+    except ValueError:
         return 0
-    if size < 0 or size > end - file.tell():
+    if size > end - file.tell():
         return 0
     file.seek(size, os.SEEK_CUR)
     return tag >> 3
-
-
-def _varint(file: BinaryIO) -> int:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = file.read(1)
-        if not byte:
-            break
-        value |= (byte[0] & 0x7F) << shift
-        if byte[0] < 0x80:
-            return value
-    return -1
