@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
-LIGHT, WIDE, TEXT, MAKER, ROUNDS = "light", "wide", "text", "maker", "rounds"
+LIGHT, WIDE, TEXT, MAKER, ROUNDS, SLOW = "light", "wide", "text", "maker", "rounds", "slow"
+
+# Products of constant matrices, which ONNX Runtime computes when it loads the model: some seconds.
+_SLOW_SIZE, _SLOW_PRODUCTS = 1024, 64
 
 
 def _value(name: str, kind: int, *dims: int | str) -> onnx.ValueInfoProto:
@@ -39,6 +43,20 @@ def _rounds(root: Path) -> None:
     _save(root, helper.make_graph(nodes, ROUNDS, *ends, [start]))
 
 
+def _slow(root: Path) -> None:
+    """Takes long to load."""
+    factor = np.eye(_SLOW_SIZE, dtype=np.float32) * 0.5
+    constants = [numpy_helper.from_array(factor, "factor")]
+    nodes = [helper.make_node("MatMul", ["factor", "factor"], ["p0"])]
+    nodes += [helper.make_node("MatMul", [f"p{i}", "factor"], [f"p{i + 1}"]) for i in range(_SLOW_PRODUCTS)]
+    nodes += [
+        helper.make_node("ReduceSum", [f"p{_SLOW_PRODUCTS}"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["X", "sum"], ["Y"]),
+    ]
+    ends = [_value("X", TensorProto.FLOAT, 1)], [_value("Y", TensorProto.FLOAT, 1)]
+    _save(root, helper.make_graph(nodes, SLOW, *ends, constants))
+
+
 def write(root: Path) -> Path:
     """The repository: a light model, and those that the offenders ask."""
     add = [helper.make_node("Add", ["X", "X"], ["Y"])]
@@ -58,4 +76,5 @@ def write(root: Path) -> Path:
         fill, MAKER, [_value("N", TensorProto.INT64, 1)], [_value("Y", TensorProto.FLOAT, "n")], [one]
     ))  # fmt: skip
     _rounds(root)
+    _slow(root)
     return root

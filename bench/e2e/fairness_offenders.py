@@ -230,10 +230,86 @@ def _name_message() -> bytes:
     return data
 
 
+def compute(_: Ports, stop: threading.Event) -> None:
+    """Asks nothing of the server."""
+    while not stop.is_set():
+        sum(range(100_000))
+
+
+def loads_over_http(ports: Ports, stop: threading.Event) -> None:
+    """Loads and unloads a model whose graph takes seconds to prepare."""
+    connection = http.client.HTTPConnection("127.0.0.1", ports[0], timeout=_TIMEOUT_S)
+    while not stop.is_set():
+        for action in ("load", "unload"):
+            connection.request("POST", f"/v2/repository/models/{models.SLOW}/{action}", b"{}")
+            connection.getresponse().read()
+
+
+def loads_over_grpc(ports: Ports, stop: threading.Event) -> None:
+    """The same."""
+    with grpc.insecure_channel(f"127.0.0.1:{ports[1]}") as channel:
+        while not stop.is_set():
+            for rpc in ("RepositoryModelLoad", "RepositoryModelUnload"):
+                request = protos.message(f"inference.{rpc}Request")(model_name=models.SLOW)
+                channel.unary_unary(_SERVICE + rpc)(request.SerializeToString(), timeout=_TIMEOUT_S)
+
+
+def stalled_handshakes(ports: Ports, stop: threading.Event) -> None:
+    """500 clients that begin a TLS handshake and stop in the middle of the first message; every 50 ms a new one."""
+    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100)
+    waiting: list[socket.socket] = []
+    while not stop.is_set():
+        while len(waiting) < 500:
+            sock = socket.create_connection(("127.0.0.1", ports[1]))
+            sock.sendall(hello)
+            waiting.append(sock)
+        stop.wait(0.05)
+        waiting.pop(0).close()
+    for sock in waiting:
+        sock.close()
+
+
+def _infer_message(model: str, datatype: str, count: int) -> Any:
+    request = protos.message("inference.ModelInferRequest")(model_name=model)
+    request.inputs.add(name="X", datatype=datatype, shape=[count])
+    return request
+
+
+def _typed_message() -> bytes:
+    request = _infer_message(models.WIDE, "FP32", 8_000_000)
+    request.inputs[0].contents.fp32_contents.extend(np.full(8_000_000, 1.5).tolist())
+    data: bytes = request.SerializeToString()
+    return data
+
+
+def _strings_message() -> bytes:
+    request = _infer_message(models.TEXT, "BYTES", 16_000_000)
+    request.raw_input_contents.append(bytes(4 * 16_000_000))
+    data: bytes = request.SerializeToString()
+    return data
+
+
+def _classes_message() -> bytes:
+    request = _infer_message(models.WIDE, "FP32", 1_000_000)
+    request.raw_input_contents.append(np.random.default_rng(3).random(1_000_000, dtype=np.float32).tobytes())
+    request.outputs.add(name="Y").parameters["classification"].int64_param = 1_000_000
+    data: bytes = request.SerializeToString()
+    return data
+
+
+def _generate_body() -> bytes:
+    return f'{{"X":[{_numbers(2_000_000)}]}}'.encode()
+
+
 _CLASSES = '[{"name":"Y","parameters":{"classification":1000000}}]'
+
+COMPUTING = "a process that computes"
+TLS = "gRPC: stalled TLS handshakes"
+LOG = "a full log pipe, and refused requests that are logged"
 
 OFFENDERS: dict[str, Offender | Any] = {
     "nobody": None,
+    COMPUTING: compute,
     "HTTP: [[1]] 7 million times": infer(
         models.WIDE, lambda: _infer(_entry(",".join(["[[1]]"] * 7_000_000), 7_000_000))
     ),
@@ -274,4 +350,12 @@ OFFENDERS: dict[str, Offender | Any] = {
     "gRPC: 100,000 requests of one stream": backlog,
     "HTTP: 1,000 index calls": index,
     "HTTP: 2 s after 1,000 short ones": sudden,
+    "HTTP: loads whose engine takes 5 s": loads_over_http,
+    "gRPC: loads whose engine takes 5 s": loads_over_grpc,
+    "gRPC: typed contents, 8 million": call("ModelInfer", _typed_message),
+    "gRPC: 16 million strings": call("ModelInfer", _strings_message),
+    "gRPC: a million classes": call("ModelInfer", _classes_message),
+    "HTTP: 2 million numbers by generate": post(f"/v2/models/{models.WIDE}/generate", _generate_body),
+    TLS: stalled_handshakes,
+    LOG: pipelined(plain(b"{}")),
 }  # fmt: skip
