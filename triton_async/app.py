@@ -47,7 +47,7 @@ from triton_async.defines import (
     SLAB_CACHE_NBYTES,
     STOP_GRACE_S,
 )
-from triton_async.errors import ServerError
+from triton_async.errors import InternalError, ServerError
 from triton_async.frontends import metrics, sockets, tls
 from triton_async.frontends.gate import ApiKeys, Gate
 from triton_async.frontends.grpc import server as grpc
@@ -209,7 +209,7 @@ async def _serve(
     signals = (signal.SIGINT, signal.SIGTERM)
     for number in signals:
         loop.add_signal_handler(number, _on_signal, number, stop_requested)
-    with watching(signals, settings.exit_timeout_secs + STOP_GRACE_S, SECOND_SIGNAL_GRACE_S):
+    with watching(signals, settings.drain_secs + settings.exit_timeout_secs + STOP_GRACE_S, SECOND_SIGNAL_GRACE_S):
         return await _serve_watched(settings, security, recorder, roots, stop_requested)
 
 
@@ -332,22 +332,25 @@ async def _run_server(
     backends: BackendRegistry,
     stop_requested: asyncio.Event,
 ) -> int:
-    starting = asyncio.ensure_future(server.start())
-    stopping = asyncio.ensure_future(stop_requested.wait())
-    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if not starting.done():
-        # A load in a backend cannot be interrupted; nobody is served yet, so nothing is lost.
-        server.repository.close_roots()
-        _exit_now(0)
     endpoints: list[Endpoint] = []
+    stopping = asyncio.ensure_future(stop_requested.wait())
     try:
+        # A port that is shared brings requests that another server could answer.
+        early = settings.listen_while_loading and not (settings.reuse_http_port or settings.reuse_grpc_port)
+        if early:
+            await _start_endpoints(settings, security, server, endpoints)
+        starting = asyncio.ensure_future(server.start())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            # A load in a backend cannot be interrupted; nobody is served yet, so nothing is lost.
+            server.repository.close_roots()
+            _exit_now(0)
         complete = _outcome(starting, settings)
         _log_tables(settings, server, backends)
         if not complete and settings.exit_on_error:
-            logs.say(logs.STDERR, "error: creating server: Internal - failed to load all models")
-            await server.stop()
-            return 1
-        await _start_endpoints(settings, security, server, endpoints)
+            raise InternalError("Internal - failed to load all models")
+        if not early:
+            await _start_endpoints(settings, security, server, endpoints)
         _settle()
     except (ServerError, OSError) as error:
         text = error.message if isinstance(error, ServerError) else str(error)
@@ -358,6 +361,7 @@ async def _run_server(
     renewal.start()
     await stopping
     renewal.stop()
+    await _drain(settings.drain_secs, server, endpoints)
     return await _shut_down(settings, server, endpoints)
 
 
@@ -509,6 +513,16 @@ async def _shut_down(settings: Settings, server: InferenceServer, endpoints: lis
     finally:
         giving_up.cancel()
     return 0
+
+
+async def _drain(seconds: int, server: InferenceServer, endpoints: list[Endpoint]) -> None:
+    """Serves on for as long as load balancers need to notice that the server is not ready."""
+    if seconds > 0:
+        log.info("draining for %d s: not ready any more", seconds)
+        server.drain()
+        for endpoint in endpoints:
+            endpoint.leave()
+        await asyncio.sleep(seconds)
 
 
 async def _see_off(seconds: float, endpoints: list[Endpoint]) -> None:

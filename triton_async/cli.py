@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 # Containers' commands name the real server's program behind ours.
 _PROGRAMS = ("triton-async", "tritonserver")
+# What scripts made for the real server wait for: its ports open when all models are loaded.
+_AS_TRITONSERVER = ("--listen-while-loading=false",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,19 +22,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     _open_standard_descriptors()
     given = list(sys.argv[1:] if argv is None else argv)
+    program = os.path.basename(sys.argv[0])
     if given and os.path.basename(given[0]) in _PROGRAMS:
-        del given[0]
+        program = os.path.basename(given.pop(0))
     if given and given[0] in _COMMANDS:
         return _COMMANDS[given[0]](given[1:])
-    return _serve(given)
+    return _serve(given, _AS_TRITONSERVER if program == _PROGRAMS[1] else ())
 
 
-def _serve(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
+def _serve(argv: Sequence[str], first: Sequence[str] = (), environ: Mapping[str, str] = os.environ) -> int:
+    """`first`: options that those of the environment and of `argv` go before."""
     from triton_async import app, logs
     from triton_async.config.settings import UsageError, from_environment, parse, usage
 
     try:
-        settings = parse([*from_environment(environ), *argv], environ)
+        settings = parse([*first, *from_environment(environ), *argv], environ)
     except UsageError as error:
         # As short as what has to be mended; all options are a page that hides it.
         _say(f"{error.message}\nSee triton-async --help for all options" if error.message else usage())
@@ -87,7 +91,7 @@ def _sagemaker(argv: Sequence[str]) -> int:
     except CloudProblem as problem:
         _say(f"error: {problem}")
         return 1
-    return _serve([*arguments, *argv], environ)
+    return _serve([*arguments, *argv], environ=environ)
 
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"check": _check, "config": _config, "serve": _sagemaker}

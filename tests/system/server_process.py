@@ -97,7 +97,7 @@ class ServerProcess:
     def wait_until_ready(self, plain_http: bool = True) -> None:
         """Returns when /v2/health/ready answers 200; prints the server's output when it does not.
 
-        Without `plain_http`, when there are metrics: their port opens last.
+        Without `plain_http`, when there are metrics: their port opens last, behind --listen-while-loading=false.
         """
 
         def ready() -> bool:
@@ -187,7 +187,7 @@ def running_server(
     make: type[ServerProcess] = ServerProcess,
 ) -> Iterator[ServerProcess]:
     """A ready server; the caller stops it, or it is killed at the end. `plain_http`: whether it speaks that."""
-    server = make(repositories, folder, options)
+    server = make(repositories, folder, options if plain_http else [*options, "--listen-while-loading=false"])
     try:
         server.wait_until_ready(plain_http)
         yield server

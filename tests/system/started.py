@@ -32,6 +32,9 @@ class Started:
             *argv, f"--http-port={self.http_port}", f"--grpc-port={self.grpc_port}",
             f"--metrics-port={self.metrics_port}",
         ]  # fmt: skip
+        if not any("--listen-while-loading" in argument for argument in argv):
+            # So that a server that answers has loaded its models.
+            self.argv.append("--listen-while-loading=false")
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 [*(CLOSING if closed else ()), sys.executable, "-m", "triton_async.cli", *self.argv],

@@ -117,6 +117,35 @@ SERVER = (
     Option("help", Kind.FLAG, False, "Print usage."),
     _text("id", "triton", "Name of this server in its metadata."),
     _int("exit-timeout-secs", 30, "Seconds to let inferences in flight finish on exit."),
+    _int(
+        "drain-secs",
+        0,
+        "Seconds, before those of --exit-timeout-secs, in which a server that was told to end serves on but is not "
+        "ready, for load balancers to notice; connections close behind their next answer.",
+        low=0,
+        ours=True,
+    ),
+    _int(
+        "exit-grace-secs",
+        1,
+        "Seconds of --exit-timeout-secs, at most half of it, in which a server that ends is no longer ready but still "
+        "accepts, and tells each client to go elsewhere.",
+        low=0,
+        ours=True,
+    ),
+    _bool(
+        "listen-while-loading",
+        True,
+        "Open the ports before models are loaded, but for shared ones: the server is live then, and not ready. As "
+        "tritonserver the ports open when all models are loaded, unless this says otherwise.",
+        ours=True,
+    ),
+    _bool(
+        "reuse-port",
+        False,
+        "Let several servers share the HTTP port and the gRPC port, where the options of each do not say otherwise.",
+        ours=True,
+    ),
 )
 
 LOGGING = (
@@ -195,14 +224,6 @@ HTTP = (
     _text("http-address", "0.0.0.0", "Address of the HTTP server, or unix:<path> for a socket file."),
     _port("http-port", 8000, "Port of the HTTP server."),
     _int(
-        "exit-grace-secs",
-        1,
-        "Seconds of --exit-timeout-secs, at most half of it, in which a server that ends is no longer ready but still "
-        "accepts, and tells each client to go elsewhere.",
-        low=0,
-        ours=True,
-    ),
-    _int(
         "max-in-flight-byte-size",
         0,
         "Bytes of requests that the server holds before it refuses further ones; 0 for half of the memory that it may "
@@ -257,6 +278,7 @@ GRPC = (
         "Metadata with this regular expression in their names become parameters of inference requests.",
     ),
     _tuning("grpc-infer-thread-count", 2, _ONE_LOOP),
+    _tuning("grpc-infer-cq-count", 1, _ONE_LOOP),
     _tuning("grpc-infer-allocation-pool-size", 8, _NO_PROXY_POOL),
     _int(
         "grpc-max-response-pool-size",

@@ -67,6 +67,9 @@ class Settings:
 
     id: str = _default("id")
     exit_timeout_secs: int = _default("exit-timeout-secs")
+    drain_secs: int = _default("drain-secs")
+    exit_grace_secs: int = _default("exit-grace-secs")
+    listen_while_loading: bool = _default("listen-while-loading")
 
     log_verbose: int = _default("log-verbose")
     log_info: bool = _default("log-info")
@@ -90,7 +93,6 @@ class Settings:
     allow_http: bool = _default("allow-http")
     http_address: str = _default("http-address")
     http_port: int = _default("http-port")
-    exit_grace_secs: int = _default("exit-grace-secs")
     max_in_flight_byte_size: int = _default("max-in-flight-byte-size")
     allow_loop_execution: bool = _default("allow-loop-execution")
     allow_page: bool = _default("allow-page")
@@ -341,7 +343,9 @@ def _settings(values: dict[str, Any], warnings: list[str], environ: Mapping[str,
     if unix_path(http_address) is not None:
         http_address = OPTIONS["http-address"].default
     values.setdefault("metrics_address", http_address)
+    share = values.pop("reuse_port", OPTIONS["reuse-port"].default)
     for service in ("http", "grpc"):
+        values.setdefault(f"reuse_{service}_port", share)
         if problem := tls_problem(service, values):
             raise UsageError(problem)
     values["exit_timeout_secs"] = max(

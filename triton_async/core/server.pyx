@@ -31,12 +31,23 @@ log = logging.getLogger("triton_async.core")
 cdef str OVERLOADED = "too many bytes of requests are in flight, try again later"
 
 
-#   STARTING --start--> SERVING --stop_accepting--> STOPPING --stop--> STOPPED
+#   STARTING --start--> LOADING --models loaded--> SERVING --drain--> DRAINING --stop_accepting--> STOPPING
+#      ^                   |                                                                          |
+#      +-- a repository is gone                                                          STOPPED <--stop
+# `stop_accepting` and `stop` may come in any state, and pass over those between.
 cdef enum ServerState:
-    SERVER_STARTING = 0    # models are being loaded
-    SERVER_SERVING = 1
-    SERVER_STOPPING = 2    # not ready; requests that are already on an open connection are still served
-    SERVER_STOPPED = 3     # no new requests; those in flight finish
+    SERVER_STARTING = 0
+    SERVER_LOADING = 1     # live; models are being loaded, and none is asked before all are
+    SERVER_SERVING = 2
+    SERVER_DRAINING = 3    # not ready, so that load balancers turn away; all else is as before
+    SERVER_STOPPING = 4    # neither ready nor live; requests that come over open connections are still served
+    SERVER_STOPPED = 5     # no new requests; those in flight finish
+
+
+cdef int _check_loaded(int state) except -1:
+    if state < SERVER_SERVING:
+        raise Unavailable("Server not ready")
+    return 0
 
 
 cdef class FutureSink(ResponseSink):
@@ -103,10 +114,21 @@ cdef class InferenceServer:
 
     async def start(self):
         """Loads the models; whether all that were asked for are READY. ServerError when a repository is gone."""
-        complete = await self.repository.load_at_start()
+        self.state = SERVER_LOADING
+        try:
+            complete = await self.repository.load_at_start()
+        except ServerError:
+            self.state = SERVER_STARTING
+            raise
         self.state = SERVER_SERVING
         self._wake_readiness()
         return complete
+
+    def drain(self):
+        """Not ready any more, so that load balancers turn away; all else is as before."""
+        if self.state < SERVER_DRAINING:
+            self.state = SERVER_DRAINING
+            self._wake_readiness()
 
     def stop_accepting(self):
         """Not ready any more, so that load balancers turn away; front-ends close next."""
@@ -170,12 +192,13 @@ cdef class InferenceServer:
     cdef Servable find(self, str name, int64_t version):
         model = self.latest.get(name) if version == -1 else self.versions.get((name, version))
         if model is None:
+            _check_loaded(self.state)
             raise self.repository.explain(name, version)
         return <Servable>model
 
     cdef int submit_request(self, InferRequest request, ResponseSink sink, Servable model=None) except -1:
         cdef int64_t now_ns = self.reactor.clock.now_ns()
-        if self.state == SERVER_STARTING or self.state == SERVER_STOPPED:
+        if self.state < SERVER_SERVING or self.state == SERVER_STOPPED:
             raise Unavailable("Server not ready")
         if self.reactor.held_nbytes > self.max_held_nbytes:
             raise Overloaded(OVERLOADED)
@@ -243,14 +266,14 @@ cdef class InferenceServer:
     # -- questions ---------------------------------------------------------------------------------
 
     def live(self):
-        """Whether the server runs: not before `start` is through. Unavailable `Server exiting` while it stops."""
+        """Whether the server runs, even if it still loads models. Unavailable `Server exiting` while it stops."""
         if self.state >= SERVER_STOPPING:
             raise Unavailable("Server exiting")
         return self.state != SERVER_STARTING
 
     def ready(self):
         """Whether requests are welcome: with --strict-readiness every model must be READY, and able to run."""
-        if self.state >= SERVER_STOPPING:
+        if self.state >= SERVER_DRAINING:
             raise Unavailable("Server exiting")
         if self.state != SERVER_SERVING:
             return False
@@ -270,7 +293,7 @@ cdef class InferenceServer:
     @property
     def serving(self):
         """Whether models may be loaded and unloaded."""
-        return self.state == SERVER_SERVING
+        return self.state == SERVER_SERVING or self.state == SERVER_DRAINING
 
     @property
     def stopping(self):
@@ -359,10 +382,13 @@ cdef class InferenceServer:
 
     async def load_model(self, str name, parameters=None):
         """Loads or reloads a model and waits for it. ServerError when that is not allowed or fails."""
+        _check_loaded(self.state)
         await self.repository.load_by_request(name, parameters)
 
     async def unload_model(self, str name, bint unload_dependents=False):
-        """Takes a model out of service; it is freed when its requests are done."""
+        """Takes a model out of service; it is freed when its requests are done. ServerError when that is not allowed.
+        """
+        _check_loaded(self.state)
         await self.repository.unload_by_request(name, unload_dependents)
 
     # -- traces ------------------------------------------------------------------------------------

@@ -35,19 +35,21 @@ class ListeningSocket:
     """A bound socket that accepts until it is closed. `address` as it was asked for, `port` 0 for a Unix socket."""
 
     def __init__(
-        self, server: asyncio.Server, address: str, port: int, path: str = "", *, shared: bool = False
+        self, server: asyncio.Server, address: str, port: int, path: str = ""
     ) -> None:
         self._server = server
-        self._shared = shared
+        self._retired = bool(path)
         self._path = path
         self._file = _identity(path) if path else None
         self.address = address
         self.port = port
 
     async def retire(self) -> None:
-        """`close`. Of a port that other servers share, every connection that has begun is accepted before."""
-        if self._shared:
-            self._shared = False
+        """`close`, behind every connection to a port that has begun. The next server of the port, or the next choice of
+        a load balancer, gets those that come later.
+        """
+        if not self._retired:
+            self._retired = True
             for sock in self._server.sockets:
                 _drop_beginnings(sock.fileno())
             # Those that had begun are through, and the loop has accepted them.
@@ -90,13 +92,13 @@ async def listen(
     else:
         server = await loop.create_server(factory, host, port, backlog=backlog, reuse_port=reuse_port or None)
     bound: tuple[str, int] = server.sockets[0].getsockname()[:2]
-    return ListeningSocket(server, *bound, shared=reuse_port)
+    return ListeningSocket(server, *bound)
 
 
 def _drop_beginnings(descriptor: int) -> None:
     """Has the kernel ignore new connections to a listening socket, but not those under way. Their clients ask again a
-    second later, and reach another socket of the port when this one is closed by then: closing it would reset what it
-    has accepted by itself.
+    second later, and reach another socket of the port, or are refused, when this one is closed by then: closing it at
+    once would reset what it has accepted by itself.
     """
     program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in _NO_SYN))
     what = struct.pack("HL", len(_NO_SYN), ctypes.addressof(program))

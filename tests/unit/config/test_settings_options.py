@@ -18,7 +18,8 @@ REPOSITORY = "--model-repository=/models"
 OURS = {
     "http-use-ssl", "http-use-ssl-mutual", "http-server-cert", "http-server-key", "http-root-cert", "log-access",
     "api-key-file", "api-key-exempt",
-    "allow-loop-execution", "exit-grace-secs", "max-in-flight-byte-size",
+    "allow-loop-execution", "exit-grace-secs", "max-in-flight-byte-size", "drain-secs", "listen-while-loading",
+    "reuse-port",
     "allow-page",
 }  # fmt: skip
 
@@ -32,6 +33,7 @@ repository-poll-secs load-model model-config-name model-load-thread-count model-
 model-namespacing enable-peer-access allow-http http-address http-port reuse-http-port
 http-header-forward-pattern http-thread-count http-max-input-size http-restricted-api allow-grpc grpc-address
 grpc-port reuse-grpc-port grpc-header-forward-pattern grpc-infer-thread-count grpc-infer-allocation-pool-size
+grpc-infer-cq-count
 grpc-max-response-pool-size grpc-use-ssl grpc-use-ssl-mutual grpc-server-cert grpc-server-key grpc-root-cert
 grpc-infer-response-compression-level grpc-keepalive-time grpc-keepalive-timeout
 grpc-keepalive-permit-without-calls grpc-http2-max-pings-without-data
@@ -328,6 +330,15 @@ def test_an_empty_value_is_refused_where_it_means_nothing(option: str) -> None:
     for given in ([f"--{option}="], [f"--{option}", ""]):
         message = refusal(REPOSITORY, "--model-control-mode=explicit", *given)
         assert message == f"Error: empty argument for --{option}"
+
+
+def test_one_option_shares_both_ports() -> None:
+    for argv, shared in (
+        ((), (False, False)), (("--reuse-port=true",), (True, True)), (("--reuse-http-port=true",), (True, False)),
+        (("--reuse-port=true", "--reuse-grpc-port=false"), (True, False)),
+    ):  # fmt: skip
+        found = settings(*argv)
+        assert (found.reuse_http_port, found.reuse_grpc_port) == shared
 
 
 @pytest.mark.parametrize("place", ["s3://bucket/models", "s3://https://host:9000/b/m", "gs://b/m", "as://a/c/m"])
