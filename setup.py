@@ -43,6 +43,7 @@ C_SOURCES = {
     "triton_async.backends.python.isolated.memory": ["csrc/arena.c"],
     "triton_async.backends.python.isolated.wire": ["csrc/arena.c", "csrc/gather.c", "csrc/slab.c"],
     "triton_async.backends.tensorrt.calls": ["csrc/cuda.c"],
+    "triton_async.core.answers_kept": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.core.reactor": ["csrc/wakeup.c"],
     "triton_async.core.dataflow": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.core.instances": ["csrc/wakeup.c", "csrc/gather.c", "csrc/slab.c"],

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -27,7 +27,7 @@ from triton_async.config.locations import has_scheme
 from triton_async.config.settings import Settings
 from triton_async.config.trace_config import OPENTELEMETRY
 from triton_async.core.archives import Archives
-from triton_async.core.cache import ResponseCache
+from triton_async.core.caches import OpenCache, open_cache
 from triton_async.core.families import Family
 from triton_async.core.files import LocalRoot, Root
 from triton_async.core.gpu_metrics import GpuMonitor, environment_visible
@@ -220,12 +220,30 @@ async def _serve_watched(
     roots: Mapping[str, Root],
     stop_requested: asyncio.Event,
 ) -> int:
-    loop = asyncio.get_running_loop()
     # Bodies are read, written and compressed there, mostly without the GIL: one thread for each processor.
     cpus = min(os.cpu_count() or 1, quota_cpus() or 1 << 30)
-    loop.set_default_executor(ThreadPoolExecutor(max(2, min(cpus, 32)), "bodies"))
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max(2, min(cpus, 32)), "bodies"))
     for warning in settings.warnings:
         log.warning("%s", warning)
+    async with AsyncExitStack() as stack:
+        try:
+            cache = await stack.enter_async_context(open_cache(settings, os.environ))
+        except ServerError as error:
+            logs.say(logs.STDERR, f"error: creating server: {error.as_status().replace(': ', ' - ', 1)}")
+            return 1
+        return await _serve_with(cache, settings, security, recorder, roots=roots, stop_requested=stop_requested)
+
+
+async def _serve_with(
+    cache: OpenCache,
+    settings: Settings,
+    security: Security,
+    recorder: TraceRecorder | None,
+    *,
+    roots: Mapping[str, Root],
+    stop_requested: asyncio.Event,
+) -> int:
+    loop = asyncio.get_running_loop()
     reactor = Reactor()
     reactor.attach(loop)
     lag = LoopLag(loop)
@@ -241,9 +259,10 @@ async def _serve_watched(
                 gpu_limits=settings.model_load_gpu_limit, gpu_uuid=monitor.uuid, measured=settings.metrics,
                 metric_sources=(
                     monitor.families, partial(_own_families, lag, reactor), backends.families, stuck.families,
+                    *cache.metric_sources,
                 ),
                 loop_executions=settings.allow_loop_execution,
-                cache=ResponseCache(settings.response_cache_byte_size) if settings.response_cache_byte_size else None,
+                cache=cache.cache,
                 held_schedulers=_held_schedulers(),
                 limiter=_limiter(settings, reactor),
                 open_root=roots.__getitem__,

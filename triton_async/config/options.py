@@ -417,7 +417,8 @@ BACKEND = (
     _text(
         "cache-config",
         "",
-        "The response cache, in this process only: local,size=<bytes>. For models whose config enables it.",
+        "The response cache of models whose config enables it: in this process, local,size=<bytes>; in a Redis server, "
+        "redis,host=<name> and redis,port=<n>, with user, password, db and more.",
         repeat=True,
         form="<<string>,<string>=<string>>",
     ),
@@ -426,7 +427,7 @@ BACKEND = (
         "/opt/tritonserver/caches",
         "Accepted for compatibility.",
         status=Status.NO_EFFECT,
-        note="the local response cache is built in, and no other is supported",
+        note="the response caches local and redis are built in, and others cannot be loaded",
     ),
     _int("response-cache-byte-size", 0, "Deprecated: --cache-config=local,size=<bytes>.", low=0, high=2**63 - 1),
     _text(

@@ -18,6 +18,7 @@ from triton_async.config.access import (
     parse_pattern,
     parse_restrictions,
 )
+from triton_async.config.cache import CacheProblem, RedisConfig, parse_cache
 from triton_async.config.clouds import CloudProblem, SageMaker, VertexAi, take_clouds
 from triton_async.config.endpoints import Listens, address_problem, tls_problem
 from triton_async.config.locations import LocationProblem, has_scheme, parse_location
@@ -152,8 +153,10 @@ class Settings:
     rate_limit: str = _default("rate-limit")
     # Of the rate limiter: name -> GPU, or -1 for every one -> copies. Empty: as many as are needed.
     rate_limit_resource: Mapping[str, Mapping[int, int]] = field(default_factory=_empty)
-    # Of the response cache, in bytes; 0: there is none.
+    # Of the response cache in this process, in bytes; 0: there is none.
     response_cache_byte_size: int = _default("response-cache-byte-size")
+    # The response cache in a Redis server instead; without the credentials of the environment.
+    redis_cache: RedisConfig | None = None
 
     pinned_memory_pool_byte_size: int = _default("pinned-memory-pool-byte-size")
     # GPU -> bytes; DEVICE_POOL_NBYTES for a GPU that is not in it.
@@ -373,7 +376,12 @@ def _settings(values: dict[str, Any], warnings: list[str], environ: Mapping[str,
     if "response_cache_byte_size" in values:
         warnings.append("--response-cache-byte-size is deprecated: use --cache-config=local,size=<bytes>")
     if cache_texts:
-        values["response_cache_byte_size"] = _cache_size(cache_texts)
+        try:
+            cache = parse_cache(cache_texts)
+        except CacheProblem as error:
+            raise _bad(OPTIONS["cache-config"], str(error)) from None
+        values["response_cache_byte_size"], values["redis_cache"] = cache.local_nbytes, cache.redis
+        warnings += cache.warnings
     try:
         values["metrics"] = parse_metrics(values.pop("metrics_config", ()))
     except MetricsProblem as problem:
@@ -468,25 +476,6 @@ def _resources(texts: Sequence[str]) -> Mapping[str, Mapping[int, int]]:
             raise _bad(option, f"count and device must be numbers from 0 to 999999999. Got {text}")
         found.setdefault(name, {})[int(numbers[1]) if len(numbers) == 2 else -1] = int(numbers[0])
     return MappingProxyType({name: MappingProxyType(counts) for name, counts in found.items()})
-
-
-def _cache_size(texts: Sequence[str]) -> int:
-    """`local,size=<bytes>` -> bytes."""
-    option = OPTIONS["cache-config"]
-    size = -1
-    for text in texts:
-        head, equals, value = text.partition("=")
-        cache, comma, setting = head.partition(",")
-        if not (cache and comma and setting and equals and value):
-            raise _bad(option, f"--cache-config option format is '<cache name>,<setting>=<value>'. Got {text}")
-        if cache != "local":
-            raise _bad(option, f"the cache '{cache}' is not supported: the only one there is, is local")
-        if setting != "size":
-            raise _bad(option, f"the local cache has no setting '{setting}', but size")
-        if not re.fullmatch("[0-9]{1,18}", value, re.ASCII) or not int(value):
-            raise _bad(option, f"the size of the local cache must be a positive number of bytes. Got {value}")
-        size = int(value)
-    return size
 
 
 def _read_access(values: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The response cache, in this process: the least recently used answer goes first."""
+"""The response cache: keys of requests, and the cache in this process. Loop thread."""
 
 from collections import OrderedDict
 from hashlib import blake2b
@@ -19,7 +19,6 @@ cdef int64_t ENTRY_NBYTES = CACHE_ENTRY_NBYTES
 cdef int64_t KEY_NBYTES = CACHE_KEY_NBYTES
 
 cdef enum:
-    DIGEST_NBYTES = 16           # chance and ill will both find no two requests of one key
     OVERHEAD_NBYTES = 1024       # of an entry: its objects, and their places in dictionaries
     OUTPUT_OVERHEAD_NBYTES = 256
 
@@ -44,25 +43,21 @@ cdef class Entry:
 
 
 cdef class ResponseCache:
-    """Up to `budget_nbytes` of answers."""
+    """Answers of the models whose config asks for it."""
 
-    def __init__(self, int64_t budget_nbytes):
-        self.budget_nbytes = budget_nbytes
-        self.entries = OrderedDict()
+    def __init__(self):
         self.owners = {}
 
-    def __len__(self):
-        return len(self.entries)
-
-    cdef int64_t add_owner(self) except -1:
+    cdef int64_t add_owner(self, bytes identity) except -1:
         self.last_owner += 1
-        self.owners[self.last_owner] = set()
+        self.owners[self.last_owner] = self.last_owner.to_bytes(8, "little")
         return self.last_owner
 
     cdef bytes key_of(self, int64_t owner, InferRequest request):
+        cdef bytes begin = self.owners[owner]
         cdef Tensor tensor
         cdef int64_t total = 0
-        if request.n_placements:
+        if begin is None or request.n_placements:
             return None
         for tensor in request.slots:
             if tensor is None or tensor.buffer is None:
@@ -72,7 +67,42 @@ cdef class ResponseCache:
             total += tensor.nbytes
         if total > KEY_NBYTES:
             return None
-        return _digest(owner, request)
+        return _digest(begin, request)
+
+    cdef InferResponse find(self, bytes key, InferRequest request, ModelSignature signature):
+        return None
+
+    cdef bint ask(self, bytes key, object told) except -1:
+        return False
+
+    cdef InferResponse read(self, bytes value, bytes key, InferRequest request, ModelSignature signature):
+        return None
+
+    cdef int keep(self, int64_t owner, bytes key, InferResponse response) except -1:
+        return 0
+
+    cdef int drop_owner(self, int64_t owner) except -1:
+        del self.owners[owner]
+        return 0
+
+
+@cython.final
+cdef class LocalCache(ResponseCache):
+    """Up to `budget_nbytes` of answers, in this process."""
+
+    def __init__(self, int64_t budget_nbytes):
+        ResponseCache.__init__(self)
+        self.budget_nbytes = budget_nbytes
+        self.entries = OrderedDict()
+        self.keys = {}
+
+    def __len__(self):
+        return len(self.entries)
+
+    cdef int64_t add_owner(self, bytes identity) except -1:
+        cdef int64_t owner = ResponseCache.add_owner(self, identity)
+        self.keys[owner] = set()
+        return owner
 
     cdef InferResponse find(self, bytes key, InferRequest request, ModelSignature signature):
         cdef Entry entry = <Entry>self.entries.get(key)
@@ -86,11 +116,9 @@ cdef class ResponseCache:
         cdef Entry entry
         cdef Tensor tensor
         cdef int64_t nbytes = OVERHEAD_NBYTES
-        if response.error is not None or not response.final or owner not in self.owners or key in self.entries:
+        if not is_kept(response) or owner not in self.keys or key in self.entries:
             return 0
         for tensor in response.outputs:
-            if tensor.buffer is not None and tensor.buffer.memory_type == MEMORY_GPU:
-                return 0
             nbytes += tensor.nbytes + OUTPUT_OVERHEAD_NBYTES
         if nbytes > min(self.budget_nbytes, ENTRY_NBYTES):
             return 0
@@ -102,30 +130,40 @@ cdef class ResponseCache:
         entry.owner = owner
         entry.nbytes = nbytes
         self.entries[key] = entry
-        (<set>self.owners[owner]).add(key)
+        (<set>self.keys[owner]).add(key)
         self.nbytes += nbytes
         return 0
 
     def _forget(self, bytes key):
         cdef Entry entry = <Entry>self.entries.pop(key)
-        (<set>self.owners[entry.owner]).discard(key)
+        (<set>self.keys[entry.owner]).discard(key)
         self.nbytes -= entry.nbytes
 
     cdef int drop_owner(self, int64_t owner) except -1:
-        for key in list(self.owners[owner]):
+        for key in list(self.keys[owner]):
             self._forget(key)
-        del self.owners[owner]
-        return 0
+        del self.keys[owner]
+        return ResponseCache.drop_owner(self, owner)
+
+
+cdef bint is_kept(InferResponse response) noexcept:
+    cdef Tensor tensor
+    if response.error is not None or not response.final:
+        return False
+    for tensor in response.outputs:
+        if tensor.buffer is not None and tensor.buffer.memory_type == MEMORY_GPU:
+            return False
+    return True
 
 
 # Of the version, all inputs by their place in the signature, what the backend sees beside them, and the outputs that
 # are asked for.
-cdef bytes _digest(int64_t owner, InferRequest request):
+cdef bytes _digest(bytes begin, InferRequest request):
     cdef RequestedOutput output
     cdef Tensor tensor
     cdef Head head
     cdef int i
-    digest = blake2b(PyBytes_FromStringAndSize(<char *>&owner, sizeof(owner)), digest_size=DIGEST_NBYTES)
+    digest = blake2b(begin, digest_size=DIGEST_NBYTES)
     for index, tensor in enumerate(request.slots):
         if tensor is None:
             continue

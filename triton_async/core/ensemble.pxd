@@ -3,7 +3,9 @@
 from libc.stdint cimport int64_t
 
 from triton_async.core.dataflow cimport Dataflow, Step
+from triton_async.core.ensemble_run cimport Run
 from triton_async.core.servable cimport Servable
+from triton_async.infer.request cimport InferRequest
 
 # Loop thread. Nothing waits in it but what `max_inflight_requests` holds back: a request's first steps begin inside
 # `submit`, later ones as soon as the tensors are there that they take. Tensors go on as they are, leases of whoever
@@ -16,3 +18,6 @@ cdef class Ensemble(Servable):
     cdef int64_t ahead               # responses of decoupled steps that a request may have open before senders wait
 
     cdef Servable find(self, Step step)
+    # A run that holds the models of the steps that it may need; and has a request that is accepted begin with it.
+    cdef Run _prepare(self, InferRequest request)
+    cdef int _start(self, InferRequest request, Run run, int64_t now_ns) except -1

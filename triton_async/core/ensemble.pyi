@@ -18,5 +18,6 @@ class Ensemble(Servable):
         serving: Any,
         input_pool: SlabPool | None = None,
         cache: ResponseCache | None = None,
+        identity: bytes = b"",
     ) -> None: ...
     def asked_for_readiness(self) -> list[Any]: ...

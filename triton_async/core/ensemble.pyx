@@ -24,9 +24,9 @@ cdef class Ensemble(Servable):
     """A READY ensemble. `serving`: ensembles.Serving, what it finds the models of its steps by."""
 
     def __init__(self, Reactor reactor, ModelSignature signature, config, Dataflow flow, serving,
-                 SlabPool input_pool=None, ResponseCache cache=None):
+                 SlabPool input_pool=None, ResponseCache cache=None, bytes identity=b""):
         cdef int64_t limit = config.ensemble.max_inflight_requests
-        Servable.__init__(self, reactor, signature, config, input_pool, False, cache)
+        Servable.__init__(self, reactor, signature, config, input_pool, False, cache, identity)
         self.flow = flow
         self.latest = serving.latest
         self.versions = serving.versions
@@ -65,15 +65,34 @@ cdef class Ensemble(Servable):
         return <Servable>target
 
     cdef int submit(self, InferRequest request, ResponseSink sink, int64_t now_ns) except -1:
-        cdef Run run
-        cdef Step step
-        cdef Servable target
+        cdef Run run = None
         assert request.state == REQUEST_NEW
         self._check_open()
         self.signature.validate(request)
-        if self.cache is not None and self._is_cached(request, sink, now_ns):
-            return 0
-        run = Run.__new__(Run)
+        if self.cache is not None:
+            if self.cache.remote:
+                # The steps are held from now on: what leaves while the cache is asked still serves this request.
+                run = self._prepare(request)
+            try:
+                if self._is_cached(request, sink, now_ns, run):
+                    return 0
+            except BaseException:
+                self._drop_prepared(run)
+                raise
+        if run is None:
+            run = self._prepare(request)
+        self._accept(request, sink)
+        return self._start(request, run, now_ns)
+
+    cdef int _start(self, InferRequest request, Run run, int64_t now_ns) except -1:
+        request.state = REQUEST_RUNNING
+        request.queue_start_ns = now_ns
+        return run.start(now_ns)
+
+    cdef Run _prepare(self, InferRequest request):
+        cdef Step step
+        cdef Servable target
+        cdef Run run = Run.__new__(Run)
         run.ensemble = self
         run.flow = self.flow
         run.ahead = self.ahead
@@ -86,13 +105,17 @@ cdef class Ensemble(Servable):
         for target in run.targets:
             if target is not None:
                 target.hold()
-        self._accept(request, sink)
-        request.state = REQUEST_RUNNING
-        request.queue_start_ns = now_ns
-        return run.start(now_ns)
+        return run
+
+    cdef int _begin(self, InferRequest request, object prepared, int64_t now_ns) except -1:
+        return self._start(request, <Run>prepared, now_ns)
+
+    cdef int _drop_prepared(self, object prepared) except -1:
+        return 0 if prepared is None else (<Run>prepared).release_targets()
 
     cdef int cancel(self, InferRequest request, int64_t now_ns) except -1:
         if request.model is not self or request.cancelled:
             return 0
         # The calls hear of it, and have the run given up.
-        return self._forsake(request)
+        self._forsake(request)
+        return self._cancel_asked(request, now_ns) if request.state == REQUEST_NEW else 0

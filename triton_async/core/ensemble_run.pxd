@@ -67,6 +67,8 @@ cdef class Run:
     cdef bint ended                  # and all calls are over
 
     cdef int start(self, int64_t now_ns) except -1
+    # Lets go of the models of the steps. Nothing is asked of them any more.
+    cdef int release_targets(self) except -1
     cdef int _try(self, Scope scope, Step step, int64_t now_ns) except -1
     cdef int _ask(self, Scope scope, Step step, int64_t now_ns) except -1
     cdef int heard(self, StepCall call, InferResponse response, int64_t now_ns) except -1

@@ -318,16 +318,20 @@ cdef class Run:
         return self.relieve()
 
     cdef int _end_if_done(self) except -1:
-        cdef Servable target
         if not self.over or self.ended or self.n_held or self.n_active:
             return 0
         self.ended = True
-        for target in self.targets:
-            if target is not None:
-                target.let_go()
+        self.release_targets()
         forget(self.root)
         self.root = None
         return self.ensemble._free(self.request)
+
+    cdef int release_targets(self) except -1:
+        cdef Servable target
+        for target in self.targets:
+            if target is not None:
+                target.let_go()
+        return 0
 
     # -- senders that are held back ----------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from triton_async.config.validate import check_cache
 from triton_async.core.ensemble import Ensemble
 from triton_async.core.entries import UNLOADED, ModelEntry, VersionEntry
 from triton_async.core.host import Host
+from triton_async.core.identity import digest_of
 from triton_async.core.lifecycle import LoadedVersion, State
 from triton_async.core.linking import Link, Target, link
 from triton_async.core.opening import OpenEnsemble
@@ -172,7 +173,7 @@ class Ensembles:
             served = self._serving.versions.get((step.model_name, step.model_version))
         if served is None:
             raise InvalidArg(self._missing(entry.name, step))
-        return Target(served.signature, served.input_pool)
+        return Target(served.signature, served.input_pool, served.number, served.identity)
 
     def _check_nesting(self, name: str) -> None:
         """InvalidArg for an ensemble that asks itself, or others that are nested too deep."""
@@ -266,10 +267,20 @@ class Ensembles:
         cache = self._host.cache if linked.config.proto.response_cache.enable else None
         made = Ensemble(
             self._host.reactor, linked.signature(version), linked.config, linked.flow, self._serving,
-            linked.input_pool, cache,
+            linked.input_pool, cache, _identity(linked, version),
         )  # fmt: skip
         made.statistics.latencies = latencies_of(made.config, self._host.measured, cache is not None)
         return made
+
+
+def _identity(linked: Link, version: int) -> bytes:
+    """What its answers depend on; b"" where that is not known of a step."""
+    if not all(linked.steps):
+        return b""
+    digest = digest_of(linked.config, str(version))
+    for identity in linked.steps:
+        digest.update(identity)
+    return digest.digest()
 
 
 def _way(came: Mapping[str, str], first: str, last: str) -> list[str]:

@@ -115,14 +115,16 @@ async def start_version(host: Host, config: ModelConfig, opened: OpenVersion) ->
         await host.warm_ups.run(host.reactor, config, opened.signature, instances, opened.samples, injection)
         scheduler = make_scheduler(config, opened.signature, instances, injection, host.held_schedulers)
         cache = host.cache if config.proto.response_cache.enable else None
+        # Behind the instances, which may have read files too.
+        identity = b"" if opened.files is None else await host.loading(opened.files.digest, config)
         pool = _input_pool(config, loaded)
         if isinstance(scheduler, SequenceBatcher):
             model: Model = SequenceModel(host.reactor, opened.signature, config, instances, scheduler, pool,
-                                         host.loop_executions)  # fmt: skip
+                                         host.loop_executions, identity)  # fmt: skip
         else:
             kind = LimitedModel if any(claims) else Model
             model = kind(host.reactor, opened.signature, config, instances, scheduler, pool, cache,
-                         host.loop_executions)  # fmt: skip
+                         host.loop_executions, identity)  # fmt: skip
         model.statistics.latencies = latencies_of(config, host.measured, model.cache is not None)
         if host.limiter is not None and any(claims):
             model.limit(host.limiter, claims)

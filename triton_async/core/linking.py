@@ -28,17 +28,23 @@ class Target:
 
     signature: ModelSignature
     input_pool: SlabPool | None = None
+    # Of this load of it; and what its answers depend on, b"" where that is not known.
+    number: int = 0
+    identity: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An ensemble that fits its steps. `key`: what of their models matters to it, equal while it still fits."""
+    """An ensemble that fits its steps. `key`: what of their models matters to it, equal while it still fits. `steps`:
+    what answers of their models depend on, in order.
+    """
 
     config: ModelConfig
     flow: Dataflow
     labels: Labels
     input_pool: SlabPool | None
     key: tuple[Any, ...]
+    steps: tuple[bytes, ...]
 
     def signature(self, version: int) -> ModelSignature:
         """Of a version of the ensemble."""
@@ -79,7 +85,8 @@ def link(config: ModelConfig, labels: Labels, targets: Sequence[Target]) -> Link
     )  # fmt: skip
     return Link(
         _decided(config, flow.decoupled), flow, {**_labels_of_steps(steps, targets), **labels},
-        _input_pool(config, targets), tuple(_key(target.signature) for target in targets),
+        _input_pool(config, targets), tuple(_key(target, config) for target in targets),
+        tuple(target.identity for target in targets),
     )  # fmt: skip
 
 
@@ -282,8 +289,12 @@ def _input_pool(config: ModelConfig, targets: Sequence[Target]) -> SlabPool | No
     return None
 
 
-def _key(signature: ModelSignature) -> tuple[Any, ...]:
+def _key(target: Target, config: ModelConfig) -> tuple[Any, ...]:
+    signature = target.signature
+
     def of(specs: Sequence[TensorSpec]) -> tuple[Any, ...]:
         return tuple((spec.name, spec.datatype, spec.dims, spec.optional, spec.any_rank, spec.labels) for spec in specs)
 
-    return of(signature.inputs), of(signature.outputs), signature.max_batch_size, signature.decoupled
+    # An ensemble's own answers, where they are kept, are those of the models that it was joined to.
+    load = target.number if config.proto.response_cache.enable else 0
+    return of(signature.inputs), of(signature.outputs), signature.max_batch_size, signature.decoupled, load

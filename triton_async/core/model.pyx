@@ -30,7 +30,7 @@ from triton_async.defines import (
     INSTANCE_RUN_AHEAD_MAX,
     INSTANCE_RUN_AHEAD_NS,
 )
-from triton_async.errors import Cancelled, InternalError, Unavailable, from_code
+from triton_async.errors import Cancelled, InternalError, ServerError, Unavailable, from_code
 
 log = logging.getLogger("triton_async.core")
 
@@ -49,10 +49,10 @@ cdef class Model(Servable):
     loop thread."""
 
     def __init__(self, Reactor reactor, ModelSignature signature, config, instances, Scheduler scheduler,
-                 SlabPool input_pool=None, ResponseCache cache=None, bint runs_here=True):
+                 SlabPool input_pool=None, ResponseCache cache=None, bint runs_here=True, bytes identity=b""):
         batching = config.dynamic_batching or config.sequences
         Servable.__init__(self, reactor, signature, config, input_pool,
-                          batching is not None and batching.preserve_ordering, cache)
+                          batching is not None and batching.preserve_ordering, cache, identity)
         self.scheduler = scheduler
         self.instances = list(instances)
         self.idle = self.instances[::-1]
@@ -129,11 +129,24 @@ cdef class Model(Servable):
             raise
         return 0
 
+    cdef int _begin(self, InferRequest request, object prepared, int64_t now_ns) except -1:
+        try:
+            self.scheduler.enqueue(request, now_ns)
+        except Exception as error:
+            self.statistics.record_failure(FAIL_REJECTED, request.received_ns or now_ns, now_ns)
+            if not isinstance(error, ServerError):
+                log.exception("model '%s' could not queue a request", self.signature.model_name)
+                error = InternalError("no memory for a request")
+            return self._end(request, error)
+        return self.reactor.call_turn(self)
+
     cdef int cancel(self, InferRequest request, int64_t now_ns) except -1:
         if request.model is not self or request.cancelled:
             return 0
         # A response may be there already, held back for its order or for the next turn of the loop.
         self._forsake(request)
+        if request.state == REQUEST_NEW:
+            return self._cancel_asked(request, now_ns)
         if request.state == REQUEST_QUEUED:
             self.scheduler.remove(request)
             return self._drop(request, now_ns)

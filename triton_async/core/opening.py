@@ -22,6 +22,7 @@ from triton_async.config.model_config import Instance, ModelConfig, TensorConfig
 from triton_async.config.settings import Settings
 from triton_async.core.files import Fingerprint, fingerprint
 from triton_async.core.host import LOADING, Host, as_server_error
+from triton_async.core.identity import ModelFiles
 from triton_async.core.initial_states import read_initial_states
 from triton_async.core.placement import check_backend, find_gpus, gpus_in_use
 from triton_async.core.planning import check_assembly, make_plan, without_ignored
@@ -54,6 +55,8 @@ class OpenVersion:
     begun: float
     # States that sequences begin with, in the order of the config.
     initial_states: list[Tensor] = field(default_factory=list)
+    # For a response cache that others share; None: there is none.
+    files: ModelFiles | None = None
 
     def close(self) -> None:
         """Frees the engines and what they share. Blocking."""
@@ -179,6 +182,7 @@ def open_version(
     begun, opened = (time.monotonic(), None) if inspection is None else (inspection.begun, inspection.opened)
     settings = {**host.backend_config.get("", {}), **host.backend_config.get(config.backend, {})}
     config = without_ignored(host.backends.get(config.backend), config)
+    files = ModelFiles(directory, version) if host.cache is not None and host.cache.remote else None
     path = model_path(config.proto, directory, version)
     check_model_file(config.proto, directory, path)
     signature = make_signature(config, version, directory)
@@ -186,7 +190,7 @@ def open_version(
     samples = read_samples(config, signature, directory)
     context = LoadContext(config, version, path, signature, host.pool, settings, host.pools, opened)
     loaded = host.backends.get(config.backend).load(context)
-    model = OpenVersion(version, signature, loaded, [], samples, begun, initial_states)
+    model = OpenVersion(version, signature, loaded, [], samples, begun, initial_states, files)
     if model.loaded.thread_bound:
         return model
     try:

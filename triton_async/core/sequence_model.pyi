@@ -19,4 +19,5 @@ class SequenceModel(Model):
         scheduler: SequenceBatcher,
         input_pool: SlabPool | None = None,
         runs_here: bool = True,
+        identity: bytes = b"",
     ) -> None: ...

@@ -20,8 +20,8 @@ cdef class SequenceModel(Model):
     """See Model. `scheduler`: a SequenceBatcher."""
 
     def __init__(self, reactor, signature, config, instances, SequenceBatcher scheduler, input_pool=None,
-                 bint runs_here=True):
-        Model.__init__(self, reactor, signature, config, instances, scheduler, input_pool, None, runs_here)
+                 bint runs_here=True, bytes identity=b""):
+        Model.__init__(self, reactor, signature, config, instances, scheduler, input_pool, None, runs_here, identity)
         self.bound = True
         self.sequences = scheduler
         scheduler.wake = self._wake

@@ -28,6 +28,8 @@ cdef class Servable(Wakeable):
     cdef Reactor reactor
     cdef object ordered                  # deque of requests when responses keep their order, else None
     cdef readonly ResponseCache cache    # None: its answers are not kept
+    cdef readonly int64_t number         # of this load of it, among all of the process
+    cdef readonly bytes identity         # what its answers depend on, apart from requests; b"": not known
     cdef int64_t cache_owner             # whose entries its answers are
     cdef int64_t holds                   # of who still has requests for it, which it takes while it is draining, too
     cdef bint draining
@@ -57,8 +59,15 @@ cdef class Servable(Wakeable):
     # -- for implementations
     # Unavailable while it takes no requests.
     cdef int _check_open(self) except -1
-    # Takes a valid request whose answer is in the cache. Else it notes the key, under which the answer is to be kept.
-    cdef bint _is_cached(self, InferRequest request, ResponseSink sink, int64_t now_ns) except -1
+    # Takes a valid request whose answer is in the cache, or one that waits for what the cache says: `_begin` goes on
+    # with that, and `prepared`, if it is not there. Else it notes the key, under which the answer is to be kept.
+    cdef bint _is_cached(self, InferRequest request, ResponseSink sink, int64_t now_ns, object prepared=*) except -1
+    # Goes on with a request that was taken before the cache was asked, and lets go of what was prepared for one with
+    # which it does not go on. The first answers for what it raises.
+    cdef int _begin(self, InferRequest request, object prepared, int64_t now_ns) except -1
+    cdef int _drop_prepared(self, object prepared) except -1
+    # Ends a request that waits for what the cache says, because its client has gone.
+    cdef int _cancel_asked(self, InferRequest request, int64_t now_ns) except -1
     cdef int _keep(self, InferRequest request, InferResponse response) except -1
     # A request is taken; and given back before anything has happened to it.
     cdef int _accept(self, InferRequest request, ResponseSink sink) except -1

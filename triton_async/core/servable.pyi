@@ -13,6 +13,8 @@ class Servable:
     statistics: ModelStatistics
     in_flight: int
     cache: ResponseCache | None
+    number: int
+    identity: bytes
     @property
     def pending(self) -> int: ...
     @property

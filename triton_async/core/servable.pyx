@@ -2,10 +2,11 @@
 
 import logging
 from collections import deque
+from functools import partial
 
 from triton_async.core.cache cimport ResponseCache
 from triton_async.core.reactor cimport Reactor, Wakeable
-from triton_async.core.stats cimport ModelStatistics
+from triton_async.core.stats cimport FAIL_CANCELED, ModelStatistics
 from triton_async.core.trace cimport trace_end, trace_response
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.request cimport (
@@ -28,13 +29,15 @@ cdef int64_t REQUEST_NBYTES = _REQUEST_NBYTES
 
 log = logging.getLogger("triton_async.core")
 
+cdef int64_t _n_servables = 0
+
 
 cdef class Servable(Wakeable):
     """A READY model version. `input_pool`: for large request bodies, None for the host's; `ordered`: responses keep the
-    order of their requests; `cache`: keeps what is answered."""
+    order of their requests; `cache`: keeps what is answered; `identity`: what of the model an answer depends on."""
 
     def __init__(self, Reactor reactor, ModelSignature signature, config, SlabPool input_pool=None,
-                 bint ordered=False, ResponseCache cache=None):
+                 bint ordered=False, ResponseCache cache=None, bytes identity=b""):
         self.reactor = reactor
         self.signature = signature
         self.config = config
@@ -42,9 +45,13 @@ cdef class Servable(Wakeable):
         self.statistics = ModelStatistics()
         if ordered:
             self.ordered = deque()
+        global _n_servables
+        _n_servables += 1
+        self.number = _n_servables
+        self.identity = identity
         self.cache = cache
         if cache is not None:
-            self.cache_owner = cache.add_owner()
+            self.cache_owner = cache.add_owner(identity)
 
     @property
     def pending(self):
@@ -89,12 +96,18 @@ cdef class Servable(Wakeable):
 
     # -- the response cache ------------------------------------------------------------------------
 
-    cdef bint _is_cached(self, InferRequest request, ResponseSink sink, int64_t now_ns) except -1:
+    cdef bint _is_cached(self, InferRequest request, ResponseSink sink, int64_t now_ns, object prepared=None) except -1:
         cdef bytes key = self.cache.key_of(self.cache_owner, request)
         cdef InferResponse response
         if key is None:
             return False
-        response = self.cache.find(key, request, self.signature)
+        if self.cache.remote:
+            if self.cache.ask(key, partial(self._told, request, key, prepared, now_ns)):
+                self._accept(request, sink)
+                return True
+            response = None
+        else:
+            response = self.cache.find(key, request, self.signature)
         if response is None:
             request.cache_key = key
             self.statistics.record_miss(now_ns, ta_now_ns())
@@ -110,12 +123,45 @@ cdef class Servable(Wakeable):
         self._answer(request, response)
         self._free(request)
 
+    # The cache has said what it has.
+    def _told(self, InferRequest request, bytes key, prepared, int64_t asked_ns, bytes value):
+        cdef InferResponse response = None
+        cdef int64_t now_ns
+        if request.state != REQUEST_NEW:  # its client has gone meanwhile
+            self._drop_prepared(prepared)
+            return
+        if value is not None:
+            response = self.cache.read(value, key, request, self.signature)
+        now_ns = ta_now_ns()
+        if response is None:
+            request.cache_key = key
+            self.statistics.record_miss(asked_ns, now_ns)
+            self._begin(request, prepared, self.reactor.clock.now_ns())
+            return
+        self._drop_prepared(prepared)
+        request.state = REQUEST_DONE
+        self.statistics.record_hit(request.received_ns or asked_ns, asked_ns, now_ns)
+        self._answer_cached(request, response)
+
+    cdef int _begin(self, InferRequest request, object prepared, int64_t now_ns) except -1:
+        return self._end(request, InternalError("this servable takes no requests"))
+
+    cdef int _drop_prepared(self, object prepared) except -1:
+        return 0
+
+    cdef int _cancel_asked(self, InferRequest request, int64_t now_ns) except -1:
+        self.statistics.record_failure(FAIL_CANCELED, request.received_ns or now_ns, now_ns)
+        return self._end(request, None)
+
     cdef int _keep(self, InferRequest request, InferResponse response) except -1:
         cdef int64_t start_ns = ta_now_ns()
         cdef bytes key = request.cache_key
         request.cache_key = None
         if response.error is None and not request.cancelled:
-            self.cache.keep(self.cache_owner, key, response)
+            try:
+                self.cache.keep(self.cache_owner, key, response)
+            except Exception:  # the answer is there all the same
+                log.exception("an answer of model '%s' could not be kept", self.signature.model_name)
             self.statistics.record_insertion(start_ns, ta_now_ns())
         return 0
 

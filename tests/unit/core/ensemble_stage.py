@@ -16,7 +16,7 @@ from triton_async.config.normalise import normalise
 from triton_async.config.validate import validate_config
 from triton_async.config.validate_io import validate_io
 from triton_async.core.batcher import DynamicBatcher
-from triton_async.core.cache import ResponseCache
+from triton_async.core.cache import LocalCache
 from triton_async.core.ensemble import Ensemble
 from triton_async.core.ensembles import Serving
 from triton_async.core.linking import Target, link
@@ -65,7 +65,7 @@ class EnsembleStage(InnerStage):
     def add_model(
         self, name: str, ins: Sequence[str] = ("X",), outs: Sequence[str] = ("Y",), *, instances: int = 1,
         decoupled: bool = False, batch: int = 4, batching: bool = True, by_request: bool = True,
-        queue: RequestQueue | None = None, cache: ResponseCache | None = None,
+        queue: RequestQueue | None = None, cache: LocalCache | None = None,
     ) -> Model:  # fmt: skip
         inputs = [TensorSpec(tensor.rstrip("?"), FP32, (-1,), None, tensor.endswith("?")) for tensor in ins]
         signature = ModelSignature(
@@ -87,7 +87,7 @@ class EnsembleStage(InnerStage):
 
     def add_ensemble(
         self, name: str, inputs: Sequence[str], outputs: Sequence[str], steps: Sequence[StepOf], *,
-        cache: ResponseCache | None = None, **more: Any,
+        cache: LocalCache | None = None, **more: Any,
     ) -> Ensemble:  # fmt: skip
         config = parsed(config_text(name, inputs, outputs, steps, **more))
         latest, versions = self.serving()

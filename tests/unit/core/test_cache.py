@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from core_harness import request, run, running, write_model
 
-from triton_async.core.cache import ResponseCache
+from triton_async.core.cache import LocalCache
 from triton_async.core.server import InferenceServer
 from triton_async.infer.request import InferRequest, RequestedOutput
 from triton_async.infer.tensor import from_numpy
@@ -36,7 +36,7 @@ async def ask(server: InferenceServer, made: InferRequest) -> list[list[float]]:
 
 
 def serving(root: Path, nbytes: int, **more: Any) -> Any:
-    return running(root, "--model-control-mode=explicit", "--load-model=*", cache=ResponseCache(nbytes), **more)
+    return running(root, "--model-control-mode=explicit", "--load-model=*", cache=LocalCache(nbytes), **more)
 
 
 def test_the_same_again_is_answered_without_the_model(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_an_answer_is_not_that_of_the_load_before(tmp_path: Path) -> None:
     write_model(tmp_path, NAME, more=CACHED)
 
     async def test() -> None:
-        cache = ResponseCache(1 << 20)
+        cache = LocalCache(1 << 20)
         async with running(tmp_path, "--model-control-mode=explicit", "--load-model=*", cache=cache) as server:
             await ask(server, request(NAME, [1]))
             assert len(cache) == 1
@@ -123,7 +123,7 @@ def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     write_model(tmp_path, NAME, more=CACHED)
 
     async def test() -> None:
-        cache = ResponseCache(3 * 1400)  # an answer of one number takes 1284
+        cache = LocalCache(3 * 1400)  # an answer of one number takes 1284
         async with running(tmp_path, cache=cache) as server:
             for number in (1, 2, 3, 1, 4):
                 await ask(server, request(NAME, [number]))
@@ -143,7 +143,7 @@ def test_what_is_too_large_is_not_kept(tmp_path: Path, columns: int) -> None:
     write_model(tmp_path, NAME, more=CACHED)
 
     async def test() -> None:
-        cache = ResponseCache(1 << 19)
+        cache = LocalCache(1 << 19)
         async with running(tmp_path, cache=cache) as server:
             for _ in range(2):
                 (found,) = await ask(server, request(NAME, np.ones(columns, np.float32)))
@@ -216,5 +216,31 @@ def test_answers_keep_their_order(tmp_path: Path) -> None:
             await asyncio.gather(one(2), one(1))
             assert order == [2, 1]
             assert counts(server)[0] == 1
+
+    run(test)
+
+
+def test_an_ensembles_own_answers_go_when_a_step_is_loaded_anew(tmp_path: Path) -> None:
+    directory = write_model(tmp_path, "step")
+    (tmp_path / "e" / "1").mkdir(parents=True)
+    (tmp_path / "e" / "config.pbtxt").write_text("""
+        platform: "ensemble"
+        input { name: "INPUT0" data_type: TYPE_FP32 dims: -1 }
+        output { name: "OUTPUT0" data_type: TYPE_FP32 dims: -1 }
+        ensemble_scheduling { step { model_name: "step" model_version: -1
+            input_map { key: "INPUT0" value: "INPUT0" } output_map { key: "OUTPUT0" value: "OUTPUT0" } } }
+        response_cache { enable: true }
+    """)
+
+    async def test() -> None:
+        async with serving(tmp_path, 1 << 20) as server:
+            for _ in range(2):
+                await ask(server, request("e", [1]))
+            assert counts(server, "e")[:2] == (1, 1)
+            (directory / "1" / "weights").write_bytes(b"new")
+            await server.load_model("step")
+            await ask(server, request("e", [1]))
+            assert counts(server, "e")[:2] == (0, 1)
+            assert counts(server, "step")[2:] == (1, 1)
 
     run(test)

@@ -12,7 +12,7 @@ from inner_stage import Call
 from puppet_stage import Sink
 
 from triton_async.config.model_config import QueuePolicy
-from triton_async.core.cache import ResponseCache
+from triton_async.core.cache import LocalCache
 from triton_async.core.queue import RequestQueue
 from triton_async.errors import Cancelled, InvalidArg, NotFound, Unavailable
 from triton_async.infer.request import InferRequest
@@ -315,7 +315,7 @@ def test_a_model_that_leaves_finishes_the_requests_that_still_need_it(stage: Ens
 
 
 def test_answers_of_an_ensemble_and_of_its_steps_are_kept(stage: EnsembleStage) -> None:
-    cache = ResponseCache(1 << 20)
+    cache = LocalCache(1 << 20)
     step = stage.add_model("a", cache=cache)
     ensemble = stage.add_ensemble("e", ["EX"], ["EY"], [("a", {"X": "EX"}, {"Y": "EY"})], cache=cache)
     stage.add_ensemble("plain", ["EX"], ["EY"], [("a", {"X": "EX"}, {"Y": "EY"})])

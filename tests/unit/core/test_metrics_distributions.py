@@ -15,7 +15,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from triton_async.config.metrics_config import PHASE_HISTOGRAMS
-from triton_async.core.cache import ResponseCache
+from triton_async.core.cache import LocalCache
 from triton_async.core.latencies import Latencies
 from triton_async.core.phases import CACHE_SUMMARIES, FIRST_RESPONSE, SUMMARIES
 from triton_async.core.server import InferenceServer
@@ -130,7 +130,7 @@ def test_answers_from_the_cache_are_requests_without_computation(tmp_path: Path)
     write_model(tmp_path, "other")
 
     async def test() -> None:
-        async with running(tmp_path, SUMMARY, PHASES, HISTOGRAMS, cache=ResponseCache(100_000)) as server:
+        async with running(tmp_path, SUMMARY, PHASES, HISTOGRAMS, cache=LocalCache(100_000)) as server:
             for _ in range(3):
                 await server.infer(request("m", [1]))
             families = await read(server)
