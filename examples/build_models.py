@@ -91,6 +91,11 @@ class PythonModel:
     packages: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Ensemble:
+    """A config of examples/models and an empty version."""
+
+
 def recogniser_characters(weights: Path) -> list[str]:
     """The characters that the text recogniser tells apart, from the metadata of its ONNX file."""
     model = onnx.load(str(weights), load_external_data=False)
@@ -120,6 +125,8 @@ MODELS = {
     "resnet18": Model(resnet.resnet18, {"labels.txt": class_names}),
     "segmentation": Model(onnx_models.segmentation),
     "yolo": Model(onnx_models.yolo),
+    "hrnet": Model(onnx_models.hrnet),
+    "ocr_lines": Model(_RECOGNITION),
     "simple": Model(onnx_models.add_sub),
     "add_sub": Model(onnx_models.add_sub),
     "identity_fp32": Model(onnx_models.identity_fp32),
@@ -132,6 +139,14 @@ MODELS = {
 }
 
 PYTHON_MODELS = {
+    "ocr_prepare": PythonModel(modules=("ocr/detection.py", "ocr/regions.py")),
+    "ocr_crop": PythonModel(modules=("ocr/detection.py", "ocr/recognition.py", "ocr/regions.py")),
+    "ocr_text": PythonModel(
+        modules=("ocr/detection.py", "ocr/recognition.py", "ocr/regions.py"),
+        labels={"dictionary.txt": (_RECOGNITION, recogniser_characters)},
+    ),
+    "image_preprocess": PythonModel(modules=("pose/pose.py",)),
+    "pose_postprocess": PythonModel(modules=("pose/pose.py",)),
     "read_text": PythonModel(
         modules=("ocr/pipeline.py", "ocr/detection.py", "ocr/recognition.py", "ocr/regions.py"),
         labels={"dictionary.txt": (_RECOGNITION, recogniser_characters)},
@@ -141,6 +156,10 @@ PYTHON_MODELS = {
         files=(Weights(_SENTENCES, "model/tokenizer.json"),), packages=(_SENTENCES, "tokenizers")
     ),
 }
+
+
+# Configs alone: their steps are models of the other kinds.
+ENSEMBLES = {"ocr": Ensemble(), "hrnet_pose_estimate": Ensemble()}
 
 
 def left_out() -> dict[str, str]:
@@ -162,7 +181,7 @@ def _status(path: Path) -> bytes:
     return f"{path} {status.st_size} {status.st_mtime_ns}".encode()
 
 
-def fingerprint(name: str, model: Model | PythonModel) -> str:
+def fingerprint(name: str, model: Model | PythonModel | Ensemble) -> str:
     """A digest of everything that the model's folder is made from."""
     digest = hashlib.sha256()
     for path in [*sorted(EXAMPLES.glob("*.py")), Path(speech.__file__), *sorted((CONFIGS / name).rglob("*"))]:
@@ -173,7 +192,7 @@ def fingerprint(name: str, model: Model | PythonModel) -> str:
             digest.update((EXAMPLES / module).read_bytes())
         for source in model.files:
             digest.update(_status(source.find() if isinstance(source, Weights) else source))
-    elif model.weights is not None:
+    elif isinstance(model, Model) and model.weights is not None:
         digest.update(_status(model.weights.find()))
     return digest.hexdigest()
 
@@ -214,6 +233,12 @@ def write_python_model(name: str, model: PythonModel, folder: Path) -> None:
         _write_labels(folder / filename, labels(weights.find()))
 
 
+def write_ensemble(name: str, folder: Path) -> None:
+    """Write config and version 1, which is empty, into `folder`."""
+    (folder / "1").mkdir(parents=True)
+    shutil.copyfile(CONFIGS / name / "config.pbtxt", folder / "config.pbtxt")
+
+
 def build(repository: Path) -> list[str]:
     """Bring the repository up to date; returns the names of the models that were written."""
     repository.mkdir(parents=True, exist_ok=True)
@@ -221,19 +246,21 @@ def build(repository: Path) -> list[str]:
     known: dict[str, str] = json.loads(stamp.read_text()) if stamp.exists() else {}
     written = []
     without = left_out()
-    models: dict[str, Model | PythonModel] = {**MODELS, **PYTHON_MODELS}
+    models: dict[str, Model | PythonModel | Ensemble] = {**MODELS, **PYTHON_MODELS, **ENSEMBLES}
     for name, model in models.items():
         if name in without:
             continue
         digest = fingerprint(name, model)
         folder = repository / name
-        python = isinstance(model, PythonModel)
-        if known.get(name) == digest and (folder / "1" / ("model.py" if python else "model.onnx")).exists():
+        made = {PythonModel: "model.py", Model: "model.onnx"}.get(type(model), "")
+        if known.get(name) == digest and (folder / "1" / made).exists():
             continue
         # A folder appears complete or not at all: a server may be watching.
         with tempfile.TemporaryDirectory(dir=repository.parent, prefix=".models-") as staging:
             if isinstance(model, PythonModel):
                 write_python_model(name, model, Path(staging) / name)
+            elif isinstance(model, Ensemble):
+                write_ensemble(name, Path(staging) / name)
             else:
                 write_model(name, model, Path(staging) / name)
             shutil.rmtree(folder, ignore_errors=True)
@@ -252,7 +279,7 @@ def main(arguments: list[str] | None = None) -> int:
     repository: Path = parser.parse_args(arguments).repository.resolve()
     written = build(repository)
     without = left_out()
-    count = len(MODELS) + len(PYTHON_MODELS) - len(without)
+    count = len(MODELS) + len(PYTHON_MODELS) + len(ENSEMBLES) - len(without)
     print(f"{repository}: {count} models, written now: {', '.join(written) or 'none'}")
     for name, package in without.items():
         target = "embeddings models" if package in (_SENTENCES, "tokenizers") else "dev models"

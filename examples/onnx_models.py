@@ -9,6 +9,7 @@ from onnx_graph import FLOAT, INT32, STRING, Dims, GraphBuilder
 # Classes of the common detection and segmentation datasets (COCO, Pascal VOC).
 YOLO_CLASSES = 80
 SEGMENTATION_CLASSES = 21
+JOINTS = 17
 
 
 def add_sub() -> onnx.ModelProto:
@@ -105,4 +106,27 @@ def yolo() -> onnx.ModelProto:
     return graph.model(
         {"images": (FLOAT, ["batch", 3, "height", "width"])},
         {"output0": (FLOAT, ["batch", 4 + YOLO_CLASSES, "anchors"])},
+    )
+
+
+def hrnet() -> onnx.ModelProto:
+    """Heat maps of joints from two resolutions that hear of each other, as HRNet has four of."""
+    graph = GraphBuilder("hrnet", seed=17)
+    stem = graph.add("Relu", [graph.convolution("input", (3, 16), stride=2)])
+    fine = graph.add("Relu", [graph.convolution(stem, (16, 24), stride=2)])
+    coarse = graph.add("Relu", [graph.convolution(fine, (24, 48), stride=2)])
+    scales = graph.constant([1.0, 1.0, 2.0, 2.0], np.float32)
+    for _ in range(2):
+        fine_next = graph.add("Relu", [graph.convolution(fine, (24, 24), gain=0.7)])
+        coarse_next = graph.add("Relu", [graph.convolution(coarse, (48, 48), gain=0.7)])
+        down = graph.convolution(fine_next, (24, 48), stride=2, gain=0.5)
+        up = graph.add(
+            "Resize", [graph.convolution(coarse_next, (48, 24), kernel=1, gain=0.5), "", scales], mode="nearest",
+            coordinate_transformation_mode="asymmetric", nearest_mode="floor",
+        )  # fmt: skip
+        fine, coarse = graph.add("Add", [fine_next, up]), graph.add("Add", [coarse_next, down])
+    graph.convolution(fine, (24, JOINTS), kernel=1, output="output")
+    return graph.model(
+        {"input": (FLOAT, ["batch", 3, 256, 192])},
+        {"output": (FLOAT, ["batch", JOINTS, 64, 48])},
     )

@@ -1,4 +1,4 @@
-"""Reads the text in a picture with two models of a running server, detection and recognition, or with one for both."""
+"""Reads the text in a picture with two models of a running server, detection and recognition, or one that has both."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def client_infer(module: Any, client: Any) -> Infer:
     return infer
 
 
-def read_whole(module: Any, client: Any, path: Path) -> list[Line]:
-    """Sends the picture as it is to the model `read_text`, which runs the pipeline in the server."""
+def read_whole(module: Any, client: Any, model: str, path: Path) -> list[Line]:
+    """Sends the picture as it is to a model that runs the pipeline in the server."""
     tensor = module.InferInput("IMAGE", [1], "BYTES")
     tensor.set_data_from_numpy(np.array([path.read_bytes()], dtype=object))
-    result = client.infer("read_text", [tensor])
+    result = client.infer(model, [tensor])
     columns = (result.as_numpy(name) for name in ("TEXT", "CONFIDENCE", "CORNERS"))
     return [Line(text.decode(), float(confidence), corners) for text, confidence, corners in zip(*columns, strict=True)]
 
@@ -59,6 +59,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("-u", "--url", help="host:port, default localhost:8000 (8001 with --grpc)")
     parser.add_argument("--grpc", action="store_true", help="use gRPC instead of HTTP")
     parser.add_argument("-w", "--whole", action="store_true", help="send the file to the Python model read_text")
+    parser.add_argument("-e", "--ensemble", action="store_true", help="send the file to the ensemble ocr")
     parser.add_argument("-v", "--verbose", action="store_true", help="print confidence and corners too")
     parser.add_argument(
         "--dictionary", type=Path, default=MODELS / "text_recognition" / "dictionary.txt", help="%(default)s"
@@ -72,8 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
     module = importlib.import_module("tritonclient.grpc" if options.grpc else "tritonclient.http")
     url = options.url or ("localhost:8001" if options.grpc else "localhost:8000")
     with module.InferenceServerClient(url) as client:
-        if options.whole:
-            lines = read_whole(module, client, options.image)
+        if options.whole or options.ensemble:
+            lines = read_whole(module, client, "ocr" if options.ensemble else "read_text", options.image)
         else:
             with Image.open(options.image) as picture:
                 lines = read_text(picture, client_infer(module, client), read_dictionary(options.dictionary))

@@ -12,8 +12,6 @@ from regions import Points
 
 DETECTION_MODEL = "text_detection"
 RECOGNITION_MODEL = "text_recognition"
-# Below this the recogniser is guessing.
-LEAST_CONFIDENCE = 0.5
 
 # Runs the named model, which has one input and one output.
 Infer = Callable[[str, detection.FloatArray], detection.FloatArray]
@@ -39,4 +37,4 @@ def read_text(picture: Image.Image, infer: Infer, dictionary: Sequence[str]) -> 
         for index, row in zip(members, infer(RECOGNITION_MODEL, batch), strict=True):
             text, confidence = recognition.decode(row, dictionary)
             found[index] = Line(text, confidence, boxes[index])
-    return [found[index] for index in sorted(found) if found[index].confidence >= LEAST_CONFIDENCE]
+    return [found[index] for index in sorted(found) if found[index].confidence >= recognition.LEAST_CONFIDENCE]

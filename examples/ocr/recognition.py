@@ -14,6 +14,8 @@ HEIGHT = 48
 # Shorter lines are padded to this: the network saw nothing narrower in training.
 NARROWEST = 320
 BATCH_SIZE = 6
+# Below this the recogniser is guessing.
+LEAST_CONFIDENCE = 0.5
 
 
 def read_dictionary(path: Path) -> list[str]:
@@ -32,11 +34,20 @@ def batches(lines: Sequence[Image.Image]) -> Iterator[tuple[list[int], FloatArra
     order = sorted(range(len(lines)), key=lambda index: scaled[index].shape[2])
     for start in range(0, len(order), BATCH_SIZE):
         members = order[start : start + BATCH_SIZE]
-        width = max(NARROWEST, *(scaled[index].shape[2] for index in members))
-        batch = np.zeros((len(members), 3, HEIGHT, width), dtype=np.float32)
-        for row, index in enumerate(members):
-            batch[row, :, :, : scaled[index].shape[2]] = scaled[index]
-        yield members, batch
+        yield members, _padded([scaled[index] for index in members])
+
+
+def together(lines: Sequence[Image.Image]) -> FloatArray:
+    """All lines as one [n,3,48,width]; one row of nothing where there are none."""
+    return _padded([_scaled(line) for line in lines])
+
+
+def _padded(scaled: Sequence[FloatArray]) -> FloatArray:
+    width = max([NARROWEST, *(line.shape[2] for line in scaled)])
+    batch = np.zeros((max(len(scaled), 1), 3, HEIGHT, width), dtype=np.float32)
+    for row, line in enumerate(scaled):
+        batch[row, :, :, : line.shape[2]] = line
+    return batch
 
 
 def decode(probabilities: FloatArray, dictionary: Sequence[str]) -> tuple[str, float]:

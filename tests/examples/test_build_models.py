@@ -25,6 +25,8 @@ INPUTS: dict[str, dict[str, Array]] = {
     "file_type": {"bytes": np.full((2, 2048), 256, np.int32)},
     "resnet18": {"data": np.full((2, 3, 224, 224), 0.5, np.float32)},
     "segmentation": {"input": np.full((1, 3, 60, 100), 0.5, np.float32)},
+    "hrnet": {"input": np.full((2, 3, 256, 192), 0.5, np.float32)},
+    "ocr_lines": {"x": np.zeros((3, 3, 48, 160), np.float32)},
     "yolo": {"images": np.full((2, 3, 320, 640), 0.5, np.float32)},
     "simple": {"INPUT0": ROW, "INPUT1": ROW[::-1]},
     "add_sub": {"INPUT0": ROW, "INPUT1": ROW[::-1]},
@@ -44,6 +46,8 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
     "file_type": [(2, 214)],
     "resnet18": [(2, 1000, 1, 1)],
     "segmentation": [(1, 21, 60, 100)],
+    "hrnet": [(2, 17, 64, 48)],
+    "ocr_lines": [(3, 20, 6625)],
     "yolo": [(2, 84, 40 * 80 + 20 * 40 + 10 * 20)],
     "simple": [(2, 16), (2, 16)],
     "add_sub": [(2, 16), (2, 16)],
@@ -126,6 +130,7 @@ def test_second_build_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     few = {name: build_models.MODELS[name] for name in ("simple", "add_sub", "yolo")}
     monkeypatch.setattr(build_models, "MODELS", few)
     monkeypatch.setattr(build_models, "PYTHON_MODELS", {})
+    monkeypatch.setattr(build_models, "ENSEMBLES", {})
     assert build_models.build(tmp_path) == ["simple", "add_sub", "yolo"]
     assert build_models.build(tmp_path) == []
     (tmp_path / "yolo" / "1" / "model.onnx").unlink()
@@ -146,10 +151,22 @@ def test_python_models_have_all_they_import(example_models: Path) -> None:
 def test_a_module_that_changes_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build_models, "MODELS", {})
     monkeypatch.setattr(build_models, "PYTHON_MODELS", {"text_generator": build_models.PythonModel()})
+    monkeypatch.setattr(build_models, "ENSEMBLES", {})
     assert build_models.build(tmp_path) == ["text_generator"]
     assert build_models.build(tmp_path) == []
     (tmp_path / "text_generator" / "1" / "model.py").unlink()
     assert build_models.build(tmp_path) == ["text_generator"]
+
+
+def test_an_ensemble_is_a_config_and_an_empty_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_models, "MODELS", {})
+    monkeypatch.setattr(build_models, "PYTHON_MODELS", {})
+    assert build_models.build(tmp_path) == list(build_models.ENSEMBLES)
+    assert build_models.build(tmp_path) == []
+    for name in build_models.ENSEMBLES:
+        config = text_format.Parse((tmp_path / name / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+        assert config.platform == "ensemble"
+        assert not list((tmp_path / name / "1").iterdir())
 
 
 def test_models_without_their_package_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,6 +174,7 @@ def test_models_without_their_package_are_left_out(tmp_path: Path, monkeypatch: 
     encoder = build_models.Converted(build_models.Weights("no_such_package_anywhere", "x"), lambda _: onnx.ModelProto())
     monkeypatch.setattr(build_models, "MODELS", {"encoder": build_models.Model(encoder, optional=True)})
     monkeypatch.setattr(build_models, "PYTHON_MODELS", {"sentences": lacking})
+    monkeypatch.setattr(build_models, "ENSEMBLES", {})
     assert build_models.build(tmp_path) == []
     assert build_models.left_out() == dict.fromkeys(("encoder", "sentences"), "no_such_package_anywhere")
     assert not list(tmp_path.glob("*/1"))

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # The examples are scripts that sit side by side, as their users run them, not a package.
-sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "examples" / "ocr")]
+sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "examples" / "ocr"), str(ROOT / "examples" / "pose")]
 
 from server_process import ServerProcess, running_server  # noqa: E402
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import re
 import subprocess
@@ -11,14 +12,18 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import build_models
 import numpy as np
+import onnxruntime
+import pose
 import pytest
 import sample
 import tritonclient.grpc
 import tritonclient.http
+from PIL import Image
 from server_process import ServerProcess, free_ports, poll
 from test_scripts import EXAMPLES, run_script
 
@@ -36,25 +41,70 @@ def infer(server: ServerProcess, protocol: str, model: str, name: str, values: l
         return client.infer(model, [tensor])
 
 
+# A Python model that asks the networks, and an ensemble of them.
+READERS = {"read_text": "--whole", "ocr": "--ensemble"}
+
+
+@pytest.mark.parametrize("model", READERS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_reads_a_whole_picture(server: ServerProcess, protocol: str) -> None:
-    result = infer(server, protocol, "read_text", "IMAGE", [sample.PICTURE.read_bytes()])
+def test_reads_a_whole_picture(server: ServerProcess, protocol: str, model: str) -> None:
+    result = infer(server, protocol, model, "IMAGE", [sample.PICTURE.read_bytes()])
     assert [line.decode() for line in result.as_numpy("TEXT")] == [text for text, *_ in sample.LINES]
     assert result.as_numpy("CONFIDENCE").min() > 0.9
     assert result.as_numpy("CORNERS").shape == (len(sample.LINES), 4, 2)
 
 
+@pytest.mark.parametrize("option", READERS.values())
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_client_sends_a_whole_picture(server: ServerProcess, protocol: str) -> None:
+def test_client_sends_a_whole_picture(server: ServerProcess, protocol: str, option: str) -> None:
     options = ["--grpc"] if protocol == "grpc" else []
-    lines = run_script("ocr/client.py", "--whole", *options, "-u", server.url(protocol))
+    lines = run_script("ocr/client.py", option, *options, "-u", server.url(protocol))
     assert lines == [text for text, *_ in sample.LINES]
 
 
-def test_what_is_no_picture_is_refused(server: ServerProcess) -> None:
+@pytest.mark.parametrize("model", READERS)
+def test_what_is_no_picture_is_refused(server: ServerProcess, model: str) -> None:
     with pytest.raises(tritonclient.http.InferenceServerException, match="IMAGE is no picture") as caught:
-        infer(server, "http", "read_text", "IMAGE", [b"not a picture"])
+        infer(server, "http", model, "IMAGE", [b"not a picture"])
     assert caught.value.status() == "400"
+
+
+def test_a_picture_without_text_has_no_lines(server: ServerProcess) -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (200, 100), "white").save(content, "PNG")
+    result = infer(server, "http", "ocr", "IMAGE", [content.getvalue()])
+    assert result.as_numpy("TEXT").shape == result.as_numpy("CONFIDENCE").shape == (0,)
+    assert result.as_numpy("CORNERS").shape == (0, 4, 2)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_pose_pipeline_is_its_parts(server: ServerProcess, example_models: Path, protocol: str) -> None:
+    """Batches of pictures through three models, against the network alone."""
+    contents = []
+    for number, size in enumerate([(120, 90), (64, 200), (300, 300)]):
+        pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).resize((size[1], size[0])).save(file, "PNG")
+        contents.append(file.getvalue())
+    result = infer(server, protocol, "hrnet_pose_estimate", "INPUT", [[content] for content in contents])
+    session = onnxruntime.InferenceSession(
+        str(example_models / "hrnet" / "1" / "model.onnx"), providers=["CPUExecutionProvider"]
+    )
+    for content, points in zip(contents, result.as_numpy("RESULT"), strict=True):
+        pixels, size = pose.prepare(content)
+        (maps,) = session.run(None, {"input": pixels[np.newaxis]})
+        assert np.allclose(points, pose.locate(maps[0], size), atol=1e-3)
+
+
+def test_the_pose_client_prints_every_joint(server: ServerProcess, tmp_path: Path) -> None:
+    lines = run_script("pose/client.py", "-u", server.http_url, "-o", str(tmp_path / "joints.png"))
+    assert [line.partition(":")[0] for line in lines] == list(pose.KEYPOINTS)
+    assert (tmp_path / "joints.png").stat().st_size > 1000
+
+
+def test_a_file_that_is_no_picture_has_no_pose(server: ServerProcess) -> None:
+    with pytest.raises(tritonclient.http.InferenceServerException, match=r"in ensemble .*INPUT is no picture"):
+        infer(server, "http", "hrnet_pose_estimate", "INPUT", [[b"not a picture"]])
 
 
 def embeddings(server: ServerProcess, protocol: str, sentences: list[str]) -> Any:
