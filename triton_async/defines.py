@@ -467,6 +467,11 @@ SEQUENCE_IDLE_US = 1_000_000
 MAX_CANDIDATE_SEQUENCES = 2**20
 # Letters of a correlation id (Triton's bound).
 MAX_SEQUENCE_ID = 128
+
+# Seconds that sequences which began before their model was loaded anew may go on with what was loaded then. Idle ones
+# end long before; this is for those that are not, and would keep both in memory.
+SEQUENCE_LINGER_S = 600.0
+
 # Elements of an initial state: it is made at load, for the model to begin each sequence with.
 MAX_STATE_ELEMENTS = 2**31
 # Bytes of a state up to which it is copied out of the outputs of its batch, so that it does not keep those of the

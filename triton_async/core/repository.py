@@ -505,6 +505,8 @@ class ModelRepository:
         given.users += 1
         state = entry.versions[version]
         old = state.loaded
+        if old is not None:
+            loaded.model.follow(old.model)
         state.state, state.reason, state.loaded = State.READY, "", loaded
         self.changed(entry)
         if old is not None:

@@ -1,19 +1,29 @@
 """A model whose requests belong to sequences: hands states on from step to step. Loop thread."""
 
+import logging
+
 from libc.stdint cimport int64_t
 
 from triton_async.core.instances cimport Instance
 from triton_async.core.model cimport Model, is_away
 from triton_async.core.sequences cimport SequenceBatcher
+from triton_async.core.servable cimport Servable
 from triton_async.infer.batch cimport TA_BEGUN, Batch, ta_batch_phase
 from triton_async.infer.request cimport (
     AWAITS_EXECUTION,
     AWAITS_FINAL,
     AWAITS_RELEASE,
+    FLAG_SEQUENCE_START,
     REQUEST_QUEUED,
     InferRequest,
 )
-from triton_async.infer.response cimport InferResponse
+from triton_async.infer.response cimport InferResponse, ResponseSink
+
+from triton_async.defines import SEQUENCE_LINGER_S
+
+log = logging.getLogger("triton_async.core")
+
+cdef double LINGER_S = SEQUENCE_LINGER_S
 
 
 cdef class SequenceModel(Model):
@@ -29,7 +39,71 @@ cdef class SequenceModel(Model):
     def _wake(self):
         self.reactor.call_turn(self)
 
+    # -- an earlier load, and a later one ----------------------------------------------------------
+
+    def follow(self, Servable old):
+        cdef SequenceModel earlier
+        if not isinstance(old, SequenceModel):
+            return
+        earlier = <SequenceModel>old
+        earlier.followed = True
+        if earlier.sequences.iterative or earlier.sequences.live == 0:
+            self.before = earlier.before
+            return
+        self.before = earlier
+        earlier.lingers = True
+        earlier.hold()
+        earlier.end_timer = self.reactor.loop.call_later(LINGER_S, earlier._end_lingering)
+
+    def _end_lingering(self):
+        log.warning("%d sequences of model '%s' that began before it was loaded anew are ended after %g s",
+                    self.sequences.live, self.signature.model_name, LINGER_S)
+        self._depart()
+
+    cdef int _depart(self) except -1:
+        if not self.lingers:
+            return 0
+        self.lingers = False
+        self.end_timer.cancel()
+        self.end_timer = None
+        return self.let_go()
+
+    cdef SequenceModel _earlier(self, InferRequest request):
+        cdef SequenceModel model
+        while self.before is not None and not self.before.lingers:
+            self.before = self.before.before
+        model = self.before
+        while model is not None:
+            if model.lingers and model.sequences.is_open(request.sequence_id):
+                if not request.flags & FLAG_SEQUENCE_START:
+                    return model
+                model.sequences.close_one(request.sequence_id)
+                model._wake()
+                return None
+            model = model.before
+        return None
+
+    async def drain(self):
+        cdef SequenceModel model = self.before
+        if not self.followed:  # unloaded: earlier loads go, too
+            while model is not None:
+                model._depart()
+                model = model.before
+        await Model.drain(self)
+
+    cdef int _arm(self) except -1:
+        Model._arm(self)
+        return self._depart() if self.lingers and self.sequences.live == 0 else 0
+
     # -- requests in -------------------------------------------------------------------------------
+
+    cdef int submit(self, InferRequest request, ResponseSink sink, int64_t now_ns) except -1:
+        cdef SequenceModel earlier
+        if self.before is not None:
+            earlier = self._earlier(request)
+            if earlier is not None:
+                return Model.submit(earlier, request, sink, now_ns)
+        return Model.submit(self, request, sink, now_ns)
 
     cdef int cancel(self, InferRequest request, int64_t now_ns) except -1:
         cdef bint waits = request.state == REQUEST_QUEUED
@@ -86,7 +160,10 @@ cdef class SequenceModel(Model):
     cdef list holders_of(self, InferRequest request):
         cdef Instance instance
         cdef Batch batch
-        cdef InferRequest running = self.sequences.running_of(request.sequence_id)
+        cdef InferRequest running
+        if request.model is not None and request.model is not self:
+            return (<Servable>request.model).holders_of(request)
+        running = self.sequences.running_of(request.sequence_id)
         if self.sequences.iterative:
             return self.holders()
         if running is not None:
@@ -176,5 +253,6 @@ cdef class SequenceModel(Model):
     # -- end ---------------------------------------------------------------------------------------
 
     def take_instances(self):
+        self.before = None
         self.sequences.close()
         return Model.take_instances(self)

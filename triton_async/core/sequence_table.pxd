@@ -99,6 +99,10 @@ cdef class SequenceTable(Scheduler):
     cdef InferRequest running_of(self, object sequence_id)
     # The instance that a sequence is bound to, or None.
     cdef object instance_of(self, object sequence_id)
+    # Whether requests without START may join a sequence of this id.
+    cdef bint is_open(self, object sequence_id) except -1
+    # Nothing joins that sequence any more; it is over with what waits of it.
+    cdef int close_one(self, object sequence_id) except -1
     # Gives up a sequence whose client has gone, and all that waits of it.
     cdef int leave(self, Sequence sequence) except -1
     # Forgets everything. No request waits or runs.

@@ -413,6 +413,19 @@ cdef class SequenceTable(Scheduler):
         cdef Sequence sequence = <Sequence>self.by_id.get(sequence_id)
         return None if sequence is None else sequence.running
 
+    cdef bint is_open(self, object sequence_id) except -1:
+        cdef Sequence sequence = <Sequence>self.by_id.get(sequence_id)
+        return sequence is not None and sequence.open
+
+    cdef int close_one(self, object sequence_id) except -1:
+        cdef Sequence sequence = <Sequence>self.by_id.get(sequence_id)
+        if sequence is None:
+            return 0
+        sequence.open = False
+        if sequence.state == SEQUENCE_IDLE:
+            self._end(sequence, sequence.since_ns)
+        return self._note()
+
     cdef object instance_of(self, object sequence_id):
         cdef Sequence sequence = <Sequence>self.by_id.get(sequence_id)
         return None if sequence is None or sequence.slot is None else sequence.slot.lane.instance

@@ -306,6 +306,9 @@ cdef class Servable(Wakeable):
 
     # -- end ---------------------------------------------------------------------------------------
 
+    def follow(self, Servable old):
+        """It takes the place of an earlier load, before that is drained."""
+
     async def drain(self):
         """Refuses new requests and waits until none is in flight. Call once."""
         self.draining = True

@@ -169,6 +169,31 @@ def test_what_looks_modules_up_by_name(tmp_path: Path) -> None:
         assert server.ask("m", X).tolist() == [1]
 
 
+def test_a_module_that_is_being_run_is_found_by_name(tmp_path: Path) -> None:
+    """Making a dataclass takes it, also where another model has a module of that name."""
+    for value, name in ((1, "a"), (2, "b")):
+        write(tmp_path, name, """
+            from shapes import Shape
+
+            class TritonPythonModel:
+                def execute(self, requests):
+                    array = np.float32([Shape().size])
+                    return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", array)]) for _ in requests]
+        """, shapes=f"""
+            from __future__ import annotations
+            from dataclasses import dataclass
+            from typing import ClassVar
+
+            @dataclass
+            class Shape:
+                size: int = {value}
+                kinds: ClassVar[list[int]] = []
+        """)  # fmt: skip
+    with stage(tmp_path) as server:
+        assert [server.ask(name, X).tolist() for name in "ab"] == [[1], [2]]
+        assert "shapes" not in sys.modules
+
+
 def test_what_is_installed_comes_before_a_sibling(tmp_path: Path) -> None:
     write(tmp_path, "m", "import colorsys, yarl\nassert colorsys.rgb_to_hsv and yarl.URL\n" + constant("1"),
           colorsys="x = 1", yarl="x = 1")  # fmt: skip

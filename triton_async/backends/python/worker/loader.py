@@ -6,8 +6,9 @@ beside `model.py` in a table of the instance, and leaves everything else to Pyth
 say now, once for all instances of a version; nothing is read from or written to `__pycache__`.
 
 `sys.modules` has these modules as well, as long as no other instance has a module of another file under the name: for
-`pickle`, `dataclasses`, `inspect` and all that looks a module up by the name in `__module__`. Imports by name
-(`importlib.import_module`) find them there, too.
+`pickle`, `inspect` and all that looks a module up by the name in `__module__`. Imports by name
+(`importlib.import_module`) find them there, too. A module that is being run is there in any case: making a dataclass
+takes it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from typing import Any
 
 # Names in sys.modules that are modules of models -> those modules, in the order in which they came.
 _shown: dict[str, list[ModuleType]] = {}
+# Of them, those that are being run, by name.
+_run_now: dict[str, list[ModuleType]] = {}
 _lock = threading.Lock()
 
 
@@ -177,11 +180,14 @@ class Loader:
     def _run(self, name: str, path: Path, package: list[str] | None) -> ModuleType:
         code = self._source.code(path)
         module = self._enter(ModuleType(name), str(path), package)
+        _note_run(module, True)
         try:
             exec(code, vars(module))
         except BaseException:
             self._leave(module)
             raise
+        finally:
+            _note_run(module, False)
         # A module may put another object in its place.
         return self._modules[name]
 
@@ -240,12 +246,29 @@ def _hide(module: ModuleType) -> None:
                 del _shown[name]
 
 
+def _note_run(module: ModuleType, begins: bool) -> None:
+    name = module.__name__
+    with _lock:
+        running = _run_now.setdefault(name, [])
+        if begins:
+            running.append(module)
+        else:
+            running.remove(module)
+        if not running:
+            del _run_now[name]
+        if name in _shown:
+            _settle(name)
+
+
 def _settle(name: str) -> None:
     # One of several that are of one file is as good as another; of several files none is, but the module of model.py
     # and its package, whose names all models share: the newest is the one that is being loaded.
     modules = _shown[name]
     files = {getattr(module, "__file__", None) or str(module.__path__) for module in modules}
+    running = _run_now.get(name)
     if len(files) == 1 or (modules and name.partition(".")[0].isdigit()):
         sys.modules[name] = modules[-1]
+    elif modules and running:
+        sys.modules[name] = running[-1]
     else:
         sys.modules.pop(name, None)
