@@ -31,7 +31,7 @@ from triton_async.core.caches import OpenCache, open_cache
 from triton_async.core.families import Family
 from triton_async.core.files import LocalRoot, Root
 from triton_async.core.gpu_metrics import GpuMonitor, environment_visible
-from triton_async.core.host import HeldSchedulers, Host, Workers
+from triton_async.core.host import Host, Workers, held_schedulers
 from triton_async.core.inner import InnerRequests
 from triton_async.core.limiter import RateLimiter
 from triton_async.core.reactor import Reactor
@@ -263,7 +263,7 @@ async def _serve_with(
                 ),
                 loop_executions=settings.allow_loop_execution,
                 cache=cache.cache,
-                held_schedulers=_held_schedulers(),
+                held_schedulers=held_schedulers(os.environ),
                 limiter=_limiter(settings, reactor),
                 open_root=roots.__getitem__,
             )  # fmt: skip
@@ -279,19 +279,6 @@ async def _serve_with(
         reactor.detach()
         pools.close()
     return status
-
-
-def _held_schedulers() -> HeldSchedulers:
-    """What the variables of Triton's own tests ask for. What is not a number counts as 0, as there."""
-
-    def count(name: str) -> int:
-        text = os.environ.get(name, "")
-        return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
-
-    held = HeldSchedulers(count("TRITONSERVER_DELAY_SCHEDULER"), count("TRITONSERVER_BACKLOG_DELAY_SCHEDULER"))
-    if held != HeldSchedulers():
-        log.warning("for tests: schedulers wait for %d requests, and %d in the backlog", held.queued, held.backlog)
-    return held
 
 
 def _limiter(settings: Settings, reactor: Reactor) -> RateLimiter | None:

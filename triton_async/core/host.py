@@ -70,6 +70,19 @@ class HeldSchedulers:
     backlog: int = 0
 
 
+def held_schedulers(environ: Mapping[str, str]) -> HeldSchedulers:
+    """What the variables of Triton's own tests ask for. What is not a number counts as 0, as there."""
+
+    def count(name: str) -> int:
+        text = environ.get(name, "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+    held = HeldSchedulers(count("TRITONSERVER_DELAY_SCHEDULER"), count("TRITONSERVER_BACKLOG_DELAY_SCHEDULER"))
+    if held != HeldSchedulers():
+        log.warning("for tests: schedulers wait for %d requests, and %d in the backlog", held.queued, held.backlog)
+    return held
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """What the server's models are made on. `pools` is its memory, and the GPUs; `regions` that of clients, who by
