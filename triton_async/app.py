@@ -262,6 +262,7 @@ async def _serve_with(
                     *cache.metric_sources,
                 ),
                 loop_executions=settings.allow_loop_execution,
+                auto_queue_delay=settings.auto_queue_delay,
                 cache=cache.cache,
                 held_schedulers=held_schedulers(os.environ),
                 limiter=_limiter(settings, reactor),

@@ -460,6 +460,16 @@ METRICS_MAX_QUANTILES = 32
 # Microseconds of a queue delay or timeout (31 years): as nanoseconds added to a clock it still fits in int64.
 MAX_DELAY_US = 10**15
 
+# Where requests are served by deadline: how long after it came each counts as due at the latest, so that one that names
+# no deadline, or a far one, waits its turn behind those that came before, and not for ever.
+ORDER_HORIZON_NS = 10_000_000_000
+
+# Where the server finds the delay of batches itself: nanoseconds that each request must gain by it. Less is eaten up by
+# the turn of the loop in which the time is over.
+AUTO_DELAY_GAIN_NS = 20_000
+# Nanoseconds over which it looks how busy the instances are, at least; 16 executions where these take longer.
+AUTO_DELAY_WINDOW_NS = 20_000_000
+
 # Microseconds that a sequence of which nothing waits or runs keeps its slot for, where the config says nothing
 # (Triton's default).
 SEQUENCE_IDLE_US = 1_000_000

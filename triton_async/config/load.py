@@ -11,6 +11,7 @@ from typing import Any
 from triton_async.config import pbtxt
 from triton_async.config.advice import missing_file, no_model_file, no_version
 from triton_async.config.autocomplete import ModelIO, advice, complete, deduce, unranked_inputs
+from triton_async.config.batching import check_batching_needs
 from triton_async.config.consistency import check_against_model
 from triton_async.config.device_options import unused_device_options, validate_graph_specs
 from triton_async.config.labels import read_labels
@@ -159,6 +160,7 @@ def complete_config(
         validate_io(proto)
         _check_uneven(proto)
         validate_graph_specs(proto)
+        check_batching_needs(proto)
         check_warm_up(proto)
         if model_io is not None:
             if model_io.check is None:
@@ -177,6 +179,7 @@ def complete_config(
 def _complete_ensemble(proto: Any, model_dir: Path, filename: str | None) -> ModelConfig:
     try:
         validate_io(proto)
+        check_batching_needs(proto)
         _check_labels(proto, model_dir)
     except ServerError as error:
         raise _in_file(error, filename) from None

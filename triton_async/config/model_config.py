@@ -8,6 +8,7 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import Any
 
+from triton_async.config.batching import BY_DEADLINE, STRICT_SIZES, automatic_delay, is_set
 from triton_async.config.config_json import config_json
 from triton_async.config.ensemble import EnsembleConfig, freeze_ensemble
 from triton_async.config.metrics_config import given_buckets, unknown_families
@@ -133,7 +134,9 @@ class QueuePolicy:
 @dataclass(frozen=True, slots=True)
 class DynamicBatching:
     """`preferred_batch_sizes` ascending, never empty when max_batch_size > 0. `priority_levels` 0: one queue;
-    else levels 1 (first) to priority_levels, each with `policy(level)`.
+    else levels 1 (first) to priority_levels, each with `policy(level)`. `auto_delay`: the server finds the delay, of at
+    most max_queue_delay_us where that is not 0; None: where the operator says so. `strict_sizes`: preferred sizes are
+    waited for. `by_deadline`: within a level what is due first goes first.
     """
 
     preferred_batch_sizes: tuple[int, ...] = ()
@@ -143,6 +146,9 @@ class DynamicBatching:
     default_priority_level: int = 0
     default_policy: QueuePolicy = QueuePolicy()
     priority_policies: Mapping[int, QueuePolicy] = field(default_factory=lambda: MappingProxyType({}))
+    auto_delay: bool | None = None
+    strict_sizes: bool = False
+    by_deadline: bool = False
 
     def policy(self, level: int) -> QueuePolicy:
         """Policy of a priority level; the default policy where none is set for it."""
@@ -268,7 +274,7 @@ def freeze(proto: Any, warnings: Iterable[str] = (), any_rank: Container[str] = 
         inputs=tuple(_input(io, io.name in any_rank) for io in proto.input),
         outputs=tuple(_output(io) for io in proto.output),
         instance_groups=tuple(_group(group) for group in proto.instance_group),
-        dynamic_batching=_batching(proto.dynamic_batching) if proto.HasField("dynamic_batching") else None,
+        dynamic_batching=_batching(proto) if proto.HasField("dynamic_batching") else None,
         version_policy=version_policy(proto),
         parameters=MappingProxyType({key: proto.parameters[key].string_value for key in proto.parameters}),
         metric_tags=MappingProxyType(dict(proto.metric_tags)),
@@ -351,7 +357,8 @@ def _policy(policy: Any) -> QueuePolicy:
     )
 
 
-def _batching(batching: Any) -> DynamicBatching:
+def _batching(proto: Any) -> DynamicBatching:
+    batching = proto.dynamic_batching
     policies = batching.priority_queue_policy
     return DynamicBatching(
         preferred_batch_sizes=tuple(sorted(set(batching.preferred_batch_size))),
@@ -361,4 +368,7 @@ def _batching(batching: Any) -> DynamicBatching:
         default_priority_level=batching.default_priority_level,
         default_policy=_policy(batching.default_queue_policy),
         priority_policies=MappingProxyType({level: _policy(policies[level]) for level in policies}),
+        auto_delay=automatic_delay(proto),
+        strict_sizes=is_set(proto, STRICT_SIZES),
+        by_deadline=is_set(proto, BY_DEADLINE),
     )

@@ -246,6 +246,13 @@ HTTP = (
         "over HTTP, and nothing else.",
         ours=True,
     ),
+    _bool(
+        "auto-queue-delay",
+        False,
+        "Find out how long a batch is held back for more requests, for models with dynamic batching whose config says "
+        "nothing of that.",
+        ours=True,
+    ),
     _bool("reuse-http-port", False, "Let several servers share the HTTP port."),
     _text(
         "http-header-forward-pattern", "",

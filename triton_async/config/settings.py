@@ -97,6 +97,7 @@ class Settings:
     max_in_flight_byte_size: int = _default("max-in-flight-byte-size")
     allow_loop_execution: bool = _default("allow-loop-execution")
     allow_page: bool = _default("allow-page")
+    auto_queue_delay: bool = _default("auto-queue-delay")
     reuse_http_port: bool = _default("reuse-http-port")
     http_max_input_size: int = _default("http-max-input-size")
     http_use_ssl: bool = _default("http-use-ssl")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from triton_async import defines
+from triton_async.config.batching import check_batching_parameters
 from triton_async.config.ensemble import check_ensemble, is_ensemble
 from triton_async.config.metrics_config import buckets_problem
 from triton_async.config.model_config import InstanceKind, TimeoutAction
@@ -45,7 +46,7 @@ def validate_config(proto: Any) -> None:
 def config_problems(proto: Any) -> Iterator[InvalidArg]:
     """What is wrong with it, the first of each kind of rule."""
     for check in (check_ensemble, _check_backend, _check_batch_size, _check_version_policy, _check_batching,
-                  check_cache, _check_model_metrics, _check_rest):  # fmt: skip
+                  check_batching_parameters, check_cache, _check_model_metrics, _check_rest):  # fmt: skip
         try:
             check(proto)
         except InvalidArg as error:

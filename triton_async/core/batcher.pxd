@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t
 
+from triton_async.core.auto_delay cimport AutoDelay
 from triton_async.core.queue cimport RequestQueue
 from triton_async.core.scheduler cimport Scheduler
 from triton_async.infer.batch cimport Batch
@@ -23,7 +24,9 @@ cdef class DynamicBatcher(Scheduler):
     cdef int64_t max_rows
     cdef int64_t max_preferred
     cdef frozenset preferred             # without max_rows alone, which is as good as none
-    cdef int64_t delay_ns
+    cdef bint strict                     # preferred sizes are waited for as long as the delay
+    cdef int64_t delay_ns                # 0 with `auto`
+    cdef readonly AutoDelay auto         # finds the delay; None: it is fixed
     cdef int64_t hold_queued             # TRITONSERVER_DELAY_SCHEDULER; 0 once so many have waited
     cdef list lost                       # requests of the batch that the last `take` could not make
     cdef list refused                    # found by `take`, not yet returned by `expire`; or None
@@ -43,6 +46,9 @@ cdef class DynamicBatcher(Scheduler):
     cdef int _scan(self, bint idled, int64_t now_ns) except -1
     # How many requests of the pending batch make the next batch; 0 when it is better to wait.
     cdef int64_t _choose(self, bint idle, int64_t now_ns) noexcept
+    cdef int64_t _choose_strict(self, bint idle, int64_t now_ns) noexcept
+    # 0, with the pending batch held back until then; all of it when that is over.
+    cdef int64_t _wait(self, int64_t until_ns, int64_t now_ns) noexcept
     cdef int64_t _choose_alone(self, int64_t now_ns) except -1
     cdef bint _is_late(self, InferRequest request, int64_t now_ns) noexcept
     cdef int _drop(self, InferRequest request, int64_t now_ns) except -1

@@ -2,6 +2,7 @@
 
 cimport cython
 
+from triton_async.core.auto_delay cimport AutoDelay
 from triton_async.core.queue cimport RequestQueue
 from triton_async.core.scheduler cimport Scheduler
 from triton_async.infer.batch cimport Batch, compatible
@@ -13,9 +14,11 @@ from triton_async.infer.signature cimport ModelSignature
 @cython.final
 cdef class DynamicBatcher(Scheduler):
     """`dynamic_batching`: config DynamicBatching, or None for one execution per request. `hold_queued`: nothing is
-    taken before so many requests wait, once."""
+    taken before so many requests wait, once. `auto`: it finds the delay, within that of `dynamic_batching` where that
+    has one."""
 
-    def __init__(self, ModelSignature signature, RequestQueue queue, dynamic_batching=None, int64_t hold_queued=0):
+    def __init__(self, ModelSignature signature, RequestQueue queue, dynamic_batching=None, int64_t hold_queued=0,
+                 AutoDelay auto=None):
         self.hold_queued = hold_queued
         self.signature = signature
         self.queue = queue
@@ -26,16 +29,23 @@ cdef class DynamicBatcher(Scheduler):
         self.preferred = frozenset()
         self.max_preferred = self.max_rows
         if self.merging:
-            self.delay_ns = dynamic_batching.max_queue_delay_us * 1000
+            if auto is None:
+                self.delay_ns = dynamic_batching.max_queue_delay_us * 1000
+            self.auto = auto
             self.preferred = frozenset(dynamic_batching.preferred_batch_sizes) - {self.max_rows}
             if self.preferred:
                 self.preferred = frozenset(dynamic_batching.preferred_batch_sizes)
                 self.max_preferred = max(self.preferred)
+            if dynamic_batching.strict_sizes:
+                self.strict = True
+                self.preferred = frozenset(dynamic_batching.preferred_batch_sizes)
         self.may_run_ahead = not queue.has_rules
-        self.timed = self.delay_ns != 0 or queue.has_timeouts
+        self.timed = self.delay_ns != 0 or self.auto is not None or queue.has_timeouts
 
     cpdef int enqueue(self, InferRequest request, int64_t now_ns) except -1:
         self.queue.push(request, now_ns)
+        if self.auto is not None:
+            self.auto.arrived(self.queue.size - 1, now_ns)
         return self._note_queue()
 
     cpdef int remove(self, InferRequest request) except -1:
@@ -105,7 +115,14 @@ cdef class DynamicBatcher(Scheduler):
         except BaseException:
             self.lost = taken
             raise
+        if self.auto is not None:
+            self.auto.taken(len(taken), now_ns)
         return batch
+
+    cpdef int note_batch(self, int64_t requests, int64_t rows, int64_t execution_ns, int64_t now_ns) except -1:
+        if self.auto is not None:
+            self.auto.ended(self.queue.size, requests, rows, execution_ns, now_ns)
+        return self.note_execution(execution_ns) if execution_ns >= 0 else 0
 
     cpdef list take_lost(self):
         cdef list lost = self.lost
@@ -165,8 +182,8 @@ cdef class DynamicBatcher(Scheduler):
             else:
                 if self.marked == 0 and self.rows + request.rows > self.max_preferred:
                     self.marked = self.count
-                if (self.rows + request.rows > self.max_rows or self.count >= self.max_rows
-                        or not compatible(self.signature, leader, request)
+                if (self.rows + request.rows > (self.max_preferred if self.strict else self.max_rows)
+                        or self.count >= self.max_rows or not compatible(self.signature, leader, request)
                         or (self.room is not None and not self.room.add(request))):
                     self.closed = True
                     break
@@ -189,9 +206,10 @@ cdef class DynamicBatcher(Scheduler):
         cdef int64_t chosen = self.count
         cdef bint full = self.closed or self.rows >= self.max_rows or self.count >= self.max_rows
         cdef bint overdue
-        cdef int64_t until_ns
         if self.count == 0:
             return 0
+        if self.strict:
+            return self._choose_strict(idle, now_ns)
         overdue = self.delay_ns != 0 and now_ns - self.oldest_ns >= self.delay_ns
         if self.marked and not overdue:
             chosen = self.marked
@@ -200,13 +218,30 @@ cdef class DynamicBatcher(Scheduler):
             if self.delay_ns == 0:
                 return chosen if full or self.rows >= self.max_preferred else 0
             return chosen if full and chosen == self.count else 0
-        if self.marked or overdue or self.delay_ns == 0 or full or self.rows >= self.max_preferred:
+        if self.marked or overdue or full or self.rows >= self.max_preferred:
             return chosen
+        if self.delay_ns:
+            return self._wait(self.oldest_ns + self.delay_ns, now_ns)
+        if self.auto is None:
+            return chosen
+        return self._wait(self.auto.hold_until(self.count, self.rows, self.idle_instances, now_ns), now_ns)
+
+    # A preferred size goes at once, as long as the delay nothing else that could become one. Nothing larger than the
+    # largest, but for a request that is so by itself.
+    cdef int64_t _choose_strict(self, bint idle, int64_t now_ns) noexcept:
+        cdef bint final = self.closed or self.rows >= self.max_preferred or self.count >= self.max_rows
+        if final or (idle and self.best):
+            return self.best or self.count
+        return self._wait(self.oldest_ns + self.delay_ns, now_ns) if idle else 0
+
+    cdef int64_t _wait(self, int64_t until_ns, int64_t now_ns) noexcept:
         # A client's deadline does not allow for more company than this.
-        until_ns = self.oldest_ns + self.delay_ns
         if self.ends_ns:
             until_ns = min(until_ns, self.ends_ns - self.mean_execution_ns)
+        # A queue timeout counts for what the server lets wait of its own accord.
+        if self.auto is not None and self.queue.next_deadline_ns:
+            until_ns = min(until_ns, self.queue.next_deadline_ns - self.mean_execution_ns)
         if now_ns >= until_ns:
-            return chosen
+            return self.count
         self.wait_until_ns = until_ns
         return 0

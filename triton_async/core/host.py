@@ -107,6 +107,8 @@ class Host:
     #: Of the models whose config asks for it; None: no answer is kept.
     cache: ResponseCache | None = None
     held_schedulers: HeldSchedulers = HeldSchedulers()
+    #: Dynamic batchers whose config says nothing of a delay find it themselves.
+    auto_queue_delay: bool = False
     #: What executions wait for under --rate-limit; None: for nothing.
     limiter: RateLimiter | None = None
     #: The shortest executions may run on the loop's thread.

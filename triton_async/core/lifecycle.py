@@ -14,9 +14,10 @@ from pathlib import Path
 from triton_async.backends.base import LoadedModel
 from triton_async.config.model_config import Instance as InstanceConfig
 from triton_async.config.model_config import InstanceKind, ModelConfig
+from triton_async.core.auto_delay import AutoDelay
 from triton_async.core.batcher import DynamicBatcher
 from triton_async.core.files import ModelFiles
-from triton_async.core.host import HeldSchedulers, Host
+from triton_async.core.host import Host
 from triton_async.core.injection import Injection
 from triton_async.core.instances import Instance
 from triton_async.core.limited_model import LimitedModel
@@ -113,7 +114,7 @@ async def start_version(host: Host, config: ModelConfig, opened: OpenVersion) ->
         instances = list(compress(made, active))
         injection = _make_injection(config, opened, instances)
         await host.warm_ups.run(host.reactor, config, opened.signature, instances, opened.samples, injection)
-        scheduler = make_scheduler(config, opened.signature, instances, injection, host.held_schedulers)
+        scheduler = make_scheduler(config, opened.signature, instances, injection, host)
         cache = host.cache if config.proto.response_cache.enable else None
         # Behind the instances, which may have read files too.
         identity = b"" if opened.files is None else await host.loading(opened.files.digest, config)
@@ -168,10 +169,10 @@ def _by_request(instances: list[Instance]) -> bool:
 
 def make_scheduler(
     config: ModelConfig, signature: ModelSignature, instances: list[Instance], injection: Injection | None,
-    held: HeldSchedulers,
+    host: Host,
 ) -> Scheduler:  # fmt: skip
     """The scheduler that the config asks for."""
-    batching = config.dynamic_batching
+    batching, held = config.dynamic_batching, host.held_schedulers
     if config.sequences is not None and injection is not None:
         # A model that is handed requests, not rows, has no use for rows of nobody.
         pads = not _by_request(instances)
@@ -181,9 +182,12 @@ def make_scheduler(
     if batching is None:
         return DynamicBatcher(signature, RequestQueue())
     queue = RequestQueue(
-        batching.default_policy, batching.priority_levels, batching.default_priority_level, batching.priority_policies
-    )
-    return DynamicBatcher(signature, queue, batching, held.queued)
+        batching.default_policy, batching.priority_levels, batching.default_priority_level, batching.priority_policies,
+        batching.by_deadline,
+    )  # fmt: skip
+    finds = host.auto_queue_delay if batching.auto_delay is None else batching.auto_delay
+    auto = AutoDelay(config.max_batch_size, batching.max_queue_delay_us, len(instances)) if finds else None
+    return DynamicBatcher(signature, queue, batching, held.queued, auto)
 
 
 def _make_instance(host: Host, spec: InstanceConfig) -> Instance:

@@ -208,6 +208,7 @@ cdef class Model(Servable):
         self._expire(now_ns)
         while self.idle and self._prepare_idle():
             instance = <Instance>self.idle[len(self.idle) - 1]
+            self.scheduler.idle_instances = len(self.idle)
             batch = self._take(instance, True, now_ns)
             if batch is None:
                 break
@@ -349,8 +350,7 @@ cdef class Model(Servable):
                              here, displaced)
         ahead = <int>min(RUN_AHEAD_NS // max(self.mean_execution_ns, 1), RUN_AHEAD_MAX)
         self.run_ahead = min(max(self.least_ahead, ahead), self.most_ahead)
-        self.scheduler.note_execution(execution_ns)
-        return 0
+        return self.scheduler.note_batch(batch.c.n_requests, batch.c.rows, execution_ns, batch.c.compute_end_ns)
 
     cdef int _arm(self) except -1:
         cdef int64_t deadline_ns = self.scheduler.wait_until_ns if self.idle else 0
@@ -434,7 +434,9 @@ cdef class Model(Servable):
             able = instance.engine is not None and instance.thread is not None
             self.idle.insert(len(self.idle) if able else 0, instance)
         batch.runner = batch.instance = None
-        if not revoked:
+        if revoked:
+            self.scheduler.note_batch(batch.c.n_requests, batch.c.rows, -1, batch.c.compute_end_ns)
+        else:
             self._note_execution(batch, False)
         return revoked
 

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
+from triton_async.core.deadline_order cimport DeadlineOrder
 from triton_async.infer.request cimport InferRequest
 
 # Requests linked through themselves, so that any of them leaves at the same cost. A request is in one line at most.
@@ -11,12 +12,15 @@ cdef class Line:
 
     cdef int append(self, InferRequest request) noexcept
     cdef int prepend(self, InferRequest request) noexcept
+    # Behind `before`, which stands in it; None: first of all.
+    cdef int insert(self, InferRequest request, InferRequest before) noexcept
     cdef int unlink(self, InferRequest request) noexcept
 
 cdef class Level:
     cdef uint64_t number
     cdef int64_t size                # requests of both lines
-    cdef Line line                   # in order of arrival
+    cdef Line line                   # in order of arrival, or of deadlines
+    cdef DeadlineOrder by_deadline   # of `line`; None: in order of arrival
     cdef Line delayed                # those that timed out under the DELAY action, as they did; served after `line`
     # Its QueuePolicy
     cdef int64_t max_size            # 0: no bound
@@ -71,7 +75,8 @@ cdef class RequestQueue:
     cdef readonly int64_t rows
     cdef readonly int64_t next_deadline_ns    # earliest time at which `expire` has something to do; 0: never
     cdef readonly bint has_timeouts  # a request may get a queue timeout
-    cdef readonly bint has_rules     # timeouts, sizes or priorities are configured
+    cdef readonly bint has_rules     # timeouts, sizes, priorities or an order by deadline are configured
+    cdef bint by_deadline            # each level serves those first that are due first (serve_by_ns)
     cdef InferRequest cursor         # set by whoever reads the queue; None once it is not valid any more
 
     # Takes the request iff it returns. Raises Unavailable when its level is full, MemoryError.
@@ -81,9 +86,10 @@ cdef class RequestQueue:
     cpdef InferRequest after(self, InferRequest request)
     # Removes the first `count` requests of the serving order; they are RUNNING then.
     cpdef list pop(self, int64_t count)
-    # The inverse of `pop`: its requests, or some of them in their order, go before all others of their levels again,
-    # whatever the bounds of these say, with the age and the deadlines that they have. Of several pops the last comes
-    # first. Those that it could not take for want of memory are still RUNNING when it raises.
+    # The inverse of `pop`: its requests, or some of them in their order, go before all others of their levels again, or
+    # to their place among these by deadline, whatever the bounds say, with the age and the deadlines that they have. Of
+    # several pops the last comes first. Those that it could not take for want of memory are still RUNNING when it
+    # raises.
     cpdef int requeue(self, list requests) except -1
     # Removes a queued request, wherever it stands (cancelled or refused); it is DONE then.
     cpdef int remove(self, InferRequest request) except -1
@@ -94,6 +100,8 @@ cdef class RequestQueue:
     cdef uint64_t _number_of(self, InferRequest request) noexcept
     cdef Py_ssize_t _index(self, uint64_t number) noexcept
     cdef Level _level(self, uint64_t number)
+    # Into its line, with all that it brings besides. Raises MemoryError, and nothing has changed then.
+    cdef int _stand(self, Level level, InferRequest request, bint first) except -1
     cdef int _enter(self, Level level, InferRequest request) except -1
     cdef int _leave(self, InferRequest request) except -1
     cdef int _drop_if_empty(self, Level level) except -1

@@ -4,6 +4,7 @@ cimport cython
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, realloc
 
+from triton_async.core.deadline_order cimport DeadlineOrder, served_before
 from triton_async.infer.request cimport (
     REQUEST_DONE,
     REQUEST_NEW,
@@ -21,7 +22,6 @@ TIMEOUT_DELAY = TimeoutAction.DELAY
 cdef int64_t LEAST_ROOM = 64
 
 
-@cython.final
 cdef class Line:
     cdef int append(self, InferRequest request) noexcept:
         if self.last is None:
@@ -39,6 +39,17 @@ cdef class Line:
             request.behind = self.first
             self.first.before = <void *>request
         self.first = request
+        return 0
+
+    cdef int insert(self, InferRequest request, InferRequest before) noexcept:
+        if before is None:
+            return self.prepend(request)
+        if before.behind is None:
+            return self.append(request)
+        request.behind = before.behind
+        request.behind.before = <void *>request
+        request.before = <void *>before
+        before.behind = request
         return 0
 
     cdef int unlink(self, InferRequest request) noexcept:
@@ -61,8 +72,9 @@ cdef class Line:
 
 @cython.final
 cdef class Level:
-    def __init__(self, uint64_t number, policy):
+    def __init__(self, uint64_t number, policy, bint by_deadline):
         self.number = number
+        self.by_deadline = DeadlineOrder() if by_deadline else None
         self.line = Line()
         self.delayed = Line()
         self.max_size = policy.max_queue_size
@@ -151,10 +163,12 @@ cdef class Deadlines:
 @cython.final
 cdef class RequestQueue:
     """`levels`: priority levels, 0 for a model without any; those in `level_policies` have their own policy, all others
-    `policy`."""
+    `policy`. `by_deadline`: within a level those first that are due first."""
 
-    def __init__(self, policy=QueuePolicy(), uint64_t levels=0, uint64_t default_level=0, level_policies=None):
+    def __init__(self, policy=QueuePolicy(), uint64_t levels=0, uint64_t default_level=0, level_policies=None,
+                 bint by_deadline=False):
         self.policy = policy
+        self.by_deadline = by_deadline
         self.level_policies = dict(level_policies or {}) if levels else {}
         self.levels = levels
         assert not levels or 1 <= default_level <= levels
@@ -166,7 +180,8 @@ cdef class RequestQueue:
         if <uint64_t>len(used) < levels or not levels:
             used.append(policy)
         self.has_timeouts = any([one.default_timeout_us or one.allow_timeout_override for one in used])
-        self.has_rules = self.has_timeouts or levels > 1 or any([one.max_queue_size for one in used])
+        bounded = any([one.max_queue_size for one in used])
+        self.has_rules = self.has_timeouts or levels > 1 or bounded or by_deadline
 
     @property
     def level_sizes(self):
@@ -189,11 +204,11 @@ cdef class RequestQueue:
         request.queue_start_ns = now_ns
         request.deadline_ns = now_ns + <int64_t>timeout_us * 1000 if timeout_us else 0
         request.delayed = False
-        self._enter(level, request)
-        level.line.append(request)
+        self._stand(level, request, False)
         if self.cursor is not None and (
                 self.cursor.priority_level > level.number
-                or (self.cursor.priority_level == level.number and self.cursor.delayed)):
+                or (self.cursor.priority_level == level.number
+                    and (self.cursor.delayed or (self.by_deadline and served_before(request, self.cursor))))):
             self.cursor = None
         return 0
 
@@ -225,9 +240,26 @@ cdef class RequestQueue:
             level = <Level>self.order[index]
             if level.number == number:
                 return level
-        level = Level(number, self.level_policies.get(number, self.policy))
+        level = Level(number, self.level_policies.get(number, self.policy), self.by_deadline)
         self.order.insert(index, level)
         return level
+
+    cdef int _stand(self, Level level, InferRequest request, bint first) except -1:
+        cdef void *before
+        if level.by_deadline is None or request.delayed:
+            self._enter(level, request)
+            return level.line_of(request).prepend(request) if first else level.line.append(request)
+        try:
+            before = level.by_deadline.add(request)
+        except MemoryError:
+            self._drop_if_empty(level)
+            raise
+        try:
+            self._enter(level, request)
+        except MemoryError:
+            level.by_deadline.discard(request)
+            raise
+        return level.line.insert(request, None if before is NULL else <InferRequest>before)
 
     # All that a request brings besides its place in the line. Raises MemoryError, and nothing has changed then.
     cdef int _enter(self, Level level, InferRequest request) except -1:
@@ -249,6 +281,8 @@ cdef class RequestQueue:
     cdef int _leave(self, InferRequest request) except -1:
         cdef Level level = self._level(request.priority_level)
         level.line_of(request).unlink(request)
+        if level.by_deadline is not None and not request.delayed:
+            level.by_deadline.discard(request)
         level.size -= 1
         self.size -= 1
         self.rows -= request.rows
@@ -302,12 +336,9 @@ cdef class RequestQueue:
 
     cpdef int requeue(self, list requests) except -1:
         cdef InferRequest request
-        cdef Level level
         for request in reversed(requests):
             assert request.state == REQUEST_RUNNING
-            level = self._level(request.priority_level)
-            self._enter(level, request)
-            level.line_of(request).prepend(request)
+            self._stand(self._level(request.priority_level), request, True)
             self.cursor = None
         return 0
 
@@ -333,6 +364,8 @@ cdef class RequestQueue:
     cdef int _delay(self, InferRequest request) except -1:
         cdef Level level = self._level(request.priority_level)
         level.line.unlink(request)
+        if level.by_deadline is not None:
+            level.by_deadline.discard(request)
         self.deadlines.discard(request)
         request.deadline_ns = 0
         request.delayed = True

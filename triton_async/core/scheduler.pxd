@@ -21,6 +21,8 @@ cdef class Scheduler:
     cdef readonly bint timed
     cdef readonly int64_t next_deadline_ns   # when `expire` has something to return, or may have; 0: never
     cdef readonly int64_t wait_until_ns      # when `take` has something for an instance that stays idle; 0: not by time
+    # Instances that could begin at once, as of the `take` with `idle` that follows: whoever calls it says so.
+    cdef public int64_t idle_instances
     cdef readonly int64_t longest_execution_ns   # 0: none has ended yet
     cdef readonly int64_t mean_execution_ns  # moving average; 0: none has ended yet
 
@@ -45,6 +47,9 @@ cdef class Scheduler:
     cpdef list expire(self, int64_t now_ns)
     # An execution ended, and took so long.
     cpdef int note_execution(self, int64_t execution_ns) except -1
+    # An instance has no more to do with a batch that `take` returned: its execution ended, and took so long, or it was
+    # taken back before it began (-1).
+    cpdef int note_batch(self, int64_t requests, int64_t rows, int64_t execution_ns, int64_t now_ns) except -1
 
 # What a request that `expire` returned is answered: what its scheduler says, else DeadlineExceeded when it is late for
 # its client, else Unavailable.

@@ -35,6 +35,9 @@ cdef class Scheduler:
             self.mean_execution_ns += (execution_ns - self.mean_execution_ns) // MEAN_WEIGHT
         return 0
 
+    cpdef int note_batch(self, int64_t requests, int64_t rows, int64_t execution_ns, int64_t now_ns) except -1:
+        return self.note_execution(execution_ns) if execution_ns >= 0 else 0
+
 
 cpdef object refusal(InferRequest request):
     if request.refusal is not None:

@@ -388,3 +388,67 @@ def test_how_long_executions_take() -> None:
     for execution_ns, mean_ns in ((800, 800), (1600, 900), (100, 800), (100, 713)):
         made.note_execution(execution_ns)
         assert made.mean_execution_ns == mean_ns
+
+
+# As CASES; preferred sizes 2 and 6 alone.
+STRICT_CASES = {
+    "a preferred size goes at once": ([(1, 0), (1, 1), (1, 2)], [(2, 1), (1, 7)]),
+    "the larger one of those that are reached": ([(2, 0), (4, 0)], [(6, 0)]),
+    "another size waits, though the next one comes": ([(3, 0), (1, 1), (2, 2)], [(6, 2)]),
+    "no longer than the delay": ([(1, 0)], [(1, 5)]),
+    "nothing beyond the largest": ([(1, 0)] * 8, [(6, 0), (2, 0)]),
+    "but what is larger by itself": ([(8, 0), (1, 1)], [(8, 0), (1, 6)]),
+    "what can become none goes": ([(3, 0), (4, 1)], [(3, 1), (4, 6)]),
+    "the largest beginning that has one": ([(2, 0), (1, 0), (4, 0)], [(2, 0), (5, 5)]),
+}
+
+
+@pytest.mark.parametrize(("sent", "expected"), STRICT_CASES.values(), ids=STRICT_CASES.keys())
+def test_preferred_sizes_that_are_waited_for(sent: list[tuple[int, int]], expected: list[tuple[int, int]]) -> None:
+    model = signature(8)
+    made = batcher(model, max_queue_delay_us=5 * 10**6, preferred_batch_sizes=(2, 6), strict_sizes=True)
+    coming, found = list(sent), []
+    for now in range(20):
+        while coming and coming[0][1] == now:
+            made.enqueue(request(model, coming.pop(0)[0]), now * S)
+        while rows := rows_of(made, now * S):
+            found.append((rows, now))
+    assert found == expected
+
+
+@pytest.mark.parametrize(("waiting", "ahead"), [
+    ([1] * 6, 6), ([1] * 5, 0), ([1] * 2, 0), ([3, 4], 3), ([2, 3, 4], 2), ([8], 8),
+])  # fmt: skip
+def test_what_is_taken_ahead_of_a_preferred_size_cannot_grow(waiting: list[int], ahead: int) -> None:
+    model = signature(8)
+    made = batcher(model, max_queue_delay_us=5 * 10**6, preferred_batch_sizes=(2, 6), strict_sizes=True)
+    for each in waiting:
+        made.enqueue(request(model, each), 0)
+    assert rows_of(made, 10 * S, idle=False) == ahead
+
+
+def test_what_is_late_for_its_client_is_dropped_in_the_order_of_deadlines_too() -> None:
+    model = signature(1)
+    made = DynamicBatcher(model, RequestQueue(by_deadline=True), DynamicBatching(by_deadline=True))
+    made.note_execution(100 * US)
+    assert not made.may_run_ahead
+    later, soon, now = (request(model, end_by_ns=at * US) for at in (900, 500, 250))
+    for one in (later, soon, now):
+        made.enqueue(one, 0)
+    assert made.take(None, True, 200 * US).requests == [soon]  # type: ignore[union-attr]
+    assert made.expire(200 * US) == [now]
+    assert made.take(None, True, 200 * US).requests == [later]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("batching", [DynamicBatching(), DynamicBatching(max_queue_delay_us=1000)])
+def test_a_held_scheduler_takes_nothing_before_so_many_wait_once(batching: DynamicBatching) -> None:
+    model = signature(8)
+    made = DynamicBatcher(model, RequestQueue(), batching, 3)
+    for _ in range(2):
+        made.enqueue(request(model), 0)
+    assert rows_of(made, S) == rows_of(made, S, idle=False) == 0
+    assert made.wait_until_ns == 0
+    made.enqueue(request(model), S)
+    assert rows_of(made, S) == 3
+    made.enqueue(request(model), S)
+    assert rows_of(made, 2 * S) == 1

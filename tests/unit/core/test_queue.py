@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from random import Random
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from triton_async.config.model_config import QueuePolicy, TimeoutAction
 from triton_async.core.queue import RequestQueue
 from triton_async.core.scheduler import refusal
+from triton_async.defines import ORDER_HORIZON_NS
 from triton_async.errors import DeadlineExceeded, Unavailable
 from triton_async.infer.request import InferRequest, live_requests
 from triton_async.infer.signature import ModelSignature, TensorSpec
@@ -236,3 +238,53 @@ def test_a_long_line_is_given_up_at_once() -> None:
         queue.push(InferRequest("m"), 0)
     del queue  # by recursion it would need more stack than there is
     gc.collect()
+
+
+@pytest.mark.parametrize("spread", [5, 40, 10**6])
+@pytest.mark.parametrize("seed", range(5))
+def test_thousands_by_deadline(seed: int, spread: int) -> None:
+    """Those due first come first, equal ones as they came, whoever comes and goes."""
+    random = Random(seed)
+    queue = RequestQueue(by_deadline=True)
+    waiting: list[tuple[int, int, InferRequest]] = []
+    for number in range(1500):
+        if waiting and random.random() < 0.3:
+            queue.remove(waiting.pop(random.randrange(len(waiting)))[2])
+            continue
+        due_ns = 10**6 + random.randrange(spread)
+        made = request(end_by_ns=due_ns)
+        queue.push(made, number)
+        waiting.append((due_ns, number, made))
+    waiting.sort(key=lambda one: one[:2])
+    order = [made for _, _, made in waiting]
+    taken = queue.pop(100)
+    assert taken == order[:100]
+    queue.requeue(taken[50:])
+    queue.requeue(taken[:50])
+    assert queue.pop(queue.size) == order
+
+
+def test_requests_without_a_deadline_wait_behind_near_ones_and_before_those_that_come_much_later() -> None:
+    queue = RequestQueue(by_deadline=True)
+    without = request()
+    far = request(end_by_ns=10 * ORDER_HORIZON_NS)
+    own = request(timeout_us=5_000)  # counts for the order though the policy does not take it
+    near = request(end_by_ns=1_000_000)
+    later = request(end_by_ns=ORDER_HORIZON_NS + 2_000)
+    for made in (without, far, own, near):
+        queue.push(made, 0)
+    queue.push(later, ORDER_HORIZON_NS)
+    assert queue.next_deadline_ns == 1_000_000
+    assert queue.pop(5) == [near, own, without, far, later]
+
+
+def test_order_by_deadline_is_inside_a_level() -> None:
+    queue = RequestQueue(QueuePolicy(TimeoutAction.DELAY, default_timeout_us=100, allow_timeout_override=True), 2, 2,
+                         by_deadline=True)  # fmt: skip
+    late, soon, urgent, slow = (request(**more) for more in (
+        {"priority": 2}, {"priority": 2, "timeout_us": 10}, {"priority": 1}, {"priority": 2, "timeout_us": 50}
+    ))  # fmt: skip
+    for made in (late, soon, slow, urgent):
+        queue.push(made, 0)
+    assert queue.expire(10_000) == []  # `soon` goes behind the others of its level
+    assert queue.pop(4) == [urgent, slow, late, soon]

@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triton_async.config.model_config import DynamicBatching, QueuePolicy, TimeoutAction
+from triton_async.core.auto_delay import AutoDelay
 from triton_async.core.batcher import DynamicBatcher
 from triton_async.core.queue import RequestQueue
 from triton_async.core.scheduler import refusal
+from triton_async.defines import ORDER_HORIZON_NS
 from triton_async.errors import DeadlineExceeded, Unavailable
 from triton_async.infer.request import InferRequest
 from triton_async.infer.signature import ModelSignature, TensorSpec
@@ -50,6 +52,12 @@ class Waiting:
     def due_ns(self) -> int:
         return min([at for at in (self.deadline_ns, self.request.end_by_ns) if at], default=0)
 
+    @property
+    def serve_by_ns(self) -> int:
+        own_ns = self.start_ns + self.request.timeout_us * 1000 if self.request.timeout_us else 0
+        found = (own_ns, self.deadline_ns, self.request.end_by_ns, self.start_ns + ORDER_HORIZON_NS)
+        return min(at for at in found if at)
+
     def fits_with(self, other: Waiting) -> bool:
         return self.request.inputs[0].shape[1] == other.request.inputs[0].shape[1]
 
@@ -68,12 +76,24 @@ class Plain:
     mean_ns: int = 0
     wait_until_ns: int = 0
     number: int = 0
+    # Where the batcher finds the delay itself: until when it holds what waits. 0: it does not.
+    held_until_ns: int = 0
+
+    @property
+    def max_rows(self) -> int:
+        strict = self.batching is not None and self.batching.strict_sizes
+        return max(self.batching.preferred_batch_sizes) if self.batching and strict else MAX_ROWS
 
     def policy_of(self, level: int) -> QueuePolicy:
         return self.policies.get(level, self.policy) if self.levels else self.policy
 
     def order(self) -> list[Waiting]:
-        return sorted(self.waiting, key=lambda one: (one.level, one.delayed))  # stable
+        def place(one: Waiting) -> tuple[int, ...]:
+            if self.batching is None or not self.batching.by_deadline or one.delayed:
+                return (one.level, one.delayed)
+            return (one.level, one.delayed, one.serve_by_ns, one.number)
+
+        return sorted(self.waiting, key=place)  # stable
 
     def sizes(self) -> dict[int, int]:
         found = {self.default_level: 0}
@@ -134,10 +154,9 @@ class Plain:
                 break
         return pending
 
-    @staticmethod
-    def fits(batch: list[Waiting]) -> bool:
-        return (
-            sum(one.rows for one in batch) <= MAX_ROWS
+    def fits(self, batch: list[Waiting]) -> bool:
+        return len(batch) == 1 or (
+            sum(one.rows for one in batch) <= self.max_rows
             and len(batch) <= MAX_ROWS
             and all(one.fits_with(batch[0]) for one in batch)
         )
@@ -146,7 +165,11 @@ class Plain:
         """GetDynamicBatch."""
         if self.batching is None or not pending:
             return pending
+        if self.batching.strict_sizes:
+            return self.choose_strict(pending, idle, now_ns)
         preferred, delay_ns = self.batching.preferred_batch_sizes, self.batching.max_queue_delay_us * 1000
+        if self.batching.auto_delay:
+            delay_ns = 0
         largest = max(preferred, default=MAX_ROWS)
         marked, fitting = 0, 0
         for count in range(1, len(pending) + 1):
@@ -170,8 +193,30 @@ class Plain:
         for one in batch:
             if one.request.end_by_ns:
                 until_ns = min(until_ns, one.request.end_by_ns - self.mean_ns)
+        if self.held_until_ns and not (marked or full or rows >= largest):
+            self.wait_until_ns = self.held_until_ns
+            return []
         if marked or full or not delay_ns or rows >= largest or now_ns >= until_ns:
             return result
+        self.wait_until_ns = until_ns
+        return []
+
+    def choose_strict(self, pending: list[Waiting], idle: bool, now_ns: int) -> list[Waiting]:
+        """The longest beginning of a preferred size; all of it where it can get none, or has waited for one."""
+        assert self.batching is not None
+        fitting = max(count for count in range(1, len(pending) + 1) if self.fits(pending[:count]))
+        batch = pending[:fitting]
+        sizes = {count: sum(one.rows for one in batch[:count]) for count in range(1, fitting + 1)}
+        best = max((count for count, rows in sizes.items() if rows in self.batching.preferred_batch_sizes), default=0)
+        cannot_grow = fitting < len(pending) or sizes[fitting] >= self.max_rows or fitting >= MAX_ROWS
+        if cannot_grow or (best and idle):
+            return batch[:best] if best else batch
+        if not idle:
+            return []
+        ends = [one.request.end_by_ns - self.mean_ns for one in batch if one.request.end_by_ns]
+        until_ns = min([min(one.start_ns for one in batch) + self.batching.max_queue_delay_us * 1000, *ends])
+        if now_ns >= until_ns:
+            return batch
         self.wait_until_ns = until_ns
         return []
 
@@ -182,8 +227,12 @@ class Traffic:
     def __init__(self, levels: int, policy: QueuePolicy, policies: dict[int, QueuePolicy],
                  batching: DynamicBatching | None) -> None:  # fmt: skip
         default_level = min(levels, 2)
-        self.queue = RequestQueue(policy, levels, default_level, policies)
-        self.batcher = DynamicBatcher(MODEL, self.queue, batching)
+        by_deadline = batching is not None and batching.by_deadline
+        auto = AutoDelay(MAX_ROWS, batching.max_queue_delay_us, 2) if batching and batching.auto_delay else None
+        self.queue = RequestQueue(policy, levels, default_level, policies, by_deadline)
+        self.batcher = DynamicBatcher(MODEL, self.queue, batching, 0, auto)
+        self.bound_ns = batching.max_queue_delay_us * 1000 if batching else 0
+        self.held_since_ns = 0
         self.plain = Plain(policies, policy, levels, default_level, batching)
         self.now_ns = 1_000
         self.sent: list[InferRequest] = []
@@ -221,9 +270,15 @@ class Traffic:
             assert isinstance(refusal(one.request), DeadlineExceeded) == bool(late)
             self.ended.append(one.request)
 
-    def take(self, idle: bool) -> None:
-        expected = self.plain.take(idle, self.now_ns, self.batcher.may_run_ahead)
+    def take(self, idle: bool, n_idle: int = 1) -> None:
+        waits = self.plain.wait_until_ns
+        self.batcher.idle_instances = n_idle
         batch = self.batcher.take(None, idle, self.now_ns)
+        if self.batcher.auto is not None:
+            self.plain.held_until_ns = self.batcher.wait_until_ns
+            self.check_hold(batch is not None)
+        self.plain.wait_until_ns = waits
+        expected = self.plain.take(idle, self.now_ns, self.batcher.may_run_ahead)
         assert (batch.requests if batch else []) == [one.request for one in expected]
         assert self.batcher.wait_until_ns == self.plain.wait_until_ns
         if not idle or batch is None:
@@ -235,14 +290,27 @@ class Traffic:
             assert batch.rows == sum(one.rows for one in expected) <= MAX_ROWS
             self.taken.append(expected)
 
+    def check_hold(self, taken: bool) -> None:
+        """Nothing is held for longer than the bound, nor than an execution takes; nothing before one was seen."""
+        if taken or not self.batcher.pending or self.batcher.auto is None:
+            self.held_since_ns = 0
+        if self.batcher.wait_until_ns:
+            self.held_since_ns = self.held_since_ns or self.now_ns
+            longest_ns = self.batcher.auto.overhead_ns + self.batcher.auto.row_ns * MAX_ROWS
+            assert self.batcher.wait_until_ns - self.held_since_ns <= min(longest_ns, self.bound_ns or longest_ns) + 1
+
     def begin(self) -> None:
         if self.taken:
-            self.ended += [one.request for one in self.taken.pop(0)]
+            batch = self.taken.pop(0)
+            self.ended += [one.request for one in batch]
+            self.batcher.note_batch(len(batch), sum(one.rows for one in batch), 5_000 + 100 * len(batch), self.now_ns)
+            self.plain.mean_ns = self.batcher.mean_execution_ns
 
     def revoke(self) -> None:
         if self.taken:
             taken = self.taken.pop()
             self.batcher.requeue([one.request for one in taken])
+            self.batcher.note_batch(len(taken), sum(one.rows for one in taken), -1, self.now_ns)
             self.plain.requeue(taken)
 
     def take_and_revoke(self, count: int) -> None:
@@ -288,7 +356,18 @@ PLAIN_POLICY = st.just(QueuePolicy())
 BATCHINGS = st.builds(
     DynamicBatching, st.sampled_from([(), (MAX_ROWS,), (2,), (1, 4), (2, 5), (3, MAX_ROWS)]), st.sampled_from([0, 6])
 )
-BATCHING = BATCHINGS | BATCHINGS | BATCHINGS | st.none()
+STRICT = st.builds(
+    DynamicBatching, st.sampled_from([(MAX_ROWS,), (2,), (1, 4), (2, 5), (3, MAX_ROWS)]), st.sampled_from([1, 6]),
+    strict_sizes=st.just(True), by_deadline=st.booleans(),
+)  # fmt: skip
+AUTO = st.builds(
+    DynamicBatching, st.sampled_from([(), (2,), (2, 5)]), st.sampled_from([0, 0, 3]), auto_delay=st.just(True),
+    by_deadline=st.booleans(),
+)  # fmt: skip
+BY_DEADLINE = st.builds(
+    DynamicBatching, st.sampled_from([(), (2, 5)]), st.sampled_from([0, 6]), by_deadline=st.just(True)
+)
+BATCHING = BATCHINGS | BATCHINGS | STRICT | AUTO | BY_DEADLINE | st.none()
 LEVELS = st.sampled_from([0, 0, 1, 3, MOST])
 TIMES_US = st.sampled_from([0, 0, 0, 1, 4, 9, 30])
 PRIORITIES = st.sampled_from([0, 1, 2, 3, 2**40, MOST])
@@ -301,7 +380,7 @@ STEPS = st.lists(
         PUSH, PUSH, PUSH,
         st.tuples(st.just(Traffic.advance), st.integers(0, 8)),
         st.tuples(st.just(Traffic.take), st.booleans()),
-        st.tuples(st.just(Traffic.take), st.just(True)),
+        st.tuples(st.just(Traffic.take), st.just(True), st.integers(1, 2)),
         st.tuples(st.just(Traffic.cancel), st.integers(0, 50)),
         st.tuples(st.just(Traffic.expire)),
         st.tuples(st.just(Traffic.begin)),
@@ -313,7 +392,7 @@ STEPS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None, database=None)
+@settings(max_examples=200, deadline=None, database=None)
 @given(LEVELS, PLAIN_POLICY | POLICIES, st.dictionaries(st.sampled_from([1, 2, 3, MOST]), POLICIES, max_size=2),
        BATCHING, STEPS)  # fmt: skip
 def test_random_traffic(levels: int, policy: QueuePolicy, policies: dict[int, QueuePolicy],
