@@ -63,6 +63,8 @@ class GrpcCase:
     timeout: float = 10.0
     compression: str = ""
     pause: float = 0.0
+    # Seconds between the first message of a stream and the others.
+    gap: float = 0.0
 
 
 Case = HttpCase | GrpcCase

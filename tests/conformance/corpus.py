@@ -13,6 +13,7 @@ from . import (
     corpus_python,
     corpus_python_life,
     corpus_python_streams,
+    corpus_scheduling,
     corpus_sequences,
     corpus_trace,
 )
@@ -32,4 +33,5 @@ GROUPS: dict[str, tuple[Case, ...]] = {
     "python_streams": corpus_python_streams.CASES,
     "python_life": corpus_python_life.CASES,
     "python_sequences": corpus_sequences.CASES,
+    "python_scheduling": corpus_scheduling.CASES,
 }

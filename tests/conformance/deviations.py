@@ -10,6 +10,7 @@ import re
 from .deviation import Deviation
 from .deviations_ensembles import ENSEMBLE_DEVIATIONS
 from .deviations_python import PYTHON_DEVIATIONS
+from .deviations_scheduling import SCHEDULING_DEVIATIONS
 from .normalise import canonical
 from .wire import Answer
 
@@ -264,6 +265,7 @@ DEVIATIONS: dict[str, Deviation] = {
     "grpc-stream-strict-validation": _strict("INVALID_ARGUMENT"),
     **PYTHON_DEVIATIONS,
     **ENSEMBLE_DEVIATIONS,
+    **SCHEDULING_DEVIATIONS,
 }
 
 

@@ -141,6 +141,10 @@ def _without_version(response: Any) -> Any:
     return {**response, "infer_response": _without(inner, ("model_version",))}
 
 
+def _id_of(response: Any) -> str:
+    return str(response.get("infer_response", {}).get("id", ""))
+
+
 def _apply(mask: str, document: Any) -> Any:
     """One document, masked; model metadata loses its platform under every mask."""
     if isinstance(document, dict) and isinstance(document.get("error"), str):
@@ -184,6 +188,8 @@ def normalise(mask: str, answer: Answer, repository: str = "") -> Answer:
         # Which side notices the deadline first, and so words it, is a race.
         result["message"] = "" if result["code"] == "DEADLINE_EXCEEDED" else _order_free(result["message"])
         responses = [_without_version(response) for response in result["responses"]]
+        if mask == "by-id":  # which answer leaves first is not the point
+            mask, responses = "", sorted(responses, key=_id_of)
         result["responses"] = [_apply(mask, response) for response in responses]
     return {key: _shorten(value) for key, value in result.items() if value not in ({}, [], "")}
 

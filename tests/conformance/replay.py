@@ -14,6 +14,7 @@ from .corpus import GROUPS
 from .models import CONTROL_MODELS, MAIN_MODELS, write_repository
 from .models_ensembles import write_ensembles
 from .models_python_files import write_backends, write_control, write_main
+from .models_scheduling import write_scheduling
 from .models_sequences import write_sequences
 from .normalise import normalise
 from .servers import Server
@@ -53,6 +54,8 @@ def starter(work: Path, variant: Variant) -> Start:
             return once(group, write_control)
         if group == "python_sequences":
             return once(group, write_sequences)
+        if group == "python_scheduling":
+            return once(group, write_scheduling)
         if group == "ensembles":
             return once(group, write_ensembles)
         if group.startswith("python"):

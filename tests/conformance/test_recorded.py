@@ -15,7 +15,7 @@ CASES = [pytest.param(group, case.id, id=case.id) for group, cases in GROUPS.ite
 IDS = [case.id for cases in GROUPS.values() for case in cases]
 # Replayed once more where the models are Python models, and where each runs in a process of its own.
 AS_PYTHON = ("http_infer", "grpc")
-ISOLATED = ("python", "python_streams", "python_sequences")
+ISOLATED = ("python", "python_streams", "python_sequences", "python_scheduling")
 COMPATIBILITY = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 
 

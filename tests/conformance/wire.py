@@ -7,7 +7,9 @@ import gzip
 import json
 import re
 import socket
+import time
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -131,6 +133,14 @@ def _response(case: GrpcCase, raw: bytes) -> Answer:
     return dict(json_format.MessageToDict(message, preserving_proto_field_name=True))
 
 
+def _in_time(case: GrpcCase, requests: list[bytes]) -> Iterator[bytes]:
+    """The messages of a stream, as they are due."""
+    for number, request in enumerate(requests):
+        if number == 1:
+            time.sleep(case.gap)
+        yield request
+
+
 def send_grpc(case: GrpcCase, port: int) -> Answer:
     """The answer to one gRPC case: status, message, and the responses that came before it."""
     path = "/grpc.health.v1.Health/Check" if case.method == "Health/Check" else f"/{_SERVICE}/{case.method}"
@@ -142,7 +152,7 @@ def send_grpc(case: GrpcCase, port: int) -> Answer:
         try:
             if case.method == "ModelStreamInfer":
                 stream = channel.stream_stream(path)
-                for raw in stream(iter(requests), timeout=case.timeout, metadata=case.metadata):
+                for raw in stream(_in_time(case, requests), timeout=case.timeout, metadata=case.metadata):
                     answers.append(_response(case, raw))
             else:
                 unary = channel.unary_unary(path)
