@@ -23,6 +23,7 @@ from triton_async.core.server import InferenceServer  # noqa: E402
 from triton_async.infer.response import InferResponse, ResponseSink  # noqa: E402
 
 ROUNDS, REQUESTS = 5, 20_000
+AUTO = 'parameters { key: "dynamic_batching.max_queue_delay" value { string_value: "auto" } }'
 TENSOR = np.arange(16, dtype=np.float32).reshape(1, 16)
 
 
@@ -75,7 +76,7 @@ async def main(root: Path) -> None:
     print(f"the request object, taken off below: {base:.2f} µs\n")
     print(f"{'model':10}{'at work':>8}{'wall µs':>10}{'CPU µs':>10}")
     async with running(root) as server:
-        for model in ("plain", "batching"):
+        for model in ("plain", "batching", "auto"):
             for concurrency in (1, 8, 32, 256):
                 wall, cpu = await measure(server, model, concurrency)
                 print(f"{model:10}{concurrency:>8}{wall - base:>10.2f}{cpu - base:>10.2f}")
@@ -86,4 +87,5 @@ if __name__ == "__main__":
         one = "instance_group { count: 1 kind: KIND_CPU }"
         write_model(Path(folder), "plain", max_batch_size=8, more=one)
         write_model(Path(folder), "batching", max_batch_size=8, more=one + " dynamic_batching { }")
+        write_model(Path(folder), "auto", max_batch_size=8, more=one + " dynamic_batching { } " + AUTO)
         uvloop.run(main(Path(folder)))

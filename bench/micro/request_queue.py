@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from triton_async.config.model_config import DynamicBatching, QueuePolicy, TimeoutAction  # noqa: E402
+from triton_async.core.auto_delay import AutoDelay  # noqa: E402
 from triton_async.core.batcher import DynamicBatcher  # noqa: E402
 from triton_async.core.queue import RequestQueue  # noqa: E402
 from triton_async.infer.request import InferRequest  # noqa: E402
@@ -28,6 +29,7 @@ from triton_async.infer.tensor import from_numpy  # noqa: E402
 FP32 = 11
 ROUNDS = 5
 WAITING = (100, 1_000, 10_000)
+MODELS = (1, 100, 1_000)
 MEASURED = 30_000
 TENSOR = from_numpy("A", np.zeros((1, 4), np.float32))
 MOST_LEVELS = 2**64 - 1
@@ -45,9 +47,11 @@ def request(**more: int) -> InferRequest:
     return made
 
 
-def overload(queue: RequestQueue, waiting: int, make: Make, cancels: bool = False) -> float:
+def overload(
+    queue: RequestQueue, waiting: int, make: Make, cancels: bool = False, auto: AutoDelay | None = None
+) -> float:
     """Of traffic that meets `waiting` requests. With `cancels` two of three leave when they have got half way."""
-    batcher = DynamicBatcher(model(), queue, DynamicBatching())
+    batcher = DynamicBatcher(model(), queue, DynamicBatching(), 0, auto)
     batcher.note_execution(8_000)
     requests = [make(number, 1_000 * (number + 1)) for number in range(waiting + MEASURED)]
     start, now_ns = 0.0, 0
@@ -61,8 +65,23 @@ def overload(queue: RequestQueue, waiting: int, make: Make, cancels: bool = Fals
         if number >= waiting:
             if number % 24 == 0:
                 batcher.take(None, True, now_ns)
+                batcher.note_batch(8, 8, 8_000, now_ns)
             elif cancels and number % 3:
                 batcher.remove(requests[number - waiting // 2])
+    return (time.process_time() - start) / MEASURED * 1e6
+
+
+def steady(many: int) -> float:
+    """Batches of eight for that many models in turn, all of which find their delay themselves."""
+    batchers = [DynamicBatcher(model(), RequestQueue(), DynamicBatching(), 0, AutoDelay(8, 0, 1)) for _ in range(many)]
+    requests = [request() for _ in range(MEASURED)]
+    start = time.process_time()
+    for at in range(0, MEASURED, 8):
+        batcher = batchers[at // 8 * 7919 % many]
+        for number in range(at, at + 8):
+            batcher.enqueue(requests[number], number * 1_000)
+        batcher.take(None, True, (at + 8) * 1_000)
+        batcher.note_batch(8, 8, 4_000, (at + 8) * 1_000)
     return (time.process_time() - start) / MEASURED * 1e6
 
 
@@ -77,8 +96,8 @@ def held_back(waiting: int) -> float:
     return (time.process_time() - start) / waiting * 1e6
 
 
-def case(name: str, measure: Callable[[int], float]) -> None:
-    found = [min(measure(waiting) for _ in range(ROUNDS)) for waiting in WAITING]
+def case(name: str, measure: Callable[[int], float], sizes: tuple[int, ...] = WAITING) -> None:
+    found = [min(measure(size) for _ in range(ROUNDS)) for size in sizes]
     print(f"| {name} | " + " | ".join(f"{us:.2f}" for us in found) + " |", flush=True)
 
 
@@ -96,12 +115,20 @@ def main() -> None:
     case("queue timeouts, DELAY", timed(TimeoutAction.DELAY))
     case("clients' deadlines", lambda waiting: overload(
         RequestQueue(), waiting, lambda number, now_ns: request(end_by_ns=now_ns + 1_000 * waiting)))  # fmt: skip
+    case("clients' deadlines, the earliest first", lambda waiting: overload(
+        RequestQueue(by_deadline=True), waiting,
+        lambda number, now_ns: request(end_by_ns=now_ns + 1_000 * (waiting + number * 7919 % waiting))))  # fmt: skip
+    case("a delay that the server finds", lambda waiting: overload(
+        RequestQueue(), waiting, lambda number, now_ns: request(), auto=AutoDelay(8, 0, 1)))  # fmt: skip
     case("clients that leave", lambda waiting: overload(
         RequestQueue(), waiting, lambda number, now_ns: request(), cancels=True))  # fmt: skip
     case("a priority level for each", lambda waiting: overload(
         RequestQueue(QueuePolicy(default_timeout_us=waiting), MOST_LEVELS, 1), waiting,
         lambda number, now_ns: request(priority=number * 0x9E3779B97F4A7C15 % MOST_LEVELS + 1)))  # fmt: skip
     case("one batch that waits for more", held_back)
+    print("\n| µs per request | " + " | ".join(f"{many:,} models" for many in MODELS) + " |")
+    print("|---" * (1 + len(MODELS)) + "|")
+    case("batches of eight, to each model in turn", steady, MODELS)
 
 
 if __name__ == "__main__":
