@@ -6,9 +6,13 @@ part of it, about 0.1 µs each; making the requests is not. The least of some ro
 
 from __future__ import annotations
 
+import sys
 import time
+from pathlib import Path
 
-from tests.unit.core.sequence_stage import START, Stage
+sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "tests")]
+
+from tests.unit.core.sequence_stage import START, Stage  # noqa: E402
 
 ROWS, REQUESTS, ROUNDS = 8, 8000, 5
 

@@ -63,7 +63,7 @@ def check(SequenceBatcher batcher):
     assert batcher.backlog.size == 0 or owned == batcher.most_slots
     assert batcher.live == owned + batcher.backlog.size
     for sequence in batcher.by_id.values():
-        assert sequence.state != SEQUENCE_IDLE or sequence.line.first is None
-        assert sequence.slot is not None or sequence.line.first is not None
+        assert sequence.state != SEQUENCE_IDLE or sequence.first is None
+        assert sequence.slot is not None or sequence.first is not None
     for lane in batcher.lane_order:
         assert lane.n_ready == lane.ready.size

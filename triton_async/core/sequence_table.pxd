@@ -29,23 +29,24 @@ cdef class Slot:
     cdef Sequence owner                # None: free
     cdef uint64_t generation           # grows with each owner
 
-cdef class Sequence:
-    cdef readonly object id            # int or str
-    cdef SequenceTable table
+# It is the line of its waiting requests. What each step needs comes first, to lie together.
+cdef class Sequence(Line):
     cdef int state                     # SequenceState
-    cdef Line line                     # waiting requests, in order
-    cdef InferRequest running          # with an instance, or None
-    cdef Slot slot
-    cdef uint64_t generation           # of the slot, as it was given to this sequence
     cdef bint open                     # more may come: no END yet
     cdef bint given_up                 # while RUNNING: over with that
-    cdef list states                   # of its last step; None before one
-    cdef Tensor id_tensor
+    cdef Lane lane                     # of its slot; None: it has none
+    cdef InferRequest running          # with an instance, or None
     cdef int64_t since_ns              # when it became READY, or IDLE
-    cdef Origin origin                 # of its first request; or None
     # Its line of sequences: READY, IDLE or BACKLOG
     cdef Sequence behind
     cdef void *before                  # borrowed; NULL: none
+    cdef list states                   # of its last step; None before one
+    cdef Tensor id_tensor
+    cdef readonly object id            # int or str
+    cdef SequenceTable table
+    cdef Slot slot
+    cdef uint64_t generation           # of the slot, as it was given to this sequence
+    cdef Origin origin                 # of its first request; or None
 
 # Sequences linked through themselves. One is in one line at most.
 cdef class SequenceLine:

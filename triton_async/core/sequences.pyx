@@ -95,7 +95,7 @@ cdef class SequenceBatcher(SequenceTable):
                 lane.wait_until_ns = sequence.since_ns + self.delay_ns
                 return None
         while sequence is not None and len(chosen) < count:
-            request = sequence.line.first
+            request = sequence.first
             _inject(self.injection, sequence, request)
             if leader is None:
                 leader = request
@@ -118,14 +118,14 @@ cdef class SequenceBatcher(SequenceTable):
                 lane.wait_until_ns = lane.ready.first.since_ns + self.delay_ns
                 return None
         # The one that waits longest leads, so that none of another shape waits for ever.
-        leader = lane.ready.first.line.first
+        leader = lane.ready.first.first
         _inject(self.injection, lane.ready.first, leader)
         for slot in lane.slots:
             sequence = slot.owner
             if sequence is None or sequence.state != SEQUENCE_READY:
                 chosen.append(None)
                 continue
-            request = sequence.line.first
+            request = sequence.first
             if request is not leader:
                 _inject(self.injection, sequence, request)
             chosen.append(sequence if request is leader or compatible(self.signature, leader, request) else None)
@@ -145,7 +145,7 @@ cdef class SequenceBatcher(SequenceTable):
         for sequence in chosen:
             if sequence is None:
                 continue
-            request = sequence.line.first
+            request = sequence.first
             self._unready(sequence)
             self._unlink(sequence, request)
             request.state = REQUEST_RUNNING
@@ -200,7 +200,7 @@ cdef class SequenceBatcher(SequenceTable):
             self._end(sequence, now_ns)
         elif not request.flags & FLAG_SEQUENCE_END:
             self._settle(sequence, now_ns)
-        elif sequence.line.first is None:
+        elif sequence.first is None:
             self._end(sequence, now_ns)
         else:
             # The next sequence of the same id waits for its turn like any other.
@@ -227,7 +227,7 @@ cdef class SequenceBatcher(SequenceTable):
         if due_ns:
             self.deadlines.add(request, due_ns)
         request.state = REQUEST_QUEUED
-        sequence.line.prepend(request)
+        sequence.prepend(request)
         self.pending += 1
         self._make_ready(sequence, now_ns, first)
         if sequence.given_up:
@@ -271,7 +271,7 @@ cdef class SequenceBatcher(SequenceTable):
                 request.late = True
                 self._refuse(request, None)
                 continue
-            while sequence.line.first is not None:
+            while sequence.first is not None:
                 self._refuse_first(sequence, Unavailable("timeout of the corresponding sequence has been expired"))
             self._end(sequence, now_ns)
         while self.idle.first is not None and self.idle.first.since_ns + self.idle_ns <= now_ns:
