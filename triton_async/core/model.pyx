@@ -208,7 +208,6 @@ cdef class Model(Servable):
         self._expire(now_ns)
         while self.idle and self._prepare_idle():
             instance = <Instance>self.idle[len(self.idle) - 1]
-            self.scheduler.idle_instances = len(self.idle)
             batch = self._take(instance, True, now_ns)
             if batch is None:
                 break
@@ -315,6 +314,8 @@ cdef class Model(Servable):
     cdef Batch _take_any(self, Instance instance, bint idle, int64_t now_ns):
         cdef InferRequest request
         cdef list lost
+        if idle:
+            self.scheduler.idle_instances = len(self.idle)
         while True:
             try:
                 return self.scheduler.take(instance, idle, now_ns)

@@ -17,6 +17,12 @@ from triton_async.errors import Unavailable
 from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse
 
+
+def own(name: str, value: str) -> str:
+    """One of the server's own parameters of dynamic batching."""
+    return f'parameters {{ key: "dynamic_batching.{name}" value {{ string_value: "{value}" }} }} '
+
+
 SETTINGS = [
     "dynamic_batching { }",
     "dynamic_batching { preserve_ordering: true }",
@@ -25,6 +31,14 @@ SETTINGS = [
     "dynamic_batching { priority_levels: 3 default_priority_level: 2 default_queue_policy { timeout_action: DELAY "
     "default_timeout_microseconds: 500 } max_queue_delay_microseconds: 100 }",
     "",
+    "dynamic_batching { priority_levels: 3 default_priority_level: 2 } " + own("max_queue_delay", "auto"),
+    "dynamic_batching { preserve_ordering: true max_queue_delay_microseconds: 200 } " + own("max_queue_delay", "auto"),
+    "dynamic_batching { preferred_batch_size: [ 2, 5 ] max_queue_delay_microseconds: 300 default_queue_policy "
+    "{ max_queue_size: 40 } } " + own("strict_preferred_batch_size", "true"),
+    "dynamic_batching { priority_levels: 3 default_priority_level: 2 default_queue_policy { timeout_action: DELAY "
+    "default_timeout_microseconds: 500 allow_timeout_override: true } } " + own("earliest_deadline_first", "true"),
+    "dynamic_batching { default_queue_policy { allow_timeout_override: true } } "
+    + own("earliest_deadline_first", "true") + own("max_queue_delay", "auto"),
 ]
 
 

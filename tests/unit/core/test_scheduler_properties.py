@@ -299,11 +299,11 @@ class Traffic:
             longest_ns = self.batcher.auto.overhead_ns + self.batcher.auto.row_ns * MAX_ROWS
             assert self.batcher.wait_until_ns - self.held_since_ns <= min(longest_ns, self.bound_ns or longest_ns) + 1
 
-    def begin(self) -> None:
+    def begin(self, us: int) -> None:
         if self.taken:
             batch = self.taken.pop(0)
             self.ended += [one.request for one in batch]
-            self.batcher.note_batch(len(batch), sum(one.rows for one in batch), 5_000 + 100 * len(batch), self.now_ns)
+            self.batcher.note_batch(len(batch), sum(one.rows for one in batch), us * 1_000 + len(batch), self.now_ns)
             self.plain.mean_ns = self.batcher.mean_execution_ns
 
     def revoke(self) -> None:
@@ -383,7 +383,7 @@ STEPS = st.lists(
         st.tuples(st.just(Traffic.take), st.just(True), st.integers(1, 2)),
         st.tuples(st.just(Traffic.cancel), st.integers(0, 50)),
         st.tuples(st.just(Traffic.expire)),
-        st.tuples(st.just(Traffic.begin)),
+        st.tuples(st.just(Traffic.begin), st.sampled_from([5, 200, 500])),
         st.tuples(st.just(Traffic.revoke)),
         st.tuples(st.just(Traffic.take_and_revoke), st.integers(0, 50)),
         st.tuples(st.just(Traffic.execution), st.integers(1, 12)),
@@ -398,7 +398,32 @@ STEPS = st.lists(
 def test_random_traffic(levels: int, policy: QueuePolicy, policies: dict[int, QueuePolicy],
                         batching: DynamicBatching | None, steps: list[tuple[Any, ...]]) -> None:  # fmt: skip
     policies = {level: own for level, own in policies.items() if level <= levels}
-    traffic = Traffic(levels, policy, policies, batching)
+    run(Traffic(levels, policy, policies, batching), steps)
+
+
+@settings(max_examples=100, deadline=None, database=None)
+@given(LEVELS, PLAIN_POLICY | POLICIES, AUTO, STEPS)
+def test_random_traffic_of_which_the_server_expects_company(
+    levels: int, policy: QueuePolicy, batching: DynamicBatching, steps: list[tuple[Any, ...]]
+) -> None:
+    """It has seen four that come together, again and again, so that it holds batches back."""
+    traffic = Traffic(levels, policy, {}, batching)
+    for _ in range(6):
+        for _ in range(4):
+            traffic.push(1, 1, 0, 0, 0)
+            traffic.advance(1)
+        traffic.expire()
+        while traffic.batcher.pending:
+            traffic.take(True)
+            traffic.advance(1)
+            traffic.expire()
+        traffic.advance(200)
+        while traffic.taken:
+            traffic.begin(200)
+    run(traffic, steps)
+
+
+def run(traffic: Traffic, steps: list[tuple[Any, ...]]) -> None:
     for step, *arguments in steps:
         step(traffic, *arguments)
         traffic.check()
