@@ -390,3 +390,26 @@ void ta_json_free(ta_json *json) {
     json->left = NULL;
     json->spans = NULL;
 }
+
+int ta_json_bounds(const char *text, int64_t size, int64_t most, int deepest) {
+    int64_t at = 0, values = 1;
+    int depth = 0, inside = 0;
+    while (at < size) {
+        char byte = text[at++];
+        if (inside) {
+            if (byte == '\\') at++;
+            else if (byte == '"') inside = 0;
+            else at += plain_length(text + at, size - at);
+        } else if (byte == '"') {
+            inside = 1;
+        } else if (byte == '[' || byte == '{') {
+            if (++depth > deepest) return TA_JSON_DEPTH;
+            if (++values > most) return TA_JSON_COUNT;
+        } else if (byte == ']' || byte == '}') {
+            depth--;
+        } else if (byte == ',' && ++values > most) {
+            return TA_JSON_COUNT;
+        }
+    }
+    return TA_JSON_OK;
+}

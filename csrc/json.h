@@ -77,6 +77,10 @@ typedef struct {
     int failed;        /* no memory, or `left` is too long */
 } ta_json;
 
+/* Whether the text has more than `most` values (TA_JSON_COUNT) or levels than `deepest` (TA_JSON_DEPTH), as its brackets
+ * and commas say: it need not be well formed. Else TA_JSON_OK. */
+int ta_json_bounds(const char *text, int64_t size, int64_t most, int deepest);
+
 /* A ta_json_status. `text` and `size`, `most` and `max_left` are the caller's, all else is set here. `ta_json_free`
  * gives back what it has, whatever the outcome. */
 int ta_json_cut(ta_json *json, enum ta_json_form form);

@@ -60,6 +60,13 @@ NOGIL_NBYTES = 1 << 14
 JSON_OFFLOAD_NBYTES = 1 << 16
 JSON_OFFLOAD_ELEMENTS = 1 << 14
 
+# Values in the JSON of a control call, and fields in the message of one: none needs more than a few dozen, and each
+# takes some 100 ns.
+JSON_MAX_CONTROL_VALUES = 4096
+
+# Strings of a request from which on a thread looks whether their lengths fit: half a millisecond of it.
+STRINGS_OFFLOAD_ELEMENTS = 1 << 17
+
 # Bytes of the body, or message, of a control call. Loads may bring files, and have the limits of inference.
 CONTROL_MAX_NBYTES = 1 << 20
 

@@ -40,6 +40,8 @@ class ApiKeys:
         """InvalidArg when the file cannot be read or holds no key. Blocks."""
         self._path = Path(path)
         self._digests: frozenset[bytes] = frozenset()
+        #: Of the keys in force.
+        self.generation = 0
         self._replace(self.read())
 
     def read(self) -> frozenset[bytes]:
@@ -60,6 +62,7 @@ class ApiKeys:
 
     def _replace(self, digests: frozenset[bytes]) -> None:
         self._digests = digests
+        self.generation += 1
 
     def renew(self) -> Callable[[], None]:
         """Reads the file; what is returned puts its keys in force, on the loop. InvalidArg. Blocks."""

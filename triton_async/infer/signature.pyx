@@ -9,8 +9,10 @@ from triton_async.infer.request cimport InferRequest, RequestedOutput
 from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor
 from triton_async.memory.buffer cimport MEMORY_GPU
 
-from triton_async.defines import MAX_TENSORS_PER_REQUEST
+from triton_async.defines import MAX_TENSORS_PER_REQUEST, NOGIL_NBYTES
 from triton_async.errors import InvalidArg
+
+cdef int64_t LONG = NOGIL_NBYTES
 
 _BATCH_NOTE = (
     "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended to "
@@ -121,6 +123,13 @@ cdef class ModelSignature:
 
     cpdef int validate(self, InferRequest request) except -1:
         return 0 if request.fits is self else self._validate(request)
+
+    def validated(self, InferRequest request):
+        """`validate` on any thread, for a request that nobody else has. It is returned, and `validate` finds it done.
+        """
+        self._validate(request)
+        request.fits = self
+        return request
 
     cdef int _validate(self, InferRequest request) except -1:
         cdef uint64_t wanted = self._wanted(request)
@@ -265,30 +274,47 @@ cdef class ModelSignature:
         return 0
 
     cdef int check_bytes(self, InferRequest request, Tensor tensor) except -1:
-        cdef int64_t found = 0
-        cdef int64_t at = 0
-        cdef int64_t end
-        if ta_bytes_skip(tensor.data, tensor.nbytes, 0, tensor.element_count) == tensor.nbytes:
+        cdef const char *data = tensor.data
+        cdef int64_t size = tensor.nbytes
+        cdef int64_t count = tensor.element_count
+        cdef int64_t found, at
+        if size < LONG:
+            found = _strings(data, size, count, &at)
+        else:
+            with nogil:
+                found = _strings(data, size, count, &at)
+        if found == count and at == size:
             return 0
-        # Not what was announced: find out what is there for the message.
         prefix = request.log_prefix()
         of = f"for inference input '{tensor.name}' for model '{self.model_name}'"
-        while at < tensor.nbytes:
-            if tensor.nbytes - at < 4:
-                raise InvalidArg(f"{prefix}incomplete string length indicator {of}, expecting 4 bytes but only "
-                                 f"{tensor.nbytes - at} bytes available. Please make sure the string length "
-                                 "indicator is in one buffer.")
-            end = ta_bytes_skip(tensor.data, tensor.nbytes, at, 1)
-            if end < 0:
-                length = int.from_bytes(tensor.data[at:at + 4], "little")
-                raise InvalidArg(f"incomplete string data for inference input '{tensor.name}', expecting string of "
-                                 f"length {length} but only {tensor.nbytes - at - 4} bytes available")
-            found += 1
-            at = end
-            if found > tensor.element_count:
-                raise InvalidArg(f"{prefix}unexpected number of string elements {found} {of}, expecting "
-                                 f"{tensor.element_count}")
-        raise InvalidArg(f"{prefix}expected {tensor.element_count} string elements {of}, got {found}")
+        if found > count:
+            raise InvalidArg(f"{prefix}unexpected number of string elements {found} {of}, expecting {count}")
+        if at == size:
+            raise InvalidArg(f"{prefix}expected {count} string elements {of}, got {found}")
+        if size - at < 4:
+            raise InvalidArg(f"{prefix}incomplete string length indicator {of}, expecting 4 bytes but only "
+                             f"{size - at} bytes available. Please make sure the string length indicator is in one "
+                             "buffer.")
+        length = int.from_bytes(tensor.data[at:at + 4], "little")
+        raise InvalidArg(f"incomplete string data for inference input '{tensor.name}', expecting string of length "
+                         f"{length} but only {size - at - 4} bytes available")
+
+
+# Whole strings from the front on, one more than `most` at most; `at` is behind the last one.
+cdef int64_t _strings(const char *data, int64_t size, int64_t most, int64_t *at) noexcept nogil:
+    cdef int64_t found = 0
+    cdef int64_t end
+    at[0] = size
+    if ta_bytes_skip(data, size, 0, most) == size:
+        return most
+    at[0] = 0
+    while at[0] < size and found <= most:
+        end = ta_bytes_skip(data, size, at[0], 1)
+        if end < 0:
+            break
+        at[0] = end
+        found += 1
+    return found
 
 
 cdef int _placements(InferRequest request) except -1:

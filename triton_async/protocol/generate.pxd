@@ -15,3 +15,6 @@ cpdef InferRequest decode_generate(str model_name, int64_t model_version, ModelS
 # The JSON object of a response without error: model, version, id, parameters, and each output, a scalar where it has
 # one element, else a flat array. ServerError for what JSON cannot take.
 cpdef bytes encode_generate(InferResponse response)
+
+# Whether that takes longer than the loop has for one client: `encode_long_generate` is for another thread then.
+cpdef bint is_long_generate(InferResponse response)

@@ -11,7 +11,7 @@ from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor
 from triton_async.memory.buffer cimport Buffer, wrap
 from triton_async.protocol.http_codec cimport take_parameter
 from triton_async.protocol.json_cut cimport TA_JSON_GENERATE, TA_JSON_PARAMETERS, CutJson, cut_json
-from triton_async.protocol.json_tensor cimport from_json, to_json
+from triton_async.protocol.json_tensor cimport from_json, to_json, to_json_pieces
 from triton_async.protocol.json_text cimport loads
 from triton_async.protocol.json_value cimport as_string, members
 
@@ -19,11 +19,12 @@ import json
 
 import orjson
 
-from triton_async.defines import JSON_MAX_LEFT_NBYTES, MAX_PARAMETERS_PER_REQUEST
+from triton_async.defines import JSON_MAX_LEFT_NBYTES, JSON_OFFLOAD_ELEMENTS, MAX_PARAMETERS_PER_REQUEST
 from triton_async.errors import InvalidArg
 
 cdef int DUMP_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 cdef object FRAGMENT = orjson.Fragment
+cdef int64_t OFFLOAD_ELEMENTS = JSON_OFFLOAD_ELEMENTS
 
 
 cpdef InferRequest decode_generate(str model_name, int64_t model_version, ModelSignature signature, object body,
@@ -129,20 +130,55 @@ cdef class Reader:
         return rank
 
 
-cpdef bytes encode_generate(InferResponse response):
-    cdef InferRequest request = <InferRequest>response.request
+cpdef bint is_long_generate(InferResponse response):
     cdef Tensor tensor
+    cdef int64_t count = 0
+    for tensor in response.outputs:
+        count += tensor.element_count + (tensor.nbytes >> 3)
+    return count > OFFLOAD_ELEMENTS
+
+
+def encode_long_generate(InferResponse response):
+    """`encode_generate` on a thread other than the loop's, which is not held up."""
+    cdef dict head = _head(response)
+    cdef bytes text = orjson.dumps(head)
+    cdef list pieces = [text[:len(text) - 1]]
+    cdef Tensor tensor
+    for tensor in response.outputs:
+        if tensor.name in head:
+            return encode_generate(response)  # it takes the other's place
+        pieces.append(b"," + orjson.dumps(tensor.name) + b":")
+        if tensor.element_count == 1:
+            pieces.append(orjson.dumps(_value(tensor), None, DUMP_OPTIONS))
+        else:
+            pieces += to_json_pieces(tensor)
+    pieces.append(b"}")
+    return b"".join(pieces)
+
+
+cpdef bytes encode_generate(InferResponse response):
+    cdef Tensor tensor
+    cdef dict body = _head(response)
+    for tensor in response.outputs:
+        body[tensor.name] = _value(tensor)
+    return orjson.dumps(body, None, DUMP_OPTIONS)
+
+
+cdef dict _head(InferResponse response):
+    cdef InferRequest request = <InferRequest>response.request
     cdef dict body = {"model_name": response.model_name, "model_version": str(response.model_version)}
     if request.id:
         body["id"] = request.id
     if response.parameters:
         body.update(response.parameters)
-    for tensor in response.outputs:
-        values = to_json(tensor)
-        if tensor.element_count == 1:
-            values = _token(tensor) if type(values) is FRAGMENT else values[0]
-        body[tensor.name] = values
-    return orjson.dumps(body, None, DUMP_OPTIONS)
+    return body
+
+
+cdef object _value(Tensor tensor):
+    values = to_json(tensor)
+    if tensor.element_count == 1:
+        return _token(tensor) if type(values) is FRAGMENT else values[0]
+    return values
 
 
 # NaN or an infinity, for which JSON has no number.

@@ -10,6 +10,9 @@ from triton_async.memory.regions cimport RegionRegistry
 # memory of their own; regions that it names are leased from `regions`, of which None knows none. Raises wire.Malformed,
 # InvalidArg (against Triton's rules for gRPC requests) and NotFound (a region). `context` of the request is True when
 # the client asks for an empty final response, which matters to streams of decoupled models; the front-end may then use
-# it for its own. Does not look at any model: InferenceServer validates. Any thread with the GIL; the loop thread with
-# `regions`.
+# it for its own. Does not look at any model: InferenceServer validates. Any thread with the GIL.
 cdef InferRequest decode(Buffer message, int64_t received_ns, RegionRegistry regions)
+
+# Whether decoding it takes longer than the loop has for one client: what is not raw contents has so many bytes. Any
+# thread with the GIL.
+cpdef bint is_long_message(object message)

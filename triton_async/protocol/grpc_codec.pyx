@@ -16,17 +16,18 @@ from triton_async.protocol cimport grpc_regions
 from triton_async.protocol.grpc_parameters cimport Parameter, apply, classification, read_entry
 from triton_async.protocol.grpc_regions cimport RegionParameters
 from triton_async.protocol.wire cimport (
-    TA_WIRE_BYTES, TA_WIRE_INT, check, next_field, ta_wire, ta_wire_bytes, ta_wire_left, ta_wire_skip,
-    ta_wire_varint, text,
+    TA_WIRE_BYTES, TA_WIRE_INT, check, next_field, ta_wire, ta_wire_bytes, ta_wire_left, ta_wire_next,
+    ta_wire_skip, ta_wire_varint, text,
 )
 
-from triton_async.defines import MAX_TENSORS_PER_REQUEST
+from triton_async.defines import JSON_OFFLOAD_NBYTES, MAX_TENSORS_PER_REQUEST
 from triton_async.errors import InvalidArg
 from triton_async.infer.signature import format_dims
 from triton_async.protocol.version import parse_version
 from triton_async.protocol.wire import Malformed
 
 cdef int64_t _TENSORS_MAX = MAX_TENSORS_PER_REQUEST
+cdef int64_t _OFFLOAD_NBYTES = JSON_OFFLOAD_NBYTES
 
 # Fields of ModelInferRequest.
 cdef enum RequestField:
@@ -63,7 +64,7 @@ def decode_request(message, int64_t received_ns=0, RegionRegistry regions=None):
 
 
 def request_id(message):
-    """The id of a ModelInferRequest, for errors about it; "" when it has none or is malformed."""
+    """The id of a ModelInferRequest, for errors about it; "" when it has none, is malformed or of very many fields."""
     return _text_of(message, REQUEST_ID)
 
 
@@ -79,12 +80,16 @@ cdef str _text_of(object message, uint32_t wanted):
     cdef ta_wire found
     cdef uint32_t field
     cdef int type
+    cdef int left = 4 * _TENSORS_MAX
     found.at = found.end = NULL
     wire.at = <const uint8_t *>buffer.data
     wire.end = wire.at + buffer.nbytes
     try:
         type = next_field(&wire, &field)
         while type >= 0:
+            left -= 1
+            if left < 0:
+                return ""
             if type == TA_WIRE_BYTES:
                 check(ta_wire_bytes(&wire, &value))
                 if field == wanted:
@@ -95,6 +100,33 @@ cdef str _text_of(object message, uint32_t wanted):
         return text(found)
     except Malformed:
         return ""
+
+
+cpdef bint is_long_message(object message):
+    cdef Buffer buffer = message if isinstance(message, Buffer) else wrap(message)
+    cdef int64_t left = _OFFLOAD_NBYTES
+    cdef ta_wire wire
+    cdef ta_wire value
+    cdef const uint8_t *before
+    cdef uint32_t field
+    cdef int type
+    if buffer.nbytes <= _OFFLOAD_NBYTES:
+        return False
+    wire.at = value.at = value.end = <const uint8_t *>buffer.data
+    wire.end = wire.at + buffer.nbytes
+    while left >= 0:
+        before = wire.at
+        type = ta_wire_next(&wire, &field)
+        if type < 0:
+            return False  # its end, or decoding finds the mistake as soon
+        if type == TA_WIRE_BYTES and field == REQUEST_RAW:
+            if ta_wire_bytes(&wire, &value) < 0:
+                return False
+            left += ta_wire_left(&value)
+        elif ta_wire_skip(&wire, type) < 0:
+            return False
+        left -= wire.at - before
+    return True
 
 
 cdef InferRequest decode(Buffer message, int64_t received_ns, RegionRegistry regions):

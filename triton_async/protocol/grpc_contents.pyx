@@ -1,7 +1,7 @@
 """Typed tensor contents of gRPC requests, packed straight from the wire. Any thread with the GIL."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport INT64_MIN, int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MIN, UINT32_MAX, int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from triton_async.datatypes cimport (
@@ -11,11 +11,14 @@ from triton_async.datatypes cimport (
 from triton_async.protocol.wire cimport (
     TA_KIND_BOOL, TA_KIND_INT8, TA_KIND_INT16, TA_KIND_INT32, TA_KIND_INT64, TA_KIND_UINT8, TA_KIND_UINT16,
     TA_KIND_UINT32, TA_KIND_UINT64, TA_WIRE_BYTES, TA_WIRE_FIXED32, TA_WIRE_FIXED64, TA_WIRE_INT, TA_WIRE_PACKED,
-    check, next_field, ta_wire, ta_wire_bytes, ta_wire_count, ta_wire_fixed, ta_wire_left, ta_wire_skip, ta_wire_store,
-    ta_wire_unpack, ta_wire_varint,
+    TA_WIRE_END, check, ta_wire, ta_wire_bytes, ta_wire_count, ta_wire_fixed, ta_wire_left, ta_wire_next, ta_wire_skip,
+    ta_wire_store, ta_wire_unpack, ta_wire_varint,
 )
 
+from triton_async.defines import NOGIL_NBYTES
 from triton_async.errors import InvalidArg
+
+cdef int64_t _LONG = NOGIL_NBYTES
 
 # Fields of InferTensorContents, by number.
 cdef enum:
@@ -73,93 +76,141 @@ cdef int _kind_of(int datatype) noexcept:
 
 
 # Fixed-size elements: bytes of one on the wire; 0 for varints and BYTES.
-cdef int _fixed_size(uint32_t field) noexcept:
+cdef int _fixed_size(uint32_t field) noexcept nogil:
     return 4 if field == FIELD_FP32 else 8 if field == FIELD_FP64 else 0
 
 
 # The wire type of one unpacked element.
-cdef int _single_type(uint32_t field) noexcept:
+cdef int _single_type(uint32_t field) noexcept nogil:
     if field == FIELD_FP32:
         return TA_WIRE_FIXED32
     return TA_WIRE_FIXED64 if field == FIELD_FP64 else TA_WIRE_INT
 
 
-# Adds the elements of one contents message to `counts`; returns the bytes of its BYTES elements in wire form.
-cdef int64_t _count(ta_wire contents, int64_t *counts) except -1:
-    cdef int64_t nbytes = 0
+# What is wrong with contents, beside a ta_wire_status, which is negative.
+cdef enum:
+    CONTENTS_OK = 0
+    CONTENTS_RANGE = 1   # an element is out of the range of its datatype
+    CONTENTS_LONG = 2    # a string is longer than its length can say
+
+
+# Adds the elements of one contents message to `counts`, and the bytes of its BYTES elements in wire form to `nbytes`.
+cdef int _count(ta_wire contents, int64_t *counts, int64_t *nbytes) noexcept nogil:
     cdef int64_t count
     cdef uint32_t field
     cdef ta_wire value
-    cdef int type = next_field(&contents, &field)
+    cdef int status
+    cdef int type = ta_wire_next(&contents, &field)
     value.at = value.end = NULL
     while type >= 0:
         if field >= FIELD_COUNT:
-            check(ta_wire_skip(&contents, type))
+            status = ta_wire_skip(&contents, type)
         elif type == TA_WIRE_BYTES:
-            check(ta_wire_bytes(&contents, &value))
+            status = ta_wire_bytes(&contents, &value)
+            if status < 0:
+                return status
             if field == FIELD_BYTES:
                 counts[field] += 1
-                nbytes += 4 + ta_wire_left(&value)
+                nbytes[0] += 4 + ta_wire_left(&value)
             elif _fixed_size(field):
                 if ta_wire_left(&value) % _fixed_size(field):
-                    check(TA_WIRE_PACKED)
+                    return TA_WIRE_PACKED
                 counts[field] += ta_wire_left(&value) // _fixed_size(field)
             else:
                 count = ta_wire_count(value)
                 if count < 0:
-                    check(<int>count)
+                    return <int>count
                 counts[field] += count
         else:
-            check(ta_wire_skip(&contents, type))
+            status = ta_wire_skip(&contents, type)
             if field != FIELD_BYTES and type == _single_type(field):
                 counts[field] += 1
-        type = next_field(&contents, &field)
-    return nbytes
+        if status < 0:
+            return status
+        type = ta_wire_next(&contents, &field)
+    return type if type < TA_WIRE_END else CONTENTS_OK
 
 
-# Writes the elements of field `wanted` of one contents message; returns the place behind them.
-cdef char *_fill(ta_wire contents, uint32_t wanted, int datatype, char *out, str name) except NULL:
-    cdef int kind = _kind_of(datatype)
+# Writes the elements of field `wanted` of one contents message, and moves `out` behind them; `bad`: what does not fit.
+cdef int _fill(ta_wire contents, uint32_t wanted, int kind, char **out, uint64_t *bad) noexcept nogil:
     cdef uint32_t length
     cdef uint32_t field
-    cdef uint64_t bad = 0
     cdef int64_t wrote
     cdef ta_wire value
-    cdef int type = next_field(&contents, &field)
+    cdef int status = 0
+    cdef int type = ta_wire_next(&contents, &field)
     value.at = value.end = NULL
     while type >= 0:
         if field != wanted or (type != TA_WIRE_BYTES and (field == FIELD_BYTES or type != _single_type(field))):
-            check(ta_wire_skip(&contents, type))
+            status = ta_wire_skip(&contents, type)
         elif type == TA_WIRE_BYTES:
-            check(ta_wire_bytes(&contents, &value))
+            status = ta_wire_bytes(&contents, &value)
+            if status < 0:
+                return status
             wrote = ta_wire_left(&value)
             if field == FIELD_BYTES:
-                if wrote > 0xFFFFFFFF:
-                    raise InvalidArg(f"an element of input tensor '{name}' is longer than 4294967295 bytes")
+                if wrote > UINT32_MAX:
+                    return CONTENTS_LONG
                 length = <uint32_t>wrote
-                memcpy(out, &length, 4)
-                out += 4
+                memcpy(out[0], &length, 4)
+                out[0] += 4
             if field == FIELD_BYTES or _fixed_size(field):
                 if wrote:
-                    memcpy(out, value.at, wrote)
+                    memcpy(out[0], value.at, wrote)
             else:
-                wrote = ta_wire_unpack(value, kind, out, &bad)
+                wrote = ta_wire_unpack(value, kind, out[0], bad)
                 if wrote == INT64_MIN:
-                    _out_of_range(bad, datatype, name)
+                    return CONTENTS_RANGE
                 if wrote < 0:
-                    check(<int>wrote)
-            out += wrote
+                    return <int>wrote
+            out[0] += wrote
         elif _fixed_size(field):
-            check(ta_wire_fixed(&contents, out, _fixed_size(field)))
-            out += _fixed_size(field)
+            status = ta_wire_fixed(&contents, out[0], _fixed_size(field))
+            out[0] += _fixed_size(field)
         else:
-            check(ta_wire_varint(&contents, &bad))
-            wrote = ta_wire_store(bad, kind, out)
+            status = ta_wire_varint(&contents, bad)
+            if status < 0:
+                return status
+            wrote = ta_wire_store(bad[0], kind, out[0])
             if wrote == 0:
-                _out_of_range(bad, datatype, name)
-            out += wrote
-        type = next_field(&contents, &field)
-    return out
+                return CONTENTS_RANGE
+            out[0] += wrote
+        if status < 0:
+            return status
+        type = ta_wire_next(&contents, &field)
+    return type if type < TA_WIRE_END else CONTENTS_OK
+
+
+# All `contents` of an InferInputTensor: counts their elements where `out` is NULL, else stores those of `field`.
+cdef int _walk(ta_wire input, int64_t *counts, int64_t *nbytes, uint32_t field, int kind, char *out,
+               uint64_t *bad) noexcept nogil:
+    cdef ta_wire contents
+    cdef uint32_t number
+    cdef int status
+    cdef int type = ta_wire_next(&input, &number)
+    contents.at = contents.end = NULL
+    while type >= 0:
+        if number == CONTENTS and type == TA_WIRE_BYTES:
+            status = ta_wire_bytes(&input, &contents)
+            if status == 0:
+                status = _count(contents, counts, nbytes) if out == NULL else _fill(contents, field, kind, &out, bad)
+        else:
+            status = ta_wire_skip(&input, type)
+        if status != 0:
+            return status
+        type = ta_wire_next(&input, &number)
+    return type if type < TA_WIRE_END else CONTENTS_OK
+
+
+# The same, without the GIL where that is worth it.
+cdef int _walk_all(ta_wire input, int64_t *counts, int64_t *nbytes, uint32_t field, int kind, char *out,
+                   uint64_t *bad) noexcept:
+    cdef int status
+    if ta_wire_left(&input) < _LONG:
+        return _walk(input, counts, nbytes, field, kind, out, bad)
+    with nogil:
+        status = _walk(input, counts, nbytes, field, kind, out, bad)
+    return status
 
 
 cdef int _out_of_range(uint64_t value, int datatype, str name) except -1:
@@ -189,23 +240,12 @@ cdef int _only_field(const int64_t *counts, int datatype, str name, str model_na
 cdef bytes pack_contents(ta_wire input, int datatype, str name, str model_name):
     cdef int64_t[FIELD_COUNT] counts
     cdef int64_t nbytes = 0
-    cdef ta_wire scan = input
-    cdef ta_wire contents
-    cdef uint32_t number
-    cdef int type
-    cdef int field
+    cdef uint64_t bad = 0
+    cdef int field, status
     cdef bytes packed
-    cdef char *out
     for field in range(FIELD_COUNT):
         counts[field] = 0
-    type = next_field(&scan, &number)
-    while type >= 0:
-        if number == CONTENTS and type == TA_WIRE_BYTES:
-            check(ta_wire_bytes(&scan, &contents))
-            nbytes += _count(contents, counts)
-        else:
-            check(ta_wire_skip(&scan, type))
-        type = next_field(&scan, &number)
+    check(_walk_all(input, counts, &nbytes, 0, 0, NULL, &bad))
     field = _only_field(counts, datatype, name, model_name)
     if field == 0:
         return b""
@@ -213,13 +253,10 @@ cdef bytes pack_contents(ta_wire input, int datatype, str name, str model_name):
         # At most eight bytes for a byte of the message, which is far below 2^60.
         nbytes = counts[field] * itemsize(datatype)
     packed = PyBytes_FromStringAndSize(NULL, nbytes)
-    out = PyBytes_AS_STRING(packed)
-    type = next_field(&input, &number)
-    while type >= 0:
-        if number == CONTENTS and type == TA_WIRE_BYTES:
-            check(ta_wire_bytes(&input, &contents))
-            out = _fill(contents, field, datatype, out, name)
-        else:
-            check(ta_wire_skip(&input, type))
-        type = next_field(&input, &number)
+    status = _walk_all(input, counts, &nbytes, field, _kind_of(datatype), PyBytes_AS_STRING(packed), &bad)
+    if status == CONTENTS_RANGE:
+        _out_of_range(bad, datatype, name)
+    if status == CONTENTS_LONG:
+        raise InvalidArg(f"an element of input tensor '{name}' is longer than 4294967295 bytes")
+    check(status)
     return packed

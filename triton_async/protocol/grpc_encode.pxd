@@ -19,3 +19,6 @@ cdef list encode(InferResponse response, list outputs, int envelope)
 # The tensors to send for a response: its own list, or a new one where the request wants outputs classified.
 # Raises what `classify` raises.
 cdef list choose_outputs(InferResponse response, ModelSignature signature)
+
+# Whether that takes longer than the loop has for one client: `chosen_outputs` is for another thread then.
+cpdef bint is_long_choice(InferResponse response)

@@ -15,7 +15,7 @@ from triton_async.protocol.wire cimport (
     ta_wire_field_size, ta_wire_put_bytes, ta_wire_put_head, ta_wire_put_varint, ta_wire_varint_size,
 )
 
-from triton_async.defines import GRPC_INLINE_OUTPUT_NBYTES, GRPC_MAX_MESSAGE_NBYTES
+from triton_async.defines import GRPC_INLINE_OUTPUT_NBYTES, GRPC_MAX_MESSAGE_NBYTES, JSON_OFFLOAD_ELEMENTS
 from triton_async.errors import InvalidArg
 
 # gRPC: one byte of compressed flag, four of big-endian length.
@@ -27,6 +27,7 @@ PREFIX_NBYTES = PREFIX
 cdef int64_t _MESSAGE_MAX = GRPC_MAX_MESSAGE_NBYTES
 
 cdef int64_t _INLINE_NBYTES = GRPC_INLINE_OUTPUT_NBYTES
+cdef int64_t _OFFLOAD_ELEMENTS = JSON_OFFLOAD_ELEMENTS
 
 # A finished map entry {"triton_final_response": bool_param}, as value of field 4; the last byte is the value.
 cdef bytes _FINAL_KEY = b"triton_final_response"
@@ -78,6 +79,18 @@ cdef bytes _stream_error(str message, bytes inner):
 def chosen_outputs(InferResponse response, ModelSignature signature):
     """The tensors to send: the response's own, or the best classes of those that the request wants classified."""
     return choose_outputs(response, signature)
+
+
+cpdef bint is_long_choice(InferResponse response):
+    cdef RequestedOutput asked
+    cdef Tensor tensor
+    cdef int64_t count = 0
+    for asked in (<InferRequest>response.request).outputs:
+        if asked.classification:
+            for tensor in response.outputs:
+                if tensor.name == asked.name:
+                    count += tensor.element_count
+    return count > _OFFLOAD_ELEMENTS
 
 
 cdef list choose_outputs(InferResponse response, ModelSignature signature):

@@ -24,6 +24,16 @@ def is_long_answer(request: InferRequest, response: InferResponse) -> bool: ...
 def encode_long(
     request: InferRequest, response: InferResponse, signature: ModelSignature
 ) -> tuple[bytes, list[Tensor], int | None, str]: ...
+def decode_long(
+    model_name: str,
+    model_version: int,
+    signature: ModelSignature,
+    body: Any,
+    header_length: int,
+    max_input_nbytes: int,
+    received_ns: int,
+    regions: RegionRegistry | None = None,
+) -> InferRequest: ...
 def encode_infer(
     request: InferRequest, response: InferResponse, signature: ModelSignature
 ) -> tuple[bytes, list[Tensor], int | None, str]: ...

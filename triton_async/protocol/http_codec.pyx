@@ -13,6 +13,7 @@ from triton_async.infer.request cimport (
 )
 from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
+from triton_async.infer.strings cimport has_many_strings
 from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor, view, view_dims
 from triton_async.memory.buffer cimport Buffer, wrap
 from triton_async.memory.regions cimport RegionRegistry, lease_region
@@ -310,6 +311,14 @@ cdef int _raw(InferRequest request, ModelSignature signature, Buffer body, int64
         shape.insert(0, 1)
     request.inputs.append(view(spec.name, spec.datatype, shape, body, 0, size))
     return 0
+
+
+def decode_long(str model_name, int64_t model_version, ModelSignature signature, object body, int64_t header_length,
+                int64_t max_input_nbytes, int64_t received_ns, RegionRegistry regions=None):
+    """`decode_infer` on another thread, where strings are checked too, if they are many."""
+    cdef InferRequest request = decode_infer(model_name, model_version, signature, body, header_length,
+                                             max_input_nbytes, received_ns, regions)
+    return signature.validated(request) if has_many_strings(request) else request
 
 
 cpdef bint is_long_json(int64_t nbytes):

@@ -10,7 +10,7 @@ from triton_async.config.trace_config import NUMBERS, parse_levels, parse_number
 from triton_async.defines import CUDA_IPC_HANDLE_NBYTES, LOG_VERBOSE_MAX
 from triton_async.errors import InvalidArg, Unavailable, Unsupported
 from triton_async.logs import LOG_FORMATS
-from triton_async.protocol.json_cut import cut_parameters
+from triton_async.protocol.json_cut import cut_parameters, load_control
 from triton_async.protocol.json_text import dumps, error_body, loads
 from triton_async.protocol.json_value import as_array, as_bool, as_string, as_uint, member, members, present
 
@@ -28,7 +28,7 @@ _NOT_READY = "Invalid value for 'ready': expected a boolean"
 def parse_index(body: Any) -> bool:
     """Whether a repository index request asks for ready models only. An empty body asks for all."""
     try:
-        document = loads(body) if len(body) else None
+        document = load_control(body) if len(body) else None
     except InvalidArg as error:
         if "JSON nesting depth exceeds" in error.message and b'"ready"' in bytes(body):
             raise InvalidArg(_NOT_READY) from None
@@ -70,7 +70,7 @@ def parse_load(body: Any) -> dict[str, str | bytes]:
 
 def parse_cuda_region(body: Any) -> tuple[bytes, int, int]:
     """IPC handle, GPU and byte size of a request to register CUDA shared memory."""
-    document = loads(body)
+    document = load_control(body)
     if not isinstance(document, dict) or "raw_handle" not in document:
         raise InvalidArg("Shared memory register request has no 'raw_handle' field")
     text = as_string(member(document["raw_handle"], "b64", ""), "")
@@ -87,7 +87,7 @@ def parse_cuda_region(body: Any) -> tuple[bytes, int, int]:
 
 def parse_system_region(body: Any) -> tuple[str, int, int]:
     """Key, offset and byte size of a request to register system shared memory."""
-    document = loads(body)
+    document = load_control(body)
     for field in ("key", "byte_size"):
         if not isinstance(document, dict) or field not in document:
             raise InvalidArg(f"Shared memory register request has no '{field}' field")
@@ -131,7 +131,7 @@ def _no_base64(key: str) -> InvalidArg:
 
 def parse_unload(body: Any) -> bool:
     """Whether the models that an ensemble depends on are to be unloaded with it."""
-    document = loads(body) if len(body) else None
+    document = load_control(body) if len(body) else None
     parameters = document.get("parameters") if isinstance(document, dict) else None
     if not isinstance(parameters, dict) or "unload_dependents" not in parameters:
         return False
@@ -141,7 +141,7 @@ def parse_unload(body: Any) -> bool:
 def parse_log_settings(body: Any) -> dict[str, Any]:
     """Changes of the log settings that a request asks for, checked; null stands for no change."""
     found: dict[str, Any] = {}
-    for name, value in present(loads(body) if len(body) else None).items():
+    for name, value in present(load_control(body) if len(body) else None).items():
         what = f"Unable to parse '{name}'"
         if name == "log_file":
             raise Unsupported("log file location can not be updated through network protocol")
@@ -160,7 +160,7 @@ def parse_log_settings(body: Any) -> dict[str, Any]:
 
 def parse_trace_settings(body: Any) -> dict[str, int | None]:
     """Changes of the trace settings that a request asks for, checked; None takes an earlier change back."""
-    document = loads(body)
+    document = load_control(body)
     found: dict[str, int | None] = {}
     for name, value in members(document, "") if isinstance(document, dict) else ():
         if name == "trace_file":

@@ -54,6 +54,7 @@ cdef extern from "json.h" nogil:
         int64_t done
         int64_t nbytes
         ta_json_span error
+    int ta_json_bounds(const char *text, int64_t size, int64_t most, int deepest) noexcept
     int ta_json_cut(ta_json *json, ta_json_form form) noexcept
     void ta_json_free(ta_json *json) noexcept
     int64_t ta_json_flat(const ta_json *json, ta_json_span span) noexcept

@@ -7,11 +7,19 @@ from libc.stdint cimport int64_t
 from triton_async.memory.buffer cimport Buffer, wrap
 from triton_async.protocol.json_text cimport loads
 
-from triton_async.defines import JSON_MAX_DEPTH, JSON_MAX_LEFT_NBYTES, MAX_TENSORS_PER_REQUEST, NOGIL_NBYTES
+import orjson
+
+from triton_async.defines import (
+    JSON_MAX_CONTROL_VALUES, JSON_MAX_DEPTH, JSON_MAX_LEFT_NBYTES, MAX_TENSORS_PER_REQUEST, NOGIL_NBYTES,
+)
 from triton_async.errors import InvalidArg
 
 cdef int64_t MOST = MAX_TENSORS_PER_REQUEST
 cdef int64_t MAX_LEFT = JSON_MAX_LEFT_NBYTES
+cdef int64_t MOST_VALUES = JSON_MAX_CONTROL_VALUES
+
+# Room for the levels around a value, as json_text has it.
+cdef int DEEPEST = JSON_MAX_DEPTH + 3
 
 cdef int64_t LONG = NOGIL_NBYTES
 
@@ -106,6 +114,21 @@ def cut_parameters(body):
         span = found.c.spans[found.place(value)]
         members[key] = memoryview(body)[span.at:span.end]
     return members
+
+
+def load_control(body):
+    """The document of a control call, of so few values that it takes no time, however long it is. InvalidArg."""
+    cdef Buffer buffer = wrap(body)
+    cdef int status = ta_json_bounds(buffer.data, buffer.nbytes, MOST_VALUES, DEEPEST)
+    if status == TA_JSON_DEPTH:
+        raise InvalidArg(f"JSON nesting depth exceeds maximum allowed limit ({JSON_MAX_DEPTH})")
+    if status == TA_JSON_COUNT:
+        raise InvalidArg(f"the request JSON has more than {MOST_VALUES} values")
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        cut_json(buffer.data, buffer.nbytes, TA_JSON_GENERATE, "")  # which says what is wrong, and is quick
+    return loads(body)
 
 
 cdef int _refuse(const ta_json *json, int status, str what) except -1:

@@ -20,7 +20,8 @@ from triton_async.defines import (
     CONTROL_MAX_NBYTES,
     GRPC_MAX_MESSAGE_NBYTES,
     GRPC_MAX_TIMEOUT_S,
-    MAX_PARAMETERS_PER_REQUEST,
+    JSON_MAX_CONTROL_VALUES,
+    NOGIL_NBYTES,
 )
 from triton_async.frontends.grpc import compression, status
 from triton_async.protocol.grpc_encode import PREFIX_NBYTES
@@ -34,6 +35,9 @@ _HEAD = [
     ("content-type", "application/grpc"),
     ("grpc-accept-encoding", compression.ACCEPTED),
 ]
+
+# Levels of messages in a request that have repeated fields of their own.
+_NESTED = {"TraceSettingRequest": 2}
 
 
 def _limit(request_type: Any) -> int:
@@ -130,11 +134,14 @@ class Call:
         if data is None or self._handler.request_type is bytes:
             return data
         try:
+            request_type = self._handler.request_type
+            if len(data) > NOGIL_NBYTES:
+                # Many small fields cost far more than their bytes.
+                check_field_count(data, JSON_MAX_CONTROL_VALUES, _NESTED.get(request_type.DESCRIPTOR.name, 0))
             if len(data) <= CONTROL_MAX_NBYTES:
-                return self._handler.request_type.FromString(data)
-            # A load with files. Many small fields cost far more than their bytes.
-            check_field_count(data, MAX_PARAMETERS_PER_REQUEST)
-            return await asyncio.to_thread(self._handler.request_type.FromString, data)
+                return request_type.FromString(data)
+            # A load with files.
+            return await asyncio.to_thread(request_type.FromString, data)
         except DecodeError:
             raise Malformed from None
 

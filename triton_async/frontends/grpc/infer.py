@@ -15,30 +15,26 @@ from typing import Any
 
 from grpclib.const import Handler
 
-from triton_async.config.access import is_reserved, with_forwarded
 from triton_async.core.server import InferenceServer
-from triton_async.errors import InvalidArg, Unsupported
+from triton_async.errors import Unsupported
+from triton_async.frontends.entry import forward, forwarded_of
 from triton_async.frontends.grpc.call import Call
 from triton_async.frontends.grpc.mapping import handlers
 from triton_async.frontends.grpc.service import SERVICE
 from triton_async.frontends.grpc.stream_requests import StreamRequests
 from triton_async.infer.request import InferRequest
-from triton_async.protocol.grpc_codec import decode_request
-from triton_async.protocol.grpc_encode import chosen_outputs, encode_response
+from triton_async.infer.strings import has_many_strings
+from triton_async.protocol.grpc_codec import decode_request, is_long_message
+from triton_async.protocol.grpc_encode import chosen_outputs, encode_response, is_long_choice
 
 
-def forward(request: InferRequest, pattern: re.Pattern[str], metadata: Mapping[str, str]) -> None:
-    """Makes parameters of the metadata whose names have `pattern` in them. They win over those of the message: a proxy
-    that adds one must be believed. InvalidArg for one that would be the protocol's own parameter.
-    """
-    found: dict[str, Any] = {}
-    for name, value in metadata.items():
-        if pattern.search(name) and not name.startswith((":", "grpc-")):
-            if is_reserved(name):
-                raise InvalidArg(f"Header '{name[:200]}' is reserved for Triton usage and cannot be forwarded.")
-            found[name] = value
-    if found:
-        request.parameters = with_forwarded(request.parameters, found)
+def forwardable(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What a client, or a proxy, has sent beside what gRPC itself needs."""
+    return [(name, value) for name, value in metadata.items() if not name.startswith((":", "grpc-"))]
+
+
+def _forward(request: InferRequest, pattern: re.Pattern[str], metadata: Mapping[str, str]) -> None:
+    forward(request, forwarded_of(forwardable(metadata), pattern))
 
 
 class Inference:
@@ -60,18 +56,27 @@ class Inference:
     async def _infer(self, call: Call) -> None:
         call.compress_answers(self._level)
         opened_ns = time.monotonic_ns()
-        request = decode_request(await call.recv_message(), time.monotonic_ns(), self._server.regions)
+        message = await call.recv_message()
+        decoding = message, time.monotonic_ns(), self._server.regions
+        long = is_long_message(message)
+        request = await asyncio.to_thread(decode_request, *decoding) if long else decode_request(*decoding)
+        del message, decoding
         request.end_by_ns = call.end_by_ns
         call.request_id, call.model = request.id, request.model_name
         if self._forwarded is not None:
-            forward(request, self._forwarded, call.metadata)
+            forward(request, forwarded_of(forwardable(call.metadata), self._forwarded))
         signature = self._server.signature(request.model_name, request.model_version)
         if signature.decoupled:
             raise Unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy")
+        if has_many_strings(request):
+            await asyncio.to_thread(signature.validated, request)
         if self._server.reads_context:
             request.trace_parent = list(call.metadata.items())
         response = await self._server.infer(request)
-        parts = encode_response(response, chosen_outputs(response, signature))
+        choosing = response, signature
+        long = is_long_choice(response)
+        outputs = await asyncio.to_thread(chosen_outputs, *choosing) if long else chosen_outputs(*choosing)
+        parts = encode_response(response, outputs)
         if (trace := request.trace) is None:
             await call.send_parts(parts)
             return
@@ -99,7 +104,7 @@ class InferStream(StreamRequests):
             self.fields = list(call.metadata.items())
         self._call = call
         if forwarded is not None:
-            self.forward = partial(forward, pattern=forwarded, metadata=call.metadata)
+            self.forward = partial(_forward, pattern=forwarded, metadata=call.metadata)
         self._ready: deque[tuple[list[Any], int]] = deque()  # parts of answers, and their bytes
         self._failure: Exception | None = None
         self._left_nbytes = 0

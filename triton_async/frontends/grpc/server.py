@@ -10,14 +10,15 @@ from typing import Any
 
 from triton_async.core.server import InferenceServer
 from triton_async.defines import GRPC_BACKLOG, GRPC_GOAWAY_ROUND_TRIP_S, GRPC_MAX_STREAM_REQUESTS
-from triton_async.frontends.gate import OPEN, Gate
+from triton_async.frontends.entry import Fields, entry_of
+from triton_async.frontends.gate import OPEN, Gate, Headers
 from triton_async.frontends.grpc.compression import LEVELS
 from triton_async.frontends.grpc.express.connection import connection
 from triton_async.frontends.grpc.express.keepalive import PingOptions
 from triton_async.frontends.grpc.express.session import Lane
 from triton_async.frontends.grpc.guard import guarded
 from triton_async.frontends.grpc.health import Health
-from triton_async.frontends.grpc.infer import Inference
+from triton_async.frontends.grpc.infer import Inference, forwardable
 from triton_async.frontends.grpc.reflection import Reflection
 from triton_async.frontends.grpc.service import Service
 from triton_async.frontends.sockets import ListeningSocket, listen
@@ -27,6 +28,11 @@ from triton_async.frontends.tls import ServerTls
 ALPN = "h2"
 
 log = logging.getLogger("triton_async.grpc")
+
+
+def _headers_of(fields: Fields) -> tuple[Headers, Fields]:
+    headers = dict(fields)
+    return headers, forwardable(headers)
 
 
 class GrpcEndpoint:
@@ -49,9 +55,9 @@ class GrpcEndpoint:
             **self._health.__mapping__(),
             **Reflection().__mapping__(),
         }, gate)  # fmt: skip
-        # What the express lane has no eye for is left to the handlers.
-        all_slow = LEVELS[response_compression] > 0 or forwarded is not None or gate.guards(("inference",))
-        self.lane = lane = Lane(server, asyncio.get_running_loop(), mapping, pings, all_slow)
+        entry = entry_of(gate, forwarded, _headers_of)
+        compresses = LEVELS[response_compression] > 0
+        self.lane = lane = Lane(server, asyncio.get_running_loop(), mapping, pings, compresses, entry)
         lane.max_waiting = max_waiting
         self._connections: set[Any] = lane.connections
         self._accept: Callable[[], Any] = lambda: connection(lane)

@@ -16,8 +16,11 @@ cdef class Slot(ResponseSink):
     cdef ModelSignature signature  # None while it is not known which model serves
     cdef Buffer refused            # the message of a request that no model took, for the error about it; or None
     cdef bint wants_empty_final
+    cdef bint in_order             # is in the `order` of the others
     cdef Trace trace               # of its request; None: it is not traced
     cdef object outcome            # an InferResponse or an exception that waits for its turn, or None
+    cdef object chosen             # what another thread made of its outputs: a list, or an exception; or None
+    cdef object behind             # deque of InferResponse behind one whose outputs another thread looks at, or None
 
 # Answers leave in the order of the requests; those of decoupled models as they come.
 #
@@ -41,6 +44,8 @@ cdef class StreamRequests:
     cdef set slots
     cdef object order              # deque of Slot
     cdef object unsent             # deque of int: place in the stream of answers where each one ends
+    cdef int64_t held_nbytes       # of the request that another thread decodes, held with the server; 0: none does
+    cdef Py_ssize_t n_behind       # responses that wait for another thread
     cdef readonly int64_t written_nbytes  # of answers, ever
     cdef readonly int64_t sent_nbytes  # of them, have left
     cdef list held_back            # callables of `on_relief`, or None
@@ -57,7 +62,7 @@ cdef class StreamRequests:
     # Hands a ModelInferRequest to the server; only with `has_room`. Its errors are answers, or end the call (`fail`).
     cdef int submit(self, Buffer message) except -1
     # Whether a further message may be read: fewer than GRPC_MAX_STREAM_REQUESTS requests are not finally answered or
-    # answers not sent, and less than GRPC_MAX_HELD_NBYTES bytes of these.
+    # answers not sent, less than GRPC_MAX_HELD_NBYTES bytes of these, and no request before it is still being decoded.
     cdef bint has_room(self) except -1
     # So many bytes of answers have left, counted from the beginning: there may be room.
     cdef int note_sent(self, int64_t nbytes) except -1
@@ -74,6 +79,12 @@ cdef class StreamRequests:
     cdef int arrived(self, Slot slot, InferResponse response) except -1
     cdef bint congested(self) except -1
 
+    # Has another thread make, or check, the request of a slot; what it returns is submitted.
+    cdef int _look_elsewhere(self, Slot slot, Buffer message, int64_t nbytes, object function, object on) except -1
+    cdef int _submit(self, Slot slot, Buffer message, InferRequest request) except -1
+    # A request that is not submitted: its error is its answer, or ends the call.
+    cdef int _refuse(self, Slot slot, Buffer message, object error) except -1
+    cdef int _answer_next(self, Slot slot, InferResponse response) except -1
     cdef int _answer(self, Slot slot, object outcome) except -1
     cdef int _advance(self) except -1
     cdef int _send(self, Slot slot, object outcome) except -1

@@ -1,6 +1,7 @@
 """ModelStreamInfer without its transport: requests in, ordered answers out, and how much of both waits. Loop thread."""
 
 from collections import deque
+from functools import partial
 
 from libc.stdint cimport int64_t
 
@@ -9,9 +10,10 @@ from triton_async.frontends.grpc.abandoned cimport forget
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.request cimport REQUEST_RUNNING, InferRequest, Origin
 from triton_async.infer.response cimport InferResponse, ResponseSink
+from triton_async.infer.strings cimport has_many_strings, inputs_nbytes
 from triton_async.memory.buffer cimport Buffer, wrap
-from triton_async.protocol.grpc_codec cimport decode
-from triton_async.protocol.grpc_encode cimport ENVELOPE_STREAM, choose_outputs, encode
+from triton_async.protocol.grpc_codec cimport decode, is_long_message
+from triton_async.protocol.grpc_encode cimport ENVELOPE_STREAM, choose_outputs, encode, is_long_choice
 
 import logging
 
@@ -20,8 +22,8 @@ from triton_async.defines import (
 )
 from triton_async.errors import ServerError, Unavailable
 from triton_async.logs import access, with_id
-from triton_async.protocol.grpc_codec import request_id, requested_model
-from triton_async.protocol.grpc_encode import encode_stream_failure, encode_stream_refusal
+from triton_async.protocol.grpc_codec import decode_request, request_id, requested_model
+from triton_async.protocol.grpc_encode import chosen_outputs, encode_stream_failure, encode_stream_refusal
 from triton_async.protocol.wire import Malformed
 
 cdef Py_ssize_t _SLOTS_MAX = GRPC_MAX_STREAM_REQUESTS
@@ -111,48 +113,75 @@ cdef class StreamRequests:
 
     cdef int submit(self, Buffer message) except -1:
         cdef Slot slot = Slot.__new__(Slot)
-        cdef InferRequest request
-        cdef bint in_order = False
         slot.requests = self
         self.slots.add(slot)
         try:
-            request = decode(message, ta_now_ns(), self.server.regions)
-            request.end_by_ns = self.end_by_ns
-            if request.sequence_id:
-                if self.origin is None:
-                    self.origin = Origin()
-                request.origin = self.origin
-            slot.wants_empty_final = request.context is True
-            slot.signature = self.server.find(request.model_name, request.model_version).signature
-            if not slot.signature.decoupled:
-                self.order.append(slot)
-                in_order = True
-            request.trace_parent = self.fields
-            if self.forward is not None:
-                self.forward(request)
-            self.server.submit_request(request, slot)
-            slot.request = request
-            if request.trace is not None:
-                slot.trace = request.trace
-                slot.trace.note("GRPC_WAITREAD_START", request.received_ns)
-                slot.trace.note("GRPC_WAITREAD_END", request.received_ns)
-        except Malformed as error:
+            if is_long_message(message):
+                decoding = partial(decode_request, message, ta_now_ns())
+                return self._look_elsewhere(slot, message, message.nbytes, decoding, self.server.regions)
+            return self._submit(slot, message, decode(message, ta_now_ns(), self.server.regions))
+        except Exception as error:
+            return self._refuse(slot, message, error)
+
+    cdef int _look_elsewhere(self, Slot slot, Buffer message, int64_t nbytes, object function, object on) except -1:
+        self.server.hold(nbytes)
+        self.held_nbytes = nbytes
+        work = self.server.loop.run_in_executor(None, function, on)
+        work.add_done_callback(partial(self._looked, slot, message))
+        return 0
+
+    def _looked(self, Slot slot, Buffer message, work):
+        self.server.release(self.held_nbytes)
+        self.held_nbytes = 0
+        if slot.requests is None:
+            work.exception()  # nobody waits any more
+            return
+        try:
+            self._submit(slot, message, work.result())
+        except Exception as error:
+            self._refuse(slot, message, error)
+        if self.held_nbytes == 0 and not self.ended:
+            self.changed()
+
+    cdef int _submit(self, Slot slot, Buffer message, InferRequest request) except -1:
+        request.end_by_ns = self.end_by_ns
+        if request.sequence_id:
+            if self.origin is None:
+                self.origin = Origin()
+            request.origin = self.origin
+        slot.wants_empty_final = request.context is True
+        slot.signature = self.server.find(request.model_name, request.model_version).signature
+        if request.fits is not slot.signature and has_many_strings(request):
+            return self._look_elsewhere(slot, message, inputs_nbytes(request), slot.signature.validated, request)
+        if not slot.signature.decoupled:
+            slot.in_order = True
+            self.order.append(slot)
+        request.trace_parent = self.fields
+        if self.forward is not None:
+            self.forward(request)
+        self.server.submit_request(request, slot)
+        slot.request = request
+        if request.trace is not None:
+            slot.trace = request.trace
+            slot.trace.note("GRPC_WAITREAD_START", request.received_ns)
+            slot.trace.note("GRPC_WAITREAD_END", request.received_ns)
+        return 0
+
+    cdef int _refuse(self, Slot slot, Buffer message, object error) except -1:
+        if not isinstance(error, ServerError) or isinstance(error, Malformed):
             # What follows on the stream cannot be trusted either.
             return self._fail(error)
-        except ServerError as error:
-            if not in_order:
-                self.order.append(slot)
-            slot.refused = message
-            slot.outcome = error
-            self._advance()
-            return self.changed()
-        except Exception as error:
-            return self._fail(error)
-        return 0
+        if not slot.in_order:
+            self.order.append(slot)
+        slot.refused = message
+        slot.outcome = error
+        self._advance()
+        return self.changed()
 
     cdef bint has_room(self) except -1:
         return (
-            len(self.slots) + len(self.unsent) < _SLOTS_MAX
+            self.held_nbytes == 0
+            and len(self.slots) + len(self.unsent) < _SLOTS_MAX
             and self.written_nbytes - self.sent_nbytes < _HELD_MAX
         )
 
@@ -166,6 +195,37 @@ cdef class StreamRequests:
     # -- answers -----------------------------------------------------------------------------------
 
     cdef int arrived(self, Slot slot, InferResponse response) except -1:
+        if slot.behind is None and (response.error is not None or not is_long_choice(response)):
+            return self._answer_next(slot, response)
+        if slot.behind is None:
+            slot.behind = deque()
+            self._choose(slot, response)
+        else:
+            slot.behind.append(response)
+        self.n_behind += 1
+        return 0
+
+    # Has another thread look for the classes of a response. Those behind it wait.
+    def _choose(self, Slot slot, InferResponse response):
+        work = self.server.loop.run_in_executor(None, chosen_outputs, response, slot.signature)
+        work.add_done_callback(partial(self._chosen, slot, response))
+
+    def _chosen(self, Slot slot, InferResponse response, work):
+        slot.chosen = work.exception() or work.result()
+        if slot.behind is None:
+            return  # nobody waits any more
+        self.n_behind -= 1
+        self._answer_next(slot, response)
+        while slot.behind:
+            response = slot.behind.popleft()
+            if response.error is None and is_long_choice(response):
+                self._choose(slot, response)
+                return
+            self.n_behind -= 1
+            self._answer_next(slot, response)
+        slot.behind = None
+
+    cdef int _answer_next(self, Slot slot, InferResponse response) except -1:
         if slot.signature.decoupled:
             self._send(slot, response)
         else:
@@ -215,13 +275,18 @@ cdef class StreamRequests:
         if final:
             slot.requests = None
             self.slots.discard(slot)
-        elif len(self.unsent) >= _ANSWERS_MAX or self.written_nbytes - self.sent_nbytes >= _HELD_MAX:
+        elif len(self.unsent) + self.n_behind >= _ANSWERS_MAX or self.written_nbytes - self.sent_nbytes >= _HELD_MAX:
             raise Unavailable("too many responses wait for this client")
         if error is None:
             if final and slot.signature.decoupled and not response.outputs and not slot.wants_empty_final:
                 return 0
+            outputs, slot.chosen = slot.chosen, None
             try:
-                return self._write(encode(response, choose_outputs(response, slot.signature), ENVELOPE_STREAM))
+                if isinstance(outputs, Exception):
+                    raise outputs
+                if outputs is None:
+                    outputs = choose_outputs(response, slot.signature)
+                return self._write(encode(response, outputs, ENVELOPE_STREAM))
             except ServerError as failure:
                 error = failure
         if log.isEnabledFor(_DEBUG):
@@ -245,13 +310,17 @@ cdef class StreamRequests:
         while self.unsent and self.unsent[0] <= nbytes:
             self.unsent.popleft()
         if self.held_back is not None and (
-            len(self.unsent) <= self.max_waiting // 2 and self.written_nbytes - nbytes <= _CONGESTED // 2
+            len(self.unsent) + self.n_behind <= self.max_waiting // 2
+            and self.written_nbytes - nbytes <= _CONGESTED // 2
         ):
             self._relieve()
         return 0
 
     cdef bint congested(self) except -1:
-        return len(self.unsent) >= self.max_waiting or self.written_nbytes - self.sent_nbytes >= _CONGESTED
+        return (
+            len(self.unsent) + self.n_behind >= self.max_waiting
+            or self.written_nbytes - self.sent_nbytes >= _CONGESTED
+        )
 
     cdef int _relieve(self) except -1:
         cdef list held_back = self.held_back
@@ -278,7 +347,7 @@ cdef class StreamRequests:
         for slot in self.slots:
             # Slots point back at this: what they hold must not wait for the garbage collector.
             slot.requests = None
-            slot.outcome = None
+            slot.outcome = slot.chosen = slot.behind = None
             slot.trace = None
             if slot.request is not None:
                 left.append(slot.request)

@@ -27,6 +27,7 @@ cdef class Exchange(ResponseSink):
     cdef bytes compressed            # the body, when it was compressed
     cdef Trace trace                 # None when it is not traced
     cdef object fields               # the header of a request that another thread decodes, as Connection.fields
+    cdef dict forwarded              # what becomes parameters of it; or None
     cdef int64_t began_ns            # and when its body began
     cdef int64_t held_nbytes         # its body, held with the server until it is decoded
     cdef Hub hub                     # that knows the server

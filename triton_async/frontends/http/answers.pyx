@@ -13,6 +13,7 @@ import logging
 
 from triton_async.defines import HTTP_WRITE_TIMEOUT_S
 from triton_async.errors import ServerError
+from triton_async.frontends.entry import forward
 from triton_async.frontends.http.compression import deflate
 from triton_async.frontends.http.replies import FAILED
 from triton_async.frontends.http.status import http_status
@@ -62,6 +63,8 @@ cdef class Exchange(ResponseSink):
             return
         try:
             request = work.result()
+            if self.forwarded:
+                forward(request, self.forwarded)
             if self.fields is not None:
                 request.trace_parent, self.fields = self.fields, None
             self.answers.hub.server.submit_request(request, self)

@@ -30,6 +30,9 @@ cdef class Connection(SlowLane):
     # Of the last infer request, which the next one is mostly like:
     cdef bytes head_text             # its head, of which `head` tells; None: there is none
     cdef KnownHeader known_header    # its JSON header; None before the first one
+    cdef bytes entered               # such a head that the hub's entry has let in
+    cdef object entered_at           # and the generation of its keys then
+    cdef dict forwarded              # of the last head: what becomes parameters of its request; or None
     cdef str name                    # model name
     cdef Servable model              # that it is for; None between two requests, for it may be unloaded
     cdef ModelSignature signature
@@ -45,7 +48,9 @@ cdef class Connection(SlowLane):
     cdef Py_ssize_t _take_head(self, const unsigned char *data, Py_ssize_t size) except -1
     cdef int _note_head(self, const unsigned char *data, Py_ssize_t size) except -1
     cdef int64_t _body_limit(self) noexcept
-    cdef bint _admit(self, const unsigned char *data) except -1
+    cdef bint _admit(self, const unsigned char *data, Py_ssize_t size) except -1
+    # Whether the hub's entry lets in the head in data[0:size].
+    cdef bint _enter(self, const unsigned char *data, Py_ssize_t size) except -1
     cdef Py_ssize_t _begin_body(self, const unsigned char *data, Py_ssize_t size) except -1
     # The body has grown: submits the request when it is complete, refuses it when it cannot go on.
     cdef int _received(self) except -1

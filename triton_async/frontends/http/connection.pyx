@@ -22,6 +22,7 @@ from triton_async.frontends.http.intake cimport Intake
 from triton_async.frontends.http.slow_lane cimport SlowLane
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.request cimport InferRequest
+from triton_async.infer.strings cimport has_many_strings
 from triton_async.memory.buffer cimport Buffer
 from triton_async.protocol.http_codec cimport decode_infer, is_long_json
 from triton_async.protocol.http_head cimport (
@@ -54,10 +55,11 @@ from triton_async.defines import (
     HTTP_REQUESTS_PER_TURN,
 )
 from triton_async.errors import InvalidArg, ServerError
+from triton_async.frontends.entry import forward
 from triton_async.frontends.http.replies import CONTINUE, FAILED
 from triton_async.frontends.http.status import http_status
 from triton_async.protocol.head_fields import head_fields
-from triton_async.protocol.http_codec import decode_infer as decode_elsewhere
+from triton_async.protocol.http_codec import decode_long
 
 log = logging.getLogger("triton_async.http")
 
@@ -264,7 +266,7 @@ cdef class Connection(SlowLane):
             self._refuse(head_problem(self.head.problem))
             return size
         # Neither 100 Continue nor an answer of the full parser may overtake the answers to earlier requests.
-        if kind == HEAD_INFER and not (self.head.expects and self.in_flight) and self._admit(data):
+        if kind == HEAD_INFER and not (self.head.expects and self.in_flight) and self._admit(data, end):
             self.blank = False
             if self.hub.server.tracing is not None:
                 self._note_head(data, end)
@@ -284,13 +286,15 @@ cdef class Connection(SlowLane):
         return MAX_BODY_NBYTES if self.head.header_length > 0 else min(self.hub.max_input_nbytes, MAX_BODY_NBYTES)
 
     # Whether the request of `self.head` is one to answer here. All that is wrong with it is for the slow lane to say.
-    cdef bint _admit(self, const unsigned char *data) except -1:
+    cdef bint _admit(self, const unsigned char *data, Py_ssize_t size) except -1:
         cdef Head *head = &self.head
         cdef const char *name = <const char *>data + head.name_at
         cdef Hub hub = self.hub
         if not self.hub.infers or not head.chunked and (
             head.content_length > self._body_limit() or head.header_length > head.content_length
         ):
+            return False
+        if hub.entry is not None and not self._enter(data, size):
             return False
         if self.name is None or not _is_text(self.name, name, head.name_length):
             self.name = name[:head.name_length].decode("ascii")
@@ -301,6 +305,16 @@ cdef class Connection(SlowLane):
         self.signature = self.model.signature
         self.input_pool = self.model.input_pool
         return not self.signature.decoupled
+
+    cdef bint _enter(self, const unsigned char *data, Py_ssize_t size) except -1:
+        cdef object entry = self.hub.entry
+        cdef object generation = entry.generation
+        if self.head_text is not None and self.head_text is self.entered and generation == self.entered_at:
+            return True
+        self.forwarded = entry.admit(head_fields(data[:size]))
+        self.entered = None if self.forwarded is None else self.head_text
+        self.entered_at = generation
+        return self.forwarded is not None
 
     # Makes room for the body and takes what is there of it; returns how much.
     cdef Py_ssize_t _begin_body(self, const unsigned char *data, Py_ssize_t size) except -1:
@@ -349,6 +363,10 @@ cdef class Connection(SlowLane):
             if is_long_json(self.head.header_length if self.head.header_length >= 0 else body.nbytes):
                 return self._submit_later(exchange, body)
             request = self._decode(exchange, body)
+            if has_many_strings(request):
+                return self._look_elsewhere(exchange, body.nbytes, self.signature.validated, request)
+            if self.forwarded:
+                forward(request, self.forwarded)
             if self.fields is not None:
                 request.trace_parent, self.fields = self.fields, None
             self.hub.server.submit_request(request, exchange, model)
@@ -373,13 +391,18 @@ cdef class Connection(SlowLane):
         cdef int64_t header = self.head.header_length if self.head.header_length >= 0 else body.nbytes
         if header > body.nbytes:
             raise InvalidArg(f"inference header size should be in range (0, {body.nbytes}), got: {header}")
-        self.hub.server.hold(body.nbytes)
-        exchange.held_nbytes = body.nbytes
-        work = self.hub.loop.run_in_executor(
-            None, decode_elsewhere, self.name, self.head.version, self.signature, body, header,
+        return self._look_elsewhere(
+            exchange, body.nbytes, decode_long, self.name, self.head.version, self.signature, body, header,
             self.hub.max_input_nbytes, ta_now_ns(), self.hub.server.regions,
         )
+
+    # Has another thread make, or check, the request of `nbytes` bytes.
+    def _look_elsewhere(self, Exchange exchange, int64_t nbytes, *call):
+        self.hub.server.hold(nbytes)
+        exchange.held_nbytes = nbytes
+        work = self.hub.loop.run_in_executor(None, *call)
         exchange.fields, self.fields = self.fields, None
+        exchange.forwarded = self.forwarded
         exchange.began_ns = self.began_ns
         exchange.hub = self.hub
         return exchange._start(work, exchange.decoded)

@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from triton_async.core.server import InferenceServer
+from triton_async.frontends.entry import Entry
 from triton_async.frontends.http.body import Receiving
 from triton_async.frontends.http.connection import Connection
 from triton_async.frontends.http.deadlines import check
@@ -26,7 +27,7 @@ class ExpressListener(Listener):
     """Plain infer requests are answered by the connection itself, all others by `handler` through aiohttp.
 
     `receiving`: the account of incomplete bodies that `handler` uses too. `infers`: False leaves all to `handler`.
-    `max_connections`: further ones are closed.
+    `max_connections`: further ones are closed. `entry`: what is asked of infer requests.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class ExpressListener(Listener):
         *,
         infers: bool = True,
         max_connections: int = 1 << 30,
+        entry: Entry | None = None,
     ) -> None:
         super().__init__(handler)
         self.receiving = receiving or Receiving()
@@ -45,7 +47,7 @@ class ExpressListener(Listener):
         self._drained = asyncio.Event()
         self._hub = Hub(
             server, server.pool, max_input_nbytes, self._loop, self._make_relay, check, self._drained.set,
-            self.receiving, infers, max_connections,
+            self.receiving, infers, max_connections, entry,
         )  # fmt: skip
         self._factory = self.accept
         self._timer = self._loop.call_later(_TICK_S, self._tick)

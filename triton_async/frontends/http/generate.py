@@ -10,12 +10,14 @@ from aiohttp import web
 
 from triton_async.core.server import InferenceServer
 from triton_async.errors import InternalError, InvalidArg
+from triton_async.frontends.entry import forward, forwarded_of
 from triton_async.frontends.http import replies
 from triton_async.frontends.http.body import Receiving, read_body
 from triton_async.frontends.http.compression import request_encoding
 from triton_async.frontends.http.generation import Generation
-from triton_async.frontends.http.infer import forward, json_limit
+from triton_async.frontends.http.infer import json_limit
 from triton_async.frontends.http.status import http_status
+from triton_async.infer.strings import has_many_strings
 from triton_async.protocol.generate import decode_generate
 from triton_async.protocol.http_codec import is_long_json
 from triton_async.protocol.version import parse_version
@@ -50,10 +52,12 @@ async def generate(
     long = is_long_json(len(body))
     inference = await asyncio.to_thread(decode_generate, *decoding) if long else decode_generate(*decoding)
     del body, decoding
+    if has_many_strings(inference):
+        await asyncio.to_thread(signature.validated, inference)
     try:
         request[replies.REQUEST_ID] = inference.id
         if forwarded is not None:
-            forward(inference, forwarded, request.headers.items())
+            forward(inference, forwarded_of(request.headers.items(), forwarded))
         if server.reads_context:
             inference.trace_parent = list(request.headers.items())
         generation.submit(inference)

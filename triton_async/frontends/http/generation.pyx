@@ -6,10 +6,12 @@ from libc.stdint cimport int64_t
 from triton_async.core.server cimport InferenceServer
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
-from triton_async.protocol.generate cimport encode_generate
+from triton_async.infer.tensor cimport Tensor
+from triton_async.protocol.generate cimport encode_generate, is_long_generate
 from triton_async.protocol.json_text cimport error_body
 
 import logging
+from collections import deque
 
 from triton_async.defines import (
     HTTP_CONGESTED_EVENTS,
@@ -18,6 +20,7 @@ from triton_async.defines import (
     HTTP_MAX_EVENTS,
 )
 from triton_async.errors import InternalError, ServerError
+from triton_async.protocol.generate import encode_long_generate
 
 log = logging.getLogger("triton_async.http")
 
@@ -42,32 +45,80 @@ cdef class Generation(ResponseSink):
     cdef int deliver(self, InferResponse response) except -1:
         if self.over:
             return 0
-        if response.error is None and response.final and self.decoupled and not response.outputs:
+        if self.behind is None:
+            self._begin(response)
+            return 0
+        if self.n_unsent + len(self.behind) >= MAX_EVENTS or self.behind_nbytes >= MAX_NBYTES:
+            return self._overflow()
+        self.behind.append(response)
+        self.behind_nbytes += _nbytes(response)
+        return 0
+
+    cdef bint _begin(self, InferResponse response) except -1:
+        cdef bytes body = None
+        cdef object error = response.error
+        if error is None and not self._is_end(response) and (self.streaming or self.count == 0):
+            if is_long_generate(response):
+                if self.behind is None:
+                    self.behind = deque((response,))
+                    self.behind_nbytes = _nbytes(response)
+                work = self.server.loop.run_in_executor(None, encode_long_generate, response)
+                work.add_done_callback(self._encoded)
+                return True
+            try:
+                body = encode_generate(response)
+            except Exception as problem:
+                error = problem
+        self._answer(response, body, error)
+        return False
+
+    def _encoded(self, work):
+        cdef InferResponse response
+        cdef object error = work.exception()
+        if self.over or self.behind is None:
+            return  # nobody waits any more
+        self._answer(self.behind[0], None if error is not None else work.result(), error)
+        while not self.over:
+            response = self.behind.popleft()
+            self.behind_nbytes -= _nbytes(response)
+            if not self.behind:
+                break
+            if self._begin(self.behind[0]):
+                return
+        self.behind = None
+
+    cdef bint _is_end(self, InferResponse response) noexcept:
+        return response.error is None and response.final and self.decoupled and not response.outputs
+
+    cdef int _answer(self, InferResponse response, bytes body, object error) except -1:
+        if self._is_end(response):
             return self._finish()
         self.count += 1
-        error = response.error
         if self.streaming or self.count == 1:
-            if error is None:
-                try:
-                    self._add(encode_generate(response))
-                except ServerError as problem:
-                    error = problem
-                except Exception:
-                    log.exception("HTTP handler failed")
-                    error = InternalError("internal error, see the log of the server")
+            if error is not None and not isinstance(error, ServerError):
+                log.error("HTTP handler failed", exc_info=error)
+                error = InternalError("internal error, see the log of the server")
             if error is not None:
-                self._add(error_body(error.message))
+                body = error_body(error.message)
                 if self.count == 1:
                     self.error = error
+            self._add(body)
         if response.final:
             return self._finish()
         return self._wake() if self.streaming else 0
 
     cdef int _add(self, bytes body) except -1:
         if self.n_unsent >= MAX_EVENTS or self.unsent_nbytes + len(body) > MAX_NBYTES:
-            body = error_body("too many responses wait for this client")
-            self._give_up()
-            self.over = True
+            return self._overflow()
+        return self._put(body)
+
+    cdef int _overflow(self) except -1:
+        self._give_up()
+        self.over = True
+        self._put(error_body("too many responses wait for this client"))
+        return self._wake()
+
+    cdef int _put(self, bytes body) except -1:
         if self.streaming:
             body = b"data: " + body + b"\n\n"
         self.ready.append(body)
@@ -93,8 +144,12 @@ cdef class Generation(ResponseSink):
 
     cdef bint congested(self) except -1:
         return not self.over and self.streaming and (
-            self.n_unsent >= CONGESTED_EVENTS or self.unsent_nbytes >= CONGESTED_NBYTES
+            self.n_unsent + self._n_behind() >= CONGESTED_EVENTS
+            or self.unsent_nbytes + self.behind_nbytes >= CONGESTED_NBYTES
         )
+
+    cdef Py_ssize_t _n_behind(self) except -1:
+        return 0 if self.behind is None else len(self.behind)
 
     cdef int on_relief(self, object resume) except -1:
         if self.held_back is None:
@@ -133,7 +188,8 @@ cdef class Generation(ResponseSink):
         self.n_unsent -= count
         self.unsent_nbytes -= nbytes
         if self.held_back is not None and (
-            self.n_unsent <= CONGESTED_EVENTS // 2 and self.unsent_nbytes <= CONGESTED_NBYTES // 2
+            self.n_unsent + self._n_behind() <= CONGESTED_EVENTS // 2
+            and self.unsent_nbytes + self.behind_nbytes <= CONGESTED_NBYTES // 2
         ):
             self._relieve()
 
@@ -144,6 +200,17 @@ cdef class Generation(ResponseSink):
 
     def _give_up(self):
         request, self.request = self.request, None
+        self.behind = None
+        self.behind_nbytes = 0
         if request is not None:
             self.server.cancel_request(<InferRequest>request)
         self._relieve()
+
+
+# Of its outputs.
+cdef int64_t _nbytes(InferResponse response) noexcept:
+    cdef Tensor tensor
+    cdef int64_t nbytes = 0
+    for tensor in response.outputs:
+        nbytes += tensor.nbytes
+    return nbytes

@@ -19,6 +19,7 @@ cdef class Hub:
     cdef readonly int64_t unsent_nbytes  # of all connections
     cdef public int64_t max_unsent_nbytes
     cdef bint infers                 # plain infer requests are answered in the express lane
+    cdef object entry                # asked before an infer request is taken here; None: nothing is asked
     cdef Py_ssize_t max_connections  # further ones are closed at once
     cdef bytes tail                  # end of the head of every response (http_reply.reply_tail)
     cdef bytes closing_tail          # of one behind which the connection closes

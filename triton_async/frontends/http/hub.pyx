@@ -34,7 +34,8 @@ cdef class Hub:
     """Shared by the connections of one listener. `make_relay(connection, transport)` connects a full parser.
 
     `infers`: inference is answered here, and not left to the full parser. `check`: looks at the clocks of one of them
-    (deadlines.check). `receiving`: what is known of bodies that are not complete (body.Receiving).
+    (deadlines.check). `receiving`: what is known of bodies that are not complete (body.Receiving). `entry`: what is
+    asked of infer requests (frontends.entry); None: nothing.
     """
 
     def __cinit__(self):
@@ -47,7 +48,7 @@ cdef class Hub:
         free(self.scratch)
 
     def __init__(self, InferenceServer server, SlabPool pool, int64_t max_input_nbytes, loop, make_relay, check,
-                 on_empty, receiving, bint infers=True, Py_ssize_t max_connections=NO_LIMIT):
+                 on_empty, receiving, bint infers=True, Py_ssize_t max_connections=NO_LIMIT, entry=None):
         self.server = server
         self.pool = pool
         self.max_input_nbytes = max_input_nbytes
@@ -59,6 +60,7 @@ cdef class Hub:
         self.max_unsent_nbytes = min(HTTP_MAX_UNSENT_NBYTES, server.share_nbytes)
         self.infers = infers
         self.max_connections = max_connections
+        self.entry = entry
         self.connections = set()
         self._set_date()
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable
 from typing import Any, Protocol
 
 from aiohttp import web
 
-from triton_async.config.access import is_reserved, with_forwarded
 from triton_async.errors import InvalidArg, Unsupported
+from triton_async.frontends.entry import forward, forwarded_of
 from triton_async.frontends.http import replies
 from triton_async.frontends.http.body import Receiving, read_body
 from triton_async.frontends.http.compression import decompress, deflate, request_encoding
@@ -19,8 +18,16 @@ from triton_async.frontends.http.framing import HEADER_LENGTH, TRITON, Framing
 from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse
 from triton_async.infer.signature import ModelSignature
+from triton_async.infer.strings import has_many_strings
 from triton_async.memory.regions import RegionRegistry
-from triton_async.protocol.http_codec import decode_infer, encode_infer, encode_long, is_long_answer, is_long_json
+from triton_async.protocol.http_codec import (
+    decode_infer,
+    decode_long,
+    encode_infer,
+    encode_long,
+    is_long_answer,
+    is_long_json,
+)  # fmt: skip
 from triton_async.protocol.http_coding import response_coding, worth
 from triton_async.protocol.version import parse_version
 
@@ -96,7 +103,7 @@ async def infer(
     forwarded: re.Pattern[str] | None = None,
     framing: Framing = TRITON,
 ) -> web.StreamResponse:
-    """Answers one infer request. Checks come in Triton's order. `forwarded`: see `forward`."""
+    """Answers one infer request. Checks come in Triton's order. `forwarded`: names of headers to make parameters."""
     version = parse_version(version_text)
     signature = server.signature(model, version)
     if signature.decoupled:
@@ -117,12 +124,14 @@ async def infer(
     header_length = parse_header_length(header_lines, len(body), framing.name)
     decoding = model, version, signature, body, header_length, max_input_nbytes, received_ns, server.regions
     if is_long_json(header_length):
-        inference = await asyncio.to_thread(decode_infer, *decoding)
+        inference = await asyncio.to_thread(decode_long, *decoding)
     else:
         inference = decode_infer(*decoding)
+        if has_many_strings(inference):
+            await asyncio.to_thread(signature.validated, inference)
     request[replies.REQUEST_ID] = inference.id
     if forwarded is not None:
-        forward(inference, forwarded, headers.items())
+        forward(inference, forwarded_of(headers.items(), forwarded))
     if server.reads_context:
         inference.trace_parent = list(headers.items())
     answer = await server.infer(inference)
@@ -137,20 +146,6 @@ async def infer(
     await reply.write_eof()
     trace.add("HTTP_SEND_END", time.monotonic_ns())
     return reply
-
-
-def forward(inference: InferRequest, pattern: re.Pattern[str], fields: Iterable[tuple[str, str]]) -> None:
-    """Makes parameters of the headers whose names have `pattern` in them. They win over what the body says: a proxy
-    that adds one must be believed. InvalidArg for a header that would be the protocol's own parameter.
-    """
-    found: dict[str, Any] = {}
-    for name, value in fields:
-        if pattern.search(name):
-            if is_reserved(name):
-                raise InvalidArg(f"Header '{name[:200]}' is reserved for Triton usage and cannot be forwarded.")
-            found[name] = value
-    if found:
-        inference.parameters = with_forwarded(inference.parameters, found)
 
 
 async def _answered(

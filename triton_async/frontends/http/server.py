@@ -12,6 +12,7 @@ from triton_async import logs
 from triton_async.core.server import InferenceServer
 from triton_async.defines import CONTROL_MAX_NBYTES, HTTP_MAX_RECEIVING_NBYTES
 from triton_async.errors import InvalidArg, ServerError, Unsupported
+from triton_async.frontends.entry import entry_of
 from triton_async.frontends.gate import OPEN, Gate
 from triton_async.frontends.http import replies, routes
 from triton_async.frontends.http.body import CONTROL_BODY, JSON_BODY, Receiving, read_body
@@ -25,6 +26,7 @@ from triton_async.frontends.page.document import Page
 from triton_async.frontends.tls import ServerTls
 from triton_async.protocol import http_control as control
 from triton_async.protocol import openapi
+from triton_async.protocol.head_fields import headers_of
 from triton_async.protocol.http_codec import is_long_json
 from triton_async.protocol.version import parse_version
 
@@ -258,14 +260,14 @@ async def start(
 ) -> Listener:
     """Serves `server` over HTTP until the returned listener is closed. OSError when the port is taken.
 
-    `tls`: HTTPS. `express`: plain infer requests take the express lane; answers are the same without it. They do not
-    where `gate` asks something of them, or headers are `forwarded`: these are the full parser's to look at. `page`:
-    what `/` shows; None for 404.
+    `tls`: HTTPS. `express`: plain infer requests take the express lane; answers are the same without it. `gate`: what
+    is asked of calls. `forwarded`: names of headers that become parameters of inference requests. `page`: what `/`
+    shows; None for 404.
     """
     service = HttpService(server, max_input_nbytes, gate, forwarded, page)
-    express = express and forwarded is None and not gate.guards(("inference",))
+    entry = entry_of(gate, forwarded, headers_of)
     listener = (
-        ExpressListener(service.handle, server, max_input_nbytes, service.receiving)
+        ExpressListener(service.handle, server, max_input_nbytes, service.receiving, entry=entry)
         if express
         else Listener(service.handle)
     )

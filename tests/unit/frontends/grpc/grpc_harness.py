@@ -132,13 +132,14 @@ def serving(
     backends: Backends | None = None,
     pools: Pools | None = None,
     max_waiting: int = GRPC_MAX_STREAM_REQUESTS,
+    **access: Any,
 ) -> Iterator[Running]:
     """Serves the repository, and checks at the end that nothing is left alive. `express`: by the server itself, not by
-    grpclib's HTTP/2. `backends`, `pools` in place of the package's own.
+    grpclib's HTTP/2. `backends`, `pools` in place of the package's own. `access`: `gate`, `forwarded`.
     """
     before = live_objects()
     running = Running(backends, pools)
-    how = {"response_compression": compression, "pings": pings or ping_options(), "max_waiting": max_waiting}
+    how = {"response_compression": compression, "pings": pings or ping_options(), "max_waiting": max_waiting, **access}
     thread = threading.Thread(target=lambda: uvloop.run(running.main(root, options, express, **how)))
     thread.start()
     try:

@@ -228,18 +228,18 @@ class ReferenceEndpoint(GrpcEndpoint):
     """A started front-end."""
 
     def __init__(
-        self, server: InferenceServer, response_compression: str, pings: PingOptions, max_waiting: int
+        self, server: InferenceServer, response_compression: str, pings: PingOptions, max_waiting: int, **access: Any
     ) -> None:
-        super().__init__(server, response_compression, pings, max_waiting)
+        super().__init__(server, response_compression, pings, max_waiting, **access)
         self._connections = set()
         self._accept = lambda: ReferenceConnection(self.lane.mapping, self._connections)
 
 
 async def start(
     server: InferenceServer, *, address: str, port: int, response_compression: str = "none", pings: PingOptions,
-    max_waiting: int = GRPC_MAX_STREAM_REQUESTS,
+    max_waiting: int = GRPC_MAX_STREAM_REQUESTS, **access: Any,
 ) -> ReferenceEndpoint:
     """As the `start` of the server, but that nothing comes of `pings`."""
-    endpoint = ReferenceEndpoint(server, response_compression, pings, max_waiting)
+    endpoint = ReferenceEndpoint(server, response_compression, pings, max_waiting, **access)
     await endpoint.listen(address, port, False, None)
     return endpoint

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from core_harness import run, running, write_model
-from http_harness import head, infer_body, message
+from http_harness import Client, head, infer_body, message
 from ordinary_clients import CLIENTS
 
+from triton_async.frontends.gate import ApiKeys, Gate
 from triton_async.frontends.http import server as http
 from triton_async.frontends.http.relay import Relay
 
@@ -224,17 +225,151 @@ def test_either_lane_sends_the_same_bytes(tmp_path: Path, requests: Callable[[],
     run(test)
 
 
-def test_what_is_plain_takes_the_express_lane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not one of these may quietly become slow. The second request of each exchange shows that it would be seen."""
-    write_model(tmp_path, "m")
-    relayed: list[bytes] = []
+# Heads of callers, by what they show.
+def callers() -> dict[str, bytes]:
+    good, headers = infer_body(np.float32([1, 2]), parameters={"x-user": "forged", "mine": 1})
+    long = json.dumps({"inputs": [{"name": "INPUT0", "shape": [9000], "datatype": "FP32", "data": [1.25] * 9000}]})
+    shown = {
+        "nothing": [], "key": [("X-API-Key", "one")], "bearer": [("Authorization", "bearer two")],
+        "wrong key": [("X-API-Key", "three")], "basic": [("Authorization", "Basic one")],
+        "both, one wrong": [("X-API-Key", "three"), ("Authorization", "Bearer one")],
+        "twice, first wrong": [("X-API-Key", "three"), ("x-api-key", "one")],
+        "twice, second wrong": [("x-api-key", "one"), ("X-API-Key", "three")],
+        "no ASCII": [("X-API-Key", "k\xc3\xa9")], "no UTF-8": [("X-API-Key", "one\xff")],
+    }  # fmt: skip
+    secret = {"": [], "secret": [("Secret", "s")], "wrong secret": [("secret", "t")]}
+    more = {
+        "": [], "user": [("X-User", "u")], "users": [("X-User", "u"), ("x-user", "v"), ("X-Usergroup", "\xc3\xa9")],
+        "reserved": [("X-User", "u"), ("triton_x-user", "u")],
+    }  # fmt: skip
+    found = {
+        f"{key}, {word}, {name}": post(good, [*headers, *shown[key], *secret[word], *more[name]])
+        for key in shown for word in secret for name in more
+    }  # fmt: skip
+    found["long"] = post(long.encode(), [*shown["key"], *secret["secret"], *more["user"]])
+    return found
+
+
+TELLS = """
+import json
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [
+            pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT0", np.array([request.parameters()], np.object_))])
+            for request in requests
+        ]
+"""
+
+
+def write_telling_model(root: Path) -> None:
+    """Answers with the parameters of the request."""
+    config = write_model(root, "m") / "config.pbtxt"
+    text = config.read_text().replace('"identity"', '"python"')
+    config.write_text(text.replace('"OUTPUT0" data_type: TYPE_FP32', '"OUTPUT0" data_type: TYPE_STRING'))
+    (root / "m" / "1" / "model.py").write_text(TELLS)
+
+
+@pytest.fixture
+def relayed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What the full parser was given."""
+    found: list[bytes] = []
     feed = Relay.feed
 
     def watch(relay: Relay, data: bytes) -> None:
-        relayed.append(data)
+        found.append(data)
         feed(relay, data)
 
     monkeypatch.setattr(Relay, "feed", watch)
+    return found
+
+
+def test_callers_are_asked_in_the_express_lane_as_in_the_other(tmp_path: Path, relayed: list[bytes]) -> None:
+    """Keys, restricted APIs and forwarded headers: the same answers, and who is let in is answered by the express
+    lane."""
+    root = tmp_path / "models"
+    write_telling_model(root)
+    (tmp_path / "keys").write_bytes(b"one\ntwo\nk\xc3\xa9\n")
+    gate = Gate({"inference": ("Secret", "s")}, ApiKeys(str(tmp_path / "keys")), frozenset({"health"}))
+
+    async def test() -> None:
+        async with running(root) as server:
+            lanes = [
+                await http.start(
+                    server, address="127.0.0.1", port=0, max_input_nbytes=LIMIT, express=express, gate=gate,
+                    forwarded=re.compile("x-user", re.IGNORECASE),
+                )
+                for express in (True, False)
+            ]  # fmt: skip
+            good = 0
+            for name, request in callers().items():
+                relayed.clear()
+                fast, slow = [await exchange(lane.port, request) for lane in lanes]
+                assert fast == slow, name
+                if b" 200 OK\r\nServer: triton-async\r\nContent-Type" in fast:
+                    good += 1
+                    assert all(data.startswith(b"GET") for data in relayed), name
+                    assert (b"forged" in fast) == name.endswith(", "), name
+            assert good > 10
+            for lane in lanes:
+                await lane.close(1)
+
+    run(test)
+
+
+def test_a_key_that_is_taken_back_no_longer_opens_a_connection_that_it_has_opened(tmp_path: Path) -> None:
+    write_model(tmp_path / "models", "m")
+    (tmp_path / "keys").write_text("old\nnew")
+    keys = ApiKeys(str(tmp_path / "keys"))
+    good, headers = infer_body(np.float32([1, 2]))
+    asks = {key: post(good, [*headers, ("X-API-Key", key)]) for key in ("old", "new")}
+
+    async def test() -> None:
+        async with running(tmp_path / "models") as server:
+            lane = await http.start(server, address="127.0.0.1", port=0, max_input_nbytes=LIMIT, gate=Gate(keys=keys))
+            client = await Client.connect(lane.port)
+
+            async def status(key: str) -> int:
+                await client.send(asks[key])
+                return (await client.receive()).status
+
+            assert [await status(key) for key in ("old", "old", "new", "old")] == [200] * 4
+            (tmp_path / "keys").write_text("new")
+            keys.renew()()
+            assert [await status(key) for key in ("old", "new", "old")] == [401, 200, 401]
+            client.close()
+            await lane.close(1)
+
+    run(test)
+
+
+def test_forwarded_headers_are_those_of_each_request(tmp_path: Path) -> None:
+    """Also where a head, and a body, came before."""
+    write_telling_model(tmp_path)
+    good, headers = infer_body(np.float32([1, 2]), parameters={})
+
+    async def test() -> None:
+        async with running(tmp_path) as server:
+            pattern = re.compile("^x-", re.IGNORECASE)
+            lane = await http.start(server, address="127.0.0.1", port=0, max_input_nbytes=LIMIT, forwarded=pattern)
+            client = await Client.connect(lane.port)
+            for user in ("a", "a", "b", None, None, "a"):
+                await client.send(post(good, [*headers, *([] if user is None else [("X-User", user)])]))
+                (told,) = json.loads((await client.receive()).body)["outputs"][0]["data"]
+                assert json.loads(told) == ({} if user is None else {"X-User": user})
+            client.close()
+            await lane.close(1)
+
+    run(test)
+
+
+def test_what_is_plain_takes_the_express_lane(tmp_path: Path, relayed: list[bytes]) -> None:
+    """Not one of these may quietly become slow. The second request of each exchange shows that it would be seen."""
+    write_model(tmp_path, "m")
 
     async def test() -> None:
         async with running(tmp_path) as server:

@@ -6,6 +6,7 @@ from triton_async.frontends.grpc.express.session cimport ExpressSession
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.signature cimport ModelSignature
+from triton_async.infer.trace cimport Trace
 from triton_async.memory.buffer cimport Buffer
 from triton_async.protocol.grpc_message cimport MessageReader
 from triton_async.protocol.http2 cimport Http2Stream
@@ -29,6 +30,7 @@ cdef class ExpressCall(Http2Stream):
     cdef str request_id            # or None
     cdef str model                 # with its version, as far as it is known; or None
     cdef int64_t asked_ns          # when it was received; 0: not known
+    cdef dict forwarded            # of its headers: parameters of its requests; or None
     # While requests are traced:
     cdef int64_t opened_ns         # when its head came; 0: they are not
     cdef object fields             # its header, where that is asked for; else None
@@ -66,9 +68,16 @@ cdef class UnaryInfer(ExpressCall):
     cdef Buffer message            # the request's bytes, until they are decoded
     cdef InferRequest request      # while the server has it
     cdef ModelSignature signature
+    cdef InferResponse response    # while another thread looks for its classes
+    cdef int64_t held_nbytes       # of what another thread decodes, held with the server; 0: none does
 
     cdef int submit(self) except -1
+    # Has another thread make the request in `message`, or check it; what it returns is submitted.
+    cdef int _look_elsewhere(self, Buffer message, int64_t nbytes, object function, object argument) except -1
+    cdef int _submit(self, InferRequest request) except -1
+    cdef int _refuse(self, InferRequest request, object error, Buffer message=*) except -1
     cdef int answer(self, InferResponse response) except -1
+    cdef int _send(self, InferResponse response, list outputs, int64_t began_ns, Trace trace) except -1
 
 # Takes the response of a unary call.
 cdef class UnarySink(ResponseSink):

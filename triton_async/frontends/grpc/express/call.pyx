@@ -1,17 +1,21 @@
 """ModelInfer without a task: bytes to the codec, the request to the server, the response to the stream. Loop thread."""
 
 import logging
+from functools import partial
 
 from libc.stdint cimport int64_t, uint32_t
 
+from triton_async.core.server cimport InferenceServer
 from triton_async.frontends.grpc.express.session cimport ExpressSession, Lane
 from triton_async.frontends.grpc.abandoned cimport forget
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.request cimport REQUEST_RUNNING, InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
+from triton_async.infer.strings cimport has_many_strings, inputs_nbytes
 from triton_async.infer.trace cimport Trace
-from triton_async.protocol.grpc_codec cimport decode
-from triton_async.protocol.grpc_encode cimport ENVELOPE_UNARY, choose_outputs, encode
+from triton_async.memory.buffer cimport Buffer
+from triton_async.protocol.grpc_codec cimport decode, is_long_message
+from triton_async.protocol.grpc_encode cimport ENVELOPE_UNARY, choose_outputs, encode, is_long_choice
 from triton_async.protocol.grpc_message cimport (
     GRPC_DEADLINE_EXCEEDED, GRPC_INTERNAL, GRPC_RESOURCE_EXHAUSTED, GRPC_UNIMPLEMENTED, MessageReader,
 )
@@ -22,10 +26,12 @@ from grpclib.const import Status
 
 from triton_async.defines import GRPC_MAX_RECEIVING_NBYTES
 from triton_async.errors import ServerError, Unsupported
+from triton_async.frontends.entry import forward
 from triton_async.frontends.grpc import compression
 from triton_async.frontends.grpc.status import status_of, trailers
 from triton_async.logs import access, with_id
-from triton_async.protocol.grpc_codec import requested_model
+from triton_async.protocol.grpc_codec import decode_request, requested_model
+from triton_async.protocol.grpc_encode import chosen_outputs
 from triton_async.protocol.grpc_message import MessageError
 
 log = logging.getLogger("triton_async.grpc")
@@ -186,7 +192,9 @@ cdef class UnaryInfer(ExpressCall):
             return self.fail_with(error)
 
     cdef bint forgives_reset(self, int64_t now_ns) except -1:
-        if self.request is not None and self.request.state == REQUEST_RUNNING:
+        if self.held_nbytes or self.response is not None or (
+            self.request is not None and self.request.state == REQUEST_RUNNING
+        ):
             return True
         return ExpressCall.forgives_reset(self, now_ns)
 
@@ -200,30 +208,65 @@ cdef class UnaryInfer(ExpressCall):
         return self.fail(GRPC_UNIMPLEMENTED, "unary call without a request message")
 
     cdef int submit(self) except -1:
-        cdef ExpressSession connection = self.connection()
+        cdef Buffer message = self.message
         cdef InferRequest request = None
-        cdef UnarySink sink
+        self.message = None
         try:
-            request = decode(self.message, ta_now_ns(), connection.lane.server.regions)
-            request.end_by_ns = self.end_by_ns
-            self.message = None
-            self.signature = connection.lane.server.find(request.model_name, request.model_version).signature
-            if self.signature.decoupled:
-                raise Unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy")
-            sink = UnarySink.__new__(UnarySink)
-            sink.call = self
-            request.trace_parent = self.fields
-            connection.lane.server.submit_request(request, sink)
-            self.request = request
-            if request.trace is not None:
-                request.trace.note("GRPC_WAITREAD_START", self.opened_ns)
-                request.trace.note("GRPC_WAITREAD_END", request.received_ns)
+            if is_long_message(message):
+                decoding = partial(decode_request, message, ta_now_ns())
+                return self._look_elsewhere(message, message.nbytes, decoding, self.connection().lane.server.regions)
+            request = decode(message, ta_now_ns(), self.connection().lane.server.regions)
+            return self._submit(request)
         except Exception as error:
-            if request is not None:
-                self.about(request)
-            elif access.on and self.message is not None:
-                self.model = requested_model(self.message)
-            return self.fail_with(error)
+            return self._refuse(request, error, message)
+
+    cdef int _look_elsewhere(self, Buffer message, int64_t nbytes, object function, object argument) except -1:
+        cdef InferenceServer server = self.connection().lane.server
+        server.hold(nbytes)
+        self.held_nbytes = nbytes
+        work = server.loop.run_in_executor(None, function, argument)
+        work.add_done_callback(partial(self._looked, server, message))
+        return 0
+
+    def _looked(self, InferenceServer server, Buffer message, work):
+        cdef InferRequest request = None
+        server.release(self.held_nbytes)
+        self.held_nbytes = 0
+        if self.state != STREAM_OPEN:
+            work.exception()  # nobody waits any more
+            return
+        try:
+            request = work.result()
+            self._submit(request)
+        except Exception as error:
+            self._refuse(request, error, message)
+
+    cdef int _refuse(self, InferRequest request, object error, Buffer message=None) except -1:
+        if request is not None:
+            self.about(request)
+        elif access.on and message is not None:
+            self.model = requested_model(message)
+        return self.fail_with(error)
+
+    cdef int _submit(self, InferRequest request) except -1:
+        cdef InferenceServer server = self.connection().lane.server
+        cdef UnarySink sink
+        request.end_by_ns = self.end_by_ns
+        self.signature = server.find(request.model_name, request.model_version).signature
+        if self.signature.decoupled:
+            raise Unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy")
+        if request.fits is not self.signature and has_many_strings(request):
+            return self._look_elsewhere(None, inputs_nbytes(request), self.signature.validated, request)
+        if self.forwarded:
+            forward(request, self.forwarded)
+        sink = UnarySink.__new__(UnarySink)
+        sink.call = self
+        request.trace_parent = self.fields
+        server.submit_request(request, sink)
+        self.request = request
+        if request.trace is not None:
+            request.trace.note("GRPC_WAITREAD_START", self.opened_ns)
+            request.trace.note("GRPC_WAITREAD_END", request.received_ns)
         return 0
 
     cdef int fail(self, int status, str message) except -1:
@@ -232,9 +275,6 @@ cdef class UnaryInfer(ExpressCall):
         return ExpressCall.fail(self, status, message)
 
     cdef int answer(self, InferResponse response) except -1:
-        cdef list parts
-        cdef InferRequest request
-        cdef int64_t nbytes = 0
         cdef int64_t began_ns = 0 if self.request is None else self.request.received_ns
         cdef Trace trace = None if self.request is None else self.request.trace
         self.request = None
@@ -243,10 +283,30 @@ cdef class UnaryInfer(ExpressCall):
         try:
             if response.error is not None:
                 raise response.error
-            parts = encode(response, choose_outputs(response, self.signature), ENVELOPE_UNARY)
+            if is_long_choice(response):
+                self.response = response
+                work = self.connection().lane.loop.run_in_executor(None, chosen_outputs, response, self.signature)
+                work.add_done_callback(partial(self._chosen, began_ns, trace))
+                return 0
+            return self._send(response, choose_outputs(response, self.signature), began_ns, trace)
         except Exception as error:
-            self.about(<InferRequest>response.request)
-            return self.fail_with(error)
+            return self._refuse(<InferRequest>response.request, error)
+
+    def _chosen(self, int64_t began_ns, Trace trace, work):
+        cdef InferResponse response = self.response
+        self.response = None
+        if response is None:
+            work.exception()
+            return
+        try:
+            self._send(response, work.result(), began_ns, trace)
+        except Exception as error:
+            self._refuse(<InferRequest>response.request, error)
+
+    cdef int _send(self, InferResponse response, list outputs, int64_t began_ns, Trace trace) except -1:
+        cdef list parts = encode(response, outputs, ENVELOPE_UNARY)
+        cdef InferRequest request
+        cdef int64_t nbytes = 0
         for part in parts:
             nbytes += len(part)
         if trace is not None:
@@ -264,7 +324,7 @@ cdef class UnaryInfer(ExpressCall):
         cdef InferRequest request = self.request
         self.message = None
         self.signature = None
-        self.request = None
+        self.request = self.response = None
         if request is not None:
             self.connection().abandon(request)
         return ExpressCall.release(self)

@@ -23,6 +23,9 @@ cdef class ExpressConnection(ExpressSession):
     cdef bint room_taken           # the last read went there
     cdef bytes waiting             # received, and left for the next turn of the loop; None: nothing. Reading is paused
     cdef int opened                # calls in this turn, see _CALLS_PER_TURN
+    cdef bytes entered             # header block of the last call that the lane's entry has let in; or None
+    cdef object entered_at         # and the generation of its keys then
+    cdef dict forwarded            # of it: what becomes parameters of requests
     cdef object calls              # frontends.grpc.calls.Calls, made for the first call it is needed for
     cdef object keepalive          # keepalive.KeepAlive
     cdef object timer              # TimerHandle of the next look at `keepalive`
@@ -42,6 +45,8 @@ cdef class ExpressConnection(ExpressSession):
     cdef Py_ssize_t _take_some(self, const uint8_t *data, Py_ssize_t nbytes, int64_t now_ns) except -1
     cdef int _wait_for_turn(self, const uint8_t *data, Py_ssize_t nbytes) except -1
     cdef Http2Stream _slow(self, CallHead *head)
+    # Whether the lane's entry lets in the call of `head`.
+    cdef bint _enter(self) except -1
     cdef int _pump(self) except -1
     cdef int _watch(self, int64_t now_ns, bint progress) except -1
     cdef int _arm(self, int64_t now_ns) except -1

@@ -4,8 +4,10 @@ import asyncio
 import logging
 import random
 
+from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.memoryview cimport PyMemoryView_GET_BUFFER
 from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.string cimport memcmp
 
 from triton_async.frontends.grpc.express.call cimport ExpressCall, RefusedCall, UnaryInfer
 from triton_async.frontends.grpc.express.head cimport RPC_INFER, RPC_OTHER, CallHead, read_head
@@ -186,11 +188,14 @@ cdef class ExpressConnection(ExpressSession):
         read_head(self.head, self.now_ns, &head)
         if head.rpc == RPC_OTHER or not self.lane.infers:
             return self._slow(&head)
+        if self.lane.entry is not None and not self._enter():
+            return self._slow(&head)
         if head.rpc == RPC_INFER:
             call = UnaryInfer.__new__(UnaryInfer)
         else:
             call = stream = StreamInfer.__new__(StreamInfer)
             stream.ends_on_error = head.ends_on_error
+        call.forwarded = self.forwarded
         call.end_by_ns = head.end_by_ns
         call.late_ns = head.late_ns
         if self.lane.server.tracing is not None:
@@ -198,6 +203,22 @@ cdef class ExpressConnection(ExpressSession):
             if self.lane.server.reads_context:
                 call.fields = self.head.items()
         return call
+
+    cdef bint _enter(self) except -1:
+        cdef object entry = self.lane.entry
+        cdef object generation = entry.generation
+        cdef size_t nbytes = self.head.block_nbytes
+        if self.entered is not None and generation == self.entered_at and nbytes == <size_t>len(self.entered) and (
+            memcmp(self.head.block, PyBytes_AS_STRING(self.entered), nbytes) == 0
+        ):
+            return True
+        self.entered = None
+        self.forwarded = entry.admit(self.head.items())
+        if self.forwarded is None:
+            return False
+        self.entered = self.head.block[:nbytes]
+        self.entered_at = generation
+        return True
 
     cdef Http2Stream _slow(self, CallHead *head):
         cdef SlowStream stream = SlowStream.__new__(SlowStream)

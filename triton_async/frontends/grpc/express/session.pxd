@@ -16,6 +16,7 @@ cdef class Lane:
     cdef readonly object ping_options  # keepalive.PingOptions
     cdef readonly set connections  # the open ones
     cdef bint infers               # False: answers are to be compressed, which the other lane does
+    cdef object entry              # asked before one of the inference RPCs is taken here; None: nothing is asked
     cdef OutBuffer out
     cdef object receive_buffer     # bytearray, lent to one connection at a time
     cdef object receive_view       # of all of it

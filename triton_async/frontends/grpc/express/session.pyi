@@ -3,6 +3,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from triton_async.core.server import InferenceServer
+from triton_async.frontends.entry import Entry
 from triton_async.frontends.grpc.express.keepalive import PingOptions
 
 class Lane:
@@ -19,4 +20,5 @@ class Lane:
         mapping: Mapping[str, Any],
         ping_options: PingOptions,
         compresses: bool,
+        entry: Entry | None = None,
     ) -> None: ...

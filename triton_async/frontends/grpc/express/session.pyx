@@ -19,15 +19,17 @@ cdef Py_ssize_t _CALLS_MAX = GRPC_MAX_CONCURRENT_STREAMS
 
 
 cdef class Lane:
-    """`mapping`: handlers by path; `compresses`: answers of the inference RPCs are to be compressed."""
+    """`mapping`: handlers by path; `compresses`: answers of the inference RPCs are to be compressed; `entry`: what is
+    asked of these (frontends.entry), None: nothing."""
 
-    def __init__(self, InferenceServer server, loop, mapping, ping_options, bint compresses):
+    def __init__(self, InferenceServer server, loop, mapping, ping_options, bint compresses, entry=None):
         self.server = server
         self.loop = loop
         self.mapping = mapping
         self.ping_options = ping_options
         self.connections = set()
         self.infers = not compresses
+        self.entry = entry
         self.out = OutBuffer()
         self.receive_buffer = bytearray(GRPC_RECEIVE_NBYTES)
         self.receive_view = memoryview(self.receive_buffer)

@@ -1,5 +1,7 @@
 """ModelStreamInfer without a task: bytes to requests, answers to the stream, bounded run-ahead. Loop thread."""
 
+from functools import partial
+
 cimport cython
 from libc.stdint cimport int64_t, uint32_t
 
@@ -11,6 +13,8 @@ from triton_async.memory.buffer cimport Buffer
 from triton_async.protocol.grpc_backlog cimport Backlog
 from triton_async.protocol.grpc_message cimport GRPC_INTERNAL, GRPC_UNAVAILABLE, MessageReader
 from triton_async.protocol.http2 cimport STREAM_ANSWERING, STREAM_OPEN
+
+from triton_async.frontends.entry import forward
 
 
 @cython.final
@@ -47,6 +51,8 @@ cdef class StreamInfer(ExpressCall):
         self.requests = ExpressRequests(lane.server, self.ends_on_error, self.end_by_ns, lane.max_waiting)
         self.requests.call = self
         self.requests.fields = self.fields
+        if self.forwarded:
+            self.requests.forward = partial(forward, found=self.forwarded)
         self.watches_progress = True
         self.reader = MessageReader(self.connection().lane.server.pool)
         return ExpressCall.on_open(self)

@@ -1,0 +1,3 @@
+from triton_async.infer.request import InferRequest
+
+def has_many_strings(request: InferRequest) -> bool: ...
