@@ -130,6 +130,9 @@ HTTP_MAX_EVENT_NBYTES = 1 << 28
 # its tensors will lie.
 HTTP_RECEIVE_NBYTES = 1 << 16
 
+# Bytes of a long answer that are given to the socket, and back to the system, at once: the latter takes 0.1 ms a MiB.
+HTTP_PIECE_NBYTES = 1 << 20
+
 # Bodies of answers up to so many bytes leave in one piece: a copy of that size costs less than another buffer to write.
 HTTP_JOIN_NBYTES = 1 << 16
 
@@ -217,6 +220,11 @@ GRPC_RESETS_PER_S = 33
 # Seconds before its deadline (but not in the first half of its time) from which on a call may be reset without being
 # counted: how far the clocks of a busy client and ours may be apart about the same deadline.
 GRPC_DEADLINE_SLACK_S = 0.1
+
+# Seconds, and part of the time that a client gives a call as 1 by so much, of which the smaller one is kept for the way
+# of its answer: in an overload whatever is run ends just in time, and would come just too late.
+GRPC_WAY_BACK_S = 0.02
+GRPC_WAY_BACK_SHARE = 10
 
 # PING, SETTINGS, PRIORITY, unknown and empty frames, the same way (CVE-2019-9511 to -9518). C-core's bandwidth
 # probes send up to ten PINGs a second.

@@ -9,7 +9,7 @@ from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
 from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor
 from triton_async.memory.buffer cimport Buffer, wrap
-from triton_async.protocol.http_codec cimport take_parameter
+from triton_async.protocol.http_codec cimport grouped, take_parameter
 from triton_async.protocol.json_cut cimport TA_JSON_GENERATE, TA_JSON_PARAMETERS, CutJson, cut_json
 from triton_async.protocol.json_tensor cimport from_json, to_json, to_json_pieces
 from triton_async.protocol.json_text cimport loads
@@ -139,21 +139,21 @@ cpdef bint is_long_generate(InferResponse response):
 
 
 def encode_long_generate(InferResponse response):
-    """`encode_generate` on a thread other than the loop's, which is not held up."""
+    """`encode_generate` on a thread other than the loop's, which is not held up: a list of pieces."""
     cdef dict head = _head(response)
     cdef bytes text = orjson.dumps(head)
     cdef list pieces = [text[:len(text) - 1]]
     cdef Tensor tensor
     for tensor in response.outputs:
         if tensor.name in head:
-            return encode_generate(response)  # it takes the other's place
+            return [encode_generate(response)]  # it takes the other's place
         pieces.append(b"," + orjson.dumps(tensor.name) + b":")
         if tensor.element_count == 1:
             pieces.append(orjson.dumps(_value(tensor), None, DUMP_OPTIONS))
         else:
             pieces += to_json_pieces(tensor)
     pieces.append(b"}")
-    return b"".join(pieces)
+    return grouped(pieces)
 
 
 cpdef bytes encode_generate(InferResponse response):

@@ -27,8 +27,12 @@ cpdef bint is_long_answer(InferRequest request, InferResponse response)
 # the tensors in binary form, exporting their bytes; None as header length says that there are none.
 cpdef tuple encode_infer(InferRequest request, InferResponse response, ModelSignature signature)
 
-# The same for a long one, on a thread other than the loop's, which is not held up.
+# The same for a long one, on a thread other than the loop's, which is not held up. The JSON comes in pieces of some
+# HTTP_PIECE_NBYTES, all but the first one in front of the tensors: each is given back when it has left.
 cpdef tuple encode_long(InferRequest request, InferResponse response, ModelSignature signature)
 
 # One request parameter: what Triton knows by its name goes to its field, any other one to `others`. Raises ServerError.
 cdef int take_parameter(InferRequest request, str key, object item, dict others) except -1
+
+# The same text in pieces of that size; `pieces` is empty then.
+cdef list grouped(list pieces)

@@ -31,7 +31,9 @@ from triton_async.protocol.json_value cimport as_array, as_bool, as_string, as_u
 
 import orjson
 
-from triton_async.defines import JSON_OFFLOAD_ELEMENTS, JSON_OFFLOAD_NBYTES, MAX_TENSORS_PER_REQUEST
+from triton_async.defines import (
+    HTTP_PIECE_NBYTES, JSON_OFFLOAD_ELEMENTS, JSON_OFFLOAD_NBYTES, MAX_TENSORS_PER_REQUEST,
+)
 from triton_async.errors import InternalError, InvalidArg
 from triton_async.infer.signature import format_dims
 
@@ -43,6 +45,7 @@ cdef int DUMP_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 cdef int64_t LARGEST = 0x7FFFFFFFFFFFFFFF
 cdef int64_t OFFLOAD_NBYTES = JSON_OFFLOAD_NBYTES
 cdef int64_t OFFLOAD_ELEMENTS = JSON_OFFLOAD_ELEMENTS
+cdef Py_ssize_t PIECE_NBYTES = HTTP_PIECE_NBYTES
 
 
 cpdef InferRequest decode_infer(str model_name, int64_t model_version, ModelSignature signature, object body,
@@ -368,7 +371,28 @@ cpdef tuple encode_long(InferRequest request, InferResponse response, ModelSigna
             pieces += to_json_pieces(tensor)
             pieces.append(b"}")
     pieces.append(b"]}")
-    return _encoded(b"".join(pieces), parts)
+    pieces = grouped(pieces)
+    nbytes = sum(map(len, pieces)) if parts else None
+    return pieces[0], pieces[1:] + parts, nbytes, BINARY if parts else JSON
+
+
+cdef list grouped(list pieces):
+    cdef list groups = []
+    cdef list group = []
+    cdef Py_ssize_t nbytes = 0
+    cdef bytes piece
+    pieces.reverse()
+    while pieces:
+        piece = pieces.pop()
+        if group and nbytes + len(piece) > PIECE_NBYTES:
+            groups.append(b"".join(group))  # which copies nothing of one alone
+            group.clear()
+            nbytes = 0
+        group.append(piece)
+        nbytes += len(piece)
+    if group:
+        groups.append(b"".join(group))
+    return groups
 
 
 cdef dict _head(InferRequest request, InferResponse response):

@@ -238,17 +238,22 @@ cdef object general_reply(tuple encoded, int coding, bytes tail):
     cdef list parts = encoded[1]
     cdef char[512] head
     cdef Writer writer
-    cdef int64_t nbytes = _nbytes(parts)
-    if may_code(coding, len(json) + nbytes) and worth_coding(coding, [json, *parts]):
+    cdef int64_t total = len(json)
+    cdef int64_t json_nbytes
+    for part in parts:
+        total += len(part)
+    if may_code(coding, total) and worth_coding(coding, [json, *parts]):
         return encoded
+    json_nbytes = encoded[2] if encoded[2] is not None else total
     writer.at = &head[0]
     writer.end = &head[0] + 512
     writer.full = False
-    _put_head(&writer, len(json), nbytes)
+    _put_head(&writer, json_nbytes, total - json_nbytes)
     assert not writer.full
-    if len(json) > JOIN_NBYTES:
+    if len(json) > JOIN_NBYTES or json_nbytes > len(json):
         return [head[:writer.at - &head[0]] + tail, json, *parts]
-    return _assemble(&head[0], writer.at - &head[0], tail, PyBytes_AS_STRING(json), len(json), parts, nbytes)
+    return _assemble(&head[0], writer.at - &head[0], tail, PyBytes_AS_STRING(json), len(json), parts,
+                     total - json_nbytes)
 
 
 cdef list packed_reply(tuple encoded, int coding, bytes body, bytes tail):

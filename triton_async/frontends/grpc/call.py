@@ -20,6 +20,8 @@ from triton_async.defines import (
     CONTROL_MAX_NBYTES,
     GRPC_MAX_MESSAGE_NBYTES,
     GRPC_MAX_TIMEOUT_S,
+    GRPC_WAY_BACK_S,
+    GRPC_WAY_BACK_SHARE,
     JSON_MAX_CONTROL_VALUES,
     NOGIL_NBYTES,
 )
@@ -75,7 +77,8 @@ class CallStream(Protocol):
 class Call:
     """A call that was accepted. `headers`: the request's, as a mapping (the last of equal names).
 
-    `end_by_ns`: its deadline, of time.monotonic_ns(); 0 when the client sets none. GRPCError when malformed.
+    `end_by_ns`: its deadline, of time.monotonic_ns(); 0 when the client sets none. `answer_by_ns`: when an answer has
+    to be there to reach the client before. GRPCError when malformed.
     """
 
     def __init__(self, stream: CallStream, handler: Handler, headers: Mapping[str, str]) -> None:
@@ -96,17 +99,19 @@ class Call:
             raise GRPCError(
                 Status.UNIMPLEMENTED, f"Compression algorithm '{self._encoding}' is not supported"
             )
-        self.end_by_ns = self._end_by_ns(headers.get("grpc-timeout"))
+        self.end_by_ns = self.answer_by_ns = 0
+        self._set_deadline(headers.get("grpc-timeout"))
 
-    @staticmethod
-    def _end_by_ns(timeout: str | None) -> int:
+    def _set_deadline(self, timeout: str | None) -> None:
         if timeout is None:
-            return 0
+            return
         match = _TIMEOUT.fullmatch(timeout)
         if match is None:
             raise GRPCError(Status.INTERNAL, f"Invalid grpc-timeout '{timeout[:64]}'")
         seconds = int(match[1]) * _UNITS_S[match[2]]
-        return time.monotonic_ns() + int(1e9 * seconds) if seconds < GRPC_MAX_TIMEOUT_S else 0
+        if seconds < GRPC_MAX_TIMEOUT_S:
+            self.end_by_ns = time.monotonic_ns() + int(1e9 * seconds)
+            self.answer_by_ns = self.end_by_ns - int(1e9 * min(GRPC_WAY_BACK_S, seconds / GRPC_WAY_BACK_SHARE))
 
     def compress_answers(self, level: int) -> None:
         """Compresses the messages sent from now on, when the client accepts it; before the first one only."""

@@ -61,7 +61,7 @@ class Inference:
         long = is_long_message(message)
         request = await asyncio.to_thread(decode_request, *decoding) if long else decode_request(*decoding)
         del message, decoding
-        request.end_by_ns = call.end_by_ns
+        request.end_by_ns = call.answer_by_ns
         call.request_id, call.model = request.id, request.model_name
         if self._forwarded is not None:
             forward(request, forwarded_of(forwardable(call.metadata), self._forwarded))
@@ -98,7 +98,7 @@ class InferStream(StreamRequests):
         self, server: InferenceServer, call: Call, max_waiting: int, forwarded: re.Pattern[str] | None = None
     ) -> None:
         ends_on_error = call.metadata.get("triton_grpc_error", "").lower() == "true"
-        super().__init__(server, ends_on_error, call.end_by_ns, max_waiting)
+        super().__init__(server, ends_on_error, call.answer_by_ns, max_waiting)
         self._server = server
         if server.reads_context:
             self.fields = list(call.metadata.items())

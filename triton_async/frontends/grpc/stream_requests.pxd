@@ -33,7 +33,7 @@ cdef class StreamRequests:
     cdef readonly bint ends_on_error  # metadata triton_grpc_error: an error is the status of the call
     cdef readonly bint ended
     cdef int64_t max_waiting       # answers that wait from which on who makes further ones is asked to wait
-    cdef int64_t end_by_ns         # deadline of the call, and so of each request; 0: none
+    cdef int64_t end_by_ns         # when each request has to be done, because of the call's deadline; 0: never
     # Of the answer that is being written, for logs:
     cdef str request_id            # or None
     cdef str model                 # or None

@@ -32,6 +32,8 @@ cdef class Exchange(ResponseSink):
     cdef int64_t held_nbytes         # its body, held with the server until it is decoded
     cdef Hub hub                     # that knows the server
     cdef int64_t waiting_nbytes      # of the response, noted as unsent while it waits for its turn
+    cdef bint writing                # a part of the answer waits for the socket: it is the connection's first
+    cdef list rest                   # that part, the last piece first; or None
     cdef Exchange next
 
     cdef bint _ready(self) noexcept
@@ -83,6 +85,11 @@ cdef class Answers:
     cdef object _failed(self, Exchange exchange, int status, str message, bytes tail)
     cdef bytes _tail(self, Exchange exchange)
     cdef int _write(self, Exchange exchange, object data) except -1
+    cdef int _write_some(self, Exchange exchange, list parts) except -1
+    # The socket takes more: of the answer that is being written.
+    cdef int _go_on(self) except -1
+    # The first exchange is answered.
+    cdef int _forget_first(self) except -1
     # Changes `unsent_nbytes` by so much. May end any connection.
     cdef int _note_unsent(self, int64_t change) except -1
     # The socket takes no more, or does again.

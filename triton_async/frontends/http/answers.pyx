@@ -11,7 +11,7 @@ from triton_async.protocol.http_reply cimport error_reply, general_reply, infer_
 
 import logging
 
-from triton_async.defines import HTTP_WRITE_TIMEOUT_S
+from triton_async.defines import HTTP_PIECE_NBYTES, HTTP_WRITE_TIMEOUT_S
 from triton_async.errors import ServerError
 from triton_async.frontends.entry import forward
 from triton_async.frontends.http.compression import deflate
@@ -24,6 +24,7 @@ log = logging.getLogger("triton_async.http")
 
 cdef int _DEBUG = logging.DEBUG
 cdef int64_t WRITE_S = int(HTTP_WRITE_TIMEOUT_S)
+cdef int64_t PIECE_NBYTES = HTTP_PIECE_NBYTES
 
 # Seconds between the last answer and the end of a connection whose client went on sending (RFC 9112 9.6).
 cdef double LINGER_S = 1.0
@@ -39,7 +40,7 @@ cdef class Exchange(ResponseSink):
             return 0
         self.response = response
         self.answers._flush()
-        return self._wait() if self.answers is not None else 0
+        return self._wait() if self.answers is not None and not self.writing else 0
 
     cdef int released(self, object request) except -1:
         return 0
@@ -169,7 +170,7 @@ cdef class Answers:
             if exchange.response is None and exchange.request is not None:
                 self.hub.server.cancel_request(exchange.request)
             exchange.request = None
-            exchange.response = None
+            exchange.response = exchange.rest = None
             exchange.trace = None
             exchange = exchange.next
         return 0
@@ -178,22 +179,31 @@ cdef class Answers:
     cdef int _flush(self) except -1:
         cdef Exchange exchange = self.first
         cdef object data
-        if exchange is None or self.gone:
+        if exchange is None or self.gone or exchange.writing:
             return 0
         while exchange is not None and not self.write_paused and exchange._ready():
             data = self._reply(exchange)
             if data is None:
                 break
-            self.first = exchange.next
-            if self.first is None:
-                self.last = None
-            self.in_flight -= 1
-            self._write(exchange, data)
             if access.on:
                 self._note(exchange, data)
-            exchange.answers = None
+            self._write(exchange, data)
+            if exchange.writing:
+                return 0
+            self._forget_first()
             exchange = self.first
         return self._after_write()
+
+    cdef int _forget_first(self) except -1:
+        cdef Exchange exchange = self.first
+        if exchange is None:
+            return 0  # the connection was lost meanwhile
+        self.first = exchange.next
+        if self.first is None:
+            self.last = None
+        self.in_flight -= 1
+        exchange.answers = None
+        return 0
 
     cdef int _note(self, Exchange exchange, object data) except -1:
         cdef InferRequest request = exchange.request
@@ -262,15 +272,52 @@ cdef class Answers:
         self.touched_s = self.hub.now_s
         if exchange.waiting_nbytes:
             self._note_unsent(-exchange.waiting_nbytes)
+            exchange.waiting_nbytes = 0
         if exchange.trace is not None:
             exchange.trace.note("HTTP_SEND_START", ta_now_ns())
         if type(data) is bytes:
             self.transport.write(data)
         else:
-            self.transport.writelines(data)
+            # What was made of the outputs is sent; they themselves are not needed any more.
+            exchange.response = exchange.encoded = exchange.compressed = None
+            (<list>data).reverse()
+            self._write_some(exchange, data)
         if exchange.trace is not None:
             exchange.trace.note("HTTP_SEND_END", ta_now_ns())
             exchange.trace = None
+        return 0
+
+    # Writes from the end of `parts` until the socket takes no more; the rest waits with the exchange.
+    cdef int _write_some(self, Exchange exchange, list parts) except -1:
+        cdef list some = []
+        cdef int64_t nbytes = 0
+        while parts and not self.write_paused and not self.gone:
+            some.append(parts.pop())
+            nbytes += len(some[len(some) - 1])
+            if nbytes >= PIECE_NBYTES or not parts:
+                self.transport.writelines(some)
+                some = []
+                nbytes = 0
+        exchange.writing = len(parts) > 0
+        exchange.rest = parts if parts else None
+        self.stalled_s = self.hub.now_s
+        nbytes = -exchange.waiting_nbytes
+        for part in parts:
+            nbytes += len(part)
+        exchange.waiting_nbytes += nbytes
+        return self._note_unsent(nbytes) if nbytes else 0
+
+    cdef int _go_on(self) except -1:
+        cdef Exchange exchange = self.first
+        cdef list rest
+        if exchange is None or exchange.rest is None or self.gone:
+            return 0
+        rest = exchange.rest
+        self._write_some(exchange, rest)
+        if not exchange.writing:
+            self._forget_first()
+            if self.first is None:
+                self._after_write()
         return 0
 
     cdef int _pause(self) except -1:
@@ -282,6 +329,7 @@ cdef class Answers:
     cdef int _unpause(self) except -1:
         self.write_paused = False
         self._note_unsent(-self.stalled_nbytes)
+        self._go_on()
         return self._flush()
 
     cdef int _check_writing(self) except -1:

@@ -76,7 +76,7 @@ async def generate(
         # Triton sends this text with status 200, or that of the first response.
         raise InternalError(_NOT_ONE)
     status = 200 if generation.error is None else http_status(generation.error.code)
-    return replies.as_json(generation.take()[0], status)
+    return await replies.long_json(request, generation.take()[0], status)
 
 
 async def _stream(request: web.BaseRequest, generation: Generation) -> web.StreamResponse:
@@ -86,9 +86,10 @@ async def _stream(request: web.BaseRequest, generation: Generation) -> web.Strea
     while True:
         events, count = generation.take()
         if events:
+            nbytes = sum(map(len, events))
             # Returns when the socket has taken most of it.
-            await response.write(events)
-            generation.sent(count, len(events))
+            await replies.write_pieces(response, events)
+            generation.sent(count, nbytes)
         elif generation.over:
             return response
         else:

@@ -17,6 +17,7 @@ cdef class Generation(ResponseSink):
     cdef readonly object error     # of the first response, or None
     cdef readonly bint over        # nothing more comes
     cdef list ready                # bytes not yet taken
+    cdef int n_ready               # events that these are
     cdef object behind             # deque: a response that another thread encodes, and those behind it; or None
     cdef int64_t behind_nbytes     # of their outputs
     cdef int n_unsent              # events taken or ready whose bytes have not been written
@@ -26,14 +27,14 @@ cdef class Generation(ResponseSink):
 
     # A response whose turn it is. Whether another thread encodes it.
     cdef bint _begin(self, InferResponse response) except -1
-    # `body`: its JSON; `error`: why there is none.
-    cdef int _answer(self, InferResponse response, bytes body, object error) except -1
+    # `body`: pieces of its JSON; `error`: why there are none.
+    cdef int _answer(self, InferResponse response, list body, object error) except -1
     # A final response that says only that it is.
     cdef bint _is_end(self, InferResponse response) noexcept
-    cdef int _add(self, bytes body) except -1
+    cdef int _add(self, list body) except -1
     # More waits than may: the stream ends here.
     cdef int _overflow(self) except -1
-    cdef int _put(self, bytes body) except -1
+    cdef int _put(self, list body) except -1
     cdef Py_ssize_t _n_behind(self) except -1
     cdef int _finish(self) except -1
     cdef int _wake(self) except -1

@@ -8,6 +8,7 @@ from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.tensor cimport Tensor
 from triton_async.protocol.generate cimport encode_generate, is_long_generate
+from triton_async.protocol.http_codec cimport grouped
 from triton_async.protocol.json_text cimport error_body
 
 import logging
@@ -55,7 +56,7 @@ cdef class Generation(ResponseSink):
         return 0
 
     cdef bint _begin(self, InferResponse response) except -1:
-        cdef bytes body = None
+        cdef list body = None
         cdef object error = response.error
         if error is None and not self._is_end(response) and (self.streaming or self.count == 0):
             if is_long_generate(response):
@@ -66,7 +67,7 @@ cdef class Generation(ResponseSink):
                 work.add_done_callback(self._encoded)
                 return True
             try:
-                body = encode_generate(response)
+                body = [encode_generate(response)]
             except Exception as problem:
                 error = problem
         self._answer(response, body, error)
@@ -90,7 +91,7 @@ cdef class Generation(ResponseSink):
     cdef bint _is_end(self, InferResponse response) noexcept:
         return response.error is None and response.final and self.decoupled and not response.outputs
 
-    cdef int _answer(self, InferResponse response, bytes body, object error) except -1:
+    cdef int _answer(self, InferResponse response, list body, object error) except -1:
         if self._is_end(response):
             return self._finish()
         self.count += 1
@@ -99,7 +100,7 @@ cdef class Generation(ResponseSink):
                 log.error("HTTP handler failed", exc_info=error)
                 error = InternalError("internal error, see the log of the server")
             if error is not None:
-                body = error_body(error.message)
+                body = [error_body(error.message)]
                 if self.count == 1:
                     self.error = error
             self._add(body)
@@ -107,23 +108,25 @@ cdef class Generation(ResponseSink):
             return self._finish()
         return self._wake() if self.streaming else 0
 
-    cdef int _add(self, bytes body) except -1:
-        if self.n_unsent >= MAX_EVENTS or self.unsent_nbytes + len(body) > MAX_NBYTES:
+    cdef int _add(self, list body) except -1:
+        if self.n_unsent >= MAX_EVENTS or self.unsent_nbytes + sum(map(len, body)) > MAX_NBYTES:
             return self._overflow()
         return self._put(body)
 
     cdef int _overflow(self) except -1:
         self._give_up()
         self.over = True
-        self._put(error_body("too many responses wait for this client"))
+        self._put([error_body("too many responses wait for this client")])
         return self._wake()
 
-    cdef int _put(self, bytes body) except -1:
+    cdef int _put(self, list body) except -1:
         if self.streaming:
-            body = b"data: " + body + b"\n\n"
-        self.ready.append(body)
+            body = [b"data: ", *body, b"\n\n"]
+        self.ready += body
         self.n_unsent += 1
-        self.unsent_nbytes += len(body)
+        self.n_ready += 1
+        for piece in body:
+            self.unsent_nbytes += len(piece)
         return 0
 
     cdef int _finish(self) except -1:
@@ -179,9 +182,10 @@ cdef class Generation(ResponseSink):
             await self.waiter
 
     def take(self):
-        """What is ready, joined, and how many events that is."""
+        """What is ready, as pieces of some HTTP_PIECE_NBYTES, and how many events that is."""
         ready, self.ready = self.ready, []
-        return b"".join(ready), len(ready)
+        count, self.n_ready = self.n_ready, 0
+        return grouped(ready), count
 
     def sent(self, int count, int64_t nbytes):
         """So many events, and bytes, were written to the socket."""

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from typing import Any
 
 from triton_async.core.server import InferenceServer
+from triton_async.frontends.entry import Entry
 from triton_async.frontends.http.body import Receiving
 from triton_async.memory.slab import SlabPool
 
@@ -25,6 +26,7 @@ class Hub:
         receiving: Receiving,
         infers: bool = True,
         max_connections: int = ...,
+        entry: Entry | None = None,
     ) -> None: ...
     def tick(self) -> None: ...
     def leave(self) -> None: ...

@@ -161,8 +161,4 @@ async def _answered(
     if not coding or not worth(required, (head, *parts)):
         return await replies.tensors(request, head, parts, framing.headers(length, content_type))
     packed = await asyncio.to_thread(deflate, coding, (head, *parts))
-    described = framing.headers(length, content_type)
-    reply = replies.text(packed, described.pop("Content-Type"))
-    reply.headers["Content-Encoding"] = coding
-    reply.headers.update(described)
-    return reply
+    return await replies.packed(request, packed, framing.headers(length, content_type), coding)

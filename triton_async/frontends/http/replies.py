@@ -92,21 +92,45 @@ def refused(refusal: Refusal, gate: Gate, category: str) -> web.Response:
     return error(403, f"This API is restricted, expecting header '{gate.header_of(category)}'")
 
 
+async def write_pieces(response: web.StreamResponse, pieces: list[Any]) -> None:
+    """Writes them one by one as the client reads, and lets go of each; the list is empty then."""
+    pieces.reverse()
+    while pieces:
+        await response.write(memoryview(pieces.pop()))
+
+
+async def _written(
+    request: web.BaseRequest, headers: Mapping[str, str], pieces: list[Any], status: int = 200
+) -> web.StreamResponse:
+    total = sum(map(len, pieces))
+    if total <= HTTP_JOIN_NBYTES:
+        return web.Response(status=status, body=b"".join(pieces), headers=headers)
+    response = web.StreamResponse(status=status, headers=headers)
+    response.content_length = total
+    await response.prepare(request)
+    await write_pieces(response, pieces)
+    return response
+
+
+async def long_json(request: web.BaseRequest, pieces: list[bytes], status: int) -> web.StreamResponse:
+    """Response with a JSON body of any length."""
+    return await _written(request, _JSON, pieces, status)
+
+
+async def packed(
+    request: web.BaseRequest, body: bytes, described: Mapping[str, str], coding: str
+) -> web.StreamResponse:
+    """An inference response that was compressed. `described`: its headers, Content-Type first."""
+    others = dict(described)
+    headers = {**_SERVER, "Content-Type": others.pop("Content-Type"), "Content-Encoding": coding, **others}
+    return await _written(request, headers, [body])
+
+
 async def tensors(
     request: web.BaseRequest,
     head: bytes,
-    parts: Sequence[Tensor],
+    parts: Sequence[bytes | Tensor],
     described: Mapping[str, str],
 ) -> web.StreamResponse:
     """An inference response. Large ones are written part by part from where the tensors lie. `described`: headers."""
-    headers = {**_SERVER, **described}
-    total = len(head) + sum(part.nbytes for part in parts)
-    if not parts or total <= HTTP_JOIN_NBYTES:
-        return web.Response(body=b"".join((head, *parts)), headers=headers)
-    response = web.StreamResponse(headers=headers)
-    response.content_length = total
-    await response.prepare(request)
-    await response.write(head)
-    for part in parts:
-        await response.write(memoryview(part))
-    return response
+    return await _written(request, {**_SERVER, **described}, [head, *parts])

@@ -84,7 +84,7 @@ REQUESTS: dict[str, Callable[[], Any]] = {
     "long, typed and wrong": lambda: build("fp32", ("INPUT0", "FP32", [9], {"fp32_contents": [1.5] * 50_000})),
     "long, of another model": lambda: build("nope", ("INPUT0", "FP32", [9], {"fp32_contents": [1.5] * 50_000})),
     "many strings": lambda: build("strings", ("INPUT0", "BYTES", [200_000], b"\1\0\0\0x" * 200_000)),
-    "many strings, typed": lambda: build("strings", ("INPUT0", "BYTES", [150_000], {"bytes_contents": 150_000 * [b""]})),
+    "many, typed": lambda: build("strings", ("INPUT0", "BYTES", [150_000], {"bytes_contents": 150_000 * [b""]})),
     "many strings, one too few": lambda: build("strings", ("INPUT0", "BYTES", [200_001], b"\1\0\0\0x" * 200_000)),
     "many strings, one cut": lambda: build("strings", ("INPUT0", "BYTES", [200_000], b"\1\0\0\0x" * 199_999 + b"1")),
     "many classes": lambda: asking(build("fp32", ("INPUT0", "FP32", [30_000], fp32(30_000))), OUTPUT0=20),

@@ -342,3 +342,55 @@ def test_bodies_of_control_calls_have_a_bound_of_values_and_of_levels(tmp_path: 
             )
 
     run(test)
+
+
+@pytest.mark.parametrize("close", [False, True], ids=["more follows", "the last one"])
+def test_a_long_answer_leaves_in_pieces_as_its_client_reads(tmp_path: Path, close: bool) -> None:
+    write_model(tmp_path, "m")
+    count = 2_000_000  # 8 MB of text
+    head, end, body = binary_infer(count, parameters={}).partition(b"\r\n\r\n")
+    asking = head + (b"\r\nConnection: close" if close else b"") + end + body
+
+    async def test() -> None:
+        async with express(tmp_path) as (_, listener):
+            wire = Wire(listener)
+            wire.accepts = 1000
+            wire.send(asking + (b"" if close else binary_infer(1)))
+            await wire.until(lambda wire: len(wire.output) == 1000)
+            assert len(wire.unsent) < 2 * defines.HTTP_PIECE_NBYTES
+            assert listener.hub.unsent_nbytes > 4 * count - 1000
+            assert not wire.closed
+            output = b""
+            while wire.unsent:
+                # Reads what the socket has, and stops.
+                wire.accepts, waiting = 0, bytes(wire.unsent)
+                wire.unsent.clear()
+                output += waiting
+                wire.protocol.resume_writing()
+                assert len(wire.unsent) < 2 * defines.HTTP_PIECE_NBYTES
+                await asyncio.sleep(0)
+            if not close:
+                wire.accepts = None
+                await wire.until(lambda wire: len(wire.output) > 1000)
+            answers = split(bytes(wire.output[:1000]) + output + bytes(wire.output[1000:]))
+            assert json.loads(answers[0].partition(b"\r\n\r\n")[2])["outputs"][0]["data"] == [1.0] * count
+            assert len(answers) == 2 - close
+            assert wire.closed == close
+            assert listener.hub.unsent_nbytes == 0
+
+    run(test)
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_long_answer(tmp_path: Path) -> None:
+    write_model(tmp_path, "m")
+
+    async def test() -> None:
+        async with express(tmp_path) as (_, listener):
+            wire = Wire(listener)
+            wire.accepts = 1000
+            wire.send(binary_infer(1_000_000, parameters={}))
+            await wire.until(lambda wire: len(wire.output) == 1000)
+            wire.leave()
+            assert listener.hub.unsent_nbytes == 0
+
+    run(test)

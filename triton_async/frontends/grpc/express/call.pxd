@@ -21,6 +21,7 @@ cdef str asked_model(InferRequest request)
 # What the calls have in common: deadline, errors, end.
 cdef class ExpressCall(Http2Stream):
     cdef int64_t end_by_ns         # its deadline, CLOCK_MONOTONIC; 0: none
+    cdef int64_t answer_by_ns      # when its requests have to be done; 0: never
     cdef object timer              # TimerHandle: of the deadline, or else of the pace of messages; or None
     cdef MessageReader reader
     cdef int64_t receiving_nbytes  # its part of the connection's

@@ -251,7 +251,7 @@ cdef class UnaryInfer(ExpressCall):
     cdef int _submit(self, InferRequest request) except -1:
         cdef InferenceServer server = self.connection().lane.server
         cdef UnarySink sink
-        request.end_by_ns = self.end_by_ns
+        request.end_by_ns = self.answer_by_ns
         self.signature = server.find(request.model_name, request.model_version).signature
         if self.signature.decoupled:
             raise Unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy")

@@ -197,6 +197,7 @@ cdef class ExpressConnection(ExpressSession):
             stream.ends_on_error = head.ends_on_error
         call.forwarded = self.forwarded
         call.end_by_ns = head.end_by_ns
+        call.answer_by_ns = head.answer_by_ns
         call.late_ns = head.late_ns
         if self.lane.server.tracing is not None:
             call.opened_ns = self.now_ns

@@ -12,6 +12,7 @@ cdef enum Rpc:
 cdef struct CallHead:
     int rpc                # Rpc
     int64_t end_by_ns      # its deadline, CLOCK_MONOTONIC; 0: none
+    int64_t answer_by_ns   # by when an answer has to be there to reach the client before; 0: never
     int64_t late_ns        # from when on its client may give up because of it; 0: never
     bint ends_on_error     # metadata triton_grpc_error: true
 

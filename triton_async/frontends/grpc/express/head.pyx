@@ -5,10 +5,14 @@ from libc.string cimport memcmp, memcpy
 
 from triton_async.protocol.http2_headers cimport HeaderList
 
-from triton_async.defines import GRPC_DEADLINE_SLACK_S, GRPC_MAX_TIMEOUT_S
+from triton_async.defines import (
+    GRPC_DEADLINE_SLACK_S, GRPC_MAX_TIMEOUT_S, GRPC_WAY_BACK_S, GRPC_WAY_BACK_SHARE,
+)
 
 cdef double _LONGEST_S = GRPC_MAX_TIMEOUT_S
 cdef double _SLACK_S = GRPC_DEADLINE_SLACK_S
+cdef double _WAY_S = GRPC_WAY_BACK_S
+cdef double _WAY_SHARE = GRPC_WAY_BACK_SHARE
 
 cdef enum:
     TIMEOUT_DIGITS = 8
@@ -29,7 +33,7 @@ cdef int read_head(HeaderList fields, int64_t now_ns, CallHead *head) except -1:
     cdef bint plain = True
     cdef double timeout_s = 0
     head.rpc = RPC_OTHER
-    head.end_by_ns = head.late_ns = 0
+    head.end_by_ns = head.answer_by_ns = head.late_ns = 0
     head.ends_on_error = False
     while at < fields.block_nbytes:
         memcpy(sizes, fields.block + at, sizeof(sizes))
@@ -58,6 +62,7 @@ cdef int read_head(HeaderList fields, int64_t now_ns, CallHead *head) except -1:
         head.rpc = RPC_OTHER
     if 0 < timeout_s < _LONGEST_S:
         head.end_by_ns = now_ns + <int64_t>(1e9 * timeout_s)
+        head.answer_by_ns = head.end_by_ns - <int64_t>(1e9 * min(_WAY_S, timeout_s / _WAY_SHARE))
         # Never as soon as the call is opened, however short its time.
         head.late_ns = head.end_by_ns - <int64_t>(1e9 * min(_SLACK_S, timeout_s / 2))
     return 0

@@ -48,7 +48,7 @@ cdef class StreamInfer(ExpressCall):
 
     cdef int on_open(self) except -1:
         cdef Lane lane = self.connection().lane
-        self.requests = ExpressRequests(lane.server, self.ends_on_error, self.end_by_ns, lane.max_waiting)
+        self.requests = ExpressRequests(lane.server, self.ends_on_error, self.answer_by_ns, lane.max_waiting)
         self.requests.call = self
         self.requests.fields = self.fields
         if self.forwarded:
