@@ -211,6 +211,9 @@ cdef class UnaryInfer(ExpressCall):
         cdef Buffer message = self.message
         cdef InferRequest request = None
         self.message = None
+        if self.receiving_nbytes:
+            # It has come to its end, and however long it is run, nothing of it is waited for any more.
+            self.note_receiving(0)
         try:
             if is_long_message(message):
                 decoding = partial(decode_request, message, ta_now_ns())
