@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t
 from triton_async.codes cimport TA_CODE_INTERNAL
 from triton_async.datatypes cimport DT_BF16
 from triton_async.infer.assembly cimport assemble, split_outputs
-from triton_async.infer.batch cimport Batch, check_batch, ta_batch
+from triton_async.infer.batch cimport Batch, check_batch, closed_batch, ta_batch
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.factory cimport ResponseFactory
 from triton_async.infer.gather cimport ta_batch_fail, ta_gather
@@ -40,6 +40,13 @@ class InferenceCall:
     #: Whether the model tells of each response that it takes (`taken` of what `submit` returned). Where it does, the
     #: sender of responses that are not taken is held back.
     counts_reads = False
+
+    #: The thread that submits it waits for its one response, and does nothing else meanwhile: the server may use it to
+    #: run the request, and call `responded` there, inside `submit`. Only with `askers`.
+    waits = False
+
+    #: Where it `waits`: that thread is in the middle of what an engine's Python code must not be run in.
+    bound = False
 
     def responded(self, response):
         """One InferResponse, in order; behind the final one none. May return a function that wakes who waits for it:
@@ -260,12 +267,9 @@ def execute_batches(ModelInstance instance, ModelSignature signature, batches):
     cdef InferRequest request
     closed = []
     for requests in batches:
-        batch = Batch(signature)
         for request in requests:
             signature.validate(request)
-            batch.add(request)
-        batch.close()
-        closed.append(batch)
+        closed.append(closed_batch(signature, list(requests)))
     for batch in closed:
         with nogil:
             batch.c.compute_start_ns = ta_now_ns()

@@ -5,7 +5,7 @@ from triton_async.core.instances cimport Instance
 from triton_async.core.model cimport Model
 from triton_async.core.reactor cimport Reactor
 from triton_async.core.scheduler cimport Scheduler
-from triton_async.infer.batch cimport Batch
+from triton_async.infer.batch cimport Batch, closed_batch
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.request cimport REQUEST_DONE, REQUEST_QUEUED, REQUEST_RUNNING, InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
@@ -36,7 +36,6 @@ cdef class WholeBatch(Scheduler):
 
     cpdef Batch take(self, object instance, bint idle, int64_t now_ns):
         cdef InferRequest request
-        cdef Batch batch
         cdef list taken = self.waiting
         if not idle or self.pending < self.size:
             return None
@@ -45,14 +44,10 @@ cdef class WholeBatch(Scheduler):
         for request in taken:
             request.state = REQUEST_RUNNING
         try:
-            batch = Batch(self.signature)
-            for request in taken:
-                batch.add(request)
-            batch.close()
+            return closed_batch(self.signature, taken)
         except BaseException:
             self.lost = taken
             raise
-        return batch
 
     cpdef list take_lost(self):
         cdef list lost = self.lost

@@ -140,6 +140,9 @@ cdef class Batch:
     # none of its data type.
     cdef int set_output(self, int index, Tensor tensor) except -1
 
+# A batch of these validated requests, at least one. Loop thread, or that of who has borrowed an instance for it.
+cdef Batch closed_batch(ModelSignature signature, list requests)
+
 # Whether two validated requests may share a batch: equal shapes beyond the batch dimension where the signature asks for
 # them, the same inputs. Does not look at size.
 cdef bint compatible(ModelSignature signature, InferRequest first, InferRequest request) noexcept

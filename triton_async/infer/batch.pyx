@@ -289,6 +289,15 @@ cdef class Batch:
         return 0
 
 
+cdef Batch closed_batch(ModelSignature signature, list requests):
+    cdef Batch batch = Batch(signature)
+    cdef InferRequest request
+    for request in requests:
+        batch.add(request)
+    batch.close()
+    return batch
+
+
 cdef bint compatible(ModelSignature signature, InferRequest first, InferRequest request) noexcept:
     cdef list mine = first.slots
     cdef list theirs = request.slots
