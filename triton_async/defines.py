@@ -284,6 +284,9 @@ GRPC_GOAWAY_ROUND_TRIP_S = 1.0
 # Connections that wait in the kernel to be accepted (C-core takes the system's maximum, 4096 on Linux).
 GRPC_BACKLOG = 4096
 
+# Seconds between two looks at the readiness that models say of themselves, for clients that watch the server's health.
+GRPC_WATCH_S = 5.0
+
 # Bytes of output tensors up to which a copy into the head of the message is cheaper than parts of their own.
 GRPC_INLINE_OUTPUT_NBYTES = 1 << 14
 

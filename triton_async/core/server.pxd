@@ -41,6 +41,10 @@ cdef class InferenceServer:
     # says (InvalidArg, NotFound, Unavailable).
     cdef Servable find(self, str name, int64_t version)
 
+    # The same without an error, for a thread that would run the request itself: None where it has to take the ordinary
+    # way. Any thread with the GIL, which it keeps.
+    cdef Servable at_once(self, str name, int64_t version)
+
     # Takes ownership of `request` iff it returns; `sink` then gets its responses, the last one final, later, on the
     # loop, unless the request is cancelled, and in any case one `released`. Raises ServerError otherwise; the request
     # is untouched. `model`: what `find` has said of it, a moment ago or before its body came.

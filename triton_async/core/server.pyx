@@ -196,6 +196,13 @@ cdef class InferenceServer:
             raise self.repository.explain(name, version)
         return <Servable>model
 
+    cdef Servable at_once(self, str name, int64_t version):
+        if self.state == SERVER_STARTING or self.state == SERVER_STOPPED or self.tracing is not None:
+            return None
+        if self.reactor.held_nbytes > self.max_held_nbytes:
+            return None
+        return self.latest.get(name) if version == -1 else self.versions.get((name, version))
+
     cdef int submit_request(self, InferRequest request, ResponseSink sink, Servable model=None) except -1:
         cdef int64_t now_ns = self.reactor.clock.now_ns()
         if self.state < SERVER_SERVING or self.state == SERVER_STOPPED:
@@ -315,6 +322,12 @@ cdef class InferenceServer:
             asked += loaded.model.asked_for_readiness()
         return not asked or await self.readiness.of(asked)
 
+    def asks_models(self):
+        """Whether `is_ready` may change without a `readiness_change`: a model is asked that says so itself."""
+        return self.settings.strict_readiness and any(
+            [loaded.model.asked_for_readiness() for _, _, loaded in self.repository.ready_models()]
+        )
+
     async def model_is_ready(self, str name, int64_t version=-1):
         """`model_ready`, and so it says itself if it is asked for it. ServerError of the lookup."""
         if not self.model_ready(name, version):
@@ -345,6 +358,7 @@ cdef class InferenceServer:
 
     def statistics(self, str name="", int64_t version=-1):
         """`model_stats` entries of the READY versions, by model name. InvalidArg for what is unknown."""
+        self.reactor.drain(False)
         if name and name not in self.latest:
             raise InvalidArg(f"requested model '{name}' is not available")
         if name and version != -1 and (name, version) not in self.versions:
@@ -355,6 +369,7 @@ cdef class InferenceServer:
 
     async def all_statistics(self):
         """`statistics` of all models, some in each turn of the loop: others are served in between."""
+        self.reactor.drain(False)
         entries = []
         for index, name in enumerate(sorted(self.repository.models), 1):
             entries += self._statistics_of(name, -1)
@@ -443,4 +458,5 @@ cdef class InferenceServer:
 
     async def metrics_parts(self):
         """Prometheus text exposition, as a list of bytes."""
+        self.reactor.drain(False)
         return await self.metrics.render()

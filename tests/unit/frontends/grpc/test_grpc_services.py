@@ -17,6 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from test_grpc_clients import tensor
 
+from triton_async.frontends.grpc import health
+
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -57,6 +59,37 @@ def test_watch_streams_changes(tmp_path: Path, express: bool) -> None:
         assert not thread.is_alive()
         assert seen == [SERVING, NOT_SERVING]
         assert end == [grpc.StatusCode.OK]
+
+
+READIES = """
+import os
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return []
+
+    def is_ready(self):
+        return not os.path.exists("PATH")
+"""
+
+
+def test_watch_asks_models_that_say_themselves_whether_they_are_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "GRPC_WATCH_S", 0.05)
+    unready = tmp_path / "unready"
+    (tmp_path / "models/m/1").mkdir(parents=True)
+    (tmp_path / "models/m/1/model.py").write_text(READIES.replace("PATH", str(unready)))
+    (tmp_path / "models/m/config.pbtxt").write_text('backend: "python"')
+    with serving(tmp_path / "models") as running, grpc.insecure_channel(running.url) as channel:
+        call = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=20)
+        assert next(call).status == SERVING
+        unready.touch()
+        assert next(call).status == NOT_SERVING
+        unready.unlink()
+        assert next(call).status == SERVING
+        call.cancel()
 
 
 def reflect(stub: Any, **question: Any) -> Any:
