@@ -135,7 +135,7 @@ class TritonPythonModel:
             "released first": bytes([wire.RELEASED]) + u64(source.handle) + b"\\0",
             "no response": head + b"\\0",
             "end without": head + bytes([wire.FINAL]),
-            "done twice": (bytes([wire.DONE]) + u64(1 << 40)) * 2,
+            "done twice": (bytes([wire.DONE]) + u64(1 << 40) + u64(0)) * 2,
             "free": bytes([wire.FREE]) + u64(12345678),
             "datatype": head + ok + bytes([99, 1, 0]) + u64(1) + u64(0),
             "rank": head + ok + bytes([11, 200, 0]) + bytes(1700),

@@ -230,6 +230,21 @@ def test_cancellation_reaches_the_worker(workers: ServerProcess) -> None:
         assert time.monotonic() - begun < 10
 
 
+def phases(server: ServerProcess, model: str) -> dict[str, int]:
+    """Nanoseconds of each phase so far."""
+    with urllib.request.urlopen(f"http://{server.http_url}/v2/models/{model}/stats", timeout=10) as answer:
+        found = json.load(answer)["model_stats"][0]["inference_stats"]
+    return {phase: found[phase]["ns"] for phase in ("compute_infer", "compute_output")}
+
+
+def test_phases_of_an_execution_are_told_apart(workers: ServerProcess) -> None:
+    before = phases(workers, "readies")
+    assert act(workers, "sleep", "readies") == "done"
+    found = {phase: ns - before[phase] for phase, ns in phases(workers, "readies").items()}
+    assert found["compute_infer"] >= 100_000_000
+    assert 0 < found["compute_output"] < found["compute_infer"]
+
+
 def test_a_model_says_itself_whether_it_is_ready(workers: ServerProcess) -> None:
     assert is_ready(workers, "readies")
     for answer, ready in (("no", False), ("yes", True), ("raise", False), ("yes", True)):

@@ -149,7 +149,10 @@ cdef class WorkerInstance(RequestInstance):
         cdef int64_t now_ns = ta_now_ns()
         self.mean_ns += (min(now_ns - self.began_ns, 16 * AHEAD_NS) - self.mean_ns) // MEAN_WEIGHT
         self.began_ns = now_ns
-        batch.c.compute_output_start_ns = batch.c.compute_end_ns = now_ns
+        batch.c.compute_end_ns = now_ns
+        # What the worker says of it: the model's part ends with its first answer.
+        if not batch.c.compute_input_end_ns <= batch.c.compute_output_start_ns <= now_ns:
+            batch.c.compute_output_start_ns = now_ns
         self.completed(&batch.c)
         if self.waited_for:
             self.notify()

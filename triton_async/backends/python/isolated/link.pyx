@@ -8,7 +8,7 @@ from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN
 from libc.errno cimport errno as c_errno
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
 from triton_async.backends.python.isolated.fields cimport (
@@ -462,8 +462,11 @@ cdef class Link(Outbound):
 
     cdef int _on_done(self, Cursor cursor) except -1:
         cdef Batch batch = self.batches.pop(cursor.u64(), None)
+        cdef uint64_t answered_ns = cursor.u64()
         if batch is None:
             raise WireError("word of the end of a batch that it does not have")
+        if answered_ns < <uint64_t>1 << 63:
+            batch.c.compute_output_start_ns = <int64_t>answered_ns
         self.owner.batch_done(batch)
         return 0
 

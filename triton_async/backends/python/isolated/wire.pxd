@@ -20,7 +20,7 @@
 #   STARTED   u8 failed, long text             the error, or JSON
 #   RESPONSE  u64 handle, u8 flags, [u32 code, long text], [long parameters, tensors]
 #   RELEASED  u64 handle, u8 reschedule
-#   DONE      u64 batch                        execute has returned
+#   DONE      u64 batch, u64 ns                execute has returned; when it began to answer, 0: not known
 #   FREE      u64 block                        request memory that the worker does not read any more
 #   EXEC      u64 call, u8 decoupled (1), on the thread that executes (2), u16 n, n u64 handles of the requests for
 #             whose sake (0xFFFF for n: not known), text model, i64 version, u32 flags, u64 timeout, correlation id as

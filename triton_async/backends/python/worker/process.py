@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections import deque
 from contextlib import suppress
 from contextvars import ContextVar
@@ -108,6 +109,7 @@ class WorkerChannel(Channel):
         self.credits = 0
         # What is sent now is followed by more of its kind: it waits for that, and goes along.
         self.holding = False
+        self._answered_ns = 0  # when the batch had its first response, or `execute` returned
         self._thread = threading.get_ident()  # that executes
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -223,6 +225,8 @@ class WorkerChannel(Channel):
         self._over(request)
 
     def _respond(self, request: Any, response: InferenceResponse | None, flags: int) -> None:
+        if not self._answered_ns:
+            self._answered_ns = time.monotonic_ns()
         error = None if response is None else response._error
         if error is not None:
             message = error._message.encode("utf-8", "replace")
@@ -285,15 +289,21 @@ class WorkerChannel(Channel):
 
     def returned(self) -> None:
         self.holding = True
+        if not self._answered_ns:
+            self._answered_ns = time.monotonic_ns()
 
     def begin(self, batch: int) -> None:
         """`execute` is called."""
+        self._answered_ns = 0
         self._responses.begin(batch)
 
     def done(self, batch: int) -> None:
         """`execute` has returned, and everything that comes of it at once was sent."""
         self.holding = False
-        self._out.flush(wire.DONE_EVENT.pack(wire.DONE, batch))
+        assert self.context is not None
+        # A decoupled model goes on answering: then there is no end of its own part before that of the execution.
+        answered_ns = 0 if self.context.decoupled else self._answered_ns
+        self._out.flush(wire.DONE_EVENT.pack(wire.DONE, batch, answered_ns))
 
     def dropped(self, handle: int, sent: int, finished: bool) -> None:
         """A request that nobody has any more, without its final response or its release. In a finalizer."""
