@@ -42,6 +42,7 @@ ta_batch *ta_mailbox_take(ta_mailbox *mailbox) {
 
 int ta_events_open(ta_events *events) {
     atomic_init(&events->head, NULL);
+    atomic_init(&events->left, NULL);
     atomic_init(&events->awake, 0);
     events->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     return events->fd < 0 ? -1 : 0;
@@ -83,6 +84,15 @@ static ta_message *reversed(ta_message *first) {
 
 void ta_events_push_all(ta_events *events, ta_message *oldest) { push(events, reversed(oldest), oldest); }
 
+void ta_events_leave(ta_events *events, ta_message *oldest) {
+    ta_message *newest = reversed(oldest);
+    ta_message *head = atomic_load_explicit(&events->left, memory_order_relaxed);
+    do {
+        oldest->next = head;
+    } while (!atomic_compare_exchange_weak_explicit(&events->left, &head, newest, memory_order_release,
+                                                    memory_order_relaxed));
+}
+
 void ta_events_wake(ta_events *events) {
     uint64_t one = 1;
     while (write(events->fd, &one, sizeof(one)) < 0 && errno == EINTR) {
@@ -104,7 +114,19 @@ ta_message *ta_events_take(ta_events *events) {
 }
 
 ta_message *ta_events_collect(ta_events *events) {
-    return reversed(atomic_exchange_explicit(&events->head, NULL, memory_order_acquire));
+    ta_message *first = reversed(atomic_exchange_explicit(&events->head, NULL, memory_order_acquire));
+    ta_message *left, *last;
+    /* Behind the others: what was left before one of those was pushed is seen here. */
+    if (atomic_load_explicit(&events->left, memory_order_relaxed) == NULL) {
+        return first;
+    }
+    last = atomic_exchange_explicit(&events->left, NULL, memory_order_acquire);
+    left = reversed(last);
+    if (last != NULL) {
+        last->next = first;
+        first = left;
+    }
+    return first;
 }
 
 int ta_timer_open(void) { return timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC); }

@@ -25,6 +25,7 @@ typedef struct ta_mailbox {
 /* Messages as a stack that the loop takes whole and reverses: intrusive, so never full. */
 typedef struct ta_events {
     _Atomic(ta_message *) head;
+    _Atomic(ta_message *) left; /* for which the loop is not woken */
     _Atomic int awake; /* the loop looks at the stack before it sleeps: nobody has to wake it */
     int fd;            /* eventfd, readable when the stack is not empty, unless the loop is awake */
 } ta_events;
@@ -43,6 +44,8 @@ void ta_events_close(ta_events *events);
 void ta_events_push(ta_events *events, ta_message *message); /* any thread */
 /* Several at once, the oldest first, linked by `next`: the loop gets all of them or none. Any thread. */
 void ta_events_push_all(ta_events *events, ta_message *oldest);
+/* The same, but nobody wakes the loop for them: it gets them with whatever comes next, before that. */
+void ta_events_leave(ta_events *events, ta_message *oldest);
 /* Every message pushed so far, oldest first, linked by `next`. Loop thread. */
 ta_message *ta_events_take(ta_events *events);
 /* The same without a look at the eventfd, for a loop that was woken by something else. */

@@ -13,6 +13,9 @@ cdef class ModelInstance:
     # `execute` may run on any thread while no batch is out, and neither waits nor takes the GIL: core runs the shortest
     # executions on the loop thread.
     cdef readonly bint any_thread
+    # Of one that answers by request: `submit` may be called on any thread while no batch is out, and is done when it
+    # returns: core runs requests of models on the threads that wait for them.
+    cdef readonly bint unbound
     # Set by the instance, on any thread, when its engine will run nothing any more: core drains and closes it, and
     # makes another. Batches that it has are completed, with errors. Not for instances of `any_thread`.
     cdef public bint broken

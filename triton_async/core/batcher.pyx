@@ -5,7 +5,7 @@ cimport cython
 from triton_async.core.auto_delay cimport AutoDelay
 from triton_async.core.queue cimport RequestQueue
 from triton_async.core.scheduler cimport Scheduler
-from triton_async.infer.batch cimport Batch, compatible
+from triton_async.infer.batch cimport Batch, closed_batch, compatible
 from triton_async.infer.plan cimport Room
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.signature cimport ModelSignature
@@ -40,7 +40,8 @@ cdef class DynamicBatcher(Scheduler):
                 self.strict = True
                 self.preferred = frozenset(dynamic_batching.preferred_batch_sizes)
         self.may_run_ahead = not queue.has_rules
-        self.timed = self.delay_ns != 0 or self.auto is not None or queue.has_timeouts
+        self.starts_at_once = self.delay_ns == 0 and hold_queued == 0
+        self.timed = self.delay_ns != 0 or queue.has_timeouts
 
     cpdef int enqueue(self, InferRequest request, int64_t now_ns) except -1:
         self.queue.push(request, now_ns)
@@ -86,8 +87,6 @@ cdef class DynamicBatcher(Scheduler):
     cpdef Batch take(self, object instance, bint idle, int64_t now_ns):
         cdef bint idled = idle and self.wait_until_ns != 0
         cdef list taken
-        cdef InferRequest request
-        cdef Batch batch
         cdef int64_t count
         self.wait_until_ns = 0
         if not (idle or self.may_run_ahead):
@@ -108,16 +107,10 @@ cdef class DynamicBatcher(Scheduler):
         if not taken:
             return None
         try:
-            batch = Batch(self.signature)
-            for request in taken:
-                batch.add(request)
-            batch.close()
+            return closed_batch(self.signature, taken)
         except BaseException:
             self.lost = taken
             raise
-        if self.auto is not None:
-            self.auto.taken(len(taken), now_ns)
-        return batch
 
     cpdef int note_batch(self, int64_t requests, int64_t rows, int64_t execution_ns, int64_t now_ns) except -1:
         if self.auto is not None:

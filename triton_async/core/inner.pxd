@@ -42,6 +42,7 @@ cdef class InnerRequest(Asking):
     cdef int64_t n_taken                 # of them, who asked has taken
     cdef object resume                   # what the sender wants called when enough was taken, or None
 
+    cdef int answer(self, InferResponse response) except -1
     cdef int64_t unread(self) noexcept
     # The last that `call` hears: a refusal, or the end of a request that was cancelled.
     cdef int refuse(self, object error) except -1
@@ -65,6 +66,7 @@ cdef class InnerRequests(Errand):
     cdef object thread                   # identifier of the loop's
 
     cdef int want(self, InnerRequest inner, int errand) except -1
+    cdef bint _runs_at_once(self, InnerRequest inner) except -1
     cdef int _run(self, InnerRequest inner, int64_t now_ns) except -1
     cdef int _ask(self, InnerRequest inner, int64_t now_ns) except -1
     cdef int _cancel(self, InnerRequest inner) except -1

@@ -11,6 +11,8 @@ from libc.stdint cimport int64_t
 
 from triton_async.backends.base cimport ModelInstance
 from triton_async.core.instances cimport Instance
+from triton_async.core.lending cimport Loan, borrow
+from triton_async.core.model cimport Model
 from triton_async.core.reactor cimport Errand
 from triton_async.core.servable cimport Servable
 from triton_async.core.server cimport InferenceServer
@@ -18,7 +20,9 @@ from triton_async.core.waits cimport Asking, depth_of, goes_on
 from triton_async.infer.batch cimport TA_BEGUN, Batch, ta_batch_phase
 from triton_async.infer.request cimport AWAITS_EXECUTION, InferRequest
 from triton_async.infer.response cimport InferResponse
+from triton_async.infer.tensor cimport Tensor
 from triton_async.infer.trace cimport Trace
+from triton_async.memory.buffer cimport MEMORY_GPU
 
 from triton_async.defines import INNER_MAX_DEPTH, INNER_MAX_OPEN, INNER_MAX_UNREAD, INNER_UNREAD
 from triton_async.errors import Cancelled, DecoupledModel, InternalError, ServerError, Unavailable, from_code
@@ -43,6 +47,27 @@ cdef class InnerRequest(Asking):
         self.n_taken += count
         if self.resume is not None and self.n_told - self.n_taken <= UNREAD // 2:
             self.service.want(self, ERRAND_RELIEF)
+
+    # -- on a borrowed instance --------------------------------------------------------------------
+
+    # Its final response, on the thread that waits for it: the loop has not heard of it.
+    cdef int answer(self, InferResponse response) except -1:
+        call, self.call = self.call, None
+        self.state = INNER_OVER
+        self.askers = ()
+        call.responded(response)
+        return 0
+
+    cdef int begun(self) except -1:
+        if self.state == INNER_OVER:
+            return 0
+        self._link()
+        self.state = INNER_ASKED
+        self.service.open.add(self)
+        return self.service._cancel(self) if self.request.cancelled or self.unwanted() else 0
+
+    cdef bint unwanted(self) noexcept:
+        return self.theirs and _all_cancelled(self.askers)
 
     # -- what core tells ---------------------------------------------------------------------------
 
@@ -164,8 +189,49 @@ cdef class InnerRequests(Errand):
         inner.unordered = True
         inner.counts = call.counts_reads
         inner.theirs = caller is not None and _runs_on(caller, get_ident())
+        if inner.theirs and call.waits and call.askers is not None and self._runs_at_once(inner):
+            return inner
+        if caller is not None and isinstance(caller.keeper, Instance):
+            _tell_loan(<Instance>caller.keeper)
         self.want(inner, ERRAND_SUBMIT)
         return inner
+
+    # On the thread that asks, if an instance is there for it. Whatever is out of the ordinary is for the loop.
+    cdef bint _runs_at_once(self, InnerRequest inner) except -1:
+        cdef InferRequest request = inner.request
+        cdef InferRequest asker
+        cdef Servable target = None
+        cdef InferResponse response
+        cdef Tensor tensor
+        cdef Loan loan
+        cdef int depth = 0
+        if not self.closed:
+            target = self.server.at_once(request.model_name, request.model_version)
+        if not isinstance(target, Model) or not (<Model>target).offers:
+            return False
+        for tensor in request.inputs:
+            if tensor.buffer is not None and tensor.buffer.memory_type == MEMORY_GPU:
+                return False
+        inner.askers = tuple(inner.call.askers)
+        for asker in inner.askers:
+            depth = max(depth, depth_of(asker))
+        if depth >= MAX_DEPTH or inner.unwanted():
+            return False
+        try:
+            target.signature.validate(request)
+        except ServerError:
+            return False
+        loan = borrow(<Model>target, <Instance>(<ModelInstance>inner.caller).keeper, request, inner, inner.call.bound)
+        if loan is None:
+            return False
+        inner.caller = None
+        inner.target = target
+        inner.depth = depth + 1
+        inner.held = True
+        response = loan.run()
+        if response is not None:
+            inner.answer(response)
+        return True
 
     cdef int want(self, InnerRequest inner, int errand) except -1:
         cdef bint first
@@ -262,6 +328,8 @@ cdef class InnerRequests(Errand):
         inner._link()
         self._let_senders_go(inner)
         self._check(inner)
+        if isinstance(inner.target, Model):
+            (<Model>inner.target).offers = (<Model>inner.target).lends
         self.server.submit_request(request, inner)
         inner.state = INNER_ASKED
         self.open.add(inner)
@@ -370,4 +438,11 @@ cdef bint _runs_on(ModelInstance caller, object thread) except -1:
     if not isinstance(caller.keeper, Instance):
         return False
     instance = <Instance>caller.keeper
+    if instance.borrower is not None:
+        return instance.borrower.thread == thread
     return instance.thread is not None and instance.thread.ident == thread
+
+
+# The loop has to know of the execution that asks.
+cdef int _tell_loan(Instance instance) except -1:
+    return 0 if instance.borrower is None else instance.borrower.tell()

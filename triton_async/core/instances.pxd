@@ -2,7 +2,7 @@
 
 from triton_async.backends.base cimport ModelInstance
 from triton_async.core.limiter cimport Claim
-from triton_async.core.reactor cimport Reactor, Sleeper
+from triton_async.core.reactor cimport Errand, Reactor, Sleeper
 from triton_async.core.wakeup cimport ta_batch, ta_mailbox
 from triton_async.infer.batch cimport Batch
 from triton_async.infer.event cimport ta_message
@@ -23,6 +23,31 @@ cdef enum InstanceState:
     INSTANCE_STOPPING = 2
     INSTANCE_STOPPED = 3
 
+# Who may use an idle instance: nobody but the loop, or a thread of a model too, that waits for a response of this one.
+# Of whoever holds the GIL.
+#
+#   KEPT <--the loop-- OFFERED <---> BORROWED --given back, as the loop wants it--> KEPT
+#     +----the loop------^
+cdef enum Desk:
+    DESK_KEPT = 0
+    DESK_OFFERED = 1
+    DESK_BORROWED = 2
+
+# Who has borrowed an instance (core.lending), which stays among the idle ones of its model: hears first what its engine
+# has to tell. With the GIL.
+cdef class Borrower(Errand):
+    cdef readonly object thread      # identifier of the thread that uses it
+    # Whether it has taken a message of its own request, to pass it on later.
+    cdef bint keeps(self, ta_message *message) noexcept
+    # The loop has to know of it now. Threads of models.
+    cdef int tell(self) noexcept
+    # A request that its execution is for was cancelled. Loop thread.
+    cdef int forsaken(self) except -1
+    # The server ends: as `ModelInstance.cancel`. Loop thread.
+    cdef int give_up(self) except -1
+    # The model whose instance it has.
+    cdef str asked(self)
+
 cdef class Instance(Sleeper):
     cdef readonly str name
     cdef int state
@@ -41,6 +66,10 @@ cdef class Instance(Sleeper):
     cdef readonly int in_flight          # batches out: running or in the mailbox, revoked ones too
     cdef readonly list out               # those batches, the oldest first
     cdef object thread                   # None before the first batch of an engine that was adopted
+    cdef int desk                        # Desk
+    cdef bint wanted                     # while BORROWED: the loop waits for it
+    cdef Borrower borrower               # while BORROWED
+    cdef Borrower runs                   # what its own execution runs just now on an instance that it has borrowed
     cdef Claim claim                     # what an execution needs of the rate limiter; None: nothing
     cdef object make_engine
     cdef object _on_stopped
@@ -53,6 +82,12 @@ cdef class Instance(Sleeper):
     cdef int take_back(self, Batch batch) except -1
     # Asks the engine to give up a batch that has begun, if it can. It comes back in any case.
     cdef int cancel(self, Batch batch) except -1
+
+# What may be borrowed of the idle instances of a model from now on; nothing any more, of all of them; whether one is
+# lent.
+cdef int offer(list idle) noexcept
+cdef int call_in(list instances) noexcept
+cdef bint has_lent(list instances) noexcept
 
 # Tells core what an engine has to tell, a batch that it kept among it: `post` of engines and response factories, whose
 # `context` is the Instance. Where the garbage collector has begun to take the instance apart nobody hears of it any

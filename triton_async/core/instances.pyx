@@ -11,7 +11,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 
 from triton_async.backends.base cimport ModelInstance
 from triton_async.codes cimport TA_CODE_UNAVAILABLE
-from triton_async.core.reactor cimport Reactor, Sleeper
+from triton_async.core.reactor cimport Errand, Reactor, Sleeper
 from triton_async.core.wakeup cimport (
     TA_MAILBOX_SLOTS,
     ta_batch,
@@ -38,6 +38,23 @@ log = logging.getLogger("triton_async.core")
 
 # One runs, the others and the order to stop wait.
 assert INSTANCE_RUN_AHEAD_MAX + 2 <= TA_MAILBOX_SLOTS
+
+
+cdef class Borrower(Errand):
+    cdef bint keeps(self, ta_message *message) noexcept:
+        return False
+
+    cdef int tell(self) noexcept:
+        return 0
+
+    cdef int forsaken(self) except -1:
+        return 0
+
+    cdef int give_up(self) except -1:
+        return 0
+
+    cdef str asked(self):
+        return ""
 
 
 cdef class Instance(Sleeper):
@@ -301,8 +318,41 @@ cdef void post_for_instance(void *context, ta_message *message) noexcept nogil:
         with gil:
             Py_DECREF(<object>message.owner)
         return
+    if (<Instance>context).desk == DESK_BORROWED and _is_kept(<Instance>context, message):
+        return
     if message.event == TA_EXECUTED:
         batch = <ta_batch *>message  # which it is the first member of
         (<Instance>context).late.forget()
         (<Instance>context).late.settle(batch)
     (<Instance>context).reactor.post(message)
+
+
+cdef bint _is_kept(Instance self, ta_message *message) noexcept nogil:
+    with gil:
+        return message.event != TA_EXECUTED and self.borrower is not None and self.borrower.keeps(message)
+
+
+cdef int offer(list idle) noexcept:
+    cdef Instance instance
+    for instance in idle:
+        if instance.desk == DESK_KEPT:
+            instance.desk = DESK_OFFERED
+    return 0
+
+
+cdef int call_in(list instances) noexcept:
+    cdef Instance instance
+    for instance in instances:
+        if instance.desk == DESK_OFFERED:
+            instance.desk = DESK_KEPT
+        elif instance.desk == DESK_BORROWED:
+            instance.wanted = True
+    return 0
+
+
+cdef bint has_lent(list instances) noexcept:
+    cdef Instance instance
+    for instance in instances:
+        if instance.desk == DESK_BORROWED:
+            return True
+    return False

@@ -31,12 +31,16 @@ cdef class Model(Servable):
     cdef int64_t mean_execution_ns       # moving average of how long an instance takes for a batch
     cdef readonly InlinePolicy inline
     cdef bint batching                   # the first dimension of its tensors is rows
+    cdef bint lends                      # what comes while an instance is idle and nobody waits begins at once
+    cdef bint offers                     # and other models have asked it: its idle instances are OFFERED
     cdef bint any_thread                 # every instance may run on the loop thread
 
     # Starts what may start. `here`, or None: a list that takes the batches run on the loop thread, to be delivered;
     # none is run there behind `until_ns`. Returns the time behind the last one, `now_ns` for none.
     cdef int64_t _dispatch(self, int64_t now_ns, list here=*, int64_t until_ns=*) except -1
     cdef bint _prepare_idle(self) except -1
+    # Whether the loop may give an idle instance its next batch.
+    cdef bint _is_there(self, Instance instance) noexcept
     # The same behind an event that has to be dealt with all the same: what goes wrong is tried again later.
     cdef int _go_on(self, int64_t now_ns) except -1
     cdef bint _runs_here(self, Batch batch) noexcept
@@ -47,6 +51,7 @@ cdef class Model(Servable):
     cdef int _dispatch_ahead(self, int64_t now_ns) except -1
     cdef int _arm(self) except -1
     cdef int _expire(self, int64_t now_ns) except -1
+    cdef int _forsake_loan(self, Batch batch) except -1
     # A running request was cancelled: takes its batch back if that has not begun, or has the engine give it up when
     # nobody waits for it.
     cdef int _recall(self, InferRequest request, Batch batch, int64_t now_ns) except -1
@@ -63,6 +68,9 @@ cdef class Model(Servable):
     cdef int _account(self, InferRequest request, Batch batch, int64_t now_ns) except -1
     cdef int _drop(self, InferRequest request, int64_t now_ns) except -1
     cdef int _note_execution(self, Batch batch, bint here, bint displaced=*) except -1
+
+# Runs a batch on an idle instance of `any_thread`. Any thread that has the instance for itself, no GIL.
+cdef void execute_batch(Instance instance, Batch batch) noexcept nogil
 
 # Whether its engine says that it is away and will be back. One that is being made anew counts as there.
 cdef bint is_away(Instance instance) noexcept

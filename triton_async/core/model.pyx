@@ -4,7 +4,7 @@ import logging
 
 from triton_async.core.cache cimport ResponseCache
 from triton_async.core.inline cimport InlinePolicy, shape_of, ta_switches, ta_switches_of_thread
-from triton_async.core.instances cimport Instance
+from triton_async.core.instances cimport DESK_BORROWED, DESK_KEPT, Instance, call_in, has_lent, offer
 from triton_async.core.limiter cimport RateLimiter
 from triton_async.core.reactor cimport Reactor
 from triton_async.core.scheduler cimport Scheduler, refusal
@@ -68,6 +68,7 @@ cdef class Model(Servable):
         self.any_thread = runs_here and (signature.plan is None or not signature.plan.ragged) and all(
             [(<Instance>instance).any_thread for instance in instances])
         self.batching = signature.max_batch_size > 0
+        self.lends = scheduler.starts_at_once and cache is None and not signature.decoupled
 
     def limit(self, RateLimiter limiter, claims):
         """Has its instances wait for what they need, None for nothing (RateLimiter.add). Before the first request."""
@@ -78,6 +79,7 @@ cdef class Model(Servable):
         # What is taken ahead, or runs on the loop thread, would not wait for its turn.
         self.most_ahead = self.least_ahead = self.run_ahead = 0
         self.any_thread = False
+        self.lends = False
 
     @property
     def pending(self):
@@ -151,8 +153,14 @@ cdef class Model(Servable):
             self.scheduler.remove(request)
             return self._drop(request, now_ns)
         if request.batch is not None:
+            self._forsake_loan(<Batch>request.batch)
             return self._recall(request, <Batch>request.batch, now_ns)
         return 0
+
+    # What its execution runs itself, the loop need not know of.
+    cdef int _forsake_loan(self, Batch batch) except -1:
+        cdef Instance instance = <Instance>batch.instance
+        return 0 if instance is None or instance.runs is None else instance.runs.forsaken()
 
     cdef int _recall(self, InferRequest request, Batch batch, int64_t now_ns) except -1:
         cdef Instance instance = <Instance>batch.instance
@@ -183,6 +191,8 @@ cdef class Model(Servable):
         for instance in self.instances:
             for batch in instance.out:
                 instance.cancel(batch)
+            if instance.borrower is not None:
+                instance.borrower.give_up()
 
     # -- executions --------------------------------------------------------------------------------
 
@@ -208,6 +218,7 @@ cdef class Model(Servable):
         self._expire(now_ns)
         while self.idle and self._prepare_idle():
             instance = <Instance>self.idle[len(self.idle) - 1]
+            instance.desk = DESK_KEPT
             batch = self._take(instance, True, now_ns)
             if batch is None:
                 break
@@ -225,6 +236,8 @@ cdef class Model(Servable):
             self._dispatch_ahead(now_ns)
         self._expire(now_ns)
         self._arm()
+        if self.offers and not self.scheduler.pending and not self.draining:
+            offer(self.idle)
         return now_ns
 
     # Has an idle instance last that can run a batch. Whether to give it one: where all that can are busy it is better
@@ -232,13 +245,28 @@ cdef class Model(Servable):
     cdef bint _prepare_idle(self) except -1:
         cdef Py_ssize_t last = len(self.idle) - 1
         cdef Py_ssize_t i
-        if not is_away(<Instance>self.idle[last]):
+        if self._is_there(<Instance>self.idle[last]):
             return True
         for i in range(last - 1, -1, -1):
-            if not is_away(<Instance>self.idle[i]):
+            if self._is_there(<Instance>self.idle[i]):
                 self.idle.append(self.idle.pop(i))
                 return True
         return not self.available
+
+    # One that is borrowed comes back, and is not lent once more if it is needed.
+    cdef bint _is_there(self, Instance instance) noexcept:
+        if instance.desk == DESK_BORROWED:
+            instance.wanted = instance.wanted or self.scheduler.pending > 0
+            return False
+        return not is_away(instance)
+
+    cdef int _call_in(self) except -1:
+        self.reactor.drain(False)
+        call_in(self.instances)
+        return 0
+
+    cdef bint _has_lent(self) noexcept:
+        return has_lent(self.instances)
 
     cdef int _go_on(self, int64_t now_ns) except -1:
         try:
@@ -264,12 +292,12 @@ cdef class Model(Servable):
         cdef ta_switches before
         cdef bint displaced
         if not self.inline.watched:
-            _execute(instance, batch)
+            execute_batch(instance, batch)
             self.reactor.note_here(batch.c.compute_end_ns - batch.c.compute_start_ns)
             return self._note_execution(batch, True)
         with nogil:
             before = ta_switches_of_thread()
-            _execute(instance, batch)
+            execute_batch(instance, batch)
             displaced = _displaced(&batch.c, before)
         self.reactor.note_here(batch.c.compute_end_ns - batch.c.compute_start_ns)
         self._note_execution(batch, True, displaced)
@@ -430,7 +458,8 @@ cdef class Model(Servable):
         instance.take_back(batch)
         if instance.claim is not None:
             self.limiter.release(instance.claim)
-        if instance.in_flight == 0:
+        # One that was borrowed has stayed there.
+        if instance.in_flight == 0 and not (self.offers and instance in self.idle):
             # One without an engine or a thread answers at once and would draw all batches to itself: it comes last.
             able = instance.engine is not None and instance.thread is not None
             self.idle.insert(len(self.idle) if able else 0, instance)
@@ -556,7 +585,7 @@ cdef class Model(Servable):
         return instances
 
 
-cdef void _execute(Instance instance, Batch batch) noexcept nogil:
+cdef void execute_batch(Instance instance, Batch batch) noexcept nogil:
     ta_batch_begin(&batch.c)
     batch.c.compute_start_ns = ta_now_ns()
     if batch.c.assembly != NULL:

@@ -57,6 +57,8 @@ cdef class Reactor:
     cdef list late                   # Sleepers, and functions that wake others, for the end of that
     cdef readonly object loop
     cdef Clock clock
+    cdef int n_left                  # chains that were left since the ring was emptied
+    cdef int64_t left_ns             # when the first of them was
     # Bytes of requests in flight: of their inputs, and REQUEST_NBYTES for each.
     cdef public int64_t held_nbytes
     # Executions on the loop thread, and the longest.
@@ -68,6 +70,9 @@ cdef class Reactor:
     cdef void post(self, ta_message *message) noexcept nogil
     # The same for several, the oldest first, linked by `next`: they are handled together.
     cdef void post_all(self, ta_message *oldest) noexcept nogil
+    # The same, told later: with what comes next, before that, or when somebody looks (`drain(False)`). The loop is
+    # woken for them only when many have come, or for long. Any thread with the GIL.
+    cdef int leave(self, ta_message *oldest, int64_t now_ns) except -1
     # Wakes a Sleeper, or calls a function that wakes somebody: behind the messages that are being handled, or at once.
     cdef int wake(self, object who) except -1
     cdef int _wake_late(self) except -1

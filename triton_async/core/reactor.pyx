@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint32_t
 from triton_async.core.wakeup cimport (
     ta_events_close,
     ta_events_collect,
+    ta_events_leave,
     ta_events_may_sleep,
     ta_events_open,
     ta_events_push,
@@ -48,6 +49,9 @@ log = logging.getLogger("triton_async.core")
 
 # How long the models of one turn of the loop may execute before the sockets are looked at again.
 cdef int64_t TURN_NS = INLINE_STALL_NS
+# Chains of messages for which the loop is not woken, and for how long.
+cdef int MOST_LEFT = 64
+cdef int64_t LEFT_NS = 5_000_000
 # How often the ring is emptied before the sockets are looked at again, and descriptors of engines that have their turn.
 cdef int ROUNDS = 4
 
@@ -145,6 +149,16 @@ cdef class Reactor:
     cdef void post_all(self, ta_message *oldest) noexcept nogil:
         ta_events_push_all(&self.events, oldest)
 
+    cdef int leave(self, ta_message *oldest, int64_t now_ns) except -1:
+        if self.n_left == 0:
+            self.left_ns = now_ns
+        self.n_left += 1
+        if self.n_left >= MOST_LEFT or now_ns - self.left_ns > LEFT_NS:
+            self.post_all(oldest)
+        else:
+            ta_events_leave(&self.events, oldest)
+        return 0
+
     cdef int wake(self, object who) except -1:
         self.late.append(who)
         return 0 if self.draining else self._wake_late()
@@ -173,6 +187,8 @@ cdef class Reactor:
 
     cdef int drain(self, bint woken=True) except -1:
         cdef int rounds = 0
+        if self.draining:
+            return 0
         self.draining = True
         try:
             ta_events_stay_awake(&self.events)
@@ -192,6 +208,7 @@ cdef class Reactor:
     cdef int _handle_all(self, ta_message *message) except -1:
         cdef ta_message *next
         cdef int64_t now_ns
+        self.n_left = 0
         if message == NULL:
             return 0
         now_ns = self.clock.now_ns()

@@ -17,6 +17,8 @@ cdef class Scheduler:
     # Whether an instance may be given a batch before it is idle. Not where timeouts, sizes or priorities are
     # configured: they hold for every request that has not begun.
     cdef readonly bint may_run_ahead
+    # Whether a request that comes while none waits and an instance is idle begins at once, alone.
+    cdef readonly bint starts_at_once
     # Whether time alone may ever give it something to do, requests with deadlines of their clients aside.
     cdef readonly bint timed
     cdef readonly int64_t next_deadline_ns   # when `expire` has something to return, or may have; 0: never

@@ -88,3 +88,6 @@ cdef class Servable(Wakeable):
     cdef int _pass_on(self, InferRequest request, InferResponse response) except -1
     cdef int _leave_if_done(self, InferRequest request) except -1
     cdef int _note_drained(self) except -1
+    # Lends nothing any more (core.lending); whether something that it has lent is not back yet.
+    cdef int _call_in(self) except -1
+    cdef bint _has_lent(self) noexcept

@@ -296,9 +296,17 @@ cdef class Servable(Wakeable):
         return self._note_drained()
 
     cdef int _note_drained(self) except -1:
-        if self.draining and self.in_flight == 0 and self.holds == 0 and not self.drained.done():
+        if not self.draining or self.in_flight or self.holds or self._has_lent():
+            return 0
+        if not self.drained.done():
             self.drained.set_result(None)
         return 0
+
+    cdef int _call_in(self) except -1:
+        return 0
+
+    cdef bint _has_lent(self) noexcept:
+        return False
 
     def asked_for_readiness(self):
         """Who says whether it is ready, beside being READY, for core.readiness."""
@@ -313,6 +321,7 @@ cdef class Servable(Wakeable):
         """Refuses new requests and waits until none is in flight. Call once."""
         self.draining = True
         self.drained = self.reactor.loop.create_future()
+        self._call_in()
         self._note_drained()
         await self.drained
         self.reactor.arm(self, 0)

@@ -40,6 +40,9 @@ cdef list _asked(Batch batch):
     cdef InferRequest request
     cdef Asking inner
     cdef set names = set()
+    cdef Instance instance = <Instance>batch.instance
+    if instance is not None and instance.runs is not None:
+        names.add(instance.runs.asked())
     for request in batch.requests:
         if request.inner is not None:
             for inner in request.inner:

@@ -12,6 +12,11 @@ cdef class Asking(ResponseSink):
     cdef int depth                       # of requests of models within requests of models; 0: no model asks
     cdef bint held                       # the execution of its askers waits for it, not what runs beside
 
+    # The request has begun already, on an instance that was borrowed (core.lending).
+    cdef int begun(self) except -1
+    # Nobody waits for it any more.
+    cdef bint unwanted(self) noexcept
+
     # The nodes one of which has to end before the request is answered; None when it is on its way.
     cdef list alternatives(self)
 

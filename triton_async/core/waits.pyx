@@ -17,6 +17,12 @@ from triton_async.infer.request cimport (
 cdef class Asking(ResponseSink):
     """See waits.pxd."""
 
+    cdef int begun(self) except -1:
+        return 0
+
+    cdef bint unwanted(self) noexcept:
+        return False
+
     cdef list alternatives(self):
         cdef InferRequest request = self.request
         cdef Asking other

@@ -21,6 +21,7 @@ cdef extern from "wakeup.h" nogil:
     void ta_events_close(ta_events *events)
     void ta_events_push(ta_events *events, ta_message *message)
     void ta_events_push_all(ta_events *events, ta_message *oldest)
+    void ta_events_leave(ta_events *events, ta_message *oldest)
     ta_message *ta_events_take(ta_events *events)
     ta_message *ta_events_collect(ta_events *events)
     void ta_events_stay_awake(ta_events *events)

@@ -13,6 +13,7 @@ from typing import Any, cast
 from google.protobuf import json_format
 
 from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelInstance
+from triton_async.backends.python.affinity import is_neutral
 from triton_async.backends.python.instance import PythonModelInstance
 from triton_async.backends.python.isolated.models import IsolatedModels
 from triton_async.backends.python.local import LocalChannel
@@ -90,7 +91,7 @@ class PythonBackend(Backend):
             return self._load_isolated(context, options)
         source = context.opened.source if isinstance(context.opened, Found) else None
         return PythonModel(
-            self, context, source or self._source(context.path, context.config.name), options.gpu_inputs
+            self, context, source or self._source(context.path, context.config.name), options
         )
 
     def _load_isolated(self, context: LoadContext, options: PythonOptions) -> LoadedModel:
@@ -172,8 +173,8 @@ class PythonModel(LoadedModel):
 
     thread_bound = True
 
-    def __init__(self, backend: PythonBackend, context: LoadContext, source: Source, gpu_inputs: bool) -> None:
-        self._gpu_inputs = gpu_inputs
+    def __init__(self, backend: PythonBackend, context: LoadContext, source: Source, options: PythonOptions) -> None:
+        self._options = options
         self._backend = backend
         self._context = context
         self._source = source
@@ -202,7 +203,15 @@ class PythonModel(LoadedModel):
             channel.close()
             log.error("failed to initialize model instance '%s': %s", name, failure.message)
             raise from_code(failure.code, failure.message) from None
-        return PythonModelInstance(name, runner, channel, self._gpu_inputs)
+        return PythonModelInstance(name, runner, channel, self._options.gpu_inputs, self._is_unbound(group))
+
+    # Whether any thread may run its instances. What is on a GPU is bound to its thread.
+    def _is_unbound(self, group: InstanceGroup) -> bool:
+        if group.kind is InstanceKind.GPU:
+            return False
+        if self._options.any_thread is not None:
+            return self._options.any_thread
+        return is_neutral(self._source.compiled)
 
     def close(self) -> None:
         # Models are full of cycles, which the server's own heap, out of collection since it started, holds on to.

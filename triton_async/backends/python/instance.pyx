@@ -11,6 +11,7 @@ from triton_async.infer.event cimport ta_message
 from triton_async.infer.factory cimport ResponseFactory
 
 import logging
+from contextvars import Context
 
 from triton_async.backends.python.local import ASKERS
 from triton_async.backends.python.worker.runner import ModelFailure
@@ -24,10 +25,11 @@ log = logging.getLogger("triton_async.python")
 @cython.no_gc_clear
 cdef class PythonModelInstance(RequestInstance):
     """`runner`: of a model that is initialized; `channel`: its own. Closes both. `gpu_inputs`: takes what is in GPU
-    memory as it is."""
+    memory as it is; `unbound`: its model may be run on any thread."""
 
-    def __init__(self, str name, runner, LocalChannel channel, bint gpu_inputs=False):
+    def __init__(self, str name, runner, LocalChannel channel, bint gpu_inputs=False, bint unbound=False):
         RequestInstance.__init__(self, name)
+        self.unbound = unbound
         self.takes_device = gpu_inputs
         self.runner = runner
         self.channel = channel
@@ -56,7 +58,10 @@ cdef class PythonModelInstance(RequestInstance):
         cdef bint decoupled = self.channel.signature.decoupled
         cdef IncomingRequest source
         cdef int i
-        cdef object token = ASKERS.set(askers)
+        # On a thread that is in the middle of another model's execution, whose context (NumPy's errstate, say) is none
+        # of this one's.
+        cdef bint apart = ASKERS.get() is not None
+        cdef object token = None if apart else ASKERS.set(askers)
         c.compute_input_end_ns = ta_now_ns()
         self.channel.answered_ns = 0
         self.thread = PyThread_get_thread_ident()
@@ -72,12 +77,16 @@ cdef class PythonModelInstance(RequestInstance):
                 sources.append(source)
             source = None
             factory = None
-            self.runner.execute(sources)
+            if apart:
+                Context().run(_execute_apart, self.runner, sources, askers)
+            else:
+                self.runner.execute(sources)
         except BaseException as error:  # no memory, say: what has no answer gets one from the end of its factory
             log.exception("instance '%s' could not run a batch", self.name)
             if len(sources) < c.n_requests:
                 fail_batch(c, error)
-        ASKERS.reset(token)
+        if not apart:
+            ASKERS.reset(token)
         if not decoupled:
             # What is left of it, a task say, asks for nobody's sake.
             askers.clear()
@@ -94,6 +103,11 @@ cdef class PythonModelInstance(RequestInstance):
     def close(self):
         self.runner.close()
         self.channel.close()
+
+
+def _execute_apart(runner, list sources, list askers):
+    ASKERS.set(askers)
+    runner.execute(sources)
 
 
 # The event of a response factory, any thread with the GIL.

@@ -20,6 +20,7 @@ from triton_async.memory.buffer cimport MEMORY_GPU, Buffer, wrap
 from triton_async.memory.slab cimport SlabPool
 
 import logging
+from asyncio import _get_running_loop
 from contextvars import ContextVar
 
 import numpy as np
@@ -438,15 +439,19 @@ Channel.register(LocalChannel)
 
 
 class LocalCall(InferenceCall):
-    """Hands what a call of another model brings to the worker.calls.Call of the model. Loop thread."""
+    """Hands what a call of another model brings to the worker.calls.Call of the model. Loop thread, or, where it
+    `waits`, the one that has made it."""
 
-    __slots__ = ("askers", "call", "counts_reads", "decoupled", "model")
+    __slots__ = ("askers", "bound", "call", "counts_reads", "decoupled", "model", "waits")
 
     def __init__(self, call, model):
         self.call = call
         self.model = model
         self.decoupled = self.counts_reads = call.decoupled
         self.askers = ASKERS.get()
+        self.waits = call.waits
+        # A loop that runs would be in the way of one that a model may want to run.
+        self.bound = self.waits and _get_running_loop() is not None
 
     def responded(self, InferResponse response):
         if response.error is not None:

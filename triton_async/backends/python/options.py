@@ -32,6 +32,8 @@ class PythonOptions:
     execution_limit_s: float = 0.0
     memory_limit_nbytes: int = 0
     gpu_inputs: bool = False
+    # Of a model in the server process: whether it may run on any thread; None: as its files tell.
+    any_thread: bool | None = None
 
 
 def check_settings(settings: Mapping[str, str]) -> list[str]:
@@ -88,7 +90,19 @@ def read_options(model: str, parameters: Mapping[str, str], settings: Mapping[st
         _seconds(parameters.get("EXECUTION_TIMEOUT_SECONDS", ""), model),
         _limit_nbytes(parameters.get("MEMORY_LIMIT_BYTES", ""), model),
         memory == "no",
+        _any_thread(parameters.get("ANY_THREAD", ""), model, isolated=isolated),
     )
+
+
+def _any_thread(value: str, model: str, *, isolated: bool) -> bool | None:
+    if value not in ("", "yes", "no"):
+        raise InvalidArg(f"parameter 'ANY_THREAD' of model '{model}' must be 'yes' or 'no', got '{value}'")
+    if value == "yes" and isolated:
+        raise InvalidArg(
+            f"parameter 'ANY_THREAD' of model '{model}' is for models that run in the server process, and this one "
+            "runs in a process of its own"
+        )
+    return {"yes": True, "no": False}.get(value)
 
 
 def _seconds(value: str, model: str) -> float:

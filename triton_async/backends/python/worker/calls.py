@@ -20,7 +20,8 @@ Item = Tuple[Optional["InferenceResponse"], bool]
 class Call:
     """The responses of one inner request, in order.
 
-    `decoupled`: any number of them is expected, one otherwise. The functions are set by a channel that has a use for
+    `decoupled`: any number of them is expected, one otherwise. `waits`: whoever makes the request goes on with the
+    response, and with nothing else. The functions are set by a channel that has a use for
     them. `cancel_function`: called at most once, from any thread. `wait_function(there)`: blocks until `there()` is
     true, in place of waiting for a delivery. `await_function`: called before a coroutine waits for one.
     `taken_function`: called when a response that is not final was taken.
@@ -28,11 +29,12 @@ class Call:
 
     __slots__ = (
         "_cancelled", "_ended", "_items", "_lock", "_loop", "_waiter", "await_function", "cancel_function", "decoupled",
-        "taken_function", "wait_function",
+        "taken_function", "wait_function", "waits",
     )  # fmt: skip
 
-    def __init__(self, decoupled: bool) -> None:
+    def __init__(self, decoupled: bool, waits: bool = False) -> None:
         self.decoupled = decoupled
+        self.waits = waits
         self.cancel_function: Callable[[], None] | None = None
         self.wait_function: Callable[[Callable[[], object]], None] | None = None
         self.await_function: Callable[[], None] | None = None

@@ -38,6 +38,11 @@ class Source:
         self.directory = self.path.parent
         self._code: dict[Path, CodeType] = {}
 
+    @property
+    def compiled(self) -> dict[Path, CodeType]:
+        """The files that any instance has needed so far."""
+        return dict(self._code)
+
     def code(self, path: Path) -> CodeType:
         """SyntaxError, UnicodeDecodeError, OSError."""
         code = self._code.get(path)

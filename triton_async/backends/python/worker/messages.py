@@ -310,22 +310,22 @@ class InferenceRequest:
 
     def exec(self, decoupled: bool = False) -> InferenceResponse | ResponseIterator:
         """Runs the request on another model, and waits: its response, or an iterator of responses."""
-        call = self._begin(decoupled)
+        call = self._begin(decoupled, not decoupled)
         return ResponseIterator(call) if decoupled else _only(call.next())
 
     def async_exec(self, decoupled: bool = False) -> Any:
         """The same to be awaited, in a coroutine. The request is on its way when this returns."""
         loop = asyncio.get_running_loop()
-        call = self._begin(decoupled)
+        call = self._begin(decoupled, False)
         return loop.create_task(_awaited(call))
 
-    def _begin(self, decoupled: bool) -> Call:
+    def _begin(self, decoupled: bool, waits: bool) -> Call:
         context = self._context
         if not context.executing:
             raise TritonModelException("BLS is only supported during the 'execute' function.")
         if type(self._source) is not OutgoingRequest:
             raise TritonModelException("exec() is for requests that the model has made, not for those it is to answer.")
-        call = Call(bool(decoupled))
+        call = Call(bool(decoupled), waits)
         context.channel.submit(self, call)
         return call
 
