@@ -39,14 +39,6 @@ COUNTED = (
     "nv_inference_pending_request_count", "nv_cache_num_hits_per_model", "nv_cache_num_misses_per_model",
 )  # fmt: skip
 
-# Of the cache as a whole: not told yet.
-MISSING = frozenset(
-    f"nv_cache_{name}" for name in (
-        "util", "num_entries", "num_hits", "num_misses", "num_lookups", "num_evictions", "lookup_duration",
-        "insertion_duration",
-    )
-)  # fmt: skip
-
 Pages = dict[str, dict[str, Metric]]
 
 
@@ -71,8 +63,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
             with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=30) as answer:
                 assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
                 page = answer.read().decode()
-        families = text_string_to_metric_families(page)
-        found[name] = {family.name: family for family in families if family.name not in MISSING}
+        found[name] = {family.name: family for family in text_string_to_metric_families(page)}
     yield found
 
 

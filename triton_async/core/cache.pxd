@@ -14,6 +14,12 @@ cdef class ResponseCache:
     cdef readonly bint remote            # answers have to be asked for: `ask` and `read`, not `find`
     cdef dict owners                     # number of a loaded version -> what its keys begin with; None: it has none
     cdef int64_t last_owner
+    # Since the server began, for the metrics.
+    cdef readonly int64_t hits
+    cdef readonly int64_t misses
+    cdef readonly int64_t evictions      # to make room
+    cdef public int64_t lookup_ns        # by who asks and who keeps
+    cdef public int64_t insertion_ns
 
     # A number for a loaded version, under which its entries stand. `identity`: what distinguishes it from others, for
     # who shares its answers with other processes; b"": nothing does.

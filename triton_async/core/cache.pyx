@@ -107,7 +107,9 @@ cdef class LocalCache(ResponseCache):
     cdef InferResponse find(self, bytes key, InferRequest request, ModelSignature signature):
         cdef Entry entry = <Entry>self.entries.get(key)
         if entry is None:
+            self.misses += 1
             return None
+        self.hits += 1
         self.entries.move_to_end(key)
         return InferResponse(request, signature.model_name, signature.model_version, list(entry.outputs),
                              None if entry.parameters is None else dict(entry.parameters))
@@ -124,6 +126,7 @@ cdef class LocalCache(ResponseCache):
             return 0
         while self.nbytes + nbytes > self.budget_nbytes:
             self._forget(next(iter(self.entries)))
+            self.evictions += 1
         entry = Entry.__new__(Entry)
         entry.outputs = [_copy(<Tensor>output) for output in response.outputs]
         entry.parameters = None if response.parameters is None else dict(response.parameters)

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from triton_async.config.model_config import InstanceKind, ModelConfig
 from triton_async.config.settings import Settings
+from triton_async.core.cache import LocalCache
 from triton_async.core.cpu_metrics import CpuMetrics
 from triton_async.core.families import Family, family_head, family_text, label_text, number
 from triton_async.core.host import Host
@@ -56,6 +58,8 @@ class Metrics:
         self._quantiles = [quantile for quantile, _ in self._wanted.summary_quantiles]
         self._shown_quantiles = [f',quantile="{number(quantile)}"' for quantile in self._quantiles]
         own: list[Callable[[], Iterable[Family]]] = [self._pinned, *host.metric_sources, _live_objects]
+        if isinstance(host.cache, LocalCache):
+            own.insert(1, partial(_of_cache, host.cache))
         if settings.allow_cpu_metrics:
             own.insert(0, CpuMetrics(settings.metrics_interval_ms / 1000).families)
         self._sources = own
@@ -220,6 +224,21 @@ class _Page:
         if time.monotonic_ns() >= self._until_ns:
             await asyncio.sleep(0)
             self._until_ns = time.monotonic_ns() + METRICS_TURN_NS
+
+
+def _of_cache(cache: LocalCache) -> list[Family]:
+    """Of the cache as a whole; gauges, as Triton's local one has them."""
+    rows: tuple[tuple[str, str, float | int], ...] = (
+        ("util", "Cache utilization [0.0 - 1.0]", cache.nbytes / cache.budget_nbytes),
+        ("num_entries", "Number of responses stored in response cache", len(cache)),
+        ("num_hits", "Number of cache hits in response cache", cache.hits),
+        ("num_misses", "Number of cache misses in response cache", cache.misses),
+        ("num_lookups", "Number of cache lookups in response cache", cache.hits + cache.misses),
+        ("num_evictions", "Number of cache evictions in response cache", cache.evictions),
+        ("lookup_duration", "Total cache lookup duration (hit and miss), in microseconds", cache.lookup_ns // 1000),
+        ("insertion_duration", "Total cache insertion duration, in microseconds", cache.insertion_ns // 1000),
+    )
+    return [(f"nv_cache_{name}", "gauge", text, [({}, value)]) for name, text, value in rows]
 
 
 def _live_objects() -> list[Family]:

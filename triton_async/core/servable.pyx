@@ -108,13 +108,14 @@ cdef class Servable(Wakeable):
             response = None
         else:
             response = self.cache.find(key, request, self.signature)
+            self.cache.lookup_ns += max(ta_now_ns() - now_ns, 0)
         if response is None:
             request.cache_key = key
             self.statistics.record_miss(now_ns, ta_now_ns())
             return False
         self._accept(request, sink)
         request.state = REQUEST_DONE
-        self.statistics.record_hit(request.received_ns or now_ns, now_ns, ta_now_ns())
+        self.statistics.record_hit(request.received_ns or now_ns, now_ns, end_ns)
         # Not yet: inside `submit` the front-end may not be ready for an answer.
         self.reactor.loop.call_soon(self._answer_cached, request, response)
         return True
@@ -155,6 +156,7 @@ cdef class Servable(Wakeable):
 
     cdef int _keep(self, InferRequest request, InferResponse response) except -1:
         cdef int64_t start_ns = ta_now_ns()
+        cdef int64_t end_ns
         cdef bytes key = request.cache_key
         request.cache_key = None
         if response.error is None and not request.cancelled:
@@ -162,7 +164,9 @@ cdef class Servable(Wakeable):
                 self.cache.keep(self.cache_owner, key, response)
             except Exception:  # the answer is there all the same
                 log.exception("an answer of model '%s' could not be kept", self.signature.model_name)
-            self.statistics.record_insertion(start_ns, ta_now_ns())
+            end_ns = ta_now_ns()
+            self.cache.insertion_ns += end_ns - start_ns
+            self.statistics.record_insertion(start_ns, end_ns)
         return 0
 
     # -- requests ----------------------------------------------------------------------------------

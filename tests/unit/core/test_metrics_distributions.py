@@ -150,6 +150,42 @@ def test_answers_from_the_cache_are_requests_without_computation(tmp_path: Path)
     run(test)
 
 
+def test_the_cache_as_a_whole_is_told(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", more="response_cache { enable: true }")
+    cache = LocalCache(2_000)
+
+    async def test() -> None:
+        async with running(tmp_path, "--model-control-mode=explicit", "--load-model=m", cache=cache) as server:
+            for values in ([1], [1], [2], [3], [4], [1]):
+                await server.infer(request("m", values))
+            families = await read(server)
+
+            def gauge(name: str) -> float:
+                assert families[f"nv_cache_{name}"].type == "gauge"
+                return value(families[f"nv_cache_{name}"], "")
+
+            hits, misses = gauge("num_hits"), gauge("num_misses")
+            assert (hits + misses, gauge("num_lookups")) == (6, 6)
+            assert hits == value(families["nv_cache_num_hits_per_model"], "_total")
+            assert gauge("num_entries") == len(cache)
+            assert gauge("num_evictions") == misses - len(cache) > 0
+            assert gauge("util") == cache.nbytes / 2_000
+            assert gauge("lookup_duration") >= 0
+            assert gauge("insertion_duration") >= 0
+            # They are the server's, not the model's.
+            await server.unload_model("m")
+            assert value((await read(server))["nv_cache_num_lookups"], "") == 6
+            assert await no_metrics(tmp_path)
+
+    run(test)
+
+
+async def no_metrics(tmp_path: Path) -> bool:
+    """Whether a server without a cache says nothing of one."""
+    async with running(tmp_path) as server:
+        return not any(name.startswith("nv_cache") for name in await read(server))
+
+
 def test_quantiles_of_a_model_that_nobody_asks_are_not_numbers(tmp_path: Path) -> None:
     write_model(tmp_path, "m")
 
