@@ -63,7 +63,7 @@ def test_every_request_of_such_a_batch_is_answered(tmp_path: Path, ordered: bool
         f'input {{ name: "X{i}" data_type: TYPE_FP32 dims: 1 optional: true }}\n' for i in range(INPUTS)
     )
     batching = f"dynamic_batching {{ preserve_ordering: {str(ordered).lower()} }}"
-    write_model(tmp_path, "m", max_batch_size=REQUESTS, delay_ms=200, more=optional + batching)
+    write_model(tmp_path, "m", max_batch_size=REQUESTS, delay_ms=1000, more=optional + batching)
 
     async def test() -> None:
         async with running(tmp_path) as server:
