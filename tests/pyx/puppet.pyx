@@ -177,7 +177,7 @@ def cancel(Servable model, InferRequest request, int64_t now_ns):
 def serve(InferenceServer server, Servable model):
     """Has a server that loads nothing serve the model, as its latest version."""
     signature = model.signature
-    server.state = 1  # SERVER_SERVING
+    server.state = 2  # SERVER_SERVING
     server.latest[signature.model_name] = server.versions[signature.model_name, signature.model_version] = model
 
 

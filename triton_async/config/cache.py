@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from triton_async.addresses import host_of, shown, unix_path
-from triton_async.defines import REDIS_MAX_POOL_SIZE, REDIS_MAX_TIMEOUT_MS, REDIS_TIMEOUT_MS
+from triton_async.config.redis_defines import REDIS_MAX_POOL_SIZE, REDIS_MAX_TIMEOUT_MS, REDIS_TIMEOUT_MS
 
 # Read where the command line names no user or password, as Triton's Redis cache does.
 USER_VARIABLE = "TRITONCACHE_REDIS_USERNAME"

@@ -40,8 +40,8 @@ cdef class DynamicBatcher(Scheduler):
                 self.strict = True
                 self.preferred = frozenset(dynamic_batching.preferred_batch_sizes)
         self.may_run_ahead = not queue.has_rules
-        self.starts_at_once = self.delay_ns == 0 and hold_queued == 0
-        self.timed = self.delay_ns != 0 or queue.has_timeouts
+        self.starts_at_once = self.delay_ns == 0 and hold_queued == 0 and self.auto is None and not self.strict
+        self.timed = self.delay_ns != 0 or self.auto is not None or queue.has_timeouts
 
     cpdef int enqueue(self, InferRequest request, int64_t now_ns) except -1:
         self.queue.push(request, now_ns)
@@ -86,6 +86,7 @@ cdef class DynamicBatcher(Scheduler):
 
     cpdef Batch take(self, object instance, bint idle, int64_t now_ns):
         cdef bint idled = idle and self.wait_until_ns != 0
+        cdef Batch batch
         cdef list taken
         cdef int64_t count
         self.wait_until_ns = 0
@@ -107,10 +108,13 @@ cdef class DynamicBatcher(Scheduler):
         if not taken:
             return None
         try:
-            return closed_batch(self.signature, taken)
+            batch = closed_batch(self.signature, taken)
         except BaseException:
             self.lost = taken
             raise
+        if self.auto is not None:
+            self.auto.taken(len(taken), now_ns)
+        return batch
 
     cpdef int note_batch(self, int64_t requests, int64_t rows, int64_t execution_ns, int64_t now_ns) except -1:
         if self.auto is not None:

@@ -43,3 +43,7 @@ cdef class InlinePolicy:
 
 # The shape of a batch, its rows left out.
 cdef uint64_t shape_of(const ta_batch *batch, bint batching) noexcept
+
+# Whether others had the processor during an execution that took long. Before the GIL is asked for, which may be waited
+# for.
+cdef bint displaced_since(const ta_batch *batch, ta_switches before) noexcept nogil

@@ -97,6 +97,14 @@ cdef uint64_t shape_of(const ta_batch *batch, bint batching) noexcept:
     return shape
 
 
+cdef bint displaced_since(const ta_batch *batch, ta_switches before) noexcept nogil:
+    cdef ta_switches now
+    if batch.compute_end_ns - batch.compute_start_ns <= STEADY_NS:
+        return False
+    now = ta_switches_of_thread()
+    return now.forced > before.forced and now.waited == before.waited
+
+
 def switches():
     """How often the calling thread has lost the processor to others, and has given it up to wait. For tests."""
     now = ta_switches_of_thread()

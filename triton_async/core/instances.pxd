@@ -89,6 +89,9 @@ cdef int offer(list idle) noexcept
 cdef int call_in(list instances) noexcept
 cdef bint has_lent(list instances) noexcept
 
+# Runs a batch on an idle instance of `any_thread`. Any thread that has the instance for itself, no GIL.
+cdef void execute_batch(Instance instance, Batch batch) noexcept nogil
+
 # Tells core what an engine has to tell, a batch that it kept among it: `post` of engines and response factories, whose
 # `context` is the Instance. Where the garbage collector has begun to take the instance apart nobody hears of it any
 # more: a factory that goes with it posts all the same. The message's reference is given back then.

@@ -22,7 +22,7 @@ from triton_async.core.wakeup cimport (
     ta_mailbox_take,
     ta_mailbox_wake,
 )
-from triton_async.infer.assembly cimport assemble
+from triton_async.infer.assembly cimport assemble, split_outputs
 from triton_async.infer.batch cimport TA_BEGUN, Batch, check_batch, ta_batch_begin, ta_batch_phase
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.event cimport TA_EXECUTED, ta_message
@@ -284,6 +284,18 @@ cdef bint _serve(Instance self) except -1:
         engine.drain()
     self.held = batch
     return stopped
+
+
+cdef void execute_batch(Instance instance, Batch batch) noexcept nogil:
+    ta_batch_begin(&batch.c)
+    batch.c.compute_start_ns = ta_now_ns()
+    if batch.c.assembly != NULL:
+        assemble(&batch.c, instance.transfer.pool.pool)
+    if not batch.c.failed:
+        instance.engine.execute(&batch.c)
+    check_batch(&batch.c)
+    if batch.c.assembly != NULL:
+        split_outputs(&batch.c)
 
 
 # A batch that is done, behind what its engine has to tell of it: the loop is woken once.

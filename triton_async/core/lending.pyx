@@ -8,8 +8,10 @@ from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t
 
 from triton_async.backends.base cimport ModelInstance
-from triton_async.core.instances cimport DESK_BORROWED, DESK_KEPT, DESK_OFFERED, Borrower, Instance
-from triton_async.core.model cimport Model, execute_batch
+from triton_async.core.instances cimport (
+    DESK_BORROWED, DESK_KEPT, DESK_OFFERED, Borrower, Instance, execute_batch,
+)
+from triton_async.core.model cimport Model
 from triton_async.core.waits cimport Asking
 from triton_async.infer.batch cimport TA_BEGUN, Batch, check_batch, closed_batch, ta_batch_begin, ta_batch_phase
 from triton_async.infer.clock cimport ta_now_ns

@@ -69,8 +69,5 @@ cdef class Model(Servable):
     cdef int _drop(self, InferRequest request, int64_t now_ns) except -1
     cdef int _note_execution(self, Batch batch, bint here, bint displaced=*) except -1
 
-# Runs a batch on an idle instance of `any_thread`. Any thread that has the instance for itself, no GIL.
-cdef void execute_batch(Instance instance, Batch batch) noexcept nogil
-
 # Whether its engine says that it is away and will be back. One that is being made anew counts as there.
 cdef bint is_away(Instance instance) noexcept

@@ -3,17 +3,18 @@
 import logging
 
 from triton_async.core.cache cimport ResponseCache
-from triton_async.core.inline cimport InlinePolicy, shape_of, ta_switches, ta_switches_of_thread
-from triton_async.core.instances cimport DESK_BORROWED, DESK_KEPT, Instance, call_in, has_lent, offer
+from triton_async.core.inline cimport InlinePolicy, displaced_since, shape_of, ta_switches, ta_switches_of_thread
+from triton_async.core.instances cimport (
+    DESK_BORROWED, DESK_KEPT, Instance, call_in, execute_batch, has_lent, offer,
+)
 from triton_async.core.limiter cimport RateLimiter
 from triton_async.core.reactor cimport Reactor
 from triton_async.core.scheduler cimport Scheduler, refusal
 from triton_async.core.servable cimport Servable
 from triton_async.core.stats cimport FAIL_BACKEND, FAIL_CANCELED, FAIL_REJECTED
 from triton_async.core.trace cimport trace_execution
-from triton_async.infer.assembly cimport assemble, split_outputs
 from triton_async.infer.batch cimport (
-    TA_BEGUN, TA_HANDED, TA_REVOKED, Batch, check_batch, ta_batch, ta_batch_begin, ta_batch_phase, ta_batch_revoke,
+    TA_BEGUN, TA_HANDED, TA_REVOKED, Batch, ta_batch, ta_batch_phase, ta_batch_revoke,
 )
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.request cimport (
@@ -25,7 +26,6 @@ from triton_async.memory.slab cimport SlabPool
 
 from triton_async.defines import (
     INLINE_NBYTES,
-    INLINE_STEADY_NS,
     INSTANCE_RUN_AHEAD,
     INSTANCE_RUN_AHEAD_MAX,
     INSTANCE_RUN_AHEAD_NS,
@@ -38,7 +38,6 @@ cdef int RUN_AHEAD = INSTANCE_RUN_AHEAD
 cdef int RUN_AHEAD_MAX = INSTANCE_RUN_AHEAD_MAX
 cdef int64_t RUN_AHEAD_NS = INSTANCE_RUN_AHEAD_NS
 cdef int64_t HERE_NBYTES = INLINE_NBYTES
-cdef int64_t STEADY_NS = INLINE_STEADY_NS
 # Share of the newest execution in the mean, and how many times RUN_AHEAD_NS a single one can weigh in it.
 cdef int64_t MEAN_WEIGHT = 8
 cdef int64_t MEAN_CLAMP = 4
@@ -298,7 +297,7 @@ cdef class Model(Servable):
         with nogil:
             before = ta_switches_of_thread()
             execute_batch(instance, batch)
-            displaced = _displaced(&batch.c, before)
+            displaced = displaced_since(&batch.c, before)
         self.reactor.note_here(batch.c.compute_end_ns - batch.c.compute_start_ns)
         self._note_execution(batch, True, displaced)
         if self.inline.ended:
@@ -585,18 +584,6 @@ cdef class Model(Servable):
         return instances
 
 
-cdef void execute_batch(Instance instance, Batch batch) noexcept nogil:
-    ta_batch_begin(&batch.c)
-    batch.c.compute_start_ns = ta_now_ns()
-    if batch.c.assembly != NULL:
-        assemble(&batch.c, instance.transfer.pool.pool)
-    if not batch.c.failed:
-        instance.engine.execute(&batch.c)
-    check_batch(&batch.c)
-    if batch.c.assembly != NULL:
-        split_outputs(&batch.c)
-
-
 # Whether its engine says that it is away and will be back. One that is being made anew counts as there.
 cdef bint is_away(Instance instance) noexcept:
     return instance.engine is not None and instance.engine.unavailable
@@ -604,13 +591,3 @@ cdef bint is_away(Instance instance) noexcept:
 
 def _first_arrival(Batch batch):
     return (<InferRequest>batch.requests[0]).arrival
-
-
-# Whether others had the processor during an execution that took long. Before the GIL is asked for, which may be waited
-# for.
-cdef bint _displaced(ta_batch *batch, ta_switches before) noexcept nogil:
-    cdef ta_switches now
-    if batch.compute_end_ns - batch.compute_start_ns <= STEADY_NS:
-        return False
-    now = ta_switches_of_thread()
-    return now.forced > before.forced and now.waited == before.waited

@@ -21,8 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from triton_async.config.cache import RedisConfig
-from triton_async.core.families import Family
-from triton_async.defines import (
+from triton_async.config.redis_defines import (
     REDIS_ENTRY_NBYTES,
     REDIS_EXCHANGE_NBYTES,
     REDIS_INSERT_NBYTES,
@@ -32,6 +31,7 @@ from triton_async.defines import (
     REDIS_RETRY_MAX_S,
     REDIS_RETRY_MIN_S,
 )
+from triton_async.core.families import Family
 from triton_async.errors import InternalError
 
 log = logging.getLogger("triton_async.core")

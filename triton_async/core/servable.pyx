@@ -115,7 +115,7 @@ cdef class Servable(Wakeable):
             return False
         self._accept(request, sink)
         request.state = REQUEST_DONE
-        self.statistics.record_hit(request.received_ns or now_ns, now_ns, end_ns)
+        self.statistics.record_hit(request.received_ns or now_ns, now_ns, ta_now_ns())
         # Not yet: inside `submit` the front-end may not be ready for an answer.
         self.reactor.loop.call_soon(self._answer_cached, request, response)
         return True

@@ -11,7 +11,7 @@ from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature
 
-from triton_async.defines import REDIS_ENTRY_NBYTES
+from triton_async.config.redis_defines import REDIS_ENTRY_NBYTES
 
 cdef int64_t ENTRY_NBYTES = REDIS_ENTRY_NBYTES
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from triton_async.config.cache import CacheProblem, RedisConfig, parse_cache
+from triton_async.config.redis_defines import REDIS_MAX_TIMEOUT_MS, REDIS_TIMEOUT_MS
 from triton_async.config.settings import UsageError, parse
-from triton_async.defines import REDIS_MAX_TIMEOUT_MS, REDIS_TIMEOUT_MS
 
 HOST = "redis,host=cache.internal,port=6379"
 

@@ -18,8 +18,8 @@ REPOSITORY = "--model-repository=/models"
 OURS = {
     "http-use-ssl", "http-use-ssl-mutual", "http-server-cert", "http-server-key", "http-root-cert", "log-access",
     "api-key-file", "api-key-exempt",
-    "allow-loop-execution", "auto-queue-delay", "exit-grace-secs", "max-in-flight-byte-size", "drain-secs",
-    "listen-while-loading", "reuse-port",
+    "allow-loop-execution", "exit-grace-secs", "max-in-flight-byte-size", "drain-secs", "listen-while-loading",
+    "reuse-port", "auto-queue-delay",
     "allow-page",
 }  # fmt: skip
 

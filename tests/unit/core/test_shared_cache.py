@@ -16,9 +16,9 @@ import pytest
 from core_harness import request, run, running, write_model
 
 from triton_async.config.cache import RedisConfig
+from triton_async.config.redis_defines import REDIS_ENTRY_NBYTES, REDIS_INSERT_NBYTES
 from triton_async.core.server import InferenceServer
 from triton_async.core.shared_cache import SharedCache
-from triton_async.defines import REDIS_ENTRY_NBYTES, REDIS_INSERT_NBYTES
 from triton_async.errors import InternalError, Unavailable
 from triton_async.infer.request import InferRequest, RequestedOutput
 from triton_async.infer.tensor import from_numpy
@@ -449,9 +449,7 @@ def test_a_request_that_the_queue_refuses_behind_its_look_up_gets_an_error(tmp_p
 
     async def test() -> None:
         async with serving(tmp_path, config(redis)) as server:
-            done = await asyncio.gather(
-                *(ask(server, request(NAME, [[n]])) for n in range(6)), return_exceptions=True
-            )
+            done = await asyncio.gather(*(ask(server, request(NAME, [[n]])) for n in range(6)), return_exceptions=True)
             refused = [one for one in done if isinstance(one, Unavailable)]
             assert refused
             assert all("Exceeds maximum queue size" in str(one) for one in refused)
