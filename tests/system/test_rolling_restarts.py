@@ -16,7 +16,7 @@ REQUESTS = 25_000
 OPTIONS = {"nginx": ("--listen-while-loading=false",), "haproxy": ("--listen-while-loading=true",)}
 
 
-@pytest.mark.parametrize("name", ["nginx"])
+@pytest.mark.parametrize("name", ["nginx", "haproxy"])
 def test_rolling_restarts_lose_nothing(name: str, tmp_path: Path) -> None:
     if installed(name) is None:
         pytest.skip(f"{name} is not installed: apt-get install {name}")

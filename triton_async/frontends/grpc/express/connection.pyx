@@ -45,6 +45,9 @@ cdef int _SLOW_CALL = 8
 # Nanoseconds without a byte sent after which a client counts as one that does not read.
 cdef int64_t _STALLED_NS = 1_000_000_000
 
+# Seconds that a client has to close its side of a connection that has ended in order.
+_PARTING_S = 1.0
+
 # Share of its age by which a connection may end earlier or later, as C-core spreads them.
 _AGE_JITTER = 0.1
 
@@ -92,6 +95,8 @@ cdef class ExpressConnection(ExpressSession):
     # Acts on bytes that came, on so many of them that others get their turn: the rest waits for the next one.
     cdef int _take(self, const uint8_t *data, Py_ssize_t nbytes, int64_t now_ns) except -1:
         cdef Py_ssize_t taken = nbytes
+        if self.leaving:
+            return 0
         try:
             if nbytes <= _SLICE or self.room_taken:
                 self.receive(data, nbytes, now_ns)
@@ -274,9 +279,22 @@ cdef class ExpressConnection(ExpressSession):
             self.in_turn = False
         if not self.leaving and self.is_finished():
             self.leaving = True
-            self.transport.close()
+            self._part()
         self._watch(now_ns, self.held_nbytes < held_nbytes)
         return self.note_held(self.held_nbytes + (self.transport.get_write_buffer_size() if self.paused else 0))
+
+    # Closes behind what was sent. Bytes that nobody reads any more, such as a proxy's WINDOW_UPDATE, would make the
+    # kernel reset the connection, and the client lose what it has not read: so an end in order waits for its own end.
+    def _part(self):
+        if self.state >= CONNECTION_ANNOUNCED and self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.lane.loop.call_later(_PARTING_S, self._close_transport)
+        else:
+            self.transport.close()
+
+    def _close_transport(self):
+        if self.transport is not None:
+            self.transport.close()
 
     def burden(self):
         """What makes this connection rather than another one to be closed: (has not read for a while, bytes held)."""
