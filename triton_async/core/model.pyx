@@ -14,9 +14,8 @@ from triton_async.core.servable cimport Servable
 from triton_async.core.stats cimport FAIL_BACKEND, FAIL_CANCELED, FAIL_REJECTED
 from triton_async.core.trace cimport trace_execution
 from triton_async.infer.batch cimport (
-    TA_BEGUN, TA_HANDED, TA_REVOKED, Batch, ta_batch, ta_batch_phase, ta_batch_revoke,
+    TA_BEGUN, TA_HANDED, TA_REVOKED, Batch, ta_batch_phase, ta_batch_revoke,
 )
-from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.request cimport (
     AWAITS_EXECUTION, AWAITS_FINAL, AWAITS_RELEASE, REQUEST_DONE, REQUEST_NEW, REQUEST_QUEUED, InferRequest,
 )
