@@ -12,9 +12,8 @@ import pytest
 import tritonclient.http as httpclient
 from server_process import poll
 from started import started
+from storages import S3_ENVIRONMENT, bucket, put, put_folder, s3_server
 from tritonclient.utils import InferenceServerException
-
-from tests.storages import S3_ENVIRONMENT, bucket, put, put_folder, s3_server
 
 CONFIG = b"""
     backend: "python"

@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
+from rolling import installed, roll
 from server_process import package_root
-
-from tests.rolling import installed, roll
 
 # Of each protocol through each proxy: 100,000 in all.
 REQUESTS = 25_000

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import soak
 from server_process import running_server
-
-from tests import soak
 
 SECONDS = 60
 # Of the memory; half an hour has 2 %, which in a minute is less than a pool of buffers.

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
-from tests.storages import S3_ENVIRONMENT, s3_server
+from storages import S3_ENVIRONMENT, s3_server
 
 
 @pytest.fixture(scope="session")

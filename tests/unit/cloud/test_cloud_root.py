@@ -18,8 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import obstore
 import pytest
-
-from tests.storages import (
+from storages import (
     AZURE_ACCOUNT,
     AZURE_KEY,
     azure_container,
@@ -30,6 +29,7 @@ from tests.storages import (
     put_folder,
     put_public,
 )
+
 from triton_async.cloud import defines, repository, stores
 from triton_async.cloud.repository import CloudRoot
 from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable
