@@ -225,3 +225,46 @@ def test_models_load_and_unload_models(tmp_path: Path) -> None:
     with_server(tmp_path, test, "--model-control-mode=explicit", "--load-model=loads")
 
 
+
+
+# Asks itself, and has itself loaded and unloaded, before it can answer, and when it no longer can.
+CIRCLE = """
+    def initialize(self, args):
+        self.tell("begins")
+
+    def finalize(self):
+        self.tell("ends")
+
+    def tell(self, when):
+        import pathlib
+        said = []
+        for act in (self.asks, lambda: pb_utils.load_model("m"), lambda: pb_utils.unload_model("m")):
+            try:
+                said.append(act())
+            except Exception as error:
+                said.append(f"{type(error).__name__}: {error}")
+        pathlib.Path(pb_utils.get_model_dir(), when).write_text("\\n".join(map(str, said)))
+
+    def asks(self):
+        response = ask("m", np.float32([1])).exec()
+        return response.error().message() if response.has_error() else "answered"
+
+    def execute(self, requests):
+        return [y(x_of(request)) for request in requests]
+"""
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_model_that_asks_itself_where_it_begins_or_ends_is_refused(tmp_path: Path, isolated: bool) -> None:
+    """Neither could ever be answered: the model waits for itself."""
+    write(tmp_path, "m", CIRCLE, isolated=isolated)
+
+    async def test(server: InferenceServer) -> None:
+        assert await ask(server, "m", 5) == [5]
+        await asyncio.wait_for(server.unload_model("m"), 30)
+        await until(lambda: (tmp_path / "m/1/ends").exists(), "the model has ended")
+
+    with_server(tmp_path, test, "--model-control-mode=explicit", "--load-model=m")
+    for when in ("begins", "ends"):
+        said = (tmp_path / "m/1" / when).read_text().splitlines()
+        assert len(said) == 3 and "answered" not in said and "None" not in said, said
