@@ -262,7 +262,7 @@ def test_a_model_that_asks_itself_where_it_begins_or_ends_is_refused(tmp_path: P
     async def test(server: InferenceServer) -> None:
         assert await ask(server, "m", 5) == [5]
         await asyncio.wait_for(server.unload_model("m"), 30)
-        await until(lambda: (tmp_path / "m/1/ends").exists(), "the model has ended")
+        await until((tmp_path / "m/1/ends").exists, "the model has ended")
 
     with_server(tmp_path, test, "--model-control-mode=explicit", "--load-model=m")
     for when in ("begins", "ends"):
