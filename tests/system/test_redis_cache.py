@@ -144,11 +144,11 @@ def test_tls(repository: Path, tmp_path: Path) -> None:
 
 
 def test_without_the_package_the_start_says_what_to_install(repository: Path, tmp_path: Path) -> None:
-    hidden = tmp_path / "hidden" / "redis"
-    hidden.mkdir(parents=True)
-    (hidden / "__init__.py").write_text("raise ImportError('no module named redis')")
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text("import sys\nsys.modules['redis'] = None")
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(hidden.parent), before]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(hidden), before]))
     try:
         server = ServerProcess([repository], tmp_path, ["--cache-config=redis,host=127.0.0.1,port=1"])
     finally:
