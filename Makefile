@@ -69,6 +69,24 @@ $(VENV)/.forests: $(VENV)/.dev
 		echo 'XGBoost, LightGBM, scikit-learn or treelite could not be installed: tests against them will be skipped'
 	@touch $@
 
+# The programs that tests run beside the server, as their users do: what is missing of them. None is left running.
+PEERS := redis-server nginx haproxy prometheus promtool chromium node npm setpriv curl g++
+$(VENV)/.peers: $(VENV)/.system
+	@PATH="$$PATH:/usr/sbin"; for program in $(PEERS); do command -v $$program > /dev/null || missing=1; done; \
+	if [ -n "$$missing" ]; then \
+		echo 'Installing what the tests run: $(PEERS)'; \
+		SUDO=; [ "$$(id -u)" = 0 ] || SUDO=sudo; \
+		$$SUDO apt-get update -qq && $$SUDO env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+			redis-server nginx haproxy prometheus chromium nodejs npm util-linux curl g++; \
+	fi
+	@touch $@
+
+# Azure's emulator.
+AZURITE := build/azurite/node_modules/.bin/azurite-blob
+$(AZURITE): $(VENV)/.peers
+	@npm install --silent --no-audit --no-fund --prefix build/azurite azurite || \
+		echo 'azurite could not be installed: the test against it will be skipped'
+
 install: $(VENV)/.installed
 
 dev: $(VENV)/.dev $(VENV)/.torch $(VENV)/.forests
@@ -123,8 +141,8 @@ debug: $(DEBUG)/.built
 sanitize: $(VENV)/.dev
 	$(BIN)/pytest tests/unit/test_csrc_sanitized.py
 
-test: lint embeddings models $(VENV)/.torch $(VENV)/.forests $(DEBUG)/.built
-	$(BIN)/pytest -m 'not conformance'
+test: lint embeddings models $(VENV)/.torch $(VENV)/.forests $(DEBUG)/.built $(AZURITE)
+	AZURITE_BLOB="$$(command -v $(CURDIR)/$(AZURITE))" $(BIN)/pytest -m 'not conformance'
 	PYTHONPATH=$(DEBUG) $(BIN)/pytest $(addprefix tests/unit/,core infer memory frontends)
 
 # TensorFlow (1 GB) in an environment of its own beside the others' packages: the tests that run it and compare with it.
