@@ -16,7 +16,7 @@ from triton_async.frontends.gate import Gate
 from triton_async.frontends.http import replies
 from triton_async.frontends.http.framing import Framing
 from triton_async.frontends.http.routes import Route, RouteTable, path_of
-from triton_async.frontends.http.server import Handler, HttpService, health
+from triton_async.frontends.http.server import Handler, HttpService, call_handler, health
 from triton_async.protocol import http_control as control
 
 FRAMING = Framing("application/vnd.sagemaker-triton.binary+json;json-header-size=")
@@ -75,13 +75,7 @@ class SageMakerService:
         if found is None:
             # Triton's answer here.
             return replies.error(400, "Bad Request")
-        refusal = self._gate.refusal(found.category, request.headers)
-        if refusal is not None:
-            return replies.refused(refusal, self._gate, found.category)
-        handler = found.handlers.get(request.method)
-        if handler is None:
-            return replies.error(405, "Method Not Allowed")
-        return await handler(request, *found.arguments)
+        return await call_handler(found, self._gate, request)
 
     async def _ping(self, request: web.BaseRequest) -> web.StreamResponse:
         if self._config.ping_live:

@@ -99,13 +99,7 @@ class HttpService:
             if path == "/" and self._page is not None:
                 return self._show_page(request, self._page)
             return replies.error(404, "Not Found")
-        refusal = self._gate.refusal(found.category, request.headers)
-        if refusal is not None:
-            return replies.refused(refusal, self._gate, found.category)
-        handler = found.handlers.get(request.method)
-        if handler is None:
-            return replies.error(405, "Method Not Allowed")
-        return await handler(request, *found.arguments)
+        return await call_handler(found, self._gate, request)
 
     def _show_page(self, request: web.BaseRequest, page: Page) -> web.Response:
         """For everybody, as it tells nothing: what it shows it asks for by calls, with what its reader has to show."""
@@ -273,3 +267,14 @@ async def start(
     )
     await listener.start(address, port, reuse_port, tls)
     return listener
+
+
+async def call_handler(found: routes.Found[Handler], gate: Gate, request: web.BaseRequest) -> web.StreamResponse:
+    """What the handler of a route answers; the gate is asked first, whatever method the request has."""
+    refusal = gate.refusal(found.category, request.headers)
+    if refusal is not None:
+        return replies.refused(refusal, gate, found.category)
+    handler = found.handlers.get(request.method)
+    if handler is None:
+        return replies.error(405, "Method Not Allowed")
+    return await handler(request, *found.arguments)
