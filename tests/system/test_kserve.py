@@ -8,9 +8,11 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -143,23 +145,132 @@ def test_it_serves_models_that_nobody_may_write_to(tmp_path: Path) -> None:
     assert "Permission denied" not in runtime.log.read_text()
 
 
-def test_the_agent_of_kserve_loads_and_unloads(tmp_path: Path) -> None:
-    models = tmp_path / "models"
-    write_models(models, "first")
-    models.chmod(0o755)
-    with running(tmp_path, models, "--model-control-mode=explicit") as runtime:
-        # Models come while the server runs: the agent fetches one, and says so.
-        for name in ("first", "second"):
-            if name == "second":
-                write_models(models, name)
-            assert runtime.call(f"/v2/models/{name}/ready") == 400
-            assert runtime.call(f"/v2/repository/models/{name}/load", b"{}") == 200
-            assert runtime.call(f"/v2/models/{name}/ready") == 200
-        assert runtime.call("/v2/repository/models/first/unload", b"") == 200
-        assert runtime.call("/v2/models/first/ready") == 400
-        assert runtime.call("/v2/models/second/ready") == 200
-        assert runtime.call("/v2/repository/models/nope/load", b"{}") != 200
+class Agent:
+    """KServe's model agent beside the server: what it does to the folder and which calls it sends, in its order."""
+
+    def __init__(self, runtime: Runtime, models: Path) -> None:
+        self._runtime, self._models = runtime, models
+
+    def add(self, name: str, version: int = 1, config: str = CONFIG) -> int:
+        """A TrainedModel that came: fetched, marked, loaded. The status that the server answered."""
+        folder = self._models / name
+        (folder / str(version)).mkdir(parents=True)
+        (folder / "config.pbtxt").write_text(config)
+        # By the hash of its storage: it is not fetched again when the agent starts anew.
+        (folder / "SUCCESS.6d9d5e41e4c4b1d6a5a8").touch()
+        return self._call(name, "load")
+
+    def remove(self, name: str) -> int:
+        """A TrainedModel that went: its folder is deleted before the server hears of it."""
+        shutil.rmtree(self._models / name)
+        return self._call(name, "unload")
+
+    def _call(self, name: str, what: str) -> int:
+        return self._runtime.call(f"/v2/repository/models/{name}/{what}", b"{}")
+
+
+@pytest.fixture(scope="module")
+def attended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Runtime, Agent]]:
+    """A server of many models without any yet, with its agent."""
+    folder = tmp_path_factory.mktemp("agent")
+    models = folder / "models"
+    models.mkdir()
+    arguments: list[str] = ["--model-control-mode=explicit"]
+    if DEPLOY.is_dir():
+        service, *_ = yaml.safe_load_all((DEPLOY / "kserve" / "multi-model.yaml").read_text())
+        arguments = service["spec"]["predictor"]["model"]["args"]
+    with running(folder, models, *arguments) as runtime:
+        yield runtime, Agent(runtime, models)
         runtime.stop()
+
+
+def test_the_agent_of_kserve_loads_and_unloads(attended: tuple[Runtime, Agent]) -> None:
+    runtime, agent = attended
+    assert runtime.call("/v2/health/ready") == 200, "it is ready before the agent has fetched anything"
+    for name in ("first", "second"):
+        assert runtime.call(f"/v2/models/{name}/ready") == 400
+        assert agent.add(name) == 200
+        assert runtime.call(f"/v2/models/{name}/ready") == 200
+    assert agent.remove("first") == 200
+    assert runtime.call("/v2/models/first/ready") == 400
+    assert runtime.call("/v2/models/second/ready") == 200
+    assert runtime.call("/v2/repository/models/nope/load", b"{}") != 200
+    assert agent.remove("second") == 200
+
+
+def test_the_agent_replaces_a_model(attended: tuple[Runtime, Agent]) -> None:
+    runtime, agent = attended
+    assert agent.add("changed") == 200
+    # A TrainedModel with another storage: removed, then added.
+    assert agent.remove("changed") == 200
+    assert agent.add("changed", version=2) == 200
+    assert runtime.call("/v2/models/changed/versions/2/ready") == 200
+    assert runtime.call("/v2/models/changed/versions/1/ready") == 400
+    assert agent.remove("changed") == 200
+
+
+def test_the_agent_hears_of_a_model_that_cannot_be_loaded_and_goes_on(attended: tuple[Runtime, Agent]) -> None:
+    runtime, agent = attended
+    assert agent.add("wrong", config='backend: "no_such_backend"\n') == 400
+    assert agent.add("right") == 200
+    assert runtime.call("/v2/models/right/ready") == 200
+    assert agent.remove("wrong") == 200
+    assert agent.add("wrong") == 200
+    for name in ("wrong", "right"):
+        assert agent.remove(name) == 200
+
+
+def test_the_agent_fetches_many_models_at_once_when_it_starts(attended: tuple[Runtime, Agent]) -> None:
+    runtime, agent = attended
+    names = [f"many_{number}" for number in range(16)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        assert set(pool.map(agent.add, names)) == {200}
+        assert {runtime.call(f"/v2/models/{name}/ready") for name in names} == {200}
+        assert set(pool.map(agent.remove, names)) == {200}
+        assert {runtime.call(f"/v2/models/{name}/ready") for name in names} == {400}
+
+
+def test_it_goes_to_zero_and_back_without_a_request_lost(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    write_models(models, "simple")
+    (models / "slow" / "1").mkdir(parents=True)
+    (models / "slow" / "config.pbtxt").write_text(CONFIG.replace("identity", "python"))
+    entered, go = tmp_path / "entered", tmp_path / "go"
+    tmp_path.chmod(0o777)
+    waits = f"""
+        open({str(entered)!r}, "w").close()
+        while not os.path.exists({str(go)!r}):
+            time.sleep(0.01)"""
+    body = PYTHON_MODEL.replace("import os", "import os, time").replace(
+        "(self, requests):", f"(self, requests):{waits}"
+    )
+    (models / "slow" / "1" / "model.py").write_text(body)
+    infer = b'{"inputs":[{"name":"INPUT0","datatype":"FP32","shape":[1],"data":[1]}]}'
+    (tmp_path / "before").mkdir()
+    (tmp_path / "after").mkdir()
+    # What is running when Knative takes the last replica away is answered.
+    with running(tmp_path / "before", models) as runtime, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(runtime.call, "/v2/models/slow/infer", infer)
+        poll(entered.exists, "the execution", START_SECONDS)
+        runtime.process.terminate()
+        go.touch()
+        assert answer.result() == 200
+        assert runtime.process.wait(STOP_SECONDS) == 0
+    # A request that waits for the next one: the port opens only once it can be answered, and no sooner.
+    runtime = Runtime(tmp_path / "after", models)
+    try:
+        began, status = time.monotonic(), 0
+        while status == 0 and time.monotonic() < began + START_SECONDS:
+            assert runtime.process.poll() is None, runtime.log.read_text()
+            try:
+                status = runtime.call("/v2/models/simple/infer", infer)
+            except OSError:
+                time.sleep(0.01)
+        assert status == 200, "the port was open before the model could answer"
+        runtime.stop()
+    finally:
+        runtime.process.kill()
+        runtime.process.wait()
 
 
 def test_no_port_answers_before_the_models_are_ready(tmp_path: Path) -> None:

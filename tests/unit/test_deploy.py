@@ -33,12 +33,29 @@ def closed(required: dict[str, Any], optional: dict[str, Any] | None = None) -> 
     }  # fmt: skip
 
 
-def resource(api: str, kind: str, spec: dict[str, Any]) -> dict[str, Any]:
-    metadata = {"type": "object", "required": ["name"]}
+def resource(
+    api: str, kind: str, spec: dict[str, Any], annotations: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    allowed = {"annotations": closed({}, annotations)} if annotations else {}
+    metadata = closed({"name": TEXT}, allowed)
     return closed({"apiVersion": {"const": api}, "kind": {"const": kind}, "metadata": metadata, "spec": spec})
 
 
 FORMAT = closed({"name": TEXT}, {"version": TEXT, "autoSelect": {"type": "boolean"}, "priority": COUNT})
+AMOUNT = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?([KMGT]i?|m)?$"}
+EXTERNAL = closed({
+    "metric": closed({"backend": {"const": "prometheus"}, "serverAddress": TEXT, "query": TEXT}),
+    "target": closed({"type": {"const": "Value"}, "value": AMOUNT}),
+})  # fmt: skip
+# What Knative and KServe read there; Knative takes times of whole seconds up to an hour.
+ANNOTATIONS = {
+    "autoscaling.knative.dev/window": {"type": "string", "pattern": "^[0-9]+[sm]$"},
+    "autoscaling.knative.dev/scale-to-zero-pod-retention-period": {"type": "string", "pattern": "^[0-9]+[sm]$"},
+    "autoscaling.knative.dev/target-burst-capacity": {"type": "string", "pattern": "^(-1|[0-9]+)$"},
+    "serving.kserve.io/deploymentMode": {"enum": ["Serverless", "RawDeployment"]},
+    "serving.kserve.io/autoscalerClass": {"enum": ["hpa", "keda", "external", "none"]},
+    "serving.kserve.io/enable-prometheus-scraping": {"enum": ["true", "false"]},
+}
 # The parts of the resource definitions of KServe 0.15 and KEDA 2.17 that are used here. Containers are pods' own.
 CUSTOM = {
     "ClusterServingRuntime": resource("serving.kserve.io/v1alpha1", "ClusterServingRuntime", closed(
@@ -53,10 +70,16 @@ CUSTOM = {
         {"model": closed(
             {"modelFormat": closed({"name": TEXT}, {"version": TEXT})},
             {"runtime": TEXT, "protocolVersion": {"enum": ["v1", "v2", "grpc-v1", "grpc-v2"]}, "storageUri": TEXT,
-             "resources": {"type": "object"}},
+             "resources": {"type": "object"}, "args": {"type": "array", "items": TEXT}},
         )},
-        {"minReplicas": COUNT, "maxReplicas": COUNT},
-    )})),
+        {"minReplicas": COUNT, "maxReplicas": COUNT, "scaleMetric": {"enum": ["cpu", "memory", "concurrency", "rps"]},
+         "scaleTarget": COUNT, "containerConcurrency": COUNT, "timeout": COUNT,
+         "autoScaling": closed({"metrics": {"type": "array", "minItems": 1, "items": closed(
+             {"type": {"const": "External"}, "external": EXTERNAL})}})},
+    )}), ANNOTATIONS),
+    "TrainedModel": resource("serving.kserve.io/v1alpha1", "TrainedModel", closed(
+        {"inferenceService": TEXT, "model": closed({"framework": TEXT, "storageUri": TEXT, "memory": AMOUNT})},
+    )),
     "ScaledObject": resource("keda.sh/v1alpha1", "ScaledObject", closed(
         {
             "scaleTargetRef": closed({"name": TEXT}, {"kind": TEXT, "apiVersion": TEXT}),
@@ -82,9 +105,16 @@ def documents() -> list[tuple[str, dict[str, Any]]]:
     ]  # fmt: skip
 
 
-def named(kind: str) -> dict[str, Any]:
-    (found,) = (document for _, document in documents() if document["kind"] == kind)
-    return found
+def named(kind: str, file: str = "") -> dict[str, Any]:
+    """The only one of a kind, or the first of a file."""
+    found = [document for name, document in documents() if document["kind"] == kind and name.endswith(file)]
+    assert file or len(found) == 1
+    return found[0]
+
+
+def services() -> list[dict[str, Any]]:
+    """All InferenceServices."""
+    return [document for _, document in documents() if document["kind"] == "InferenceService"]
 
 
 def check(document: dict[str, Any]) -> None:
@@ -158,8 +188,66 @@ def test_the_runtime_of_kserve_fits_its_options() -> None:
     settings = options(container)
     assert (settings.http_port, settings.grpc_port) == (8080, 9000)
     assert settings.model_repository == ("/mnt/models",)
-    assert runtime["metadata"]["name"] == named("InferenceService")["spec"]["predictor"]["model"]["runtime"]
+    for service in services():
+        model = service["spec"]["predictor"]["model"]
+        assert runtime["metadata"]["name"] == model["runtime"]
+        # KServe adds the service's arguments to those of the runtime.
+        assert options({"args": [*container["args"], *model.get("args", [])]}).model_repository == ("/mnt/models",)
+        formats = {one["name"]: one["version"] for one in runtime["spec"]["supportedModelFormats"]}
+        assert formats[model["modelFormat"]["name"]] == model["modelFormat"]["version"]
     assert runtime["spec"]["annotations"]["prometheus.kserve.io/port"] == str(settings.metrics_port)
+
+
+def test_a_service_of_many_models_leaves_them_to_the_agent() -> None:
+    file = "multi-model.yaml"
+    model = named("InferenceService", file)["spec"]["predictor"]["model"]
+    assert "storageUri" not in model, "KServe adds its agent only without one"
+    (container,) = named("ClusterServingRuntime")["spec"]["containers"]
+    assert options({"args": [*container["args"], *model["args"]]}).model_control_mode == "explicit"
+    trained = [document for name, document in documents() if name.endswith(file) and document["kind"] == "TrainedModel"]
+    assert len({document["metadata"]["name"] for document in trained}) == len(trained) > 1
+    service = named("InferenceService", file)["metadata"]["name"]
+    assert {document["spec"]["inferenceService"] for document in trained} == {service}
+    # KServe admits no more models than fit.
+    limit = int(model["resources"]["limits"]["memory"].removesuffix("Gi"))
+    assert sum(int(document["spec"]["model"]["memory"].removesuffix("Gi")) for document in trained) <= limit
+
+
+def test_a_service_that_scales_to_zero_fits_knative() -> None:
+    service = named("InferenceService", "scale-to-zero.yaml")
+    predictor, annotations = service["spec"]["predictor"], service["metadata"]["annotations"]
+    assert annotations["serving.kserve.io/deploymentMode"] == "Serverless", "only Knative wakes what is asleep"
+    assert predictor["minReplicas"] == 0
+    assert predictor["scaleMetric"] in {"concurrency", "rps"}, "the others do not scale to zero"
+    for name in ("window", "scale-to-zero-pod-retention-period"):
+        text = annotations[f"autoscaling.knative.dev/{name}"]
+        assert 6 <= int(text[:-1]) * {"s": 1, "m": 60}[text[-1]] <= 3600
+
+
+@pytest.mark.parametrize("mistake", ["scaleTarget", "annotation", "memory"])
+def test_the_checker_finds_mistakes_in_services(mistake: str) -> None:
+    document = named("InferenceService", "scale-to-zero.yaml")
+    check(document)
+    if mistake == "scaleTarget":
+        document["spec"]["predictor"]["scaleTarget"] = "16"
+    elif mistake == "annotation":
+        document["metadata"]["annotations"]["autoscaling.knative.dev/windows"] = "60s"
+    else:
+        document = named("TrainedModel", "multi-model.yaml")
+        document["spec"]["model"]["memory"] = "1 GB"
+    with pytest.raises(jsonschema.ValidationError):
+        check(document)
+
+
+def test_queue_scaling_asks_for_a_metric_that_there_is() -> None:
+    service = named("InferenceService", "queue-scaling.yaml")
+    (metric,) = service["spec"]["predictor"]["autoScaling"]["metrics"]
+    query = metric["external"]["metric"]["query"]
+    assert query.startswith("sum(nv_inference_pending_request_count{")
+    assert f"{service['metadata']['name']}-predictor-" in query
+    # One beginning for all ways to scale.
+    trigger = named("ScaledObject")["spec"]["triggers"][0]
+    assert trigger["metadata"]["threshold"] == metric["external"]["target"]["value"]
 
 
 @pytest.mark.parametrize("component", ["hpa", "keda"])
