@@ -16,8 +16,8 @@ from pathlib import Path
 
 from google.protobuf import text_format
 
-from triton_async.app import make_pools, open_root
 from triton_async.backends.registry import BackendRegistry
+from triton_async.composition import make_pools, open_root
 from triton_async.config.advice import no_version
 from triton_async.config.ensemble import EnsembleStep
 from triton_async.config.load import mistakes

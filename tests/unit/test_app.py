@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fake_devices import FakeDevices
 
-from triton_async import app
+from triton_async import app, composition
 from triton_async.config.settings import parse
 from triton_async.defines import GIL_SWITCH_S
 
@@ -26,12 +26,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         found.append(min_compute_capability)
         return FakeDevices(2)
 
-    monkeypatch.setattr(app, "open_devices", open_devices)
+    monkeypatch.setattr(composition, "open_devices", open_devices)
     return found
 
 
 def test_memory_options_size_the_pools(asked: list[float]) -> None:
-    pools = app.make_pools(parse([
+    pools = composition.make_pools(parse([
         "--model-repository=/models", "--pinned-memory-pool-byte-size=1048576",
         "--cuda-memory-pool-byte-size=1:2097152", "--min-supported-compute-capability=7.5",
     ]))  # fmt: skip
@@ -42,7 +42,7 @@ def test_memory_options_size_the_pools(asked: list[float]) -> None:
 
 
 def test_the_defaults_are_tritons(asked: list[float]) -> None:
-    pools = app.make_pools(parse(["--model-repository=/models"]))
+    pools = composition.make_pools(parse(["--model-repository=/models"]))
     assert (pools.pinned().budget_nbytes, pools.device(1).budget_nbytes) == (256 * MIB, 64 * MIB)
     assert asked == [6.0]
 

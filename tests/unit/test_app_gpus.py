@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from triton_async.app import watching_gpus
+from triton_async.composition import watching_gpus
 from triton_async.config.settings import parse
 from triton_async.memory.pools import Pools
 from triton_async.memory.slab import SlabPool

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from triton_async import app
+from triton_async import endpoints
 from triton_async.config.settings import Settings
 from triton_async.frontends.grpc.express.keepalive import PingOptions
 
 
 def ping_options(**changes: int | bool) -> PingOptions:
     """In the words of PingOptions."""
-    return replace(app.ping_options(Settings()), **changes)  # type: ignore[arg-type]
+    return replace(endpoints.ping_options(Settings()), **changes)  # type: ignore[arg-type]

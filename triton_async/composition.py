@@ -1,0 +1,147 @@
+"""What a server is made of, by its options: memory, backends, threads, the response cache, traces. No front-ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import NamedTuple
+
+from triton_async import logs
+from triton_async.backends.registry import BackendRegistry
+from triton_async.config.locations import has_scheme
+from triton_async.config.settings import Settings
+from triton_async.config.trace_config import OPENTELEMETRY
+from triton_async.core.caches import OpenCache
+from triton_async.core.families import Family
+from triton_async.core.files import LocalRoot, Root
+from triton_async.core.gpu_metrics import GpuMonitor, environment_visible
+from triton_async.core.host import Host, Workers, held_schedulers
+from triton_async.core.inner import InnerRequests
+from triton_async.core.limiter import RateLimiter
+from triton_async.core.reactor import Reactor
+from triton_async.core.server import InferenceServer
+from triton_async.core.stuck_watch import StuckWatch
+from triton_async.core.trace_files import TraceFiles
+from triton_async.core.tracing import TraceRecorder
+from triton_async.defines import SLAB_CACHE_NBYTES
+from triton_async.loop_lag import LoopLag
+from triton_async.memory.devices import open_devices
+from triton_async.memory.pools import Pools
+from triton_async.memory.regions import RegionRegistry
+from triton_async.memory.slab import SlabPool
+
+
+class Composed(NamedTuple):
+    """A server that was not started yet, where its backends come from, and its threads."""
+
+    server: InferenceServer
+    backends: BackendRegistry
+    workers: Workers
+
+
+@asynccontextmanager
+async def composed(
+    settings: Settings, cache: OpenCache, recorder: TraceRecorder | None, roots: Mapping[str, Root]
+) -> AsyncIterator[Composed]:
+    """Makes a server on the running loop. To be left behind its `stop`: what it was made of ends with it."""
+    loop = asyncio.get_running_loop()
+    reactor = Reactor()
+    reactor.attach(loop)
+    lag = LoopLag(loop)
+    lag.start()
+    pools = make_pools(settings)
+    backends = BackendRegistry(settings.backend_config, pools, settings.backend_directory)
+    with Workers(settings.model_load_thread_count) as workers:
+        regions = RegionRegistry((lambda: pools.devices) if settings.allow_client_shm else None)
+        with watching_gpus(settings, pools) as monitor:
+            stuck = StuckWatch(loop)
+            host = Host(
+                loop, reactor, pools, backends, workers, settings.backend_config, regions=regions,
+                gpu_limits=settings.model_load_gpu_limit, gpu_uuid=monitor.uuid, measured=settings.metrics,
+                metric_sources=(
+                    monitor.families, partial(_own_families, lag, reactor), backends.families, stuck.families,
+                    *cache.metric_sources,
+                ),
+                loop_executions=settings.allow_loop_execution,
+                auto_queue_delay=settings.auto_queue_delay,
+                cache=cache.cache,
+                held_schedulers=held_schedulers(os.environ),
+                limiter=_limiter(settings, reactor),
+                open_root=roots.__getitem__,
+            )  # fmt: skip
+            server = InferenceServer(settings, host, recorder)
+            backends.inference = inner = InnerRequests(server)
+            backends.watcher = reactor
+            stuck.start(server.repository.held_models)
+            try:
+                yield Composed(server, backends, workers)
+            finally:
+                lag.stop()
+                stuck.stop()
+                inner.close()
+                await loop.run_in_executor(None, server.close_traces)
+        reactor.detach()
+        pools.close()
+
+
+def open_root(place: str) -> Root:
+    """The repository that a --model-repository names. ServerError, OSError."""
+    if not has_scheme(place):
+        return LocalRoot(place)
+    from triton_async.cloud.repository import CloudRoot
+
+    return CloudRoot(place)
+
+
+def trace_recorder(settings: Settings) -> TraceRecorder | None:
+    """Where traces go; None where the options do not say. ServerError."""
+    if settings.trace.mode == OPENTELEMETRY:
+        from triton_async.core.telemetry import Telemetry
+
+        return Telemetry(settings.trace, settings.id)
+    return TraceFiles(settings.trace.file) if settings.trace.file else None
+
+
+def _limiter(settings: Settings, reactor: Reactor) -> RateLimiter | None:
+    return None if settings.rate_limit == "off" else RateLimiter(reactor, settings.rate_limit_resource)
+
+
+def make_pools(settings: Settings) -> Pools:
+    """The server's memory. No GPU is touched before something asks for one."""
+    return Pools(
+        SlabPool(SLAB_CACHE_NBYTES),
+        partial(open_devices, settings.min_supported_compute_capability),
+        pinned_nbytes=settings.pinned_memory_pool_byte_size,
+        device_nbytes=settings.cuda_memory_pool_byte_size,
+    )
+
+
+@contextmanager
+def watching_gpus(settings: Settings, pools: Pools) -> Iterator[GpuMonitor]:
+    """The watch over GPUs for the metrics, which runs meanwhile unless they are not wanted."""
+    monitor = GpuMonitor(
+        settings.metrics_interval_ms / 1000, visible=environment_visible(), pci_bus_ids=pools.pci_bus_ids
+    )
+    if settings.allow_metrics and settings.allow_gpu_metrics:
+        monitor.start()
+    try:
+        yield monitor
+    finally:
+        monitor.close()
+
+
+def _own_families(lag: LoopLag, reactor: Reactor) -> list[Family]:
+    """What the process knows of itself, for the metrics."""
+    return [
+        ("triton_async_loop_lag_us", "gauge", "Longest delay of the event loop in the last 15 to 30 s, in microseconds",
+         [({}, int(lag.worst_s() * 1e6))]),
+        ("triton_async_loop_executions_total", "counter", "Executions that ran on the event loop's thread",
+         [({}, reactor.n_here)]),
+        ("triton_async_loop_execution_longest_us", "gauge", "Longest execution that ran there, in microseconds",
+         [({}, reactor.longest_here_ns // 1000)]),
+        ("triton_async_log_lines_dropped_total", "counter", "Lines of the log that nobody read in time",
+         [({}, logs.dropped())]),
+    ]  # fmt: skip
