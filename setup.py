@@ -60,6 +60,14 @@ C_SOURCES = {
     "triton_async.watchdog": ["csrc/watchdog.c"],
 }
 
+# What libtritonserver.so is made of, the C API: plain C, which no module links to and which knows no Python.
+C_API = Path("csrc") / "tritonserver"
+C_API_SOURCES = [
+    "unsupported_backend.c",
+    "unsupported_server.c",
+    "values.c",
+]
+
 # Libraries of modules that call into them. nghttp2 is from libnghttp2-dev; others only share its declarations.
 LIBRARIES = {
     "triton_async.backends.fil.forest": ["m"],
@@ -143,6 +151,7 @@ class Build(build_ext):
         base = ROOT if self.inplace else Path(self.build_lib)
         self.add_protos(base)
         self.add_kernels(base)
+        self.add_c_api(base)
 
     def translate(self) -> None:
         """Here and not for every command: pip asks for names and versions first, on machines without a compiler too."""
@@ -161,6 +170,30 @@ class Build(build_ext):
             self.built += 1
             if self.built % max(len(self.extensions) // 10, 1) == 0:
                 say(f"{self.built} of {len(self.extensions)} modules compiled")
+
+    def add_c_api(self, base: Path) -> None:
+        """The library, and the headers to compile against it."""
+        package = base / "triton_async"
+        headers = sorted((ROOT / C_API / "triton" / "core").glob("*.h"))
+        folder = package / "include" / "triton" / "core"
+        folder.mkdir(parents=True, exist_ok=True)
+        for header in headers:
+            shutil.copyfile(header, folder / header.name)
+        target = package / "lib" / "libtritonserver.so"
+        sources = [str(C_API / name) for name in C_API_SOURCES]
+        read = [*map(Path, sources), *headers, *(ROOT / C_API).glob("*.h"), ROOT / "setup.py"]
+        if target.exists() and target.stat().st_mtime > max(path.stat().st_mtime for path in read):
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        objects = self.compiler.compile(
+            sources, output_dir=self.build_temp, include_dirs=[str(C_API)],
+            extra_postargs=["-std=gnu11", "-fPIC", "-pthread", *COMPILE],
+        )  # fmt: skip
+        # -z defs: a function that it lacks is an error here, not where a backend calls it.
+        self.compiler.link_shared_object(
+            objects, str(target),
+            extra_postargs=["-pthread", "-Wl,-soname,libtritonserver.so", "-Wl,-z,defs"], target_lang="c",
+        )  # fmt: skip
 
     def add_protos(self, base: Path) -> None:
         target = base / "triton_async" / "protos" / "inference.desc"

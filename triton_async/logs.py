@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from triton_async.defines import LOG_FLUSH_S
@@ -166,6 +166,10 @@ _settings: dict[str, Any] = {
 }  # fmt: skip
 
 
+# Called, without arguments, after each change. On the thread that made it.
+listeners: list[Callable[[], None]] = []
+
+
 def settings() -> dict[str, Any]:
     """The settings in force, by Triton's names."""
     return dict(_settings)
@@ -178,6 +182,8 @@ def update(changes: Mapping[str, Any]) -> None:
         if isinstance(handler, LinesHandler) and isinstance(handler.formatter, Formatter):
             handler.formatter.form = _settings["log_format"]
     logging.getLogger("triton_async").setLevel(logging.DEBUG if _settings["log_verbose_level"] else logging.INFO)
+    for listener in listeners:
+        listener()
 
 
 def _wanted(record: logging.LogRecord) -> bool:

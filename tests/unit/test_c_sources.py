@@ -6,6 +6,7 @@ import ast
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,12 +20,16 @@ EXTERN = re.compile(r'^cdef extern from "(\w+)\.h"[^\n]*:\n((?:[ \t]+[^\n]*\n|\n
 DECLARED = re.compile(r"\b(ta_\w+)\s*\(")
 
 
-def c_sources() -> dict[str, list[str]]:
+def constant(name: str) -> Any:
     for node in ast.parse(SETUP.read_text()).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "C_SOURCES":
-            found: dict[str, list[str]] = ast.literal_eval(node.value)
-            return found
-    raise AssertionError("setup.py has no C_SOURCES")
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            return ast.literal_eval(node.value)
+    raise AssertionError(f"setup.py has no {name}")
+
+
+def c_sources() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = constant("C_SOURCES")
+    return found
 
 
 @cache
@@ -71,6 +76,10 @@ def called(module: Path) -> set[str]:
 def test_every_c_file_is_of_some_module() -> None:
     listed = {source for sources in c_sources().values() for source in sources}
     assert {f"csrc/{path.name}" for path in CSRC.glob("*.c")} == listed
+
+
+def test_every_c_file_of_the_c_api_is_listed() -> None:
+    assert sorted(path.name for path in (CSRC / "tritonserver").glob("*.c")) == constant("C_API_SOURCES")
 
 
 def test_modules_are_listed_with_what_they_call() -> None:

@@ -1,0 +1,18 @@
+/* What the process around libtritonserver.so gives to it: the log. Registered by triton_async.native, which loads it. */
+#ifndef TRITON_ASYNC_BRIDGE_H
+#define TRITON_ASYNC_BRIDGE_H
+
+#include <stdint.h>
+
+typedef struct ta_process_calls {
+    /* A line for the log. Any thread. `level`: TRITONSERVER_LogLevel. */
+    void (*log)(int32_t level, const char *file, int32_t line, const char *text);
+} ta_process_calls;
+
+/* The table must stay where it is; NULL: there is none any more. Any thread. */
+void ta_register_process(const ta_process_calls *calls);
+
+/* Which levels are logged: bit TRITONSERVER_LogLevel. Until it is called none is. Any thread. */
+void ta_set_log_levels(uint32_t levels);
+
+#endif

@@ -1,0 +1,77 @@
+"""`libtritonserver.so`: where the package keeps it, and how a process loads it, once, with the server's log behind it.
+
+Backends, caches and agents that are shared libraries find its functions in the process. The server's modules reach its
+inside by the addresses of functions (`address`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import threading
+from pathlib import Path
+
+from triton_async import logs
+from triton_async.errors import InternalError
+
+log = logging.getLogger("triton_async.native")
+
+#: The library, and the folder to compile against: `#include "triton/core/tritonserver.h"`.
+LIBRARY = Path(__file__).parent / "lib" / "libtritonserver.so"
+INCLUDE = Path(__file__).parent / "include"
+
+# TRITONSERVER_LogLevel -> the setting that turns it on, and the level of Python's.
+_LEVELS = (
+    ("log_info", logging.INFO), ("log_warning", logging.WARNING), ("log_error", logging.ERROR),
+    ("log_verbose_level", logging.DEBUG),
+)  # fmt: skip
+
+_LogFunction = ctypes.CFUNCTYPE(None, ctypes.c_int32, ctypes.c_char_p, ctypes.c_int32, ctypes.c_char_p)
+
+
+class _ProcessCalls(ctypes.Structure):
+    _fields_ = [("log", _LogFunction)]
+
+
+def _log(level: int, file: bytes | None, line: int, text: bytes | None) -> None:
+    """A line of native code, with the place that it names. Any thread."""
+    name = os.path.basename((file or b"").decode(errors="replace"))
+    message = (text or b"").decode(errors="replace")
+    record = log.makeRecord(log.name, _LEVELS[level & 3][1], name, line, "%s", (message,), None)
+    log.handle(record)
+
+
+_calls = _ProcessCalls(_LogFunction(_log))
+_loaded: ctypes.CDLL | None = None
+_lock = threading.Lock()
+
+
+def load() -> ctypes.CDLL:
+    """The library, loaded for all of the process to see. InternalError when it cannot be. Any thread."""
+    global _loaded
+    with _lock:
+        if _loaded is None:
+            try:
+                library = ctypes.CDLL(str(LIBRARY), mode=ctypes.RTLD_GLOBAL)
+            except OSError as error:
+                log.error("cannot load %s: %s", LIBRARY, error)
+                raise InternalError("the C API's library libtritonserver.so cannot be loaded, see the log") from None
+            library.ta_register_process(ctypes.byref(_calls))
+            _loaded = library
+            logs.listeners.append(_follow)
+            _follow()
+        return _loaded
+
+
+def _follow() -> None:
+    """Tells the library which levels are logged now."""
+    settings = logs.settings()
+    levels = sum(1 << level for level, (setting, _) in enumerate(_LEVELS) if settings[setting])
+    if _loaded is not None:
+        _loaded.ta_set_log_levels(ctypes.c_uint32(levels))
+
+
+def address(name: str) -> int:
+    """Where a function of the library is. InternalError when it cannot be loaded, AttributeError when it has none."""
+    return ctypes.cast(getattr(load(), name), ctypes.c_void_p).value or 0
