@@ -1,5 +1,44 @@
-"""triton-async: a drop-in replacement for NVIDIA Triton Inference Server. Importing it loads no engine."""
+"""triton-async: a drop-in replacement for NVIDIA Triton Inference Server. Importing it loads no engine.
+
+`Server` and `SyncServer` are the server inside another program (docs/in-process.md); they come in when they are named.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from triton_async.version import VERSION as __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from triton_async.config.settings import Settings
+    from triton_async.embedding.blocking import SyncResponseStream, SyncServer
+    from triton_async.embedding.results import Response
+    from triton_async.embedding.server import ResponseStream, Server
+    from triton_async.errors import ServerError
+
+__all__ = [
+    "Response", "ResponseStream", "Server", "ServerError", "Settings", "SyncResponseStream", "SyncServer",
+    "__version__",
+]  # fmt: skip
+
+_HOMES = {
+    "Response": "embedding.results",
+    "ResponseStream": "embedding.server",
+    "Server": "embedding.server",
+    "ServerError": "errors",
+    "Settings": "config.settings",
+    "SyncResponseStream": "embedding.blocking",
+    "SyncServer": "embedding.blocking",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'triton_async' has no attribute '{name}'")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f"triton_async.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

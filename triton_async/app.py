@@ -24,17 +24,12 @@ from triton_async.core.caches import OpenCache, open_cache
 from triton_async.core.files import Root
 from triton_async.core.server import InferenceServer
 from triton_async.core.tracing import TraceRecorder
-from triton_async.defines import (
-    EXIT_GIVE_UP_S,
-    GIL_SWITCH_S,
-    SECOND_SIGNAL_GRACE_S,
-    SEE_OFF_INTERVAL_S,
-    STOP_GRACE_S,
-)
+from triton_async.defines import GIL_SWITCH_S, SECOND_SIGNAL_GRACE_S, STOP_GRACE_S
 from triton_async.endpoints import Endpoint, Security, open_certificates, start_endpoints, try_ports
 from triton_async.errors import InternalError, ServerError
 from triton_async.frontends.gate import ApiKeys
 from triton_async.frontends.renewal import Renewal
+from triton_async.shutdown import drain, shut_down
 from triton_async.watchdog import watching
 
 log = logging.getLogger("triton_async.app")
@@ -136,7 +131,7 @@ async def _run_server(
     backends: BackendRegistry,
     stop_requested: asyncio.Event,
 ) -> int:
-    endpoints: list[Endpoint] = []
+    endpoints: dict[str, Endpoint] = {}
     stopping = asyncio.ensure_future(stop_requested.wait())
     try:
         # A port that is shared brings requests that another server could answer.
@@ -165,7 +160,7 @@ async def _run_server(
     renewal.start()
     await stopping
     renewal.stop()
-    await _drain(settings.drain_secs, server, endpoints)
+    await drain(settings.drain_secs, server, endpoints.values())
     return await _shut_down(settings, server, endpoints)
 
 
@@ -192,54 +187,14 @@ def _settle() -> None:
     gc.freeze()
 
 
-async def _shut_down(settings: Settings, server: InferenceServer, endpoints: list[Endpoint]) -> int:
-    """Readiness off, no new connections, in-flight requests finish, models are freed; all in one time budget."""
-    deadline = asyncio.get_running_loop().time() + settings.exit_timeout_secs
-    server.stop_accepting()
-    giving_up = asyncio.ensure_future(_give_up_late(settings, server))
+async def _shut_down(settings: Settings, server: InferenceServer, endpoints: Mapping[str, Endpoint]) -> int:
     try:
-        async with asyncio.timeout_at(deadline):
-            await _see_off(min(settings.exit_grace_secs, settings.exit_timeout_secs / 2), endpoints)
-            await asyncio.gather(*(endpoint.stop_accepting() for endpoint in endpoints))
-            await asyncio.gather(*(endpoint.close(settings.exit_timeout_secs) for endpoint in endpoints))
-            await server.stop()
+        await shut_down(settings, server, endpoints.values())
     except TimeoutError:
         logs.say(logs.STDERR, "error: failed to stop server: Internal - Exit timeout expired. Exiting immediately.")
         server.repository.close_roots()
         _exit_now()
-    finally:
-        giving_up.cancel()
     return 0
-
-
-async def _drain(seconds: int, server: InferenceServer, endpoints: list[Endpoint]) -> None:
-    """Serves on for as long as load balancers need to notice that the server is not ready."""
-    if seconds > 0:
-        log.info("draining for %d s: not ready any more", seconds)
-        server.drain()
-        for endpoint in endpoints:
-            endpoint.leave()
-        await asyncio.sleep(seconds)
-
-
-async def _see_off(seconds: float, endpoints: list[Endpoint]) -> None:
-    """Lets clients hear with their next answer that they are to go elsewhere; returns early when none is left."""
-    for endpoint in endpoints:
-        endpoint.leave()
-    end = asyncio.get_running_loop().time() + seconds
-    while any(endpoint.connected for endpoint in endpoints) and (  # noqa: ASYNC110
-        asyncio.get_running_loop().time() < end
-    ):
-        await asyncio.sleep(SEE_OFF_INTERVAL_S)
-
-
-async def _give_up_late(settings: Settings, server: InferenceServer) -> None:
-    """Ends what still runs a moment before the time is up: its clients get an error instead of a closed connection."""
-    await asyncio.sleep(settings.exit_timeout_secs - min(EXIT_GIVE_UP_S, settings.exit_timeout_secs / 2))
-    log.warning("the exit timeout is about to expire: executions that are still running are given up")
-    while True:  # what waits behind them is begun, and given up in its turn
-        server.interrupt()
-        await asyncio.sleep(EXIT_GIVE_UP_S / 20)
 
 
 def _exit_now(status: int = 1) -> None:

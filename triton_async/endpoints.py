@@ -107,9 +107,11 @@ def open_certificates(settings: Settings) -> Certificates:
 
 
 async def start_endpoints(
-    settings: Settings, security: Security, server: InferenceServer, endpoints: list[Endpoint]
+    settings: Settings, security: Security, server: InferenceServer, endpoints: dict[str, Endpoint]
 ) -> None:
-    """gRPC, HTTP, metrics, as Triton starts them. OSError naming the service that found its port taken."""
+    """gRPC, HTTP, metrics, as Triton starts them: into `endpoints`, by the names of services. OSError naming the service
+    that found its port taken.
+    """
     if settings.allow_grpc:
         service = "GRPCInferenceService"
         endpoint: Endpoint = await _listening(
@@ -165,7 +167,7 @@ def _cloud_ports(settings: Settings) -> Iterator[tuple[str, str, int]]:
 
 
 async def _start_clouds(
-    settings: Settings, security: Security, server: InferenceServer, endpoints: list[Endpoint]
+    settings: Settings, security: Security, server: InferenceServer, endpoints: dict[str, Endpoint]
 ) -> None:
     gate = security.gate(settings, settings.http_restricted_api)
     limit = settings.http_max_input_size
@@ -208,6 +210,6 @@ def _not_listening(error: OSError, name: str, address: str, port: int) -> OSErro
     )
 
 
-def _started(service: str, endpoint: Endpoint, endpoints: list[Endpoint]) -> None:
-    endpoints.append(endpoint)
+def _started(service: str, endpoint: Endpoint, endpoints: dict[str, Endpoint]) -> None:
+    endpoints[service] = endpoint
     log.info("Started %s at %s", service, shown(endpoint.address, endpoint.port), extra={"table": True})

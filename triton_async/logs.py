@@ -195,13 +195,19 @@ def _wanted(record: logging.LogRecord) -> bool:
     return bool(_settings["log_warning" if record.levelname == "WARNING" else "log_error"])
 
 
+def file_handler(file: str, log_format: str) -> LinesHandler:
+    """For lines that the settings let through, to `file`, or to standard error. OSError."""
+    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666) if file else STDERR
+    handler = LinesHandler(fd, Formatter(log_format))
+    handler.addFilter(_wanted)
+    return handler
+
+
 def configure(
     *, verbose: int, info: bool, warning: bool, error: bool, log_format: str, file: str, access_lines: bool = False
 ) -> None:
     """Sends the package's log to `file`, or to standard error. OSError when the file cannot be opened."""
-    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666) if file else STDERR
-    handler = LinesHandler(fd, Formatter(log_format))
-    handler.addFilter(_wanted)
+    handler = file_handler(file, log_format)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     # Libraries speak only when something is wrong with them.

@@ -51,13 +51,15 @@ class Workers:
         self.loads = ThreadPoolExecutor(load_threads, "load")
         self.unloads = ThreadPoolExecutor(UNLOAD_THREADS, "unload")
         self.files = ThreadPoolExecutor(FILE_THREADS, "files")
+        #: Whether the end of the block waits for none of them: something there does not come to its end.
+        self.abandoned = False
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
         for executor in (self.loads, self.unloads, self.files):
-            executor.shutdown()
+            executor.shutdown(wait=not self.abandoned)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,32 @@
+"""Servers in this process share one repository of models."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import embedded_models  # noqa: E402
+
+from triton_async.infer.request import live_requests  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def servers_are_idle() -> Iterator[None]:
+    """A response is there a moment before its request is let go on the server's own thread."""
+    yield
+    deadline = time.monotonic() + 10
+    while live_requests() and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("embedded")
+    embedded_models.build(folder)
+    return folder
