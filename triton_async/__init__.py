@@ -3,16 +3,7 @@
 `Server` and `SyncServer` are the server inside another program (docs/in-process.md); they come in when they are named.
 """
 
-from typing import TYPE_CHECKING, Any
-
 from triton_async.version import VERSION as __version__
-
-if TYPE_CHECKING:
-    from triton_async.config.settings import Settings
-    from triton_async.embedding.blocking import SyncResponseStream, SyncServer
-    from triton_async.embedding.results import Response
-    from triton_async.embedding.server import ResponseStream, Server
-    from triton_async.errors import ServerError
 
 __all__ = [
     "Response", "ResponseStream", "Server", "ServerError", "Settings", "SyncResponseStream", "SyncServer",
@@ -30,7 +21,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name):
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'triton_async' has no attribute '{name}'")
@@ -40,5 +31,5 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-def __dir__() -> list[str]:
+def __dir__():
     return sorted({*globals(), *__all__})

@@ -109,8 +109,8 @@ def open_certificates(settings: Settings) -> Certificates:
 async def start_endpoints(
     settings: Settings, security: Security, server: InferenceServer, endpoints: dict[str, Endpoint]
 ) -> None:
-    """gRPC, HTTP, metrics, as Triton starts them: into `endpoints`, by the names of services. OSError naming the service
-    that found its port taken.
+    """gRPC, HTTP, metrics, as Triton starts them: into `endpoints`, by the names of services. OSError naming the
+    service that found its port taken.
     """
     if settings.allow_grpc:
         service = "GRPCInferenceService"

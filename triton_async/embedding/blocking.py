@@ -102,7 +102,7 @@ async def _next_of(stream: ResponseStream) -> Response:
 
 class SyncServer:
     """`Server` for programs without an event loop: the same arguments and answers, and methods that wait. Any thread,
-    and several at once. Use it in a `with` block: one that is left running ends with its process, without freeing models.
+    and several at once. Use it in a `with` block: one that is left running ends with its process, and frees no models.
     """
 
     def __init__(self, settings: Settings | None = None, /, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Makes requests of NumPy arrays and Python values, with the words that HTTP's clients hear. Any thread with the GIL."""
+"""Requests of NumPy arrays and Python values, refused with the words that HTTP's clients hear. Any thread."""
 
 import numpy as np
 

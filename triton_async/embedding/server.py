@@ -171,8 +171,8 @@ class Server:
             self.desk.close()
 
     async def stop(self) -> None:
-        """Lets requests in flight finish, at most for --exit-timeout-secs, and frees every model. InternalError when they
-        do not. Idempotent.
+        """Lets requests in flight finish, at most for --exit-timeout-secs, and frees every model. InternalError when
+        they do not. Idempotent.
         """
         if self._state is _State.STARTED:
             try:

@@ -11,9 +11,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import embedded_models  # noqa: E402
+import embedded_models
 
-from triton_async.infer.request import live_requests  # noqa: E402
+from triton_async.infer.request import live_requests
 
 
 @pytest.fixture(autouse=True)

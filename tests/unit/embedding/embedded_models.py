@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-_HEAD = "import time\nimport numpy as np\nimport triton_python_backend_utils as pb_utils\n\n\nclass TritonPythonModel:\n"
+_HEAD = "import time\nimport numpy as np\nimport triton_python_backend_utils as pb_utils\n\nclass TritonPythonModel:\n"
 _IO = """
 input { name: "IN" data_type: TYPE_FP32 dims: -1 }
 output { name: "OUT" data_type: TYPE_FP32 dims: -1 }
