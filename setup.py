@@ -75,6 +75,12 @@ LIBRARIES = {
     "triton_async.protocol.http2": ["nghttp2"],
 }
 
+# Plain Python that is compiled too: what each request of a Python model goes through. Interpreters that the compiled
+# form is not for, those of other environments of models, run the sources.
+ALSO_COMPILED = ["triton_async/backends/python/worker/" + name for name in (
+    "calls.py", "context.py", "messages.py", "outgoing.py", "process.py", "runner.py", "tensors.py", "wire.py",
+)]  # fmt: skip
+
 DIRECTIVES = {
     "language_level": 3,
     "binding": True,
@@ -232,7 +238,7 @@ HEADERS = [f"csrc/{path.name}" for path in sorted((ROOT / "csrc").glob("*.h"))]
 
 def extensions() -> list[Extension]:
     found = []
-    for path in sorted((ROOT / "triton_async").rglob("*.pyx")):
+    for path in [*sorted((ROOT / "triton_async").rglob("*.pyx")), *(ROOT / name for name in ALSO_COMPILED)]:
         relative = path.relative_to(ROOT)
         name = ".".join(relative.with_suffix("").parts)
         called = C_SOURCES.get(name, [])

@@ -1,3 +1,4 @@
+# cython: annotation_typing=False, wraparound=True
 """One inference request of a model to another (BLS), seen from the model: what blocks, what is awaited, cancellation.
 
 Whoever runs it delivers responses from any thread; one thread or one coroutine of the model takes them.

@@ -1,3 +1,4 @@
+# cython: annotation_typing=False, wraparound=True
 """What the objects of one model instance have in common: its way to the server, and how far its life has come."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# cython: annotation_typing=False, wraparound=True
 """Requests and responses as models see them, the response sender, and inference requests of a model to others (BLS)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# cython: annotation_typing=False, wraparound=True
 """What a worker sends: events put together to messages, tensors put into shared memory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# cython: annotation_typing=False, wraparound=True
 """A worker: one instance of a Python model in a process of its own, and its way to the server.
 
 Whichever thread waits for something reads the socket, for all of them; nobody reads it while nobody waits.
@@ -254,7 +255,8 @@ class WorkerChannel(Channel):
             name = tensor._name
             if name in wanted:
                 if name in found:
-                    raise Refused(INTERNAL, f"output '{name}' is twice in a response")
+                    assert self.context is not None
+                    raise Refused(INTERNAL, f"model '{self.context.model}' gave output '{name}' more than once")
                 found[name] = tensor
         text = json.dumps(parameters).encode() if parameters else b""
         try:

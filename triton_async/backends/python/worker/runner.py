@@ -1,3 +1,4 @@
+# cython: annotation_typing=False, wraparound=True
 """Drives one TritonPythonModel: its life, its executions, and everything that it can do wrong, in Triton's words."""
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from .messages import (
     incoming,
 )
 
-# Where our own frames are, and those of the loops that run coroutines, which nobody wants to see.
-_OWN = (os.path.dirname(__file__), os.path.dirname(asyncio.__file__))
+# Where our own frames are, compiled or not, and those of the loops that run coroutines, which nobody wants to see.
+_OWN = (os.path.dirname(__file__), os.path.dirname(asyncio.__file__), "triton_async/backends/python/worker/")
 
 
 class ModelFailure(Exception):

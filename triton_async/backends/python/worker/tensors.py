@@ -1,3 +1,4 @@
+# cython: annotation_typing=False, wraparound=True
 """Tensors as models see them, the numpy types of Triton's data types, and the form of BYTES. Any thread."""
 
 from __future__ import annotations

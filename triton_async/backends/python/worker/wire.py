@@ -1,3 +1,4 @@
+# cython: annotation_typing=False, wraparound=True
 """The wire form of what a worker and its server say to each other, from the worker's side: isolated/wire.pxd describes
 it. Requests are looked into when a model asks for what is in them.
 """
