@@ -146,6 +146,12 @@ HTTP_MAX_PIPELINED = 128
 # where they are refused. What was sent behind them waits for the next turn, behind the other connections.
 HTTP_REQUESTS_PER_TURN = 32
 
+# Connections in memory that wait for the next request of an ASGI server: as many as it mostly has at once.
+ASGI_IDLE_CONNECTIONS = 64
+
+# Bytes of an answer that may wait for such a server before who writes it is held back, as in a socket.
+ASGI_UNSENT_NBYTES = 1 << 20
+
 # Bytes of a large body that are read in one turn: copying them, and having their memory made, takes half a millisecond.
 HTTP_NBYTES_PER_TURN = 1 << 20
 

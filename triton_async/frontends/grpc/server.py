@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from grpclib.const import Handler
+
 from triton_async.core.server import InferenceServer
 from triton_async.defines import GRPC_BACKLOG, GRPC_GOAWAY_ROUND_TRIP_S, GRPC_MAX_STREAM_REQUESTS
 from triton_async.frontends.entry import Fields, entry_of
@@ -35,6 +37,24 @@ def _headers_of(fields: Fields) -> tuple[Headers, Fields]:
     return headers, forwardable(headers)
 
 
+def handlers(
+    server: InferenceServer,
+    health: Health,
+    response_compression: str,
+    max_waiting: int,
+    *,
+    gate: Gate = OPEN,
+    forwarded: re.Pattern[str] | None = None,
+) -> dict[str, Handler]:
+    """What answers each RPC, by its path. The arguments are those of `start`."""
+    return guarded({
+        **Service(server).__mapping__(),
+        **Inference(server, LEVELS[response_compression], max_waiting, forwarded).__mapping__(),
+        **health.__mapping__(),
+        **Reflection().__mapping__(),
+    }, gate)  # fmt: skip
+
+
 class GrpcEndpoint:
     """A started front-end. `close` once."""
 
@@ -49,12 +69,7 @@ class GrpcEndpoint:
         forwarded: re.Pattern[str] | None = None,
     ) -> None:
         self._health = Health(server)
-        mapping = guarded({
-            **Service(server).__mapping__(),
-            **Inference(server, LEVELS[response_compression], max_waiting, forwarded).__mapping__(),
-            **self._health.__mapping__(),
-            **Reflection().__mapping__(),
-        }, gate)  # fmt: skip
+        mapping = handlers(server, self._health, response_compression, max_waiting, gate=gate, forwarded=forwarded)
         entry = entry_of(gate, forwarded, _headers_of)
         compresses = LEVELS[response_compression] > 0
         self.lane = lane = Lane(server, asyncio.get_running_loop(), mapping, pings, compresses, entry)

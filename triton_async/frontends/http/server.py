@@ -239,6 +239,20 @@ def _refuse_repository(repository: str | None) -> None:
         raise Unsupported("'repository_name' specification is not supported")
 
 
+def express_listener(
+    server: InferenceServer,
+    *,
+    max_input_nbytes: int,
+    gate: Gate = OPEN,
+    forwarded: re.Pattern[str] | None = None,
+    page: Page | None = None,
+) -> ExpressListener:
+    """What accepts connections, without a port. The arguments are those of `start`."""
+    service = HttpService(server, max_input_nbytes, gate, forwarded, page)
+    entry = entry_of(gate, forwarded, headers_of)
+    return ExpressListener(service.handle, server, max_input_nbytes, service.receiving, entry=entry)
+
+
 async def start(
     server: InferenceServer,
     *,
@@ -258,13 +272,13 @@ async def start(
     is asked of calls. `forwarded`: names of headers that become parameters of inference requests. `page`: what `/`
     shows; None for 404.
     """
-    service = HttpService(server, max_input_nbytes, gate, forwarded, page)
-    entry = entry_of(gate, forwarded, headers_of)
-    listener = (
-        ExpressListener(service.handle, server, max_input_nbytes, service.receiving, entry=entry)
-        if express
-        else Listener(service.handle)
-    )
+    listener: Listener
+    if express:
+        listener = express_listener(
+            server, max_input_nbytes=max_input_nbytes, gate=gate, forwarded=forwarded, page=page
+        )
+    else:
+        listener = Listener(HttpService(server, max_input_nbytes, gate, forwarded, page).handle)
     await listener.start(address, port, reuse_port, tls)
     return listener
 
