@@ -19,7 +19,7 @@ SCRIPT := env -u PYTHONSAFEPATH $(BIN)/python
 # What `make dist` builds wheels for, e.g. PYTHONS='python3.11 python3.12'.
 PYTHONS ?= $(PYTHON)
 
-.PHONY: help install dev embeddings models serve demo test unit debug lint sanitize conformance tensorflow dist wheels \
+.PHONY: help install dev embeddings models serve demo test unit debug lint sanitize conformance tensorflow ray dist wheels \
 	bench bench-all clean
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo 'make debug        the unit tests on a build with assertions (part of make test: those of the request path)'
 	@echo 'make sanitize     the C sources under address, undefined behaviour and thread sanitizers (part of make test)'
 	@echo 'make conformance  compare with the real tritonserver'
+	@echo 'make ray          the tests of Ray Serve, which is installed beside (300 MB)'
 	@echo 'make bench        measure against the real tritonserver'
 	@echo 'make dist         dist/: the source, and a wheel for each of $(PYTHONS), which is installed and tried'
 	@echo 'make wheels       build/wheels: all that a GPU machine without network needs (PYTHON=python3.12)'
@@ -152,6 +153,18 @@ tensorflow: $(VENV)/.dev
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))' \
 		> "$$(build/tensorflow-venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/tests.pth"
 	build/tensorflow-venv/bin/python -m pytest tests/unit/backends/test_tensorflow.py
+
+# Ray (300 MB with what it needs), likewise: the tests on a cluster of two nodes on this machine.
+RAY := build/ray-venv
+$(RAY)/.installed: $(VENV)/.dev
+	$(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/pip install --quiet 'ray[serve]>=2.60'
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))' \
+		> "$$($(RAY)/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/tests.pth"
+	@touch $@
+
+ray: $(RAY)/.installed
+	$(RAY)/bin/python -m pytest -W ignore::DeprecationWarning tests/ray_serve tests/unit/ray_serve
 
 conformance: $(VENV)/.dev
 	$(BIN)/pytest -m conformance tests/conformance

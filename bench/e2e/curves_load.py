@@ -30,6 +30,7 @@ class Measured:
     p50_ms: float
     p99_ms: float
     kept_up: bool = True
+    std_ms: float = 0.0
 
 
 class _Connection:
@@ -138,4 +139,6 @@ class Load:
         late = sum(due_s + seconds > end_s + self._seconds / 4 for due_s, seconds in self._took)
         p50, p99 = np.percentile(took, [50, 99])
         kept_up = not wanted or (len(self._took) == wanted and late == 0)
-        return Measured(in_time / (end_s - from_s), float(took.mean()), float(p50), float(p99), kept_up)
+        return Measured(
+            in_time / (end_s - from_s), float(took.mean()), float(p50), float(p99), kept_up, float(took.std())
+        )

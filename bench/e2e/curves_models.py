@@ -95,7 +95,7 @@ def _transformer() -> onnx.ModelProto:
     return graph.model({"INPUT": (INT64, ["batch", "length"])}, {"OUTPUT": (FLOAT, ["batch", _WIDTH])})
 
 
-def _small() -> onnx.ModelProto:
+def small() -> onnx.ModelProto:
     """A few dense layers: an execution reads all weights, however many rows it has."""
     random = np.random.default_rng(5)
     nodes, weights, last = [], [], "INPUT"
@@ -111,7 +111,7 @@ def _small() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-_MAKERS = {"resnet": _resnet, "transformer": _transformer, "small": _small}
+_MAKERS = {"resnet": _resnet, "transformer": _transformer, "small": small}
 
 
 def settings(kind: Kind) -> dict[str, str]:

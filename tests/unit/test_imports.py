@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,8 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_each_module_imports_alone_without_warnings() -> None:
     names = modules()
+    if find_spec("ray") is None:
+        names.remove("triton_async.ray.application")  # what only Ray's own processes import
     assert len(names) > 100 and "triton_async.infer.batch" in names
     done = run(ALONE, " ".join(ENGINES), *names)
     assert done.returncode == 0, done.stdout + done.stderr

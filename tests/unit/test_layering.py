@@ -23,6 +23,7 @@ ALLOWED = {
     "protocol": {"config", "memory", "infer"},
     "infer": {"memory"},
     "cloud": {"config"},
+    "ray": {"config", "memory", "infer", "protocol", "core", "frontends", "embedding"},
     "config": set(),
     "memory": set(),
 }
