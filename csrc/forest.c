@@ -48,14 +48,28 @@ static inline int32_t run_length(const ta_tree *trees, int32_t n_trees) {
     return count == MOST_TREES ? MOST_TREES : count >= 8 ? 8 : 1;
 }
 
+/* How many trees from this one on have their leaves found at once by ranks. */
+static inline int32_t ranked_run(const ta_tree *trees, int32_t n_trees) {
+    if (trees[0].ranked < 0) return 0;
+    const int32_t most = n_trees < TA_RANK_TREES ? n_trees : TA_RANK_TREES;
+    int32_t count = 1;
+    while (count < most && trees[count].depth == trees[0].depth &&
+           trees[count].ranked == trees[0].ranked + (count << trees[0].depth))
+        count++;
+    return count;
+}
+
 #define VALUE float
 #define LEAF float
 #define PERFECT ta_perfect_f
 #define NODE ta_node_f
 #define NAME(name) name##_ff
+#define RANKS(forest, row, to) ta_ranks_of_floats((forest)->ranks, 0, row, to)
 #include "forest_walk.h"
 #undef NAME
+#undef RANKS
 #define OR_EQUAL
+#define RANKS(forest, row, to) ta_ranks_of_floats((forest)->ranks, 1, row, to)
 #define NAME(name) name##_ffe
 #include "forest_walk.h"
 #undef NAME
@@ -64,15 +78,18 @@ static inline int32_t run_length(const ta_tree *trees, int32_t n_trees) {
 #define NAME(name) name##_fde
 #include "forest_walk.h"
 #undef NAME
+#undef RANKS
 #undef VALUE
 #undef PERFECT
 #undef NODE
+#define RANKS(forest, row, to) ta_ranks_of_doubles((forest)->ranks, row, to)
 #define VALUE double
 #define PERFECT ta_perfect_d
 #define NODE ta_node_d
 #define NAME(name) name##_dde
 #include "forest_walk.h"
 #undef NAME
+#undef RANKS
 #undef VALUE
 #undef LEAF
 #undef PERFECT
@@ -97,6 +114,10 @@ static int64_t margins_nbytes(const ta_forest *forest) {
     return aligned((int64_t)forest->n_outputs * 8 * ta_forest_block(forest));
 }
 
+static int64_t ranks_nbytes(const ta_forest *forest) {
+    return forest->ranks == NULL ? 0 : ta_ranks_nbytes(forest->ranks) * ta_forest_block(forest);
+}
+
 /* A column that splits on the way to a node. */
 typedef struct element {
     int32_t column; /* -1: the first one, which stands for no column */
@@ -113,6 +134,7 @@ static int64_t ways_nbytes(const ta_forest *forest) {
 
 int64_t ta_forest_scratch_nbytes(const ta_forest *forest) {
     int64_t nbytes = rows_nbytes(forest) + margins_nbytes(forest) + aligned((int64_t)forest->n_classes * 8);
+    nbytes += ranks_nbytes(forest);
     if (forest->covers != NULL)
         nbytes += ways_nbytes(forest) + aligned(((int64_t)forest->n_columns + 1) * forest->n_outputs * 8);
     return nbytes;
@@ -169,11 +191,11 @@ static void expand(const ta_forest *forest, const char *rows, int double_rows, i
     }
 }
 
-static void sum_up(const ta_forest *forest, const void *rows, int64_t n_rows, void *margins) {
-    if (forest->wide) block_dde(forest, rows, n_rows, margins);
-    else if (forest->wide_leaves) block_fde(forest, rows, n_rows, margins);
-    else if (forest->or_equal) block_ffe(forest, rows, n_rows, margins);
-    else block_ff(forest, rows, n_rows, margins);
+static void sum_up(const ta_forest *forest, const void *rows, int64_t n_rows, void *margins, uint8_t *ranks) {
+    if (forest->wide) block_dde(forest, rows, n_rows, margins, ranks);
+    else if (forest->wide_leaves) block_fde(forest, rows, n_rows, margins, ranks);
+    else if (forest->or_equal) block_ffe(forest, rows, n_rows, margins, ranks);
+    else block_ff(forest, rows, n_rows, margins, ranks);
 }
 
 static inline double margin_of_leaf(const ta_forest *forest, int64_t at) {
@@ -269,10 +291,11 @@ void ta_forest_run(const ta_forest *forest, const char *rows, int double_rows, i
     const int64_t block = ta_forest_block(forest);
     void *margins = (char *)scratch + rows_nbytes(forest);
     double *values = (double *)((char *)margins + margins_nbytes(forest));
+    uint8_t *ranks = (uint8_t *)values + aligned((int64_t)forest->n_classes * 8);
     for (int64_t row = 0; row < n_rows; row += block) {
         int64_t count = n_rows - row < block ? n_rows - row : block;
         expand(forest, rows + row * forest->n_columns * (double_rows ? 8 : 4), double_rows, count, scratch);
-        sum_up(forest, scratch, count, margins);
+        sum_up(forest, scratch, count, margins, ranks);
         finish(forest, margins, count, values, answers, double_answers, row);
     }
 }

@@ -10,6 +10,8 @@
 
 #include <stdint.h>
 
+#include "forest_ranks.h"
+
 /* Ways to treat missing values; a node's column lies in the copy of its way. */
 enum ta_missing {
     TA_MISSING_RIGHT = 0,      /* NaN is missing and goes right */
@@ -32,7 +34,7 @@ typedef struct ta_tree {
     int32_t kind;   /* ta_tree_kind */
     int32_t depth;  /* most splits on a way to a leaf */
     int32_t output; /* the margin that it adds to; -1: to all of them, its leaves are vectors */
-    int32_t reserved;
+    int32_t ranked; /* of a perfect tree, where the forest has ranks: place of its first node there; else -1 */
 } ta_tree;
 
 typedef struct ta_perfect_f {
@@ -127,6 +129,7 @@ typedef struct ta_forest {
     /* For ta_forest_shap, else NULL: what reached each node of `nodes`. All trees are plain or categorical then. */
     const double *covers;
     const double *expected; /* margins of an unknown row, n_outputs */
+    const ta_ranks *ranks; /* NULL: all trees are walked */
     int32_t depth;       /* of the deepest tree */
     int32_t answer_width; /* values of a row's answer */
 } ta_forest;

@@ -144,51 +144,94 @@ static inline void NAME(plain_trees)(const ta_forest *forest, const ta_tree *tre
     for (int lane = 0; lane < LANES; lane++) NAME(add)(forest, &trees[lane], nodes[lane][at[lane]].leaf, margins);
 }
 
-static void NAME(one_row)(const ta_forest *forest, const VALUE *row, LEAF *margins) {
-    const ta_tree *trees = forest->trees;
-    int32_t t = 0;
-    while (t < forest->n_trees) {
-        int32_t run = run_length(trees + t, forest->n_trees - t);
-        if (run == MOST_TREES) {
-            NAME(perfect_trees)(forest, trees + t, MOST_TREES, row, margins);
-        } else if (run == LANES && trees[t].kind == TA_TREE_PERFECT) {
-            NAME(perfect_trees)(forest, trees + t, LANES, row, margins);
-        } else if (run == LANES && trees[t].kind == TA_TREE_PLAIN) {
-            NAME(plain_trees)(forest, trees + t, row, margins);
-        } else if (trees[t].kind == TA_TREE_PERFECT) {
-            run = 1;
-            NAME(perfect_rows)(forest, trees + t, row, 1, margins);
-        } else {
-            run = 1;
-            const NODE *nodes = (const NODE *)forest->nodes + trees[t].node;
-            NAME(add)(forest, trees + t, NAME(find)(forest, nodes, row), margins);
-        }
-        t += run;
+/* As many trees as go at once, on one row; how many these were. */
+static inline int32_t NAME(some_trees)(const ta_forest *forest, int32_t t, const VALUE *row, LEAF *margins) {
+    const ta_tree *trees = forest->trees + t;
+    int32_t run = run_length(trees, forest->n_trees - t);
+    if (run == MOST_TREES) {
+        NAME(perfect_trees)(forest, trees, MOST_TREES, row, margins);
+    } else if (run == LANES && trees->kind == TA_TREE_PERFECT) {
+        NAME(perfect_trees)(forest, trees, LANES, row, margins);
+    } else if (run == LANES && trees->kind == TA_TREE_PLAIN) {
+        NAME(plain_trees)(forest, trees, row, margins);
+    } else if (trees->kind == TA_TREE_PERFECT) {
+        NAME(perfect_rows)(forest, trees, row, 1, margins);
+        return 1;
+    } else {
+        const NODE *nodes = (const NODE *)forest->nodes + trees->node;
+        NAME(add)(forest, trees, NAME(find)(forest, nodes, row), margins);
+        return 1;
+    }
+    return run;
+}
+
+static void NAME(one_tree)(const ta_forest *forest, const ta_tree *tree, const VALUE *rows, int64_t n_rows,
+                           LEAF *margins) {
+    const int64_t width = (int64_t)forest->n_columns * forest->n_ways;
+    if (tree->kind == TA_TREE_PERFECT) {
+        NAME(perfect_rows)(forest, tree, rows, n_rows, margins);
+    } else if (tree->kind == TA_TREE_PLAIN) {
+        NAME(plain_rows)(forest, tree, rows, n_rows, margins);
+    } else {
+        const NODE *nodes = (const NODE *)forest->nodes + tree->node;
+        for (int64_t i = 0; i < n_rows; i++)
+            NAME(add)(forest, tree, NAME(find)(forest, nodes, ROW(i)), margins + i * forest->n_outputs);
     }
 }
 
-static void NAME(block)(const ta_forest *forest, const VALUE *rows, int64_t n_rows, LEAF *margins) {
+/* Trees from `t` on whose leaves are found by ranks, `count` of them: each row adds theirs in their order. */
+static void NAME(ranked_trees)(const ta_forest *forest, int32_t t, int32_t count, const uint8_t *ranks, int64_t n_rows,
+                               LEAF *margins) {
+    const ta_tree *trees = forest->trees + t;
+    const int64_t stride = ta_ranks_nbytes(forest->ranks);
+    const int32_t depth = trees->depth, outputs = forest->n_outputs;
+    const LEAF *leaves = (const LEAF *)forest->leaves + trees->leaf;
+    uint32_t found[TA_RANK_TREES];
+    for (int64_t i = 0; i < n_rows; i++, margins += outputs) {
+        ta_ranks_leaves(forest->ranks, ranks + i * stride, trees->ranked, depth, count, found);
+        if (outputs == 1) {
+            LEAF sum = margins[0];
+            for (int32_t k = 0; k < count; k++) sum += leaves[((uint32_t)k << depth) + found[k]];
+            margins[0] = sum;
+        } else {
+            for (int32_t k = 0; k < count; k++)
+                margins[trees[k].output] += leaves[((uint32_t)k << depth) + found[k]];
+        }
+    }
+}
+
+static void NAME(ranked_block)(const ta_forest *forest, const VALUE *rows, int64_t n_rows, LEAF *margins,
+                               uint8_t *ranks) {
+    const int64_t width = (int64_t)forest->n_columns * forest->n_ways, stride = ta_ranks_nbytes(forest->ranks);
+    for (int64_t i = 0; i < n_rows; i++) RANKS(forest, ROW(i), ranks + i * stride);
+    for (int32_t t = 0; t < forest->n_trees;) {
+        int32_t count = ranked_run(forest->trees + t, forest->n_trees - t);
+        if (count > 0) {
+            NAME(ranked_trees)(forest, t, count, ranks, n_rows, margins);
+        } else if (n_rows == 1) {
+            count = NAME(some_trees)(forest, t, rows, margins);
+        } else {
+            NAME(one_tree)(forest, forest->trees + t, rows, n_rows, margins);
+            count = 1;
+        }
+        t += count;
+    }
+}
+
+static void NAME(block)(const ta_forest *forest, const VALUE *rows, int64_t n_rows, LEAF *margins, uint8_t *ranks) {
     const int64_t width = (int64_t)forest->n_columns * forest->n_ways;
     const int32_t outputs = forest->n_outputs;
     const LEAF *base = forest->base;
     const LEAF divisor = (LEAF)forest->divisor;
     for (int64_t i = 0; i < n_rows; i++)
         for (int32_t k = 0; k < outputs; k++) margins[i * outputs + k] = forest->base_first ? base[k] : 0;
-    if (n_rows < LANES) {
-        for (int64_t i = 0; i < n_rows; i++) NAME(one_row)(forest, ROW(i), margins + i * outputs);
+    if (forest->ranks != NULL) {
+        NAME(ranked_block)(forest, rows, n_rows, margins, ranks);
+    } else if (n_rows < LANES) {
+        for (int64_t i = 0; i < n_rows; i++)
+            for (int32_t t = 0; t < forest->n_trees;) t += NAME(some_trees)(forest, t, ROW(i), margins + i * outputs);
     } else {
-        for (int32_t t = 0; t < forest->n_trees; t++) {
-            const ta_tree *tree = &forest->trees[t];
-            if (tree->kind == TA_TREE_PERFECT) {
-                NAME(perfect_rows)(forest, tree, rows, n_rows, margins);
-            } else if (tree->kind == TA_TREE_PLAIN) {
-                NAME(plain_rows)(forest, tree, rows, n_rows, margins);
-            } else {
-                const NODE *nodes = (const NODE *)forest->nodes + tree->node;
-                for (int64_t i = 0; i < n_rows; i++)
-                    NAME(add)(forest, tree, NAME(find)(forest, nodes, ROW(i)), margins + i * outputs);
-            }
-        }
+        for (int32_t t = 0; t < forest->n_trees; t++) NAME(one_tree)(forest, forest->trees + t, rows, n_rows, margins);
     }
     if (forest->base_first && forest->divisor == 1) return;
     for (int64_t i = 0; i < n_rows; i++) {

@@ -35,7 +35,7 @@ typedef struct made {
 static void add_perfect(made *to, int depth, int output, unsigned long long *state) {
     ta_tree *tree = &to->trees[to->forest.n_trees++];
     *tree = (ta_tree){.node = to->n_perfect, .leaf = to->n_leaves, .kind = TA_TREE_PERFECT, .depth = depth,
-                      .output = output};
+                      .output = output, .ranked = -1};
     for (int i = 0; i < (1 << depth) - 1; i++)
         to->perfect[to->n_perfect++] = (ta_perfect_f){chance(state), 8 * (uint32_t)(next_random(state) % (2 * COLUMNS))};
     for (int i = 0; i < 1 << depth; i++) to->leaves[to->n_leaves++] = chance(state);
@@ -46,7 +46,7 @@ static void add_chain(made *to, int depth, int output, int sets, unsigned long l
     ta_tree *tree = &to->trees[to->forest.n_trees++];
     ta_node_f *nodes = &to->nodes[to->n_nodes];
     *tree = (ta_tree){.node = to->n_nodes, .kind = sets ? TA_TREE_CATEGORICAL : TA_TREE_PLAIN, .depth = depth,
-                      .output = output};
+                      .output = output, .ranked = -1};
     int at = 0, next = 1;
     for (int level = 0; level < depth; level++) {
         int32_t split = sets ? -2 - level % 2 : -1;
@@ -179,6 +179,90 @@ static void answers_are_those_of_a_plain_walk(void) {
     }
 }
 
+/* Ranks of the perfect trees, by definition: what precedes a threshold in its column's order. */
+static void add_ranks(ta_forest *forest, ta_ranks *to, float *tables, uint8_t *slots, uint8_t *numbers,
+                      uint32_t *sources) {
+    ta_tree *trees = (ta_tree *)forest->trees;
+    int counts[2 * COLUMNS] = {0}, at = 0;
+    for (int slot = 0; slot < 2 * COLUMNS; slot++) sources[slot] = 8 * (uint32_t)slot;
+    for (int i = 0; i < 2 * COLUMNS * TA_RANK_TABLE; i++) tables[i] = INFINITY;
+    for (int pass = 0; pass < 2; pass++) {
+        for (int t = 0; t < forest->n_trees; t++) {
+            if (trees[t].kind != TA_TREE_PERFECT) continue;
+            if (pass == 0) {
+                if (t == 0 || trees[t - 1].ranked < 0 || trees[t - 1].depth != trees[t].depth) at = (at + 63) / 64 * 64;
+                trees[t].ranked = at;
+                at += 1 << trees[t].depth;
+            }
+            for (int i = 0; i < (1 << trees[t].depth) - 1; i++) {
+                const ta_perfect_f *node = (const ta_perfect_f *)forest->perfect + trees[t].node + i;
+                float *table = tables + node->column / 8 * TA_RANK_TABLE + TA_RANK_COARSE;
+                int *count = &counts[node->column / 8], place = 0;
+                while (place < *count && table[place] < node->threshold) place++;
+                if (pass == 0 && (place == *count || table[place] != node->threshold)) {
+                    CHECK(*count < TA_RANK_MOST);
+                    memmove(table + place + 1, table + place, (size_t)(*count - place) * sizeof(float));
+                    table[place] = node->threshold;
+                    ++*count;
+                }
+                slots[trees[t].ranked + i] = (uint8_t)(node->column / 8);
+                numbers[trees[t].ranked + i] = (uint8_t)place;
+            }
+        }
+    }
+    for (int slot = 0; slot < 2 * COLUMNS; slot++)
+        for (int i = 0; i < TA_RANK_COARSE; i++)
+            tables[slot * TA_RANK_TABLE + i] = tables[slot * TA_RANK_TABLE + TA_RANK_COARSE + 16 * i];
+    *to = (ta_ranks){.n_slots = 2 * COLUMNS, .sources = exactly(sources, 2 * COLUMNS * sizeof(*sources)),
+                     .tables = exactly(tables, 2 * COLUMNS * TA_RANK_TABLE * sizeof(float)),
+                     .slots = exactly(slots, (size_t)at + 63), .numbers = exactly(numbers, (size_t)at + 63)};
+    forest->ranks = to;
+}
+
+static void answers_by_ranks_are_those_of_a_plain_walk(void) {
+    static const int counts[] = {1, 2, 7, 8, 65};
+    for (int kind = 0; kind < 8 && ta_ranks_usable(); kind++) {
+        unsigned long long state = 362436069ULL + (unsigned)kind;
+        made *of = calloc(1, sizeof(made));
+        ta_ranks ranks;
+        float tables[2 * COLUMNS * TA_RANK_TABLE];
+        uint8_t slots[40 * 80] = {0}, numbers[40 * 80] = {0};
+        uint32_t sources[2 * COLUMNS];
+        CHECK(of != NULL);
+        for (int t = 0; t < 31 + kind; t++) {
+            if (kind > 5 && t % 7 == 3) add_chain(of, t % 8, t % 2, t % 2, &state);
+            else add_perfect(of, kind < 5 ? kind : t / 5 % 5, t % 2, &state);
+        }
+        ta_forest *forest = finished(of);
+        forest->or_equal = kind % 2;
+        add_ranks(forest, &ranks, tables, slots, numbers, sources);
+        char *scratch = malloc((size_t)ta_forest_scratch_nbytes(forest));
+        for (int c = 0; c < COUNT(counts); c++) {
+            float *rows = malloc((size_t)counts[c] * COLUMNS * sizeof(float)), found[65 * 2];
+            for (int i = 0; i < counts[c] * COLUMNS; i++) {
+                const int chosen = (int)(next_random(&state) % 3);
+                const ta_perfect_f *hit = (const ta_perfect_f *)forest->perfect;
+                rows[i] = chosen == 0 ? chance(&state) : chosen == 1 ? ODD[next_random(&state) % COUNT(ODD)]
+                          : of->n_perfect ? hit[next_random(&state) % (unsigned)of->n_perfect].threshold : 0;
+            }
+            ta_forest_run(forest, (const char *)rows, 0, counts[c], found, 0, scratch);
+            for (int i = 0; i < counts[c]; i++) {
+                float expected[2];
+                walk(forest, rows + i * COLUMNS, expected);
+                CHECK(memcmp(expected, found + 2 * i, sizeof(expected)) == 0);
+            }
+            free(rows);
+        }
+        free((void *)ranks.sources);
+        free((void *)ranks.tables);
+        free((void *)ranks.slots);
+        free((void *)ranks.numbers);
+        free(scratch);
+        release(forest);
+        free(of);
+    }
+}
+
 /* What all columns added is what the margin has over that of an unknown row. */
 static void contributions_add_up(void) {
     unsigned long long state = 1234567;
@@ -236,6 +320,7 @@ static void links_answer_for_every_margin(void) {
 
 int main(void) {
     answers_are_those_of_a_plain_walk();
+    answers_by_ranks_are_those_of_a_plain_walk();
     contributions_add_up();
     links_answer_for_every_margin();
     return 0;

@@ -11,8 +11,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [
     ROOT / "csrc" / name
-    for name in ("arena.c", "assembly.c", "forest.c", "gather.c", "json.c", "json_values.c", "slab.c", "wakeup.c")
-]
+    for name in (
+        "arena.c", "assembly.c", "forest.c", "forest_ranks.c", "gather.c", "json.c", "json_values.c", "slab.c",
+        "wakeup.c",
+    )
+]  # fmt: skip
 MEMORY = "address,undefined"
 # Impossible sizes are asked for on purpose.
 ENVIRONMENT = {
@@ -65,6 +68,8 @@ def test_the_drivers_find_nothing(driver: str, sanitizers: str, tmp_path: Path) 
      "return 0"),
     ("forest.c", ("forest_driver", MEMORY), "word < (uint32_t)set->count", "word <= (uint32_t)set->count"),
     ("forest.c", ("forest_driver", MEMORY), "depth = (int64_t)forest->depth + 2;", "depth = forest->depth;"),
+    ("forest_ranks.c", ("forest_driver", MEMORY), "_CMP_NLT_UQ", "_CMP_GE_OQ"),
+    ("forest_ranks.c", ("forest_driver", MEMORY), "coarse > 0 ? coarse - 1 : 0", "coarse"),
     ("arena.c", ("arena_driver", MEMORY), "rest->before = block;", "rest->before = NULL;"),
     ("arena.c", ("arena_driver", MEMORY), "int last = arena->closed && arena->leased == 0;", "int last = 0;"),
     ("slab.c", ("arena_driver", "thread"), "pool->arena = NULL;\n    pool->on_fallback = NULL;", ""),

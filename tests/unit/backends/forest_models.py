@@ -6,7 +6,7 @@ TEST_FORESTS in the environment: how many models of each library, in place of a 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,9 +64,13 @@ def probes(rng: np.random.Generator, made: Data, thresholds: Array) -> Array:
 
 
 def forest(ensemble: Ensemble, link: int, **options: Any) -> Forest:
-    """A forest that answers with all its outputs, doubles where the library's are."""
-    wide = options.pop("wide", False)
+    """A forest that answers with all its outputs, doubles where the library's are. `walked`: without ranks, as on a
+    processor that does not have the instructions.
+    """
+    wide, walked = options.pop("wide", False), options.pop("walked", False)
     layout = lay_out(ensemble, wide=wide, rounded=options.pop("rounded", False), shap=options.pop("shap", False))
+    if walked:
+        layout = replace(layout, ranks=None)
     options.setdefault("double_rows", wide)
     return Forest(ensemble, layout, 0, link, double_answers=not ensemble.float32, **options)
 

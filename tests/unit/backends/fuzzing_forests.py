@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,10 @@ def check_forest(data: bytes) -> str:
         together = forest.answers(rows)
         alone = np.concatenate([forest.answers(row[None]) for row in rows])
         assert np.array_equal(together, alone, equal_nan=True)
+        walked = Forest(
+            ensemble, replace(layout, ranks=None), 0, 0, double_rows=layout.wide, double_answers=not ensemble.float32
+        )
+        assert np.array_equal(together, walked.answers(rows), equal_nan=True)
     try:
         explained = lay_out(ensemble, shap=True)
     except Fault:

@@ -28,6 +28,9 @@ def test_scores_are_equal_to_the_last_bit(seed: int) -> None:
             expected = expected / ensemble.divisor  # its raw scores of a random forest are sums, its answers are not
         found = forest(ensemble, Link.IDENTITY, wide=wide).answers(asked)
         assert np.array_equal(found, expected)
+        assert np.array_equal(forest(ensemble, Link.IDENTITY, wide=wide, walked=True).answers(asked), expected)
+        alone = np.concatenate([forest(ensemble, Link.IDENTITY, wide=wide).answers(row[None]) for row in asked[:9]])
+        assert np.array_equal(alone, expected[:9])
         answers = forest(ensemble, ensemble.link, wide=wide).answers(asked)
         assert np.allclose(answers, booster.predict(asked).reshape(len(rows), -1), rtol=1e-14, atol=0)
 

@@ -22,6 +22,7 @@ def test_margins_are_equal_to_the_last_bit(seed: int) -> None:
         ensemble = xgboost_model.read(bytes(made.booster.save_raw(kind)))
         margins = forest(ensemble, Link.IDENTITY).answers(made.rows)
         assert np.array_equal(margins, made.margins)
+        assert np.array_equal(forest(ensemble, Link.IDENTITY, walked=True).answers(made.rows), made.margins)
         alone = np.concatenate([forest(ensemble, Link.IDENTITY).answers(row[None]) for row in made.rows[:9]])
         assert np.array_equal(alone, made.margins[:9])
         answers = forest(ensemble, ensemble.link).answers(made.rows)

@@ -1,6 +1,15 @@
 # Tree ensembles (csrc/forest.h), ready to answer.
 
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+
+cdef extern from "forest_ranks.h":
+    ctypedef struct ta_ranks:
+        int32_t n_slots
+        const uint32_t *sources
+        const void *tables
+        const uint8_t *slots
+        const uint8_t *numbers
+    int ta_ranks_usable() noexcept nogil
 
 cdef extern from "forest.h":
     ctypedef struct ta_tree:
@@ -35,6 +44,7 @@ cdef extern from "forest.h":
         const void *base
         const double *covers
         const double *expected
+        const ta_ranks *ranks
         int32_t depth
         int32_t answer_width
     int64_t ta_forest_scratch_nbytes(const ta_forest *forest) noexcept nogil
@@ -48,6 +58,7 @@ cdef extern from "forest.h":
 # Immutable once made; shared by all instances of a model, on any thread. `c` points into `arrays`.
 cdef class Forest:
     cdef ta_forest c
+    cdef ta_ranks ranks              # where `c` has them
     cdef object layout               # of `layout.Layout`: keeps what `c` points at
     cdef readonly bint double_rows   # rows come as doubles
     cdef readonly bint double_answers

@@ -5,6 +5,8 @@ from numpy.typing import NDArray
 from triton_async.backends.fil.ensemble import Ensemble
 from triton_async.backends.fil.layout import Layout
 
+def ranks_usable() -> bool: ...
+
 class Forest:
     double_rows: bool
     double_answers: bool

@@ -1,9 +1,14 @@
 """A laid-out ensemble as C sees it."""
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 
 import numpy as np
+
+
+def ranks_usable():
+    """Whether this processor has what csrc/forest_ranks.c is made of."""
+    return bool(ta_ranks_usable())
 
 
 cdef class Forest:
@@ -48,6 +53,13 @@ cdef class Forest:
         if layout.covers is not None:
             c.covers = <const double *>_data(layout.covers)
             c.expected = <const double *>_data(layout.expected)
+        if layout.ranks is not None:
+            self.ranks.n_slots = len(layout.ranks.sources)
+            self.ranks.sources = <const uint32_t *>_data(layout.ranks.sources)
+            self.ranks.tables = _data(layout.ranks.tables)
+            self.ranks.slots = <const uint8_t *>_data(layout.ranks.slots)
+            self.ranks.numbers = <const uint8_t *>_data(layout.ranks.numbers)
+            c.ranks = &self.ranks
         c.depth = layout.depth
         c.answer_width = ensemble.n_targets * (ensemble.n_classes, 1, 2)[answer]
 

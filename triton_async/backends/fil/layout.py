@@ -20,8 +20,10 @@ from triton_async.backends.fil.defines import (
     FOREST_MAX_SHAP_VALUES,
 )
 from triton_async.backends.fil.ensemble import Categories, Ensemble, Fault, Floats, Ints, Tree
+from triton_async.backends.fil.forest import ranks_usable
+from triton_async.backends.fil.ranks import Ranks, rank
 
-TREE = np.dtype([("node", "i8"), ("leaf", "i8"), ("kind", "i4"), ("depth", "i4"), ("output", "i4"), ("_", "i4")])
+TREE = np.dtype([("node", "i8"), ("leaf", "i8"), ("kind", "i4"), ("depth", "i4"), ("output", "i4"), ("ranked", "i4")])
 PERFECT = {
     False: np.dtype([("threshold", "f4"), ("column", "u4")]),
     True: np.dtype([("threshold", "f8"), ("column", "u4"), ("_", "u4")]),
@@ -63,6 +65,7 @@ class Layout:
     depth: int
     covers: Floats | None = None
     expected: Floats | None = None
+    ranks: Ranks | None = None
 
 
 @dataclass(slots=True)
@@ -247,6 +250,7 @@ class _Arrays:
     def _add_perfect(self, flat: _Flat, depth: int) -> None:
         tree = flat.tree
         made = np.zeros((1 << depth) - 1, PERFECT[self.wide])
+        made["threshold"] = np.nan
         level, at = np.zeros(1, np.int64), 0
         for _ in range(depth):
             inner = tree.left[level] >= 0
@@ -257,7 +261,7 @@ class _Arrays:
             both = np.stack((tree.left[level], tree.right[level]), axis=1)
             both[~inner] = level[~inner, None]  # either way leads to the leaf
             level = both.ravel()
-        self.trees.append((self.n_perfect, self.n_values, _PERFECT_KIND, depth, tree.output, 0))
+        self.trees.append((self.n_perfect, self.n_values, _PERFECT_KIND, depth, tree.output, -1))
         self.perfect.append(made)
         self.n_perfect += len(made)
         self._add_values(tree.value[level])
@@ -283,7 +287,7 @@ class _Arrays:
                     made["threshold"][number] = 0
                     self._add_set(categories)
         kind = _CATEGORICAL_KIND if tree.categories else _PLAIN_KIND
-        self.trees.append((self.n_nodes, 0, kind, flat.depth, tree.output, 0))
+        self.trees.append((self.n_nodes, 0, kind, flat.depth, tree.output, -1))
         self.nodes.append(made)
         self.n_nodes += n
         self._add_values(tree.value[leaves])
@@ -340,13 +344,17 @@ class _Arrays:
         leaves = _joined(self.leaves, np.dtype("f8"))
         leaves = leaves.astype(precision)
         covers = _joined(self.covers, np.dtype("f8")) if shap else None
+        trees, perfect = np.array(self.trees, TREE), _joined(self.perfect, PERFECT[self.wide])
+        ranks = rank(trees, perfect, _PERFECT_KIND) if ranks_usable() else None
+        if ranks is not None:
+            trees["ranked"] = ranks.places
         return Layout(
             wide=self.wide,
             wide_leaves=precision is np.float64,
             or_equal=ensemble.or_equal or not ensemble.float32,
             ways=self.ways,
-            trees=np.array(self.trees, TREE),
-            perfect=_joined(self.perfect, PERFECT[self.wide]),
+            trees=trees,
+            perfect=perfect,
             nodes=_joined(self.nodes, NODE[self.wide]),
             sets=np.array(self.sets, SET),
             words=_joined(self.words, np.dtype(np.uint32)),
@@ -355,6 +363,7 @@ class _Arrays:
             depth=depth,
             covers=covers,
             expected=None if covers is None else self.expected / ensemble.divisor + ensemble.base,
+            ranks=ranks,
         )
 
 
