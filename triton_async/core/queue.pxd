@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
-from triton_async.core.deadline_order cimport DeadlineOrder
+from triton_async.core.sorted_chunks cimport SortedChunks
 from triton_async.infer.request cimport InferRequest
 
 # Requests linked through themselves, so that any of them leaves at the same cost. A request is in one line at most.
@@ -18,9 +18,11 @@ cdef class Line:
 
 cdef class Level:
     cdef uint64_t number
+    cdef void *before                # Levels, borrowed: the next more and less urgent ones
+    cdef void *behind
     cdef int64_t size                # requests of both lines
     cdef Line line                   # in order of arrival, or of deadlines
-    cdef DeadlineOrder by_deadline   # of `line`; None: in order of arrival
+    cdef SortedChunks by_deadline    # of `line`, by when they are to be served; None: in order of arrival
     cdef Line delayed                # those that timed out under the DELAY action, as they did; served after `line`
     # Its QueuePolicy
     cdef int64_t max_size            # 0: no bound
@@ -68,7 +70,10 @@ cdef class RequestQueue:
     cdef dict level_policies         # number -> QueuePolicy
     cdef uint64_t levels             # 0: one level, number 0
     cdef Level default               # where requests without a priority of their own go; always there
-    cdef list order                  # of Level, most urgent first
+    cdef dict made                   # number -> Level: those that exist
+    cdef SortedChunks order          # of them, by their numbers
+    cdef Level most_urgent           # the first of them; the others follow as they are linked
+    cdef list spare                  # Levels of `policy` that are not used
     cdef Deadlines deadlines
     cdef uint64_t arrivals
     cdef readonly int64_t size
@@ -98,8 +103,11 @@ cdef class RequestQueue:
     cpdef list expire(self, int64_t now_ns)
 
     cdef uint64_t _number_of(self, InferRequest request) noexcept
-    cdef Py_ssize_t _index(self, uint64_t number) noexcept
+    # The level, made if there is none. Raises MemoryError.
     cdef Level _level(self, uint64_t number)
+    cdef Level _new_level(self, uint64_t number)
+    # The first request of the first of these levels that has any.
+    cdef InferRequest _first_from(self, void *level)
     # Into its line, with all that it brings besides. Raises MemoryError, and nothing has changed then.
     cdef int _stand(self, Level level, InferRequest request, bint first) except -1
     cdef int _enter(self, Level level, InferRequest request) except -1

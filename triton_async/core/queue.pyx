@@ -4,7 +4,8 @@ cimport cython
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, realloc
 
-from triton_async.core.deadline_order cimport DeadlineOrder, served_before
+from triton_async.core.deadline_order cimport serve_by_ns, served_before
+from triton_async.core.sorted_chunks cimport SortedChunks
 from triton_async.infer.request cimport (
     REQUEST_DONE,
     REQUEST_NEW,
@@ -20,6 +21,9 @@ TIMEOUT_DELAY = TimeoutAction.DELAY
 
 # Entries that a heap of deadlines keeps room for.
 cdef int64_t LEAST_ROOM = 64
+
+# Levels that are kept for others: of a model with many, each request may need one of its own.
+cdef Py_ssize_t MOST_SPARES = 64
 
 
 cdef class Line:
@@ -74,7 +78,7 @@ cdef class Line:
 cdef class Level:
     def __init__(self, uint64_t number, policy, bint by_deadline):
         self.number = number
-        self.by_deadline = DeadlineOrder() if by_deadline else None
+        self.by_deadline = SortedChunks() if by_deadline else None
         self.line = Line()
         self.delayed = Line()
         self.max_size = policy.max_queue_size
@@ -173,7 +177,9 @@ cdef class RequestQueue:
         self.levels = levels
         assert not levels or 1 <= default_level <= levels
         self.deadlines = Deadlines()
-        self.order = []
+        self.made = {}
+        self.order = SortedChunks()
+        self.spare = []
         self.default = self._level(default_level if levels else 0)
         # A policy that no level has does not count: the default one where each level has its own.
         used = list(self.level_policies.values())
@@ -186,7 +192,7 @@ cdef class RequestQueue:
     @property
     def level_sizes(self):
         """Queued requests of each level that exists: number -> how many."""
-        return {(<Level>level).number: (<Level>level).size for level in self.order}
+        return {number: (<Level>level).size for number, level in sorted(self.made.items())}
 
     cpdef int push(self, InferRequest request, int64_t now_ns) except -1:
         cdef Level level
@@ -216,32 +222,36 @@ cdef class RequestQueue:
     cdef uint64_t _number_of(self, InferRequest request) noexcept:
         return request.priority if 1 <= request.priority <= self.levels else self.default.number
 
-    # Where the level is in `order`, or would be.
-    cdef Py_ssize_t _index(self, uint64_t number) noexcept:
-        cdef Py_ssize_t low = 0
-        cdef Py_ssize_t high = len(self.order)
-        cdef Py_ssize_t middle
-        while low < high:
-            middle = (low + high) // 2
-            if (<Level>self.order[middle]).number < number:
-                low = middle + 1
-            else:
-                high = middle
-        return low
-
-    # The level, made if there is none.
     cdef Level _level(self, uint64_t number):
         cdef Level level
-        cdef Py_ssize_t index
         if self.default is not None and number == self.default.number:
             return self.default
-        index = self._index(number)
-        if index < len(self.order):
-            level = <Level>self.order[index]
-            if level.number == number:
-                return level
-        level = Level(number, self.level_policies.get(number, self.policy), self.by_deadline)
-        self.order.insert(index, level)
+        level = <Level>self.made.get(number)
+        return level if level is not None else self._new_level(number)
+
+    cdef Level _new_level(self, uint64_t number):
+        cdef Level level
+        cdef void *before
+        if self.spare and (not self.level_policies or number not in self.level_policies):
+            level = <Level>self.spare.pop()
+            level.number = number
+        else:
+            level = Level(number, self.level_policies.get(number, self.policy), self.by_deadline)
+        self.made[number] = level
+        try:
+            before = self.order.add(0, number, <void *>level)
+        except MemoryError:
+            del self.made[number]
+            raise
+        level.before = before
+        if before is NULL:
+            level.behind = <void *>self.most_urgent if self.most_urgent is not None else NULL
+            self.most_urgent = level
+        else:
+            level.behind = (<Level>before).behind
+            (<Level>before).behind = <void *>level
+        if level.behind is not NULL:
+            (<Level>level.behind).before = <void *>level
         return level
 
     cdef int _stand(self, Level level, InferRequest request, bint first) except -1:
@@ -250,14 +260,14 @@ cdef class RequestQueue:
             self._enter(level, request)
             return level.line_of(request).prepend(request) if first else level.line.append(request)
         try:
-            before = level.by_deadline.add(request)
+            before = level.by_deadline.add(serve_by_ns(request), request.arrival, <void *>request)
         except MemoryError:
             self._drop_if_empty(level)
             raise
         try:
             self._enter(level, request)
         except MemoryError:
-            level.by_deadline.discard(request)
+            level.by_deadline.discard(serve_by_ns(request), request.arrival)
             raise
         return level.line.insert(request, None if before is NULL else <InferRequest>before)
 
@@ -282,7 +292,7 @@ cdef class RequestQueue:
         cdef Level level = self._level(request.priority_level)
         level.line_of(request).unlink(request)
         if level.by_deadline is not None and not request.delayed:
-            level.by_deadline.discard(request)
+            level.by_deadline.discard(serve_by_ns(request), request.arrival)
         level.size -= 1
         self.size -= 1
         self.rows -= request.rows
@@ -293,32 +303,41 @@ cdef class RequestQueue:
         return self._drop_if_empty(level)
 
     cdef int _drop_if_empty(self, Level level) except -1:
-        if level.size == 0 and level is not self.default:
-            del self.order[self._index(level.number)]
+        if level.size or level is self.default:
+            return 0
+        self.order.discard(0, level.number)
+        if level.behind is not NULL:
+            (<Level>level.behind).before = level.before
+        if level.before is not NULL:
+            (<Level>level.before).behind = level.behind
+        else:
+            self.most_urgent = <Level>level.behind
+        level.before = level.behind = NULL
+        del self.made[level.number]
+        if len(self.spare) < MOST_SPARES and (not self.level_policies or level.number not in self.level_policies):
+            self.spare.append(level)
         return 0
 
     cpdef InferRequest first(self):
-        cdef Level level
-        for level in self.order:
-            if level.size:
-                return level.line.first if level.line.first is not None else level.delayed.first
-        return None
+        return self._first_from(<void *>self.most_urgent)
 
     cpdef InferRequest after(self, InferRequest request):
         cdef Level level
-        cdef Py_ssize_t index
         assert request.state == REQUEST_QUEUED
         if request.behind is not None:
             return request.behind
-        index = self._index(request.priority_level)
-        if not request.delayed:
-            level = <Level>self.order[index]
-            if level.delayed.first is not None:
-                return level.delayed.first
-        for index in range(index + 1, len(self.order)):
-            level = <Level>self.order[index]
-            if level.size:
-                return level.line.first if level.line.first is not None else level.delayed.first
+        level = self._level(request.priority_level)
+        if not request.delayed and level.delayed.first is not None:
+            return level.delayed.first
+        return self._first_from(level.behind)
+
+    cdef InferRequest _first_from(self, void *level):
+        cdef Level one
+        while level is not NULL:
+            one = <Level>level
+            if one.size:
+                return one.line.first if one.line.first is not None else one.delayed.first
+            level = one.behind
         return None
 
     cpdef list pop(self, int64_t count):
@@ -365,7 +384,7 @@ cdef class RequestQueue:
         cdef Level level = self._level(request.priority_level)
         level.line.unlink(request)
         if level.by_deadline is not None:
-            level.by_deadline.discard(request)
+            level.by_deadline.discard(serve_by_ns(request), request.arrival)
         self.deadlines.discard(request)
         request.deadline_ns = 0
         request.delayed = True
