@@ -1,7 +1,9 @@
 """Throughput and latency of fixed delays, none, and the one that the server finds: python -m bench.e2e.curves.
 
-Three models, each loaded once for every setting; clients that ask again at once, arrivals at random, and in bursts. One
-picture for each model. Needs matplotlib (pip install --group bench).
+Models, each loaded once for every setting; clients that ask again at once, arrivals at random, and in bursts. One
+picture for each model. Of transformers both ways to batch requests of unequal lengths: equal ones only, and padded.
+What is measured is kept beside the report until that is written: a run that was broken off goes on where it was.
+Needs matplotlib (pip install --group bench).
 """
 
 from __future__ import annotations
@@ -9,9 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import statistics
 import tempfile
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from tests.conformance.servers import Server
 
 from . import curves_models, report
 from .curves_load import Load, Measured
-from .curves_models import KINDS, Kind
+from .curves_models import KINDS, PADDED, Kind
 
 _LOADS = (0.1, 0.4, 0.7, 0.9)  # shares of the rate that many clients reach without a delay
 _BURST = 8
@@ -30,9 +33,10 @@ _COLUMNS = ("model", "arrivals", "load", "setting", "infer/s", "mean ms", "p50 m
 _KEYS = ("model", "arrivals", "load", "setting", "per_s", "mean_ms", "p50_ms", "p99_ms", "rows", "remark")
 _NOTE = (
     "One instance on one thread; the load, one thread too, has the other processor. `load`: clients, or the share of "
-    "the rate that the most clients reach without a delay. Latencies of arrivals are from when they were due. What "
-    "does not keep up with its arrivals is marked. Below, the delay that the server finds against the best fixed one "
-    "of each load: 1.05 is five in a hundred better, 0.95 as much worse."
+    "the rate that the most clients reach without a delay, padded or not. Latencies of arrivals are from when they "
+    "were due. Medians of windows that the settings take in turns. What does not keep up with its arrivals is marked. "
+    "Below, the delay that the server finds against the best fixed one of each load: 1.05 is five in a hundred better, "
+    "0.95 as much worse."
 )
 
 
@@ -51,47 +55,94 @@ def _counts(server: Server, model: str) -> tuple[int, int]:
     return found["inference_count"], found["execution_count"]
 
 
+class _Kept:
+    """What was measured so far, in a file. Measurements of another kind are not gone on with."""
+
+    def __init__(self, path: Path, how: dict[str, Any]) -> None:
+        self._path, self._how = path, how
+        self.rows: list[dict[str, Any]] = []
+        self.most: dict[str, float] = {}
+        if path.exists():
+            found = json.loads(path.read_text())
+            if found["how"] == how:
+                self.rows, self.most = found["rows"], found["most"]
+                print(f"goes on behind {len(self.rows)} rows of {path}", flush=True)
+
+    def has(self, *key: str) -> bool:
+        """Whether the point of this model, these arrivals and this load is there."""
+        return any((row["model"], row["arrivals"], row["load"]) == key for row in self.rows)
+
+    def save(self) -> None:
+        new = self._path.with_suffix(".new")
+        new.write_text(json.dumps({"how": self._how, "rows": self.rows, "most": self.most}))
+        new.replace(self._path)
+
+    def done(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
 class _Runs:
     """Measures one kind of model on a server that is there."""
 
-    def __init__(self, server: Server, kind: Kind, seconds: float, pool: ProcessPoolExecutor) -> None:
-        self._server, self._kind, self._seconds, self._pool = server, kind, seconds, pool
-        self.rows: list[dict[str, Any]] = []
+    def __init__(
+        self, server: Server, kind: Kind, options: argparse.Namespace, pool: ProcessPoolExecutor, kept: _Kept
+    ) -> None:
+        self._server, self._kind, self._pool, self._kept = server, kind, pool, kept
+        self._rounds, self._quick = options.rounds, options.quick
+        self._seconds = options.seconds * kind.longer
+        self._settings = curves_models.settings(kind)
 
     def measure(self, setting: str, arrivals: str, load: float, seconds: float) -> Measured:
         model = curves_models.model_name(self._kind, setting)
-        requests = curves_models.requests(self._kind, self._input(), model)
+        requests = curves_models.requests(self._kind, "data" if self._kind.name == "resnet" else "INPUT", model)
         return self._pool.submit(_drive, self._server.http_port, requests, seconds, arrivals, load).result()
 
-    def _input(self) -> str:
-        return "data" if self._kind.name == "resnet" else "INPUT"
+    def point(self, arrivals: str, loads: dict[str, float], shown: str) -> None:
+        """All settings in turns; `loads` by their ways."""
+        if self._kept.has(self._kind.name, arrivals, shown):
+            return
+        names = list(self._settings)
+        found: dict[str, list[Measured]] = {name: [] for name in names}
+        before = {name: _counts(self._server, curves_models.model_name(self._kind, name)) for name in names}
+        for number in range(self._rounds):
+            first = number * len(names) // self._rounds
+            for name in names[first:] + names[:first]:
+                found[name].append(self.measure(name, arrivals, loads[self._settings[name].way], self._seconds))
+        for name, windows in found.items():
+            rows, executions = _counts(self._server, curves_models.model_name(self._kind, name))
+            rows, executions = rows - before[name][0], executions - before[name][1]
+            row = {"model": self._kind.name, "arrivals": arrivals, "load": shown, "setting": name}
+            row |= {
+                field: round(statistics.median(getattr(window, field) for window in windows), digits)
+                for field, digits in (("per_s", 1), ("mean_ms", 3), ("p50_ms", 3), ("p99_ms", 3))
+            }
+            late = sum(not window.kept_up for window in windows)
+            row |= {
+                "rows": round(rows / max(executions, 1), 2),
+                "remark": "does not keep up" if 2 * late > len(windows) else "",
+            }
+            self._kept.rows.append(row)
+            print(" ".join(str(value) for value in row.values()), flush=True)
+        self._kept.save()
 
-    def point(self, arrivals: str, load: float, shown: str) -> None:
-        """All settings, one after the other."""
-        for setting in curves_models.settings(self._kind):
-            model = curves_models.model_name(self._kind, setting)
-            before = _counts(self._server, model)
-            found = self.measure(setting, arrivals, load, self._seconds)
-            after = _counts(self._server, model)
-            self.rows.append({
-                "model": self._kind.name, "arrivals": arrivals, "load": shown, "setting": setting,
-                "per_s": round(found.per_s, 1), "mean_ms": round(found.mean_ms, 3), "p50_ms": round(found.p50_ms, 3),
-                "p99_ms": round(found.p99_ms, 3),
-                "rows": round((after[0] - before[0]) / max(after[1] - before[1], 1), 2),
-                "remark": "" if found.kept_up else "does not keep up",
-            })  # fmt: skip
-            print(" ".join(str(value) for value in self.rows[-1].values()), flush=True)
-
-    def all_points(self, quick: bool) -> None:
+    def all_points(self) -> None:
         """Clients, then arrivals at shares of what the most clients reach."""
-        for setting in curves_models.settings(self._kind):
+        for setting in self._settings:
             self.measure(setting, _ARRIVALS[0], 4, min(self._seconds, 1.0))  # warm up
-        most = self.measure("none", _ARRIVALS[0], self._kind.closed[-1], self._seconds).per_s
-        for clients in self._kind.closed[:: 2 if quick else 1]:
-            self.point(_ARRIVALS[0], clients, str(clients))
+        most = {way: self._most(way) for way in self._kind.ways}
+        for clients in self._kind.closed[:: 2 if self._quick else 1]:
+            self.point(_ARRIVALS[0], dict.fromkeys(most, clients), str(clients))
         for arrivals in _ARRIVALS[1:]:
-            for share in _LOADS[:: 2 if quick else 1]:
-                self.point(arrivals, share * most, f"{share:.0%}")
+            for share in _LOADS[:: 2 if self._quick else 1]:
+                self.point(arrivals, {way: share * rate for way, rate in most.items()}, f"{share:.0%}")
+
+    def _most(self, way: str) -> float:
+        name = f"none {way}" if way else "none"
+        key = curves_models.model_name(self._kind, name)
+        if key not in self._kept.most:
+            windows = [self.measure(name, _ARRIVALS[0], self._kind.closed[-1], self._seconds).per_s for _ in range(3)]
+            self._kept.most[key] = statistics.median(windows)
+        return self._kept.most[key]
 
 
 def draw(rows: Sequence[dict[str, Any]], kind: str, path: Path) -> None:
@@ -111,10 +162,10 @@ def draw(rows: Sequence[dict[str, Any]], kind: str, path: Path) -> None:
             points = [row for row in rows if (row["arrivals"], row["setting"]) == (arrivals, setting)]
             automatic = setting.startswith("auto")
             look: dict[str, Any] = {"color": "crimson" if automatic else colours(number), "marker": "o"}
-            look |= {"markersize": 3}
+            look |= {"markersize": 3, "linestyle": "--" if setting.endswith(PADDED) else "-"}
             rates, tails = ([row[field] for row in points] for field in ("per_s", "p99_ms"))
             place.plot(rates, tails, label=setting, linewidth=2 if automatic else 1.2, **look)
-            place.plot(rates, [row["mean_ms"] for row in points], linewidth=0.6, linestyle=":", **look)
+            place.plot(rates, [row["mean_ms"] for row in points], linewidth=0.6, **{**look, "linestyle": ":"})
         place.set_title(arrivals, fontsize=9)
         place.set_xlabel("infer/s", fontsize=8)
         place.set_yscale("log")
@@ -127,15 +178,21 @@ def draw(rows: Sequence[dict[str, Any]], kind: str, path: Path) -> None:
     pyplot.close(figure)
 
 
+def _groups(rows: Sequence[dict[str, Any]], *fields: str) -> Iterator[tuple[tuple[Any, ...], list[dict[str, Any]]]]:
+    for key in dict.fromkeys(tuple(row[field] for field in fields) for row in rows):
+        yield key, [row for row in rows if tuple(row[field] for field in fields) == key]
+
+
+def _is_padded(row: dict[str, Any]) -> bool:
+    return bool(row["setting"].endswith(f" {PADDED}"))
+
+
 def against_best(rows: Sequence[dict[str, Any]]) -> str:
-    """The automatic delay against the best fixed one, for each load."""
+    """The automatic delay against the best fixed one, for each load and way to batch."""
     found = []
-    for key in dict.fromkeys((row["model"], row["arrivals"], row["load"]) for row in rows):
-        points = [row for row in rows if (row["model"], row["arrivals"], row["load"]) == key]
+    for key, points in _groups(rows, "model", "arrivals", "load"):
         for auto in [row for row in points if row["setting"].startswith("auto")]:
-            way = auto["setting"].removeprefix("auto")
-            fixed = [row for row in points if row["setting"].endswith(way) and row is not auto]
-            fixed = [row for row in fixed if way or row["setting"] == "none" or row["setting"].endswith(" ms")]
+            fixed = [row for row in points if _is_padded(row) == _is_padded(auto) and row is not auto]
             per_s = auto["per_s"] / max(row["per_s"] for row in fixed)
             means, tails = ([row[field] for row in fixed] for field in ("mean_ms", "p99_ms"))
             found.append((*key, auto["setting"], f"{per_s:.2f}", f"{min(means) / auto['mean_ms']:.2f}",
@@ -144,30 +201,53 @@ def against_best(rows: Sequence[dict[str, Any]]) -> str:
     return report.table(columns, found)
 
 
+def padded_against_equal(rows: Sequence[dict[str, Any]]) -> str:
+    """What requests of unequal lengths in a batch are good for: the most that either way answers within a p99."""
+    found = []
+    for (model, arrivals), points in _groups(rows, "model", "arrivals"):
+        ways = {padded: [row for row in points if _is_padded(row) == padded and not row["remark"]]
+                for padded in (False, True)}  # fmt: skip
+        if not all(ways.values()):
+            continue
+        for bound_ms in sorted({min(row["p99_ms"] for row in equal) for _, equal in _groups(ways[False], "load")}):
+            rates = [
+                max((row["per_s"] for row in ways[padded] if row["p99_ms"] <= bound_ms), default=0.0)
+                for padded in (False, True)
+            ]
+            found.append((model, arrivals, f"{bound_ms:.2f}", *rates, f"{rates[1] / rates[0]:.2f}"))
+    columns = ("model", "arrivals", "p99 ms, at most", "equal shapes, infer/s", "padded, infer/s", "times")
+    return report.table(columns, found)
+
+
 def main() -> None:
     """Serves the models, one kind after the other, and writes tables and pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3.5, help="of each window; all take 13 minutes with 3.5")
-    parser.add_argument("--quick", action="store_true", help="windows of 1 s, half of the loads: 3 minutes")
+    parser.add_argument("--seconds", type=float, default=1.2, help="of each window; all take 22 minutes with 1.2")
+    parser.add_argument("--rounds", type=int, default=3, help="windows of each setting and load")
+    parser.add_argument("--quick", action="store_true", help="one window each, half of the loads: 4 minutes")
     parser.add_argument("--only", default="", help="models whose name has this in it")
     parser.add_argument("--out", type=Path, default=Path("bench/results/curves"))
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    if options.quick:
+        options.rounds = 1
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    how = {"seconds": options.seconds, "rounds": options.rounds, "quick": options.quick}
+    kept = _Kept(options.out.with_suffix(".part.json"), how)
     context = multiprocessing.get_context("spawn")
+    kinds = [kind for kind in KINDS if options.only in kind.name]
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, mp_context=context) as pool:
-        for kind in [kind for kind in KINDS if options.only in kind.name]:
+        for kind in kinds:
             repository = curves_models.write(Path(folder) / kind.name, kind)
             log = Path(folder) / f"{kind.name}.log"
             with servers.running("triton-async", servers.ours_command(repository), servers.ours_env(), log) as server:
-                seconds = 1.0 if options.quick else options.seconds
-                runs = _Runs(server, kind, seconds * kind.longer, pool)
-                runs.all_points(options.quick)
-            rows += runs.rows
-            draw(runs.rows, kind.name, options.out.with_name(f"{options.out.name}-{kind.name}.svg"))
-    note = f"{_NOTE}\n\n{against_best(rows)}"
-    report.save("Delays of batches", options.out, _COLUMNS, _KEYS, rows, note=note)
-    print(against_best(rows))
+                _Runs(server, kind, options, pool, kept).all_points()
+    rows = [row for row in kept.rows if row["model"] in {kind.name for kind in kinds}]
+    for (model,), measured in _groups(rows, "model"):
+        draw(measured, model, options.out.with_name(f"{options.out.name}-{model}.svg"))
+    tables = f"{against_best(rows)}\n\n{padded_against_equal(rows)}"
+    report.save("Delays of batches", options.out, _COLUMNS, _KEYS, rows, note=f"{_NOTE}\n\n{tables}")
+    print(tables)
+    kept.done()
 
 
 if __name__ == "__main__":

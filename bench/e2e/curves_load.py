@@ -17,6 +17,8 @@ import numpy as np
 
 # Connections of arrivals at a time, which are also requests; further ones wait.
 _MOST = 400
+# Seconds that nothing is answered, after which it is an error.
+_SILENCE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,12 @@ class Load:
         return self._end(begin_s, end_s, wanted)
 
     def _end(self, begin_s: float, end_s: float, wanted: int = 0) -> Measured:
+        silent_s = time.monotonic()
         while self._busy:
-            self._wait(time.monotonic() + 1.0)
+            if self._wait(time.monotonic() + 1.0):
+                silent_s = time.monotonic()
+            elif time.monotonic() > silent_s + _SILENCE_S:
+                raise RuntimeError(f"{len(self._busy)} requests have no answer")
         for connection in self._free:
             connection.socket.close()
         from_s = begin_s + (end_s - begin_s) / 5

@@ -1,9 +1,12 @@
-"""The models of the curves: as large as a ResNet, a transformer with texts of mixed lengths, and a small one."""
+"""The models of the curves: as large as a ResNet, a transformer with texts and with queries of mixed lengths, and a
+small one.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,31 +20,48 @@ from .. import ROOT
 _IMAGE = (3, 224, 224)
 _SMALL_WIDTH, _SMALL_LAYERS = 1024, 4
 _WIDTH, _HEADS, _LAYERS, _WORDS = 256, 4, 4, 1000
-_LENGTHS = range(8, 129, 8)
+_TEXTS, _QUERIES = range(8, 129, 8), range(1, 9)  # tokens
 _AUTO = 'parameters { key: "dynamic_batching.max_queue_delay" value { string_value: "auto" } }\n'
+_PADDING = {
+    "inputs": {"INPUT": {"dims": ["length"], "value": 0}},
+    "masks": {"attention_mask": {"data_type": "TYPE_INT64", "dims": ["length"]}},
+}
+PADDED = "padded"
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to batch that is measured beside others: delays, and parameters of the config."""
+
+    delays_us: tuple[int, ...]
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A model and how it is loaded. `delays_us`: the fixed ones that it is measured with; `closed`: numbers of clients;
-    `ways`: parameters of its config, by the name of a way to batch that is measured with all delays; `longer`: how much
-    longer its windows are than those of others, as it answers less.
+    """A model and how it is loaded. `closed`: numbers of clients; `ways`: by their names; `longer`: how much longer its
+    windows are than those of others, as it answers less.
     """
 
     name: str
     max_batch_size: int
-    delays_us: tuple[int, ...]
     datatype: str
     shapes: Sequence[tuple[int, ...]]
     closed: tuple[int, ...]
+    ways: Mapping[str, Way]
     longer: float = 1.0
-    ways: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {"": {}})
+
+
+def _transformer_kind(name: str, lengths: Sequence[int], delays_us: tuple[int, ...], longer: float) -> Kind:
+    ways = {"": Way((0, *delays_us)), PADDED: Way((0, delays_us[1]), {"padding": json.dumps(_PADDING)})}
+    return Kind(name, 16, "INT64", [(length,) for length in lengths], (1, 4, 8, 16, 32), ways, longer)
 
 
 KINDS = (
-    Kind("resnet", 8, (0, 3_000, 10_000, 30_000), "FP32", [_IMAGE], (1, 2, 4, 8, 16), 1.4),
-    Kind("transformer", 16, (0, 500, 2_000, 8_000), "INT64", [(length,) for length in _LENGTHS], (1, 4, 8, 16, 32)),
-    Kind("small", 32, (0, 100, 300, 1_000), "FP32", [(_SMALL_WIDTH,)], (1, 2, 8, 16, 32), 0.6),
+    Kind("resnet", 8, "FP32", [_IMAGE], (1, 2, 4, 8, 16), {"": Way((0, 3_000, 10_000, 30_000))}, 1.4),
+    _transformer_kind("transformer", _TEXTS, (500, 2_000, 8_000), 1.0),
+    _transformer_kind("queries", _QUERIES, (300, 1_000, 3_000), 0.6),
+    Kind("small", 32, "FP32", [(_SMALL_WIDTH,)], (1, 2, 8, 16, 32), {"": Way((0, 100, 300, 1_000))}, 0.6),
 )
 
 
@@ -51,18 +71,18 @@ def _examples() -> None:
         sys.path.append(folder)
 
 
-def _resnet() -> onnx.ModelProto:
+def _resnet(_: str) -> onnx.ModelProto:
     _examples()
     from resnet import resnet18
 
     return resnet18()
 
 
-def _transformer() -> onnx.ModelProto:
-    """Tokens to the mean of their last states; random weights."""
+def _transformer(way: str) -> onnx.ModelProto:
+    """Tokens to the mean of their last states; random weights. Padded it takes a mask, and has more to compute."""
     _examples()
     from onnx_graph import FLOAT, INT64, GraphBuilder
-    from transformer import Layers, Shape
+    from transformer import Layers, Shape, padding_mask
 
     random = np.random.default_rng(4)
     weights: dict[str, np.ndarray] = {}
@@ -75,7 +95,7 @@ def _transformer() -> onnx.ModelProto:
         weights[f"{name}.weight"], weights[f"{name}.bias"] = np.ones(_WIDTH, np.float32), np.zeros(_WIDTH, np.float32)
 
     weights["embeddings.word_embeddings.weight"] = random.standard_normal((_WORDS, _WIDTH)).astype(np.float32)
-    weights["embeddings.position_embeddings.weight"] = random.standard_normal((_LENGTHS[-1], _WIDTH)).astype(np.float32)
+    weights["embeddings.position_embeddings.weight"] = random.standard_normal((_TEXTS[-1], _WIDTH)).astype(np.float32)
     for number in range(_LAYERS):
         layer = f"layer.{number}"
         for part in ("query", "key", "value"):
@@ -88,11 +108,21 @@ def _transformer() -> onnx.ModelProto:
     graph = GraphBuilder("transformer")
     layers = Layers(graph, weights, Shape(_WIDTH, _HEADS))
     hidden = layers.embedded("INPUT", "embeddings")
-    none = graph.constant(0.0, np.float32)
+    masked = way == PADDED
+    mask = padding_mask(graph, "attention_mask") if masked else graph.constant(0.0, np.float32)
     for number in range(_LAYERS):
-        hidden = layers.layer(hidden, none, f"layer.{number}")
-    graph.add("ReduceMean", [hidden], "OUTPUT", axes=[1], keepdims=0)
-    return graph.model({"INPUT": (INT64, ["batch", "length"])}, {"OUTPUT": (FLOAT, ["batch", _WIDTH])})
+        hidden = layers.layer(hidden, mask, f"layer.{number}")
+    inputs = {"INPUT": (INT64, ["batch", "length"])}
+    if masked:
+        inputs["attention_mask"] = inputs["INPUT"]
+        kept = graph.add("Cast", ["attention_mask"], to=FLOAT)
+        wide = graph.add("Unsqueeze", [kept, graph.constant([2], np.int64)])
+        total = graph.add("ReduceSum", [graph.add("Mul", [hidden, wide]), graph.constant([1], np.int64)], keepdims=0)
+        count = graph.add("ReduceSum", [kept, graph.constant([1], np.int64)], keepdims=1)
+        graph.add("Div", [total, count], "OUTPUT")
+    else:
+        graph.add("ReduceMean", [hidden], "OUTPUT", axes=[1], keepdims=0)
+    return graph.model(inputs, {"OUTPUT": (FLOAT, ["batch", _WIDTH])})
 
 
 def small() -> onnx.ModelProto:
@@ -111,21 +141,36 @@ def small() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-_MAKERS = {"resnet": _resnet, "transformer": _transformer, "small": small}
+_MAKERS: Mapping[str, Callable[[str], onnx.ModelProto]] = {
+    "resnet": _resnet, "transformer": _transformer, "queries": _transformer, "small": lambda name, way: small(),
+}  # fmt: skip
 
 
-def settings(kind: Kind) -> dict[str, str]:
-    """What each line of the picture has in its config, by its name."""
+@dataclass(frozen=True)
+class Setting:
+    """A line of the picture: the way that it is one of, and what its config has."""
+
+    way: str
+    config: str
+
+
+def settings(kind: Kind) -> dict[str, Setting]:
+    """By their names."""
     found = {}
-    for way, parameters in kind.ways.items():
+    for way, what in kind.ways.items():
         more = "".join(
-            f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n' for key, value in parameters.items()
+            f'parameters {{ key: "{key}" value {{ string_value: {json.dumps(value)} }} }}\n'
+            for key, value in what.parameters.items()
         )
+        if way == PADDED:
+            more += 'input { name: "INPUT" data_type: TYPE_INT64 dims: [ -1 ] }\n'
+            more += f'output {{ name: "OUTPUT" data_type: TYPE_FP32 dims: [ {_WIDTH} ] }}\n'
         suffix = f" {way}" if way else ""
-        for delay_us in kind.delays_us:
+        for delay_us in what.delays_us:
             name = f"{delay_us / 1000:g} ms" if delay_us else "none"
-            found[name + suffix] = f"dynamic_batching {{ max_queue_delay_microseconds: {delay_us} }}\n{more}"
-        found["auto" + suffix] = f"dynamic_batching {{ }}\n{_AUTO}{more}"
+            text = f"dynamic_batching {{ max_queue_delay_microseconds: {delay_us} }}\n{more}"
+            found[name + suffix] = Setting(way, text)
+        found["auto" + suffix] = Setting(way, f"dynamic_batching {{ }}\n{_AUTO}{more}")
     return found
 
 
@@ -138,17 +183,19 @@ def write(root: Path, kind: Kind) -> Path:
     """A repository with a copy of the model for each setting, one instance each, on one thread: the load that drives
     them needs the other processor.
     """
-    file = root / f"{kind.name}.onnx"
     root.mkdir(parents=True)
-    onnx.save(_MAKERS[kind.name](), file)
+    files = {}
+    for way in kind.ways:
+        files[way] = root / f"{kind.name}-{way}.onnx"
+        onnx.save(_MAKERS[kind.name](way), files[way])
     repository = root / "models"
-    for setting, text in settings(kind).items():
-        folder = repository / model_name(kind, setting) / "1"
+    for name, setting in settings(kind).items():
+        folder = repository / model_name(kind, name) / "1"
         folder.mkdir(parents=True)
-        (folder / "model.onnx").hardlink_to(file)
+        (folder / "model.onnx").hardlink_to(files[setting.way])
         (folder.parent / "config.pbtxt").write_text(
-            f"max_batch_size: {kind.max_batch_size}\n{text}"
-            "instance_group { count: 1 kind: KIND_CPU }\n"
+            f"max_batch_size: {kind.max_batch_size}\n{setting.config}"
+            'backend: "onnxruntime"\ninstance_group { count: 1 kind: KIND_CPU }\n'
             'parameters { key: "intra_op_thread_count" value { string_value: "1" } }\n'
         )
     return repository
@@ -156,8 +203,6 @@ def write(root: Path, kind: Kind) -> Path:
 
 def requests(kind: Kind, input_name: str, model: str) -> list[bytes]:
     """HTTP requests in the binary form, one for each shape, to be sent as they are."""
-    import json
-
     made = []
     for shape in kind.shapes:
         array = np.ones((1, *shape), np.float32 if kind.datatype == "FP32" else np.int64)
