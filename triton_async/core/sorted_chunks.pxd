@@ -1,5 +1,5 @@
-# Things in the order of a key, as sorted chunks: a new one among ten thousand moves some hundred bytes, and not all that
-# are behind it.
+# Things in the order of a key, as sorted chunks: a new one among ten thousand moves some hundred bytes, and not all
+# that are behind it.
 
 from libc.stdint cimport int64_t, uint64_t
 
