@@ -19,14 +19,25 @@ from .. import ROOT
 # FP32 of one row.
 _IMAGE = (3, 224, 224)
 _SMALL_WIDTH, _SMALL_LAYERS = 1024, 4
-_WIDTH, _HEADS, _LAYERS, _WORDS = 256, 4, 4, 1000
-_TEXTS, _QUERIES = range(8, 129, 8), range(1, 9)  # tokens
+_WORDS = 1000
+_TEXTS, _QUERIES = range(8, 129, 8), range(2, 9)  # tokens
 _AUTO = 'parameters { key: "dynamic_batching.max_queue_delay" value { string_value: "auto" } }\n'
 _PADDING = {
     "inputs": {"INPUT": {"dims": ["length"], "value": 0}},
     "masks": {"attention_mask": {"data_type": "TYPE_INT64", "dims": ["length"]}},
 }
 PADDED = "padded"
+
+
+@dataclass(frozen=True)
+class _Size:
+    width: int
+    heads: int
+    layers: int
+
+
+# The second one is as large as all-MiniLM-L6.
+_SIZES = {"transformer": _Size(256, 4, 4), "queries": _Size(384, 12, 6)}
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ def _transformer_kind(name: str, lengths: Sequence[int], delays_us: tuple[int, .
 KINDS = (
     Kind("resnet", 8, "FP32", [_IMAGE], (1, 2, 4, 8, 16), {"": Way((0, 3_000, 10_000, 30_000))}, 1.4),
     _transformer_kind("transformer", _TEXTS, (500, 2_000, 8_000), 1.0),
-    _transformer_kind("queries", _QUERIES, (300, 1_000, 3_000), 0.6),
+    _transformer_kind("queries", _QUERIES, (1_000, 4_000, 16_000), 1.4),
     Kind("small", 32, "FP32", [(_SMALL_WIDTH,)], (1, 2, 8, 16, 32), {"": Way((0, 100, 300, 1_000))}, 0.6),
 )
 
@@ -71,19 +82,20 @@ def _examples() -> None:
         sys.path.append(folder)
 
 
-def _resnet(_: str) -> onnx.ModelProto:
+def _resnet(name: str, way: str) -> onnx.ModelProto:
     _examples()
     from resnet import resnet18
 
     return resnet18()
 
 
-def _transformer(way: str) -> onnx.ModelProto:
+def _transformer(kind: str, way: str) -> onnx.ModelProto:
     """Tokens to the mean of their last states; random weights. Padded it takes a mask, and has more to compute."""
     _examples()
     from onnx_graph import FLOAT, INT64, GraphBuilder
     from transformer import Layers, Shape, padding_mask
 
+    size = _SIZES[kind]
     random = np.random.default_rng(4)
     weights: dict[str, np.ndarray] = {}
 
@@ -92,25 +104,27 @@ def _transformer(way: str) -> onnx.ModelProto:
         weights[f"{name}.bias"] = np.zeros(out, np.float32)
 
     def norm(name: str) -> None:
-        weights[f"{name}.weight"], weights[f"{name}.bias"] = np.ones(_WIDTH, np.float32), np.zeros(_WIDTH, np.float32)
+        weights[f"{name}.weight"] = np.ones(size.width, np.float32)
+        weights[f"{name}.bias"] = np.zeros(size.width, np.float32)
 
-    weights["embeddings.word_embeddings.weight"] = random.standard_normal((_WORDS, _WIDTH)).astype(np.float32)
-    weights["embeddings.position_embeddings.weight"] = random.standard_normal((_TEXTS[-1], _WIDTH)).astype(np.float32)
-    for number in range(_LAYERS):
+    for table, rows in (("word", _WORDS), ("position", _TEXTS[-1])):
+        values = random.standard_normal((rows, size.width)).astype(np.float32)
+        weights[f"embeddings.{table}_embeddings.weight"] = values
+    for number in range(size.layers):
         layer = f"layer.{number}"
         for part in ("query", "key", "value"):
-            linear(f"{layer}.attention.self.{part}", _WIDTH, _WIDTH)
-        linear(f"{layer}.attention.output.dense", _WIDTH, _WIDTH)
-        linear(f"{layer}.intermediate.dense", _WIDTH, 4 * _WIDTH)
-        linear(f"{layer}.output.dense", 4 * _WIDTH, _WIDTH)
+            linear(f"{layer}.attention.self.{part}", size.width, size.width)
+        linear(f"{layer}.attention.output.dense", size.width, size.width)
+        linear(f"{layer}.intermediate.dense", size.width, 4 * size.width)
+        linear(f"{layer}.output.dense", 4 * size.width, size.width)
         norm(f"{layer}.attention.output.LayerNorm")
         norm(f"{layer}.output.LayerNorm")
     graph = GraphBuilder("transformer")
-    layers = Layers(graph, weights, Shape(_WIDTH, _HEADS))
+    layers = Layers(graph, weights, Shape(size.width, size.heads))
     hidden = layers.embedded("INPUT", "embeddings")
     masked = way == PADDED
     mask = padding_mask(graph, "attention_mask") if masked else graph.constant(0.0, np.float32)
-    for number in range(_LAYERS):
+    for number in range(size.layers):
         hidden = layers.layer(hidden, mask, f"layer.{number}")
     inputs = {"INPUT": (INT64, ["batch", "length"])}
     if masked:
@@ -122,7 +136,7 @@ def _transformer(way: str) -> onnx.ModelProto:
         graph.add("Div", [total, count], "OUTPUT")
     else:
         graph.add("ReduceMean", [hidden], "OUTPUT", axes=[1], keepdims=0)
-    return graph.model(inputs, {"OUTPUT": (FLOAT, ["batch", _WIDTH])})
+    return graph.model(inputs, {"OUTPUT": (FLOAT, ["batch", size.width])})
 
 
 def small() -> onnx.ModelProto:
@@ -141,7 +155,7 @@ def small() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-_MAKERS: Mapping[str, Callable[[str], onnx.ModelProto]] = {
+_MAKERS: Mapping[str, Callable[[str, str], onnx.ModelProto]] = {
     "resnet": _resnet, "transformer": _transformer, "queries": _transformer, "small": lambda name, way: small(),
 }  # fmt: skip
 
@@ -164,7 +178,7 @@ def settings(kind: Kind) -> dict[str, Setting]:
         )
         if way == PADDED:
             more += 'input { name: "INPUT" data_type: TYPE_INT64 dims: [ -1 ] }\n'
-            more += f'output {{ name: "OUTPUT" data_type: TYPE_FP32 dims: [ {_WIDTH} ] }}\n'
+            more += f'output {{ name: "OUTPUT" data_type: TYPE_FP32 dims: [ {_SIZES[kind.name].width} ] }}\n'
         suffix = f" {way}" if way else ""
         for delay_us in what.delays_us:
             name = f"{delay_us / 1000:g} ms" if delay_us else "none"
@@ -187,7 +201,7 @@ def write(root: Path, kind: Kind) -> Path:
     files = {}
     for way in kind.ways:
         files[way] = root / f"{kind.name}-{way}.onnx"
-        onnx.save(_MAKERS[kind.name](way), files[way])
+        onnx.save(_MAKERS[kind.name](kind.name, way), files[way])
     repository = root / "models"
     for name, setting in settings(kind).items():
         folder = repository / model_name(kind, name) / "1"
