@@ -162,7 +162,7 @@ class _Runs:
             application, path = _plain(model, self._root, replicas, name != "plain"), "/"
         serve.run(application)
         request = _request(model, path)
-        self._pool.submit(_drive, self._port, request, 8, 1.0).result()
+        self._pool.submit(_drive, self._port, request, 8, 4.0).result()
         for clients in self._options.clients:
             found = [
                 self._pool.submit(_drive, self._port, request, clients, self._options.seconds).result()
@@ -200,6 +200,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results/ray"))
     options = parser.parse_args()
     os.environ["RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING"] = "0"
+    os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"
     import ray
     from ray import serve
     from ray.cluster_utils import Cluster

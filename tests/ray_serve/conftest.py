@@ -18,6 +18,8 @@ def cluster() -> Iterator[Any]:
 
     # The proxy of the head node would leave the other node's replicas alone while its own take more.
     os.environ["RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING"] = "0"
+    # Ray gives a proxy five seconds to start, which a busy machine does not have.
+    os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"
     nodes = Cluster(initialize_head=True, head_node_args={
         "num_cpus": 2, "object_store_memory": 80 << 20, "include_dashboard": False,
         "dashboard_host": "127.0.0.1",
