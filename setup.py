@@ -30,6 +30,8 @@ PROTOS = [
 # library, of which every module takes what it needs. Everything else in csrc is headers.
 C_SOURCES = {
     "triton_async.backends.base": ["csrc/gather.c", "csrc/slab.c"],
+    "triton_async.backends.capi.calls": ["csrc/gather.c", "csrc/slab.c"],
+    "triton_async.backends.capi.instance": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.backends.device.captures": ["csrc/cuda.c"],
     "triton_async.backends.device.copies": ["csrc/gather.c", "csrc/slab.c"],
     "triton_async.backends.device.instance": ["csrc/gather.c", "csrc/slab.c", "csrc/cuda.c"],
@@ -63,6 +65,12 @@ C_SOURCES = {
 # What libtritonserver.so is made of, the C API: plain C, which no module links to and which knows no Python.
 C_API = Path("csrc") / "tritonserver"
 C_API_SOURCES = [
+    "backend.c",
+    "backend_execution.c",
+    "backend_objects.c",
+    "backend_request.c",
+    "backend_response.c",
+    "backend_statistics.c",
     "unsupported_backend.c",
     "unsupported_server.c",
     "values.c",
@@ -187,12 +195,13 @@ class Build(build_ext):
             shutil.copyfile(header, folder / header.name)
         target = package / "lib" / "libtritonserver.so"
         sources = [str(C_API / name) for name in C_API_SOURCES]
-        read = [*map(Path, sources), *headers, *(ROOT / C_API).glob("*.h"), ROOT / "setup.py"]
+        inside = [*(ROOT / C_API).glob("*.h"), *(ROOT / "csrc").glob("*.h")]
+        read = [*map(Path, sources), *headers, *inside, ROOT / "setup.py"]
         if target.exists() and target.stat().st_mtime > max(path.stat().st_mtime for path in read):
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         objects = self.compiler.compile(
-            sources, output_dir=self.build_temp, include_dirs=[str(C_API)],
+            sources, output_dir=self.build_temp, include_dirs=[str(C_API), "csrc"],
             extra_postargs=["-std=gnu11", "-fPIC", "-pthread", *COMPILE],
         )  # fmt: skip
         # -z defs: a function that it lacks is an error here, not where a backend calls it.
@@ -244,12 +253,13 @@ def extensions() -> list[Extension]:
         called = C_SOURCES.get(name, [])
         if "csrc/slab.c" in called:
             called = [*called, "csrc/arena.c"]  # which slabs are cut from
+        inside = sorted(str(header.relative_to(ROOT)) for header in (ROOT / C_API).glob("*.h"))
         found.append(
             Extension(
                 name,
                 [str(relative)],
                 include_dirs=["csrc"],
-                depends=[*HEADERS, *called],
+                depends=[*HEADERS, *called, *(inside if ".capi." in name else [])],
                 libraries=LIBRARIES.get(name, []),
                 extra_compile_args=COMPILE,
                 extra_link_args=["-pthread"],

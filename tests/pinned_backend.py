@@ -43,7 +43,7 @@ class PinnedBackend(Backend):
         self.seen: list[int] = []
         self.others = BackendRegistry()
 
-    def get(self, name: str) -> Backend:
+    def get(self, name: str, place: object = None) -> Backend:
         return self if name == self.name else self.others.get(name)
 
     def load(self, context: LoadContext) -> LoadedModel:

@@ -172,7 +172,7 @@ class ScriptedBackend(Backend):
         self.waits = 0
         self.sent = 0
 
-    def get(self, name: str) -> Backend:
+    def get(self, name: str, place: object = None) -> Backend:
         return self
 
     def load(self, context: LoadContext) -> LoadedModel:

@@ -53,7 +53,7 @@ async def composed(
     lag = LoopLag(loop)
     lag.start()
     pools = make_pools(settings)
-    backends = BackendRegistry(settings.backend_config, pools, settings.backend_directory)
+    backends = make_backends(settings, pools)
     with Workers(settings.model_load_thread_count) as workers:
         regions = RegionRegistry((lambda: pools.devices) if settings.allow_client_shm else None)
         with watching_gpus(settings, pools) as monitor:
@@ -83,8 +83,19 @@ async def composed(
                 stuck.stop()
                 inner.close()
                 await loop.run_in_executor(None, server.close_traces)
+                await loop.run_in_executor(workers.unloads, backends.close)
         reactor.detach()
         pools.close()
+
+
+def make_backends(settings: Settings, pools: Pools) -> BackendRegistry:
+    """Where backends come from. `options`: as Triton tells libraries of itself."""
+    options = {
+        "auto-complete-config": "false" if settings.disable_auto_complete_config else "true",
+        "default-max-batch-size": str(settings.default_max_batch_size),
+        "min-compute-capability": f"{settings.min_supported_compute_capability:f}",
+    }
+    return BackendRegistry(settings.backend_config, pools, settings.backend_directory, options)
 
 
 def open_root(place: str) -> Root:

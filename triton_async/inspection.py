@@ -16,8 +16,7 @@ from pathlib import Path
 
 from google.protobuf import text_format
 
-from triton_async.backends.registry import BackendRegistry
-from triton_async.composition import make_pools, open_root
+from triton_async.composition import make_backends, make_pools, open_root
 from triton_async.config.advice import no_version
 from triton_async.config.ensemble import EnsembleStep
 from triton_async.config.load import mistakes
@@ -321,7 +320,7 @@ def _host(settings: Settings) -> Iterator[Host]:
     loop = asyncio.new_event_loop()
     try:
         with Workers(1) as workers:
-            backends = BackendRegistry(settings.backend_config, pools, settings.backend_directory)
+            backends = make_backends(settings, pools)
             yield Host(loop, Reactor(), pools, backends, workers, settings.backend_config)
     finally:
         loop.close()

@@ -23,17 +23,19 @@ struct TRITONSERVER_Message {
     char json[]; /* and a zero byte behind it */
 };
 
+typedef union ta_value {
+    char *string;      /* its own copy */
+    const void *bytes; /* the caller's */
+    int64_t integer;
+    double real;
+    bool boolean;
+} ta_value;
+
 struct TRITONSERVER_Parameter {
     char *name;
     TRITONSERVER_ParameterType type;
-    uint64_t nbytes;   /* of a string without its zero byte; of bytes */
-    union {
-        char *string;      /* its own copy */
-        const void *bytes; /* the caller's */
-        int64_t integer;
-        double real;
-        bool boolean;
-    } value;
+    uint64_t nbytes; /* of a string without its zero byte; of bytes */
+    ta_value value;
 };
 
 struct TRITONSERVER_BufferAttributes {

@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 from triton_async.config.autocomplete import ModelIO, Opened
 from triton_async.config.model_config import InstanceGroup, InstanceKind, ModelConfig
+from triton_async.config.placement import PreferredGroup
 from triton_async.errors import ServerError
 from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse
@@ -34,6 +35,7 @@ class Backend:
     assembles: frozenset[str]
     gets_requests: bool
     prefers_cpu: bool
+    preferred_groups: tuple[PreferredGroup, ...]
     @property
     def kinds(self) -> tuple[InstanceKind, ...]: ...
     @property
@@ -45,6 +47,7 @@ class Backend:
     def inspect(self, path: Path, proto: Any) -> ModelIO | None: ...
     def families(self) -> Iterable[Any]: ...
     def load(self, context: LoadContext) -> LoadedModel: ...
+    def close(self) -> None: ...
 
 class LoadContext:
     config: ModelConfig

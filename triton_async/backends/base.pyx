@@ -118,6 +118,9 @@ class Backend:
     #: Whether instances whose group names neither a kind nor a GPU are on the CPU, whatever GPUs there are.
     prefers_cpu = False
 
+    #: config PreferredGroups for models whose config has no instance groups, the best first.
+    preferred_groups = ()
+
     #: What it takes of requests that differ in shape: `allow_ragged_batch`, `batch_input`, `batch_output`, `padding`.
     #: The first is for engines that get ragged inputs in one dimension, and for those that get each request by itself.
     assembles = frozenset()
@@ -155,6 +158,9 @@ class Backend:
     def load(self, context):
         """LoadedModel of one version. Blocking; load thread. Raises ServerError with the reason."""
         raise Unsupported(f"backend '{self.name}' can not load models")
+
+    def close(self):
+        """The server ends: frees what all its models shared. Blocking; behind the last of them."""
 
 
 class LoadContext:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping
 from importlib import import_module
@@ -10,7 +11,13 @@ from typing import Any
 
 from triton_async.backends.base import Backend, InferenceService, Watcher
 from triton_async.config.paths import safe_name
+from triton_async.config.place import ModelPlace
 from triton_async.errors import InvalidArg
+
+log = logging.getLogger("triton_async.backends")
+
+# The setting of an own engine that has the library of its name take its place.
+_NATIVE = "native"
 
 # Backend name -> module of this package and class.
 _BACKENDS = {
@@ -29,7 +36,8 @@ class BackendRegistry:
     """Makes each backend once. Any thread.
 
     `backend_config`: --backend-config by backend, "" for all. `pools`: the server's memory, see `Backend.pools`.
-    `directory`: --backend-directory, whose folders with a `model.py` are Python-based backends.
+    `directory`: --backend-directory, whose folders have a library `libtriton_<backend>.so`, or a `model.py` of a
+    Python-based backend. `options`: what libraries are told of the server.
     """
 
     def __init__(
@@ -37,6 +45,7 @@ class BackendRegistry:
         backend_config: Mapping[str, Mapping[str, str]] | None = None,
         pools: Any = None,
         directory: str | Path = "",
+        options: Mapping[str, str] | None = None,
     ) -> None:
         self._backend_config = backend_config or {}
         self._pools = pools
@@ -44,29 +53,72 @@ class BackendRegistry:
         # What backends are made with from here on; set before the first model is loaded.
         self.inference: InferenceService | None = None
         self.watcher: Watcher | None = None
+        self._options = dict(options or {})
         self._made: dict[str, Backend] = {}
         self._lock = threading.Lock()
 
-    def get(self, name: str) -> Backend:
-        """The backend; InvalidArg when there is none of that name, ServerError when its engine is missing."""
+    def get(self, name: str, place: ModelPlace | None = None) -> Backend:
+        """The backend; InvalidArg when there is none of that name, ServerError when its engine is missing.
+
+        `place`: of the model that asks. A library in its version's folder or its own comes before anything else; one
+        of the backend directory where there is no engine of that name, or where its setting `native` asks for it.
+        """
+        library = self._library(name, place)
+        key = name if library is None else str(library)
         with self._lock:
-            backend = self._made.get(name)
+            backend = self._made.get(key)
             if backend is None:
-                backend = self._make(name)
+                backend = self._make(name, place) if library is None else self._native(name, library)
                 assert isinstance(backend, Backend)
-                backend.settings = {**self._backend_config.get("", {}), **self._backend_config.get(name, {})}
+                backend.settings = self._settings(name)
                 backend.pools = self._pools
                 backend.inference = self.inference
                 backend.watcher = self.watcher
-                self._made[name] = backend
+                self._made[key] = backend
             return backend
 
-    def _make(self, name: str) -> Any:
+    def _settings(self, name: str) -> dict[str, str]:
+        settings = {**self._backend_config.get("", {}), **self._backend_config.get(name, {})}
+        settings.pop(_NATIVE, None)
+        return settings
+
+    def _library(self, name: str, place: ModelPlace | None) -> Path | None:
+        """The library that a model's backend is, None: it is none."""
+        runtime = "" if place is None else place.runtime
+        if runtime.endswith(".py"):
+            return None
+        file = safe_name(runtime or f"libtriton_{safe_name(name, 'backend')}.so", "runtime")
+        folders = () if place is None else place.folders
+        native = self._backend_config.get(name, {}).get(_NATIVE, "")
+        if native not in ("", "true", "false"):
+            raise InvalidArg(f"--backend-config={name},{_NATIVE}={native}: it is true or false")
+        if self._directory is not None and (name not in _BACKENDS or native == "true"):
+            folders = (*folders, self._directory / name)
+        found = next((folder / file for folder in folders if (folder / file).is_file()), None)
+        if found is None and native == "true":
+            raise InvalidArg(
+                f"unable to find '{file}' of backend '{name}', which --backend-config={name},{_NATIVE}=true asks for"
+            )
+        return found
+
+    def _native(self, name: str, library: Path) -> Any:
+        from triton_async.backends.capi.backend import NativeBackend
+
+        directory = "" if self._directory is None else str(self._directory)
+        return NativeBackend(name, library, {"backend-directory": directory, **self._options})
+
+    def _make(self, name: str, place: ModelPlace | None = None) -> Any:
         if name in _BACKENDS:
             module, class_name = _BACKENDS[name]
             return getattr(import_module(f"triton_async.backends.{module}"), class_name)()
         file = self._python_file(name)
         if file is None:
+            runtime = "" if place is None else place.runtime
+            if runtime and not runtime.endswith(".py"):
+                raise InvalidArg(
+                    f"unable to find '{runtime}' for backend '{name}', searched: the version's folder, the model's "
+                    f"folder, the folder '{name}' of the backend directory"
+                )
             raise InvalidArg(
                 f"unable to find backend library for backend '{name}', try specifying runtime on the model "
                 f"configuration. This server has: {', '.join(sorted(_BACKENDS))}"
@@ -86,7 +138,18 @@ class BackendRegistry:
             made = list(self._made.values())
         return [family for backend in made for family in backend.families()]
 
+    def close(self) -> None:
+        """Closes all backends, behind their models. Blocking."""
+        with self._lock:
+            made = list(self._made.values())
+            self._made.clear()
+        for backend in made:
+            try:
+                backend.close()
+            except Exception:
+                log.exception("backend '%s' could not be closed properly", backend.name)
+
     def in_use(self) -> list[str]:
         """Names of the backends made so far, for the start-up table."""
         with self._lock:
-            return sorted(self._made)
+            return sorted({backend.name for backend in self._made.values()})

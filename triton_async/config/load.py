@@ -134,7 +134,7 @@ def complete_config(
         return _complete_ensemble(proto, model_dir, filename)
     gpus = find_gpus(proto.backend, names_gpus(proto)) if may_use_gpus(proto) else Gpus()
     try:
-        normalise_instances(proto, gpus.usable, gpus.cpu_first)
+        normalise_instances(proto, gpus.usable, gpus.cpu_first, gpus.preferred)
         validate_instances(proto, gpus)
         path = model_path(proto, model_dir, version)
         check_model_file(proto, model_dir, path)

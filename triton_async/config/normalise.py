@@ -7,6 +7,7 @@ from typing import Any
 
 from triton_async.config.ensemble import PLATFORM, is_ensemble
 from triton_async.config.model_config import InstanceKind
+from triton_async.config.placement import PreferredGroup
 from triton_async.config.sequences import normalise_sequences
 
 # Triton: these run faster on CPU with two instances, the others do not gain.
@@ -31,14 +32,21 @@ def normalise(proto: Any) -> None:
             optimization.output_pinned_memory.enable = True
 
 
-def normalise_instances(proto: Any, gpus: Sequence[int] = (), cpu_first: bool = False) -> None:
+def normalise_instances(
+    proto: Any, gpus: Sequence[int] = (), cpu_first: bool = False, preferred: Sequence[PreferredGroup] = ()
+) -> None:
     """Fills the instance groups: one at least, name, kind (not AUTO), count, GPUs. `gpus`: those usable; `cpu_first`:
-    by groups that name them.
+    by groups that name them; `preferred`: of the backend, the best first.
     """
     if proto.HasField("ensemble_scheduling"):
         return
     if not proto.instance_group:
-        proto.instance_group.add(name=proto.name)
+        made = proto.instance_group.add(name=proto.name)
+        for group in preferred:
+            if group.kind != InstanceKind.GPU or gpus:
+                made.kind, made.count = group.kind, group.count
+                made.gpus.extend(gpu for gpu in group.gpus if gpu in gpus)
+                break
     for index, group in enumerate(proto.instance_group):
         if not group.name:
             group.name = f"{proto.name}_{index}"
@@ -46,6 +54,8 @@ def normalise_instances(proto: Any, gpus: Sequence[int] = (), cpu_first: bool = 
             wanted = bool(group.gpus) or not cpu_first
             usable = wanted and bool(gpus) and all(gpu in gpus for gpu in group.gpus)
             group.kind = InstanceKind.GPU if usable else InstanceKind.CPU
+        if group.count < 1:
+            group.count = next((best.count for best in preferred if best.kind == group.kind), 0)
         if group.count < 1:
             on_cpu = group.kind == InstanceKind.CPU
             group.count = 2 if on_cpu and proto.backend in _TWO_ON_CPU else 1

@@ -10,14 +10,24 @@ from triton_async.config.model_config import InstanceKind
 
 
 @dataclass(frozen=True, slots=True)
+class PreferredGroup:
+    """Instances that a backend would have where a config says nothing. `count` 0: as many as usual."""
+
+    kind: InstanceKind
+    count: int = 0
+    gpus: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Gpus:
     """What a backend may use. `problem`: why `usable` is empty, in plain words. `cpu_first`: only a group that names
-    GPUs is on one.
+    GPUs is on one. `preferred`: its groups, the best first.
     """
 
     usable: tuple[int, ...] = ()
     problem: str = "this server uses none"
     cpu_first: bool = False
+    preferred: tuple[PreferredGroup, ...] = ()
 
 
 # (backend name, whether the config names GPUs) -> its GPUs. May load CUDA: called once per config, and only for one

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from triton_async.backends.base import Backend
 from triton_async.config.metrics_config import MetricsConfig
+from triton_async.config.place import ModelPlace
 from triton_async.core.cache import ResponseCache
 from triton_async.core.families import MetricSource
 from triton_async.core.files import LocalRoot, Root
@@ -37,9 +38,9 @@ LOOKING = "while reading the model repository"
 
 
 class Backends(Protocol):
-    """Where backends come from; the app hands one down."""
+    """Where backends come from; the app hands one down. `place`: of a model, which may bring one of its own."""
 
-    def get(self, name: str) -> Backend: ...
+    def get(self, name: str, place: ModelPlace | None = None) -> Backend: ...
 
 
 class Workers:

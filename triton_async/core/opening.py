@@ -19,6 +19,7 @@ from triton_async.config.ensemble import EnsembleStep
 from triton_async.config.labels import read_labels
 from triton_async.config.load import ConfigFile, check_model_file, complete_config, model_path, read, select_versions
 from triton_async.config.model_config import Instance, ModelConfig, TensorConfig
+from triton_async.config.place import ModelPlace
 from triton_async.config.settings import Settings
 from triton_async.core.files import Fingerprint, fingerprint
 from triton_async.core.host import LOADING, Host, as_server_error
@@ -97,13 +98,14 @@ class OpenModel:
 class Inspection:
     """The `inspect` of a config: asks the backend, and keeps what that has opened. `begun`: when, in seconds."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, place: ModelPlace) -> None:
         self._host = host
+        self._place = place
         self.begun = time.monotonic()
         self.opened: Opened | None = None
 
     def __call__(self, backend: str, path: Path, proto: Any) -> ModelIO | None:
-        model_io = self._host.backends.get(backend).inspect(path, proto)
+        model_io = self._host.backends.get(backend, self._place).inspect(path, proto)
         self.opened = None if model_io is None else model_io.opened
         return model_io
 
@@ -125,7 +127,6 @@ def open_model(
     """Reads the model in `directory`, and loads its newest version. `on_versions` hears of the versions before any of
     them is touched. `given`: a config in place of the file's. ServerError when the config file cannot be read.
     """
-    inspection = Inspection(host)
     found = fingerprint(directory)
     auto_complete = not settings.disable_auto_complete_config
     file = read(directory, name, auto_complete=auto_complete, config_name=settings.model_config_name, given=given)
@@ -137,11 +138,13 @@ def open_model(
         return model
     on_versions(model.versions)
     newest = model.versions[-1]
+    place = ModelPlace(directory, newest, file.proto.runtime)
+    inspection = Inspection(host, place)
     try:
         config = complete_config(
             file, directory, name, inspect=inspection, version=newest, auto_complete=auto_complete,
             default_max_batch_size=settings.default_max_batch_size,
-            find_gpus=lambda backend, named: find_gpus(host.backends.get(backend), host.open_devices, named),
+            find_gpus=lambda backend, named: find_gpus(host.backends.get(backend, place), host.open_devices, named),
         )  # fmt: skip
         model.config = config
         if config.ensemble is not None:
@@ -150,8 +153,9 @@ def open_model(
             labels = {io.name: read_labels(directory, io.label_filename) for io in config.outputs if io.label_filename}
             model.ensemble = OpenEnsemble(config, model.versions, labels, inspection.begun)
             return model
-        check_backend(host.backends.get(config.backend), config, host.open_devices)
-        check_assembly(host.backends.get(config.backend), config)
+        backend = host.backends.get(config.backend, place)
+        check_backend(backend, config, host.open_devices)
+        check_assembly(backend, config)
         # A version on a GPU is loaded by itself: its memory is told from what the GPU had in use before.
         if not gpus_in_use(config):
             model.newest = _opened(host, config, newest, directory, inspection)
@@ -181,7 +185,8 @@ def open_version(
     log.info("loading: %s:%d", config.name, version)
     begun, opened = (time.monotonic(), None) if inspection is None else (inspection.begun, inspection.opened)
     settings = {**host.backend_config.get("", {}), **host.backend_config.get(config.backend, {})}
-    config = without_ignored(host.backends.get(config.backend), config)
+    backend = host.backends.get(config.backend, ModelPlace(directory, version, config.proto.runtime))
+    config = without_ignored(backend, config)
     files = ModelFiles(directory, version) if host.cache is not None and host.cache.remote else None
     path = model_path(config.proto, directory, version)
     check_model_file(config.proto, directory, path)
@@ -189,7 +194,7 @@ def open_version(
     initial_states = read_initial_states(config, directory)
     samples = read_samples(config, signature, directory)
     context = LoadContext(config, version, path, signature, host.pool, settings, host.pools, opened)
-    loaded = host.backends.get(config.backend).load(context)
+    loaded = backend.load(context)
     model = OpenVersion(version, signature, loaded, [], samples, begun, initial_states, files)
     if model.loaded.thread_bound:
         return model

@@ -23,16 +23,17 @@ def find_gpus(backend: Backend, open_devices: OpenDevices, named: bool = True) -
     """GPUs that instances of `backend` may be on. Opens the devices only for a backend that can use them, and that
     prefers them unless they are `named`.
     """
+    preferred = backend.preferred_groups
     if InstanceKind.GPU not in backend.kinds:
         return Gpus(problem=backend.gpu_problem)
     if backend.prefers_cpu and not named:
-        return Gpus(cpu_first=True)
+        return Gpus(cpu_first=True, preferred=preferred)
     try:
         infos = open_devices().infos
     except ServerError as error:
-        return Gpus(problem=error.message)
+        return Gpus(problem=error.message, preferred=preferred)
     problem = "" if infos else "this machine has no GPU that can be used"
-    return Gpus(tuple(info.index for info in infos), problem, backend.prefers_cpu)
+    return Gpus(tuple(info.index for info in infos), problem, backend.prefers_cpu, preferred)
 
 
 def check_backend(backend: Backend, config: ModelConfig, open_devices: OpenDevices) -> None:

@@ -102,7 +102,7 @@ class GatedBackend(Backend):
         self.fail_next = False
         self.troubles: dict[str, BaseException] = {}
 
-    def get(self, name: str) -> Backend:
+    def get(self, name: str, place: object = None) -> Backend:
         return self
 
     def meet(self, place: str) -> None:

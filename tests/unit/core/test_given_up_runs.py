@@ -33,7 +33,7 @@ class Watched(OnnxRuntimeBackend):
         super().__init__()
         self.calls = calls
 
-    def get(self, name: str) -> OnnxRuntimeBackend:
+    def get(self, name: str, place: object = None) -> OnnxRuntimeBackend:
         return self
 
     def load(self, context: LoadContext) -> LoadedModel:

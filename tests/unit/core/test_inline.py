@@ -166,7 +166,7 @@ class NappingModel(LoadedModel):
 class NappingBackend(Backend):
     """Also the registry of itself."""
 
-    def get(self, name: str) -> Backend:
+    def get(self, name: str, place: object = None) -> Backend:
         return self
 
     def load(self, context: LoadContext) -> LoadedModel:

@@ -10,8 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from google.protobuf import json_format
-
 from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelInstance
 from triton_async.backends.python.affinity import is_neutral
 from triton_async.backends.python.instance import PythonModelInstance
@@ -27,16 +25,14 @@ from triton_async.backends.python.worker.runner import ModelFailure, Runner, lin
 from triton_async.config.autocomplete import ModelIO
 from triton_async.config.config_json import config_json
 from triton_async.config.model_config import InstanceGroup, InstanceKind, ModelConfig
-from triton_async.errors import InvalidArg, NotFound, from_code
+from triton_async.config.taken_over import take_over
+from triton_async.errors import NotFound, from_code
 from triton_async.infer.signature import ModelSignature
 from triton_async.memory.slab import SlabPool
-from triton_async.protos import ModelConfig as ModelConfigProto
 
 log = logging.getLogger("triton_async.python")
 
 MODEL_FILE = "model.py"
-# What `auto_complete_config` decides on; the rest of what it may do to a config is ignored.
-_COMPLETED = ("max_batch_size", "input", "output", "model_transaction_policy")
 
 
 class Found:
@@ -136,7 +132,7 @@ class PythonBackend(Backend):
         if options.isolated:
             completed = self._isolated.complete(proto, path, options, Path(source.path), self.search(path))
             if completed is not None:
-                _take_over(proto, completed)
+                take_over(proto, completed, "auto_complete_config")
             return []
         version_dir = path if path.is_dir() else path.parent
         channel = LocalChannel(_NO_SIGNATURE, _NO_POOL, None, self.metrics)
@@ -152,7 +148,7 @@ class PythonBackend(Backend):
             runner.close()
             channel.close()
         if completed is not None:
-            _take_over(proto, completed)
+            take_over(proto, completed, "auto_complete_config")
         return []
 
 
@@ -237,23 +233,3 @@ def arguments(  # noqa: PLR0917
 
 def _takes_any(proto: Any) -> None:
     """A Python model has no inputs and outputs of its own to compare with."""
-
-
-def _take_over(proto: Any, completed: dict[str, Any]) -> None:
-    made = ModelConfigProto()
-    known = {key: completed[key] for key in _COMPLETED if key in completed}
-    if "dynamic_batching" in completed and proto.WhichOneof("scheduling_choice") in (None, "dynamic_batching"):
-        known["dynamic_batching"] = completed["dynamic_batching"]
-    try:
-        json_format.ParseDict(known, made)
-    except json_format.ParseError as error:
-        raise InvalidArg(f"auto_complete_config of model '{proto.name}' gave no valid config: {error}") from None
-    proto.max_batch_size = made.max_batch_size
-    for field in ("input", "output"):
-        getattr(proto, field).clear()
-        getattr(proto, field).extend(getattr(made, field))
-    for field in ("dynamic_batching", "model_transaction_policy"):
-        if made.HasField(field):
-            getattr(proto, field).CopyFrom(getattr(made, field))
-
-

@@ -69,7 +69,7 @@ class FakeBackend(Backend):
         self.gate = Gate()
         self.engines: list[FakeEngine] = []
 
-    def get(self, name: str) -> Backend:
+    def get(self, name: str, place: object = None) -> Backend:
         return self
 
     def load(self, context: LoadContext) -> LoadedModel:

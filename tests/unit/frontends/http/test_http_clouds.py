@@ -84,7 +84,7 @@ class Port:
 class FullBackend(IdentityBackend):
     """One that has no memory."""
 
-    def get(self, name: str) -> FullBackend:
+    def get(self, name: str, place: object = None) -> FullBackend:
         return self
 
     def load(self, *_: Any) -> Any:

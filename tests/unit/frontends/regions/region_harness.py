@@ -111,7 +111,7 @@ class Server:
         self.started = threading.Event()
         self.stop: asyncio.Event
 
-    def get(self, name: str) -> Backend:
+    def get(self, name: str, place: object = None) -> Backend:
         """Of the backend registry: the package's own, and those of the tests."""
         if name == "gated":
             return self.gated

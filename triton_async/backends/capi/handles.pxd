@@ -1,0 +1,40 @@
+# A loaded library, its backend, and the models of that, as objects of libtritonserver.so that Python owns.
+
+from triton_async.backends.capi.objects cimport (
+    TRITONBACKEND_Backend,
+    TRITONBACKEND_Model,
+    TRITONSERVER_Error,
+    ta_backend_side,
+)
+
+ctypedef TRITONSERVER_Error *(*of_backend_t)(TRITONBACKEND_Backend *backend) noexcept nogil
+ctypedef TRITONSERVER_Error *(*of_model_t)(TRITONBACKEND_Model *model) noexcept nogil
+
+cdef class Library:
+    cdef void *handle                    # of dlopen; never closed: the library may have threads
+    cdef readonly str file               # its name, without folders
+
+    # The address of a function; NULL when it has none of that name.
+    cdef void *entry(self, bytes name) noexcept
+
+# Load threads. Closed behind all its models.
+cdef class BackendHandle:
+    cdef const ta_backend_side *side
+    cdef TRITONBACKEND_Backend *c
+    cdef readonly Library library
+    cdef readonly str name
+    cdef readonly bint device_blocking
+    cdef readonly bint parallel_loading
+    cdef readonly tuple groups           # preferred instance groups: (kind, count, GPUs or None)
+    cdef object memory                   # who serves the memory manager
+
+# Of one version. Closed behind all its instances. ModelInitialize and ModelFinalize are called on load threads.
+cdef class ModelHandle:
+    cdef const ta_backend_side *side
+    cdef TRITONBACKEND_Model *c
+    cdef readonly BackendHandle backend
+    cdef readonly str name
+    cdef readonly bint initialised
+    cdef readonly object completed       # the config that the backend set, a dict; None: none
+    cdef readonly dict memory            # who says that it takes how much: instance or 0 -> ((type, id, bytes), …)
+    cdef object on_config                # (dict) -> dict: what a config becomes that the backend sets

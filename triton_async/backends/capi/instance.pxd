@@ -1,0 +1,39 @@
+# One instance of a model of a shared library.
+
+from triton_async.backends.base cimport RequestInstance
+from triton_async.backends.capi.objects cimport (
+    TRITONBACKEND_Model,
+    TRITONBACKEND_ModelInstance,
+    TRITONBACKEND_Request,
+    TRITONSERVER_Error,
+    ta_backend_side,
+)
+from triton_async.infer.signature cimport ModelSignature
+from triton_async.memory.slab cimport SlabPool
+
+ctypedef TRITONSERVER_Error *(*of_instance_t)(TRITONBACKEND_ModelInstance *instance) noexcept nogil
+ctypedef TRITONSERVER_Error *(*execute_t)(
+    TRITONBACKEND_ModelInstance *instance, TRITONBACKEND_Request **requests, unsigned int count
+) noexcept nogil
+
+cdef extern from "<pthread.h>":
+    ctypedef struct pthread_mutex_t:
+        pass
+
+# Held by the instance that executes, on its thread.
+cdef class Turn:
+    cdef pthread_mutex_t mutex
+
+# Its requests are answered with the batch where all of them are answered while Execute runs, and soon before it
+# returns; else each by itself, when the backend says so.
+cdef class NativeInstance(RequestInstance):
+    cdef readonly ModelSignature signature
+    cdef const ta_backend_side *side
+    cdef TRITONBACKEND_ModelInstance *c
+    cdef execute_t execute_function
+    cdef of_instance_t finalize_function
+    cdef of_instance_t ready_function
+    cdef object model                    # ModelHandle, kept
+    cdef object turn                     # Turn of instances that take turns on a device, or None
+    cdef SlabPool pool
+    cdef int prompt                      # executions in a row that kept no answer waiting; below 0: never again
