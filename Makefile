@@ -31,6 +31,7 @@ help:
 	@echo 'make sanitize     the C sources under address, undefined behaviour and thread sanitizers (part of make test)'
 	@echo 'make conformance  compare with the real tritonserver'
 	@echo 'make ray          the tests of Ray Serve, which is installed beside (300 MB)'
+	@echo 'make tensorflow   the tests of TensorFlow graphs beside TensorFlow itself (1 GB, in build/tensorflow-venv)'
 	@echo 'make bench        measure against the real tritonserver'
 	@echo 'make dist         dist/: the source, and a wheel for each of $(PYTHONS), which is installed and tried'
 	@echo 'make wheels       build/wheels: all that a GPU machine without network needs (PYTHON=python3.12)'
