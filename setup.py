@@ -71,6 +71,7 @@ C_API_SOURCES = [
     "backend_request.c",
     "backend_response.c",
     "backend_statistics.c",
+    "cache.c",
     "unsupported_backend.c",
     "unsupported_server.c",
     "values.c",

@@ -583,3 +583,9 @@ PADDING_MAX_BUCKETS = 64
 # Elements of a padded batch, its rows by its lengths, where the config does not say: beyond it one long request beside
 # short ones would cost memory out of proportion to what was sent.
 PADDING_MAX_ELEMENTS = 1 << 20
+
+# Of a response cache that is a shared library: threads that ask it; look-ups and insertions that wait for them, beyond
+# which there are none; and how long a request waits for an answer before it is run.
+NATIVE_CACHE_THREADS = 4
+NATIVE_CACHE_PENDING = 4096
+NATIVE_CACHE_WAIT_S = 0.2

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 from triton_async import logs
-from triton_async.errors import InternalError
+from triton_async.errors import InternalError, from_code
 
 log = logging.getLogger("triton_async.native")
 
@@ -70,6 +70,19 @@ def _follow() -> None:
     levels = sum(1 << level for level, (setting, _) in enumerate(_LEVELS) if settings[setting])
     if _loaded is not None:
         _loaded.ta_set_log_levels(ctypes.c_uint32(levels))
+
+
+def check(error: int | None) -> None:
+    """Raises the ServerError that the TRITONSERVER_Error at this address stands for, which is deleted; not for None."""
+    if not error:
+        return
+    library = load()
+    library.TRITONSERVER_ErrorMessage.restype = ctypes.c_char_p
+    c_error = ctypes.c_void_p(error)
+    text = library.TRITONSERVER_ErrorMessage(c_error).decode(errors="replace")
+    made = from_code(library.TRITONSERVER_ErrorCode(c_error), text)
+    library.TRITONSERVER_ErrorDelete(c_error)
+    raise made
 
 
 def address(name: str) -> int:

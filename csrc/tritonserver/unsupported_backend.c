@@ -1,4 +1,4 @@
-/* Functions of TRITONCACHE_* and TRITONREPOAGENT_* that are not there: each returns an error that says so.
+/* Functions of TRITONREPOAGENT_* that are not there: each returns an error that says so.
  *
  * Without the public headers, since none of them looks at its arguments.
  */
@@ -10,13 +10,6 @@ TRITONSERVER_Error *TRITONSERVER_ErrorNew(int code, const char *msg);
         return TRITONSERVER_ErrorNew(5, #name " is not supported by this server"); \
     }
 
-UNSUPPORTED(TRITONCACHE_CacheEntryAddBuffer)
-UNSUPPORTED(TRITONCACHE_CacheEntryBufferCount)
-UNSUPPORTED(TRITONCACHE_CacheEntryDelete)
-UNSUPPORTED(TRITONCACHE_CacheEntryGetBuffer)
-UNSUPPORTED(TRITONCACHE_CacheEntryNew)
-UNSUPPORTED(TRITONCACHE_CacheEntrySetBuffer)
-UNSUPPORTED(TRITONCACHE_Copy)
 UNSUPPORTED(TRITONREPOAGENT_ModelConfig)
 UNSUPPORTED(TRITONREPOAGENT_ModelParameter)
 UNSUPPORTED(TRITONREPOAGENT_ModelParameterCount)

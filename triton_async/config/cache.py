@@ -1,4 +1,4 @@
-"""The response cache as --cache-config describes it: in this process, or in a Redis server."""
+"""The response cache as --cache-config describes it: in this process, in a Redis server, or a library."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from triton_async.addresses import host_of, shown, unix_path
+from triton_async.config.paths import safe_name
 from triton_async.config.redis_defines import REDIS_MAX_POOL_SIZE, REDIS_MAX_TIMEOUT_MS, REDIS_TIMEOUT_MS
+from triton_async.errors import InvalidArg
 
 # Read where the command line names no user or password, as Triton's Redis cache does.
 USER_VARIABLE = "TRITONCACHE_REDIS_USERNAME"
@@ -25,6 +27,8 @@ _NUMBERS = {
     "ttl": (0, 10**9),
 }
 _TIMEOUTS = ("connect_timeout", "socket_timeout", "wait_timeout")
+# In place of what is built in.
+_NATIVE = re.compile(r",native=true(?:,|\Z)")
 _ANY = re.compile(r",(?=[a-z_]+=)")
 _KNOWN = re.compile(rf",(?=(?:{'|'.join((*_TEXTS, *_NUMBERS))})=)")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}\Z", re.ASCII)
@@ -82,18 +86,31 @@ class RedisConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LibraryCache:
+    """A cache that is `<--cache-directory>/<name>/libtritoncache_<name>.so`, and what it is told."""
+
+    name: str
+    settings: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class CacheConfig:
-    """One of both: bytes of the local cache, or a Redis server. `warnings`: lines for the log."""
+    """One of these: bytes of the local cache, a Redis server, a library. `warnings`: lines for the log."""
 
     local_nbytes: int = 0
     redis: RedisConfig | None = None
+    library: LibraryCache | None = None
     warnings: tuple[str, ...] = ()
 
 
 def parse_cache(texts: Sequence[str]) -> CacheConfig:
-    """`<cache>,<setting>=<value>[,<setting>=<value>...]` of each text. CacheProblem."""
+    """`<cache>,<setting>=<value>[,<setting>=<value>...]` of each text. CacheProblem.
+
+    local and redis are built in, unless they are to be a library's: `native=true`.
+    """
     name = ""
     settings: dict[str, str] = {}
+    native = any(_NATIVE.search(text) for text in texts)
     for text in texts:
         cache, _, rest = text.partition(",")
         if not cache or "=" not in rest or "=" in cache:
@@ -101,11 +118,22 @@ def parse_cache(texts: Sequence[str]) -> CacheConfig:
         if name not in ("", cache):
             raise CacheProblem(f"there can be one response cache only, and both {name} and {cache} are asked for")
         name = cache
-        read = _read_local if cache == "local" else _read_redis if cache == "redis" else _unknown
+        read = _read_local if cache == "local" else _read_redis
         for setting, value in _settings(text, rest):
-            read(cache, setting, value)
+            if cache in ("local", "redis") and not native:
+                read(cache, setting, value)
             settings[setting] = value
+    if native or name not in ("local", "redis"):
+        return _library(name, settings)
     return _local(settings) if name == "local" else _redis(settings)
+
+
+def _library(name: str, settings: dict[str, str]) -> CacheConfig:
+    try:
+        safe_name(name, "cache")
+    except InvalidArg as error:
+        raise CacheProblem(error.message) from None
+    return CacheConfig(library=LibraryCache(name, {key: settings[key] for key in settings if key != "native"}))
 
 
 def _settings(text: str, rest: str) -> list[tuple[str, str]]:
@@ -124,13 +152,6 @@ def _settings(text: str, rest: str) -> list[tuple[str, str]]:
 def _bare(text: str) -> str:
     """Without a password."""
     return re.sub(r"(password=).*", r"\1...", text)
-
-
-def _unknown(cache: str, setting: str, value: str) -> None:
-    raise CacheProblem(
-        f"the cache '{cache}' is not supported: local and redis are built in, and libraries of --cache-directory "
-        "cannot be loaded"
-    )
 
 
 def _read_local(cache: str, setting: str, value: str) -> None:

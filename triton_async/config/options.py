@@ -425,16 +425,14 @@ BACKEND = (
         "cache-config",
         "",
         "The response cache of models whose config enables it: in this process, local,size=<bytes>; in a Redis server, "
-        "redis,host=<name> and redis,port=<n>, with user, password, db and more.",
+        "redis,host=<name> and redis,port=<n>, with user, password, db and more; in a library, its name and settings.",
         repeat=True,
         form="<<string>,<string>=<string>>",
     ),
     _text(
         "cache-directory",
         "/opt/tritonserver/caches",
-        "Accepted for compatibility.",
-        status=Status.NO_EFFECT,
-        note="the response caches local and redis are built in, and others cannot be loaded",
+        "Directory of response caches that are libraries: <name>/libtritoncache_<name>.so.",
     ),
     _int("response-cache-byte-size", 0, "Deprecated: --cache-config=local,size=<bytes>.", low=0, high=2**63 - 1),
     _text(

@@ -18,7 +18,7 @@ from triton_async.config.access import (
     parse_pattern,
     parse_restrictions,
 )
-from triton_async.config.cache import CacheProblem, RedisConfig, parse_cache
+from triton_async.config.cache import CacheProblem, LibraryCache, RedisConfig, parse_cache
 from triton_async.config.clouds import CloudProblem, SageMaker, VertexAi, take_clouds
 from triton_async.config.endpoints import Listens, address_problem, tls_problem
 from triton_async.config.locations import LocationProblem, has_scheme, parse_location
@@ -158,6 +158,9 @@ class Settings:
     response_cache_byte_size: int = _default("response-cache-byte-size")
     # The response cache in a Redis server instead; without the credentials of the environment.
     redis_cache: RedisConfig | None = None
+    cache_directory: str = _default("cache-directory")
+    # The response cache that is a library of `cache_directory` instead.
+    library_cache: LibraryCache | None = None
 
     pinned_memory_pool_byte_size: int = _default("pinned-memory-pool-byte-size")
     # GPU -> bytes; DEVICE_POOL_NBYTES for a GPU that is not in it.
@@ -382,6 +385,7 @@ def _settings(values: dict[str, Any], warnings: list[str], environ: Mapping[str,
         except CacheProblem as error:
             raise _bad(OPTIONS["cache-config"], str(error)) from None
         values["response_cache_byte_size"], values["redis_cache"] = cache.local_nbytes, cache.redis
+        values["library_cache"] = cache.library
         warnings += cache.warnings
     try:
         values["metrics"] = parse_metrics(values.pop("metrics_config", ()))

@@ -23,6 +23,15 @@ class OpenCache(NamedTuple):
 @asynccontextmanager
 async def open_cache(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator[OpenCache]:
     """ServerError where it cannot be as the options say. A Redis server that does not answer is no error."""
+    if settings.library_cache is not None:
+        from triton_async.core.native_store import NativeStore
+
+        library = NativeStore(settings.library_cache, settings.cache_directory)
+        try:
+            yield OpenCache(SharedCache(library), (library.families,))
+        finally:
+            await library.close()
+        return
     if settings.redis_cache is None:
         nbytes = settings.response_cache_byte_size
         yield OpenCache(LocalCache(nbytes) if nbytes else None)

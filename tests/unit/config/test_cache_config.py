@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from triton_async.config.cache import CacheProblem, RedisConfig, parse_cache
+from triton_async.config.cache import CacheProblem, LibraryCache, RedisConfig, parse_cache
 from triton_async.config.redis_defines import REDIS_MAX_TIMEOUT_MS, REDIS_TIMEOUT_MS
 from triton_async.config.settings import UsageError, parse
 
@@ -31,6 +31,13 @@ def test_settings_of_triton() -> None:
     plain = redis(HOST)
     assert (plain.tls, plain.pool_size, plain.socket_timeout) == (False, 1, REDIS_TIMEOUT_MS)
     assert "p" not in repr(redis(HOST + ",password=ppp")).split("port")[0].replace("RedisConfig", "")
+
+
+def test_other_names_are_libraries_and_native_makes_them_of_the_others() -> None:
+    assert parse_cache(["other,size=1", "other,mode=x"]).library == LibraryCache("other", {"size": "1", "mode": "x"})
+    for name in ("local", "redis"):
+        assert parse_cache([f"{name},native=true", f"{name},any=1"]).library == LibraryCache(name, {"any": "1"})
+    assert parse_cache(["local,size=1"]).library is None
 
 
 def test_settings_of_ours() -> None:
@@ -82,7 +89,7 @@ REFUSED = [
     ([HOST + ",sni=n"], "no setting 'sni'"),
     ([HOST + ",size=1"], "no setting 'size'"),
     ([HOST + ",user="], "option format"),
-    (["other,size=1"], "--cache-directory cannot be loaded"),
+    (["../other,size=1"], "cache"),
     (["local,size=1,size=x"], "Got x"),
 ]
 

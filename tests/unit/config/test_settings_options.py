@@ -291,7 +291,7 @@ BAD = [
     ([REPOSITORY, "--model-config-name=../x"], 'Bad option: "--model-config-name".'),
     ([REPOSITORY, "--cache-config=local"], "--cache-config option format is '<cache name>,<setting>=<value>'."),
     ([REPOSITORY, "--cache-config=size=1"], "--cache-config option format is '<cache name>,<setting>=<value>'."),
-    ([REPOSITORY, "--cache-config=other,size=1"], "the cache 'other' is not supported"),
+    ([REPOSITORY, "--cache-config=a/b,size=1"], "cache"),
     ([REPOSITORY, "--cache-config=local,bytes=1"], "the local cache has no setting 'bytes'"),
     ([REPOSITORY, "--cache-config=local,size=0"], "must be a positive number of bytes. Got 0"),
     ([REPOSITORY, "--cache-config=local,size=1k"], "must be a positive number of bytes. Got 1k"),
