@@ -419,7 +419,7 @@ BACKEND = (
         "/opt/tritonserver/repoagents",
         "Accepted for compatibility.",
         status=Status.NO_EFFECT,
-        note="repository agents are not supported yet",
+        note="the repository agent checksum is built in, and libraries of others are not loaded",
     ),
     _text(
         "cache-config",

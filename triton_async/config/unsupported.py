@@ -9,7 +9,8 @@ from triton_async.errors import Unsupported
 
 # Field -> (what is missing, whether the config asks for it).
 FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
-    ("model_repository_agents", "repository agents", lambda c: bool(c.model_repository_agents.agents)),
+    ("model_repository_agents", "repository agents other than checksum",
+     lambda c: any(agent.name != "checksum" for agent in c.model_repository_agents.agents)),
     ("model_operations", "libraries of custom operators for other backends than onnxruntime",
      lambda c: bool(c.model_operations.op_library_filename) and c.backend not in ("", "onnxruntime")),
 )

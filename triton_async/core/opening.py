@@ -21,6 +21,7 @@ from triton_async.config.load import ConfigFile, check_model_file, complete_conf
 from triton_async.config.model_config import Instance, ModelConfig, TensorConfig
 from triton_async.config.place import ModelPlace
 from triton_async.config.settings import Settings
+from triton_async.core.agents import run_agents
 from triton_async.core.files import Fingerprint, fingerprint
 from triton_async.core.host import LOADING, Host, as_server_error
 from triton_async.core.identity import ModelFiles
@@ -130,6 +131,7 @@ def open_model(
     found = fingerprint(directory)
     auto_complete = not settings.disable_auto_complete_config
     file = read(directory, name, auto_complete=auto_complete, config_name=settings.model_config_name, given=given)
+    run_agents(file.proto, directory)
     for line in directory_warnings(directory):
         log.warning("%s (model '%s')", line, name)
     model = OpenModel(found, select_versions(file, directory))

@@ -300,7 +300,7 @@ INCOMPLETE = [
 ]
 
 UNSUPPORTED = [
-    ("model_repository_agents { agents { name: 'checksum' } }", "model_repository_agents"),
+    ("model_repository_agents { agents { name: 'other' } }", "model_repository_agents"),
     ("instance_group { secondary_devices { device_id: 0 } }", "secondary_devices"),
 ]
 
