@@ -28,6 +28,7 @@ from .curves_models import KINDS, PADDED, Kind
 
 _LOADS = (0.1, 0.4, 0.7, 0.9)  # shares of the rate that many clients reach without a delay
 _BURST = 8
+_ATTEMPTS = 3
 _ARRIVALS = ("clients", "at random", f"in bursts of {_BURST}")
 _COLUMNS = ("model", "arrivals", "load", "setting", "infer/s", "mean ms", "p50 ms", "p99 ms", "rows per batch", "")
 _KEYS = ("model", "arrivals", "load", "setting", "per_s", "mean_ms", "p50_ms", "p99_ms", "rows", "remark")
@@ -95,7 +96,14 @@ class _Runs:
     def measure(self, setting: str, arrivals: str, load: float, seconds: float) -> Measured:
         model = curves_models.model_name(self._kind, setting)
         requests = curves_models.requests(self._kind, "data" if self._kind.name == "resnet" else "INPUT", model)
-        return self._pool.submit(_drive, self._server.http_port, requests, seconds, arrivals, load).result()
+        port = self._server.http_port
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return self._pool.submit(_drive, port, requests, seconds, arrivals, load).result()
+            except (RuntimeError, OSError) as problem:
+                seconds *= 2
+                print(f"{model}, {arrivals}, {load:g}: {problem}; once more, for {seconds:g} s", flush=True)
+        return self._pool.submit(_drive, port, requests, seconds, arrivals, load).result()
 
     def point(self, arrivals: str, loads: dict[str, float], shown: str) -> None:
         """All settings in turns; `loads` by their ways."""
