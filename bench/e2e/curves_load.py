@@ -143,7 +143,7 @@ class Load:
         took = np.array([seconds for due_s, seconds in self._took if from_s <= due_s]) * 1e3
         in_time = sum(from_s <= due_s and due_s + seconds <= end_s for due_s, seconds in self._took)
         late = sum(due_s + seconds > end_s + self._seconds / 4 for due_s, seconds in self._took)
-        if not took.size:
+        if not in_time:
             raise RuntimeError("nothing was answered in time")
         p50, p99 = np.percentile(took, [50, 99])
         kept_up = not wanted or (len(self._took) == wanted and late == 0)
