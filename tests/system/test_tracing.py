@@ -37,6 +37,8 @@ class TritonPythonModel:
         return responses
 """
 
+ISOLATED = 'parameters { key: "ISOLATION" value { string_value: "process" } }'
+
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
@@ -46,6 +48,9 @@ def models(tmp_path: Path) -> Path:
     (root / "asks" / "1").mkdir(parents=True)
     (root / "asks" / "config.pbtxt").write_text(CONFIG.replace("identity", "python"))
     (root / "asks" / "1" / "model.py").write_text(ASKING)
+    (root / "asks_isolated" / "1").mkdir(parents=True)
+    (root / "asks_isolated" / "config.pbtxt").write_text(CONFIG.replace("identity", "python") + ISOLATED)
+    (root / "asks_isolated" / "1" / "model.py").write_text(ASKING)
     return root
 
 
@@ -220,6 +225,9 @@ def test_spans_follow_the_context_of_the_client_over_both_protocols(
         assert len(collector.spans) == 2 * 5 + 3
         assert collector.resources[0]["service.name"] == "mine"
         assert {span.trace_id.hex() for span in collector.spans} == {TRACE}
+        for headers, expected in (({"traceparent": sampled}, True), ({"traceparent": not_sampled}, False)):
+            answer = infer(server, httpclient, "asks_isolated", "e", headers=headers).get_response()
+            assert (TRACE in answer["parameters"]["context"]) == expected
         by_id = {span.span_id: span for span in collector.spans}
         calls = collector.named("InferRequest")
         assert len(calls) == 3 and {span.parent_span_id.hex() for span in calls} == {PARENT}

@@ -16,6 +16,7 @@ import pytest
 from triton_async.backends.python.isolated import archive, environments
 from triton_async.backends.python.isolated.archive import unpack
 from triton_async.backends.python.isolated.environments import MACRO, Environments
+from triton_async.backends.python.isolated.workers import Workers
 from triton_async.errors import InvalidArg, ServerError
 
 
@@ -116,6 +117,25 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(InvalidArg, match="no whole tar archive"):
             unpack(path, tmp_path / "into")
+
+
+# -- interpreters that are no good ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("script", "text"), [
+    (None, "it has no NumPy, which every Python model needs: install it there, in an archive before it is packed"),
+    ("exit 3", "its interpreter exited with status 3 while it started; it must be CPython 3.8 or newer, made for this"),
+])  # fmt: skip
+def test_what_an_environment_lacks_is_told(venv: Path, script: str | None, text: str) -> None:
+    python = venv / "bin" / "python"
+    if script is not None:
+        python.unlink()
+        python.write_text(f"#!/bin/sh\n{script}\n")
+        python.chmod(0o755)
+    zygote = Workers().zygote(str(python), venv)
+    with pytest.raises(InvalidArg) as caught:
+        zygote.start()
+    assert caught.value.message.startswith(f"the Python environment of EXECUTION_ENV_PATH can not run models: {text}")
 
 
 # -- EXECUTION_ENV_PATH --------------------------------------------------------------------------------------------

@@ -56,11 +56,17 @@ cdef int write_request(Writer event, InferRequest request, uint64_t handle, uint
     event.raw(<char *>&count, 2)
     for output in request.outputs[:count]:
         event.text(output.name)
+    event.long_text(trace_context(request))
     nbytes[0] = <uint32_t>(event.size + tensors.size)
     nbytes[1] = <uint32_t>event.size
     event.raw(tensors.data, tensors.size)
     memcpy(event.data + 1, nbytes, 8)
     return 0
+
+
+cdef bytes trace_context(InferRequest request):
+    cdef str context = None if request.trace is None else request.trace.context()
+    return b"" if context is None else context.encode()
 
 
 cdef int write_inner_response(Writer event, uint64_t call, uint64_t block, Writer tensors, dict parameters,

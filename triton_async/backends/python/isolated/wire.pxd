@@ -7,7 +7,7 @@
 #   START     json                             what to run: see instance.pyx
 #   REQUEST   u32 nbytes of the event, u32 where in it its tensors begin, u64 handle, u64 block (0: none), u32 flags,
 #             u64 timeout, u64 priority, u8 whether the correlation id is text, u64 or text, text id, long parameters
-#             (JSON, "" for none), u16 n, n texts (requested outputs; 0: all), tensors
+#             (JSON, "" for none), u16 n, n texts (requested outputs; 0: all), long trace context ("" for none), tensors
 #   EXECUTE   u64 batch                        runs the requests since the last one
 #   RELIEVED  u64 handle, u32 n                so many more responses may be sent
 #   FREED     u32 n, n times u64 offset        response memory that the server does not read any more

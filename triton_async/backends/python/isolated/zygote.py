@@ -78,6 +78,7 @@ class Zygote:
         self.interpreter = interpreter
         self._reader = reader
         self._home = home
+        self._whose = f"the Python environment of {'the server' if home is None else 'EXECUTION_ENV_PATH'}"
         self._lock = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -198,7 +199,7 @@ class Zygote:
             self._started.set()
         elif message["op"] == "unusable":
             text = message["error"]
-            self._problem = InvalidArg(f"the Python environment can not run models: {text}")
+            self._problem = InvalidArg(f"{self._whose} can not run models: {text}")
         elif message["op"] == "forked":
             if (worker := self._workers.get(message["number"])) is not None:
                 worker.pid = message["pid"]
@@ -234,7 +235,8 @@ class Zygote:
             workers, self._workers = self._workers, {}
             if self._problem is None and not self._started.is_set():
                 self._problem = InvalidArg(
-                    f"the Python interpreter of worker processes {describe_exit(process.returncode)} while it started"
+                    f"{self._whose} can not run models: its interpreter {describe_exit(process.returncode)} while it "
+                    "started; it must be CPython 3.8 or newer, made for this machine"
                 )
             self._started.set()
         for worker in workers.values():

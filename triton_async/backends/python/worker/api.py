@@ -6,9 +6,13 @@ Each instance has a pair of its own, whose classes know the instance. They are f
 
 from __future__ import annotations
 
+import json
+import struct
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
 
 from . import completion, messages, services, tensors
 
@@ -47,8 +51,12 @@ _C_SHARED = {
     "InferenceTrace": messages.InferenceTrace,
     "Metric": services.Metric,
     "LogLevel": services.Logger.LogLevel,
+    "MetricKind": services.MetricFamily.MetricKind,
+    **services.MetricFamily.MetricKind.__members__,
     **_CONSTANTS,
 }
+# Names of the real module that serve its own processes, of which there are none here.
+_OF_STUBS = ("SharedMemory", "shared_memory", "async_event_future_done_callback")
 
 
 def get_input_tensor_by_name(inference_request: messages.InferenceRequest, name: str) -> tensors.Tensor | None:
@@ -84,6 +92,10 @@ _SHARED = {
     "triton_to_numpy_type": tensors.triton_to_numpy_type,
     "numpy_to_triton_type": tensors.numpy_to_triton_type,
     "triton_string_to_numpy": tensors.triton_string_to_numpy,
+    # Which models use that have no import of their own.
+    "json": json,
+    "np": np,
+    "struct": struct,
 }
 
 
@@ -99,7 +111,7 @@ def make_modules(context: Context) -> dict[str, ModuleType]:
         "is_model_ready": control.is_model_ready,
     }
     c_utils = ModuleType(C_UTILS, "The half of Triton's Python API that is the server's.")
-    vars(c_utils).update(_C_SHARED, **bound)
+    vars(c_utils).update(_C_SHARED, **bound, __getattr__=_missing)
     utils = ModuleType(UTILS, "Triton's API for Python models.")
     vars(utils).update(_SHARED, **_C_SHARED, **bound)
     vars(utils)["get_model_dir"] = lambda: context.model_dir
@@ -128,6 +140,14 @@ def _of_no_instance() -> dict[str, ModuleType]:
     for module in (c_utils, utils):
         vars(module)["__getattr__"] = _needs_instance
     return {UTILS: utils, C_UTILS: c_utils}
+
+
+def _missing(name: str) -> NoReturn:
+    if name in _OF_STUBS:
+        raise AttributeError(
+            f"{C_UTILS}.{name} is for the stub processes of Triton's Python backend: nothing here has use for it"
+        )
+    raise AttributeError(f"module '{C_UTILS}' has no attribute '{name}'")
 
 
 _BOUND = ("InferenceRequest", "Logger", "MetricFamily", "load_model", "unload_model", "is_model_ready", "get_model_dir")

@@ -43,6 +43,10 @@ class Source:
         """The files that any instance has needed so far."""
         return dict(self._code)
 
+    def keep(self, path: Path, code: CodeType) -> None:
+        """Takes this for what is in the file."""
+        self._code[path] = code
+
     def code(self, path: Path) -> CodeType:
         """SyntaxError, UnicodeDecodeError, OSError."""
         code = self._code.get(path)

@@ -23,6 +23,7 @@ from typing import Any
 
 PACKAGE = "triton_async_worker"
 PR_SET_PDEATHSIG = 1
+LEAST_PYTHON = (3, 8)
 # Bytes of one message of the server, and descriptors that come with it: socket, memory of requests, of responses.
 MESSAGE_NBYTES = 1 << 16
 DESCRIPTORS = 3
@@ -195,23 +196,36 @@ def receive(control: socket.socket, most: int) -> tuple[bytes, list[int]]:
     return data, list(descriptors)
 
 
+def what_is_missing(error: BaseException) -> str:
+    """Why this environment is no good, and what to do about it."""
+    if isinstance(error, ModuleNotFoundError) and error.name == "numpy":
+        return "it has no NumPy, which every Python model needs: install it there, in an archive before it is packed"
+    return str(error) if type(error) is RuntimeError else type(error).__name__ + ": " + str(error)
+
+
 def main() -> None:
     """`main.py DESCRIPTOR`: of the socket to the server."""
     control = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(control.fileno(), False)
     try:
+        if sys.version_info < LEAST_PYTHON:
+            raise RuntimeError("it has Python " + sys.version.split()[0] + ", make it with CPython 3.8 or newer")
         numpy = importlib.import_module("numpy")
-        importlib.import_module("numpy.random")  # which NumPy imports at its first use: that would be in each worker
+        # NumPy imports this at its first use: that would be in each worker. So would be what its first seed makes.
+        importlib.import_module("numpy.random").seed(0)
         process = import_package()
+        rehearsal = importlib.import_module(PACKAGE + ".rehearsal")
+        rehearsal.rehearse()
     except BaseException as error:
-        control.sendall(json.dumps({"op": "unusable", "error": type(error).__name__ + ": " + str(error)}).encode())
+        control.sendall(json.dumps({"op": "unusable", "error": what_is_missing(error)}).encode())
         return
     zygote = Zygote(control, process)
     zygote.tell(op="ready", python=sys.version.split()[0], numpy=numpy.__version__)
+    filled = rehearsal.fill_holes()
     # Memory that the collector does not touch stays shared with the workers.
-    gc.collect()
     gc.freeze()
     zygote.run()
+    del filled
 
 
 if __name__ == "__main__":

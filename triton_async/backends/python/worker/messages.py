@@ -91,7 +91,7 @@ class InferenceTrace:
         self._context = context
 
     def get_context(self) -> str | None:
-        """OpenTelemetry's, as JSON; None where there is none, and for models in a process of their own."""
+        """OpenTelemetry's, as JSON; None where there is none."""
         return self._context
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import sys
 from typing import TYPE_CHECKING, Any, Callable, Iterable
 
 import numpy as np
@@ -71,7 +72,7 @@ class Tensor:
             raise _wrong_arguments(name, array)
         dtype = array.dtype
         datatype = _BY_CHAR.get(dtype.char)
-        if datatype is None or not dtype.isnative or isinstance(array, np.ma.MaskedArray):
+        if datatype is None or not dtype.isnative or (type(array) is not np.ndarray and _is_masked(array)):
             raise TritonModelException("NumPy dtype is not supported.")
         self._name = name
         self._array: np.ndarray | None = array
@@ -160,6 +161,12 @@ class Tensor:
 
     def __repr__(self) -> str:
         return f"Tensor({self._name!r}, {self._datatype}, {self.shape()})"
+
+
+def _is_masked(array: np.ndarray) -> bool:
+    """Whether it has a mask, which a tensor has no place for. NumPy imports such arrays, some MiB, at the first use."""
+    masked = sys.modules.get("numpy.ma")
+    return masked is not None and isinstance(array, masked.MaskedArray)
 
 
 def from_source(name: str, source: TensorSource) -> Tensor:

@@ -39,6 +39,7 @@ U32 = struct.Struct("<I")
 U64 = struct.Struct("<Q")
 REQUEST_HEAD = struct.Struct("<BIIQQIQQB")
 TENSOR_HEAD = struct.Struct("<BBB")
+EXECUTE_EVENT = struct.Struct("<BQ")
 SPILL = struct.Struct("<QQQ")
 INNER_HEAD = struct.Struct("<QBQ")
 RESPONSE_HEAD = struct.Struct("<BQB")
@@ -203,7 +204,7 @@ class ReceivedRequest:
 
     __slots__ = (
         "_block", "_channel", "_data", "_start", "_tensors_at", "correlation_id", "credits", "finished", "flags",
-        "handle", "id", "output_names", "parameters", "release_flags", "released", "sent", "timeout",
+        "handle", "id", "output_names", "parameters", "release_flags", "released", "sent", "timeout", "trace_context",
     )  # fmt: skip
 
     def __init__(self, channel: WorkerChannel, data: bytes, start: int, memory: Memory) -> None:
@@ -227,7 +228,7 @@ class ReceivedRequest:
 
     # Of a field that was not asked for before.
     def __getattr__(self, name: str) -> Any:
-        if name not in ("correlation_id", "id", "parameters", "output_names"):
+        if name not in ("correlation_id", "id", "parameters", "output_names", "trace_context"):
             raise AttributeError(name)
         data = self._data
         at = self._start + REQUEST_HEAD.size
@@ -246,6 +247,7 @@ class ReceivedRequest:
             one, at = text(data, at)
             names.append(one)
         self.output_names = names or self._channel.output_names
+        self.trace_context = long_text(data, at)[0] or None
         return object.__getattribute__(self, name)
 
     def over(self) -> None:
