@@ -72,9 +72,22 @@ C_API_SOURCES = [
     "backend_response.c",
     "backend_statistics.c",
     "cache.c",
+    "interpreter.c",
+    "metrics.c",
+    "options.c",
+    "request.c",
+    "response.c",
+    "server.c",
+    "trace.c",
     "unsupported_backend.c",
-    "unsupported_server.c",
     "values.c",
+]
+
+# The Python that a program without one gets from libtritonserver.so, where nothing else is said.
+LIBPYTHON = Path(sysconfig.get_config_var("LIBDIR") or "") / (sysconfig.get_config_var("INSTSONAME") or "")
+C_API_MACROS = [
+    ("TA_LIBPYTHON", f'"{LIBPYTHON}"' if sysconfig.get_config_var("Py_ENABLE_SHARED") else '""'),
+    ("TA_PYTHON", f'"{sys.executable}"'),
 ]
 
 # Libraries of modules that call into them. nghttp2 is from libnghttp2-dev; others only share its declarations.
@@ -202,13 +215,13 @@ class Build(build_ext):
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         objects = self.compiler.compile(
-            sources, output_dir=self.build_temp, include_dirs=[str(C_API), "csrc"],
+            sources, output_dir=self.build_temp, include_dirs=[str(C_API), "csrc"], macros=C_API_MACROS,
             extra_postargs=["-std=gnu11", "-fPIC", "-pthread", *COMPILE],
         )  # fmt: skip
         # -z defs: a function that it lacks is an error here, not where a backend calls it.
         self.compiler.link_shared_object(
             objects, str(target),
-            extra_postargs=["-pthread", "-Wl,-soname,libtritonserver.so", "-Wl,-z,defs"], target_lang="c",
+            extra_postargs=["-pthread", "-ldl", "-Wl,-soname,libtritonserver.so", "-Wl,-z,defs"], target_lang="c",
         )  # fmt: skip
 
     def add_protos(self, base: Path) -> None:

@@ -576,6 +576,17 @@ class ModelRepository:
         for root in self._roots:
             root.close()
 
+    async def poll_now(self) -> None:
+        """Looks at the repositories at once, in poll mode. ServerError."""
+        if self._poller is None:
+            raise Unavailable("polling is disabled")
+        await self._poller.follow(await self.scan())
+
+    def look_in(self, roots: Sequence[files.Root]) -> None:
+        """Models are found in these from now on; those that were loaded stay."""
+        self._roots = list(roots)
+        self._index = None
+
     def in_flight(self) -> int:
         """Requests that loaded models still hold."""
         return sum(loaded.model.in_flight for _, _, loaded in self.ready_models())

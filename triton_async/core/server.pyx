@@ -213,7 +213,9 @@ cdef class InferenceServer:
             request.received_ns = now_ns
         if model is None or model.draining:
             model = self.find(request.model_name, request.model_version)
-        if self.tracing is not None:
+        if request.trace is not None:
+            trace_queued(request)
+        elif self.tracing is not None:
             self._trace(request, model)
         return model.submit(request, sink, now_ns)
 

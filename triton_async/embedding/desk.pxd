@@ -23,6 +23,8 @@ cdef class Call(ResponseSink):
     cdef bint asked                      # the server has taken its request
 
     cdef int refused(self, object error) except -1
+    # It was cancelled: nothing is delivered any more.
+    cdef int cancelled(self) except -1
 
 # One for a server. Requests of several threads wake the loop once.
 cdef class Desk(Errand):

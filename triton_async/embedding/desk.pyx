@@ -26,6 +26,9 @@ cdef class Call(ResponseSink):
     cdef int refused(self, object error) except -1:
         return 0
 
+    cdef int cancelled(self) except -1:
+        return 0
+
 
 cdef class Desk(Errand):
     """One for `server`, made on its loop's thread; to be closed behind its `stop`."""
@@ -77,6 +80,7 @@ cdef class Desk(Errand):
             call.asked = True
         elif errands & CALL_CANCEL and call.asked and call.request is not None:
             self.server.cancel_request(call.request)
+            call.cancelled()
         return 0
 
     def infer(self, InferRequest request, timeout_s=None):

@@ -16,6 +16,7 @@ import uvloop
 from triton_async.composition import composed, open_root, trace_recorder
 from triton_async.config.settings import Settings
 from triton_async.core.caches import open_cache
+from triton_async.core.files import Root
 from triton_async.core.host import Workers
 from triton_async.core.server import InferenceServer
 from triton_async.embedding.desk import Desk, ResponseQueue
@@ -23,7 +24,16 @@ from triton_async.embedding.options import logged, settings_of
 from triton_async.embedding.requests import make_request
 from triton_async.embedding.results import Response
 from triton_async.endpoints import Endpoint, Security, open_certificates, start_endpoints
-from triton_async.errors import DecoupledModel, InternalError, InvalidArg, ServerError, Unavailable, Unsupported
+from triton_async.errors import (
+    AlreadyExists,
+    DecoupledModel,
+    InternalError,
+    InvalidArg,
+    NotFound,
+    ServerError,
+    Unavailable,
+    Unsupported,
+)
 from triton_async.frontends.gate import ApiKeys
 from triton_async.frontends.renewal import Renewal
 from triton_async.infer.request import InferRequest
@@ -92,6 +102,11 @@ class Server:
     another one can be made then.
     """
 
+    #: What hands in the requests of other threads.
+    desk_type = Desk
+    #: Whether lines of the log go to standard error.
+    console = False
+
     def __init__(self, settings: Settings | None = None, /, **options: Any) -> None:
         """InvalidArg for options that the command line would not take."""
         if settings is not None and options:
@@ -102,6 +117,7 @@ class Server:
         self._state = _State.NEW
         self._stack = AsyncExitStack()
         self._endpoints: dict[str, Endpoint] = {}
+        self._roots: dict[str, Root] = {}
         self._core: InferenceServer | None = None
         self._desk: Desk | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -128,19 +144,19 @@ class Server:
         settings, stack = self.settings, self._stack
         if _listens(settings) and not isinstance(asyncio.get_running_loop(), uvloop.Loop):
             raise Unsupported("front-ends run on uvloop: start the program by uvloop.run, or use SyncServer")
-        stack.enter_context(logged(settings))
+        stack.enter_context(logged(settings, self.console))
         security = Security(
             open_certificates(settings), ApiKeys(settings.api_key_file) if settings.api_key_file else None
         )
         recorder = trace_recorder(settings)
-        roots = {}
+        roots = self._roots
         for place in settings.model_repository:
             roots[place] = root = open_root(place)
             stack.callback(root.close)
         cache = await stack.enter_async_context(open_cache(settings, os.environ))
         made = await stack.enter_async_context(composed(settings, cache, recorder, roots))
         self._core = server = made.server
-        self._desk = Desk(server)
+        self._desk = self.desk_type(server)
         stack.push_async_callback(self._stop, server, made.workers)
         early = settings.listen_while_loading and not (settings.reuse_http_port or settings.reuse_grpc_port)
         if early:
@@ -291,6 +307,28 @@ class Server:
     async def index(self, *, ready_only: bool = False) -> list[dict[str, str]]:
         """What is in the repositories: `name`, and `version`, `state`, `reason` where they are known."""
         return [dict(row) for row in await self.core.repository_index(ready_only)]
+
+    async def register_repository(self, place: str) -> None:
+        """Finds models in a further repository. ServerError. Needs --model-control-mode=explicit."""
+        self._check_control()
+        if place in self._roots:
+            raise AlreadyExists(f"model repository '{place}' has already been registered")
+        root = await asyncio.get_running_loop().run_in_executor(None, open_root, place)
+        self._stack.callback(root.close)
+        self._roots[place] = root
+        self.core.repository.look_in([*self._roots.values()])
+
+    async def unregister_repository(self, place: str) -> None:
+        """Finds none there any more; models that were loaded from it stay. NotFound."""
+        self._check_control()
+        if place not in self._roots:
+            raise NotFound(f"model repository '{place}' was not registered")
+        del self._roots[place]
+        self.core.repository.look_in([*self._roots.values()])
+
+    def _check_control(self) -> None:
+        if self.settings.model_control_mode != "explicit":
+            raise Unsupported("repository registration is not allowed if model control mode is not EXPLICIT")
 
     # -- questions ---------------------------------------------------------------------------------
 

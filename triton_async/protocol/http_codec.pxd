@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature
+from triton_async.memory.buffer cimport Buffer
 from triton_async.memory.regions cimport RegionRegistry
 
 # Request in `body` (any object with the buffer protocol; whoever holds the request or one of its inputs keeps it alive
@@ -33,6 +34,9 @@ cpdef tuple encode_long(InferRequest request, InferResponse response, ModelSigna
 
 # One request parameter: what Triton knows by its name goes to its field, any other one to `others`. Raises ServerError.
 cdef int take_parameter(InferRequest request, str key, object item, dict others) except -1
+
+# `body` is the one input of the model, of its type and shape as far as they say it. Raises ServerError.
+cdef int take_raw(InferRequest request, ModelSignature signature, Buffer body, int64_t max_nbytes) except -1
 
 # The same text in pieces of that size; `pieces` is empty then.
 cdef list grouped(list pieces)

@@ -55,7 +55,7 @@ cpdef InferRequest decode_infer(str model_name, int64_t model_version, ModelSign
     cdef InferRequest request = InferRequest(model_name, model_version, received_ns=received_ns)
     cdef Decoder decoder
     if header_length == 0:
-        _raw(request, signature, buffer, max_input_nbytes)
+        take_raw(request, signature, buffer, max_input_nbytes)
         return request
     if header_length < 0:
         header_length = buffer.nbytes
@@ -275,7 +275,7 @@ cdef int _refuse_count(str name, list dims) except -1:
 
 
 # The whole body is the one input of the model; outputs come in binary form.
-cdef int _raw(InferRequest request, ModelSignature signature, Buffer body, int64_t max_nbytes) except -1:
+cdef int take_raw(InferRequest request, ModelSignature signature, Buffer body, int64_t max_nbytes) except -1:
     cdef int64_t size = body.nbytes
     cdef object known = 1
     cdef object width

@@ -1,0 +1,213 @@
+/* The server side of libtritonserver.so: servers, requests and responses, and what the server's own modules give and get.
+ *
+ * Control calls go to `ta_control_calls` (triton_async.embedding.capi), inference to `ta_infer_calls` (capi_infer). Both
+ * take the GIL themselves and let go of it while they wait. Callbacks of the program run on a thread for each server,
+ * which has the GIL only to drop what it is done with.
+ */
+#ifndef TRITON_ASYNC_SERVER_H
+#define TRITON_ASYNC_SERVER_H
+
+#include "internal.h"
+
+#include <pthread.h>
+
+typedef struct ta_text {
+    const char *data;
+    uint64_t nbytes;
+} ta_text;
+
+/* What the callback thread of a server is to do. Part of what it is about. */
+typedef struct ta_answer {
+    struct ta_answer *next;
+    enum { TA_ANSWER_RESPONSE, TA_ANSWER_RELEASE, TA_ANSWER_TRACE } kind;
+} ta_answer;
+
+typedef struct ta_piece {
+    const void *base;
+    size_t nbytes;
+    TRITONSERVER_MemoryType memory_type;
+    int64_t memory_type_id;
+} ta_piece;
+
+typedef struct ta_input {
+    char *name;
+    TRITONSERVER_DataType datatype;
+    bool raw; /* type and shape are the model's */
+    uint64_t dim_count;
+    int64_t *shape;
+    size_t n_parts, room;
+    ta_piece *parts;
+} ta_input;
+
+struct TRITONSERVER_ResponseAllocator {
+    TRITONSERVER_ResponseAllocatorAllocFn_t alloc;
+    TRITONSERVER_ResponseAllocatorReleaseFn_t release;
+    TRITONSERVER_ResponseAllocatorStartFn_t start;
+    TRITONSERVER_ResponseAllocatorQueryFn_t query;
+    TRITONSERVER_ResponseAllocatorBufferAttributesFn_t attributes;
+};
+
+/* Its fields are the caller's; while `in_flight` nobody changes them. */
+struct TRITONSERVER_InferenceRequest {
+    ta_answer released;
+    TRITONSERVER_Server *server;
+    char *model_name, *id, *correlation; /* `correlation`: NULL for a number */
+    int64_t model_version;
+    uint32_t flags;
+    uint64_t correlation_number, priority, timeout_us;
+    size_t n_inputs, inputs_room, n_outputs, outputs_room, n_parameters, parameters_room;
+    ta_input *inputs;
+    char **outputs;
+    TRITONSERVER_Parameter **parameters;
+    TRITONSERVER_InferenceRequestReleaseFn_t release;
+    void *release_userp;
+    TRITONSERVER_ResponseAllocator *allocator;
+    void *allocator_userp;
+    TRITONSERVER_InferenceResponseCompleteFn_t complete;
+    void *complete_userp;
+    _Atomic bool in_flight, cancelled;
+    uint64_t serial; /* of its last inference */
+};
+
+typedef struct ta_output {
+    char *name;
+    TRITONSERVER_DataType datatype;
+    uint64_t dim_count;
+    int64_t *shape;
+    const void *source; /* the server's bytes, until the response was handed out */
+    size_t nbytes;
+    void *base; /* the allocator's */
+    void *userp;
+    TRITONSERVER_MemoryType memory_type;
+    int64_t memory_type_id;
+    bool allocated;
+} ta_output;
+
+struct TRITONSERVER_InferenceResponse {
+    ta_answer answer;
+    TRITONSERVER_Server *server;
+    void *owner; /* what keeps the outputs' sources: a reference to give back */
+    TRITONSERVER_ResponseAllocator *allocator;
+    void *allocator_userp;
+    TRITONSERVER_InferenceResponseCompleteFn_t complete;
+    void *complete_userp;
+    uint32_t flags;
+    bool empty; /* only the flags are told */
+    TRITONSERVER_Error *error;
+    char *model_name, *id;
+    int64_t model_version;
+    uint32_t n_outputs, n_parameters, outputs_room, parameters_room;
+    ta_output *outputs;
+    TRITONSERVER_Parameter **parameters;
+    char **labels; /* those that were asked for */
+    size_t n_labels, labels_room;
+};
+
+struct TRITONSERVER_InferenceTrace {
+    ta_answer answer;
+    uint64_t id, parent_id;
+    TRITONSERVER_InferenceTraceLevel level;
+    TRITONSERVER_InferenceTraceActivityFn_t activity;
+    TRITONSERVER_InferenceTraceTensorActivityFn_t tensor_activity;
+    TRITONSERVER_InferenceTraceReleaseFn_t release;
+    void *userp;
+    char *model_name, *request_id, *context;
+    int64_t model_version;
+    size_t n_events, events_room;
+    struct {
+        TRITONSERVER_InferenceTraceActivity activity;
+        uint64_t ns;
+    } *events;
+};
+
+struct TRITONSERVER_Server {
+    struct TRITONSERVER_Server *next; /* in the list of all */
+    uint64_t number;                  /* what the control calls know it by */
+    void *desk;                       /* what inference is asked of, kept by the control calls' module */
+    _Atomic bool stopped;
+    pthread_mutex_t lock;
+    pthread_cond_t more;
+    ta_answer *first, *last;
+    bool ending, waiting;
+    pthread_t thread;
+};
+
+/* -- What the server's modules give */
+
+typedef struct ta_control_calls {
+    /* A call by its name. Its answer, where it has one, is a new message. Blocks. Any thread. */
+    TRITONSERVER_Error *(*call)(
+        uint64_t server, const char *what, const ta_text *texts, uint64_t count, TRITONSERVER_Message **answer);
+} ta_control_calls;
+
+typedef struct ta_infer_calls {
+    /* Refuses, or takes the request: then its responses and its release come by `ta_answers_put`. Any thread. */
+    TRITONSERVER_Error *(*infer)(
+        void *desk, TRITONSERVER_InferenceRequest *request, TRITONSERVER_InferenceTrace *trace);
+    void (*cancel)(void *desk, uint64_t serial);
+    /* Whether a model is there. */
+    TRITONSERVER_Error *(*find)(void *desk, const char *model, int64_t version);
+    /* The label of a class, a new string; NULL where there is none. */
+    char *(*label)(void *desk, const char *model, int64_t version, const char *output, uint64_t index);
+    /* Gives references back. */
+    void (*drop)(void **owners, uint64_t count);
+} ta_infer_calls;
+
+void ta_register_control(const ta_control_calls *calls);
+void ta_register_infer(const ta_infer_calls *calls);
+
+extern const ta_control_calls *ta_control;
+extern const ta_infer_calls *ta_infer;
+
+/* -- What they get: a table, so that modules need not be linked with the library. */
+
+typedef struct ta_library {
+    TRITONSERVER_Error *(*error)(TRITONSERVER_Error_Code code, const char *text);
+    /* A response to the request, with the error, which it takes, or without. NULL without memory. */
+    TRITONSERVER_InferenceResponse *(*response)(
+        TRITONSERVER_InferenceRequest *request, const char *model, int64_t version, const char *id, uint32_t flags,
+        TRITONSERVER_Error *error);
+    int (*add_output)(
+        TRITONSERVER_InferenceResponse *response, const char *name, int32_t datatype, const int64_t *shape,
+        uint64_t dim_count, const void *source, uint64_t nbytes);
+    int (*add_parameter)(TRITONSERVER_InferenceResponse *response, const char *name, int32_t type, const void *value);
+    void (*put)(TRITONSERVER_Server *server, ta_answer *answer);
+    void (*note)(TRITONSERVER_InferenceTrace *trace, int32_t activity, uint64_t ns);
+    void (*name_trace)(TRITONSERVER_InferenceTrace *trace, const char *model, int64_t version, const char *request_id);
+} ta_library;
+
+const ta_library *ta_library_calls(void);
+
+/* -- Among the files here */
+
+TRITONSERVER_Error *ta_no_memory(void);
+/* Room for one more element of `nbytes` bytes; whether there is. */
+bool ta_room(void *array, size_t *room, size_t count, size_t nbytes);
+/* Has Python running and the server's modules in it. */
+TRITONSERVER_Error *ta_start_python(void);
+/* Whether the server is one that was made and not deleted. */
+TRITONSERVER_Error *ta_known(TRITONSERVER_Server *server);
+TRITONSERVER_Error *ta_options_texts(const TRITONSERVER_ServerOptions *options, const ta_text **texts, uint64_t *count);
+/* The thread of callbacks. */
+int ta_answers_start(TRITONSERVER_Server *server);
+void ta_answers_stop(TRITONSERVER_Server *server);
+void ta_answers_put(TRITONSERVER_Server *server, ta_answer *answer);
+void ta_response_free(TRITONSERVER_InferenceResponse *response);
+/* Tells of the trace what was noted and gives it to its owner. */
+void ta_trace_end(TRITONSERVER_InferenceTrace *trace);
+/* The families of metrics as text: a new string, or NULL. */
+char *ta_metrics_text(size_t *nbytes);
+
+#define OUT_OF_MEMORY_IF(condition)  \
+    do {                             \
+        if (condition)               \
+            return ta_no_memory();   \
+    } while (0)
+#define TRY(call)                             \
+    do {                                      \
+        TRITONSERVER_Error *wrong_ = (call);  \
+        if (wrong_ != NULL)                   \
+            return wrong_;                    \
+    } while (0)
+
+#endif

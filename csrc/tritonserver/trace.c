@@ -1,0 +1,110 @@
+/* TRITONSERVER_InferenceTrace: what happens to a request, told when all of it has happened. */
+#define _GNU_SOURCE
+#include "server.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define TRACE TRITONSERVER_InferenceTrace *trace
+
+static TRITONSERVER_Error *new_trace(
+    TRITONSERVER_InferenceTrace **trace, TRITONSERVER_InferenceTraceLevel level, uint64_t parent_id,
+    TRITONSERVER_InferenceTraceActivityFn_t activity_fn, TRITONSERVER_InferenceTraceTensorActivityFn_t tensor_fn,
+    TRITONSERVER_InferenceTraceReleaseFn_t release_fn, void *userp) {
+    static _Atomic uint64_t last;
+    NEEDS(trace);
+    NEEDS(release_fn);
+    if (level & (TRITONSERVER_TRACE_LEVEL_MIN | TRITONSERVER_TRACE_LEVEL_MAX))
+        level = (level & ~(TRITONSERVER_TRACE_LEVEL_MIN | TRITONSERVER_TRACE_LEVEL_MAX)) |
+                TRITONSERVER_TRACE_LEVEL_TIMESTAMPS;
+    if (level & TRITONSERVER_TRACE_LEVEL_TIMESTAMPS)
+        NEEDS(activity_fn);
+    if (level & TRITONSERVER_TRACE_LEVEL_TENSORS)
+        return ta_error(
+            TRITONSERVER_ERROR_UNSUPPORTED, "traces of tensors through the C API are not supported by this server");
+    TRITONSERVER_InferenceTrace *made = calloc(1, sizeof(*made));
+    OUT_OF_MEMORY_IF(made == NULL);
+    made->answer.kind = TA_ANSWER_TRACE;
+    made->id = atomic_fetch_add(&last, 1) + 1;
+    made->parent_id = parent_id;
+    made->level = level;
+    made->activity = activity_fn;
+    made->tensor_activity = tensor_fn;
+    made->release = release_fn;
+    made->userp = userp;
+    *trace = made;
+    return NULL;
+}
+
+EXPORT TRITONSERVER_Error *TRITONSERVER_InferenceTraceNew(
+    TRITONSERVER_InferenceTrace **trace, TRITONSERVER_InferenceTraceLevel level, uint64_t parent_id,
+    TRITONSERVER_InferenceTraceActivityFn_t activity_fn, TRITONSERVER_InferenceTraceReleaseFn_t release_fn,
+    void *trace_userp) {
+    return new_trace(trace, level, parent_id, activity_fn, NULL, release_fn, trace_userp);
+}
+
+EXPORT TRITONSERVER_Error *TRITONSERVER_InferenceTraceTensorNew(
+    TRITONSERVER_InferenceTrace **trace, TRITONSERVER_InferenceTraceLevel level, uint64_t parent_id,
+    TRITONSERVER_InferenceTraceActivityFn_t activity_fn,
+    TRITONSERVER_InferenceTraceTensorActivityFn_t tensor_activity_fn,
+    TRITONSERVER_InferenceTraceReleaseFn_t release_fn, void *trace_userp) {
+    return new_trace(trace, level, parent_id, activity_fn, tensor_activity_fn, release_fn, trace_userp);
+}
+
+EXPORT TRITONSERVER_Error *TRITONSERVER_InferenceTraceDelete(TRACE) {
+    if (trace == NULL)
+        return NULL;
+    free(trace->model_name);
+    free(trace->request_id);
+    free(trace->context);
+    free(trace->events);
+    free(trace);
+    return NULL;
+}
+
+#define READ(Name, name, type, value)                                                   \
+    EXPORT TRITONSERVER_Error *TRITONSERVER_InferenceTrace##Name(TRACE, type *name) {   \
+        NEEDS(trace);                                                                   \
+        NEEDS(name);                                                                    \
+        *name = value;                                                                  \
+        return NULL;                                                                    \
+    }
+
+READ(Id, id, uint64_t, trace->id)
+READ(ParentId, parent_id, uint64_t, trace->parent_id)
+READ(ModelName, model_name, const char *, trace->model_name == NULL ? "" : trace->model_name)
+READ(ModelVersion, model_version, int64_t, trace->model_version)
+READ(RequestId, request_id, const char *, trace->request_id == NULL ? "" : trace->request_id)
+READ(Context, trace_context, const char *, trace->context == NULL ? "" : trace->context)
+
+EXPORT TRITONSERVER_Error *
+TRITONSERVER_InferenceTraceSpawnChildTrace(TRACE, TRITONSERVER_InferenceTrace **child_trace) {
+    NEEDS(trace);
+    return new_trace(
+        child_trace, trace->level, trace->id, trace->activity, trace->tensor_activity, trace->release, trace->userp);
+}
+
+EXPORT TRITONSERVER_Error *TRITONSERVER_InferenceTraceSetContext(TRACE, const char *trace_context) {
+    NEEDS(trace);
+    NEEDS(trace_context);
+    char *copy = strdup(trace_context);
+    OUT_OF_MEMORY_IF(copy == NULL);
+    free(trace->context);
+    trace->context = copy;
+    return NULL;
+}
+
+EXPORT TRITONSERVER_Error *
+TRITONSERVER_InferenceTraceReportActivity(TRACE, uint64_t timestamp, const char *activity_name) {
+    NEEDS(trace);
+    NEEDS(activity_name);
+    if (trace->activity != NULL)
+        trace->activity(trace, TRITONSERVER_TRACE_CUSTOM_ACTIVITY, timestamp, trace->userp);
+    return NULL;
+}
+
+void ta_trace_end(TRITONSERVER_InferenceTrace *trace) {
+    for (size_t i = 0; i < trace->n_events && trace->level & TRITONSERVER_TRACE_LEVEL_TIMESTAMPS; i++)
+        trace->activity(trace, trace->events[i].activity, trace->events[i].ns, trace->userp);
+    trace->release(trace, trace->userp);
+}

@@ -1,0 +1,254 @@
+"""Control calls of C programs (csrc/tritonserver/server.h): makes and ends their servers, and answers their questions.
+
+Imported by libtritonserver.so, in a process that Python runs in or that it has started Python in. Calls come on any
+thread, which waits here for the server's own; nothing of the process is changed, and nothing is printed unless the
+program turned lines of the log on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from triton_async import native
+from triton_async.config.settings import UsageError, parse
+from triton_async.embedding.blocking import SyncServer
+from triton_async.embedding.capi_infer import NativeDesk, register
+from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable, Unsupported
+from triton_async.protocol import http_control
+
+log = logging.getLogger("triton_async.native")
+
+# What a program in C has no front-end options for.
+_QUIET = ("--allow-http=false", "--allow-grpc=false", "--allow-metrics=false")
+_LOG_LEVELS = ("--log-info=true", "--log-warning=true", "--log-error=true")
+
+
+class NativeServer(SyncServer):
+    """The server of a C program."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        arguments, self.counts = _arguments(texts)
+        try:
+            settings = parse([*arguments, *_QUIET])
+        except UsageError as error:
+            raise InvalidArg(" ".join(error.message.split())) from None
+        super().__init__(settings)
+        self.asynchronous.desk_type = NativeDesk
+        self.asynchronous.console = _asks_for_lines(arguments)
+
+    @property
+    def number_of_desk(self) -> int:
+        """By which the C library finds it for inference."""
+        desk = self.asynchronous.desk
+        assert isinstance(desk, NativeDesk)
+        return desk.address
+
+
+def _arguments(texts: Sequence[str]) -> tuple[list[str], bool]:
+    """Arguments of the command line for what options.c has noted, and whether the page of metrics is wanted."""
+    found: list[str] = []
+    counts = True
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name.startswith("--"):
+            found.append(text)
+        elif name == "strict-model-config":
+            found += ["--disable-auto-complete-config"] if value == "true" else []
+        elif name == "metrics":
+            counts = value == "true"
+        elif name == "cache-config":
+            cache, _, document = value.partition(",")
+            found += [f"--cache-config={cache},{key}={one}" for key, one in _members(cache, document)]
+        else:  # the directories of agents and caches
+            found.append(f"--{text}")
+    return found, counts
+
+
+def _members(cache: str, document: str) -> list[tuple[str, str]]:
+    try:
+        members = orjson.loads(document)
+    except ValueError:
+        members = None
+    if not isinstance(members, dict):
+        raise InvalidArg(f"the configuration of cache '{cache}' is no JSON object")
+    return [(key, value if isinstance(value, str) else orjson.dumps(value).decode()) for key, value in members.items()]
+
+
+def _asks_for_lines(arguments: Sequence[str]) -> bool:
+    verbose = [text for text in arguments if text.startswith("--log-verbose=")]
+    return any(text in _LOG_LEVELS for text in arguments) or any(text != "--log-verbose=0" for text in verbose)
+
+
+# -- the calls, by name: server, texts -> answer -------------------------------------------------------
+
+Answer = bytes | int | None
+_servers: dict[int, NativeServer] = {}
+_numbers = itertools.count(1)
+
+
+def _new(texts: Sequence[bytes]) -> bytes:
+    server = NativeServer([text.decode() for text in texts])
+    server.start()
+    number = next(_numbers)
+    _servers[number] = server
+    return f"{number} {server.number_of_desk}".encode()
+
+
+def _stop(server: NativeServer, _: Sequence[bytes]) -> None:
+    server.stop()
+
+
+def _exit_timeout(server: NativeServer, texts: Sequence[bytes]) -> None:
+    core = server.asynchronous
+    core.settings = replace(core.settings, exit_timeout_secs=int(texts[1]))
+
+
+def _live(server: NativeServer, _: Sequence[bytes]) -> int:
+    return int(server.live())
+
+
+def _ready(server: NativeServer, _: Sequence[bytes]) -> int:
+    return int(server.ready())
+
+
+def _model_ready(server: NativeServer, texts: Sequence[bytes]) -> int:
+    return int(server.run(server.asynchronous.core.model_is_ready(*_version(texts))))
+
+
+def _version(texts: Sequence[bytes]) -> tuple[str, int]:
+    return texts[0].decode(), int(texts[1])
+
+
+def _batch_properties(server: NativeServer, texts: Sequence[bytes]) -> int:
+    signature = server.asynchronous.core.signature(*_version(texts))
+    return 2 if signature.max_batch_size > 0 else 1
+
+
+def _transaction_properties(server: NativeServer, texts: Sequence[bytes]) -> int:
+    return 2 if server.asynchronous.core.signature(*_version(texts)).decoupled else 1
+
+
+def _metadata(server: NativeServer, _: Sequence[bytes]) -> bytes:
+    return http_control.dumps(server.metadata())
+
+
+def _model_metadata(server: NativeServer, texts: Sequence[bytes]) -> bytes:
+    return http_control.dumps(server.metadata(*_version(texts)))
+
+
+def _config(server: NativeServer, texts: Sequence[bytes]) -> bytes:
+    return http_control.dumps(server.config(*_version(texts)))
+
+
+def _statistics(server: NativeServer, texts: Sequence[bytes]) -> bytes:
+    return http_control.statistics_body(server.statistics(*_version(texts)))
+
+
+def _index(server: NativeServer, texts: Sequence[bytes]) -> bytes:
+    return http_control.dumps(server.index(ready_only=int(texts[1]) & 1 == 1))
+
+
+def _load(server: NativeServer, texts: Sequence[bytes]) -> None:
+    parameters: dict[str, str | bytes] = {}
+    for key, value in zip(texts[1::2], texts[2::2], strict=True):
+        name = key.decode()
+        parameters[name] = value if name.startswith("file:") else value.decode()
+    server.run(server.asynchronous.core.load_model(texts[0].decode(), parameters or None))
+
+
+def _unload(server: NativeServer, texts: Sequence[bytes]) -> None:
+    server.run(server.asynchronous.core.unload_model(texts[0].decode(), texts[1] == b"1"))
+
+
+def _poll(server: NativeServer, _: Sequence[bytes]) -> None:
+    if server.settings.model_control_mode != "poll":
+        raise Unavailable("polling is disabled")
+    server.run(server.asynchronous.core.repository.poll_now())
+
+
+def _register(server: NativeServer, texts: Sequence[bytes]) -> None:
+    if len(texts) > 1:
+        raise Unsupported("models of a repository can not be renamed: this server takes no name mapping")
+    server.run(server.asynchronous.register_repository(texts[0].decode()))
+
+
+def _unregister(server: NativeServer, texts: Sequence[bytes]) -> None:
+    server.run(server.asynchronous.unregister_repository(texts[0].decode()))
+
+
+def _metrics(server: NativeServer, _: Sequence[bytes]) -> bytes:
+    if not server.counts:
+        raise Unavailable("metrics are not enabled: see TRITONSERVER_ServerOptionsSetMetrics")
+    return server.metrics().encode()
+
+
+_CALLS: dict[str, Callable[[NativeServer, Sequence[bytes]], Answer]] = {
+    "stop": _stop, "exit_timeout": _exit_timeout, "live": _live, "ready": _ready, "model_ready": _model_ready,
+    "batch_properties": _batch_properties, "transaction_properties": _transaction_properties, "metadata": _metadata,
+    "model_metadata": _model_metadata, "config": _config, "statistics": _statistics, "index": _index, "load": _load,
+    "unload": _unload, "poll": _poll, "register": _register, "unregister": _unregister, "metrics": _metrics,
+}  # fmt: skip
+
+
+def _answer(number: int, what: str, texts: Sequence[bytes]) -> Answer:
+    if what == "new":
+        return _new(texts)
+    if what == "delete":
+        _servers.pop(number).stop()
+        return None
+    return _CALLS[what](_servers[number], texts)
+
+
+# -- the table -----------------------------------------------------------------------------------------
+
+
+class _Text(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), ("nbytes", ctypes.c_uint64)]
+
+
+_CallFunction = ctypes.CFUNCTYPE(
+    ctypes.c_void_p, ctypes.c_uint64, ctypes.c_char_p, ctypes.POINTER(_Text), ctypes.c_uint64,
+    ctypes.POINTER(ctypes.c_void_p),
+)  # fmt: skip
+
+
+class _ControlCalls(ctypes.Structure):
+    _fields_ = [("call", _CallFunction)]
+
+
+def _call(server: int, what: bytes, texts: Any, count: int, answer: Any) -> int | None:
+    """The address of an error, or None. Never raises."""
+    try:
+        given = [ctypes.string_at(one.data, one.nbytes) if one.nbytes else b"" for one in texts[:count]]
+        found = _answer(server, what.decode(), given)
+        if found is not None and answer:
+            text = found if isinstance(found, bytes) else str(found).encode()
+            return _new_message(answer, text, len(text)) or None
+    except ServerError as error:
+        return _new_error(error.code, error.message.encode(errors="backslashreplace")) or None
+    except UnicodeDecodeError:
+        return _new_error(InvalidArg.code, b"a text of the call is not UTF-8") or None
+    except BaseException as error:
+        log.exception("a call of the C API failed")
+        return _new_error(InternalError.code, type(error).__name__.encode()) or None
+    return None
+
+
+_library = native.load()
+_new_error = _library.TRITONSERVER_ErrorNew
+_new_error.restype = ctypes.c_void_p
+_new_error.argtypes = (ctypes.c_int, ctypes.c_char_p)
+_new_message = _library.TRITONSERVER_MessageNewFromSerializedJson
+_new_message.restype = ctypes.c_void_p
+_new_message.argtypes = (ctypes.POINTER(ctypes.c_void_p), ctypes.c_char_p, ctypes.c_size_t)
+
+_calls = _ControlCalls(_CallFunction(_call))
+register(native.address("ta_library_calls"), native.address("ta_register_infer"))
+_library.ta_register_control(ctypes.byref(_calls))

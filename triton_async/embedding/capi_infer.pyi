@@ -1,0 +1,7 @@
+from triton_async.embedding.desk import Desk
+
+class NativeDesk(Desk):
+    @property
+    def address(self) -> int: ...
+
+def register(library: int, register_calls: int) -> None: ...
