@@ -68,7 +68,8 @@ cdef extern from "tritonserver/server.h":
                                      TRITONSERVER_InferenceTrace *trace) noexcept nogil
         void (*cancel)(void *desk, uint64_t serial) noexcept nogil
         TRITONSERVER_Error *(*find)(void *desk, const char *model, int64_t version) noexcept nogil
-        char *(*label)(void *desk, const char *model, int64_t version, const char *output, uint64_t index) noexcept nogil
+        char *(*label)(void *desk, const char *model, int64_t version, const char *output,
+                       uint64_t index) noexcept nogil
         void (*drop)(void **owners, uint64_t count) noexcept nogil
     ctypedef struct ta_library:
         TRITONSERVER_Error *(*error)(int code, const char *text) noexcept nogil

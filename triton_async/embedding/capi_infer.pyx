@@ -240,8 +240,8 @@ cdef Buffer _bytes_of(ta_input *given):
         return data
     for i in range(given.n_parts):
         if <int>given.parts[i].memory_type == <int>MEMORY_GPU:
-            raise InvalidArg(f"input '{given.name.decode()}' lies in several pieces, one of them in GPU memory: give it "
-                             "in one piece")
+            raise InvalidArg(f"input '{given.name.decode()}' lies in several pieces, one of them in GPU memory: "
+                             "give it in one piece")
         nbytes += given.parts[i].nbytes
     copy = <char *>malloc(nbytes)
     if copy == NULL:
