@@ -65,7 +65,7 @@ static TRITONSERVER_InferenceResponse *new_response(
     if (response->model_name != NULL && response->id != NULL)
         return response;
     response->error = NULL;
-    ta_response_free(response);
+    ta_answer_free(response);
     return NULL;
 }
 
@@ -104,7 +104,7 @@ add_parameter(TRITONSERVER_InferenceResponse *response, const char *name, int32_
     return 0;
 }
 
-void ta_response_free(TRITONSERVER_InferenceResponse *response) {
+void ta_answer_free(TRITONSERVER_InferenceResponse *response) {
     for (uint32_t i = 0; i < response->n_outputs; i++) {
         ta_output *output = &response->outputs[i];
         if (output->allocated) {
@@ -184,7 +184,7 @@ static void hand_out(TRITONSERVER_InferenceResponse *response) {
     uint32_t flags = response->flags;
     void *userp = response->complete_userp;
     if (response->empty) {
-        ta_response_free(response);
+        ta_answer_free(response);
         response = NULL;
     } else if (response->error == NULL) {
         response->error = fill(response);
@@ -283,7 +283,7 @@ void ta_answers_put(TRITONSERVER_Server *server, ta_answer *answer) {
 
 EXPORT TRITONSERVER_Error *TRITONSERVER_InferenceResponseDelete(RESPONSE) {
     if (inference_response != NULL)
-        ta_response_free(inference_response);
+        ta_answer_free(inference_response);
     return NULL;
 }
 

@@ -192,7 +192,7 @@ TRITONSERVER_Error *ta_options_texts(const TRITONSERVER_ServerOptions *options, 
 int ta_answers_start(TRITONSERVER_Server *server);
 void ta_answers_stop(TRITONSERVER_Server *server);
 void ta_answers_put(TRITONSERVER_Server *server, ta_answer *answer);
-void ta_response_free(TRITONSERVER_InferenceResponse *response);
+void ta_answer_free(TRITONSERVER_InferenceResponse *response);
 /* Tells of the trace what was noted and gives it to its owner. */
 void ta_trace_end(TRITONSERVER_InferenceTrace *trace);
 /* The families of metrics as text: a new string, or NULL. */

@@ -46,7 +46,7 @@ def mirrored(folder: Path, sanitizer: str) -> Path:
     libpython = Path(sysconfig.get_config_var("LIBDIR")) / sysconfig.get_config_var("INSTSONAME")
     subprocess.run(
         ["gcc", "-std=gnu11", *WARNINGS, *SANITIZERS[sanitizer], "-fPIC", "-shared", "-fvisibility=hidden", "-pthread",
-         f"-I{C_API}", f'-DTA_LIBPYTHON="{libpython}"', f'-DTA_PYTHON="{sys.executable}"',
+         f"-I{C_API}", f"-I{ROOT / 'csrc'}", f'-DTA_LIBPYTHON="{libpython}"', f'-DTA_PYTHON="{sys.executable}"',
          *map(str, sorted(C_API.glob("*.c"))), "-ldl", "-Wl,-soname,libtritonserver.so", "-o", str(library)],
         check=True,
     )  # fmt: skip
