@@ -29,6 +29,8 @@ from .curves_models import KINDS, PADDED, Kind
 _LOADS = (0.1, 0.4, 0.7, 0.9)  # shares of the rate that many clients reach without a delay
 _BURST = 8
 _ATTEMPTS = 3
+# Arrivals that a window has at least, as far as that takes no longer than so many seconds.
+_LEAST_ARRIVALS, _LONGEST_S = 32, 8.0
 _ARRIVALS = ("clients", "at random", f"in bursts of {_BURST}")
 _COLUMNS = ("model", "arrivals", "load", "setting", "infer/s", "mean ms", "p50 ms", "p99 ms", "rows per batch", "")
 _KEYS = ("model", "arrivals", "load", "setting", "per_s", "mean_ms", "p50_ms", "p99_ms", "rows", "remark")
@@ -115,7 +117,10 @@ class _Runs:
         for number in range(self._rounds):
             first = number * len(names) // self._rounds
             for name in names[first:] + names[:first]:
-                found[name].append(self.measure(name, arrivals, loads[self._settings[name].way], self._seconds))
+                load, seconds = loads[self._settings[name].way], self._seconds
+                if arrivals != _ARRIVALS[0]:
+                    seconds = max(seconds, min(_LEAST_ARRIVALS / load, _LONGEST_S))
+                found[name].append(self.measure(name, arrivals, load, seconds))
         for name, windows in found.items():
             rows, executions = _counts(self._server, curves_models.model_name(self._kind, name))
             rows, executions = rows - before[name][0], executions - before[name][1]
@@ -230,7 +235,7 @@ def padded_against_equal(rows: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     """Serves the models, one kind after the other, and writes tables and pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=1.2, help="of each window; all take 22 minutes with 1.2")
+    parser.add_argument("--seconds", type=float, default=1.2, help="of each window; all take half an hour with 1.2")
     parser.add_argument("--rounds", type=int, default=3, help="windows of each setting and load")
     parser.add_argument("--quick", action="store_true", help="one window each, half of the loads: 4 minutes")
     parser.add_argument("--only", default="", help="models whose name has this in it")
