@@ -124,7 +124,7 @@ class _Runs:
         for name, windows in found.items():
             rows, executions = _counts(self._server, curves_models.model_name(self._kind, name))
             rows, executions = rows - before[name][0], executions - before[name][1]
-            row = {"model": self._kind.name, "arrivals": arrivals, "load": shown, "setting": name}
+            row: dict[str, Any] = {"model": self._kind.name, "arrivals": arrivals, "load": shown, "setting": name}
             row |= {
                 field: round(statistics.median(getattr(window, field) for window in windows), digits)
                 for field, digits in (("per_s", 1), ("mean_ms", 3), ("p50_ms", 3), ("p99_ms", 3))
@@ -229,7 +229,7 @@ def padded_against_equal(rows: Sequence[dict[str, Any]]) -> str:
             ]
             found.append((model, arrivals, f"{bound_ms:.2f}", *rates, f"{rates[1] / rates[0]:.2f}"))
     columns = ("model", "arrivals", "p99 ms, at most", "equal shapes, infer/s", "padded, infer/s", "times")
-    return report.table(columns, found)
+    return report.table(columns, found) if found else ""
 
 
 def main() -> None:
@@ -257,7 +257,7 @@ def main() -> None:
     rows = [row for row in kept.rows if row["model"] in {kind.name for kind in kinds}]
     for (model,), measured in _groups(rows, "model"):
         draw(measured, model, options.out.with_name(f"{options.out.name}-{model}.svg"))
-    tables = f"{against_best(rows)}\n\n{padded_against_equal(rows)}"
+    tables = f"{against_best(rows)}\n\n{padded_against_equal(rows)}".rstrip()
     report.save("Delays of batches", options.out, _COLUMNS, _KEYS, rows, note=f"{_NOTE}\n\n{tables}")
     print(tables)
     kept.done()
