@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
 import pytest
 from python_stage import IDENTITY, IO, Stage, body, request, stage, write
+
+from triton_async.backends.python.worker.loader import Loader, Source
 
 X = np.arange(4, dtype=np.float32)
 
@@ -192,6 +196,51 @@ def test_a_module_that_is_being_run_is_found_by_name(tmp_path: Path) -> None:
     with stage(tmp_path) as server:
         assert [server.ask(name, X).tolist() for name in "ab"] == [[1], [2]]
         assert "shapes" not in sys.modules
+
+
+@pytest.mark.parametrize("file", ["model.py", "shapes.py"])
+def test_modules_of_one_name_that_are_run_at_once_are_each_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """Each calls ClassVar otherwise: the other one's names would not do for its dataclass."""
+    monkeypatch.setattr(threading, "both_run", threading.Barrier(2), raising=False)
+    found: dict[str, object] = {}
+
+    def load(own: str) -> None:
+        folder = tmp_path / own / "1"
+        folder.mkdir(parents=True)
+        (folder / "model.py").write_text("from shapes import Shape")
+        (folder / file).write_text(dedent(f"""
+            from __future__ import annotations
+            import threading
+            from dataclasses import dataclass
+            from typing import ClassVar as {own}
+
+            threading.both_run.wait(10)
+
+            @dataclass
+            class Shape:
+                size: int = 1
+                kinds: {own}[list[int]] = []
+
+            threading.both_run.wait(10)
+        """))
+        loader = Loader(Source(str(folder / "model.py")), {}, "1.model")
+        try:
+            found[own] = loader.load().Shape().size
+        except Exception as error:
+            found[own] = error
+            threading.both_run.abort()  # type: ignore[attr-defined]
+        finally:
+            loader.close()
+
+    threads = [threading.Thread(target=load, args=(own,)) for own in ("First", "Second")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {"First": 1, "Second": 1}
+    assert "shapes" not in sys.modules and "1.model" not in sys.modules
 
 
 def test_what_is_installed_comes_before_a_sibling(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ say now, once for all instances of a version; nothing is read from or written to
 
 `sys.modules` has these modules as well, as long as no other instance has a module of another file under the name: for
 `pickle`, `inspect` and all that looks a module up by the name in `__module__`. Imports by name
-(`importlib.import_module`) find them there, too. A module that is being run is there in any case: making a dataclass
-takes it.
+(`importlib.import_module`) find them there, too. A module that is being run is there in any case, for the thread that
+runs it: making a dataclass takes it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import Any
 
 # Names in sys.modules that are modules of models -> those modules, in the order in which they came.
 _shown: dict[str, list[ModuleType]] = {}
-# Of them, those that are being run, by name.
-_run_now: dict[str, list[ModuleType]] = {}
+# Of them, those that are being run, with the thread that runs them, by name.
+_run_now: dict[str, list[tuple[int, ModuleType]]] = {}
 _lock = threading.Lock()
 
 
@@ -257,27 +257,38 @@ def _hide(module: ModuleType) -> None:
 
 def _note_run(module: ModuleType, begins: bool) -> None:
     name = module.__name__
+    run = (threading.get_ident(), module)
     with _lock:
         running = _run_now.setdefault(name, [])
         if begins:
-            running.append(module)
+            running.append(run)
         else:
-            running.remove(module)
+            running.remove(run)
         if not running:
             del _run_now[name]
         if name in _shown:
             _settle(name)
 
 
+class _Several(ModuleType):
+    """In `sys.modules` while several threads run modules of one name: to each it is its own, to others the last one."""
+
+    def __getattribute__(self, name: str) -> Any:
+        running = _run_now.get(ModuleType.__getattribute__(self, "__name__"), [])
+        own = [module for thread, module in running if thread == threading.get_ident()]
+        found = own or [module for _, module in running]
+        return getattr(found[-1], name) if found else ModuleType.__getattribute__(self, name)
+
+
 def _settle(name: str) -> None:
-    # One of several that are of one file is as good as another; of several files none is, but the module of model.py
-    # and its package, whose names all models share: the newest is the one that is being loaded.
+    # One of several that are of one file is as good as another, unless it is being run; of several files none is, but
+    # the module of model.py and its package, whose names all models share: the newest is the one that is being loaded.
     modules = _shown[name]
     files = {getattr(module, "__file__", None) or str(module.__path__) for module in modules}
     running = _run_now.get(name)
-    if len(files) == 1 or (modules and name.partition(".")[0].isdigit()):
+    if modules and running:
+        sys.modules[name] = running[-1][1] if len(running) == 1 else _Several(name)
+    elif len(files) == 1 or (modules and name.partition(".")[0].isdigit()):
         sys.modules[name] = modules[-1]
-    elif modules and running:
-        sys.modules[name] = running[-1]
     else:
         sys.modules.pop(name, None)
