@@ -247,3 +247,11 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_ServerOptionsSetHostPolicy(
     NEEDS(value);
     return add(options, "--host-policy=%s,%s=%s", policy_name, setting, value);
 }
+
+/* Of newer releases, whose Python binding asks for it when it is loaded; a NULL callback is what there is without it. */
+EXPORT TRITONSERVER_Error *TRITONSERVER_ServerOptionsSetLogCallback(
+    TRITONSERVER_ServerOptions *options, void (*callback)(void), void *userp) {
+    NEEDS(options);
+    (void)userp;
+    return callback == NULL ? NULL : refuse(options, "a callback for lines of the log");
+}

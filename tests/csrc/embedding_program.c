@@ -5,6 +5,10 @@
 #include <signal.h>
 #include <unistd.h>
 
+/* Newer than the headers. */
+TRITONSERVER_Error *TRITONSERVER_ServerOptionsSetLogCallback(
+    TRITONSERVER_ServerOptions *options, void (*callback)(void), void *userp);
+
 static Waiter waiter;
 static TRITONSERVER_ResponseAllocator *allocator;
 
@@ -309,6 +313,9 @@ static void wrong_options(void) {
     BAD(INVALID_ARG, "--model-repository must be specified", TRITONSERVER_ServerNew(&server, options));
     BAD(INVALID_ARG, "NULL", TRITONSERVER_ServerOptionsSetServerId(options, NULL));
     BAD(INVALID_ARG, "NULL", TRITONSERVER_ServerOptionsSetServerId(NULL, "x"));
+    BAD(UNSUPPORTED, "callback for lines",
+        TRITONSERVER_ServerOptionsSetLogCallback(options, (void (*)(void))on_free, NULL));
+    GOOD(TRITONSERVER_ServerOptionsSetLogCallback(options, NULL, NULL));
     BAD(UNSUPPORTED, "virtual addresses", TRITONSERVER_ServerOptionsSetCudaVirtualAddressSize(options, 0, 1));
     GOOD(TRITONSERVER_ServerOptionsSetModelRepositoryPath(options, "/not/there"));
     GOOD(TRITONSERVER_ServerOptionsSetHostPolicy(options, "cpu", "numa-node", "0"));
