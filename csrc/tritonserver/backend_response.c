@@ -313,7 +313,11 @@ EXPORT TRITONSERVER_Error *TRITONBACKEND_InferenceResponseOutputByName(
 
 /* -- Sending */
 
+/* From here on the response is the server's: a backend that goes on using it is told so. */
 static void enqueue(TRITONBACKEND_Request *request, TRITONBACKEND_Response *response) {
+    response->magic = TA_MAGIC_GONE;
+    for (uint32_t i = 0; i < response->n_outputs; i++)
+        response->outputs[i].magic = TA_MAGIC_GONE;
     TRITONBACKEND_Response **last = &request->queued;
     while (*last != NULL)
         last = &(*last)->next;

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import queue
 import urllib.request
 from collections.abc import Iterator
@@ -66,14 +65,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[ServerProcess]:
-    os.environ["PUPPET_JOURNAL"] = str(folder / "journal")
-    try:
-        # One of the models says that it is not ready.
-        options = [f"--backend-directory={folder / 'backends'}", "--strict-readiness=false"]
+    # One of the models says that it is not ready.
+    options = [f"--backend-directory={folder / 'backends'}", "--strict-readiness=false"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PUPPET_JOURNAL", str(folder / "journal"))
         with running_server([folder / "models"], folder, options) as server:
             yield server
-    finally:
-        del os.environ["PUPPET_JOURNAL"]
 
 
 def ask(server: ServerProcess, model: str, value: int, protocol: str = "grpc", rows: int = 1, **more: Any) -> Any:
@@ -211,7 +208,9 @@ def load(port_url: str, model: str, action: str = "load") -> tuple[int, str]:
         return error.code, json.loads(error.read())["error"]
 
 
-def test_functions_are_called_in_order_and_bad_libraries_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_functions_are_called_in_order_and_bad_libraries_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backends, models = tmp_path / "backends", tmp_path / "models"
     native_libraries.backend(backends, "puppet", "puppet.c")
     native_libraries.backend(backends, "unwilling", "puppet.c", "FAIL_INITIALIZE")
@@ -244,24 +243,21 @@ def test_functions_are_called_in_order_and_bad_libraries_are_refused(folder: Pat
         "fail_instance": "the instance does not want to",
     }  # fmt: skip
     journal = tmp_path / "journal"
-    os.environ["PUPPET_JOURNAL"] = str(journal)
-    try:
-        options = [f"--backend-directory={backends}", "--model-control-mode=explicit"]
-        with running_server([models], tmp_path, options) as server:
-            for model, text in expected.items():
-                code, error = load(server.http_url, model)
-                assert code == 400, (model, error)
-                assert text in error, (model, error)
-                assert str(tmp_path) not in error
-            journal.write_text("")
-            for model in ("good", "own", "named"):
-                assert load(server.http_url, model) == (200, "")
-                assert value_of(ask(server, model, 3)) == [3]
-            assert load(server.http_url, "good", "unload") == (200, "")
-            poll(lambda: "ModelFinalize good" in journal.read_text(), "the model to be finalised", 20)
-            server.stop()
-    finally:
-        del os.environ["PUPPET_JOURNAL"]
+    monkeypatch.setenv("PUPPET_JOURNAL", str(journal))
+    options = [f"--backend-directory={backends}", "--model-control-mode=explicit"]
+    with running_server([models], tmp_path, options) as server:
+        for model, text in expected.items():
+            code, error = load(server.http_url, model)
+            assert code == 400, (model, error)
+            assert text in error, (model, error)
+            assert str(tmp_path) not in error
+        journal.write_text("")
+        for model in ("good", "own", "named"):
+            assert load(server.http_url, model) == (200, "")
+            assert value_of(ask(server, model, 3)) == [3]
+        assert load(server.http_url, "good", "unload") == (200, "")
+        poll(lambda: "ModelFinalize good" in journal.read_text(), "the model to be finalised", 20)
+        server.stop()
     lines = [line for line in journal.read_text().splitlines() if not line.startswith(("Config", "Execute"))]
     good = [line for line in lines if "good" in line]
     assert good[0] == "ModelInitialize good"

@@ -27,6 +27,7 @@ cdef class BackendHandle:
     cdef readonly bint parallel_loading
     cdef readonly tuple groups           # preferred instance groups: (kind, count, GPUs or None)
     cdef object memory                   # who serves the memory manager
+    cdef int models                      # that are not finalised
 
 # Of one version. Closed behind all its instances. ModelInitialize and ModelFinalize are called on load threads.
 cdef class ModelHandle:

@@ -129,10 +129,14 @@ cdef class BackendHandle:
         self.memory.free(address)
 
     def close(self):
-        """Finalises the backend, once. The library stays loaded."""
+        """Finalises the backend, once. The library stays loaded, and so does all of it while it has models: the process
+        ends, and a model that never gave its requests back is in use."""
         cdef of_backend_t finalize = <of_backend_t>self.library.entry(b"TRITONBACKEND_Finalize")
         cdef TRITONSERVER_Error *error = NULL
         if self.c == NULL:
+            return
+        if self.models:
+            log.warning("backend '%s' is not finalised: %d models are in use", self.name, self.models)
             return
         if finalize != NULL:
             with nogil:
@@ -160,6 +164,7 @@ cdef class ModelHandle:
         if self.c == NULL:
             raise MemoryError
         self.c.owner = <void *>self
+        backend.models += 1
 
     def initialise(self):
         """Calls ModelInitialize. ServerError with what it says; the model is to be closed then, too."""
@@ -223,6 +228,7 @@ cdef class ModelHandle:
             _log_error(error, f"TRITONBACKEND_ModelFinalize of model '{self.name}'")
         self.side.model_free(self.c)
         self.c = NULL
+        self.backend.models -= 1
 
 
 cdef int _fill_spec(ta_spec *c, TensorSpec spec, bint state) except -1:
