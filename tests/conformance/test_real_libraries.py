@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import sys
@@ -52,18 +51,6 @@ CACHED = """
 """
 
 
-def has_allocators() -> bool:
-    """Whether the library has what the real Python backend makes for each of its instances."""
-    new = native.load().TRITONSERVER_ResponseAllocatorNew
-    new.restype = ctypes.c_void_p
-    made = ctypes.c_void_p()
-    function = ctypes.CFUNCTYPE(None)()
-    error = new(ctypes.byref(made), function, function, function)
-    if error:
-        native.load().TRITONSERVER_ErrorDelete(ctypes.c_void_p(error))
-    return not error
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Ours, with the real libraries where they find what they are linked to: by paths beside them, in which this
@@ -82,9 +69,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     models = root / "models"
     (models / "cached" / "1").mkdir(parents=True)
     (models / "cached" / "config.pbtxt").write_text(CACHED)
-    if has_allocators():
-        (models / "adds" / "7").mkdir(parents=True)
-        (models / "adds" / "7" / "model.py").write_text(MODEL)
+    (models / "adds" / "7").mkdir(parents=True)
+    (models / "adds" / "7" / "model.py").write_text(MODEL)
     env = ours_env()
     # What the stub needs.
     env["PATH"] = os.pathsep.join([str(oracle.python / "bin"), env.get("PATH", "")])
@@ -105,7 +91,6 @@ def ask(server: Server, model: str, value: int) -> list[list[int]]:
         return found
 
 
-@pytest.mark.skipif(not has_allocators(), reason="libtritonserver.so has no response allocators")
 def test_the_real_python_backend_runs_its_models(server: Server) -> None:
     for value in range(20):
         assert ask(server, "adds", value) == [[value + 7, 9]]
