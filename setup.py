@@ -59,6 +59,7 @@ C_SOURCES = {
     "triton_async.memory.mapping": ["csrc/guard.c"],
     "triton_async.memory.slab": ["csrc/slab.c"],
     "triton_async.protocol.json_cut": ["csrc/json.c", "csrc/json_values.c"],
+    "triton_async.processes.lane": ["csrc/arena.c", "csrc/lane.c"],
     "triton_async.watchdog": ["csrc/watchdog.c"],
 }
 

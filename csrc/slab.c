@@ -53,6 +53,7 @@ ta_slab_pool *ta_slab_pool_pinned(ta_arena *arena, ta_slab_pool *fallback, void 
         pool->fallback = fallback;
         pool->on_fallback = on_fallback;
         pool->context = context;
+        pool->memory_type = TA_MEMORY_CPU_PINNED;
     }
     return pool;
 }
@@ -93,7 +94,7 @@ static ta_slab *lease_pinned(ta_slab_pool *pool, int64_t nbytes) {
     if (lease != NULL) {
         slab = (ta_slab *)(uintptr_t)lease->address;
         *slab = (ta_slab){.pool = pool, .capacity = lease->nbytes - TA_SLAB_ALIGNMENT, .lease = lease, .size_class = -1,
-                          .memory_type = TA_MEMORY_CPU_PINNED};
+                          .memory_type = pool->memory_type};
         pool->leased++;
         pool->leased_nbytes += slab->capacity;
     } else {
@@ -115,7 +116,7 @@ ta_slab *ta_slab_lease(ta_slab_pool *pool, int64_t nbytes) {
         return NULL;
     }
     if (pool->fallback != NULL) {
-        slab = lease_pinned(pool, nbytes);
+        slab = nbytes < pool->least_nbytes ? NULL : lease_pinned(pool, nbytes);
         return slab != NULL ? slab : ta_slab_lease(pool->fallback, nbytes);
     }
     int index = size_class(nbytes, &capacity);

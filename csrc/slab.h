@@ -1,7 +1,8 @@
 /* Host memory of tensors: aligned slabs. Any thread, no GIL.
  *
  * An ordinary pool cuts them in size classes and keeps them on free lists. A pinned one cuts them to size from an arena
- * of pinned memory and, when that has no room, leases them from an ordinary pool; `memory_type` tells which it was.
+ * of pinned memory and, when that has no room, leases them from an ordinary pool; `memory_type` tells which it was. A
+ * shared one does the same with memory that other processes see, and leaves small slabs to the ordinary pool.
  */
 #ifndef TRITON_ASYNC_SLAB_H
 #define TRITON_ASYNC_SLAB_H
@@ -40,6 +41,8 @@ struct ta_slab_pool {
     int64_t fallbacks;      /* slabs leased from there so far */
     void (*on_fallback)(void *context); /* called once, with the first of them */
     void *context;
+    int32_t memory_type;    /* of what the arena has */
+    int64_t least_nbytes;   /* smaller slabs come from the fallback, and are not counted as such */
 };
 
 ta_slab_pool *ta_slab_pool_new(int64_t cache_limit);

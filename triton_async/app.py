@@ -25,10 +25,18 @@ from triton_async.core.files import Root
 from triton_async.core.server import InferenceServer
 from triton_async.core.tracing import TraceRecorder
 from triton_async.defines import GIL_SWITCH_S, SECOND_SIGNAL_GRACE_S, STOP_GRACE_S
-from triton_async.endpoints import Endpoint, Security, open_certificates, start_endpoints, try_ports
+from triton_async.endpoints import (
+    Endpoint,
+    Security,
+    open_certificates,
+    start_endpoints,
+    start_others,
+    try_ports,
+)
 from triton_async.errors import InternalError, ServerError
 from triton_async.frontends.gate import ApiKeys
 from triton_async.frontends.renewal import Renewal
+from triton_async.fronts import Fronts, open_fronts
 from triton_async.shutdown import drain, shut_down
 from triton_async.watchdog import watching
 
@@ -112,8 +120,15 @@ async def _serve_with(
     roots: Mapping[str, Root],
     stop_requested: asyncio.Event,
 ) -> int:
-    async with composed(settings, cache, recorder, roots) as made:
-        return await _run_server(settings, security, made.server, made.backends, stop_requested)
+    try:
+        fronts = open_fronts(settings)
+    except OSError as error:
+        logs.say(logs.STDERR, f"error: creating server: {error}")
+        return 1
+    async with composed(settings, cache, recorder, roots, fronts) as made:
+        if fronts is not None:
+            fronts.attach(made.server)
+        return await _run_server(settings, security, made.server, made.backends, stop_requested, fronts=fronts)
 
 
 def _on_signal(number: int, stop_requested: asyncio.Event) -> None:
@@ -130,6 +145,8 @@ async def _run_server(
     server: InferenceServer,
     backends: BackendRegistry,
     stop_requested: asyncio.Event,
+    *,
+    fronts: Fronts | None,
 ) -> int:
     endpoints: dict[str, Endpoint] = {}
     stopping = asyncio.ensure_future(stop_requested.wait())
@@ -137,7 +154,7 @@ async def _run_server(
         # A port that is shared brings requests that another server could answer.
         early = settings.listen_while_loading and not (settings.reuse_http_port or settings.reuse_grpc_port)
         if early:
-            await start_endpoints(settings, security, server, endpoints)
+            await _start_endpoints(settings, security, server, endpoints, fronts)
         starting = asyncio.ensure_future(server.start())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
@@ -149,7 +166,7 @@ async def _run_server(
         if not complete and settings.exit_on_error:
             raise InternalError("Internal - failed to load all models")
         if not early:
-            await start_endpoints(settings, security, server, endpoints)
+            await _start_endpoints(settings, security, server, endpoints, fronts)
         _settle()
     except (ServerError, OSError) as error:
         text = error.message if isinstance(error, ServerError) else str(error)
@@ -185,6 +202,19 @@ def _settle() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+async def _start_endpoints(
+    settings: Settings, security: Security, server: InferenceServer, endpoints: dict[str, Endpoint],
+    fronts: Fronts | None,
+) -> None:  # fmt: skip
+    """What the server listens with, in this process or in others. OSError."""
+    if fronts is None:
+        await start_endpoints(settings, security, server, endpoints)
+        return
+    endpoints["front-end processes"] = fronts.front_ends
+    await fronts.start()
+    await start_others(settings, security, server, endpoints)
 
 
 async def _shut_down(settings: Settings, server: InferenceServer, endpoints: Mapping[str, Endpoint]) -> int:

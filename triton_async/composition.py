@@ -27,6 +27,7 @@ from triton_async.core.stuck_watch import StuckWatch
 from triton_async.core.trace_files import TraceFiles
 from triton_async.core.tracing import TraceRecorder
 from triton_async.defines import SLAB_CACHE_NBYTES
+from triton_async.fronts import Fronts
 from triton_async.loop_lag import LoopLag
 from triton_async.memory.devices import open_devices
 from triton_async.memory.pools import Pools
@@ -44,15 +45,18 @@ class Composed(NamedTuple):
 
 @asynccontextmanager
 async def composed(
-    settings: Settings, cache: OpenCache, recorder: TraceRecorder | None, roots: Mapping[str, Root]
+    settings: Settings, cache: OpenCache, recorder: TraceRecorder | None, roots: Mapping[str, Root],
+    fronts: Fronts | None = None,
 ) -> AsyncIterator[Composed]:
-    """Makes a server on the running loop. To be left behind its `stop`: what it was made of ends with it."""
+    """Makes a server on the running loop. To be left behind its `stop`: what it was made of ends with it. `fronts`: the
+    front-end processes that it is to have, if any.
+    """
     loop = asyncio.get_running_loop()
     reactor = Reactor()
     reactor.attach(loop)
     lag = LoopLag(loop)
     lag.start()
-    pools = make_pools(settings)
+    pools = make_pools(settings, None if fronts is None else fronts.pool())
     backends = make_backends(settings, pools)
     with Workers(settings.model_load_thread_count) as workers:
         regions = RegionRegistry((lambda: pools.devices) if settings.allow_client_shm else None)
@@ -63,7 +67,7 @@ async def composed(
                 gpu_limits=settings.model_load_gpu_limit, gpu_uuid=monitor.uuid, measured=settings.metrics,
                 metric_sources=(
                     monitor.families, partial(_own_families, lag, reactor), backends.families, stuck.families,
-                    *cache.metric_sources,
+                    *cache.metric_sources, *(() if fronts is None else (fronts.families,)),
                 ),
                 loop_executions=settings.allow_loop_execution,
                 auto_queue_delay=settings.auto_queue_delay,
@@ -120,10 +124,12 @@ def _limiter(settings: Settings, reactor: Reactor) -> RateLimiter | None:
     return None if settings.rate_limit == "off" else RateLimiter(reactor, settings.rate_limit_resource)
 
 
-def make_pools(settings: Settings) -> Pools:
-    """The server's memory. No GPU is touched before something asks for one."""
+def make_pools(settings: Settings, host: SlabPool | None = None) -> Pools:
+    """The server's memory. No GPU is touched before something asks for one. `host`: that of the host, when it is to be
+    of a kind of its own.
+    """
     return Pools(
-        SlabPool(SLAB_CACHE_NBYTES),
+        host or SlabPool(SLAB_CACHE_NBYTES),
         partial(open_devices, settings.min_supported_compute_capability),
         pinned_nbytes=settings.pinned_memory_pool_byte_size,
         device_nbytes=settings.cuda_memory_pool_byte_size,

@@ -79,7 +79,7 @@ def try_ports(settings: Settings) -> None:
             try:
                 sockets.probe(address, port, reuse_port)
             except OSError as error:
-                raise _not_listening(error, name, address, port) from None
+                raise not_listening(error, name, address, port) from None
 
 
 def open_certificates(settings: Settings) -> Certificates:
@@ -112,6 +112,14 @@ async def start_endpoints(
     """gRPC, HTTP, metrics, as Triton starts them: into `endpoints`, by the names of services. OSError naming the
     service that found its port taken.
     """
+    await start_services(settings, security, server, endpoints)
+    await start_others(settings, security, server, endpoints)
+
+
+async def start_services(
+    settings: Settings, security: Security, server: InferenceServer, endpoints: dict[str, Endpoint], quiet: bool = False
+) -> None:
+    """What front-end processes can do, too: gRPC and HTTP. OSError. `quiet`: another process says that they started."""
     if settings.allow_grpc:
         service = "GRPCInferenceService"
         endpoint: Endpoint = await _listening(
@@ -129,7 +137,7 @@ async def start_endpoints(
             ),
             "GRPC", settings.grpc_address, settings.grpc_port,
         )  # fmt: skip
-        _started(service, endpoint, endpoints)
+        _started(service, endpoint, endpoints, quiet)
     if settings.allow_http:
         endpoint = await _listening(
             http.start(
@@ -145,10 +153,17 @@ async def start_endpoints(
             ),
             "HTTP", settings.http_address, settings.http_port,
         )  # fmt: skip
-        _started("HTTPService", endpoint, endpoints)
+        _started("HTTPService", endpoint, endpoints, quiet)
+
+
+async def start_others(
+    settings: Settings, security: Security, server: InferenceServer, endpoints: dict[str, Endpoint]
+) -> None:
+    """What the models' process does itself however many front-ends there are: metrics, front doors of clouds. OSError.
+    """
     await _start_clouds(settings, security, server, endpoints)
     if settings.allow_metrics:
-        endpoint = await _listening(
+        endpoint: Endpoint = await _listening(
             metrics.start(
                 server,
                 address=settings.metrics_address,
@@ -198,11 +213,11 @@ async def _listening(starting, name: str, address: str, port: int) -> Endpoint: 
     try:
         endpoint: Endpoint = await starting
     except OSError as error:
-        raise _not_listening(error, name, address, port) from None
+        raise not_listening(error, name, address, port) from None
     return endpoint
 
 
-def _not_listening(error: OSError, name: str, address: str, port: int) -> OSError:
+def not_listening(error: OSError, name: str, address: str, port: int) -> OSError:
     what = "already in use" if error.errno == errno.EADDRINUSE else "cannot be used"
     return OSError(
         f"failed to start {name} service: Unavailable - Socket '{shown(address, port)}' {what} "
@@ -210,6 +225,12 @@ def _not_listening(error: OSError, name: str, address: str, port: int) -> OSErro
     )
 
 
-def _started(service: str, endpoint: Endpoint, endpoints: dict[str, Endpoint]) -> None:
+def _started(service: str, endpoint: Endpoint, endpoints: dict[str, Endpoint], quiet: bool = False) -> None:
     endpoints[service] = endpoint
-    log.info("Started %s at %s", service, shown(endpoint.address, endpoint.port), extra={"table": True})
+    if not quiet:
+        say_started(service, endpoint.address, endpoint.port)
+
+
+def say_started(service: str, address: str, port: int) -> None:
+    """The line that scripts wait for."""
+    log.info("Started %s at %s", service, shown(address, port), extra={"table": True})

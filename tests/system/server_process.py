@@ -71,6 +71,8 @@ class ServerProcess:
             f"--http-port={http_port}",
             f"--grpc-port={grpc_port}",
             f"--metrics-port={metrics_port}",
+            # To run the same tests against a server that is started otherwise.
+            *os.environ.get("TRITON_ASYNC_TEST_OPTIONS", "").split(),
             *options,
         ]
         paths = [str(package_root()), *filter(None, [os.environ.get("PYTHONPATH")])]

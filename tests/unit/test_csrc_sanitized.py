@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [
     ROOT / "csrc" / name
     for name in (
-        "arena.c", "assembly.c", "forest.c", "forest_ranks.c", "gather.c", "json.c", "json_values.c", "slab.c",
-        "wakeup.c",
+        "arena.c", "assembly.c", "forest.c", "forest_ranks.c", "gather.c", "json.c", "json_values.c", "lane.c",
+        "slab.c", "wakeup.c",
     )
 ]  # fmt: skip
 MEMORY = "address,undefined"
@@ -50,7 +50,7 @@ def run(program: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(("driver", "sanitizers"), [
     ("memory_driver", MEMORY), ("wire_driver", MEMORY), ("threads_driver", MEMORY), ("threads_driver", "thread"),
     ("arena_driver", MEMORY), ("arena_driver", "thread"), ("forest_driver", MEMORY), ("json_driver", MEMORY),
-    ("assembly_driver", MEMORY),
+    ("assembly_driver", MEMORY), ("lane_driver", MEMORY), ("lane_driver", "thread"),
 ])  # fmt: skip
 def test_the_drivers_find_nothing(driver: str, sanitizers: str, tmp_path: Path) -> None:
     done = run(build(driver, sanitizers, tmp_path, *map(str, SOURCES)))

@@ -20,6 +20,10 @@ ALLOWED = {
     # Graphs of TensorFlow run in OpenVINO.
     "backends.tensorflow": {"config", "memory", "infer", "backends.base", "backends.openvino"},
     "backends": {"config", "memory", "infer", "backends.base", "backends.device"},
+    # The rings' memory and the way in which processes are forked are those of Python models' workers.
+    "processes": {
+        "config", "core", "memory", "infer", "backends.python.isolated", "backends.python.worker",
+    },
     "protocol": {"config", "memory", "infer"},
     "infer": {"memory"},
     "cloud": {"config"},
@@ -31,7 +35,9 @@ FLOOR_1 = {
     "addresses", "cgroup", "codes", "datatypes", "defines", "errors", "lines", "logs", "native", "protos", "version",
 }  # fmt: skip
 # Floor 7 imports what it likes.
-TOP = {"__init__", "app", "cli", "composition", "embedding", "endpoints", "inspection", "shutdown"}
+TOP = {
+    "__init__", "app", "cli", "composition", "embedding", "endpoints", "front_end", "fronts", "inspection", "shutdown"
+}  # fmt: skip
 FORBIDDEN = {
     "config": {"asyncio", "aiohttp", "grpclib", "onnxruntime", "cupy", "tensorrt"},
     "memory": {"asyncio", "aiohttp", "grpclib", "onnxruntime", "tensorrt"},

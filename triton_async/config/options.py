@@ -140,6 +140,14 @@ SERVER = (
         "tritonserver the ports open when all models are loaded, unless this says otherwise.",
         ours=True,
     ),
+    _text(
+        "frontend-processes",
+        "1",
+        "Processes that share the ports, read requests and write answers, each on a core of its own; the models are in "
+        "another one. auto: one for every two cores. 1: the process of the models does it all.",
+        form="<integer>|auto",
+        ours=True,
+    ),
     _bool(
         "reuse-port",
         False,
@@ -244,6 +252,15 @@ HTTP = (
         True,
         "Answer / of the HTTP port with a page: models, a form to try each, plots. It can do what its reader may do "
         "over HTTP, and nothing else.",
+        ours=True,
+    ),
+    Option(
+        "model-processes",
+        Kind.INT,
+        1,
+        "Processes that models are spread over.",
+        status=Status.NOT_BUILT,
+        note="spreading models over several processes",
         ours=True,
     ),
     _bool(

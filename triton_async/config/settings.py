@@ -24,6 +24,7 @@ from triton_async.config.endpoints import Listens, address_problem, tls_problem
 from triton_async.config.locations import LocationProblem, has_scheme, parse_location
 from triton_async.config.metrics_config import MetricsConfig, MetricsProblem, parse_metrics
 from triton_async.config.options import OPTIONS, Kind, Option, Scalar, Status, usage
+from triton_async.config.processes import ProcessProblem, parse_count, process_problem
 from triton_async.config.trace_config import OPENTELEMETRY, TENSORS, TRITON, TraceConfig, TraceProblem, parse_trace
 
 __all__ = ["Settings", "UsageError", "from_environment", "parse", "usage"]
@@ -71,6 +72,8 @@ class Settings:
     drain_secs: int = _default("drain-secs")
     exit_grace_secs: int = _default("exit-grace-secs")
     listen_while_loading: bool = _default("listen-while-loading")
+    # How many: 1 for none but the models' own.
+    frontend_processes: int = 1
 
     log_verbose: int = _default("log-verbose")
     log_info: bool = _default("log-info")
@@ -173,6 +176,9 @@ class Settings:
     # One line for each option that was accepted without effect, or is deprecated.
     warnings: tuple[str, ...] = ()
 
+    # What they were read from, for processes that are started with the same.
+    arguments: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
     @property
     def default_max_batch_size(self) -> int:
         """--backend-config=default-max-batch-size: what a batchable model without max_batch_size gets."""
@@ -201,7 +207,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = MappingProxyType({})
             warnings.append(f"--{name} has no effect: {option.note}")
         elif option.status is Status.ACTIVE:
             values[option.field] = tuple(read) if option.repeat else read[-1]
-    return _settings(values, warnings, environ)
+    return replace(_settings(values, warnings, environ), arguments=tuple(argv))
 
 
 def from_environment(environ: Mapping[str, str]) -> list[str]:
@@ -355,12 +361,8 @@ def _settings(values: dict[str, Any], warnings: list[str], environ: Mapping[str,
         values.setdefault(f"reuse_{service}_port", share)
         if problem := tls_problem(service, values):
             raise UsageError(problem)
-    values["exit_timeout_secs"] = max(
-        0, values.get("exit_timeout_secs", OPTIONS["exit-timeout-secs"].default)
-    )
-    values["model_load_retry_count"] = max(0, values.get("model_load_retry_count", 0))
-    threads = values.get("model_load_thread_count", OPTIONS["model-load-thread-count"].default)
-    values["model_load_thread_count"] = max(1, threads)
+    for name, least in (("exit_timeout_secs", 0), ("model_load_retry_count", 0), ("model_load_thread_count", 1)):
+        values[name] = max(least, values.get(name, OPTIONS[name.replace("_", "-")].default))
     values["backend_config"] = _backend_config(values.get("backend_config", ()))
     values["cuda_memory_pool_byte_size"] = _int_pairs(
         OPTIONS["cuda-memory-pool-byte-size"], values.get("cuda_memory_pool_byte_size", ())
@@ -392,10 +394,18 @@ def _settings(values: dict[str, Any], warnings: list[str], environ: Mapping[str,
     except MetricsProblem as problem:
         raise _bad(OPTIONS["metrics-config"], str(problem)) from None
     values["trace"] = _trace_config(values, warnings)
+    values["frontend_processes"] = _count(OPTIONS["frontend-processes"], values.get("frontend_processes", "1"))
     _read_access(values)
     settings = Settings(**values, warnings=tuple(warnings))
     _check_together(settings)
     return settings
+
+
+def _count(option: Option, text: str) -> int:
+    try:
+        return parse_count(text)
+    except ProcessProblem as problem:
+        raise _bad(option, str(problem)) from None
 
 
 def _check_together(settings: Settings) -> None:
@@ -432,7 +442,7 @@ def _check_together(settings: Settings) -> None:
         if unix_path(where.address) is None and not 0 <= where.port <= _LARGEST_PORT:
             option = OPTIONS["grpc-port" if where.name == "GRPC" else f"{where.name.lower().replace(' ', '-')}-port"]
             raise _bad(option, f"Provided option value is out of bound. Got {where.port}")
-    if problem := address_problem(listening):
+    if problem := address_problem(listening) or process_problem(settings):
         raise UsageError(problem)
 
 

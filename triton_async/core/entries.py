@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from triton_async.core import files
 from triton_async.core.lifecycle import LoadedVersion, State
 from triton_async.core.opening import OpenEnsemble
+from triton_async.errors import NotFound, ServerError, Unavailable
 
 UNLOADED = "unloaded"
 TWO_REPOSITORIES = "model appears in two or more repositories"
@@ -55,6 +56,10 @@ class ModelEntry:
         """READY versions, ascending."""
         return sorted(v for v, entry in self.versions.items() if entry.state is State.READY)
 
+    def shown_versions(self) -> Collection[int] | None:
+        """Those that clients are told of; None: they are told that there is no such model."""
+        return self.versions if self.versions or (self.polled and self.ensemble is None) else None
+
     def settled(self) -> bool:
         """Whether every known version is READY or unloaded, and there is one, unless its config was never read. A
         version on its way out counts as unloaded, so that a rolling update does not make the server unready.
@@ -72,6 +77,17 @@ class ModelEntry:
                 {"name": self.name, "state": State.UNAVAILABLE.value, "reason": self.reason}
             ]
         return self.rows
+
+
+def not_served(name: str, version: int, shown: Collection[int] | None) -> ServerError:
+    """Why a version (-1: the latest) does not serve, in Triton's words. `shown`: versions that clients are told of."""
+    if shown is None:
+        return NotFound(f"Request for unknown model: '{name}' is not found")
+    if version == -1:
+        return NotFound(f"Request for unknown model: '{name}' has no available versions")
+    if version not in shown:
+        return NotFound(f"Request for unknown model: '{name}' version {version} is not found")
+    return Unavailable(f"Request for unknown model: '{name}' version {version} is not at ready state")
 
 
 def _row(name: str, version: int, entry: VersionEntry) -> Row:

@@ -241,13 +241,17 @@ def _of_cache(cache: LocalCache) -> list[Family]:
     return [(f"nv_cache_{name}", "gauge", text, [({}, value)]) for name, text, value in rows]
 
 
-def _live_objects() -> list[Family]:
-    live = {
+def live_objects() -> dict[str, int]:
+    """Objects of the request path that are alive in this process, by their kind."""
+    return {
         "request": live_requests(),
         "response": live_responses(),
         "batch": live_batches(),
         "tensor": live_tensors(),
         "lease": live_buffers(),
     }
-    samples = [({"kind": kind}, count) for kind, count in live.items()]
+
+
+def _live_objects() -> list[Family]:
+    samples = [({"kind": kind}, count) for kind, count in live_objects().items()]
     return [("triton_async_live_objects", "gauge", "Objects of the request path that are alive", samples)]

@@ -15,13 +15,13 @@ from triton_async.config.override import Override, parse_override
 from triton_async.config.settings import Settings
 from triton_async.core import files
 from triton_async.core.ensembles import Ensembles, Serving
-from triton_async.core.entries import TWO_REPOSITORIES, UNLOADED, ModelEntry, Row, VersionEntry
+from triton_async.core.entries import TWO_REPOSITORIES, UNLOADED, ModelEntry, Row, VersionEntry, not_served
 from triton_async.core.host import Host
 from triton_async.core.lifecycle import LoadedVersion, State, load_version, retire, start_version
 from triton_async.core.opening import OpenVersion, open_model
 from triton_async.core.polling import Poller
 from triton_async.core.servable import Servable
-from triton_async.errors import InternalError, InvalidArg, NotFound, ServerError, Unavailable
+from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable
 
 log = logging.getLogger("triton_async.core")
 
@@ -148,13 +148,7 @@ class ModelRepository:
         A name nobody knows is NOT_FOUND, as measured on the real server: its INVALID_ARG is for namespaces only.
         """
         entry = self.models.get(name)
-        if entry is None or not (entry.versions or (entry.polled and entry.ensemble is None)):
-            return NotFound(f"Request for unknown model: '{name}' is not found")
-        if version == -1:
-            return NotFound(f"Request for unknown model: '{name}' has no available versions")
-        if version not in entry.versions:
-            return NotFound(f"Request for unknown model: '{name}' version {version} is not found")
-        return Unavailable(f"Request for unknown model: '{name}' version {version} is not at ready state")
+        return not_served(name, version, None if entry is None else entry.shown_versions())
 
     # -- folders of models that come and go --------------------------------------------------------
 

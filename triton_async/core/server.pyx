@@ -9,6 +9,7 @@ from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.signature cimport ModelSignature
 
+from triton_async import logs
 from triton_async.cgroup import memory_limit
 from triton_async.core.describe import model_metadata
 from triton_async.core.ensembles import Serving
@@ -305,6 +306,11 @@ cdef class InferenceServer:
         return self.state == SERVER_SERVING or self.state == SERVER_DRAINING
 
     @property
+    def phase(self):
+        """Its ServerState, for processes that answer in its name."""
+        return self.state
+
+    @property
     def stopping(self):
         """Whether the server is on its way out."""
         return self.state >= SERVER_STOPPING
@@ -369,6 +375,10 @@ cdef class InferenceServer:
             return self._statistics_of(name, version)
         return [entry for found in sorted(self.repository.models) for entry in self._statistics_of(found, -1)]
 
+    async def model_statistics(self, str name, int64_t version=-1):
+        """`statistics` of one model, as front-ends ask for them."""
+        return self.statistics(name, version)
+
     async def all_statistics(self):
         """`statistics` of all models, some in each turn of the loop: others are served in between."""
         self.reactor.drain(False)
@@ -420,6 +430,24 @@ cdef class InferenceServer:
         self._check_traced(name)
         self.traces.update(name, changes)
 
+    async def ask_trace_settings(self, str name=""):
+        """`trace_settings`, as front-ends ask for them."""
+        return self.trace_settings(name)
+
+    async def set_trace_settings(self, str name, changes):
+        """`change_trace_settings`, as front-ends ask for it; the settings behind it."""
+        self.change_trace_settings(name, changes)
+        return self.trace_settings(name)
+
+    async def log_settings(self):
+        """The settings of the log in force, by Triton's names."""
+        return logs.settings()
+
+    async def change_log_settings(self, changes):
+        """Changes them, checked ones; the settings behind that."""
+        logs.update(changes)
+        return logs.settings()
+
     def close_traces(self):
         """Writes what was traced. Blocks: any thread, behind the last request."""
         self.traces.close()
@@ -433,6 +461,10 @@ cdef class InferenceServer:
     def region_status(self, str kind, str name=""):
         """Entries of the registered regions of a kind ("cuda", "system"), or of one. NotFound."""
         return self.regions.status(kind, name)
+
+    async def ask_regions(self, str kind, str name=""):
+        """`region_status`, as front-ends ask for it."""
+        return self.region_status(kind, name)
 
     async def register_cuda_region(self, str name, bytes handle, device_id, nbytes):
         """Opens memory of another process for requests. ServerError. Goes on when the caller is cancelled."""

@@ -114,6 +114,9 @@ class Server:
         if settings is not None and not isinstance(settings, Settings):
             raise InvalidArg(f"settings must be a Settings, not {type(settings).__name__}")
         self.settings = settings_of(options) if settings is None else settings
+        if self.settings.frontend_processes > 1:
+            raise InvalidArg("a server in a program has no front-end processes: leave frontend_processes out, or start "
+                             "triton-async")
         self._state = _State.NEW
         self._stack = AsyncExitStack()
         self._endpoints: dict[str, Endpoint] = {}

@@ -124,6 +124,32 @@ def probe(address: str, port: int, reuse_port: bool = False) -> None:
             bound.bind(where)
 
 
+def reserve(address: str, port: int) -> list[socket.socket]:
+    """Binds an address and takes no connections: its port, the same for all sockets and known from now on, stays for
+    those that share it. OSError when it is not to be had.
+    """
+    host = host_of(address)
+    if host == _ANY_IPV6:
+        return [_bind_any(port, True)]
+    reserved: list[socket.socket] = []
+    try:
+        for family, kind, _, _, where in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            bound = socket.socket(family, kind)
+            reserved.append(bound)
+            _set_reuse(bound, True)
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.bind((where[0], port, *where[2:]))
+            port = bound.getsockname()[1]
+    except BaseException:
+        for bound in reserved:
+            bound.close()
+        raise
+    return reserved
+
+
 def _bind_any(port: int, reuse_port: bool) -> socket.socket:
     """A socket for clients of both families."""
     bound = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)

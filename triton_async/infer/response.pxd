@@ -12,6 +12,7 @@ cdef class InferResponse:
     cdef readonly dict parameters        # or None
     cdef readonly object error           # ServerError or None; outputs are then empty
     cdef readonly bint final             # no further response follows
+    cdef readonly bint refused           # its error is that of `submit`: no model has taken the request
     cdef ta_message message              # TA_RESPONSE, of an engine that answers by request
     # Of a decoupled model, for the statistics:
     cdef int64_t number                  # responses to the request before it

@@ -18,7 +18,7 @@ cdef class InferResponse:
         _live -= 1
 
     def __init__(self, request, str model_name, int64_t model_version, list outputs, dict parameters=None,
-                 error=None, bint final=True):
+                 error=None, bint final=True, bint refused=False):
         self.request = request
         self.model_name = model_name
         self.model_version = model_version
@@ -26,6 +26,7 @@ cdef class InferResponse:
         self.parameters = parameters
         self.error = error
         self.final = final
+        self.refused = refused
 
 
 cdef class ResponseSink:

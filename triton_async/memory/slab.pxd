@@ -15,6 +15,8 @@ cdef extern from "slab.h":
         int64_t leased_nbytes
         int64_t fallbacks
         ta_arena *arena
+        int32_t memory_type
+        int64_t least_nbytes
     ta_slab *ta_slab_lease(ta_slab_pool *pool, int64_t nbytes) noexcept nogil
     void ta_slab_return(void *slab) noexcept nogil
     char *ta_slab_data(ta_slab *slab) noexcept nogil
@@ -24,6 +26,7 @@ cdef class SlabPool:
     cdef ta_slab_pool *pool      # never freed: slabs point at it until the process ends
     cdef Arena arena             # what slabs of a pinned pool are cut from
     cdef SlabPool fallback       # where a pinned pool leases once its arena has no room
+    cdef bint shared             # the arena is memory that other processes see
 
     # Writable lease of exactly `nbytes` visible bytes, contents undefined. Its memory type says what it lies in.
     # MemoryError when there is none.

@@ -2,7 +2,7 @@
 
 import logging
 
-from triton_async.memory.buffer cimport Buffer, foreign
+from triton_async.memory.buffer cimport MEMORY_CPU, Buffer, foreign
 
 from triton_async.defines import SLAB_ALIGNMENT
 
@@ -23,13 +23,14 @@ cdef class SlabPool:
     """Pool of host slabs. `cache_limit`: bytes of freed slabs kept for reuse.
 
     With `arena`, a range of pinned memory, the slabs are cut from it, and leased from `fallback`, an ordinary pool,
-    when it has no room.
+    when it has no room. `shared_nbytes`: it is ordinary memory instead that other processes see, from which slabs of so
+    many bytes and more are cut, and that may be the fallback of a pinned pool.
     """
 
-    def __cinit__(self, int64_t cache_limit, Arena arena=None, SlabPool fallback=None):
+    def __cinit__(self, int64_t cache_limit, Arena arena=None, SlabPool fallback=None, int64_t shared_nbytes=-1):
         if arena is None:
             self.pool = ta_slab_pool_new(cache_limit)
-        elif fallback is None or fallback.arena is not None:
+        elif fallback is None or (fallback.arena is not None and not fallback.shared):
             raise ValueError("a pinned pool needs an ordinary one to fall back to")
         else:
             self.arena = arena
@@ -37,6 +38,10 @@ cdef class SlabPool:
             self.pool = ta_slab_pool_pinned(arena.c, fallback.pool, _note_fallback, <void *>self)
         if self.pool == NULL:
             raise MemoryError
+        if shared_nbytes >= 0:
+            self.shared = True
+            self.pool.memory_type = MEMORY_CPU
+            self.pool.least_nbytes = shared_nbytes
 
     def __dealloc__(self):
         if self.pool != NULL:
@@ -88,6 +93,8 @@ cdef void _note_fallback(void *pool) noexcept nogil:
 
 
 cdef int _log_fallback(SlabPool pool) noexcept:
+    if pool.shared:
+        return 0
     try:
         log.warning("the pinned memory pool of %d bytes is exhausted: falling back to pageable memory; see "
                     "--pinned-memory-pool-byte-size", pool.arena.nbytes)

@@ -20,7 +20,7 @@ OURS = {
     "api-key-file", "api-key-exempt",
     "allow-loop-execution", "exit-grace-secs", "max-in-flight-byte-size", "drain-secs", "listen-while-loading",
     "reuse-port", "auto-queue-delay",
-    "allow-page",
+    "allow-page", "frontend-processes", "model-processes",
 }  # fmt: skip
 
 # Every option of `tritonserver`.
@@ -50,7 +50,10 @@ allow-client-shm backend-directory backend-config repoagent-directory""",
 
 
 # Options whose fields hold something that is made of their text.
-READ = ("metrics-address", "http-header-forward-pattern", "grpc-header-forward-pattern", "api-key-exempt")
+READ = (
+    "metrics-address", "http-header-forward-pattern", "grpc-header-forward-pattern", "api-key-exempt",
+    "frontend-processes",
+)  # fmt: skip
 
 
 def settings(*argv: str) -> Settings:

@@ -8,7 +8,7 @@ from typing import Any
 
 from grpclib.const import Handler
 
-from triton_async import logs, protos
+from triton_async import protos
 from triton_async.core.server import InferenceServer
 from triton_async.defines import STATISTICS_PER_TURN
 from triton_async.errors import ServerError
@@ -78,7 +78,7 @@ class Service:
     async def _model_statistics(self, request: Any) -> Any:
         version = parse_version(request.version)
         if request.name:
-            return grpc_control.statistics(self._server.statistics(request.name, version))
+            return grpc_control.statistics(await self._server.model_statistics(request.name, version))
         message = grpc_control.statistics(())
         for index, entry in enumerate(await self._server.all_statistics(), 1):
             grpc_control.add_statistics(message, entry)
@@ -102,17 +102,18 @@ class Service:
         await _to_the_end(self._server.unload_model(request.model_name, dependents))
         return _reply("RepositoryModelUnload")
 
-    def _trace_setting(self, request: Any) -> Any:
+    async def _trace_setting(self, request: Any) -> Any:
         if request.settings:
-            self._server.change_trace_settings(request.model_name, grpc_control.trace_changes(request))
-        return grpc_control.trace_settings(self._server.trace_settings(request.model_name))
+            changes = grpc_control.trace_changes(request)
+            return grpc_control.trace_settings(await self._server.set_trace_settings(request.model_name, changes))
+        return grpc_control.trace_settings(await self._server.ask_trace_settings(request.model_name))
 
-    def _log_settings(self, request: Any) -> Any:
-        logs.update(grpc_control.log_changes(request))
-        return grpc_control.log_settings(logs.settings())
+    async def _log_settings(self, request: Any) -> Any:
+        changes = grpc_control.log_changes(request)
+        return grpc_control.log_settings(await self._server.change_log_settings(changes))
 
-    def _system_region_status(self, request: Any) -> Any:
-        return grpc_control.system_regions(self._server.region_status("system", request.name))
+    async def _system_region_status(self, request: Any) -> Any:
+        return grpc_control.system_regions(await self._server.ask_regions("system", request.name))
 
     async def _register_system_region(self, request: Any) -> Any:
         await self._server.register_system_region(request.name, request.key, request.offset, request.byte_size)
@@ -122,8 +123,8 @@ class Service:
         await self._server.unregister_regions("system", request.name)
         return _reply("SystemSharedMemoryUnregister")
 
-    def _cuda_region_status(self, request: Any) -> Any:
-        return grpc_control.cuda_regions(self._server.region_status("cuda", request.name))
+    async def _cuda_region_status(self, request: Any) -> Any:
+        return grpc_control.cuda_regions(await self._server.ask_regions("cuda", request.name))
 
     async def _register_cuda_region(self, request: Any) -> Any:
         await self._server.register_cuda_region(

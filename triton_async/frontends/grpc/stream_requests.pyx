@@ -295,6 +295,8 @@ cdef class StreamRequests:
             raise error
         if outcome is error:
             return self._write([encode_stream_refusal(error.message, request_id(slot.refused))])
+        if response.refused:
+            return self._write([encode_stream_refusal(error.message, self.request_id)])
         return self._write([encode_stream_failure(error.message, outcome)])
 
     cdef int _write(self, list parts) except -1:

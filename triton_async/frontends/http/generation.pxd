@@ -16,6 +16,7 @@ cdef class Generation(ResponseSink):
     cdef readonly int count        # responses that count: an empty final one of a decoupled model does not
     cdef readonly object error     # of the first response, or None
     cdef readonly bint over        # nothing more comes
+    cdef object refusal            # why no model has taken the request, heard behind `submit`; or None
     cdef list ready                # bytes not yet taken
     cdef int n_ready               # events that these are
     cdef object behind             # deque: a response that another thread encodes, and those behind it; or None

@@ -46,6 +46,9 @@ cdef class Generation(ResponseSink):
     cdef int deliver(self, InferResponse response) except -1:
         if self.over:
             return 0
+        if response.refused:
+            self.refusal = response.error
+            return self._finish()
         if self.behind is None:
             self._begin(response)
             return 0
@@ -176,10 +179,13 @@ cdef class Generation(ResponseSink):
         self.request = request
 
     async def wait(self):
-        """Returns when there is something to take, or nothing more comes. What comes in one turn comes together."""
+        """Returns when there is something to take, or nothing more comes. What comes in one turn comes together.
+        ServerError when the request is refused after all."""
         if not self.over and not (self.streaming and self.ready):
             self.waiter = self.server.loop.create_future()
             await self.waiter
+        if self.refusal is not None:
+            raise self.refusal
 
     def take(self):
         """What is ready, as pieces of some HTTP_PIECE_NBYTES, and how many events that is."""

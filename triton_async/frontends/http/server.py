@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from triton_async import logs
 from triton_async.core.server import InferenceServer
 from triton_async.defines import CONTROL_MAX_NBYTES, HTTP_MAX_RECEIVING_NBYTES
 from triton_async.errors import InvalidArg, ServerError, Unsupported
@@ -171,7 +170,7 @@ class HttpService:
     async def _model_statistics(
         self, request: web.BaseRequest, model: str, version: str | None
     ) -> web.Response:
-        entries = self._server.statistics(model, parse_version(version))
+        entries = await self._server.model_statistics(model, parse_version(version))
         return replies.as_json(control.statistics_body(entries))
 
     async def _index(self, request: web.BaseRequest, repository: str | None) -> web.Response:
@@ -191,23 +190,22 @@ class HttpService:
         return replies.empty()
 
     async def _trace(self, request: web.BaseRequest, model: str = "") -> web.Response:
-        return replies.as_json(control.dumps(self._server.trace_settings(model)))
+        return replies.as_json(control.dumps(await self._server.ask_trace_settings(model)))
 
     async def _change_trace(self, request: web.BaseRequest, model: str = "") -> web.Response:
-        self._server.trace_settings(model)
+        await self._server.ask_trace_settings(model)
         changes = control.parse_trace_settings(await self.body(request))
-        self._server.change_trace_settings(model, changes)
-        return await self._trace(request, model)
+        return replies.as_json(control.dumps(await self._server.set_trace_settings(model, changes)))
 
     async def _log_settings(self, request: web.BaseRequest) -> web.Response:
-        return replies.as_json(control.dumps(logs.settings()))
+        return replies.as_json(control.dumps(await self._server.log_settings()))
 
     async def _change_log_settings(self, request: web.BaseRequest) -> web.Response:
-        logs.update(control.parse_log_settings(await self.body(request)))
-        return replies.as_json(control.dumps(logs.settings()))
+        changes = control.parse_log_settings(await self.body(request))
+        return replies.as_json(control.dumps(await self._server.change_log_settings(changes)))
 
     async def _region_status(self, request: web.BaseRequest, kind: str, region: str | None) -> web.Response:
-        return replies.as_json(control.dumps(self._server.region_status(kind, region or "")))
+        return replies.as_json(control.dumps(await self._server.ask_regions(kind, region or "")))
 
     async def _region_register(self, request: web.BaseRequest, kind: str, region: str | None) -> web.Response:
         self._server.regions.check_allowed()

@@ -1,4 +1,4 @@
-# Memory that the server shares with one worker: a sealed memory file without a name.
+# Memory that processes share: a sealed memory file without a name.
 
 from libc.stdint cimport int64_t, uint64_t
 
@@ -7,13 +7,13 @@ from triton_async.memory.buffer cimport Buffer
 
 # The file has the length `nbytes` for good (its seals), so reading it never ends in a signal; pages are there once they
 # are written to. Two for a worker: of requests, which the server writes, and of responses, which it only reads.
-# What a worker writes may change at any time: numbers are copied before they are looked at.
+# What another process writes may change at any time: numbers are copied before they are looked at.
 cdef class SharedMemory:
     cdef readonly int64_t nbytes
     cdef readonly int fd              # -1 once closed; the mapping stays until the last lease is gone
     cdef char *base
     cdef bint writable
-    cdef Arena arena                  # over it, when it is written here
+    cdef readonly Arena arena         # over it, where leases of it are given here; else None
 
     # A lease of at least `nbytes` bytes; NULL when there is no room. To be given back by ta_lease_return. Any thread,
     # no GIL.

@@ -1,5 +1,10 @@
+from triton_async.memory.arena import Arena
+
 class SharedMemory:
     nbytes: int
     fd: int
-    def __init__(self, nbytes: int, writable: bool) -> None: ...
+    arena: Arena | None
+    def __init__(
+        self, nbytes: int, writable: bool, *, fd: int = -1, lends: bool | None = None, kept: bool = False
+    ) -> None: ...
     def close(self) -> None: ...

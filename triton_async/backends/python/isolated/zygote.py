@@ -72,10 +72,16 @@ class WorkerProcess:
 
 
 class Zygote:
-    """The process for one interpreter. `home`: its environment's directory, None for the server's own."""
+    """The process for one interpreter. `home`: its environment's directory, None for the server's own. `command`: what
+    the interpreter runs; by default the program of Python models' workers, which shares nothing with the server's own
+    environment.
+    """
 
-    def __init__(self, reader: Reader, interpreter: str, home: Path | None = None) -> None:
+    def __init__(
+        self, reader: Reader, interpreter: str, home: Path | None = None, command: Sequence[str] | None = None
+    ) -> None:
         self.interpreter = interpreter
+        self._command = command
         self._reader = reader
         self._home = home
         self._whose = f"the Python environment of {'the server' if home is None else 'EXECUTION_ENV_PATH'}"
@@ -161,9 +167,9 @@ class Zygote:
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    [self.interpreter, str(MAIN), str(theirs.fileno())],
+                    [self.interpreter, *(self._command or (str(MAIN),)), str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
-                    env=worker_environment(os.environ, self._home),
+                    env=worker_environment(os.environ, self._home) if self._command is None else None,
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,
                 )

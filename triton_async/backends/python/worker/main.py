@@ -24,9 +24,10 @@ from typing import Any
 PACKAGE = "triton_async_worker"
 PR_SET_PDEATHSIG = 1
 LEAST_PYTHON = (3, 8)
-# Bytes of one message of the server, and descriptors that come with it: socket, memory of requests, of responses.
+# Bytes of one message of the server, and descriptors that come with it at most: for a worker socket, memory of
+# requests, of responses.
 MESSAGE_NBYTES = 1 << 16
-DESCRIPTORS = 3
+DESCRIPTORS = 8
 # How much rather than other processes a worker is killed when the system has no memory left (proc(5)).
 OOM_SCORE = 500
 
