@@ -143,9 +143,13 @@ debug: $(DEBUG)/.built
 sanitize: $(VENV)/.dev
 	$(BIN)/pytest tests/unit/test_csrc_sanitized.py
 
+# Files are dealt out to two processes in their order: those that start servers first, the many small ones last.
+TEST_JOBS ?= 2
+PYTEST := $(BIN)/pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
+
 test: lint embeddings models $(VENV)/.torch $(VENV)/.forests $(DEBUG)/.built $(AZURITE)
-	AZURITE_BLOB="$$(command -v $(CURDIR)/$(AZURITE))" $(BIN)/pytest -m 'not conformance'
-	PYTHONPATH=$(DEBUG) $(BIN)/pytest $(addprefix tests/unit/,core infer memory frontends)
+	AZURITE_BLOB="$$(command -v $(CURDIR)/$(AZURITE))" $(PYTEST) -m 'not conformance'
+	PYTHONPATH=$(DEBUG) $(PYTEST) $(addprefix tests/unit/,core infer memory frontends)
 
 # TensorFlow (1 GB) in an environment of its own beside the others' packages: the tests that run it and compare with it.
 tensorflow: $(VENV)/.dev

@@ -132,7 +132,7 @@ cdef class SequenceBatcher(SequenceTable):
             left -= 1
             if left == 0:
                 break
-        while chosen[-1] is None:
+        while chosen[len(chosen) - 1] is None:
             chosen.pop()
         return chosen
 
