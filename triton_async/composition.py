@@ -69,7 +69,7 @@ async def composed(
                     monitor.families, partial(_own_families, lag, reactor), backends.families, stuck.families,
                     *cache.metric_sources, *(() if fronts is None else (fronts.families,)),
                 ),
-                loop_executions=settings.allow_loop_execution,
+                loop_executions=settings.allow_loop_execution, policies=settings.host_policy,
                 auto_queue_delay=settings.auto_queue_delay,
                 cache=cache.cache,
                 held_schedulers=held_schedulers(os.environ),

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -153,10 +154,11 @@ def check(argv: Sequence[str]) -> int:
 
 def _check_all(settings: Settings, roots: Sequence[files.Root], report: Report) -> None:
     with _host(settings) as host:
-        opened: dict[str, _Opened] = {}
+        # By namespace, where these count: an ensemble's steps are those of its own repository first.
+        opened: dict[str, dict[str, _Opened]] = {}
         for name, found in sorted(_models(roots, report).items()):
             report.models += 1
-            if len(found) > 1:
+            if len(found) > 1 and not settings.model_namespacing:
                 report.error(name, f"{TWO_REPOSITORIES}: {', '.join(map(str, found))}. Rename or remove all but one")
             for root in found:
                 try:
@@ -166,8 +168,15 @@ def _check_all(settings: Settings, roots: Sequence[files.Root], report: Report) 
                     continue
                 checked = _check_model(host, settings, name, directory, report)
                 if checked is not None:
-                    opened[name] = checked
-        _check_ensembles(opened, report.error)
+                    opened.setdefault(str(root) if settings.model_namespacing else "", {})[name] = checked
+        names = Counter(name for models in opened.values() for name in models)
+        for models in opened.values():
+            others = {
+                name: model
+                for space in opened.values() if space is not models
+                for name, model in space.items() if names[name] == 1
+            }  # fmt: skip
+            _check_ensembles({**others, **models}, report.error)
 
 
 def _roots(settings: Settings, report: Report) -> list[files.Root]:

@@ -7,6 +7,8 @@ import os
 import shutil
 import tempfile
 import threading
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -213,3 +215,135 @@ def test_repositories_are_followed(models: Path, tmp_path: Path) -> None:
         assert len([line for line in server.output().splitlines() if "failed to load 'broken'" in line]) == 1
         server.process.terminate()
         assert server.end() == 0
+
+
+COUNTING = """
+import triton_python_backend_utils as pb_utils
+
+
+def note(what):
+    with open("%s", "a") as file:
+        file.write(what)
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        note("+")
+
+    def execute(self, requests):
+        return [
+            pb_utils.InferenceResponse([pb_utils.Tensor("Y", request.inputs()[0].as_numpy())]) for request in requests
+        ]
+
+    def finalize(self):
+        note("-")
+"""
+
+
+def test_instances_are_added_and_removed_in_place_under_load(models: Path, tmp_path: Path, module: Any) -> None:
+    life = tmp_path / "life"
+    (models / "m" / "1" / "model.py").write_text(COUNTING % str(life))
+    config = models / "m" / "config.pbtxt"
+
+    def group(count: int) -> str:
+        return CONFIG % 4 + f"instance_group {{ kind: KIND_CPU count: {count} }}"
+
+    config.write_text(group(1))
+    with explicit(tmp_path, models, "--load-model=m") as server:
+        server.wait_until_it_answers()
+        stop, problems, answers = threading.Event(), [], [0]
+
+        def ask() -> None:
+            with client(server, module) as asking:
+                while not stop.is_set():
+                    try:
+                        assert infer(asking, module) == 1
+                        answers[0] += 1
+                    except Exception as error:
+                        problems.append(error)
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        with client(server, module) as triton:
+            for count, expected in ((3, "+++"), (2, "+++-"), (4, "+++-++")):
+                before = answers[0]
+                config.write_text(group(count))
+                triton.load_model("m")
+                poll(lambda expected=expected: life.read_text() == expected, f"{expected} of instances", 20)
+                poll(lambda before=before: answers[0] > before + 20, "answers", 20)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert not problems and answers[0] > 60
+
+
+def ask_by_key(server: Started, module: Any, key: str) -> float:
+    """tritonclient leaves slashes of a name in a path as they are, so that it can ask over gRPC alone."""
+    if module is grpcclient:
+        with client(server, module) as triton:
+            assert triton.is_model_ready(key)
+            return infer(triton, module, key)
+    body = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 1], "data": [1]}]}
+    url = f"http://127.0.0.1:{server.http_port}/v2/models/{urllib.parse.quote(key, safe='')}/infer"
+    with urllib.request.urlopen(url, json.dumps(body).encode(), timeout=20) as answer:
+        return float(json.loads(answer.read())["outputs"][0]["data"][0])
+
+
+def test_models_of_one_name_in_two_repositories(models: Path, tmp_path: Path, module: Any) -> None:
+    others = tmp_path / "others"
+    others.mkdir()
+    write(others, "m", 5)
+    write(others, "alone", 3)
+    options = (f"--model-repository={others}", "--model-namespacing=true")
+    with started(tmp_path, f"--model-repository={models}", *options) as server:
+        server.wait_until_it_answers()
+        with client(server, module) as triton:
+            assert infer(triton, module, "alone") == 3
+            with pytest.raises(InferenceServerException, match="There are 2 identifiers of model 'm' in global map"):
+                infer(triton, module)
+            for root, factor in ((models, 1), (others, 5)):
+                assert ask_by_key(server, module, f"{root}::m") == factor
+            with pytest.raises(InferenceServerException, match="unknown model: 'nobody' is not found"):
+                infer(triton, module, "nobody")
+            index = triton.get_model_repository_index()
+            rows = index if module is httpclient else index.models
+            found = [row["name"] if module is httpclient else row.name for row in rows]
+            assert found == ["m", "alone", "m"]
+
+
+PLACED = """
+import os
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        cores = np.array([sorted(os.sched_getaffinity(0))], np.float32)
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("Y", cores)]) for _ in requests]
+"""
+
+
+def test_instances_run_where_their_host_policy_says(models: Path, tmp_path: Path) -> None:
+    last = sorted(os.sched_getaffinity(0))[-1]
+    (models / "m" / "1" / "model.py").write_text(PLACED)
+    shutil.copytree(models / "m", models / "worker")
+    isolated = 'parameters { key: "ISOLATION" value { string_value: "process" } }'
+    (models / "worker" / "config.pbtxt").write_text(CONFIG % 4 + isolated)
+    shutil.copytree(models / "worker", models / "bound_memory")
+    (models / "bound_memory" / "config.pbtxt").write_text(
+        CONFIG % 4 + isolated + 'instance_group { kind: KIND_CPU host_policy: "node" }'
+    )
+    options = (f"--host-policy=cpu,cpu-cores={last}-{last}", "--host-policy=node,numa-node=0")
+    with started(tmp_path, f"--model-repository={models}", "--exit-on-error=false", *options) as server:
+        server.wait_until_it_answers()
+        with client(server, grpcclient) as triton:
+            for name in ("m", "worker"):
+                tensor = grpcclient.InferInput("X", [1, 1], "FP32")
+                tensor.set_data_from_numpy(np.ones((1, 1), np.float32))
+                poll(lambda name=name: triton.is_model_ready(name), name, 20)
+                assert triton.infer(name, [tensor]).as_numpy("Y").tolist() == [[last]]
+            rows = {row.name: row.reason for row in triton.get_model_repository_index().models}
+            assert "host policy 'node'" in rows["bound_memory"] and "worker processes" in rows["bound_memory"]

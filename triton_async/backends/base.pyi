@@ -73,6 +73,8 @@ class LoadContext:
 class LoadedModel:
     input_pool: SlabPool | None
     thread_bound: bool
+    counts_instances: bool
+    follows_memory_policy: bool
     def create_instance(self, name: str, group: InstanceGroup, device_id: int) -> ModelInstance: ...
     def close(self) -> None: ...
 

@@ -190,6 +190,13 @@ class LoadedModel:
     # are made and closed on load threads, and the thread of an instance starts with its first batch.
     thread_bound = True
 
+    # Whether what they share was laid out for the number of instances that the config has: another number of them takes
+    # another load.
+    counts_instances = False
+
+    # Whether what an instance allocates follows the memory policy of the thread that makes and runs it.
+    follows_memory_policy = True
+
     def create_instance(self, name, group, device_id):
         """A ModelInstance. `group`: config InstanceGroup. May block. Called on the instance's thread; where it is not
         `thread_bound`, on a load thread, or on the instance's when it makes one anew."""

@@ -217,7 +217,11 @@ REPOSITORY = (
     ),
     _int("model-load-thread-count", defines.MODEL_LOAD_THREADS, "Models loaded at the same time."),
     _int("model-load-retry-count", 0, "How often a load that failed is tried again."),
-    _later("model-namespacing", False, "equal model names in several repositories"),
+    _bool(
+        "model-namespacing",
+        False,
+        "Serve models of one name from several repositories; ensembles take those of their own repository first.",
+    ),
     _bool(
         "enable-peer-access",
         True,
@@ -502,7 +506,14 @@ MEMORY = (
         low=0,
     ),
     _tuning("buffer-manager-thread-count", 0, "instance threads copy by themselves"),
-    _later("host-policy", "", "host policies", repeat=True, form="<<string>,<string>=<string>>"),
+    _text(
+        "host-policy",
+        "",
+        "Where instances of a host policy run: <policy>,cpu-cores=<first>-<last>, and whose memory they get: "
+        "<policy>,numa-node=<node>. Without one of its own an instance has the policy cpu, model or gpu_<device>.",
+        repeat=True,
+        form="<<string>,<string>=<string>>",
+    ),
     _text(
         "model-load-gpu-limit",
         "",

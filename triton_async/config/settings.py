@@ -21,6 +21,7 @@ from triton_async.config.access import (
 from triton_async.config.cache import CacheProblem, LibraryCache, RedisConfig, parse_cache
 from triton_async.config.clouds import CloudProblem, SageMaker, VertexAi, take_clouds
 from triton_async.config.endpoints import Listens, address_problem, tls_problem
+from triton_async.config.host_policy import HostPolicy, HostPolicyProblem, parse_host_policies
 from triton_async.config.locations import LocationProblem, has_scheme, parse_location
 from triton_async.config.metrics_config import MetricsConfig, MetricsProblem, parse_metrics
 from triton_async.config.options import OPTIONS, Kind, Option, Scalar, Status, usage
@@ -93,6 +94,7 @@ class Settings:
     model_config_name: str = _default("model-config-name")
     model_load_thread_count: int = _default("model-load-thread-count")
     model_load_retry_count: int = _default("model-load-retry-count")
+    model_namespacing: bool = _default("model-namespacing")
 
     allow_http: bool = _default("allow-http")
     http_address: str = _default("http-address")
@@ -157,6 +159,7 @@ class Settings:
     rate_limit: str = _default("rate-limit")
     # Of the rate limiter: name -> GPU, or -1 for every one -> copies. Empty: as many as are needed.
     rate_limit_resource: Mapping[str, Mapping[int, int]] = field(default_factory=_empty)
+    host_policy: Mapping[str, HostPolicy] = field(default_factory=_empty)
     # Of the response cache in this process, in bytes; 0: there is none.
     response_cache_byte_size: int = _default("response-cache-byte-size")
     # The response cache in a Redis server instead; without the credentials of the environment.
@@ -370,6 +373,7 @@ def _settings(values: dict[str, Any], warnings: list[str], environ: Mapping[str,
     values["model_load_gpu_limit"] = _fractions(
         OPTIONS["model-load-gpu-limit"], values.get("model_load_gpu_limit", ())
     )
+    values["host_policy"] = _host_policies(values.get("host_policy", ()))
     values["rate_limit_resource"] = _resources(values.get("rate_limit_resource", ()))
     if values["rate_limit_resource"] and values.get("rate_limit", "off") == "off":
         warnings.append("--rate-limit-resource has no effect without --rate-limit=execution_count")
@@ -473,6 +477,13 @@ def _backend_config(texts: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
             raise _bad(option, f"Invalid option value. Got {text}")
         found.setdefault(backend, {})[setting] = value
     return MappingProxyType({name: MappingProxyType(settings) for name, settings in found.items()})
+
+
+def _host_policies(texts: Sequence[str]) -> Mapping[str, HostPolicy]:
+    try:
+        return parse_host_policies(texts)
+    except HostPolicyProblem as problem:
+        raise _bad(OPTIONS["host-policy"], str(problem)) from None
 
 
 def _resources(texts: Sequence[str]) -> Mapping[str, Mapping[int, int]]:

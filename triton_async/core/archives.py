@@ -21,8 +21,12 @@ class ArchiveRoot:
 
     local = True
 
-    def __init__(self, directories: Mapping[str, Path]) -> None:
+    def __init__(self, directories: Mapping[str, Path], folder: str = "") -> None:
         self._directories = directories
+        self._folder = folder
+
+    def __str__(self) -> str:
+        return self._folder
 
     def names(self) -> Iterable[str]:
         """Of all."""
@@ -72,14 +76,16 @@ class Archives:
             raise Unavailable("models come and go by request in the model control mode explicit only")
         async with self._adding:
             directories, config = await self._repository.host.looking(_look, self._root, folder, name)
-            there = await self._repository.scan()
-            for known in directories:
-                if known in there or known in self._repository.models:
-                    raise AlreadyExists(f"there is a model '{known}' already")
-            root = ArchiveRoot(directories)
+            names = self._repository.namespaces
+            known = {names.split(key)[1] for key in (*await self._repository.scan(), *self._repository.models)}
+            # With namespaces the models of an ensemble's steps are its own, whatever they are called.
+            for one in [name] if names.enabled else directories:
+                if one in known:
+                    raise AlreadyExists(f"there is a model '{one}' already")
+            root = ArchiveRoot(directories, folder)
             self._repository.add_root(root)
         try:
-            await self._repository.load(name, None if config is None else Override(config))
+            await self._repository.load(names.key(root, name), None if config is None else Override(config))
         except BaseException:
             await self._repository.remove_root(root)
             raise
@@ -88,10 +94,10 @@ class Archives:
     async def unload(self, name: str) -> None:
         """Unloads a model with its steps; returns when all are freed, or after ARCHIVE_UNLOAD_S."""
         root = self._loaded.pop(name)
-        await self._repository.unload_by_request(name, True)
+        await self._repository.unload_by_request(self._repository.namespaces.key(root, name), True)
         try:
             async with asyncio.timeout(ARCHIVE_UNLOAD_S):
-                await self._repository.until_unloaded(root.names())
+                await self._repository.until_unloaded(root)
         finally:
             await self._repository.remove_root(root)
 

@@ -30,6 +30,7 @@ cdef class Wire:
 # response of the n-th decoupled step, and for each response of the earlier ones.
 cdef class Step:
     cdef readonly str model_name
+    cdef readonly str key            # that its model is served by (core.namespaces)
     cdef readonly int64_t model_version   # -1: the newest
     cdef readonly int number
     cdef readonly tuple inputs       # of Wire

@@ -11,6 +11,7 @@ class Wire:
 
 class Step:
     model_name: str
+    key: str
     model_version: int
     number: int
     inputs: tuple[Wire, ...]
@@ -28,6 +29,7 @@ class Step:
         level: int,
         decoupled: bool,
         limit: int = 0,
+        key: str | None = None,
     ) -> None: ...
 
 class Dataflow:

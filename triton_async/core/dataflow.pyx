@@ -77,11 +77,13 @@ cdef bint _matches(TensorSpec spec, Tensor tensor) noexcept:
 
 @cython.final
 cdef class Step:
-    """`inputs`: Wires; `outputs`: names of the model's outputs -> numbers of the ensemble's tensors."""
+    """`inputs`: Wires; `outputs`: names of the model's outputs -> numbers of the ensemble's tensors. `key`: that of the
+    model, its name when it is left out."""
 
     def __init__(self, str model_name, int64_t model_version, int number, inputs, outputs, int level, bint decoupled,
-                 int64_t limit=0):
+                 int64_t limit=0, str key=None):
         self.model_name = model_name
+        self.key = key or model_name
         self.model_version = model_version
         self.number = number
         self.inputs = tuple(inputs)

@@ -54,8 +54,8 @@ cdef class Ensemble(Servable):
 
     def _target(self, Step step):
         if step.model_version == -1:
-            return self.latest.get(step.model_name)
-        return self.versions.get((step.model_name, step.model_version))
+            return self.latest.get(step.key)
+        return self.versions.get((step.key, step.model_version))
 
     cdef Servable find(self, Step step):
         target = self._target(step)

@@ -16,6 +16,7 @@ from triton_async.core.host import Host
 from triton_async.core.identity import digest_of
 from triton_async.core.lifecycle import LoadedVersion, State
 from triton_async.core.linking import Link, Target, link
+from triton_async.core.namespaces import Namespaces, There
 from triton_async.core.opening import OpenEnsemble
 from triton_async.core.phases import latencies_of
 from triton_async.core.servable import Servable
@@ -27,9 +28,10 @@ log = logging.getLogger("triton_async.core")
 
 
 class Models(Protocol):
-    """What the repository is asked of its models."""
+    """What the repository is asked of its models, which it has by their keys."""
 
     models: dict[str, ModelEntry]
+    namespaces: Namespaces
 
     def changed(self, entry: ModelEntry) -> None: ...
 
@@ -40,8 +42,8 @@ class Models(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """Who serves, by name, and by name and version: the server's own. `trace_step` begins the trace of the request of a
-    step, which goes to that model.
+    """Who serves, by name or key, and by that and the version: the server's own. `trace_step` begins the trace of the
+    request of a step, which goes to that model.
     """
 
     latest: dict[str, Servable]
@@ -56,23 +58,31 @@ class Ensembles:
         self._repository = repository
         self._host = host
         self._serving = serving
-        # Model -> the ensembles that ask it.
+        # Name of a model -> keys of the ensembles that ask for it.
         self._users: dict[str, set[str]] = {}
-        # Ensemble -> what it was joined as, while it is READY.
+        # Key of an ensemble -> what it was joined as, while it is READY.
         self._links: dict[str, tuple[OpenEnsemble, Link]] = {}
 
     # -- which there are ---------------------------------------------------------------------------
 
-    def steps_of(self, name: str) -> tuple[str, ...]:
-        """Names of the models that an ensemble asks; none for what is no ensemble."""
-        entry = self._repository.models.get(name)
-        if entry is None or entry.ensemble is None:
-            return ()
-        return tuple(dict.fromkeys(step.model_name for step in entry.ensemble.steps))
+    def steps_of(self, key: str, there: There | None = None) -> tuple[str, ...]:
+        """Keys of the models that an ensemble asks, where these are not ambiguous; none for what is no ensemble.
+        `there`: what the repositories hold, to find by it what is not loaded yet.
+        """
+        found = (self._repository.namespaces.step(key, name, there) for name in self._names_of(key))
+        return tuple(step for step in found if step)
 
-    def users_of(self, name: str) -> list[str]:
-        """The ensembles that ask a model."""
-        return sorted(self._users.get(name, ()))
+    def _names_of(self, key: str) -> list[str]:
+        """Names of the models that it asks."""
+        entry = self._repository.models.get(key)
+        if entry is None or entry.ensemble is None:
+            return []
+        return list(dict.fromkeys(step.model_name for step in entry.ensemble.steps))
+
+    def users_of(self, key: str) -> list[str]:
+        """Keys of the ensembles that ask a model."""
+        users = sorted(self._users.get(self._repository.namespaces.split(key)[1], ()))
+        return [user for user in users if key in self.steps_of(user)]
 
     def opened(self, entry: ModelEntry, ensemble: OpenEnsemble) -> None:
         """The config of an ensemble was read; a `join_loaded` or `join_all` follows. The old one goes on until then."""
@@ -87,24 +97,24 @@ class Ensembles:
     def forget(self, entry: ModelEntry) -> None:
         """It is wanted no more, or has become a model."""
         self._note(entry, None)
-        self._links.pop(entry.name, None)
+        self._links.pop(entry.key, None)
         entry.joining = False
 
     def _note(self, entry: ModelEntry, ensemble: OpenEnsemble | None) -> None:
-        for name in self.steps_of(entry.name):
-            self._users[name].discard(entry.name)
+        for name in self._names_of(entry.key):
+            self._users[name].discard(entry.key)
             if not self._users[name]:
                 del self._users[name]
         entry.ensemble = ensemble
-        for name in self.steps_of(entry.name):
-            self._users.setdefault(name, set()).add(entry.name)
+        for name in self._names_of(entry.key):
+            self._users.setdefault(name, set()).add(entry.key)
 
     # -- joining -----------------------------------------------------------------------------------
 
     def join_loaded(self, entry: ModelEntry) -> None:
         """Ends the load of one. InvalidArg in Triton's words when it does not fit; a READY one then goes on."""
-        for name in self._behind(entry.name):
-            self._repository.models[name].joining = False
+        for key in self._behind(entry.key):
+            self._repository.models[key].joining = False
         reason = self._join_behind(entry)
         if reason:
             raise InvalidArg(f"load failed for model '{entry.name}': {reason}\n")
@@ -114,24 +124,24 @@ class Ensembles:
         entries = [entry for _, entry in sorted(self._repository.models.items()) if entry.joining]
         for entry in entries:
             entry.joining = False
-        reasons = {entry.name: self._join_behind(entry) for entry in entries}
-        for name, reason in reasons.items():
+        reasons = {entry.key: self._join_behind(entry) for entry in entries}
+        for key, reason in reasons.items():
             if reason:
-                log.error("failed to load '%s': %s", name, reason)
+                log.error("failed to load '%s': %s", key, reason)
         return not any(reasons.values())
 
     def rejoin(self, name: str) -> None:
-        """A model has come, gone or changed: so do the ensembles that ask it."""
-        for user in self.users_of(name):
+        """A model of this name has come, gone or changed: so do the ensembles that ask for it."""
+        for user in sorted(self._users.get(name, ())):
             entry = self._repository.models[user]
             if not entry.joining:
                 self._join(entry)
 
-    def _behind(self, name: str) -> list[str]:
-        """The ensemble and those that it asks, those that are asked before those that ask them; each once."""
+    def _behind(self, key: str) -> list[str]:
+        """Keys: the ensemble and those that it asks, those that are asked before those that ask them; each once."""
         found: dict[str, None] = {}
         seen: set[str] = set()
-        left = [(name, False)]
+        left = [(key, False)]
         while left:
             at, through = left.pop()
             if through:
@@ -144,8 +154,8 @@ class Ensembles:
 
     def _join_behind(self, entry: ModelEntry) -> str:
         """Joins it behind those that it asks. The reason when it does not serve as it should, else ''."""
-        for name in self._behind(entry.name):
-            other = self._repository.models[name]
+        for key in self._behind(entry.key):
+            other = self._repository.models[key]
             if other is not entry and not other.ready():
                 self._join(other)
         return self._join(entry)
@@ -156,46 +166,50 @@ class Ensembles:
         if ensemble is None:
             return UNLOADED
         try:
-            self._check_nesting(entry.name)
+            self._check_nesting(entry.key)
             linked = link(ensemble.config, ensemble.labels, [self._target(entry, step) for step in ensemble.steps])
         except InvalidArg as error:
             return self._left(entry, ensemble, error.message)
-        known = self._links.get(entry.name)
+        known = self._links.get(entry.key)
         if known is not None and known[0] is ensemble and known[1].key == linked.key and entry.ready():
             return ""
         return self._serve(entry, ensemble, linked)
 
     def _target(self, entry: ModelEntry, step: EnsembleStep) -> Target:
         served: Servable | None
+        key = self._repository.namespaces.step(entry.key, step.model_name)
         if step.model_version == -1:
-            served = self._serving.latest.get(step.model_name)
+            served = self._serving.latest.get(key)
         else:
-            served = self._serving.versions.get((step.model_name, step.model_version))
+            served = self._serving.versions.get((key, step.model_version))
         if served is None:
-            raise InvalidArg(self._missing(entry.name, step))
-        return Target(served.signature, served.input_pool, served.number, served.identity)
+            raise InvalidArg(self._missing(entry.name, key, step))
+        namespace = self._repository.models[key].namespace
+        return Target(served.signature, served.input_pool, served.number, served.identity, key, namespace)
 
-    def _check_nesting(self, name: str) -> None:
+    def _check_nesting(self, key: str) -> None:
         """InvalidArg for an ensemble that asks itself, or others that are nested too deep."""
         came: dict[str, str] = {}
-        level = [name]
+        level = [key]
         for _ in range(MAX_ENSEMBLE_NESTING):
             above, level = level, []
             for at in above:
                 for step in self.steps_of(at):
-                    if step == name:
-                        raise InvalidArg(f"circular dependency between ensembles: {' -> '.join(_way(came, name, at))}")
+                    if step == key:
+                        way = " -> ".join(self._repository.models[one].name for one in _way(came, key, at))
+                        raise InvalidArg(f"circular dependency between ensembles: {way}")
                     if step not in came and self.steps_of(step):
                         came[step] = at
                         level.append(step)
             if not level:
                 return
+        name = self._repository.models[key].name
         raise InvalidArg(f"ensemble '{name}' asks ensembles that are nested more than {MAX_ENSEMBLE_NESTING} deep")
 
-    def _missing(self, name: str, step: EnsembleStep) -> str:
-        """Why the model of a step does not serve, in Triton's words."""
+    def _missing(self, name: str, key: str, step: EnsembleStep) -> str:
+        """Why the model of a step, if one has this key, does not serve, in Triton's words."""
         model = step.model_name
-        entry = self._repository.models.get(model)
+        entry = self._repository.models.get(key)
         if entry is None or not (entry.versions or entry.ensemble is not None):
             return f"ensemble {name} contains models that are not available or ambiguous: {model}"
         if entry.ensemble is not None and not entry.ready():
@@ -214,17 +228,17 @@ class Ensembles:
 
     def _left(self, entry: ModelEntry, ensemble: OpenEnsemble, reason: str) -> str:
         """It does not fit what there is."""
-        known = self._links.get(entry.name)
+        known = self._links.get(entry.key)
         if known is not None and known[0] is not ensemble and entry.ready():
             # A new config that does not fit: the old one goes on, if that does.
             self._note(entry, known[0])
             self._join(entry)
             return reason
-        self._links.pop(entry.name, None)
+        self._links.pop(entry.key, None)
         before = entry.reason, len(entry.versions)
         was_ready = entry.ready()
         if was_ready:
-            log.warning("'%s' is not served while it does not fit the models of its steps: %s", entry.name, reason)
+            log.warning("'%s' is not served while it does not fit the models of its steps: %s", entry.key, reason)
             for version in entry.versions:
                 self._repository.unload_version(entry, version)
         elif any(version.state is State.LOADING for version in entry.versions.values()):
@@ -254,12 +268,12 @@ class Ensembles:
             )
             if old is not None:
                 self._repository.retire(old)
-            log.info("successfully loaded '%s' version %d", entry.name, version)
+            log.info("successfully loaded '%s' version %d", entry.key, version)
         for version in gone:
             self._repository.unload_version(entry, version)
         entry.reason = "".join(problems)
         if not problems:
-            self._links[entry.name] = ensemble, linked
+            self._links[entry.key] = ensemble, linked
         self._repository.changed(entry)
         return entry.reason
 

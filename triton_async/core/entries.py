@@ -32,11 +32,14 @@ class VersionEntry:
 
 @dataclass(slots=True, weakref_slot=True)
 class ModelEntry:
-    """A model that was loaded, or tried. `fingerprint` of its files when they were last loaded. `polled`: its config
-    was read once; Triton knows no others but for their state.
+    """A model that was loaded, or tried. `key`: see core.namespaces; the name where it has no namespace. `fingerprint`
+    of its files when they were last loaded. `polled`: its config was read once; Triton knows no others but for their
+    state.
     """
 
     name: str
+    key: str
+    namespace: str = ""
     versions: dict[int, VersionEntry] = field(default_factory=dict)
     # Why it has no version at all: a config that cannot be used.
     reason: str = ""
@@ -55,6 +58,14 @@ class ModelEntry:
     def ready(self) -> list[int]:
         """READY versions, ascending."""
         return sorted(v for v, entry in self.versions.items() if entry.state is State.READY)
+
+    def wanted(self) -> bool:
+        """Whether it was loaded, or tried, and not unloaded since."""
+        if self.ensemble is not None or not self.versions:
+            return self.ensemble is not None or bool(self.reason)
+        return any(
+            version.state is not State.UNLOADING and version.reason != UNLOADED for version in self.versions.values()
+        )
 
     def shown_versions(self) -> Collection[int] | None:
         """Those that clients are told of; None: they are told that there is no such model."""

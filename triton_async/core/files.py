@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from triton_async.config.advice import NO_MODELS, repository_warnings
 from triton_async.config.paths import is_directory, safe_name
+from triton_async.config.pbtxt import FILENAME
+from triton_async.config.versions import is_version
 from triton_async.errors import InternalError
 
 log = logging.getLogger("triton_async.core")
@@ -190,6 +192,16 @@ def fingerprint(directory: Path) -> Fingerprint:
     rows: list[tuple[str, int, int, int]] = []
     _collect(str(directory), "", rows)
     return tuple(sorted(rows))
+
+
+def of_version(found: Fingerprint, version: int) -> Fingerprint:
+    """What of a model's directory matters to a version that is loaded: not the config, nor the other versions."""
+
+    def matters(path: str) -> bool:
+        first, _, _ = path.partition("/")
+        return first not in (FILENAME, "configs") and (not is_version(first) or int(first) == version)
+
+    return tuple(row for row in found if matters(row[0]))
 
 
 def _collect(directory: str, prefix: str, rows: list[tuple[str, int, int, int]]) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from triton_async.backends.base import Backend
+from triton_async.config.host_policy import HostPolicy
 from triton_async.config.metrics_config import MetricsConfig
+from triton_async.config.model_config import ModelConfig
 from triton_async.config.place import ModelPlace
 from triton_async.core.cache import ResponseCache
 from triton_async.core.families import MetricSource
@@ -116,6 +118,8 @@ class Host:
     limiter: RateLimiter | None = None
     #: The shortest executions may run on the loop's thread.
     loop_executions: bool = True
+    #: --host-policy: name -> where instances of it run.
+    policies: Mapping[str, HostPolicy] = field(default_factory=dict)
     #: What a --model-repository is; that of directories alone by default.
     open_root: Callable[[str], Root] = LocalRoot
 
@@ -123,6 +127,10 @@ class Host:
     def pool(self) -> SlabPool:
         """Host memory, for what front-ends receive."""
         return self.pools.host
+
+    def policies_of(self, config: ModelConfig) -> set[str]:
+        """Host policies that say something of instances of a model."""
+        return {spec.host_policy for spec in config.instances()} & self.policies.keys()
 
     def open_devices(self) -> Devices:
         """The machine's GPUs. The first call may load CUDA and block. Unsupported, with the reason, for none."""

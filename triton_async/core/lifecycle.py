@@ -5,25 +5,36 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import compress
 from pathlib import Path
+from typing import Any
 
-from triton_async.backends.base import LoadedModel
+from triton_async.backends.base import LoadedModel, ModelInstance
 from triton_async.config.model_config import Instance as InstanceConfig
 from triton_async.config.model_config import InstanceKind, ModelConfig
 from triton_async.core.auto_delay import AutoDelay
 from triton_async.core.batcher import DynamicBatcher
-from triton_async.core.files import ModelFiles
+from triton_async.core.changing import change_instances
+from triton_async.core.files import Fingerprint, ModelFiles
 from triton_async.core.host import Host
 from triton_async.core.injection import Injection
 from triton_async.core.instances import Instance
 from triton_async.core.limited_model import LimitedModel
 from triton_async.core.limiter import Claim
 from triton_async.core.model import Model
-from triton_async.core.opening import Closable, OpenVersion, active_instances, close_all, engine_maker, open_version
+from triton_async.core.opening import (
+    Closable,
+    OpenVersion,
+    active_instances,
+    close_all,
+    engine_maker,
+    make_engines,
+    on_own_threads,
+    open_version,
+)
 from triton_async.core.phases import latencies_of
 from triton_async.core.placement import MemoryUsage, check_load_limits, gpus_in_use, used_nbytes
 from triton_async.core.queue import RequestQueue
@@ -31,8 +42,10 @@ from triton_async.core.scheduler import Scheduler
 from triton_async.core.sequence_model import SequenceModel
 from triton_async.core.sequences import SequenceBatcher
 from triton_async.core.servable import Servable
-from triton_async.errors import InternalError
+from triton_async.core.warmup_samples import read_samples
+from triton_async.errors import InternalError, InvalidArg
 from triton_async.infer.signature import ModelSignature
+from triton_async.memory.binding import bind
 from triton_async.memory.slab import SlabPool
 
 log = logging.getLogger("triton_async.core")
@@ -50,11 +63,26 @@ class State(Enum):
     UNAVAILABLE = "UNAVAILABLE"
 
 
+# All that a config says of one instance.
+Slot = tuple[Any, ...]
+
+
+def slots(config: ModelConfig) -> dict[Slot, InstanceConfig]:
+    """The instances of a config, in the order in which they are made."""
+    found: dict[Slot, InstanceConfig] = {}
+    for spec in config.instances():
+        group = config.instance_groups[spec.group]
+        rest = group.gpus, group.profile, group.resources, group.priority
+        found[(spec.name, spec.kind, spec.device, spec.passive, spec.host_policy, *rest)] = spec
+    return found
+
+
 @dataclass(slots=True)
 class LoadedVersion:
     """A version that takes requests. `loaded`: what its instances share; None for an ensemble. `load_secs`: how long
     its load took. `memory`: what it took, where known. `labels`: of its metrics, once they are known for good. `files`:
-    that it was loaded from. `passive`: instances that are there, and get no requests.
+    that it was loaded from, `contents` (files.of_version) what they held then. `made`: its instances, by what their
+    config says of each (`slots`); `passive`: those that get no requests. `leaving`: ends of those that had to go.
     """
 
     version: int
@@ -64,7 +92,10 @@ class LoadedVersion:
     memory: tuple[MemoryUsage, ...] = ()
     labels: str = ""
     files: ModelFiles | None = None
+    contents: Fingerprint = ()
+    made: dict[Slot, Instance] = field(default_factory=dict)
     passive: list[Instance] = field(default_factory=list)
+    leaving: set[asyncio.Task[None]] = field(default_factory=set)
 
 
 async def load_version(host: Host, config: ModelConfig, version: int, model_dir: Path) -> LoadedVersion:
@@ -106,26 +137,28 @@ async def start_version(host: Host, config: ModelConfig, opened: OpenVersion) ->
         if host.limiter is not None:
             where = f"the config of model '{config.name}'"
             claims = host.limiter.add(active_instances(config), config.instance_groups, where)
-        if loaded.thread_bound:
-            made = await _start_instances(host, config, loaded)
+        if on_own_threads(host, config, loaded):
+            made = await _start_instances(host, config, loaded, config.instances())
         else:
-            made = _adopt_engines(host, config, opened)
+            made = _adopt_engines(host, config, loaded, config.instances(), opened.engines)
         active = [not spec.passive for spec in config.instances()]
         instances = list(compress(made, active))
         injection = _make_injection(config, opened, instances)
         await host.warm_ups.run(host.reactor, config, opened.signature, instances, opened.samples, injection)
         scheduler = make_scheduler(config, opened.signature, instances, injection, host)
         cache = host.cache if config.proto.response_cache.enable else None
+        # On the loop thread they would not run where their policy has them.
+        runs_here = host.loop_executions and not host.policies_of(config)
         # Behind the instances, which may have read files too.
         identity = b"" if opened.files is None else await host.loading(opened.files.digest, config)
         pool = _input_pool(config, loaded)
         if isinstance(scheduler, SequenceBatcher):
             model: Model = SequenceModel(host.reactor, opened.signature, config, instances, scheduler, pool,
-                                         host.loop_executions, identity)  # fmt: skip
+                                         runs_here, identity)  # fmt: skip
         else:
             kind = LimitedModel if any(claims) else Model
             model = kind(host.reactor, opened.signature, config, instances, scheduler, pool, cache,
-                         host.loop_executions, identity)  # fmt: skip
+                         runs_here, identity)  # fmt: skip
         model.statistics.latencies = latencies_of(config, host.measured, model.cache is not None)
         if host.limiter is not None and any(claims):
             model.limit(host.limiter, claims)
@@ -136,20 +169,105 @@ async def start_version(host: Host, config: ModelConfig, opened: OpenVersion) ->
         await _free(host, made, loaded if made else opened)
         raise
     passive = [instance for instance in made if instance not in instances]
-    return LoadedVersion(opened.version, model, loaded, time.monotonic() - opened.begun, passive=passive)
+    return LoadedVersion(
+        opened.version, model, loaded, time.monotonic() - opened.begun,
+        made=dict(zip(slots(config), made, strict=True)), passive=passive,
+    )  # fmt: skip
+
+
+def fits_in_place(host: Host, version: LoadedVersion, config: ModelConfig, contents: Fingerprint) -> bool:
+    """Whether `config` differs from what the version has in instances alone, or in its version policy, and its files do
+    not. Never with sequences, on GPUs, and where instances wait for the rate limiter: these are loaded anew.
+    """
+    loaded, old = version.loaded, version.model.config
+    if loaded is None or not contents or contents != version.contents or config.sequences is not None:
+        return False
+    groups = (*old.instance_groups, *config.instance_groups)
+    if any(group.kind is InstanceKind.GPU for group in groups):
+        return False
+    if host.limiter is not None and any(group.resources for group in groups):
+        return False
+    if loaded.counts_instances and len(old.instances()) != len(config.instances()):
+        return False
+    return bool(_without_instances(old) == _without_instances(config))
+
+
+def _without_instances(config: ModelConfig) -> Any:
+    proto = type(config.proto)()
+    proto.CopyFrom(config.proto)
+    proto.ClearField("instance_group")
+    proto.ClearField("version_policy")
+    return proto
+
+
+async def update_version(host: Host, version: LoadedVersion, config: ModelConfig, model_dir: Path) -> None:
+    """Brings the instances of a READY version to those of a config that `fits_in_place`: new ones are made first, and
+    what has to go finishes what it has begun. ServerError with the reason; all is as it was then.
+    """
+    loaded = version.loaded
+    assert loaded is not None
+    wanted = slots(config)
+    new = {slot: spec for slot, spec in wanted.items() if slot not in version.made}
+    made: list[Instance] = []
+    try:
+        if on_own_threads(host, config, loaded):
+            made = await _start_instances(host, config, loaded, list(new.values()))
+        else:
+            engines = await host.loading(make_engines, config, loaded, list(new.values()))
+            made = _adopt_engines(host, config, loaded, list(new.values()), engines)
+        signature = version.model.signature
+        samples = await host.loading(read_samples, config, signature, model_dir) if made else []
+        active = [instance for instance, spec in zip(made, new.values(), strict=True) if not spec.passive]
+        await host.warm_ups.run(host.reactor, config, signature, active, samples, None)
+    except BaseException:
+        await _free(host, made, None)
+        raise
+    known = {**version.made, **dict(zip(new, made, strict=True))}
+    gone = [slot for slot in version.made if slot not in wanted]
+    version.made = {slot: known[slot] for slot in wanted}
+    serving = [instance for slot, instance in version.made.items() if not wanted[slot].passive]
+    leaving = [(known[slot], known[slot] in version.passive) for slot in gone]
+    version.passive = [instance for instance in version.made.values() if instance not in serving]
+    ends = {instance: host.loop.create_future() for instance, _ in leaving}
+    change_instances(
+        version.model, config, serving, [instance for instance, passive in leaving if not passive],
+        lambda instance: ends[instance].set_result(None),
+    )  # fmt: skip
+    for instance, passive in leaving:
+        if passive:
+            ends[instance].set_result(None)
+        task = host.loop.create_task(_leave(host, instance, ends[instance]))
+        version.leaving.add(task)
+        task.add_done_callback(version.leaving.discard)
+    log.info(
+        "updated '%s' version %d in place: %d instances more, %d less",
+        config.name, version.version, len(new), len(gone),
+    )  # fmt: skip
+
+
+async def _leave(host: Host, instance: Instance, has_nothing: asyncio.Future[None]) -> None:
+    await has_nothing
+    try:
+        await _free(host, [instance], None)
+    except Exception:
+        log.exception("an instance could not be freed")
 
 
 async def retire(host: Host, version: LoadedVersion) -> None:
     """Lets the version finish what it has, then stops its instances and frees it."""
     await version.model.drain()
+    if version.leaving:
+        await asyncio.wait(version.leaving)
     await _free(host, [*version.model.take_instances(), *version.passive], version.loaded)
 
 
 async def _free(host: Host, instances: list[Instance], rest: Closable | None) -> None:
     await _stop_threads(host, [instance for instance in instances if instance.started])
-    unused = [instance for instance in instances if not instance.started]
+    unused: list[Closable] = [instance for instance in instances if not instance.started]
     if rest is not None:
-        await host.unloading(close_all, [*unused, rest])
+        unused.append(rest)
+    if unused:
+        await host.unloading(close_all, unused)
 
 
 def _input_pool(config: ModelConfig, loaded: LoadedModel) -> SlabPool | None:
@@ -195,23 +313,27 @@ def _make_instance(host: Host, spec: InstanceConfig) -> Instance:
     return Instance(spec.name, host.reactor, host.pool, host.use_gpu, device)
 
 
-def _adopt_engines(host: Host, config: ModelConfig, opened: OpenVersion) -> list[Instance]:
+def _adopt_engines(
+    host: Host, config: ModelConfig, loaded: LoadedModel, specs: Iterable[InstanceConfig], engines: list[ModelInstance]
+) -> list[Instance]:
     made: list[Instance] = []
-    for spec, engine in zip(config.instances(), opened.engines, strict=True):
+    for spec, engine in zip(specs, engines, strict=True):
         instance = _make_instance(host, spec)
-        instance.adopt(engine, engine_maker(config, opened.loaded, spec))
+        instance.adopt(engine, engine_maker(config, loaded, spec))
         made.append(instance)
     return made
 
 
-async def _start_instances(host: Host, config: ModelConfig, loaded: LoadedModel) -> list[Instance]:
+async def _start_instances(
+    host: Host, config: ModelConfig, loaded: LoadedModel, specs: Iterable[InstanceConfig]
+) -> list[Instance]:
     made: list[Instance] = []
     waiting: list[asyncio.Future[None]] = []
-    for spec in config.instances():
+    for spec in specs:
         instance = _make_instance(host, spec)
         started: asyncio.Future[None] = host.loop.create_future()
         try:
-            instance.start(engine_maker(config, loaded, spec), _settler(host.loop, started))
+            instance.start(_maker(host, config, loaded, spec), _settler(host.loop, started))
         except RuntimeError:
             started.set_exception(InternalError(f"the thread of instance '{spec.name}' could not be started"))
         made.append(instance)
@@ -223,6 +345,30 @@ async def _start_instances(host: Host, config: ModelConfig, loaded: LoadedModel)
     running = [instance for instance, result in zip(made, results, strict=True) if result is None]
     await _stop_threads(host, running)
     raise failed
+
+
+def _maker(
+    host: Host, config: ModelConfig, loaded: LoadedModel, spec: InstanceConfig
+) -> Callable[[], ModelInstance]:
+    """What makes the engine of an instance on its thread, which stays where the host policy has it from then on."""
+    make = engine_maker(config, loaded, spec)
+    policy = host.policies.get(spec.host_policy)
+    if policy is None:
+        return make
+
+    def placed() -> ModelInstance:
+        if policy.numa_node >= 0 and not loaded.follows_memory_policy:
+            raise InvalidArg(
+                f"host policy '{spec.host_policy}' of instance '{spec.name}' has the setting 'numa-node', which worker "
+                "processes do not take: give 'cpu-cores' alone, the cores of that node, or run the model in the server"
+            )
+        try:
+            bind(policy.cpu_cores, policy.numa_node)
+        except OSError as error:
+            raise InvalidArg(f"host policy '{spec.host_policy}' can not be applied: {error.strerror}") from None
+        return make()
+
+    return placed
 
 
 async def _stop_threads(host: Host, instances: list[Instance]) -> None:

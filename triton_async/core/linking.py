@@ -24,13 +24,17 @@ Labels = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The model of a step, as the ensemble finds it."""
+    """The model of a step, as the ensemble finds it. `key`: that it is served by, its name where that is all;
+    `namespace`: where it has one.
+    """
 
     signature: ModelSignature
     input_pool: SlabPool | None = None
     # Of this load of it; and what its answers depend on, b"" where that is not known.
     number: int = 0
     identity: bytes = b""
+    key: str = ""
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ def link(config: ModelConfig, labels: Labels, targets: Sequence[Target]) -> Link
                 _inputs(step, target, numbers, gives),
                 {name: numbers[tensor] for name, tensor in step.output_map.items()},
                 len(levels.join(step.input_map.values())), target.signature.decoupled,
-                config.ensemble.max_inflight_requests,
+                config.ensemble.max_inflight_requests, target.key or step.model_name,
             )
             for number, (step, target) in enumerate(zip(steps, targets, strict=True))
         ],
@@ -84,7 +88,7 @@ def link(config: ModelConfig, labels: Labels, targets: Sequence[Target]) -> Link
         [len(levels.of(tensor)) for tensor in numbers],
     )  # fmt: skip
     return Link(
-        _decided(config, flow.decoupled), flow, {**_labels_of_steps(steps, targets), **labels},
+        _decided(config, flow.decoupled, targets), flow, {**_labels_of_steps(steps, targets), **labels},
         _input_pool(config, targets), tuple(_key(target, config) for target in targets),
         tuple(target.identity for target in targets),
     )  # fmt: skip
@@ -259,13 +263,16 @@ def _inside(tensor: TensorConfig) -> TensorSpec:
     return TensorSpec(tensor.name, tensor.datatype, tensor.model_dims)
 
 
-def _decided(config: ModelConfig, decoupled: bool) -> ModelConfig:
-    """The config with the transaction policy that the steps have, whatever it says itself."""
-    if config.decoupled == decoupled and config.proto.HasField("model_transaction_policy"):
+def _decided(config: ModelConfig, decoupled: bool, targets: Sequence[Target]) -> ModelConfig:
+    """The config with the transaction policy that the steps have, whatever it says itself, and their namespaces."""
+    same = config.decoupled == decoupled and config.proto.HasField("model_transaction_policy")
+    if same and not any(target.namespace for target in targets):
         return config
     proto = type(config.proto)()
     proto.CopyFrom(config.proto)
     proto.model_transaction_policy.decoupled = decoupled
+    for step, target in zip(proto.ensemble_scheduling.step, targets, strict=True):
+        step.model_namespace = target.namespace
     return replace(freeze(proto), warnings=config.warnings)
 
 
@@ -297,4 +304,4 @@ def _key(target: Target, config: ModelConfig) -> tuple[Any, ...]:
 
     # An ensemble's own answers, where they are kept, are those of the models that it was joined to.
     load = target.number if config.proto.response_cache.enable else 0
-    return of(signature.inputs), of(signature.outputs), signature.max_batch_size, signature.decoupled, load
+    return of(signature.inputs), of(signature.outputs), signature.max_batch_size, signature.decoupled, load, target.key

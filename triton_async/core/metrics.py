@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from triton_async.config.model_config import InstanceKind, ModelConfig
@@ -71,9 +71,11 @@ class Metrics:
         page = _Page()
         families: dict[str, list[str]] = {name: [] for name in self._heads}
         now_ns = time.monotonic_ns()
-        for name in sorted(self._repository.models):
-            for _, loaded in self._repository.ready_versions(name):
-                self._add(families, name, loaded, now_ns)
+        for key in sorted(self._repository.models):
+            entry = self._repository.models[key]
+            named = {"model": entry.name, **({"namespace": entry.namespace} if entry.namespace else {})}
+            for _, loaded in self._repository.ready_versions(key):
+                self._add(families, named, loaded, now_ns)
             await page.breathe()
         for name, head in self._heads.items():
             # Let go of family by family: freeing the lines of them all at once takes its time, too.
@@ -108,10 +110,12 @@ class Metrics:
         for family, (_, _, text) in summaries.items():
             yield family, "summary", text
 
-    def _add(self, families: dict[str, list[str]], name: str, loaded: LoadedVersion, now_ns: int) -> None:
-        """Adds the samples of one version, to those of `families` that there are."""
+    def _add(
+        self, families: dict[str, list[str]], named: Mapping[str, str], loaded: LoadedVersion, now_ns: int
+    ) -> None:
+        """Adds the samples of one version, to those of `families` that there are. `named`: labels of its model."""
         statistics = loaded.model.statistics
-        labels = loaded.labels or self._labels(name, loaded)
+        labels = loaded.labels or self._labels(named, loaded)
         front, _, version = labels.rpartition(",")
         succeeded, failed, spent = statistics.counters()
         families[_SUCCESS].append(f"{_SUCCESS}{{{labels}}} {succeeded}\n")
@@ -167,12 +171,12 @@ class Metrics:
                 )
             )
 
-    def _labels(self, name: str, loaded: LoadedVersion) -> str:
+    def _labels(self, named: Mapping[str, str], loaded: LoadedVersion) -> str:
         """Labels of a version as text; `version` stands last. Kept, unless its GPU is not known yet."""
         config = loaded.model.config
         gpu = self._gpu_label(config)
         tags = {f"_{key}": value for key, value in config.metric_tags.items()}
-        text = label_text({"model": name, "version": str(loaded.version), **tags, **gpu})
+        text = label_text({**named, "version": str(loaded.version), **tags, **gpu})
         if gpu or not gpus_in_use(config):
             loaded.labels = text
         return text

@@ -34,6 +34,10 @@ cdef class Model(Servable):
     cdef bint lends                      # what comes while an instance is idle and nobody waits begins at once
     cdef bint offers                     # and other models have asked it: its idle instances are OFFERED
     cdef bint any_thread                 # every instance may run on the loop thread
+    # Request -> the instance that still answers it, or holds its inputs, behind its execution.
+    cdef dict late
+    # Instance that is to go once it has nothing -> what to call then (core.changing).
+    cdef dict leaving
 
     # Starts what may start. `here`, or None: a list that takes the batches run on the loop thread, to be delivered;
     # none is run there behind `until_ns`. Returns the time behind the last one, `now_ns` for none.

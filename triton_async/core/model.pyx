@@ -3,19 +3,16 @@
 import logging
 
 from triton_async.core.cache cimport ResponseCache
+from triton_async.core.changing cimport let_instances_go
 from triton_async.core.inline cimport InlinePolicy, displaced_since, shape_of, ta_switches, ta_switches_of_thread
-from triton_async.core.instances cimport (
-    DESK_BORROWED, DESK_KEPT, Instance, call_in, execute_batch, has_lent, offer,
-)
+from triton_async.core.instances cimport DESK_BORROWED, DESK_KEPT, Instance, call_in, execute_batch, has_lent, offer
 from triton_async.core.limiter cimport RateLimiter
 from triton_async.core.reactor cimport Reactor
 from triton_async.core.scheduler cimport Scheduler, refusal
 from triton_async.core.servable cimport Servable
 from triton_async.core.stats cimport FAIL_BACKEND, FAIL_CANCELED, FAIL_REJECTED
 from triton_async.core.trace cimport trace_execution
-from triton_async.infer.batch cimport (
-    TA_BEGUN, TA_HANDED, TA_REVOKED, Batch, ta_batch_phase, ta_batch_revoke,
-)
+from triton_async.infer.batch cimport TA_BEGUN, TA_HANDED, TA_REVOKED, Batch, ta_batch_phase, ta_batch_revoke
 from triton_async.infer.request cimport (
     AWAITS_EXECUTION, AWAITS_FINAL, AWAITS_RELEASE, REQUEST_DONE, REQUEST_NEW, REQUEST_QUEUED, InferRequest,
 )
@@ -23,12 +20,7 @@ from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.signature cimport ModelSignature
 from triton_async.memory.slab cimport SlabPool
 
-from triton_async.defines import (
-    INLINE_NBYTES,
-    INSTANCE_RUN_AHEAD,
-    INSTANCE_RUN_AHEAD_MAX,
-    INSTANCE_RUN_AHEAD_NS,
-)
+from triton_async.defines import INLINE_NBYTES, INSTANCE_RUN_AHEAD, INSTANCE_RUN_AHEAD_MAX, INSTANCE_RUN_AHEAD_NS
 from triton_async.errors import Cancelled, InternalError, ServerError, Unavailable, from_code
 
 log = logging.getLogger("triton_async.core")
@@ -52,6 +44,7 @@ cdef class Model(Servable):
         Servable.__init__(self, reactor, signature, config, input_pool,
                           batching is not None and batching.preserve_ordering, cache, identity)
         self.scheduler = scheduler
+        self.late, self.leaving = {}, {}
         self.instances = list(instances)
         self.idle = self.instances[::-1]
         # What an engine works on at once has begun; what waits behind that may be taken ahead only where no rule of the
@@ -186,7 +179,7 @@ cdef class Model(Servable):
 
     def interrupt(self):
         cdef Instance instance
-        for instance in self.instances:
+        for instance in [*self.instances, *self.leaving]:
             for batch in instance.out:
                 instance.cancel(batch)
             if instance.borrower is not None:
@@ -213,6 +206,8 @@ cdef class Model(Servable):
     cdef int64_t _dispatch(self, int64_t now_ns, list here=None, int64_t until_ns=0) except -1:
         cdef Instance instance
         cdef Batch batch
+        if self.leaving:
+            let_instances_go(self)
         self._expire(now_ns)
         while self.idle and self._prepare_idle():
             instance = <Instance>self.idle[len(self.idle) - 1]
@@ -264,7 +259,7 @@ cdef class Model(Servable):
         return 0
 
     cdef bint _has_lent(self) noexcept:
-        return has_lent(self.instances)
+        return has_lent(self.instances) or has_lent(list(self.leaving))
 
     cdef int _go_on(self, int64_t now_ns) except -1:
         try:
@@ -443,7 +438,13 @@ cdef class Model(Servable):
     # -- the three events --------------------------------------------------------------------------
 
     cdef int executed(self, Batch batch, int64_t now_ns) except -1:
+        cdef Instance instance = <Instance>batch.instance
+        cdef InferRequest request
         cdef bint revoked = self._come_back(batch)
+        if batch.c.by_request and not batch.c.failed and not revoked:
+            for request in batch.requests:
+                if request.awaits & (AWAITS_FINAL | AWAITS_RELEASE):
+                    self.late[request] = instance
         # The instance gets its next batch before anything is delivered: it works while the loop writes.
         self._go_on(now_ns)
         if revoked:
@@ -457,7 +458,7 @@ cdef class Model(Servable):
         if instance.claim is not None:
             self.limiter.release(instance.claim)
         # One that was borrowed has stayed there.
-        if instance.in_flight == 0 and not (self.offers and instance in self.idle):
+        if instance.in_flight == 0 and instance not in self.leaving and not (self.offers and instance in self.idle):
             # One without an engine or a thread answers at once and would draw all batches to itself: it comes last.
             able = instance.engine is not None and instance.thread is not None
             self.idle.insert(len(self.idle) if able else 0, instance)
@@ -538,7 +539,10 @@ cdef class Model(Servable):
             self.responded(self._response(request, InternalError(
                 f"model '{self.signature.model_name}' released the request without a response"
             )), now_ns)
-        return self._free(request)
+        self._free(request)
+        if self.late.pop(request, None) is not None and self.leaving:
+            let_instances_go(self)
+        return 0
 
     def _response(self, InferRequest request, error):
         return InferResponse(request, self.signature.model_name, self.signature.model_version, [], None, error)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,9 +30,10 @@ from triton_async.core.initial_states import read_initial_states
 from triton_async.core.placement import check_backend, find_gpus, gpus_in_use
 from triton_async.core.planning import check_assembly, make_plan, without_ignored
 from triton_async.core.warmup_samples import Sample, read_samples
-from triton_async.errors import ServerError
+from triton_async.errors import InvalidArg, ServerError
 from triton_async.infer.signature import ModelSignature, TensorSpec
 from triton_async.infer.tensor import Tensor
+from triton_async.memory.binding import bound
 
 log = logging.getLogger("triton_async.core")
 
@@ -124,9 +126,11 @@ def open_model(
     on_versions: Callable[[tuple[int, ...]], object],
     *,
     given: ConfigFile | None = None,
+    keeps: Callable[[ModelConfig, int, Fingerprint], bool] = lambda config, version, found: False,
 ) -> OpenModel:
     """Reads the model in `directory`, and loads its newest version. `on_versions` hears of the versions before any of
-    them is touched. `given`: a config in place of the file's. ServerError when the config file cannot be read.
+    them is touched. `given`: a config in place of the file's. `keeps`: whether a version that serves need not be loaded
+    for this config, and for these files. ServerError when the config file cannot be read.
     """
     found = fingerprint(directory)
     auto_complete = not settings.disable_auto_complete_config
@@ -159,7 +163,7 @@ def open_model(
         check_backend(backend, config, host.open_devices)
         check_assembly(backend, config)
         # A version on a GPU is loaded by itself: its memory is told from what the GPU had in use before.
-        if not gpus_in_use(config):
+        if not gpus_in_use(config) and not keeps(config, newest, found):
             model.newest = _opened(host, config, newest, directory, inspection)
     except Exception as error:
         model.config = as_server_error(error, LOADING, open_model, directory.parent)
@@ -196,17 +200,46 @@ def open_version(
     initial_states = read_initial_states(config, directory)
     samples = read_samples(config, signature, directory)
     context = LoadContext(config, version, path, signature, host.pool, settings, host.pools, opened)
-    loaded = backend.load(context)
+    with _placed(host, config):
+        loaded = backend.load(context)
     model = OpenVersion(version, signature, loaded, [], samples, begun, initial_states, files)
-    if model.loaded.thread_bound:
-        return model
     try:
-        for spec in config.instances():
-            model.engines.append(engine_maker(config, model.loaded, spec)())
+        model.engines = [] if on_own_threads(host, config, loaded) else make_engines(config, loaded, config.instances())
     except BaseException:
         model.close()
         raise
     return model
+
+
+def on_own_threads(host: Host, config: ModelConfig, loaded: LoadedModel) -> bool:
+    """Whether the engine of each instance is made on the instance's own thread."""
+    return loaded.thread_bound or bool(host.policies_of(config))
+
+
+@contextmanager
+def _placed(host: Host, config: ModelConfig) -> Iterator[None]:
+    """What instances share, threads of engines among it, is made where they run, if they have one place."""
+    named = {spec.host_policy for spec in config.instances()}
+    policy = host.policies.get(next(iter(named))) if len(named) == 1 else None
+    try:
+        with nullcontext() if policy is None else bound(policy.cpu_cores, policy.numa_node):
+            yield
+    except OSError as error:
+        if policy is None:
+            raise
+        raise InvalidArg(f"host policy '{named.pop()}' can not be applied: {error.strerror}") from None
+
+
+def make_engines(config: ModelConfig, loaded: LoadedModel, specs: Iterable[Instance]) -> list[ModelInstance]:
+    """Of instances, where they may be made here. Nothing is left behind when one fails."""
+    engines: list[ModelInstance] = []
+    try:
+        for spec in specs:
+            engines.append(engine_maker(config, loaded, spec)())
+    except BaseException:
+        close_all(engines)
+        raise
+    return engines
 
 
 def make_signature(config: ModelConfig, version: int, model_dir: Path) -> ModelSignature:

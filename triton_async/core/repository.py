@@ -6,19 +6,18 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from triton_async.config.model_config import ModelConfig
 from triton_async.config.override import Override, parse_override
 from triton_async.config.settings import Settings
 from triton_async.core import files
 from triton_async.core.ensembles import Ensembles, Serving
 from triton_async.core.entries import TWO_REPOSITORIES, UNLOADED, ModelEntry, Row, VersionEntry, not_served
 from triton_async.core.host import Host
-from triton_async.core.lifecycle import LoadedVersion, State, load_version, retire, start_version
-from triton_async.core.opening import OpenVersion, open_model
+from triton_async.core.lifecycle import LoadedVersion, State, retire
+from triton_async.core.loading import Loader, not_polled
+from triton_async.core.namespaces import Namespaces, There
 from triton_async.core.polling import Poller
 from triton_async.core.servable import Servable
 from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable
@@ -28,16 +27,16 @@ log = logging.getLogger("triton_async.core")
 T = TypeVar("T")
 
 class ModelRepository:
-    """All models of all --model-repository directories. `on_change(name)` runs when the READY versions of a model, or
-    whether it is settled, have changed. `serving`: what ensembles find the
-    models of their steps by.
+    """All models of all --model-repository directories, by their keys (core.namespaces). `on_change(entry)` runs when
+    the READY versions of a model, or whether it is settled, have changed. `serving`: what ensembles find the models of
+    their steps by.
     """
 
     def __init__(
         self,
         settings: Settings,
         host: Host,
-        on_change: Callable[[str], None],
+        on_change: Callable[[ModelEntry], None],
         serving: Serving,
     ) -> None:
         self.settings = settings
@@ -49,19 +48,21 @@ class ModelRepository:
         self._stopping = False
         self._poller: Poller | None = None
         self.models: dict[str, ModelEntry] = {}
-        # Names that a load was asked for and that no directory is known of yet.
+        self.namespaces = Namespaces(settings.model_namespacing, self.models, self._roots)
+        # What a load was asked for and no directory is known of yet.
         self._wanted: WeakValueDictionary[str, ModelEntry] = WeakValueDictionary()
         self._unsettled: set[str] = set()
         self.ensembles = Ensembles(self, host, serving)
+        self._loader = Loader(self, host, settings)
         # The index made last, with what the directories were then; None once something has changed.
         self._index: tuple[Mapping[str, Sequence[files.Root]], list[Row]] | None = None
 
     # -- what is there -----------------------------------------------------------------------------
 
     async def scan(self) -> dict[str, list[files.Root]]:
-        """Names of all model directories, and the repositories that have them. InternalError when one can not be read.
+        """Keys of all model directories, and the repositories that have them. InternalError when one can not be read.
         """
-        return await self._look(files.scan, self._roots)
+        return self.namespaces.by_key(await self._look(files.scan, self._roots))
 
     async def _look(self, function: Callable[..., T], *arguments: Any) -> T:
         # Not given up with its caller, so that `stop` can wait for the thread.
@@ -79,10 +80,10 @@ class ModelRepository:
             task.exception()  # was told to whoever waited, or to the log
 
     def ready_models(self) -> Iterable[tuple[str, int, LoadedVersion]]:
-        """READY versions by model name, then version."""
-        for name in sorted(self.models):
-            for version, loaded in self.ready_versions(name):
-                yield name, version, loaded
+        """READY versions by the key of the model, then version."""
+        for key in sorted(self.models):
+            for version, loaded in self.ready_versions(key):
+                yield key, version, loaded
 
     def held_models(self) -> Iterable[Servable]:
         """Of all versions that may have requests, those on their way out among them."""
@@ -92,9 +93,9 @@ class ModelRepository:
                     if held is not None:
                         yield held.model
 
-    def ready_versions(self, name: str) -> list[tuple[int, LoadedVersion]]:
+    def ready_versions(self, key: str) -> list[tuple[int, LoadedVersion]]:
         """READY versions of a model, ascending."""
-        entry = self.models.get(name)
+        entry = self.models.get(key)
         if entry is None:
             return []
         found = [(version, entry.versions[version].loaded) for version in entry.ready()]
@@ -105,21 +106,24 @@ class ModelRepository:
         return not self._unsettled and all(loaded.model.available for _, _, loaded in self.ready_models())
 
     def index(self, ready_only: bool, there: Mapping[str, Sequence[files.Root]] | None = None) -> list[Row]:
-        """Rows of the repository index, sorted by name; not to be changed. `there`: what `scan` found; only models that
-        were loaded, or tried, when it is left out.
+        """Rows of the repository index, sorted by name, with namespaces by repository before; not to be changed.
+        `there`: what `scan` found; only models that were loaded, or tried, when it is left out.
         """
         if ready_only:
             ready = State.READY.value
-            return [row for name in sorted(self.models) for row in self.models[name].index() if row["state"] == ready]
+            keys = self.namespaces.ordered(self.models)
+            return [row for key in keys for row in self.models[key].index() if row["state"] == ready]
         there = there or {}
         # A long one is not made again while nothing changes.
         if self._index is None or self._index[0] != there:
             rows: list[Row] = []
-            for name in sorted({*self.models, *there}):
-                entry = self.models.get(name)
+            for key in self.namespaces.ordered({*self.models, *there}):
+                entry = self.models.get(key)
                 if entry is not None:
                     rows += entry.index()
-                elif len(there[name]) > 1:
+                    continue
+                _, name = self.namespaces.split(key)
+                if len(there[key]) > 1:
                     rows.append({"name": name, "state": State.UNAVAILABLE.value, "reason": TWO_REPOSITORIES})
                 else:
                     rows.append({"name": name})
@@ -130,16 +134,17 @@ class ModelRepository:
         """To be called after every change of an entry that others can see."""
         entry.rows = self._index = None
         if entry.settled():
-            self._unsettled.discard(entry.name)
+            self._unsettled.discard(entry.key)
         else:
-            self._unsettled.add(entry.name)
-        self._on_change(entry.name)
+            self._unsettled.add(entry.key)
+        self._on_change(entry)
         if not self._stopping:
             self.ensembles.rejoin(entry.name)
 
     def knows(self, name: str, version: int) -> bool:
-        """Whether a version (-1: any) was ever loaded, or tried."""
-        entry = self.models.get(name)
+        """Whether a version (-1: any) of what the name means was ever loaded, or tried. InvalidArg: it means several.
+        """
+        entry = self.models.get(self.namespaces.resolve(name))
         return entry is not None and (version in entry.versions if version != -1 else bool(entry.versions))
 
     def explain(self, name: str, version: int) -> ServerError:
@@ -147,7 +152,12 @@ class ModelRepository:
 
         A name nobody knows is NOT_FOUND, as measured on the real server: its INVALID_ARG is for namespaces only.
         """
-        entry = self.models.get(name)
+        try:
+            entry = self.models.get(self.namespaces.resolve(name))
+        except InvalidArg as error:
+            return error
+        if entry is None and self.namespaces.enabled:
+            return InvalidArg(f"Request for unknown model: '{name}' is not found")
         return not_served(name, version, None if entry is None else entry.shown_versions())
 
     # -- folders of models that come and go --------------------------------------------------------
@@ -159,25 +169,27 @@ class ModelRepository:
 
     async def remove_root(self, root: files.Root) -> None:
         """Forgets its models, once they are unloaded."""
-        for name in root.names():
-            entry = self.models.get(name)
+        keys = [self.namespaces.key(root, name) for name in root.names()]
+        for key in keys:
+            entry = self.models.get(key)
             if entry is not None:
                 await self._unload_locked(entry)
-        await self.until_unloaded(root.names())
+        await self.until_unloaded(root)
         self._roots.remove(root)
-        for name in root.names():
-            entry = self.models.pop(name, None)
+        for key in keys:
+            entry = self.models.pop(key, None)
             if entry is not None:
                 self.changed(entry)
-                self._unsettled.discard(name)
+                self._unsettled.discard(key)
         self._index = None
 
-    async def until_unloaded(self, names: Iterable[str]) -> None:
-        """Waits until all versions of the models are freed."""
+    async def until_unloaded(self, root: files.Root) -> None:
+        """Waits until all versions of the models of a folder are freed."""
+        keys = [self.namespaces.key(root, name) for name in root.names()]
         while any(
             version.loaded is not None or version.leaving is not None
-            for name in names if name in self.models
-            for version in self.models[name].versions.values()
+            for key in keys if key in self.models
+            for version in self.models[key].versions.values()
         ):  # fmt: skip
             if self._running:
                 await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
@@ -195,14 +207,15 @@ class ModelRepository:
             log.warning("%s", line)
         if self.settings.model_control_mode == "poll":
             return await self._poll_from(there)
-        names = sorted(there)
-        if self.settings.model_control_mode == "explicit":
-            wanted = self.settings.load_model
-            names = names if wanted == ("*",) else sorted(set(wanted))
-            for name in names:
-                if name not in there:
+        keys = list(there)
+        if self.settings.model_control_mode == "explicit" and self.settings.load_model != ("*",):
+            keys = []
+            for name in set(self.settings.load_model):
+                found = [key for key in there if name in (key, self.namespaces.split(key)[1])]
+                if not found:
                     log.error("failed to poll model '%s': model not found in any model repository.", name)
-        return await self.load_all(names, there)
+                keys += found or [name]
+        return await self.load_all(sorted(set(keys)), there)
 
     async def _poll_from(self, there: Mapping[str, list[files.Root]]) -> bool:
         self._poller = Poller(self, self.settings.repository_poll_secs)
@@ -212,49 +225,50 @@ class ModelRepository:
         return complete
 
     async def fingerprints(self, roots: Mapping[str, files.Root]) -> dict[str, files.Fingerprint]:
-        """Of models, by their names; `roots` have them."""
+        """Of models, by their keys; `roots` have them."""
         of_root: dict[files.Root, list[str]] = {}
-        for name, root in roots.items():
-            of_root.setdefault(root, []).append(name)
+        for key, root in roots.items():
+            of_root.setdefault(root, []).append(self.namespaces.split(key)[1])
         found: dict[str, files.Fingerprint] = {}
         for root, names in of_root.items():
-            found |= await self._look(root.fingerprints, names)
+            prints = await self._look(root.fingerprints, names)
+            found |= {self.namespaces.key(root, name): one for name, one in prints.items()}
         return found
 
-    async def load_all(self, names: Iterable[str], there: Mapping[str, list[files.Root]]) -> bool:
+    async def load_all(self, keys: Iterable[str], there: Mapping[str, list[files.Root]]) -> bool:
         """Loads models of a `scan`; whether all of them are READY. The log has why one is not."""
         # Twice as many loads at a time as there are threads for them: while some start their instances, others use the
         # threads. All at once would only take memory.
-        waiting = iter(names)
+        waiting = iter(keys)
         several = range(2 * self.settings.model_load_thread_count)
         results = await asyncio.gather(*(self._load_some(waiting, there) for _ in several))
         complete = all(results)
-        for name in names:
-            if name in self.models:
-                self.models[name].asked_for = True
-        await self._load_steps(names)
+        for key in keys:
+            if key in self.models:
+                self.models[key].asked_for = True
+        await self._load_steps(keys, there)
         return self.ensembles.join_all() and complete
 
     async def _load_some(self, waiting: Iterator[str], there: Mapping[str, list[files.Root]]) -> bool:
-        results = [await self._load_logged(name, there.get(name, [])) for name in waiting]
+        results = [await self._load_logged(key, there.get(key, [])) for key in waiting]
         return all(results)
 
-    async def _load_logged(self, name: str, roots: list[files.Root] | None = None) -> bool:
+    async def _load_logged(self, key: str, roots: list[files.Root] | None = None) -> bool:
         try:
-            await self._load_alone(name, roots)
+            await self._load_alone(key, roots)
         except ServerError as error:
-            log.error("failed to load '%s': %s", name, error.message.strip())
+            log.error("failed to load '%s': %s", key, error.message.strip())
             return False
         return True
 
-    async def _load_steps(self, names: Iterable[str]) -> None:
-        """Loads what the ensembles among `names` ask, and what the ensembles among that ask."""
-        tried = set(names)
+    async def _load_steps(self, keys: Iterable[str], there: There | None) -> None:
+        """Loads what the ensembles among `keys` ask, and what the ensembles among that ask. `there`: see `steps_of`."""
+        tried = set(keys)
         new = list(tried)
         while new:
-            new = sorted({step for name in new for step in self.ensembles.steps_of(name)} - tried)
+            new = sorted({step for key in new for step in self.ensembles.steps_of(key, there)} - tried)
             tried |= set(new)
-            await asyncio.gather(*(self._load_logged(name) for name in new))
+            await asyncio.gather(*(self._load_logged(key) for key in new))
 
     async def load_by_request(self, name: str, parameters: dict[str, Any] | None) -> None:
         """The load API. ServerError in Triton's words when it is not allowed or fails; the log has a line of it."""
@@ -268,7 +282,7 @@ class ModelRepository:
         self._check_explicit()
         if not name.strip():
             raise InvalidArg("Model name cannot be empty. Please enter a valid name to deploy.")
-        if name.strip() == ".." or "/" in name or "\0" in name:
+        if (name.strip() == ".." or "/" in name or "\0" in name) and not self.namespaces.is_key(name):
             raise InvalidArg(
                 f"invalid model name '{name[:200]}', model name must not contain path traversal characters"
             )
@@ -281,7 +295,26 @@ class ModelRepository:
                     f"failed to load '{name}', failed to poll from model repository: {error.message}"
                 ) from None
         # The load outlives a caller that goes away: cancelled half-way it would leave an engine without an owner.
-        await asyncio.shield(self.load(name, override=override))
+        await asyncio.shield(self._load_named(name, override))
+
+    async def _load_named(self, name: str, override: Override | None) -> None:
+        """What a client's name means: with namespaces the models of this name in all repositories that have one."""
+        if not self.namespaces.enabled or self.namespaces.is_key(name):
+            await self.load(name, override)
+            return
+        if override is not None and override.files:
+            key = self.namespaces.resolve(name)
+            await self.load(self.namespaces.key(None, name) if key == name else key, override)
+            return
+        roots = await self._look(files.find, self._roots, name)
+        keys = [self.namespaces.key(root, name) for root in dict.fromkeys(roots)]
+        if not keys:
+            raise InternalError(f"failed to load '{name}', failed to poll from model repository")
+        await self.unload_gone(set(self.namespaces.meant(name)) - set(keys))
+        problems = await asyncio.gather(*(self.load(key, override) for key in keys), return_exceptions=True)
+        for problem in problems:
+            if problem is not None:
+                raise problem
 
     async def unload_by_request(self, name: str, unload_dependents: bool) -> None:
         """The unload API; returns when the model takes no more requests. Unknown names are fine.
@@ -290,22 +323,28 @@ class ModelRepository:
         other ensemble asks.
         """
         self._check_explicit()
-        entry = self.models.get(name) or self._wanted.get(name)
-        if entry is None:
-            return
-        steps = self.ensembles.steps_of(name) if unload_dependents else ()
+        for entry in [*self.models.values(), *self._wanted.values()] if self.namespaces.enabled else ():
+            if entry.name == name:
+                await self._unload_with(entry, unload_dependents)
+        known = self.models.get(name) or self._wanted.get(name)
+        if known is not None:
+            await self._unload_with(known, unload_dependents)
+
+    async def _unload_with(self, entry: ModelEntry, dependents: bool) -> None:
+        steps = self.ensembles.steps_of(entry.key) if dependents else ()
         await self._unload_locked(entry)
         for step in steps:
-            if not self.ensembles.users_of(step) and not (step in self.models and self.models[step].asked_for):
-                await self.unload_by_request(step, unload_dependents)
+            known = self.models.get(step)
+            if known is not None and not known.asked_for and not self.ensembles.users_of(step):
+                await self._unload_with(known, dependents)
 
-    async def unload_gone(self, names: Iterable[str]) -> None:
+    async def unload_gone(self, keys: Iterable[str]) -> None:
         """Takes models out of service whose directories are gone."""
-        await asyncio.gather(*(self._unload_locked(self.models[name]) for name in names))
+        await asyncio.gather(*(self._unload_locked(self.models[key]) for key in keys))
 
     async def _unload_locked(self, entry: ModelEntry) -> None:
         async with entry.lock:
-            if entry.name in self.models:
+            if entry.key in self.models:
                 self._unload(entry)
 
     def _check_running(self) -> None:
@@ -316,28 +355,29 @@ class ModelRepository:
         if self.settings.model_control_mode != "explicit":
             raise Unavailable("explicit model load / unload is not allowed if polling is enabled")
 
-    async def load(self, name: str, override: Override | None = None) -> None:
+    async def load(self, key: str, override: Override | None = None) -> None:
         """Loads or reloads a model, and the models of an ensemble's steps; returns at once when nothing has changed.
         The old version serves until the new one is ready, and goes on when the load fails. ServerError in Triton's
         words. `override`: what a request brings for it; the next load without is one of the repository's model again.
         """
-        served = self.models.get(name)
+        served = self.models.get(key)
         was_ready = served is not None and bool(served.ready())
-        await self._load_alone(name, override=override)
-        entry = self.models[name]
+        await self._load_alone(key, override=override)
+        entry = self.models[key]
         entry.asked_for = entry.asked_for or not was_ready
         if entry.ensemble is not None:
-            await self._load_steps([name])
+            await self._load_steps([key], await self.scan() if self.namespaces.enabled else None)
             self.ensembles.join_loaded(entry)
 
     async def _load_alone(
-        self, name: str, roots: list[files.Root] | None = None, override: Override | None = None
+        self, key: str, roots: list[files.Root] | None = None, override: Override | None = None
     ) -> None:
         """`load` without the steps of an ensemble, which is left to be joined to them. `roots`: the repositories that
         have the model, where they are known.
         """
         self._check_running()
-        entry = self.models.get(name) or self._wanted.setdefault(name, ModelEntry(name))
+        namespace, name = self.namespaces.split(key)
+        entry = self.models.get(key) or self._wanted.setdefault(key, ModelEntry(name, key, namespace))
         async with entry.lock:
             self._check_running()
             if override is not None and override.files:
@@ -345,17 +385,17 @@ class ModelRepository:
                 return
             try:
                 if roots is None:
-                    roots = await self._look(files.find, self._roots, name)
+                    roots = await self._look(files.find, self.namespaces.roots_of(key), name)
             except ServerError as error:
-                raise InternalError(_not_polled(name, error.message)) from None
-            if not roots and name not in self.models:
+                raise not_polled(name, error.message) from None
+            if not roots and key not in self.models:
                 raise InternalError(f"failed to load '{name}', failed to poll from model repository")
-            if name not in self.models:
-                self.models[name] = entry
+            if key not in self.models:
+                self.models[key] = entry
                 self.changed(entry)
             if len(roots) != 1:
                 reason = TWO_REPOSITORIES if roots else "the model's directory is gone"
-                raise self._not_polled(entry, reason, reason)
+                raise self._loader.not_polled(entry, reason, reason)
             root = roots[0]
             if override is None and entry.ready() and (
                 await self._look(root.fingerprint, name) == entry.fingerprint
@@ -367,7 +407,7 @@ class ModelRepository:
         try:
             return root.fetch(entry.name) if root.local else await self.host.loading(root.fetch, entry.name)
         except ServerError as error:
-            raise self._not_polled(entry, error.as_status(), error.message) from error
+            raise self._loader.not_polled(entry, error.as_status(), error.message) from error
 
     async def _load_retried(
         self, entry: ModelEntry, fetch: Callable[[], Coroutine[Any, Any, files.ModelFiles]], override: Override | None
@@ -376,146 +416,25 @@ class ModelRepository:
             try:
                 given = await fetch()
                 try:
-                    await self._load_files(entry, given, override)
+                    await self._loader.load(entry, given, override)
                 finally:
-                    await self._leave_files(given)
+                    await self.leave_files(given)
                 break
             except ServerError as error:
                 if attempt == self.settings.model_load_retry_count:
                     raise
-                log.warning("the load of '%s' is tried again: %s", entry.name, error.message.strip())
+                log.warning("the load of '%s' is tried again: %s", entry.key, error.message.strip())
         if override is not None:
             entry.fingerprint = ()  # what is loaded is not what the repository has
 
     async def _load_given(self, entry: ModelEntry, override: Override) -> None:
         """From a directory of what the request has brought alone."""
-        if entry.name not in self.models:
-            self.models[entry.name] = entry
+        if entry.key not in self.models:
+            self.models[entry.key] = entry
             self.changed(entry)
         await self._load_retried(
             entry, lambda: self.host.looking(files.GivenFiles, entry.name, override.files), override
         )
-
-    async def _leave_files(self, given: files.ModelFiles | None) -> None:
-        if given is not None:
-            given.users -= 1
-            if given.users == 0 and not isinstance(given, files.LocalFiles):
-                await self.host.unloading(given.remove)
-
-    def _not_polled(self, entry: ModelEntry, reason: str, message: str) -> ServerError:
-        entry.reason = reason
-        self.changed(entry)
-        return InternalError(_not_polled(entry.name, message))
-
-    async def _load_files(self, entry: ModelEntry, given: files.ModelFiles, override: Override | None) -> None:
-        directory = given.directory
-
-        def on_versions(versions: tuple[int, ...]) -> None:
-            self.host.loop.call_soon_threadsafe(self._begin, entry, versions)
-
-        try:
-            found = await self.host.loading(
-                partial(open_model, given=None if override is None else override.config),
-                self.host, self.settings, entry.name, directory, on_versions,
-            )  # fmt: skip
-        except ServerError as error:
-            raise self._not_polled(entry, error.as_status(), error.message) from error
-        # Of a copy, that of what it was made from.
-        fingerprint = found.fingerprint if isinstance(given, files.LocalFiles) else given.fingerprint
-        entry.polled = True
-        if not found.versions:
-            reason = f"at least one version must be available under the version policy of model '{entry.name}'"
-            entry.reason = f"Invalid argument: {reason}"
-            self.changed(entry)
-            raise InvalidArg(f"load failed for model '{entry.name}': {reason}\n")
-        if found.ensemble is not None:
-            self.ensembles.opened(entry, found.ensemble)
-            entry.fingerprint = fingerprint
-            return
-        self.ensembles.forget(entry)
-        config = found.config
-        if isinstance(config, ModelConfig):
-            for warning in config.warnings:
-                log.warning("%s", warning)
-            if log.isEnabledFor(logging.DEBUG):
-                log.debug("config of '%s' as it is served: %s", entry.name, config.proto)
-            newest = found.versions[-1]
-            reasons = await asyncio.gather(
-                *(
-                    self._load_one(
-                        entry,
-                        config,
-                        version,
-                        directory,
-                        opened=found.newest if version == newest else None,
-                        given=given,
-                    )
-                    for version in found.versions
-                )
-            )
-            failed = {v: reason for v, reason in zip(found.versions, reasons, strict=True) if reason}
-        else:
-            assert config is not None
-            failed = {version: self._failed(entry, version, config) for version in found.versions}
-        if failed:
-            text = "".join(f"version {v} is at UNAVAILABLE state: {reason};\n" for v, reason in failed.items())
-            raise InvalidArg(f"load failed for model '{entry.name}': {text}")
-        entry.fingerprint = fingerprint
-        # Versions that the policy no longer serves go once the new ones are there.
-        left = set(entry.versions) - set(found.versions)
-        for version in left:
-            self.unload_version(entry, version)
-        if left:
-            self.changed(entry)
-
-    def _begin(self, entry: ModelEntry, versions: tuple[int, ...]) -> None:
-        for version in versions:
-            known = entry.versions.setdefault(version, VersionEntry(State.LOADING))
-            if known.state is not State.READY:
-                known.state, known.reason = State.LOADING, ""
-        self.changed(entry)
-
-    async def _load_one(
-        self,
-        entry: ModelEntry,
-        config: ModelConfig,
-        version: int,
-        directory: Path,
-        *,
-        opened: OpenVersion | ServerError | None,
-        given: files.ModelFiles,
-    ) -> str:
-        """Loads one version, which may be opened already, and swaps it in; the reason when it fails, else ''."""
-        if isinstance(opened, ServerError):
-            return self._failed(entry, version, opened)
-        try:
-            if opened is None:
-                loaded = await load_version(self.host, config, version, directory)
-            else:
-                loaded = await start_version(self.host, config, opened)
-        except ServerError as error:
-            return self._failed(entry, version, error)
-        loaded.files = given
-        given.users += 1
-        state = entry.versions[version]
-        old = state.loaded
-        if old is not None:
-            loaded.model.follow(old.model)
-        state.state, state.reason, state.loaded = State.READY, "", loaded
-        self.changed(entry)
-        if old is not None:
-            self.retire(old)
-        log.info("successfully loaded '%s' version %d", entry.name, version)
-        return ""
-
-    def _failed(self, entry: ModelEntry, version: int, error: ServerError) -> str:
-        """Notes why a version did not load; an older load that still serves goes on. Returns the reason."""
-        state = entry.versions[version]
-        if state.loaded is None:
-            state.state, state.reason = State.UNAVAILABLE, error.as_status()
-            self.changed(entry)
-        log.error("failed to load '%s' version %d: %s", entry.name, version, error.as_status())
-        return error.as_status()
 
     def _unload(self, entry: ModelEntry) -> None:
         self.ensembles.forget(entry)
@@ -535,13 +454,20 @@ class ModelRepository:
         state.state, state.leaving = State.UNLOADING, loaded
         self.retire(loaded, entry, state)
 
+    async def leave_files(self, given: files.ModelFiles | None) -> None:
+        """A version, or a load, has no more to do with them."""
+        if given is not None:
+            given.users -= 1
+            if given.users == 0 and not isinstance(given, files.LocalFiles):
+                await self.host.unloading(given.remove)
+
     def retire(
         self, loaded: LoadedVersion, entry: ModelEntry | None = None, state: VersionEntry | None = None
     ) -> None:
         async def run() -> None:
             try:
                 await retire(self.host, loaded)
-                await self._leave_files(loaded.files)
+                await self.leave_files(loaded.files)
             except Exception:
                 log.exception("a model version could not be freed")
             if state is not None and state.leaving is loaded:
@@ -550,7 +476,7 @@ class ModelRepository:
                     state.state, state.reason = State.UNAVAILABLE, UNLOADED
             if entry is not None:
                 self.changed(entry)
-                log.info("successfully unloaded '%s' version %d", entry.name, loaded.version)
+                log.info("successfully unloaded '%s' version %d", entry.key, loaded.version)
 
         self._keep(run())
 
@@ -584,7 +510,3 @@ class ModelRepository:
     def in_flight(self) -> int:
         """Requests that loaded models still hold."""
         return sum(loaded.model.in_flight for _, _, loaded in self.ready_models())
-
-
-def _not_polled(name: str, message: str) -> str:
-    return f"failed to load '{name}', failed to poll from model repository: {message}"

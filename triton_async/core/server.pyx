@@ -153,9 +153,17 @@ cdef class InferenceServer:
             except ServerError:  # the registry has logged it, and the process ends anyway
                 continue
 
-    # Enters what serves of a model now in place of what did.
-    def _on_model_changed(self, str name):
-        cdef list serving = self.repository.ready_versions(name)
+    # Enters what serves of a model now in place of what did; with namespaces what its name means, too.
+    def _on_model_changed(self, entry):
+        cdef str name = entry.name
+        self._enter(entry.key, self.repository.ready_versions(entry.key))
+        if entry.key != name:
+            meant = self.repository.namespaces.meant(name)
+            self._enter(name, self.repository.ready_versions(meant[0]) if len(meant) == 1 else [])
+        self.large_pool = next(iter(self.input_pools.values()), self.pool)
+        self._wake_readiness()
+
+    def _enter(self, str name, list serving):
         self.latest.pop(name, None)
         for version in self.served.pop(name, ()):
             del self.versions[name, version]
@@ -166,8 +174,6 @@ cdef class InferenceServer:
                 self.input_pools[name, version] = loaded.model.input_pool
         if serving:
             self.served[name] = tuple([version for version, _ in serving])
-        self.large_pool = next(iter(self.input_pools.values()), self.pool)
-        self._wake_readiness()
 
     def _on_traces_changed(self, bint active):
         self.tracing = self.traces if active else None
@@ -353,7 +359,7 @@ cdef class InferenceServer:
     def model_metadata(self, str name, int64_t version=-1):
         """v2 model metadata of a version; `versions` lists every READY one unless a version is asked for."""
         cdef Servable model = self.find(name, version)
-        served = [version] if version != -1 else self.repository.models[name].ready()
+        served = [version] if version != -1 else list(self.served[name])
         return model_metadata(model.signature, model.config, served)
 
     def model_config(self, str name, int64_t version=-1):
@@ -372,8 +378,8 @@ cdef class InferenceServer:
         if name and version != -1 and (name, version) not in self.versions:
             raise InvalidArg(f"requested model version is not available for model '{name}'")
         if name:
-            return self._statistics_of(name, version)
-        return [entry for found in sorted(self.repository.models) for entry in self._statistics_of(found, -1)]
+            return self._statistics_of(self.repository.namespaces.resolve(name), version)
+        return [entry for key in self._by_name() for entry in self._statistics_of(key, -1)]
 
     async def model_statistics(self, str name, int64_t version=-1):
         """`statistics` of one model, as front-ends ask for them."""
@@ -383,19 +389,23 @@ cdef class InferenceServer:
         """`statistics` of all models, some in each turn of the loop: others are served in between."""
         self.reactor.drain(False)
         entries = []
-        for index, name in enumerate(sorted(self.repository.models), 1):
-            entries += self._statistics_of(name, -1)
+        for index, key in enumerate(self._by_name(), 1):
+            entries += self._statistics_of(key, -1)
             if index % STATISTICS_PER_TURN == 0:
                 await asyncio.sleep(0)
         return entries
 
-    def _statistics_of(self, str name, int64_t version):
+    # Keys of all models.
+    def _by_name(self):
+        return sorted(self.repository.models, key=self.repository.namespaces.by_name)
+
+    def _statistics_of(self, str key, int64_t version):
         return [
             {
-                **loaded.model.statistics.as_dict(name, str(number)),
+                **loaded.model.statistics.as_dict(self.repository.models[key].name, str(number)),
                 "memory_usage": [usage.as_dict() for usage in loaded.memory],
             }
-            for number, loaded in self.repository.ready_versions(name)
+            for number, loaded in self.repository.ready_versions(key)
             if version in (-1, number)
         ]
 
@@ -453,7 +463,8 @@ cdef class InferenceServer:
         self.traces.close()
 
     def _check_traced(self, str name):
-        if name and name not in self.latest:
+        # Settings are kept by the name that a model has in its traces.
+        if name and (name not in self.latest or self.repository.namespaces.is_key(name)):
             raise InvalidArg(f"Request for unknown model : {name}")
 
     # -- shared memory -----------------------------------------------------------------------------

@@ -113,6 +113,7 @@ class OpenVINOModel(LoadedModel):
     """One version: a compiled model, which all instances share. Each has an infer request of its own."""
 
     thread_bound = False
+    counts_instances = True
 
     def __init__(self, library: Library, context: LoadContext, options: Options, prepared: Prepared) -> None:
         """Compiles a model that was checked against its config. ServerError."""

@@ -126,6 +126,7 @@ class TensorFlowModel(LoadedModel):
     """One version: sessions of its graph, each for as many instances as MAX_SESSION_SHARE_COUNT says, or for all."""
 
     thread_bound = False
+    counts_instances = True
 
     def __init__(self, context: LoadContext, graph: Graph, options: Options) -> None:
         self._context = context

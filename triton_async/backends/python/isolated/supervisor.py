@@ -64,13 +64,14 @@ class State(Enum):
 @dataclass(frozen=True)
 class WorkerOptions:
     """What a worker is told (`start`, for worker/process.py) and allowed. `memory_limit`: bytes, 0 for any.
-    `finalize_s`: seconds for `finalize`.
+    `finalize_s`: seconds for `finalize`. `cores`: that it runs on, () for any.
     """
 
     start: Mapping[str, Any]
     memory_limit: int = 0
     finalize_s: float = WORKER_CLOSE_TIMEOUT_S
     shared_nbytes: int = field(default=WORKER_MEMORY_NBYTES)
+    cores: tuple[int, ...] = ()
 
 
 class _Question:
@@ -228,7 +229,7 @@ class Supervisor(LinkOwner):
             link.start(self._options.start)
             self._process = self._zygote.fork(
                 [theirs.fileno(), requests.fd, responses.fd], self._options.memory_limit,
-                lambda how: self._process_ended(link, how),
+                lambda how: self._process_ended(link, how), self._options.cores,
             )  # fmt: skip
 
     def _process_ended(self, link: Link, how: str) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -46,6 +47,7 @@ class IsolatedModel(LoadedModel):
     """
 
     thread_bound = False
+    follows_memory_policy = False
 
     def __init__(  # noqa: PLR0917
         self,
@@ -68,6 +70,9 @@ class IsolatedModel(LoadedModel):
         self._metrics = metrics
 
     def create_instance(self, name: str, group: InstanceGroup, device_id: int) -> ModelInstance:
+        own, all_of_us = os.sched_getaffinity(0), os.sched_getaffinity(os.getpid())
+        # The thread was put there for this instance.
+        cores = () if own == all_of_us else tuple(sorted(own))
         start = {
             **self._options.start, "instance": name, "complete": None,
             "arguments": dict(self._arguments(name, group, device_id)),
@@ -77,7 +82,8 @@ class IsolatedModel(LoadedModel):
             return Services(link, instance, self._workers.reader, self._inference, self._metrics)
 
         supervisor = Supervisor(
-            name, self._zygote, self._workers.reader, self._pool, replace(self._options, start=start), make_services
+            name, self._zygote, self._workers.reader, self._pool, replace(self._options, start=start, cores=cores),
+            make_services,
         )
         instance = WorkerInstance(name, supervisor, self._workers.reader, self._limit_ns)
         instance.start()

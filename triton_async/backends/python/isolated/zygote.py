@@ -110,12 +110,12 @@ class Zygote:
             raise self._problem
 
     def fork(
-        self, descriptors: Sequence[int], memory_limit: int, on_end: Callable[[str], None]
+        self, descriptors: Sequence[int], memory_limit: int, on_end: Callable[[str], None], cores: Sequence[int] = ()
     ) -> WorkerProcess:
-        """A new worker, which gets `descriptors`. `memory_limit`: bytes of its own memory, 0 for any. Any thread, does
-        not wait: whatever goes wrong is told by `on_end`.
+        """A new worker, which gets `descriptors`. `memory_limit`: bytes of its own memory, 0 for any; `cores`: that it
+        runs on, () for any. Any thread, does not wait: whatever goes wrong is told by `on_end`.
         """
-        order: dict[str, Any] = {"op": "fork", "number": next(self._numbers)}
+        order: dict[str, Any] = {"op": "fork", "number": next(self._numbers), "cores": list(cores)}
         if memory_limit:
             order["memory_limit"] = memory_limit
         worker = WorkerProcess(self, order["number"], on_end)

@@ -134,6 +134,8 @@ class Zygote:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self.control.close()
         close_others(descriptors)
+        if order.get("cores"):
+            os.sched_setaffinity(0, order["cores"])
         if order.get("memory_limit"):
             resource.setrlimit(resource.RLIMIT_DATA, (order["memory_limit"], order["memory_limit"]))
         try:

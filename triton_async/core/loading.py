@@ -1,0 +1,177 @@
+"""From a model's files to its READY versions: swaps loads in, and keeps what need not be loaded anew. Loop thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from typing import Protocol
+
+from triton_async.config.model_config import ModelConfig
+from triton_async.config.override import Override
+from triton_async.config.settings import Settings
+from triton_async.core import files
+from triton_async.core.ensembles import Ensembles
+from triton_async.core.entries import ModelEntry, VersionEntry
+from triton_async.core.host import Host
+from triton_async.core.lifecycle import (
+    LoadedVersion,
+    State,
+    fits_in_place,
+    load_version,
+    start_version,
+    update_version,
+)
+from triton_async.core.opening import OpenModel, open_model
+from triton_async.errors import InternalError, InvalidArg, ServerError
+
+log = logging.getLogger("triton_async.core")
+
+
+class Models(Protocol):
+    """What the repository is asked of its models."""
+
+    ensembles: Ensembles
+
+    def changed(self, entry: ModelEntry) -> None: ...
+
+    def unload_version(self, entry: ModelEntry, version: int) -> None: ...
+
+    def retire(self, loaded: LoadedVersion) -> None: ...
+
+
+class Loader:
+    """Of the models of a repository. Who calls it holds the model's lock."""
+
+    def __init__(self, models: Models, host: Host, settings: Settings) -> None:
+        self._models = models
+        self._host = host
+        self._settings = settings
+
+    def not_polled(self, entry: ModelEntry, reason: str, message: str) -> ServerError:
+        """What to raise for a model that can not be read; its `reason` goes to the index."""
+        entry.reason = reason
+        self._models.changed(entry)
+        return not_polled(entry.name, message)
+
+    async def load(self, entry: ModelEntry, given: files.ModelFiles, override: Override | None) -> None:
+        """Makes the model's versions READY from its files, in the place of what served: each is loaded, or brought to
+        its new instances where nothing else has changed. `override`: what a request has sent instead. ServerError, in
+        Triton's words; what served goes on then.
+        """
+        directory = given.directory
+
+        def on_versions(versions: tuple[int, ...]) -> None:
+            self._host.loop.call_soon_threadsafe(self._begin, entry, versions)
+
+        try:
+            found = await self._host.loading(
+                partial(
+                    open_model, given=None if override is None else override.config, keeps=partial(self._keeps, entry)
+                ),
+                self._host, self._settings, entry.name, directory, on_versions,
+            )  # fmt: skip
+        except ServerError as error:
+            raise self.not_polled(entry, error.as_status(), error.message) from error
+        # Of a copy, that of what it was made from.
+        fingerprint = found.fingerprint if isinstance(given, files.LocalFiles) else given.fingerprint
+        entry.polled = True
+        if not found.versions:
+            reason = f"at least one version must be available under the version policy of model '{entry.name}'"
+            entry.reason = f"Invalid argument: {reason}"
+            self._models.changed(entry)
+            raise InvalidArg(f"load failed for model '{entry.name}': {reason}\n")
+        if found.ensemble is not None:
+            self._models.ensembles.opened(entry, found.ensemble)
+            entry.fingerprint = fingerprint
+            return
+        self._models.ensembles.forget(entry)
+        config = found.config
+        if isinstance(config, ModelConfig):
+            for warning in config.warnings:
+                log.warning("%s", warning)
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("config of '%s' as it is served: %s", entry.key, config.proto)
+            reasons = await asyncio.gather(
+                *(self._bring(entry, config, version, given, found) for version in found.versions)
+            )
+            failed = {v: reason for v, reason in zip(found.versions, reasons, strict=True) if reason}
+        else:
+            assert config is not None
+            failed = {version: self._failed(entry, version, config) for version in found.versions}
+        if failed:
+            text = "".join(f"version {v} is at UNAVAILABLE state: {reason};\n" for v, reason in failed.items())
+            raise InvalidArg(f"load failed for model '{entry.name}': {text}")
+        entry.fingerprint = fingerprint
+        # Versions that the policy no longer serves go once the new ones are there.
+        left = set(entry.versions) - set(found.versions)
+        for version in left:
+            self._models.unload_version(entry, version)
+        if left:
+            self._models.changed(entry)
+
+    def _begin(self, entry: ModelEntry, versions: tuple[int, ...]) -> None:
+        for version in versions:
+            known = entry.versions.setdefault(version, VersionEntry(State.LOADING))
+            if known.state is not State.READY:
+                known.state, known.reason = State.LOADING, ""
+        self._models.changed(entry)
+
+    def _keeps(self, entry: ModelEntry, config: ModelConfig, version: int, found: files.Fingerprint) -> bool:
+        """Any thread, while the model is locked."""
+        known = entry.versions.get(version)
+        if known is None or known.loaded is None or known.state is not State.READY:
+            return False
+        return fits_in_place(self._host, known.loaded, config, files.of_version(found, version))
+
+    async def _bring(
+        self,
+        entry: ModelEntry,
+        config: ModelConfig,
+        version: int,
+        given: files.ModelFiles,
+        found: OpenModel,
+    ) -> str:
+        """Brings one version to its config and files; the reason when it fails, else ''."""
+        opened = found.newest if version == found.versions[-1] else None
+        if isinstance(opened, ServerError):
+            return self._failed(entry, version, opened)
+        try:
+            if opened is None and self._keeps(entry, config, version, found.fingerprint):
+                served = entry.versions[version].loaded
+                assert served is not None
+                await update_version(self._host, served, config, given.directory)
+                return ""
+            if opened is None:
+                loaded = await load_version(self._host, config, version, given.directory)
+            else:
+                loaded = await start_version(self._host, config, opened)
+        except ServerError as error:
+            return self._failed(entry, version, error)
+        loaded.files = given
+        loaded.contents = files.of_version(found.fingerprint, version)
+        given.users += 1
+        state = entry.versions[version]
+        old = state.loaded
+        if old is not None:
+            loaded.model.follow(old.model)
+        state.state, state.reason, state.loaded = State.READY, "", loaded
+        self._models.changed(entry)
+        if old is not None:
+            self._models.retire(old)
+        log.info("successfully loaded '%s' version %d", entry.key, version)
+        return ""
+
+    def _failed(self, entry: ModelEntry, version: int, error: ServerError) -> str:
+        """Notes why a version did not load; an older load that still serves goes on. Returns the reason."""
+        state = entry.versions[version]
+        if state.loaded is None:
+            state.state, state.reason = State.UNAVAILABLE, error.as_status()
+            self._models.changed(entry)
+        log.error("failed to load '%s' version %d: %s", entry.key, version, error.as_status())
+        return error.as_status()
+
+
+def not_polled(name: str, message: str) -> InternalError:
+    """Of a load, in Triton's words."""
+    return InternalError(f"failed to load '{name}', failed to poll from model repository: {message}")
