@@ -404,6 +404,11 @@ ENSEMBLE_MAX_AHEAD = 1 << 16
 # Freed host slabs kept for reuse, in bytes, over all size classes. Beyond it memory goes back at once.
 SLAB_CACHE_NBYTES = 1 << 28
 
+# A server that holds no request and uses no more than this share of a core for so many seconds is idle, and gives back
+# what is free: seldom enough that no request of a steady load finds its memory gone.
+IDLE_S = 2.0
+IDLE_CPU_SHARE = 0.02
+
 # Alignment of every slab in bytes: a cache line, and the widest vector loads of CPU engines.
 SLAB_ALIGNMENT = 64
 

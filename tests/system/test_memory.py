@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 from collections.abc import Callable
 from http.client import HTTPConnection
 from pathlib import Path
 
 import grpc
 import numpy as np
+import onnx
 import pytest
+from server_process import poll
 from started import Started, started
 
 from triton_async import protos
@@ -112,3 +115,34 @@ def test_four_times_the_bytes_at_the_most(models: Path, tmp_path: Path, ask: Cal
         nbytes = ask(server, COUNT)
         growth = memory(server, "VmHWM") - before
         assert growth <= 4 * nbytes + FIXED, f"{growth / nbytes:.2f} times"
+
+
+def test_what_a_burst_took_is_given_back_when_the_server_is_idle(tmp_path: Path) -> None:
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Exp", ["INPUT0"], ["t"]), onnx.helper.make_node("Sin", ["t"], ["OUTPUT0"])], "g",
+        [onnx.helper.make_tensor_value_info("INPUT0", onnx.TensorProto.FLOAT, ["n"])],
+        [onnx.helper.make_tensor_value_info("OUTPUT0", onnx.TensorProto.FLOAT, ["n"])],
+    )  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "models" / "m" / "1").mkdir(parents=True)
+    onnx.save(model, str(tmp_path / "models" / "m" / "1" / "model.onnx"))
+    count = 8 << 20
+    entry = {"name": "INPUT0", "datatype": "FP32", "shape": [count], "parameters": {"binary_data_size": 4 * count}}
+    header = json.dumps({"inputs": [entry], "parameters": {"binary_data_output": True}}).encode()
+    body = header + bytes(4 * count)
+    with started(tmp_path, f"--model-repository={tmp_path / 'models'}") as server:
+        server.wait_until_it_answers()
+        before = memory(server, "RssAnon")
+        threads = [
+            threading.Thread(
+                target=post, args=(server, "/v2/models/m/infer", body),
+                kwargs={"Inference_Header_Content_Length": str(len(header))},
+            )
+            for _ in range(4)
+        ]  # fmt: skip
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert memory(server, "VmHWM") > before + 8 * count
+        poll(lambda: memory(server, "RssAnon") < before + FIXED, "the memory of large requests to go", 20)

@@ -15,6 +15,7 @@ from triton_async.core import files
 from triton_async.core.ensembles import Ensembles, Serving
 from triton_async.core.entries import TWO_REPOSITORIES, UNLOADED, ModelEntry, Row, VersionEntry, not_served
 from triton_async.core.host import Host
+from triton_async.core.idle_memory import IdleMemory
 from triton_async.core.lifecycle import LoadedVersion, State, retire
 from triton_async.core.loading import Loader, not_polled
 from triton_async.core.namespaces import Namespaces, There
@@ -54,6 +55,7 @@ class ModelRepository:
         self._unsettled: set[str] = set()
         self.ensembles = Ensembles(self, host, serving)
         self._loader = Loader(self, host, settings)
+        self._idle_memory = IdleMemory(host)
         # The index made last, with what the directories were then; None once something has changed.
         self._index: tuple[Mapping[str, Sequence[files.Root]], list[Row]] | None = None
 
@@ -202,6 +204,7 @@ class ModelRepository:
         """Loads what the control mode asks for; whether all of it is READY. InternalError when a repository cannot be
         read.
         """
+        self._idle_memory.start()
         there = await self.scan()
         for line in await self._look(files.survey, self._roots):
             log.warning("%s", line)
@@ -483,6 +486,7 @@ class ModelRepository:
     async def stop(self) -> None:
         """Unloads everything, loads on their way included; returns when all of it is freed. No load begins any more."""
         self._stopping = True
+        self._idle_memory.stop()
         self.host.warm_ups.stop()
         self.close_roots()
         if self._poller is not None:

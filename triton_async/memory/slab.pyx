@@ -61,7 +61,8 @@ cdef class SlabPool:
 
     def trim(self):
         """Frees every cached slab."""
-        ta_slab_pool_trim(self.pool)
+        with nogil:  # unmapping takes long
+            ta_slab_pool_trim(self.pool)
 
     @property
     def leased(self):

@@ -79,7 +79,12 @@ def session_settings(
         )
     parameters = config.parameters
     where = f"model '{config.name}': parameter"
-    arena = _flag(where, parameters, "enable_mem_arena", True)
+    # The engine's CPU arena never gives back what one large request took, and costs as much as the C library's
+    # allocator. Who asks for its shrinkage wants it.
+    arena = _flag(
+        where, parameters, "enable_mem_arena",
+        kind is InstanceKind.GPU or "cpu:0" in parameters.get(_ARENA_SHRINKAGE, ""),
+    )  # fmt: skip
     intra_op_threads = _count(where, parameters, "intra_op_thread_count")
     inter_op_threads = _count(where, parameters, "inter_op_thread_count")
     parallel = _execution_mode(where, parameters)
