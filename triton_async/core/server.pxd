@@ -26,9 +26,7 @@ cdef class InferenceServer:
     cdef public int64_t max_held_nbytes  # of requests in flight; beyond it further ones are refused
     cdef readonly int64_t share_nbytes   # that each budget of a front-end may have of the process's memory
     cdef object metrics
-    cdef object idle_memory
     cdef object readiness            # who asks models that say themselves if they are ready
-    # By names; with namespaces by keys (core.namespaces), and by the names that mean one of these alone.
     cdef dict latest                 # model name -> Servable, the highest READY version
     cdef dict versions               # (model name, version) -> Servable
     cdef dict served                 # model name -> its versions in `versions`
