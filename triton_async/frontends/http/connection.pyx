@@ -68,6 +68,9 @@ cdef Py_ssize_t MAX_HEAD_NBYTES = HTTP_MAX_HEADERS_NBYTES
 cdef Py_ssize_t MAX_LINE_NBYTES = HTTP_MAX_LINE_NBYTES
 cdef int64_t MAX_BODY_NBYTES = HTTP_MAX_BODY_NBYTES
 cdef int MAX_PIPELINED = HTTP_MAX_PIPELINED
+# Seconds after which a client that sends no more, and waits, is asked for a sign of life.
+cdef double PROBE_S = 0.1
+cdef int64_t LONG_AGO_S = 1 << 30
 cdef int REQUESTS_PER_TURN = HTTP_REQUESTS_PER_TURN
 cdef int64_t NBYTES_PER_TURN = HTTP_NBYTES_PER_TURN
 
@@ -157,7 +160,14 @@ cdef class Connection(SlowLane):
             self._schedule_resume()
         else:
             self._end_input()
+        if self.state < CONNECTION_CLOSING:
+            # What is answered by then needs no question.
+            self.hub.loop.call_later(PROBE_S, self._ask_for_life)
         return True
+
+    def _ask_for_life(self):
+        self.touched_s = -LONG_AGO_S
+        self.hub.check(self)
 
     def connection_lost(self, error):
         self.state = CONNECTION_CLOSED

@@ -20,8 +20,10 @@ cdef int64_t HEAD_S = int(HTTP_HEAD_TIMEOUT_S)
 cdef int64_t BODY_S = int(HTTP_BODY_TIMEOUT_S)
 cdef int64_t KEEPALIVE_S = int(HTTP_KEEPALIVE_TIMEOUT_S)
 
-# Seconds after which a client that sends no more is asked for a sign of life.
+# Seconds after which a client that sends no more is asked for a sign of life; a connection counts them, see eof_received.
 cdef int64_t PROBE_S = 1
+# Seconds after the question when its answer may be there; later ones are found by the clock.
+cdef tuple LOOKS_S = (0.02, 0.1, 0.5)
 
 
 cpdef int check(Connection connection) except -1:
@@ -67,6 +69,8 @@ cdef int _probe(Connection connection) except -1:
         return 0
     if not connection.probed:
         connection.probed = True
+        for later_s in LOOKS_S:
+            connection.hub.loop.call_later(later_s, check, connection)
         if connection.state != CONNECTION_RELAY or not connection.handover.relay.written:
             # What every client but those of HTTP/1.0 has to take before its answer (RFC 9110 15.2).
             connection.transport.write(CONTINUE)

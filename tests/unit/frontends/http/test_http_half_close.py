@@ -198,3 +198,32 @@ def test_the_metrics_port_answers_too(tmp_path: Path) -> None:
             assert await scrape(server, whole[:-1]) == b""
 
     run(test)
+
+
+def test_clients_that_are_gone_are_found_before_the_clock_ticks(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", delay_ms=1500)
+
+    async def test() -> None:
+        async with serving(tmp_path) as (server, endpoint):
+            model = server.repository.models["m"].versions[1].loaded.model
+            clients = [await Client.connect(endpoint.port) for _ in range(8)]
+            for client in clients:
+                await client.send(infer())
+            await until(lambda: model.in_flight == len(clients))
+            for client in clients:
+                client.close()
+            # What has begun goes on; what waits would wait for seconds.
+            async with asyncio.timeout(1):
+                await until(lambda: model.in_flight <= len(loaded_instances(server)))
+
+    run(test)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
+def loaded_instances(server: InferenceServer) -> list[object]:
+    """What may have begun something: one to run, and one ahead of it, for each."""
+    return [*server.repository.models["m"].versions[1].loaded.made] * 2  # type: ignore[union-attr]
