@@ -69,6 +69,8 @@ def starter(work: Path, variant: Variant) -> Start:
         if group == "trace":
             # It stands in the answers. Nothing is traced.
             options += ["--trace-config=triton,file=/dev/null", "--trace-config=level=TIMESTAMPS"]
+        if group == "operations" and not oracle:
+            options.append("--allow-client-shm=true")
         if group == "python_life":
             backends = once("backends", lambda root: write_backends(root, oracle.backends if oracle else None))
             options.append(f"--backend-directory={backends}")
