@@ -28,6 +28,8 @@ import tritonclient.http
 import tritonclient.utils.shared_memory as shm
 from tritonclient.utils import InferenceServerException
 
+from triton_async.defines import IDLE_S
+
 OPTIONS = ("--allow-client-shm=true", "--model-control-mode=explicit", "--load-model=numbers", "--load-model=strings")
 SIZES = (1, 16, 1000, 20_000)
 # Share of the time that is warm-up, and descriptors that a server opens in it and keeps (of its threads and files).
@@ -296,6 +298,16 @@ def _settled_descriptors(pid: int, at_most: int) -> int:
     return descriptors(pid)
 
 
+def _settled_memory(pid: int) -> int:
+    """What is left when the server has given back what is free."""
+    deadline = time.monotonic() + 3 * IDLE_S + 1
+    smallest = memory_nbytes(pid)
+    while time.monotonic() < deadline:
+        time.sleep(0.5)
+        smallest = min(smallest, memory_nbytes(pid))
+    return smallest
+
+
 def soak(server: Server, seconds: float) -> Found:
     """Asks for so long. What the server has when it is idle behind the warm-up is compared with what it has at the end:
     while it works it has what is in flight besides.
@@ -304,8 +316,8 @@ def soak(server: Server, seconds: float) -> Found:
     before = descriptors(server.pid)
     _ask(server, WARM_UP * seconds, found)
     kept = _settled_descriptors(server.pid, before + KEPT)
-    found.warm_nbytes = memory_nbytes(server.pid)
+    found.warm_nbytes = _settled_memory(server.pid)
     _ask(server, (1 - WARM_UP) * seconds, found)
     found.descriptors_left = max(0, _settled_descriptors(server.pid, kept) - kept)
-    found.end_nbytes = memory_nbytes(server.pid)
+    found.end_nbytes = _settled_memory(server.pid)
     return found

@@ -20,7 +20,9 @@ def main() -> None:
     """Prints what was done, and the sizes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--values", type=int, default=soak.SIZES[-1], help="of the largest tensors")
     options = parser.parse_args()
+    soak.SIZES = (*soak.SIZES[:-1], options.values)
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder) / "models"
         soak.write_models(models)
