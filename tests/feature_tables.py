@@ -43,7 +43,7 @@ NOTES = {
     "optimization.eager_batching": "no effect: it is what always happens",
     "optimization.output_pinned_memory": "no effect: outputs of GPUs go to pinned memory",
     "parameters": "works; `padding` and those named `dynamic_batching.…` are ours, see [batching.md](batching.md)",
-    "instance_group.host_policy": "`cpu-cores` and `numa-node` of `--host-policy`; worker processes take `cpu-cores` alone",
+    "instance_group.host_policy": "`cpu-cores` and `numa-node` of `--host-policy`; worker processes take the first",
     "instance_group.rate_limiter": "with `--rate-limit=execution_count`; `priority` has no effect without `resources`",
     "instance_group.profile": "TensorRT",
     "cc_model_filenames": "TensorRT",

@@ -172,3 +172,13 @@ def test_every_path_of_a_config_is_known_to_the_checks() -> None:
         "ModelSequenceBatching.InitialState.data_file",
         "ModelWarmup.Input.input_data_file",
     }
+
+
+def test_the_guards_that_the_documents_name_are_tests() -> None:
+    document = (ROOT / "docs" / "security.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", document)
+    assert len(named) > 40
+    gone = [
+        f"{path}::{name}" for path, name in named if f"\ndef {name}(" not in (ROOT / "tests" / path).read_text()
+    ]
+    assert gone == []

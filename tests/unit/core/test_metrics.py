@@ -138,7 +138,7 @@ def test_only_ready_versions_are_listed_and_a_reload_starts_at_zero(tmp_path: Pa
         async with running(tmp_path, "--model-control-mode=explicit", "--load-model=m") as server:
             await server.infer(request("m", [1]))
             assert (await read(server))["nv_inference_count"] == {'model="m",version="1"': 1}
-            (directory / "config.pbtxt").write_text((directory / "config.pbtxt").read_text() + "\n")
+            (directory / "1" / "weights").touch()
             await server.load_model("m")
             assert (await read(server))["nv_inference_count"] == {'model="m",version="1"': 0}
             await server.unload_model("m")
