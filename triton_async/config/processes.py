@@ -56,6 +56,8 @@ def process_problem(settings: Settings) -> str | None:
             f"Error: {count} and tracing (--trace-config=triton,file=… or mode=opentelemetry) can not be combined: use "
             "--frontend-processes=1 to trace."
         )
+    if settings.model_namespacing:
+        return f"Error: {count} and --model-namespacing can not be combined: use --frontend-processes=1."
     if not settings.allow_http and not settings.allow_grpc:
         return f"Error: {count} needs --allow-http or --allow-grpc: there is nothing for front-end processes to do."
     return None

@@ -11,6 +11,8 @@ from triton_async.errors import Unsupported
 FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("model_repository_agents", "repository agents other than checksum",
      lambda c: any(agent.name != "checksum" for agent in c.model_repository_agents.agents)),
+    ("parameters TRITON_BATCH_STRATEGY_PATH", "batching strategies of shared libraries",
+     lambda c: "TRITON_BATCH_STRATEGY_PATH" in c.parameters),
     ("model_operations", "libraries of custom operators for other backends than onnxruntime",
      lambda c: bool(c.model_operations.op_library_filename) and c.backend not in ("", "onnxruntime")),
 )

@@ -40,6 +40,7 @@ def test_auto_leaves_cores_for_the_models(cores: int, count: int, monkeypatch: p
     ("--grpc-address=unix:/tmp/a", "--grpc-address=unix:/tmp/a is a socket file"),
     ("--trace-config=triton,file=/tmp/trace", "tracing .* can not be combined: use --frontend-processes=1"),
     ("--trace-config=mode=opentelemetry", "tracing .* can not be combined"),
+    ("--model-namespacing=true", "--model-namespacing can not be combined: use --frontend-processes=1"),
 ])  # fmt: skip
 def test_what_can_not_be_combined_is_refused(option: str, reason: str) -> None:
     assert settings(option).frontend_processes == 1
