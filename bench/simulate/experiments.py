@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from bench.e2e.curves_load import arrivals
+
 from .measure import Subject
 from .simulator import Replica, Result, Scaling, Simulation, poisson
 
 COUNTS = (10, 100, 1000)
 _SHARES = (0.3, 0.5, 0.7, 0.85, 0.95)
 _BALANCES = {"random": "at random", "turn": "in turn", "two": "the less busy of two"}
-_REQUESTS = 200_000
+_REQUESTS, _REQUESTS_EACH = 200_000, 500  # at least, and for each replica
 _ROUNDS = 5
 # Scaling takes minutes of many replicas: their executions are made so long that each answers so many a second. What
 # waits, and when replicas come, does not depend on how long one execution takes while it is short beside both.
@@ -30,13 +32,15 @@ def validation(subject: Subject, replica: Replica, seconds: float) -> list[dict[
         per_s = share * replica.capacity_per_s
         several = [subject.open(per_s, seconds) for _ in range(_ROUNDS)]
         found, size = min(several, key=lambda one: one[0].mean_ms)
-        made = Simulation(replica, 1).run(poisson(per_s, 400, seed=5))
+        # The very arrivals that were sent, and of their answers those that were counted.
+        made = Simulation(replica, 1).run(arrivals(per_s, seconds))
+        counted = made.took_s[made.arrived_s >= seconds / 5]
         rows.append({
             "load": f"{share:.0%}",
             "measured": {"mean_ms": found.mean_ms, "p50_ms": found.p50_ms, "p99_ms": found.p99_ms, "rows": size},
             "simulated": {
-                "mean_ms": 1e3 * float(made.took_s.mean()), "p50_ms": 1e3 * made.percentile_s(50),
-                "p99_ms": 1e3 * made.percentile_s(99), "rows": made.mean_size,
+                "mean_ms": 1e3 * float(counted.mean()), "p50_ms": 1e3 * float(np.percentile(counted, 50)),
+                "p99_ms": 1e3 * float(np.percentile(counted, 99)), "rows": made.mean_size,
             },
         })  # fmt: skip
         print(rows[-1], flush=True)
@@ -49,12 +53,12 @@ def balance(replica: Replica, quick: bool) -> list[dict[str, Any]]:
     for count in COUNTS:
         for share in _SHARES:
             per_s = share * count * replica.capacity_per_s
-            wanted = _REQUESTS / (10 if quick else 1)
-            arrivals = poisson(per_s, wanted / per_s, seed=count)
+            wanted = max(_REQUESTS, _REQUESTS_EACH * count) / (10 if quick else 1)
+            asked = poisson(per_s, wanted / per_s, seed=count)
             row: dict[str, Any] = {"replicas": count, "load": f"{share:.0%}"}
             for name, text in _BALANCES.items():
-                made = Simulation(replica, count, balance=name).run(arrivals)
-                row[text] = round(1e3 * made.percentile_s(99, from_s=float(arrivals[len(arrivals) // 5])), 1)
+                made = Simulation(replica, count, balance=name).run(asked)
+                row[text] = round(1e3 * made.percentile_s(99, from_s=float(asked[len(asked) // 5])), 1)
             rows.append(row)
             print(row, flush=True)
     return rows
@@ -100,13 +104,13 @@ def surge(replica: Replica, quick: bool) -> tuple[list[dict[str, Any]], list[dic
     rows, lines = [], []
     settings = [(4.0, 15.0, 20.0), (8.0, 15.0, 20.0), (16.0, 15.0, 20.0), (8.0, 5.0, 5.0), (8.0, 15.0, 90.0)]
     for count in COUNTS if not quick else COUNTS[:2]:
-        arrivals = _rising(count)
+        asked = _rising(count)
         for target, every_s, start_s in settings if count < 1000 else settings[1:2] + settings[3:4]:
             slow = _slowed(replica, start_s)
             scaling = Scaling(
                 target, least=max(count // 3, 1), most=round(1.5 * count), every_s=every_s, mean_s=2 * every_s
             )
-            made = Simulation(slow, scaling.least, scaling=scaling).run(arrivals, until_s=_END_S)
+            made = Simulation(slow, scaling.least, scaling=scaling).run(asked, until_s=_END_S)
             whole_s = slow.service.mean_s(slow.max_batch)
             line = _line(made)
             late = [at_s for at_s, tail in zip(line["at_s"], line["p99_s"], strict=True) if tail > 5 * whole_s]
