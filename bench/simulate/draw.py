@@ -72,12 +72,12 @@ def surge(lines: Sequence[dict[str, Any]], path: Path) -> None:
     figure, rows = pyplot.subplots(
         2, len(counts), figsize=(9, 5), sharex=True, sharey="row", squeeze=False, layout="constrained"
     )
-    looks = list(dict.fromkeys((line["target"], line["every_s"], line["start_s"]) for line in lines))
-    colours = pyplot.get_cmap("viridis", len(looks))
+    texts = list(dict.fromkeys(line["text"] for line in lines))
+    colours = pyplot.get_cmap("viridis", len(texts))
     for column, count in enumerate(counts):
         for line in (one for one in lines if one["count"] == count):
-            key = line["target"], line["every_s"], line["start_s"]
-            colour, text = colours(looks.index(key)), f"{key[0]:g} wait, every {key[1]:g} s, start {key[2]:g} s"
+            text = line["text"]
+            colour = colours(texts.index(text))
             shares = [100 * ready / count for ready in line["ready"]]
             rows[0][column].plot(line["looks_s"], shares, color=colour, linewidth=1.2, label=text)
             tails = [tail / line["whole_s"] for tail in line["p99_s"]]

@@ -102,26 +102,31 @@ def _line(made: Result, window_s: float = 10.0) -> dict[str, list[float]]:
 def surge(replica: Replica, quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """A load that trebles, by number of replicas, by target and by how long a replica takes to start."""
     rows, lines = [], []
-    settings = [(4.0, 15.0, 20.0), (8.0, 15.0, 20.0), (16.0, 15.0, 20.0), (8.0, 5.0, 5.0), (8.0, 15.0, 90.0)]
+    settings = [
+        (8.0, 0.0, 15.0, 20.0), (8.0, 0.7, 15.0, 20.0), (4.0, 0.7, 15.0, 20.0), (8.0, 0.7, 5.0, 5.0),
+        (8.0, 0.7, 15.0, 90.0),
+    ]  # fmt: skip
     for count in COUNTS if not quick else COUNTS[:2]:
         asked = _rising(count)
-        for target, every_s, start_s in settings if count < 1000 else settings[1:2] + settings[3:4]:
+        for target, busy, every_s, start_s in settings if count < 1000 else settings[:2]:
             slow = _slowed(replica, start_s)
             scaling = Scaling(
-                target, least=max(count // 3, 1), most=round(1.5 * count), every_s=every_s, mean_s=2 * every_s
-            )
+                target, least=max(count // 3, 1), most=round(1.5 * count), every_s=every_s, mean_s=2 * every_s,
+                busy=busy,
+            )  # fmt: skip
             made = Simulation(slow, scaling.least, scaling=scaling).run(asked, until_s=_END_S)
             whole_s = slow.service.mean_s(slow.max_batch)
             line = _line(made)
             late = [at_s for at_s, tail in zip(line["at_s"], line["p99_s"], strict=True) if tail > 5 * whole_s]
             rows.append({
-                "replicas that it takes": count, "target": target, "look every s": every_s, "start s": start_s,
+                "replicas that it takes": count, "target": target, "busy": busy or "-", "look every s": every_s,
+                "start s": start_s,
                 "most replicas": max(line["ready"]),
                 "replicas at the end": line["ready"][-1],
                 "seconds with p99 above 5 executions": round(10.0 * len(late)),
                 "worst p99 ÷ one execution": round(max(line["p99_s"]) / whole_s, 1),
             })  # fmt: skip
-            lines.append({"count": count, "target": target, "every_s": every_s, "start_s": start_s,
-                          "whole_s": whole_s, **line})  # fmt: skip
+            text = f"{target:g} wait{f', {busy:.0%} busy' if busy else ''}, every {every_s:g} s, start {start_s:g} s"
+            lines.append({"count": count, "text": text, "whole_s": whole_s, **line})
             print(rows[-1], flush=True)
     return rows, lines

@@ -67,7 +67,8 @@ class Replica:
 
 @dataclass(frozen=True)
 class Scaling:
-    """`target`: a replica for each so many requests that wait. `every_s`: between two looks. `mean_s`: what waits is
+    """`target`: a replica for each so many requests that wait. `busy`: and as many as are so busy, a share of their
+    instances; the larger number counts. 0: by what waits alone. `every_s`: between two looks. `mean_s`: what waits is
     averaged over. `down_s`: the largest wish of so long counts. `growth`: at most so many times as many, or four more,
     in each look (HorizontalPodAutoscaler). `least` may be 0: then one starts with the first request.
     """
@@ -79,6 +80,7 @@ class Scaling:
     mean_s: float = 30.0
     down_s: float = 300.0
     growth: float = 2.0
+    busy: float = 0.0
 
 
 @dataclass
@@ -144,7 +146,7 @@ class Simulation:
         self._sequence = 0
         self._turn = 0
         self._held: deque[float] = deque()  # by the balancer, while no replica is ready
-        self._looks: deque[tuple[float, float]] = deque()  # (time, what waits)
+        self._looks: deque[tuple[float, int, int]] = deque()  # (time, what waits, instances that run)
         self._wishes: deque[tuple[float, int]] = deque()
         self._arrived: list[float] = []
         self._took: list[float] = []
@@ -288,12 +290,15 @@ class Simulation:
         scaling = self._scaling
         assert scaling is not None
         self._push(now_s + scaling.every_s, _SCALE, None)
-        self._looks.append((now_s, self._waiting()))
+        instances = self._replica.instances
+        self._looks.append((now_s, self._waiting(), sum(instances - one.idle for one in self._ready)))
         while self._looks[0][0] < now_s - scaling.mean_s:
             self._looks.popleft()
-        mean = sum(waiting for _, waiting in self._looks) / len(self._looks)
+        waiting, running = (sum(look[of] for look in self._looks) / len(self._looks) for of in (1, 2))
         there = len(self._ready) + self._starting - self._unwanted
-        wish = math.ceil(mean / scaling.target)
+        wish = math.ceil(waiting / scaling.target)
+        if scaling.busy:
+            wish = max(wish, math.ceil(running / instances / scaling.busy))
         wish = min(wish, max(math.ceil(there * scaling.growth), there + 4))
         wish = max(scaling.least, min(wish, scaling.most))
         if scaling.least == 0 and any(one.in_flight for one in self._ready):

@@ -241,13 +241,16 @@ def test_the_checker_finds_mistakes_in_services(mistake: str) -> None:
 
 def test_queue_scaling_asks_for_a_metric_that_there_is() -> None:
     service = named("InferenceService", "queue-scaling.yaml")
-    (metric,) = service["spec"]["predictor"]["autoScaling"]["metrics"]
-    query = metric["external"]["metric"]["query"]
-    assert query.startswith("sum(nv_inference_pending_request_count{")
-    assert f"{service['metadata']['name']}-predictor-" in query
+    waiting, busy = (one["external"] for one in service["spec"]["predictor"]["autoScaling"]["metrics"])
+    assert waiting["metric"]["query"].startswith("sum(nv_inference_pending_request_count{")
+    selector = re.compile(r"\{[^}]*\}")
+    for metric in (waiting, busy):
+        selected = selector.findall(metric["metric"]["query"])
+        assert all(f"{service['metadata']['name']}-predictor-" in text for text in selected)
     # One beginning for all ways to scale.
-    trigger = named("ScaledObject")["spec"]["triggers"][0]
-    assert trigger["metadata"]["threshold"] == metric["external"]["target"]["value"]
+    triggers = [trigger["metadata"] for trigger in named("ScaledObject")["spec"]["triggers"][:2]]
+    assert [trigger["threshold"] for trigger in triggers] == [one["target"]["value"] for one in (waiting, busy)]
+    assert selector.sub("", busy["metric"]["query"]) == triggers[1]["query"]
 
 
 @pytest.mark.parametrize("component", ["hpa", "keda"])

@@ -133,6 +133,17 @@ def test_replicas_come_with_what_waits_and_go_again() -> None:
     assert all(scaling.least <= wanted <= scaling.most for _, _, wanted in made.replicas)
 
 
+def test_by_what_waits_alone_they_go_while_they_are_needed_and_by_how_busy_they_are_they_stay() -> None:
+    replica, arrivals = sim.Replica(sim.Service((0.1,)), start_s=10), sim.poisson(70, 500, 14)
+    ends = {}
+    for busy in (0.0, 0.8):
+        scaling = sim.Scaling(8, least=1, most=20, every_s=5, mean_s=10, down_s=30, busy=busy)
+        made = sim.Simulation(replica, 10, scaling=scaling).run(arrivals, until_s=500)
+        ends[busy] = {there for at_s, there, _ in made.replicas if at_s > 100}
+    assert min(ends[0.0]) <= 5, "nothing waits, so they are not missed until they are gone"
+    assert min(ends[0.8]) >= 8 and max(ends[0.8]) <= 13, "seventy a second keep seven busy"
+
+
 def test_from_zero_the_first_request_waits_for_the_start_and_goes_back_to_zero() -> None:
     replica = sim.Replica(sim.Service((0.1,)), start_s=3)
     scaling = sim.Scaling(8, least=0, most=4, every_s=5, mean_s=5, down_s=30)
