@@ -51,6 +51,13 @@ _FRAMING = Deviation("The real server closes the connection without a word; we a
 _GARBAGE = Deviation(
     "The real server says nothing about a message on a stream that it cannot read.", ("INTERNAL", "OK")
 )
+_LOG_KIND = Deviation(
+    "The real server does not say which log setting is of another kind.", (400, 500), r"Unable to parse 'log_\w+': .*"
+)
+_LOG_UNKNOWN = Deviation(
+    "The real server passes over log settings that it does not know. We refuse them, so that a slip is seen.",
+    (400, "INVALID_ARGUMENT"), r"unknown log setting 'log_other'",
+)  # fmt: skip
 _NOT_BUILT = "Extensions that are not built yet are not listed."
 _NUMBER = "The real server takes the digits in front of what is no number. We take a version or refuse it."
 _DECODED = (
@@ -91,6 +98,10 @@ DEVIATIONS: dict[str, Deviation] = {
     # Loads with a config or files of their own
     **{f"override-{name}": _OVERRIDE for name in _OVERRIDES},
     # Trace settings
+    "operations-logging-text": _LOG_KIND,
+    "operations-logging-text-level": _LOG_KIND,
+    "operations-logging-unknown": _LOG_UNKNOWN,
+    "operations-grpc-logging-unknown": _LOG_UNKNOWN,
     "trace-level-old-names": _TRACE_UNKNOWN,
     "trace-level-unknown": _TRACE_UNKNOWN,
     "trace-unknown": _TRACE_UNKNOWN,
