@@ -20,7 +20,7 @@ cdef int64_t HEAD_S = int(HTTP_HEAD_TIMEOUT_S)
 cdef int64_t BODY_S = int(HTTP_BODY_TIMEOUT_S)
 cdef int64_t KEEPALIVE_S = int(HTTP_KEEPALIVE_TIMEOUT_S)
 
-# Seconds after which a client that sends no more is asked for a sign of life; a connection counts them, see eof_received.
+# Seconds after which a client that sends no more is asked for a sign of life; connections count them: see eof_received.
 cdef int64_t PROBE_S = 1
 # Seconds after the question when its answer may be there; later ones are found by the clock.
 cdef tuple LOOKS_S = (0.02, 0.1, 0.5)
