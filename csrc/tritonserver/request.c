@@ -268,7 +268,7 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_InferenceRequestAppendInputDataWithHostP
     int64_t memory_type_id, const char *host_policy_name) {
     NEEDS(host_policy_name);
     return ta_error(
-        TRITONSERVER_ERROR_UNSUPPORTED, "data of input '%s' for host policy '%s': this server has no host policies",
+        TRITONSERVER_ERROR_UNSUPPORTED, "data of input '%s' for host policy '%s': a request has one buffer for all policies",
         name == NULL ? "" : name, host_policy_name);
     (void)inference_request, (void)base, (void)byte_size, (void)memory_type, (void)memory_type_id;
 }

@@ -318,7 +318,7 @@ static void wrong_options(void) {
     GOOD(TRITONSERVER_ServerOptionsSetLogCallback(options, NULL, NULL));
     BAD(UNSUPPORTED, "virtual addresses", TRITONSERVER_ServerOptionsSetCudaVirtualAddressSize(options, 0, 1));
     GOOD(TRITONSERVER_ServerOptionsSetModelRepositoryPath(options, "/not/there"));
-    GOOD(TRITONSERVER_ServerOptionsSetHostPolicy(options, "cpu", "numa-node", "0"));
+    GOOD(TRITONSERVER_ServerOptionsSetHostPolicy(options, "cpu", "numa-knot", "0"));
     BAD(INVALID_ARG, "--host-policy", TRITONSERVER_ServerNew(&server, options));
     GOOD(TRITONSERVER_ServerOptionsDelete(options));
     GOOD(TRITONSERVER_ServerOptionsDelete(NULL));
