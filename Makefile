@@ -143,8 +143,8 @@ debug: $(DEBUG)/.built
 sanitize: $(VENV)/.dev
 	$(BIN)/pytest tests/unit/test_csrc_sanitized.py
 
-# Files are dealt out to two processes in their order: those that start servers first, the many small ones last.
-TEST_JOBS ?= 2
+# Files are dealt out to some processes in their order: those that start servers first, the many small ones last.
+TEST_JOBS ?= 3
 PYTEST := $(BIN)/pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 test: lint embeddings models $(VENV)/.torch $(VENV)/.forests $(DEBUG)/.built $(AZURITE)

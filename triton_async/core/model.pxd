@@ -71,6 +71,8 @@ cdef class Model(Servable):
     cdef int _end_execution(self, Batch batch, int64_t now_ns) except -1
     cdef int _account(self, InferRequest request, Batch batch, int64_t now_ns) except -1
     cdef int _drop(self, InferRequest request, int64_t now_ns) except -1
+    # An instance that is to go does so behind the last of its requests.
+    cdef int _over(self, InferRequest request) except -1
     cdef int _note_execution(self, Batch batch, bint here, bint displaced=*) except -1
 
 # Whether its engine says that it is away and will be back. One that is being made anew counts as there.

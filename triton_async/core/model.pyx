@@ -528,7 +528,8 @@ cdef class Model(Servable):
                 self._keep(request, response)
             if not request.awaits & AWAITS_EXECUTION:
                 self._account(request, <Batch>request.batch, now_ns)
-        return self._answer(request, response)
+        self._answer(request, response)
+        return self._over(request) if self.late else 0
 
     cdef int released(self, InferRequest request, int64_t now_ns) except -1:
         if not request.awaits & AWAITS_RELEASE:
@@ -540,7 +541,10 @@ cdef class Model(Servable):
                 f"model '{self.signature.model_name}' released the request without a response"
             )), now_ns)
         self._free(request)
-        if self.late.pop(request, None) is not None and self.leaving:
+        return self._over(request) if self.late else 0
+
+    cdef int _over(self, InferRequest request) except -1:
+        if not request.awaits & (AWAITS_FINAL | AWAITS_RELEASE) and self.late.pop(request, None) and self.leaving:
             let_instances_go(self)
         return 0
 
