@@ -19,9 +19,10 @@ from triton_async.infer.request import live_requests
 @pytest.fixture(autouse=True)
 def servers_are_idle() -> Iterator[None]:
     """A response is there a moment before its request is let go on the server's own thread."""
+    before = live_requests()
     yield
     deadline = time.monotonic() + 10
-    while live_requests() and time.monotonic() < deadline:
+    while live_requests() > before and time.monotonic() < deadline:
         time.sleep(0.005)
 
 
