@@ -35,7 +35,8 @@ OPTIONS = {
 
 
 def mirrored(folder: Path, sanitizer: str) -> Path:
-    """The package with a library of its own, under a sanitizer: links to all else. Its library."""
+    """The package with a library of its own, under a sanitizer: links to all else. Its library, for programs whose
+    Python finds `folder` before an installed package."""
     package = folder / "triton_async"
     package.mkdir()
     for entry in native.LIBRARY.parents[1].iterdir():
@@ -51,6 +52,10 @@ def mirrored(folder: Path, sanitizer: str) -> Path:
         check=True,
     )  # fmt: skip
     return library
+
+
+def first(folder: Path, sanitizer: str) -> dict[str, str]:
+    return {"PYTHONPATH": str(folder)} if sanitizer else {}
 
 
 def built(source: str, folder: Path, library: Path, sanitizer: str = "") -> Path:
@@ -82,14 +87,16 @@ def test_a_c_program_has_all_of_the_server(sanitizer: str, repository: Path, tmp
     library = mirrored(tmp_path, sanitizer) if sanitizer else native.LIBRARY
     more = tmp_path / "more"
     more.mkdir()
-    done = run(built("embedding_program.c", tmp_path, library, sanitizer), repository, more)
+    program = built("embedding_program.c", tmp_path, library, sanitizer)
+    done = run(program, repository, more, **first(tmp_path, sanitizer))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("sanitizer", ["", "address", "thread"])
 def test_threads_of_a_cpp_program_share_a_server(sanitizer: str, repository: Path, tmp_path: Path) -> None:
     library = mirrored(tmp_path, sanitizer) if sanitizer else native.LIBRARY
-    done = run(built("embedding_threads.cc", tmp_path, library, sanitizer), repository, 4, 8, 100)
+    program = built("embedding_threads.cc", tmp_path, library, sanitizer)
+    done = run(program, repository, 4, 8, 100, **first(tmp_path, sanitizer))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("3200 inferences")
 
