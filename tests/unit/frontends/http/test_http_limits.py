@@ -114,8 +114,10 @@ def test_an_announced_body_costs_nothing_until_it_comes(tmp_path: Path) -> None:
             for wire in wires:
                 wire.leave()
             assert server.pool.leased == 0
-            # Nor is what it came to kept for others.
-            assert resident_nbytes() - before < 16 << 20
+            # Nor is what it came to kept for others. A thread gives back what is large.
+            async with asyncio.timeout(20):
+                while resident_nbytes() - before >= 16 << 20:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
 
     run(test)
 
