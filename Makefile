@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find triton_async protos -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \
 	-o -name '*.proto') $(wildcard csrc/*) setup.py pyproject.toml
 DEBUG := build/debug-package
+RAY := build/ray-venv
 HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
@@ -30,7 +31,7 @@ help:
 	@echo 'make debug        the unit tests on a build with assertions (part of make test: those of the request path)'
 	@echo 'make sanitize     the C sources under address, undefined behaviour and thread sanitizers (part of make test)'
 	@echo 'make conformance  compare with the real tritonserver'
-	@echo 'make ray          the tests of Ray Serve, which is installed beside (300 MB)'
+	@echo 'make ray          the tests of Ray Serve, which is installed beside (300 MB; part of make test)'
 	@echo 'make tensorflow   the tests of TensorFlow graphs beside TensorFlow itself (1 GB, in build/tensorflow-venv)'
 	@echo 'make bench        measure against the real tritonserver'
 	@echo 'make dist         dist/: the source, and a wheel for each of $(PYTHONS), which is installed and tried'
@@ -147,9 +148,10 @@ sanitize: $(VENV)/.dev
 TEST_JOBS ?= 3
 PYTEST := $(BIN)/pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
-test: lint embeddings models $(VENV)/.torch $(VENV)/.forests $(DEBUG)/.built $(AZURITE)
+test: lint embeddings models $(VENV)/.torch $(VENV)/.forests $(DEBUG)/.built $(AZURITE) $(RAY)/.installed
 	AZURITE_BLOB="$$(command -v $(CURDIR)/$(AZURITE))" $(PYTEST) -m 'not conformance'
 	PYTHONPATH=$(DEBUG) $(PYTEST) $(addprefix tests/unit/,core infer memory frontends)
+	$(RAY_TESTS)
 
 # TensorFlow (1 GB) in an environment of its own beside the others' packages: the tests that run it and compare with it.
 tensorflow: $(VENV)/.dev
@@ -160,16 +162,18 @@ tensorflow: $(VENV)/.dev
 	build/tensorflow-venv/bin/python -m pytest tests/unit/backends/test_tensorflow.py
 
 # Ray (300 MB with what it needs), likewise: the tests on a cluster of two nodes on this machine.
-RAY := build/ray-venv
 $(RAY)/.installed: $(VENV)/.dev
 	$(PYTHON) -m venv $(RAY)
-	$(RAY)/bin/pip install --quiet 'ray[serve]>=2.60'
+	@$(RAY)/bin/pip install --quiet 'ray[serve]>=2.60' || \
+		echo 'Ray could not be installed: the tests on a cluster will be skipped'
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))' \
 		> "$$($(RAY)/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/tests.pth"
 	@touch $@
 
+# In a folder without the sources: Ray's processes look for modules where they were started.
+RAY_TESTS := cd tests && ../$(RAY)/bin/python -m pytest -W ignore::DeprecationWarning ray_serve unit/ray_serve
 ray: $(RAY)/.installed
-	$(RAY)/bin/python -m pytest -W ignore::DeprecationWarning tests/ray_serve tests/unit/ray_serve
+	$(RAY_TESTS)
 
 conformance: $(VENV)/.dev
 	$(BIN)/pytest -m conformance tests/conformance
