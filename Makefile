@@ -72,15 +72,18 @@ $(VENV)/.forests: $(VENV)/.dev
 		echo 'XGBoost, LightGBM, scikit-learn or treelite could not be installed: tests against them will be skipped'
 	@touch $@
 
-# The programs that tests run beside the server, as their users do: what is missing of them. None is left running.
-PEERS := redis-server nginx haproxy prometheus promtool chromium node npm setpriv curl g++
+# The programs that tests run beside the server, as their users do, each with Debian's package of it: what is missing of them
+# (a machine with another maker's node has its npm too, and Debian's cannot stand beside it). None is left running.
+PEERS := redis-server:redis-server nginx:nginx haproxy:haproxy prometheus:prometheus promtool:prometheus \
+	chromium:chromium node:nodejs npm:npm setpriv:util-linux curl:curl g++:g++
 $(VENV)/.peers: $(VENV)/.system
-	@PATH="$$PATH:/usr/sbin"; for program in $(PEERS); do command -v $$program > /dev/null || missing=1; done; \
+	@PATH="$$PATH:/usr/sbin"; for peer in $(PEERS); do \
+		command -v $${peer%%:*} > /dev/null || missing="$$missing $${peer##*:}"; done; \
 	if [ -n "$$missing" ]; then \
-		echo 'Installing what the tests run: $(PEERS)'; \
+		echo "Installing what the tests run:$$missing"; \
 		SUDO=; [ "$$(id -u)" = 0 ] || SUDO=sudo; \
-		$$SUDO apt-get update -qq && $$SUDO env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-			redis-server nginx haproxy prometheus chromium nodejs npm util-linux curl g++; \
+		$$SUDO apt-get update -qq && \
+			$$SUDO env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; \
 	fi
 	@touch $@
 
@@ -148,9 +151,16 @@ sanitize: $(VENV)/.dev
 TEST_JOBS ?= 3
 PYTEST := $(BIN)/pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
+# What fails beside two other processes of tests on a busy machine runs a second time, with the machine to itself: a test
+# that fails then is broken, one that passes is to be looked at, and stands in the output.
+define run_tests
+$(1) $(PYTEST) $(2) || { echo 'What failed runs once more, alone:'; \
+	$(1) $(BIN)/pytest -v --last-failed --last-failed-no-failures none $(2); }
+endef
+
 test: lint embeddings models $(VENV)/.torch $(VENV)/.forests $(DEBUG)/.built $(AZURITE) $(RAY)/.installed
-	AZURITE_BLOB="$$(command -v $(CURDIR)/$(AZURITE))" $(PYTEST) -m 'not conformance'
-	PYTHONPATH=$(DEBUG) $(PYTEST) $(addprefix tests/unit/,core infer memory frontends)
+	$(call run_tests,AZURITE_BLOB="$$(command -v $(CURDIR)/$(AZURITE))",-m 'not conformance')
+	$(call run_tests,PYTHONPATH=$(DEBUG),-o cache_dir=.cache/pytest-debug $(addprefix tests/unit/,core infer memory frontends))
 	$(RAY_TESTS)
 
 # TensorFlow (1 GB) in an environment of its own beside the others' packages: the tests that run it and compare with it.

@@ -214,10 +214,12 @@ def test_a_pipe_that_nobody_empties_holds_nobody_up(pipe: tuple[int, int], block
     os.close(writer)
     reading.join()
     kept = found[0].decode().splitlines()
-    assert [line for line in kept if line[0].isdigit() and "x" in line] == [
-        f"{i} " + "x" * 1000 for i in range(count - lost)
-    ]
-    assert kept.count(f"{lost} lines were lost") == 1 and "later" in kept
+    # Which ones were lost depends on when the writing thread first took some: what is kept is whole and in order.
+    numbers = [int(line.split()[0]) for line in kept if line.endswith(" " + "x" * 1000)]
+    assert len(numbers) == count - lost and numbers == sorted(set(numbers)) and numbers[0] == 0
+    # Told in one piece or, where the thread wrote between the losses, in several.
+    told = [line.removesuffix(" lines were lost") for line in kept if line.endswith(" lines were lost")]
+    assert sum(map(int, told)) == lost and "later" in kept
     assert lines.dropped == lost
 
 
