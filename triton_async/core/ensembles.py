@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -119,9 +119,9 @@ class Ensembles:
         if reason:
             raise InvalidArg(f"load failed for model '{entry.name}': {reason}\n")
 
-    def join_all(self) -> bool:
-        """Ends the loads at start; whether all that were loaded are READY. The log says why one is not."""
-        entries = [entry for _, entry in sorted(self._repository.models.items()) if entry.joining]
+    def join_all(self, keys: Container[str]) -> bool:
+        """Ends loads of several models; whether all of these are READY. The log says why one is not."""
+        entries = [entry for key, entry in sorted(self._repository.models.items()) if entry.joining and key in keys]
         for entry in entries:
             entry.joining = False
         reasons = {entry.key: self._join_behind(entry) for entry in entries}

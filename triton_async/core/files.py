@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -188,9 +189,13 @@ def find(roots: Sequence[Root], name: str) -> list[Root]:
 
 
 def fingerprint(directory: Path) -> Fingerprint:
-    """Of a model's directory."""
+    """Of a model's directory, and of those that links in it lead to."""
     rows: list[tuple[str, int, int, int]] = []
-    _collect(str(directory), "", rows)
+    try:
+        status = os.stat(directory)
+    except OSError:
+        return ()
+    _collect(str(directory), "", rows, {(status.st_dev, status.st_ino)})
     return tuple(sorted(rows))
 
 
@@ -204,10 +209,15 @@ def of_version(found: Fingerprint, version: int) -> Fingerprint:
     return tuple(row for row in found if matters(row[0]))
 
 
-def _collect(directory: str, prefix: str, rows: list[tuple[str, int, int, int]]) -> None:
+def _collect(
+    directory: str, prefix: str, rows: list[tuple[str, int, int, int]], known: set[tuple[int, int]]
+) -> None:
+    """`known`: directories, by device and inode, that were begun: links may lead in circles. A version has all of its
+    files, though it shares them with another.
+    """
     try:
         with os.scandir(directory) as entries:
-            found = list(entries)
+            found = sorted(entries, key=lambda entry: entry.name)
     except OSError:
         return
     for entry in found:
@@ -217,8 +227,11 @@ def _collect(directory: str, prefix: str, rows: list[tuple[str, int, int, int]])
         except OSError:  # a link that leads nowhere, or gone by now
             continue
         rows.append((name, status.st_size, status.st_mtime_ns, status.st_ino))
-        if entry.is_dir(follow_symlinks=False):
-            _collect(entry.path, f"{name}/", rows)
+        place = status.st_dev, status.st_ino
+        if stat.S_ISDIR(status.st_mode) and place not in known:
+            begun = known if prefix else set(known)
+            begun.add(place)
+            _collect(entry.path, f"{name}/", rows, begun)
 
 
 def _is_model_directory(entry: os.DirEntry[str]) -> bool:

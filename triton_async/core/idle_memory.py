@@ -35,8 +35,8 @@ class IdleMemory:
             self._timer.cancel()
 
     def _look(self) -> None:
-        self.look()
         self.start()
+        self.look()
 
     def look(self) -> None:
         """One look: has memory given back if the server has become idle since the last one."""
@@ -45,7 +45,8 @@ class IdleMemory:
             self._worked = True
         elif self._worked:
             self._worked = False
-            self._host.loop.run_in_executor(self._host.workers.files, self._give_back)
+            # Beside what frees models; a file system that hangs keeps no memory.
+            self._host.loop.run_in_executor(self._host.workers.unloads, self._give_back)
 
     def _give_back(self) -> None:
         self._host.pool.trim()

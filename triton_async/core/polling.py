@@ -5,38 +5,59 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Container, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
+from triton_async.core.entries import ModelEntry
 from triton_async.core.files import Fingerprint, Root
+from triton_async.core.namespaces import Namespaces
 from triton_async.errors import ServerError
 
 log = logging.getLogger("triton_async.core")
 
+T = TypeVar("T")
+
+# The repositories that have a model, and what its directory was like.
+Seen = tuple[Sequence[Root], Fingerprint]
+
+# Of a model that is to be loaded again, whatever its directory is like.
+UNKNOWN: Fingerprint = (object(),)
+
 
 class Followed(Protocol):
-    """What polling needs of the repository."""
+    """What polling needs of the repository. `look` asks a root on a thread; `keep` has a stop wait for work."""
+
+    models: dict[str, ModelEntry]
+    namespaces: Namespaces
 
     @property
-    def models(self) -> Mapping[str, Any]: ...
+    def roots(self) -> Sequence[Root]: ...
 
-    async def scan(self) -> Mapping[str, list[Root]]: ...
-    async def fingerprints(self, roots: Mapping[str, Root]) -> Mapping[str, Fingerprint]: ...
-    async def load_all(self, names: Iterable[str], there: Mapping[str, list[Root]]) -> bool: ...
-    async def unload_gone(self, names: Iterable[str]) -> None: ...
+    async def look(self, function: Callable[..., T], *arguments: Any) -> T: ...
+    def keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]: ...
+    async def load_all(
+        self, keys: Sequence[str], there: Mapping[str, Sequence[Root]], ended: Callable[[str], object]
+    ) -> bool: ...
+    async def unload_gone(self, keys: Iterable[str]) -> None: ...
 
 
 class Poller:
     """A model is loaded when its directory has appeared or changed since it was last looked at, whether or not that
-    could be loaded, and unloaded when its directory is gone. A repository that cannot be read changes nothing.
+    could be loaded, and unloaded when its directory is gone. A repository that cannot be read changes nothing of its
+    models. A model that is being loaded is left alone until that has ended, and holds up no other.
     """
 
     def __init__(self, repository: Followed, period_s: float) -> None:
         self._repository = repository
         self._period_s = period_s
         self._stopped = asyncio.Event()
-        # Of what was loaded, or tried: the repositories that have it, and what its directory was like.
-        self._seen: dict[str, tuple[list[Root], Fingerprint]] = {}
+        # One look at a time: an older one must not undo what a newer one has done.
+        self._looking = asyncio.Lock()
+        # Of what was loaded, or tried; noted as it is begun, or has left, so that what fails in between is done again.
+        self._seen: dict[str, Seen] = {}
+        # What is being loaded, and the loads that looks have begun.
+        self._loading: set[str] = set()
+        self._loads: set[asyncio.Task[bool]] = set()
 
     async def run(self) -> None:
         """Follows the repositories until `stop`; a load that has begun comes to its end."""
@@ -46,9 +67,8 @@ class Poller:
                     await self._stopped.wait()
                 return
             try:
-                await self.follow(await self._repository.scan())
-            except ServerError as error:
-                log.error("failed to poll model repositories: %s", error.message)
+                async with self._looking:
+                    await self._look(*await self._read())
             except Exception:
                 log.exception("failed to poll model repositories")
 
@@ -56,15 +76,105 @@ class Poller:
         """No further look is taken."""
         self._stopped.set()
 
-    async def follow(self, there: Mapping[str, list[Root]]) -> bool:
-        """Loads and unloads what has changed since the last time; whether all that was to be loaded is READY."""
-        # Before they are read: what changes meanwhile is seen the next time.
-        fingerprints = await self._repository.fingerprints({name: roots[0] for name, roots in there.items()})
-        now = {name: (roots, fingerprints[name]) for name, roots in there.items()}
-        changed = sorted(name for name in now if now[name] != self._seen.get(name))
-        gone = sorted(name for name in self._seen if name not in now and name in self._repository.models)
-        self._seen = now
-        if gone:
-            log.info("gone from the model repositories: %s", ", ".join(gone))
-            await self._repository.unload_gone(gone)
-        return await self._repository.load_all(changed, there)
+    async def begin(self, there: Mapping[str, Sequence[Root]]) -> bool:
+        """Loads what a scan has found; whether all of it is READY. ServerError when a repository can not be read."""
+        async with self._looking:
+            fingerprints, problems = await self._fingerprints(there)
+            for problem in problems.values():
+                raise problem
+            await self._look({key: (roots, fingerprints[key]) for key, roots in there.items()}, problems)
+        return await self._loaded()
+
+    async def follow(self) -> bool:
+        """Looks once, at once; whether all that is being loaded then is READY. ServerError, when all else is done,
+        where a repository can not be read.
+        """
+        async with self._looking:
+            now, problems = await self._read()
+            await self._look(now, problems)
+        complete = await self._loaded()
+        for problem in problems.values():
+            raise problem
+        return complete
+
+    async def _loaded(self) -> bool:
+        loads = set(self._loads)
+        if loads:
+            # Not given up with who waits.
+            await asyncio.wait(loads)
+        return all(load.result() for load in loads)
+
+    async def _read(self) -> tuple[dict[str, Seen], dict[Root, ServerError]]:
+        """What can be read, by keys, and the repositories that can not be."""
+        found: dict[str, list[Root]] = {}
+        problems: dict[Root, ServerError] = {}
+        for root in list(self._repository.roots):
+            try:
+                for name in await self._repository.look(root.names):
+                    found.setdefault(name, []).append(root)
+            except ServerError as error:
+                problems[root] = error
+        there = self._repository.namespaces.by_key(found)
+        fingerprints, more = await self._fingerprints(there)
+        problems |= more
+        for problem in problems.values():
+            log.error("failed to poll model repositories: %s", problem.message)
+        return {key: (there[key], one) for key, one in fingerprints.items()}, problems
+
+    async def _fingerprints(
+        self, there: Mapping[str, Sequence[Root]]
+    ) -> tuple[dict[str, Fingerprint], dict[Root, ServerError]]:
+        of_root: dict[Root, dict[str, str]] = {}
+        for key, roots in there.items():
+            of_root.setdefault(roots[0], {})[self._repository.namespaces.split(key)[1]] = key
+        found: dict[str, Fingerprint] = {}
+        problems: dict[Root, ServerError] = {}
+        for root, keys in of_root.items():
+            try:
+                prints = await self._repository.look(root.fingerprints, list(keys))
+            except ServerError as error:
+                problems[root] = error
+                continue
+            found |= {key: prints[name] for name, key in keys.items()}
+        return found, problems
+
+    async def _look(self, now: Mapping[str, Seen], unreadable: Container[Root]) -> None:
+        """Unloads what is gone, and begins to load what has changed."""
+        for key in sorted(self._seen.keys() - now.keys()):
+            if self._is_free(key, unreadable):
+                await self._unload(key)
+        changed = [key for key in sorted(now) if now[key] != self._seen.get(key) and self._is_free(key, unreadable)]
+        if not changed:
+            return
+        self._seen |= {key: now[key] for key in changed}
+        self._loading.update(changed)
+        load = self._repository.keep(self._load(changed, {key: roots for key, (roots, _) in now.items()}))
+        self._loads.add(load)
+        load.add_done_callback(self._loads.discard)
+
+    def _is_free(self, key: str, unreadable: Container[Root]) -> bool:
+        """Whether all that is known of it can be seen, and no load of it is on its way."""
+        if key in self._loading or any(root in unreadable for root in self._seen.get(key, ((), ()))[0]):
+            return False
+        entry = self._repository.models.get(key)
+        return entry is None or not entry.lock.locked()
+
+    async def _unload(self, key: str) -> None:
+        try:
+            if key in self._repository.models:
+                log.info("gone from the model repositories: %s", key)
+                await self._repository.unload_gone([key])
+        except Exception:
+            log.exception("'%s' could not be unloaded, which is tried again", key)
+        else:
+            del self._seen[key]
+
+    async def _load(self, keys: Sequence[str], there: Mapping[str, Sequence[Root]]) -> bool:
+        try:
+            return await self._repository.load_all(keys, there, self._loading.discard)
+        except Exception:
+            log.exception("the load of %s could not go on, which is tried again", ", ".join(keys))
+            self._seen |= {key: (self._seen[key][0], UNKNOWN) for key in keys if key in self._seen}
+            return False
+        finally:
+            self._loading.difference_update(keys)

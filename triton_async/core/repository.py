@@ -43,13 +43,13 @@ class ModelRepository:
         self.settings = settings
         self.host = host
         self._on_change = on_change
-        self._roots = [host.open_root(path) for path in settings.model_repository]
+        self.roots = [host.open_root(path) for path in settings.model_repository]
         # What runs until it is done whoever asked for it: versions that leave, and looks at the file system.
         self._running: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self._poller: Poller | None = None
         self.models: dict[str, ModelEntry] = {}
-        self.namespaces = Namespaces(settings.model_namespacing, self.models, self._roots)
+        self.namespaces = Namespaces(settings.model_namespacing, self.models, self.roots)
         # What a load was asked for and no directory is known of yet.
         self._wanted: WeakValueDictionary[str, ModelEntry] = WeakValueDictionary()
         self._unsettled: set[str] = set()
@@ -64,13 +64,15 @@ class ModelRepository:
     async def scan(self) -> dict[str, list[files.Root]]:
         """Keys of all model directories, and the repositories that have them. InternalError when one can not be read.
         """
-        return self.namespaces.by_key(await self._look(files.scan, self._roots))
+        return self.namespaces.by_key(await self.look(files.scan, list(self.roots)))
 
-    async def _look(self, function: Callable[..., T], *arguments: Any) -> T:
+    async def look(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Asks the file system, on a thread. ServerError."""
         # Not given up with its caller, so that `stop` can wait for the thread.
-        return await asyncio.shield(self._keep(self.host.looking(function, *arguments)))
+        return await asyncio.shield(self.keep(self.host.looking(function, *arguments)))
 
-    def _keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Runs what `stop` is to wait for."""
         task = self.host.loop.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._done)
@@ -166,7 +168,7 @@ class ModelRepository:
 
     def add_root(self, root: files.Root) -> None:
         """Has its models known."""
-        self._roots.append(root)
+        self.roots.append(root)
         self._index = None
 
     async def remove_root(self, root: files.Root) -> None:
@@ -177,7 +179,7 @@ class ModelRepository:
             if entry is not None:
                 await self._unload_locked(entry)
         await self.until_unloaded(root)
-        self._roots.remove(root)
+        self.roots.remove(root)
         for key in keys:
             entry = self.models.pop(key, None)
             if entry is not None:
@@ -206,7 +208,7 @@ class ModelRepository:
         """
         self._idle_memory.start()
         there = await self.scan()
-        for line in await self._look(files.survey, self._roots):
+        for line in await self.look(files.survey, self.roots):
             log.warning("%s", line)
         if self.settings.model_control_mode == "poll":
             return await self._poll_from(there)
@@ -222,56 +224,57 @@ class ModelRepository:
 
     async def _poll_from(self, there: Mapping[str, list[files.Root]]) -> bool:
         self._poller = Poller(self, self.settings.repository_poll_secs)
-        complete = await self._poller.follow(there)
+        complete = await self._poller.begin(there)
         if self.settings.repository_poll_secs > 0:
-            self._keep(self._poller.run())
+            self.keep(self._poller.run())
         return complete
 
-    async def fingerprints(self, roots: Mapping[str, files.Root]) -> dict[str, files.Fingerprint]:
-        """Of models, by their keys; `roots` have them."""
-        of_root: dict[files.Root, list[str]] = {}
-        for key, root in roots.items():
-            of_root.setdefault(root, []).append(self.namespaces.split(key)[1])
-        found: dict[str, files.Fingerprint] = {}
-        for root, names in of_root.items():
-            prints = await self._look(root.fingerprints, names)
-            found |= {self.namespaces.key(root, name): one for name, one in prints.items()}
-        return found
-
-    async def load_all(self, keys: Iterable[str], there: Mapping[str, list[files.Root]]) -> bool:
-        """Loads models of a `scan`; whether all of them are READY. The log has why one is not."""
+    async def load_all(
+        self, keys: Sequence[str], there: There, ended: Callable[[str], object] = lambda key: None
+    ) -> bool:
+        """Loads models of a `scan`; whether all of them are READY. The log has why one is not. `ended(key)`: that of
+        one has come to its end, but for the models that an ensemble asks.
+        """
         # Twice as many loads at a time as there are threads for them: while some start their instances, others use the
         # threads. All at once would only take memory.
         waiting = iter(keys)
         several = range(2 * self.settings.model_load_thread_count)
-        results = await asyncio.gather(*(self._load_some(waiting, there) for _ in several))
+        results = await asyncio.gather(*(self._load_some(waiting, there, ended) for _ in several))
         complete = all(results)
         for key in keys:
             if key in self.models:
                 self.models[key].asked_for = True
-        await self._load_steps(keys, there)
-        return self.ensembles.join_all() and complete
+        return self.ensembles.join_all(await self._load_steps(keys, there)) and complete
 
-    async def _load_some(self, waiting: Iterator[str], there: Mapping[str, list[files.Root]]) -> bool:
-        results = [await self._load_logged(key, there.get(key, [])) for key in waiting]
-        return all(results)
+    async def _load_some(self, waiting: Iterator[str], there: There, ended: Callable[[str], object]) -> bool:
+        complete = True
+        for key in waiting:
+            complete = await self._load_logged(key, there.get(key, ())) and complete
+            ended(key)
+        return complete
 
-    async def _load_logged(self, key: str, roots: list[files.Root] | None = None) -> bool:
+    async def _load_logged(self, key: str, roots: Sequence[files.Root] | None = None) -> bool:
         try:
             await self._load_alone(key, roots)
         except ServerError as error:
             log.error("failed to load '%s': %s", key, error.message.strip())
             return False
+        except Exception:  # that must not hold up the others
+            log.exception("failed to load '%s'", key)
+            return False
         return True
 
-    async def _load_steps(self, keys: Iterable[str], there: There | None) -> None:
-        """Loads what the ensembles among `keys` ask, and what the ensembles among that ask. `there`: see `steps_of`."""
+    async def _load_steps(self, keys: Iterable[str], there: There | None) -> set[str]:
+        """Loads what the ensembles among `keys` ask, and what the ensembles among that ask: all that is loaded then.
+        `there`: see `steps_of`.
+        """
         tried = set(keys)
         new = list(tried)
         while new:
             new = sorted({step for key in new for step in self.ensembles.steps_of(key, there)} - tried)
             tried |= set(new)
             await asyncio.gather(*(self._load_logged(key) for key in new))
+        return tried
 
     async def load_by_request(self, name: str, parameters: dict[str, Any] | None) -> None:
         """The load API. ServerError in Triton's words when it is not allowed or fails; the log has a line of it."""
@@ -309,7 +312,7 @@ class ModelRepository:
             key = self.namespaces.resolve(name)
             await self.load(self.namespaces.key(None, name) if key == name else key, override)
             return
-        roots = await self._look(files.find, self._roots, name)
+        roots = await self.look(files.find, self.roots, name)
         keys = [self.namespaces.key(root, name) for root in dict.fromkeys(roots)]
         if not keys:
             raise InternalError(f"failed to load '{name}', failed to poll from model repository")
@@ -373,7 +376,7 @@ class ModelRepository:
             self.ensembles.join_loaded(entry)
 
     async def _load_alone(
-        self, key: str, roots: list[files.Root] | None = None, override: Override | None = None
+        self, key: str, roots: Sequence[files.Root] | None = None, override: Override | None = None
     ) -> None:
         """`load` without the steps of an ensemble, which is left to be joined to them. `roots`: the repositories that
         have the model, where they are known.
@@ -388,7 +391,7 @@ class ModelRepository:
                 return
             try:
                 if roots is None:
-                    roots = await self._look(files.find, self.namespaces.roots_of(key), name)
+                    roots = await self.look(files.find, self.namespaces.roots_of(key), name)
             except ServerError as error:
                 raise not_polled(name, error.message) from None
             if not roots and key not in self.models:
@@ -401,7 +404,7 @@ class ModelRepository:
                 raise self._loader.not_polled(entry, reason, reason)
             root = roots[0]
             if override is None and entry.ready() and (
-                await self._look(root.fingerprint, name) == entry.fingerprint
+                await self.look(root.fingerprint, name) == entry.fingerprint
             ):
                 return
             await self._load_retried(entry, partial(self._fetch, root, entry), override)
@@ -481,7 +484,7 @@ class ModelRepository:
                 self.changed(entry)
                 log.info("successfully unloaded '%s' version %d", entry.key, loaded.version)
 
-        self._keep(run())
+        self.keep(run())
 
     async def stop(self) -> None:
         """Unloads everything, loads on their way included; returns when all of it is freed. No load begins any more."""
@@ -497,18 +500,18 @@ class ModelRepository:
 
     def close_roots(self) -> None:
         """Gives up what is being fetched, and deletes copies of models. May be repeated."""
-        for root in self._roots:
+        for root in self.roots:
             root.close()
 
     async def poll_now(self) -> None:
-        """Looks at the repositories at once, in poll mode. ServerError."""
+        """Looks at the repositories at once, in poll mode, and waits for the loads. ServerError."""
         if self._poller is None:
             raise Unavailable("polling is disabled")
-        await self._poller.follow(await self.scan())
+        await self._poller.follow()
 
     def look_in(self, roots: Sequence[files.Root]) -> None:
         """Models are found in these from now on; those that were loaded stay."""
-        self._roots = list(roots)
+        self.roots[:] = roots
         self._index = None
 
     def in_flight(self) -> int:

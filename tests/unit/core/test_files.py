@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from triton_async.core.files import LocalRoot, find, fingerprint, scan, survey
+from triton_async.core.files import LocalRoot, find, fingerprint, of_version, scan, survey
 from triton_async.errors import InternalError
 
 
@@ -78,15 +78,33 @@ def test_the_fingerprint_changes_with_every_file(tmp_path: Path) -> None:
         assert len(seen) == count
 
 
-def test_links_count_as_what_they_lead_to_and_are_not_followed_into(tmp_path: Path) -> None:
+def test_links_count_as_what_they_lead_to(tmp_path: Path) -> None:
     weights = make(tmp_path / "weights")
+    kept = make(tmp_path / "store" / "kept" / "weights")
     model = tmp_path / "m"
     (model / "1").mkdir(parents=True)
     (model / "1" / "linked").symlink_to(weights)
     (model / "1" / "nowhere").symlink_to(tmp_path / "none")
-    (model / "1" / "up").symlink_to(model)
+    (model / "2").symlink_to(tmp_path / "store")
+    (model / "3").symlink_to(tmp_path / "store")
     before = fingerprint(model)
-    assert {row[0] for row in before} == {"1", "1/linked", "1/up"}
+    files = {f"{version}/kept{path}" for version in (2, 3) for path in ("", "/weights")}
+    assert {row[0] for row in before} == {"1", "1/linked", "2", "3"} | files
     weights.write_text("longer than before")
-    assert fingerprint(model) != before
+    after = fingerprint(model)
+    assert after != before
+    # As a program leaves it that writes into the file that is there.
+    kept.write_text("other, and longer")
+    assert fingerprint(model) != after
+    assert all(of_version(fingerprint(model), version) != of_version(after, version) for version in (2, 3))
     assert fingerprint(tmp_path / "none") == ()
+
+
+def test_links_may_lead_in_circles(tmp_path: Path) -> None:
+    model = make(tmp_path / "m" / "1" / "deep" / "weights").parents[2]
+    (model / "1" / "up").symlink_to(model)
+    (model / "1" / "deep" / "again").symlink_to(model / "1")
+    (model / "1" / "itself").symlink_to("itself")
+    assert {row[0] for row in fingerprint(model)} == {
+        "1", "1/deep", "1/deep/again", "1/deep/weights", "1/up",
+    }  # fmt: skip

@@ -1,0 +1,208 @@
+"""Poll mode: what may be slow, fail or be unreadable holds up nothing else, and is made up for later."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from core_harness import request, run, running, write_model
+from gated_backend import PATIENCE_S, GatedBackend, until
+from test_ensembles_life import GONE, READY, states
+
+from triton_async.core.files import LocalRoot
+from triton_async.core.server import InferenceServer
+from triton_async.errors import InternalError
+
+POLL = ("--model-control-mode=poll", "--repository-poll-secs=1")
+# Looks are taken by the tests alone.
+ASKED = ("--model-control-mode=poll", "--repository-poll-secs=0")
+
+
+def state(server: InferenceServer, name: str) -> tuple[str, str]:
+    return states(server).get(name, ("", ""))
+
+
+class Once(logging.Handler):
+    """A program's own log handler, which raises the first time that a line holds `text`."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+        self.raised = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.text in record.getMessage() and not self.raised:
+            self.raised += 1
+            raise RuntimeError("no room for a line")
+
+
+@pytest.fixture
+def handle(request: pytest.FixtureRequest) -> Callable[[str], Once]:
+    log = logging.getLogger("triton_async.core")
+
+    def add(text: str) -> Once:
+        handler = Once(text)
+        before = log.level
+        log.setLevel(logging.INFO)
+        log.addHandler(handler)
+        request.addfinalizer(lambda: (log.removeHandler(handler), log.setLevel(before)))
+        return handler
+
+    return add
+
+
+def test_a_load_that_takes_long_holds_up_no_other_model(tmp_path: Path) -> None:
+    backend = GatedBackend()
+    write_model(tmp_path, "m")
+    write_model(tmp_path, "steady")
+
+    async def test() -> None:
+        async with running(tmp_path, *POLL, backends=backend) as server:
+            backend.load_gate.shut = True
+            write_model(tmp_path, "slow")
+            at_the_gate = await backend.load_gate.arrival()
+            try:
+                backend.load_gate.shut = False
+                shutil.rmtree(tmp_path / "m")
+                await until(lambda: state(server, "m") == GONE, "the end of 'm'")
+                write_model(tmp_path, "new")
+                await until(lambda: state(server, "new") == READY, "'new'")
+                # What has come with it goes, too.
+                shutil.rmtree(tmp_path / "new")
+                await until(lambda: state(server, "new") == GONE, "the end of 'new'")
+                assert state(server, "slow")[0] == "LOADING"
+            finally:
+                at_the_gate.set()
+            await until(lambda: state(server, "slow") == READY, "'slow'")
+            shutil.rmtree(tmp_path / "slow")
+            await until(lambda: state(server, "slow") == GONE, "the end of 'slow'")
+            assert state(server, "steady") == READY
+
+    run(test)
+
+
+def test_a_model_that_goes_while_it_is_loaded_is_unloaded_behind_that(tmp_path: Path) -> None:
+    backend = GatedBackend()
+    write_model(tmp_path, "m")
+
+    async def test() -> None:
+        async with running(tmp_path, *ASKED, backends=backend) as server:
+            backend.load_gate.shut = True
+            write_model(tmp_path, "slow")
+            polled = asyncio.ensure_future(server.repository.poll_now())
+            at_the_gate = await backend.load_gate.arrival()
+            backend.load_gate.shut = False
+            shutil.rmtree(tmp_path / "slow")
+            # Who asks waits for what others have begun.
+            again = asyncio.ensure_future(server.repository.poll_now())
+            await asyncio.sleep(0.05)
+            assert not again.done()
+            at_the_gate.set()
+            await asyncio.gather(polled, again)
+            assert state(server, "slow") == READY
+            await server.repository.poll_now()
+            await until(lambda: state(server, "slow") == GONE, "the end of 'slow'")
+
+    run(test)
+
+
+def test_a_repository_that_cannot_be_read_holds_up_no_other_one(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    write_model(one, "a")
+    write_model(two, "b")
+    write_model(two, "c")
+
+    async def test() -> None:
+        async with running(one, *ASKED, f"--model-repository={two}") as server:
+            assert states(server) == dict.fromkeys("abc", READY)
+            one.rename(tmp_path / "away")
+            shutil.rmtree(two / "b")
+            write_model(two, "d")
+            with pytest.raises(InternalError, match="failed to read a model repository: No such file or directory"):
+                await server.repository.poll_now()
+            await until(lambda: state(server, "b") == GONE, "the end of 'b'")
+            assert [state(server, name) for name in "acd"] == [READY] * 3
+            (await server.infer(request("a", [1.0])))
+            (tmp_path / "away").rename(one)
+            shutil.rmtree(one / "a")
+            await server.repository.poll_now()
+            await until(lambda: state(server, "a") == GONE, "the end of 'a'")
+
+    run(test)
+
+
+def test_an_unload_that_could_not_be_made_is_made_the_next_time(
+    tmp_path: Path, handle: Callable[[str], Once]
+) -> None:
+    write_model(tmp_path, "m")
+    write_model(tmp_path, "n")
+
+    async def test() -> None:
+        async with running(tmp_path, *POLL) as server:
+            handler = handle("gone from the model repositories")
+            shutil.rmtree(tmp_path / "m")
+            shutil.rmtree(tmp_path / "n")
+            await until(lambda: state(server, "m") == GONE and state(server, "n") == GONE, "the end of both")
+            assert handler.raised
+
+    run(test)
+
+
+def test_a_load_that_breaks_off_takes_no_other_along(tmp_path: Path, handle: Callable[[str], Once]) -> None:
+    async def test() -> None:
+        async with running(tmp_path, *ASKED, "--model-load-thread-count=1") as server:
+            handler = handle("successfully loaded 'm0'")
+            names = [f"m{number}" for number in range(6)]
+            for name in names:
+                write_model(tmp_path, name)
+            await server.repository.poll_now()
+            assert handler.raised
+            assert [state(server, name) for name in names] == [READY] * 6
+
+    run(test)
+
+
+class SlowRoot(LocalRoot):
+    """Tells what it has found later than it has looked, once."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(path)
+        self.looked = threading.Event()
+        self.go_on: threading.Event | None = None
+
+    def names(self) -> list[str]:
+        found = super().names()
+        go_on, self.go_on = self.go_on, None
+        if go_on is not None:
+            self.looked.set()
+            assert go_on.wait(PATIENCE_S)
+        return found
+
+
+def test_an_older_look_undoes_nothing_of_a_newer_one(tmp_path: Path) -> None:
+    write_model(tmp_path, "m")
+
+    async def test() -> None:
+        roots: list[SlowRoot] = []
+
+        def open_root(path: str) -> SlowRoot:
+            roots.append(SlowRoot(path))
+            return roots[-1]
+
+        async with running(tmp_path, *ASKED, open_root=open_root) as server:
+            roots[0].go_on = go_on = threading.Event()
+            older = asyncio.ensure_future(server.repository.poll_now())
+            await asyncio.to_thread(roots[0].looked.wait)
+            write_model(tmp_path, "new")
+            newer = asyncio.ensure_future(server.repository.poll_now())
+            await asyncio.wait({newer}, timeout=0.3)
+            go_on.set()
+            await asyncio.gather(older, newer)
+            assert state(server, "new") == READY
+
+    run(test)
