@@ -6,11 +6,12 @@
 from triton_async.version import VERSION as __version__
 
 __all__ = [
-    "Response", "ResponseStream", "Server", "ServerError", "Settings", "SyncResponseStream", "SyncServer",
-    "__version__",
+    "InferArguments", "Response", "ResponseStream", "Server", "ServerError", "Settings", "SyncResponseStream",
+    "SyncServer", "__version__",
 ]  # fmt: skip
 
 _HOMES = {
+    "InferArguments": "embedding.arguments",
     "Response": "embedding.results",
     "ResponseStream": "embedding.server",
     "Server": "embedding.server",

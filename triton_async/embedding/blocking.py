@@ -6,12 +6,13 @@ import asyncio
 import atexit
 import threading
 import weakref
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
-from typing import Any, Self, TypeVar
+from collections.abc import Coroutine, Iterator, Mapping
+from typing import Any, Self, TypeVar, Unpack
 
 import uvloop
 
 from triton_async.config.settings import Settings
+from triton_async.embedding.arguments import InferArguments
 from triton_async.embedding.requests import make_request
 from triton_async.embedding.results import Response
 from triton_async.embedding.server import ResponseStream, Server, check_one_response
@@ -173,34 +174,22 @@ class SyncServer:
         model: str,
         inputs: Mapping[str, Any],
         *,
-        version: int = -1,
-        outputs: Iterable[str] | None = None,
-        request_id: str = "",
-        parameters: Mapping[str, str | int | float | bool] | None = None,
-        sequence_id: int | str = 0,
-        sequence_start: bool = False,
-        sequence_end: bool = False,
-        priority: int = 0,
-        timeout_us: int = 0,
         timeout_s: float | None = None,
+        **arguments: Unpack[InferArguments],
     ) -> Response:
         """See Server.infer. `timeout_s`: how long the caller waits; TimeoutError behind that, and the request is
         cancelled.
         """
-        request = make_request(
-            model, inputs, version=version, outputs=outputs, request_id=request_id, parameters=parameters,
-            sequence_id=sequence_id, sequence_start=sequence_start, sequence_end=sequence_end, priority=priority,
-            timeout_us=timeout_us,
-        )  # fmt: skip
+        request = make_request(model, inputs, **arguments)
         core = self._server.core
         check_one_response(core, request)
         if has_many_strings(request):
-            core.signature(model, version).validate(request)
+            core.signature(request.model_name, request.model_version).validate(request)
         return Response(self._server.desk.infer(request, timeout_s))
 
-    def stream(self, model: str, inputs: Mapping[str, Any], **more: Any) -> SyncResponseStream:
-        """See Server.stream, with its arguments."""
-        return SyncResponseStream(self, self._server.stream(model, inputs, **more))
+    def stream(self, model: str, inputs: Mapping[str, Any], **arguments: Unpack[InferArguments]) -> SyncResponseStream:
+        """See Server.stream."""
+        return SyncResponseStream(self, self._server.stream(model, inputs, **arguments))
 
     def load(
         self, model: str, *, config: str | Mapping[str, Any] | None = None, files: Mapping[str, bytes] | None = None

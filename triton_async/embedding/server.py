@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from enum import Enum
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import uvloop
 
@@ -19,6 +19,7 @@ from triton_async.core.caches import open_cache
 from triton_async.core.files import Root
 from triton_async.core.host import Workers
 from triton_async.core.server import InferenceServer
+from triton_async.embedding.arguments import InferArguments
 from triton_async.embedding.desk import Desk, ResponseQueue
 from triton_async.embedding.options import logged, settings_of
 from triton_async.embedding.requests import make_request
@@ -231,61 +232,24 @@ class Server:
 
     # -- inference ---------------------------------------------------------------------------------
 
-    async def infer(
-        self,
-        model: str,
-        inputs: Mapping[str, Any],
-        *,
-        version: int = -1,
-        outputs: Iterable[str] | None = None,
-        request_id: str = "",
-        parameters: Mapping[str, str | int | float | bool] | None = None,
-        sequence_id: int | str = 0,
-        sequence_start: bool = False,
-        sequence_end: bool = False,
-        priority: int = 0,
-        timeout_us: int = 0,
-    ) -> Response:
+    async def infer(self, model: str, inputs: Mapping[str, Any], **arguments: Unpack[InferArguments]) -> Response:
         """Runs a model and gives its one response.
 
         `inputs`: arrays by name, or what numpy makes arrays of; `(array, "BF16")` where numpy has no type. They are not
-        copied, and must not change before this returns; behind a cancellation, before the server is stopped. `outputs`:
-        names, all by default. `version`: -1 for the version policy's choice. `timeout_us`: how long it may wait in the
-        queue. Cancelling the task cancels the request. ServerError, with the code and the text of the front-ends;
-        Unsupported for a decoupled model, which is asked by `stream`.
+        copied, and must not change before this returns; behind a cancellation, before the server is stopped. Cancelling
+        the task cancels the request. ServerError, with the code and the text of the front-ends; Unsupported for a
+        decoupled model, which is asked by `stream`.
         """
-        request = make_request(
-            model, inputs, version=version, outputs=outputs, request_id=request_id, parameters=parameters,
-            sequence_id=sequence_id, sequence_start=sequence_start, sequence_end=sequence_end, priority=priority,
-            timeout_us=timeout_us,
-        )  # fmt: skip
+        request = make_request(model, inputs, **arguments)
         check_one_response(self.core, request)
         await self.look_at(request)
         return Response(await self.core.infer(request))
 
-    def stream(
-        self,
-        model: str,
-        inputs: Mapping[str, Any],
-        *,
-        version: int = -1,
-        outputs: Iterable[str] | None = None,
-        request_id: str = "",
-        parameters: Mapping[str, str | int | float | bool] | None = None,
-        sequence_id: int | str = 0,
-        sequence_start: bool = False,
-        sequence_end: bool = False,
-        priority: int = 0,
-        timeout_us: int = 0,
-    ) -> ResponseStream:
+    def stream(self, model: str, inputs: Mapping[str, Any], **arguments: Unpack[InferArguments]) -> ResponseStream:
         """Runs a model that may answer several times: the responses, to be read with `async for`. Arguments as `infer`
         takes them. The request is handed in with the first read; a sender is held back while many are unread.
         """
-        return ResponseStream(self, make_request(
-            model, inputs, version=version, outputs=outputs, request_id=request_id, parameters=parameters,
-            sequence_id=sequence_id, sequence_start=sequence_start, sequence_end=sequence_end, priority=priority,
-            timeout_us=timeout_us,
-        ))  # fmt: skip
+        return ResponseStream(self, make_request(model, inputs, **arguments))
 
     async def look_at(self, request: InferRequest) -> None:
         """Checks a request whose strings take long on another thread than the loop's. ServerError."""
