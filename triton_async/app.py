@@ -17,8 +17,9 @@ import uvloop
 
 from triton_async import logs
 from triton_async.backends.registry import BackendRegistry
-from triton_async.cgroup import quota_cpus
 from triton_async.composition import composed, open_root, trace_recorder
+from triton_async.config.affinity import division, own_cores
+from triton_async.config.processes import usable_cores
 from triton_async.config.settings import Settings
 from triton_async.core.caches import OpenCache, open_cache
 from triton_async.core.files import Root
@@ -37,6 +38,7 @@ from triton_async.errors import InternalError, ServerError
 from triton_async.frontends.gate import ApiKeys
 from triton_async.frontends.renewal import Renewal
 from triton_async.fronts import Fronts, open_fronts
+from triton_async.memory.binding import bind_process
 from triton_async.shutdown import drain, shut_down
 from triton_async.watchdog import watching
 
@@ -52,6 +54,8 @@ def run(settings: Settings) -> int:
         recorder = trace_recorder(settings)
         keys = ApiKeys(settings.api_key_file) if settings.api_key_file else None
         try_ports(settings)
+        if cores := own_cores(settings):
+            bind_process(cores)
         roots = {place: open_root(place) for place in settings.model_repository}
     except OSError as error:
         logs.say(logs.STDERR, f"error: creating server: {error}")
@@ -98,10 +102,10 @@ async def _serve_watched(
     stop_requested: asyncio.Event,
 ) -> int:
     # Bodies are read, written and compressed there, mostly without the GIL: one thread for each processor.
-    cpus = min(os.cpu_count() or 1, quota_cpus() or 1 << 30)
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max(2, min(cpus, 32)), "bodies"))
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max(2, min(usable_cores(), 32)), "bodies"))
     for warning in settings.warnings:
         log.warning("%s", warning)
+    log.info("%s", division(settings))
     async with AsyncExitStack() as stack:
         try:
             cache = await stack.enter_async_context(open_cache(settings, os.environ))

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from triton_async import logs
 from triton_async.backends.registry import BackendRegistry
+from triton_async.config.affinity import engine_cores, instance_cores
 from triton_async.config.locations import has_scheme
 from triton_async.config.settings import Settings
 from triton_async.config.trace_config import OPENTELEMETRY
@@ -58,7 +59,7 @@ async def composed(
     lag.start()
     pools = make_pools(settings, None if fronts is None else fronts.pool())
     backends = make_backends(settings, pools)
-    with Workers(settings.model_load_thread_count) as workers:
+    with Workers(settings.model_load_thread_count, instance_cores(settings)) as workers:
         regions = RegionRegistry((lambda: pools.devices) if settings.allow_client_shm else None)
         with watching_gpus(settings, pools) as monitor:
             stuck = StuckWatch(loop)
@@ -70,6 +71,7 @@ async def composed(
                     *cache.metric_sources, *(() if fronts is None else (fronts.families,)),
                 ),
                 loop_executions=settings.allow_loop_execution, policies=settings.host_policy,
+                cores=instance_cores(settings),
                 auto_queue_delay=settings.auto_queue_delay,
                 cache=cache.cache,
                 held_schedulers=held_schedulers(os.environ),
@@ -99,7 +101,9 @@ def make_backends(settings: Settings, pools: Pools) -> BackendRegistry:
         "default-max-batch-size": str(settings.default_max_batch_size),
         "min-compute-capability": f"{settings.min_supported_compute_capability:f}",
     }
-    return BackendRegistry(settings.backend_config, pools, settings.backend_directory, options)
+    return BackendRegistry(
+        settings.backend_config, pools, settings.backend_directory, options, engine_cores(settings)
+    )
 
 
 def open_root(place: str) -> Root:

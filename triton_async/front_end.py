@@ -32,6 +32,7 @@ from triton_async.errors import ServerError
 from triton_async.frontends.gate import ApiKeys
 from triton_async.frontends.renewal import Renewal
 from triton_async.loop_lag import LoopLag
+from triton_async.memory.binding import bind_process
 from triton_async.memory.slab import SlabPool
 from triton_async.processes.calls import encoded
 from triton_async.processes.defines import INLINE_NBYTES, TELL_S
@@ -112,6 +113,9 @@ class FrontEndProcess:
             self._tell(problem=problem)
             return
         try:
+            if told["cores"]:
+                bind_process(told["cores"])
+            self._loop.set_default_executor(ThreadPoolExecutor(max(2, min(usable_cores(), 32)), "bodies"))
             settings = parse(told["arguments"], told["environ"])
             settings = dataclasses.replace(settings, **told["ports"], reuse_http_port=True, reuse_grpc_port=True)
             _configure_logs(settings)
@@ -199,8 +203,6 @@ def _configure_logs(settings: Settings) -> None:
 
 
 async def _serve(descriptors: tuple[int, ...]) -> None:
-    loop = asyncio.get_running_loop()
-    loop.set_default_executor(ThreadPoolExecutor(max(2, min(usable_cores(), 32)), "bodies"))
     process = FrontEndProcess(descriptors)
     process.open()
     await process.ended.wait()

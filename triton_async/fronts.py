@@ -64,7 +64,12 @@ class Fronts:
     def attach(self, server: InferenceServer) -> None:
         """Has them answer for `server`, once they are started."""
         environ = {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
-        start = {"arguments": list(self._settings.arguments), "environ": environ, "ports": self._ports}
+        # In a front-end these would be read under other conditions than here.
+        settled = (f"--frontend-processes={self._settings.frontend_processes}", "--cpu-affinity=none")
+        start = {
+            "arguments": [*self._settings.arguments, *settled], "environ": environ, "ports": self._ports,
+            "cores": list(self._settings.cpu_affinity.front_ends),
+        }  # fmt: skip
         _, address, port = self._services[-1]
         self._front_ends = FrontEnds(
             server, self.responses, self._settings.frontend_processes, start, News(server), shown=(address, port)

@@ -42,6 +42,7 @@ class Backend:
     def gpu_problem(self) -> str: ...
     settings: Mapping[str, str]
     pools: Any
+    cores: int
     inference: InferenceService | None
     watcher: Watcher | None
     def inspect(self, path: Path, proto: Any) -> ModelIO | None: ...

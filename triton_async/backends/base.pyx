@@ -137,6 +137,9 @@ class Backend:
     # memory.pools.Pools of the server, None where there are none.
     settings = {}
     pools = None
+    # Cores that its threads may count on, where nothing says how many these are to be; 0: all that it finds. Set with
+    # the settings.
+    cores = 0
     # The server's InferenceService. Set before the first model of it is loaded; None: there is no server.
     inference = None
     # A Watcher, None where nobody runs a loop. Set before the first model is loaded.

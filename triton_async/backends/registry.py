@@ -37,7 +37,7 @@ class BackendRegistry:
 
     `backend_config`: --backend-config by backend, "" for all. `pools`: the server's memory, see `Backend.pools`.
     `directory`: --backend-directory, whose folders have a library `libtriton_<backend>.so`, or a `model.py` of a
-    Python-based backend. `options`: what libraries are told of the server.
+    Python-based backend. `options`: what libraries are told of the server. `cores`: see `Backend.cores`.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class BackendRegistry:
         pools: Any = None,
         directory: str | Path = "",
         options: Mapping[str, str] | None = None,
+        cores: int = 0,
     ) -> None:
         self._backend_config = backend_config or {}
         self._pools = pools
@@ -54,6 +55,7 @@ class BackendRegistry:
         self.inference: InferenceService | None = None
         self.watcher: Watcher | None = None
         self._options = dict(options or {})
+        self._cores = cores
         self._made: dict[str, Backend] = {}
         self._lock = threading.Lock()
 
@@ -72,6 +74,7 @@ class BackendRegistry:
                 assert isinstance(backend, Backend)
                 backend.settings = self._settings(name)
                 backend.pools = self._pools
+                backend.cores = self._cores
                 backend.inference = self.inference
                 backend.watcher = self.watcher
                 self._made[key] = backend

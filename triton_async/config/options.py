@@ -144,8 +144,18 @@ SERVER = (
         "frontend-processes",
         "1",
         "Processes that share the ports, read requests and write answers, each on a core of its own; the models are in "
-        "another one. auto: one for every two cores. 1: the process of the models does it all.",
+        "another one. auto: one for every two cores, or for each core that --cpu-affinity gives them. 1: the models' "
+        "own process does it all.",
         form="<integer>|auto",
+        ours=True,
+    ),
+    _text(
+        "cpu-affinity",
+        "none",
+        "The cores that the server runs on, 0-3,8 or node<NUMA node>; with front-ends: or models: before them those of "
+        "one part, and the other gets the rest, or what the option says when it is given again. none: any.",
+        repeat=True,
+        form="none|[front-ends:|models:]<cores>",
         ours=True,
     ),
     _bool(

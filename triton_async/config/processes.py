@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from triton_async.addresses import unix_path
 from triton_async.cgroup import quota_cpus
+from triton_async.config.affinity import ANYWHERE, Affinity
 from triton_async.config.trace_config import OPENTELEMETRY
 
 if TYPE_CHECKING:
@@ -31,10 +32,13 @@ def usable_cores() -> int:
     return max(1, min(len(os.sched_getaffinity(0)), quota_cpus() or 1 << 30))
 
 
-def parse_count(text: str) -> int:
+def parse_count(text: str, affinity: Affinity = ANYWHERE) -> int:
     """Front-end processes. ProcessProblem."""
     if text == AUTO:
-        return max(1, min(usable_cores() // CORES_PER_FRONTEND, MAX_FRONTENDS))
+        if affinity.divided:
+            return max(1, min(len(affinity.front_ends), quota_cpus() or MAX_FRONTENDS, MAX_FRONTENDS))
+        cores = min(usable_cores(), len(affinity.models) or MAX_FRONTENDS * CORES_PER_FRONTEND)
+        return max(1, min(cores // CORES_PER_FRONTEND, MAX_FRONTENDS))
     if not re.fullmatch("[0-9]{1,9}", text, re.ASCII) or not 1 <= int(text) <= MAX_FRONTENDS:
         raise ProcessProblem(f"the number of front-end processes is 1 to {MAX_FRONTENDS}, or auto. Got {text}")
     return int(text)

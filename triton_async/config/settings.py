@@ -18,6 +18,7 @@ from triton_async.config.access import (
     parse_pattern,
     parse_restrictions,
 )
+from triton_async.config.affinity import ANYWHERE, Affinity, AffinityProblem, parse_affinity
 from triton_async.config.cache import CacheProblem, LibraryCache, RedisConfig, parse_cache
 from triton_async.config.clouds import CloudProblem, SageMaker, VertexAi, take_clouds
 from triton_async.config.endpoints import Listens, address_problem, tls_problem
@@ -75,6 +76,7 @@ class Settings:
     listen_while_loading: bool = _default("listen-while-loading")
     # How many: 1 for none but the models' own.
     frontend_processes: int = 1
+    cpu_affinity: Affinity = ANYWHERE
 
     log_verbose: int = _default("log-verbose")
     log_info: bool = _default("log-info")
@@ -398,18 +400,22 @@ def _settings(values: dict[str, Any], warnings: list[str], environ: Mapping[str,
     except MetricsProblem as problem:
         raise _bad(OPTIONS["metrics-config"], str(problem)) from None
     values["trace"] = _trace_config(values, warnings)
-    values["frontend_processes"] = _count(OPTIONS["frontend-processes"], values.get("frontend_processes", "1"))
+    _divide(values)
     _read_access(values)
     settings = Settings(**values, warnings=tuple(warnings))
     _check_together(settings)
     return settings
 
 
-def _count(option: Option, text: str) -> int:
+def _divide(values: dict[str, Any]) -> None:
+    """Puts what is said of cores and of processes in the place of its text."""
     try:
-        return parse_count(text)
+        values["cpu_affinity"] = affinity = parse_affinity(values.get("cpu_affinity", ()))
+        values["frontend_processes"] = parse_count(values.get("frontend_processes", "1"), affinity)
+    except AffinityProblem as problem:
+        raise _bad(OPTIONS["cpu-affinity"], str(problem)) from None
     except ProcessProblem as problem:
-        raise _bad(option, str(problem)) from None
+        raise _bad(OPTIONS["frontend-processes"], str(problem)) from None
 
 
 def _check_together(settings: Settings) -> None:

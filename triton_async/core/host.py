@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -24,6 +25,7 @@ from triton_async.core.reactor import Reactor
 from triton_async.core.warmup import WarmUps
 from triton_async.defines import FILE_THREADS, UNLOAD_THREADS
 from triton_async.errors import InternalError, ServerError
+from triton_async.memory.binding import bind
 from triton_async.memory.devices import Devices
 from triton_async.memory.pools import Pools
 from triton_async.memory.regions import RegionRegistry
@@ -50,10 +52,12 @@ class Workers:
     hangs holds up neither. To be used in a `with` block, whose end waits for what they have.
     """
 
-    def __init__(self, load_threads: int) -> None:
-        self.loads = ThreadPoolExecutor(load_threads, "load")
-        self.unloads = ThreadPoolExecutor(UNLOAD_THREADS, "unload")
-        self.files = ThreadPoolExecutor(FILE_THREADS, "files")
+    def __init__(self, load_threads: int, cores: Sequence[int] = ()) -> None:
+        """`cores`: where they run, and the threads that engines start from them; (): where the process does."""
+        place = partial(_place, tuple(cores)) if cores else None
+        self.loads = ThreadPoolExecutor(load_threads, "load", place)
+        self.unloads = ThreadPoolExecutor(UNLOAD_THREADS, "unload", place)
+        self.files = ThreadPoolExecutor(FILE_THREADS, "files", place)
         #: Whether the end of the block waits for none of them: something there does not come to its end.
         self.abandoned = False
 
@@ -63,6 +67,13 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         for executor in (self.loads, self.unloads, self.files):
             executor.shutdown(wait=not self.abandoned)
+
+
+def _place(cores: tuple[int, ...]) -> None:
+    try:
+        bind(cores, -1)
+    except OSError as error:  # the container has lost them meanwhile: loads go on where they may
+        log.warning("threads that load models can not run on the cores of --cpu-affinity: %s", error.strerror)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +131,8 @@ class Host:
     loop_executions: bool = True
     #: --host-policy: name -> where instances of it run.
     policies: Mapping[str, HostPolicy] = field(default_factory=dict)
+    #: Where instances run whose policy has no cores; (): where the process does.
+    cores: Sequence[int] = ()
     #: What a --model-repository is; that of directories alone by default.
     open_root: Callable[[str], Root] = LocalRoot
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from triton_async.backends.base import LoadedModel, ModelInstance
+from triton_async.config.host_policy import HostPolicy
 from triton_async.config.model_config import Instance as InstanceConfig
 from triton_async.config.model_config import InstanceKind, ModelConfig
 from triton_async.core.auto_delay import AutoDelay
@@ -350,10 +351,13 @@ async def _start_instances(
 def _maker(
     host: Host, config: ModelConfig, loaded: LoadedModel, spec: InstanceConfig
 ) -> Callable[[], ModelInstance]:
-    """What makes the engine of an instance on its thread, which stays where the host policy has it from then on."""
+    """What makes the engine of an instance on its thread, which from then on is where its host policy, or else
+    --cpu-affinity, has it.
+    """
     make = engine_maker(config, loaded, spec)
-    policy = host.policies.get(spec.host_policy)
-    if policy is None:
+    policy = host.policies.get(spec.host_policy, HostPolicy())
+    cores = policy.cpu_cores or host.cores
+    if not cores and policy.numa_node < 0:
         return make
 
     def placed() -> ModelInstance:
@@ -363,9 +367,10 @@ def _maker(
                 "processes do not take: give 'cpu-cores' alone, the cores of that node, or run the model in the server"
             )
         try:
-            bind(policy.cpu_cores, policy.numa_node)
+            bind(cores, policy.numa_node)
         except OSError as error:
-            raise InvalidArg(f"host policy '{spec.host_policy}' can not be applied: {error.strerror}") from None
+            what = f"host policy '{spec.host_policy}'" if spec.host_policy in host.policies else "--cpu-affinity"
+            raise InvalidArg(f"{what} can not be applied: {error.strerror}") from None
         return make()
 
     return placed

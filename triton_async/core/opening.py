@@ -213,7 +213,7 @@ def open_version(
 
 def on_own_threads(host: Host, config: ModelConfig, loaded: LoadedModel) -> bool:
     """Whether the engine of each instance is made on the instance's own thread."""
-    return loaded.thread_bound or bool(host.policies_of(config))
+    return loaded.thread_bound or bool(host.cores) or bool(host.policies_of(config))
 
 
 @contextmanager

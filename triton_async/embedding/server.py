@@ -14,6 +14,7 @@ from typing import Any, Self, Unpack
 import uvloop
 
 from triton_async.composition import composed, open_root, trace_recorder
+from triton_async.config.affinity import ANYWHERE
 from triton_async.config.settings import Settings
 from triton_async.core.caches import open_cache
 from triton_async.core.files import Root
@@ -118,6 +119,9 @@ class Server:
         if self.settings.frontend_processes > 1:
             raise InvalidArg("a server in a program has no front-end processes: leave frontend_processes out, or start "
                              "triton-async")
+        if self.settings.cpu_affinity != ANYWHERE:
+            raise InvalidArg("a server in a program leaves the program's threads where they are: leave cpu_affinity "
+                             "out; host_policy says where instances run")
         self._state = _State.NEW
         self._stack = AsyncExitStack()
         self._endpoints: dict[str, Endpoint] = {}

@@ -6,7 +6,7 @@ import ctypes
 import os
 import platform
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 # Numbers of the system call set_mempolicy, which libc has no function for, by machine.
 _SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237}
@@ -25,6 +25,24 @@ def bind(cores: Iterable[int], node: int) -> None:
         words[node // _WORD_BITS] = 1 << (node % _WORD_BITS)
         # The kernel takes one bit less than it is told of.
         _set_mempolicy(_BIND, words, len(words) * _WORD_BITS + 1)
+
+
+def bind_process(cores: Iterable[int]) -> None:
+    """Has all threads of the process run on `cores`, and those that they will start. OSError."""
+    cores = list(cores)
+    moved: set[str] = set()
+    while left := set(os.listdir("/proc/self/task")) - moved:
+        for thread in left:
+            with suppress(ProcessLookupError):  # it has ended
+                os.sched_setaffinity(int(thread), cores)
+        moved |= left
+
+
+def places() -> Iterator[set[int]]:
+    """The cores of each thread of the process."""
+    for thread in os.listdir("/proc/self/task"):
+        with suppress(ProcessLookupError):  # it has ended
+            yield os.sched_getaffinity(int(thread))
 
 
 @contextmanager

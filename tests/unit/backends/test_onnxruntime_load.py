@@ -372,10 +372,12 @@ def test_a_model_that_sets_something_about_threads_has_its_own(key: str, own: bo
 def test_a_cpu_quota_limits_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(options_module.os, "sched_getaffinity", lambda pid: set(range(16)))
     monkeypatch.setattr(options_module, "_siblings", lambda cpu: str(cpu // 2))
+    monkeypatch.setattr(options_module, "_physical_cores", options_module._physical_cores.__wrapped__)
     monkeypatch.setattr(options_module, "quota_cpus", lambda: 0)
-    assert usable_cores.__wrapped__() == 8
+    assert usable_cores() == 8
     monkeypatch.setattr(options_module, "quota_cpus", lambda: 3)
-    assert usable_cores.__wrapped__() == 3
+    assert usable_cores() == 3
+    assert [usable_cores(count) for count in (2, 5, 100)] == [2, 5, 8]
 
 
 def test_inspect_marks_defaults_as_optional(tmp_path: Path) -> None:

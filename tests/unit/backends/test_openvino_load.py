@@ -206,6 +206,8 @@ def test_threads_streams_and_their_defaults(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("triton_async.backends.openvino.options.quota_cpus", lambda: 3)
     assert properties({}) == {"INFERENCE_NUM_THREADS": 3}
     assert properties({"CPU_THREADS_NUM": "2"}) == {"INFERENCE_NUM_THREADS": 2}
+    assert model_options("m", {}, {}, 1, 2).properties["INFERENCE_NUM_THREADS"] == 2
+    assert model_options("m", {"CPU_THREADS_NUM": "4"}, {}, 1, 2).properties["INFERENCE_NUM_THREADS"] == 4
     assert properties({}, instances=4) == {
         "INFERENCE_NUM_THREADS": 3, "PERFORMANCE_HINT": "THROUGHPUT", "PERFORMANCE_HINT_NUM_REQUESTS": 4,
     }  # fmt: skip

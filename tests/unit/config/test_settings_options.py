@@ -20,7 +20,7 @@ OURS = {
     "api-key-file", "api-key-exempt",
     "allow-loop-execution", "exit-grace-secs", "max-in-flight-byte-size", "drain-secs", "listen-while-loading",
     "reuse-port", "auto-queue-delay",
-    "allow-page", "frontend-processes", "model-processes",
+    "allow-page", "frontend-processes", "model-processes", "cpu-affinity",
 }  # fmt: skip
 
 # Every option of `tritonserver`.
@@ -52,7 +52,7 @@ allow-client-shm backend-directory backend-config repoagent-directory""",
 # Options whose fields hold something that is made of their text.
 READ = (
     "metrics-address", "http-header-forward-pattern", "grpc-header-forward-pattern", "api-key-exempt",
-    "frontend-processes",
+    "frontend-processes", "cpu-affinity",
 )  # fmt: skip
 
 

@@ -255,6 +255,8 @@ def test_settings_are_taken_as_they_are(repository: Path) -> None:
     ({"model_repository": "x", "help": True}, "unknown option 'help'"),
     ({"model_repository": "x", "log_format": "json"}, "needs log_file"),
     ({"model_repository": "x", "disable_auto_complete_config": 1}, "is True or False"),
+    ({"model_repository": "x", "http_port": 0, "frontend_processes": 2}, "has no front-end processes"),
+    ({"model_repository": "x", "cpu_affinity": "0"}, "leaves the program's threads where they are"),
     ({"model_repository": "x", "load_model": "y"}, "requires setting '--model-control-mode=explicit'"),
 ])  # fmt: skip
 def test_options_that_cannot_be_are_refused(options: dict[str, Any], text: str) -> None:

@@ -72,12 +72,12 @@ class OnnxRuntimeBackend(Backend):
             return found
         config = freeze(proto)
         kind, device = _first_place(config)
-        settings = _settings(config, kind, device, path)
+        settings = _settings(config, kind, device, path, self.cores)
         if settings.device < 0:
             session = self.make_session(path, config.name, settings)
             return replace(session.model_io(), opened=OpenedSession(session, path, settings))
         # Not yet on the GPU, whose memory is watched while a model loads.
-        settings = _settings(config, InstanceKind.CPU, 0, path)
+        settings = _settings(config, InstanceKind.CPU, 0, path, self.cores)
         settings = replace(settings, providers=(), entries=(*settings.entries, *INSPECT.entries))
         try:
             return self.make_session(path, config.name, settings).model_io()
@@ -147,7 +147,7 @@ class OnnxRuntimeBackend(Backend):
     def _started(self) -> Environment:
         with self._lock:
             if self._environment is None:
-                self._environment = Environment(self._loaded(), thread_pools(self.settings))
+                self._environment = Environment(self._loaded(), thread_pools(self.settings, self.cores))
             return self._environment
 
 
@@ -219,7 +219,7 @@ class OnnxRuntimeModel(LoadedModel):
         settings = self._settings.get((kind, device))
         if settings is None:
             settings = self._settings[kind, device] = _settings(
-                self._context.config, kind, device, self._context.path
+                self._context.config, kind, device, self._context.path, self._backend.cores
             )
         return settings
 
@@ -227,8 +227,8 @@ class OnnxRuntimeModel(LoadedModel):
         return self._backend.make_session(self._context.path, self._context.config.name, settings)
 
 
-def _settings(config: ModelConfig, kind: InstanceKind, device: int, path: Path) -> SessionSettings:
-    return replace(session_settings(config, kind, device), operators=operator_libraries(config, path))
+def _settings(config: ModelConfig, kind: InstanceKind, device: int, path: Path, cores: int) -> SessionSettings:
+    return replace(session_settings(config, kind, device, cores), operators=operator_libraries(config, path))
 
 
 def _first_place(config: ModelConfig) -> tuple[InstanceKind, int]:

@@ -67,10 +67,11 @@ INSPECT = SessionSettings(
 
 
 def session_settings(
-    config: ModelConfig, kind: InstanceKind = InstanceKind.CPU, device: int = 0
+    config: ModelConfig, kind: InstanceKind = InstanceKind.CPU, device: int = 0, cores: int = 0
 ) -> SessionSettings:
     """Settings of a model's sessions for instances of this kind, on this GPU. InvalidArg, naming model and
     parameter, for a value that can not be. On the CPU they do not depend on what a config says of inputs and outputs.
+    `cores`: see `usable_cores`.
     """
     if config.graph_level not in _LEVELS:
         raise InvalidArg(
@@ -95,7 +96,7 @@ def session_settings(
         own_threads=bool(intra_op_threads or inter_op_threads or parallel) or any(map(_about_threads, parameters)),
         # The engine's own choice would pin its threads to cores, the same ones for every model, and knows nothing of
         # a container's CPU quota.
-        intra_op_threads=intra_op_threads or usable_cores(),
+        intra_op_threads=intra_op_threads or usable_cores(cores),
         inter_op_threads=inter_op_threads,
         parallel=parallel,
         graph_level=_LEVELS[config.graph_level],
@@ -109,23 +110,27 @@ def session_settings(
     )
 
 
-def thread_pools(backend_config: Mapping[str, str]) -> ThreadPools | None:
-    """The pools that sessions share; None when each session is to have its own."""
+def thread_pools(backend_config: Mapping[str, str], cores: int = 0) -> ThreadPools | None:
+    """The pools that sessions share; None when each session is to have its own. `cores`: see `usable_cores`."""
     where = "--backend-config=onnxruntime"
     shared = _flag(where, backend_config, "enable-global-threadpool", True)
-    intra_op_threads = _count(where, backend_config, "intra_op_thread_count") or usable_cores()
+    intra_op_threads = _count(where, backend_config, "intra_op_thread_count") or usable_cores(cores)
     for_all = "enable-global-threadpool" in backend_config
     # Inter-op threads are for models of parallel execution, which may have their own.
     inter_op_threads = _count(where, backend_config, "inter_op_thread_count") or (0 if for_all else 1)
     return ThreadPools(intra_op_threads, inter_op_threads, for_all) if shared else None
 
 
+def usable_cores(cores: int = 0) -> int:
+    """Physical cores that this process may use, at most `cores`: affinity and a cgroup's CPU quota counted in."""
+    found = _physical_cores()
+    return max(1, min(found, cores or quota_cpus() or found))
+
+
 @cache
-def usable_cores() -> int:
-    """Physical cores that this process may use: affinity and a cgroup's CPU quota counted in, as of the first call."""
-    cpus = os.sched_getaffinity(0)
-    cores = {_siblings(cpu) for cpu in cpus}
-    return max(1, min(len(cores), quota_cpus() or len(cores)))
+def _physical_cores() -> int:
+    """As of the first call."""
+    return len({_siblings(cpu) for cpu in os.sched_getaffinity(0)})
 
 
 def _about_threads(key: str) -> bool:

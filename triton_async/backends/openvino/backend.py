@@ -41,7 +41,7 @@ class OpenVINOBackend(Backend):
         """Inputs and outputs of the model, with the batch and the dims that the config asks for."""
         proto = ModelConfigProto() if proto is None else proto
         library = self.loaded()
-        options = _options(proto, self.settings)
+        options = _options(proto, self.settings, self.cores)
         opened = OpenedModel(library, _model_file(path), proto.name, options)
         found = prepare(library, opened.read(), with_injected(proto), options).model_io
         return replace(found, opened=opened, check=lambda proto: check(proto, found))
@@ -49,7 +49,7 @@ class OpenVINOBackend(Backend):
     def load(self, context: LoadContext) -> LoadedModel:
         """The compiled model, checked against its config."""
         library, config = self.loaded(), context.config
-        options = _options(config.proto, context.backend_config)
+        options = _options(config.proto, context.backend_config, self.cores)
         path = _model_file(context.path)
         opened = context.opened
         model = opened.take(path, options) if isinstance(opened, OpenedModel) else None
@@ -152,9 +152,10 @@ class OpenVINOModel(LoadedModel):
 _LOGGED = ("INFERENCE_PRECISION_HINT", "PERFORMANCE_HINT", "NUM_STREAMS", "INFERENCE_NUM_THREADS")
 
 
-def _options(proto: Any, settings: Any) -> Options:
+def _options(proto: Any, settings: Any, cores: int) -> Options:
     parameters = {key: value.string_value for key, value in proto.parameters.items()}
-    return model_options(proto.name, parameters, settings, sum(group.count for group in proto.instance_group) or 1)
+    instances = sum(group.count for group in proto.instance_group) or 1
+    return model_options(proto.name, parameters, settings, instances, cores)
 
 
 def _model_file(path: Path) -> Path:

@@ -35,7 +35,9 @@ class Options:
         return str(self.properties.get("INFERENCE_PRECISION_HINT", ""))
 
 
-def model_options(name: str, parameters: Mapping[str, str], settings: Mapping[str, str], instances: int) -> Options:
+def model_options(
+    name: str, parameters: Mapping[str, str], settings: Mapping[str, str], instances: int, cores: int = 0
+) -> Options:
     """Options of a model: its parameters, and the --backend-config `settings` where it says nothing. `instances`: how
     many will run it. InvalidArg, naming model and parameter, for a value that can not be.
     """
@@ -60,7 +62,7 @@ def model_options(name: str, parameters: Mapping[str, str], settings: Mapping[st
     if merged.get("COMPILATION_NUM_THREADS", "").strip():
         _count(f"{where} 'COMPILATION_NUM_THREADS'", merged["COMPILATION_NUM_THREADS"].strip())
         warnings.append(f"{where} 'COMPILATION_NUM_THREADS' has no effect: OpenVINO has no such setting for CPUs")
-    _set_defaults(properties, instances)
+    _set_defaults(properties, instances, cores)
     return Options(
         properties=properties,
         extension=merged.get("CPU_EXTENSION_PATH", "").strip(),
@@ -72,13 +74,13 @@ def model_options(name: str, parameters: Mapping[str, str], settings: Mapping[st
     )
 
 
-def _set_defaults(properties: dict[str, str | int | bool], instances: int) -> None:
+def _set_defaults(properties: dict[str, str | int | bool], instances: int, cores: int) -> None:
     # The engine's own choice pins its threads to cores, the same ones for every model, and it counts cores without a
     # container's CPU quota.
     properties.setdefault("ENABLE_CPU_PINNING", False)
-    quota = quota_cpus()
-    if quota and not properties.get("INFERENCE_NUM_THREADS"):
-        properties["INFERENCE_NUM_THREADS"] = quota
+    most = cores or quota_cpus()
+    if most and not properties.get("INFERENCE_NUM_THREADS"):
+        properties["INFERENCE_NUM_THREADS"] = most
     if not properties.get("INFERENCE_NUM_THREADS", 1):
         del properties["INFERENCE_NUM_THREADS"]
     if "NUM_STREAMS" not in properties and "PERFORMANCE_HINT" not in properties and instances > 1:

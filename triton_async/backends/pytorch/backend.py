@@ -84,7 +84,7 @@ class PyTorchBackend(Backend):
     def _loaded(self) -> Library:
         with self._lock:
             if self._library is None:
-                self._library = Library()
+                self._library = Library(self.cores)
             return self._library
 
 

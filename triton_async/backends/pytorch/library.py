@@ -24,9 +24,11 @@ _SWITCHES: dict[str, Callable[[Any, bool], None]] = {
 
 
 class Library:
-    """PyTorch and its process-wide settings. Made once; any thread. Unavailable when PyTorch is not installed."""
+    """PyTorch and its process-wide settings. Made once; any thread. Unavailable when PyTorch is not installed. `cores`:
+    see `Backend.cores`.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, cores: int = 0) -> None:
         # Compiled packages trust the shapes and types they are called with unless this is set before their first run.
         os.environ["AOTI_RUNTIME_CHECK_INPUTS"] = "1"
         # Idle threads of OpenMP's pools spin otherwise, and take the cores from the event loop and from other models.
@@ -46,7 +48,7 @@ class Library:
             warnings.simplefilter("ignore")
             self.torch.from_numpy(np.frombuffer(b"\0", np.uint8))
         # PyTorch counts cores and knows nothing of a container's CPU quota.
-        self.threads = max(1, min(self.torch.get_num_threads(), quota_cpus() or 1 << 30))
+        self.threads = max(1, min(self.torch.get_num_threads(), cores or quota_cpus() or 1 << 30))
         # Held while a file is loaded: torch.export.load keeps what it reads in a global, and refuses a second one; the
         # filters of warnings and of a logger that are set meanwhile are the process's.
         self.loading = threading.Lock()

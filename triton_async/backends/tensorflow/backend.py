@@ -37,7 +37,7 @@ class TensorFlowBackend(Backend):
     def inspect(self, path: Path, proto: Any) -> ModelIO | None:
         """Inputs and outputs of the graph; of its nodes those that the config names, where it names any."""
         proto = ModelConfigProto() if proto is None else proto
-        options = model_options(proto, self.settings)
+        options = model_options(proto, self.settings, self.cores)
         opened = self._open(path, proto, options)
         found = opened.described(proto)
         return replace(found, opened=opened, check=lambda proto: check_against_graph(proto, found))
@@ -45,7 +45,7 @@ class TensorFlowBackend(Backend):
     def load(self, context: LoadContext) -> LoadedModel:
         """The model in its engine, checked against its config."""
         proto = context.config.proto
-        options = model_options(proto, context.backend_config)
+        options = model_options(proto, context.backend_config, self.cores)
         opened = context.opened
         graph = opened.take(context.path, options, proto) if isinstance(opened, OpenedGraph) else None
         if graph is None:
@@ -55,7 +55,8 @@ class TensorFlowBackend(Backend):
         if options.engine == OPENVINO:
             library = self._library()
             prepared = converted.prepare(library, graph, with_injected(proto))
-            return OpenVINOModel(library, context, converted.engine_options(proto, context.backend_config), prepared)
+            engine = converted.engine_options(proto, context.backend_config, self.cores)
+            return OpenVINOModel(library, context, engine, prepared)
         assert isinstance(graph, Graph)
         _logger.info("model '%s': TensorFlow %s on the CPU", proto.name, graph.version)
         return TensorFlowModel(context, graph, options)

@@ -20,11 +20,13 @@ from triton_async.errors import InvalidArg, ServerError, Unsupported
 _converting = threading.Lock()
 
 
-def engine_options(proto: Any, settings: Any) -> Options:
-    """OpenVINO's options of the model. Without a word on precision it is FP32, as TensorFlow computes."""
+def engine_options(proto: Any, settings: Any, cores: int) -> Options:
+    """OpenVINO's options of the model. Without a word on precision it is FP32, as TensorFlow computes. `cores`: see
+    `Backend.cores`.
+    """
     parameters = {key: value.string_value for key, value in proto.parameters.items()}
     instances = sum(group.count for group in proto.instance_group) or 1
-    options = openvino_options(proto.name, parameters, settings, instances)
+    options = openvino_options(proto.name, parameters, settings, instances, cores)
     if "EXECUTION_MODE_HINT" not in options.properties:
         options.properties.setdefault("INFERENCE_PRECISION_HINT", "f32")
     return options

@@ -37,9 +37,9 @@ class Options:
         return (self.tag, self.signature) == (_DEFAULT_TAG, _DEFAULT_SIGNATURE)
 
 
-def model_options(proto: Any, settings: Mapping[str, str]) -> Options:
-    """Options of the model with config `proto`, the --backend-config `settings` where it says nothing. InvalidArg or
-    Unsupported, naming model and parameter.
+def model_options(proto: Any, settings: Mapping[str, str], cores: int = 0) -> Options:
+    """Options of the model with config `proto`, the --backend-config `settings` where it says nothing; `cores`: see
+    `Backend.cores`. InvalidArg or Unsupported, naming model and parameter.
     """
     parameters = {key: value.string_value for key, value in proto.parameters.items()}
     where = f"model '{proto.name}': parameter"
@@ -52,7 +52,7 @@ def model_options(proto: Any, settings: Mapping[str, str]) -> Options:
     options = Options(
         engine=engine,
         saved_model=proto.platform == SAVED_MODEL,
-        intra_op_threads=_count(where, parameters, "TF_NUM_INTRA_THREADS") or quota_cpus(),
+        intra_op_threads=_count(where, parameters, "TF_NUM_INTRA_THREADS") or cores or quota_cpus(),
         inter_op_threads=_count(where, parameters, "TF_NUM_INTER_THREADS"),
         tag=parameters.get("TF_GRAPH_TAG", "") or _DEFAULT_TAG,
         signature=parameters.get("TF_SIGNATURE_DEF", "") or _DEFAULT_SIGNATURE,

@@ -19,6 +19,7 @@ from triton_async.backends.python.isolated.services import Services
 from triton_async.backends.python.isolated.supervisor import Supervisor, WorkerOptions
 from triton_async.backends.python.isolated.zygote import Zygote
 from triton_async.config.model_config import InstanceGroup
+from triton_async.memory.binding import places
 from triton_async.memory.slab import SlabPool
 
 
@@ -70,9 +71,9 @@ class IsolatedModel(LoadedModel):
         self._metrics = metrics
 
     def create_instance(self, name: str, group: InstanceGroup, device_id: int) -> ModelInstance:
-        own, all_of_us = os.sched_getaffinity(0), os.sched_getaffinity(os.getpid())
-        # The thread was put there for this instance.
-        cores = () if own == all_of_us else tuple(sorted(own))
+        own = os.sched_getaffinity(0)
+        # Threads of this process have been given places: the worker goes where that of this instance was put.
+        cores = () if all(cores == own for cores in places()) else tuple(sorted(own))
         start = {
             **self._options.start, "instance": name, "complete": None,
             "arguments": dict(self._arguments(name, group, device_id)),
