@@ -145,6 +145,10 @@ class Backend:
     # A Watcher, None where nobody runs a loop. Set before the first model is loaded.
     watcher = None
 
+    def prepare(self):
+        """Makes what all its models share, threads among it, on a load thread that runs where any thread may. Before
+        each `inspect` and each `load`, which may be bound to cores. ServerError."""
+
     def inspect(self, path, proto):
         """Inputs and outputs of the model file or folder at `path`, for auto-complete: a config ModelIO, or None
         when the backend cannot tell. It may hold what `load` can go on with (LoadContext.opened).

@@ -263,6 +263,12 @@ def _host_policy(kind: InstanceKind, device: int) -> str:
     return f"gpu_{device}" if kind is InstanceKind.GPU else kind.name.lower()
 
 
+def host_policies(proto: Any) -> set[str]:
+    """Of the instances of a config whose groups are complete."""
+    groups = map(_group, proto.instance_group)
+    return {group.host_policy or _host_policy(group.kind, gpu) for group in groups for gpu in group.gpus or (0,)}
+
+
 def freeze(proto: Any, warnings: Iterable[str] = (), any_rank: Container[str] = ()) -> ModelConfig:
     """ModelConfig of a completed and validated proto, which it keeps. `any_rank`: inputs of any rank, by name."""
     return ModelConfig(

@@ -19,7 +19,7 @@ from triton_async.config.autocomplete import ModelIO, Opened
 from triton_async.config.ensemble import EnsembleStep
 from triton_async.config.labels import read_labels
 from triton_async.config.load import ConfigFile, check_model_file, complete_config, model_path, read, select_versions
-from triton_async.config.model_config import Instance, ModelConfig, TensorConfig
+from triton_async.config.model_config import Instance, ModelConfig, TensorConfig, host_policies
 from triton_async.config.place import ModelPlace
 from triton_async.config.settings import Settings
 from triton_async.core.agents import run_agents
@@ -108,7 +108,11 @@ class Inspection:
         self.opened: Opened | None = None
 
     def __call__(self, backend: str, path: Path, proto: Any) -> ModelIO | None:
-        model_io = self._host.backends.get(backend, self._place).inspect(path, proto)
+        engine = self._host.backends.get(backend, self._place)
+        engine.prepare()
+        # What is opened here may be what is loaded, with threads of its own.
+        with _placed(self._host, proto):
+            model_io = engine.inspect(path, proto)
         self.opened = None if model_io is None else model_io.opened
         return model_io
 
@@ -200,7 +204,8 @@ def open_version(
     initial_states = read_initial_states(config, directory)
     samples = read_samples(config, signature, directory)
     context = LoadContext(config, version, path, signature, host.pool, settings, host.pools, opened)
-    with _placed(host, config):
+    backend.prepare()
+    with _placed(host, config.proto):
         loaded = backend.load(context)
     model = OpenVersion(version, signature, loaded, [], samples, begun, initial_states, files)
     try:
@@ -217,9 +222,9 @@ def on_own_threads(host: Host, config: ModelConfig, loaded: LoadedModel) -> bool
 
 
 @contextmanager
-def _placed(host: Host, config: ModelConfig) -> Iterator[None]:
+def _placed(host: Host, proto: Any) -> Iterator[None]:
     """What instances share, threads of engines among it, is made where they run, if they have one place."""
-    named = {spec.host_policy for spec in config.instances()}
+    named = host_policies(proto)
     policy = host.policies.get(next(iter(named))) if len(named) == 1 else None
     try:
         with nullcontext() if policy is None else bound(policy.cpu_cores, policy.numa_node):

@@ -8,9 +8,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from core_harness import request, run, running, write_model
+from onnx import TensorProto, helper
 
+from triton_async.backends.registry import BackendRegistry
 from triton_async.config.host_policy import HostPolicy
 from triton_async.errors import ServerError
 from triton_async.memory import binding
@@ -62,6 +65,45 @@ def test_a_policy_that_can_not_be_applied_fails_the_load(tmp_path: Path, policy:
         async with running(tmp_path, *options, policies={"cpu": policy}) as server:
             with pytest.raises(ServerError, match="host policy 'cpu' can not be applied: "):
                 await server.load_model("m")
+
+    run(test)
+
+
+def write_onnx(root: Path, name: str, config: str) -> None:
+    """A product of matrices."""
+    (root / name / "1").mkdir(parents=True)
+    value = [helper.make_tensor_value_info(side, TensorProto.FLOAT, ["n", 64]) for side in "xy"]
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [64, 64], [0.5] * 64 * 64)
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", value[:1], value[1:], [weight])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(made, root / name / "1" / "model.onnx")
+    (root / name / "config.pbtxt").write_text(f'backend: "onnxruntime" {config}')
+
+
+def places() -> dict[str, set[int]]:
+    """Cores of each thread of the process that is no Python one."""
+    python = {str(thread.native_id) for thread in threading.enumerate()}
+    return {name: os.sched_getaffinity(int(name)) for name in set(os.listdir("/proc/self/task")) - python}
+
+
+@pytest.mark.skipif(len(CORES) < 2, reason="there is one core")
+def test_threads_of_an_engine_go_along_where_they_are_one_models_alone(tmp_path: Path) -> None:
+    for name, count in (("own", 4), ("shared", 0)):
+        threads = f'parameters {{ key: "intra_op_thread_count" value {{ string_value: "{count}" }} }}'
+        write_onnx(tmp_path, name, f'instance_group {{ kind: KIND_CPU host_policy: "mine" }} {threads}')
+    backends = BackendRegistry({"onnxruntime": {"intra_op_thread_count": "3"}})
+
+    async def test() -> None:
+        policies = {"mine": HostPolicy(cpu_cores=(LAST,))}
+        options = ("--model-control-mode=explicit",)
+        async with running(tmp_path, *options, policies=policies, backends=backends) as server:
+            before = places()
+            await server.load_model("shared")
+            pool = {thread: cores for thread, cores in places().items() if thread not in before}
+            assert len(pool) >= 2 and all(cores == set(CORES) for cores in pool.values())
+            await server.load_model("own")
+            new = {thread: cores for thread, cores in places().items() if thread not in {**before, **pool}}
+            assert len(new) >= 3 and all(cores == {LAST} for cores in new.values())
 
     run(test)
 

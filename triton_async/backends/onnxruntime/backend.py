@@ -60,6 +60,10 @@ class OnnxRuntimeBackend(Backend):
         with self._lock:
             return "" if CUDA in self._loaded().providers else missing(CUDA)
 
+    def prepare(self) -> None:
+        """Has the environment, whose threads are all models', before one binds its own to cores."""
+        self._started()
+
     def inspect(self, path: Path, proto: Any) -> ModelIO:
         """Inputs and outputs of the model as its session has them: optimising one may settle shapes that the file
         leaves open. Inputs that it has a default for are optional.
