@@ -14,6 +14,7 @@ Value = str | int | float | bool | Sequence[str]
 # Ray has the ports, replaces replicas, and says which models there are.
 _OF_PORTS = "Ray Serve has the ports: see its http_options and grpc_options"
 _OF_PROCESSES = "Ray starts and ends replicas: see graceful_shutdown_timeout_s of its deployments"
+_OF_CORES = "Ray places replicas: see num_cpus of their ray_actor_options; host_policy says where instances run"
 _OF_ARGUMENTS = "use the arguments repository, model and models_per_replica of the deployment"
 _REFUSED = {
     _OF_PORTS: (
@@ -25,8 +26,10 @@ _REFUSED = {
         "grpc-http2-min-recv-ping-interval-without-data", "grpc-http2-max-ping-strikes", "grpc-max-connection-age",
         "grpc-max-connection-age-grace", "allow-metrics", "metrics-address", "metrics-port", "allow-sagemaker",
         "sagemaker-port", "sagemaker-safe-port-range", "allow-vertex-ai", "vertex-ai-port", "vertex-ai-default-model",
+        "frontend-processes",
     ),
     _OF_PROCESSES: ("drain-secs", "exit-grace-secs", "listen-while-loading"),
+    _OF_CORES: ("cpu-affinity",),
     _OF_ARGUMENTS: ("model-repository", "model-store", "model-control-mode", "load-model"),
 }  # fmt: skip
 _REASONS = {name: reason for reason, names in _REFUSED.items() for name in names}
