@@ -473,6 +473,9 @@ MODEL_LOAD_THREADS = 4
 UNLOAD_THREADS = 2
 FILE_THREADS = 2
 
+# Seconds in which a repository tells what it holds before poll mode follows the others without it.
+REPOSITORY_ANSWER_S = 15.0
+
 # Seconds for a model that SageMaker takes away to be freed: it waits for 360 itself.
 ARCHIVE_UNLOAD_S = 350.0
 

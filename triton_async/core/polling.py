@@ -11,7 +11,8 @@ from typing import Any, Protocol, TypeVar
 from triton_async.core.entries import ModelEntry
 from triton_async.core.files import Fingerprint, Root
 from triton_async.core.namespaces import Namespaces
-from triton_async.errors import ServerError
+from triton_async.defines import REPOSITORY_ANSWER_S
+from triton_async.errors import ServerError, Unavailable
 
 log = logging.getLogger("triton_async.core")
 
@@ -43,8 +44,9 @@ class Followed(Protocol):
 
 class Poller:
     """A model is loaded when its directory has appeared or changed since it was last looked at, whether or not that
-    could be loaded, and unloaded when its directory is gone. A repository that cannot be read changes nothing of its
-    models. A model that is being loaded is left alone until that has ended, and holds up no other.
+    could be loaded, and unloaded when its directory is gone. A repository that cannot be read, or does not answer,
+    changes nothing of its models. A model that is being loaded is left alone until that has ended, and holds up no
+    other.
     """
 
     def __init__(self, repository: Followed, period_s: float) -> None:
@@ -53,6 +55,8 @@ class Poller:
         self._stopped = asyncio.Event()
         # One look at a time: an older one must not undo what a newer one has done.
         self._looking = asyncio.Lock()
+        # What was asked of the repositories, as long as they have not answered.
+        self._asked: dict[Root, asyncio.Task[Mapping[str, Fingerprint]]] = {}
         # Of what was loaded, or tried; noted as it is begun, or has left, so that what fails in between is done again.
         self._seen: dict[str, Seen] = {}
         # What is being loaded, and the loads that looks have begun.
@@ -78,11 +82,15 @@ class Poller:
 
     async def begin(self, there: Mapping[str, Sequence[Root]]) -> bool:
         """Loads what a scan has found; whether all of it is READY. ServerError when a repository can not be read."""
+        of_root: dict[Root, dict[str, str]] = {}
+        for key, roots in there.items():
+            of_root.setdefault(roots[0], {})[self._repository.namespaces.split(key)[1]] = key
+        now: dict[str, Seen] = {}
         async with self._looking:
-            fingerprints, problems = await self._fingerprints(there)
-            for problem in problems.values():
-                raise problem
-            await self._look({key: (roots, fingerprints[key]) for key, roots in there.items()}, problems)
+            for root, keys in of_root.items():
+                found = await self._repository.look(root.fingerprints, list(keys))
+                now |= {key: (there[key], found[name]) for name, key in keys.items()}
+            await self._look(now, ())
         return await self._loaded()
 
     async def follow(self) -> bool:
@@ -106,37 +114,37 @@ class Poller:
 
     async def _read(self) -> tuple[dict[str, Seen], dict[Root, ServerError]]:
         """What can be read, by keys, and the repositories that can not be."""
+        roots = list(self._repository.roots)
+        # One that did not answer in time is not waited for again: its answer counts when it is there.
+        fresh = {root: self._repository.keep(self._ask(root)) for root in roots if root not in self._asked}
+        self._asked |= fresh
+        if fresh:
+            await asyncio.wait(fresh.values(), timeout=REPOSITORY_ANSWER_S)
+        self._asked = {root: asked for root, asked in self._asked.items() if root in roots}
+        holds: dict[Root, Mapping[str, Fingerprint]] = {}
+        problems: dict[Root, ServerError] = {}
+        for root in roots:
+            try:
+                holds[root] = self._answer_of(root)
+            except ServerError as error:
+                problems[root] = error
+                log.error("failed to poll model repositories: %s", error.message)
         found: dict[str, list[Root]] = {}
-        problems: dict[Root, ServerError] = {}
-        for root in list(self._repository.roots):
-            try:
-                for name in await self._repository.look(root.names):
-                    found.setdefault(name, []).append(root)
-            except ServerError as error:
-                problems[root] = error
+        for root, names in holds.items():
+            for name in names:
+                found.setdefault(name, []).append(root)
         there = self._repository.namespaces.by_key(found)
-        fingerprints, more = await self._fingerprints(there)
-        problems |= more
-        for problem in problems.values():
-            log.error("failed to poll model repositories: %s", problem.message)
-        return {key: (there[key], one) for key, one in fingerprints.items()}, problems
+        split = self._repository.namespaces.split
+        return {key: (having, holds[having[0]][split(key)[1]]) for key, having in there.items()}, problems
 
-    async def _fingerprints(
-        self, there: Mapping[str, Sequence[Root]]
-    ) -> tuple[dict[str, Fingerprint], dict[Root, ServerError]]:
-        of_root: dict[Root, dict[str, str]] = {}
-        for key, roots in there.items():
-            of_root.setdefault(roots[0], {})[self._repository.namespaces.split(key)[1]] = key
-        found: dict[str, Fingerprint] = {}
-        problems: dict[Root, ServerError] = {}
-        for root, keys in of_root.items():
-            try:
-                prints = await self._repository.look(root.fingerprints, list(keys))
-            except ServerError as error:
-                problems[root] = error
-                continue
-            found |= {key: prints[name] for name, key in keys.items()}
-        return found, problems
+    async def _ask(self, root: Root) -> Mapping[str, Fingerprint]:
+        # Before the models are read: what changes meanwhile is seen the next time.
+        return await self._repository.look(root.fingerprints, list(await self._repository.look(root.names)))
+
+    def _answer_of(self, root: Root) -> Mapping[str, Fingerprint]:
+        if not self._asked[root].done():
+            raise Unavailable("a model repository has not said yet what it holds")
+        return self._asked.pop(root).result()
 
     async def _look(self, now: Mapping[str, Seen], unreadable: Container[Root]) -> None:
         """Unloads what is gone, and begins to load what has changed."""

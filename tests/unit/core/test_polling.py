@@ -14,6 +14,7 @@ from core_harness import request, run, running, write_model
 from gated_backend import PATIENCE_S, GatedBackend, until
 from test_ensembles_life import GONE, READY, states
 
+from triton_async.core import polling
 from triton_async.core.files import LocalRoot
 from triton_async.core.server import InferenceServer
 from triton_async.errors import InternalError
@@ -163,6 +164,36 @@ def test_a_load_that_breaks_off_takes_no_other_along(tmp_path: Path, handle: Cal
             await server.repository.poll_now()
             assert handler.raised
             assert [state(server, name) for name in names] == [READY] * 6
+
+    run(test)
+
+
+def test_a_repository_that_does_not_answer_holds_up_no_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "REPOSITORY_ANSWER_S", 0.2)
+    one, two = tmp_path / "one", tmp_path / "two"
+    write_model(one, "a")
+    write_model(two, "b")
+    roots: dict[str, SlowRoot] = {}
+
+    def open_root(path: str) -> SlowRoot:
+        return roots.setdefault(path, SlowRoot(path))
+
+    async def test() -> None:
+        async with running(one, *POLL, f"--model-repository={two}", open_root=open_root) as server:
+            roots[str(one)].go_on = go_on = threading.Event()
+            try:
+                await asyncio.to_thread(roots[str(one)].looked.wait)
+                shutil.rmtree(two / "b")
+                await until(lambda: state(server, "b") == GONE, "the end of 'b'")
+                shutil.rmtree(one / "a")
+                write_model(two, "c")
+                await until(lambda: state(server, "c") == READY, "'c'")
+                assert state(server, "a") == READY
+            finally:
+                go_on.set()
+            await until(lambda: state(server, "a") == GONE, "the end of 'a'")
 
     run(test)
 
