@@ -278,6 +278,9 @@ GRPC_RECEIVE_NBYTES = 1 << 16
 # Bytes taken from a connection's answers for one write; more waits until the kernel has taken these.
 GRPC_WRITE_NBYTES = 1 << 20
 
+# Compressed bytes are given to zlib, and taken from it, so many at a time: it lets go of the interpreter for each step.
+INFLATE_PIECE_NBYTES = 1 << 18
+
 # Messages from here on are compressed and decompressed off the loop.
 GRPC_COMPRESS_INLINE_NBYTES = 1 << 16
 

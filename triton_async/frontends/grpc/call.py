@@ -26,6 +26,7 @@ from triton_async.defines import (
     NOGIL_NBYTES,
 )
 from triton_async.frontends.grpc import compression, status
+from triton_async.memory.buffer import Buffer
 from triton_async.protocol.grpc_encode import PREFIX_NBYTES
 from triton_async.protocol.wire import Malformed, check_field_count
 
@@ -143,14 +144,15 @@ class Call:
             if len(data) > NOGIL_NBYTES:
                 # Many small fields cost far more than their bytes.
                 check_field_count(data, JSON_MAX_CONTROL_VALUES, _NESTED.get(request_type.DESCRIPTOR.name, 0))
-            if len(data) <= CONTROL_MAX_NBYTES:
-                return request_type.FromString(data)
+            view = memoryview(data)
+            if len(view) <= CONTROL_MAX_NBYTES:
+                return request_type.FromString(view)
             # A load with files.
-            return await asyncio.to_thread(request_type.FromString, data)
+            return await asyncio.to_thread(request_type.FromString, view)
         except DecodeError:
             raise Malformed from None
 
-    async def _recv_bytes(self) -> bytes | None:
+    async def _recv_bytes(self) -> bytes | Buffer | None:
         prefix = await self._stream.recv_data(PREFIX_NBYTES)
         if not prefix:
             self._ended = not self.drained

@@ -9,6 +9,8 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from triton_async.defines import GRPC_COMPRESS_INLINE_NBYTES
+from triton_async.memory.buffer import Buffer
+from triton_async.memory.inflate import inflate
 
 # zlib's name for the container formats.
 _WBITS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
@@ -29,16 +31,16 @@ def choose(accepted: str) -> str | None:
     return next((name for name in _WBITS if name in offered), None)
 
 
-async def decompress(data: bytes, encoding: str, limit: int) -> bytes:
+async def decompress(data: bytes, encoding: str, limit: int) -> Buffer:
     """GRPCError: INTERNAL for broken data, RESOURCE_EXHAUSTED beyond `limit` bytes."""
     if encoding not in _WBITS:
         raise GRPCError(Status.INTERNAL, "message is compressed but the call has no grpc-encoding")
+    found = None
     if len(data) < GRPC_COMPRESS_INLINE_NBYTES:
         # A small message may still be a bomb: what does not end within the bound continues beside the loop.
-        small = _decompress(data, encoding, min(limit, GRPC_COMPRESS_INLINE_NBYTES * 4))
-        if small is not None:
-            return small
-    found = await asyncio.to_thread(_decompress, data, encoding, limit)
+        found = _decompress(data, encoding, min(limit, GRPC_COMPRESS_INLINE_NBYTES * 4))
+    if found is None:
+        found = await asyncio.to_thread(_decompress, data, encoding, limit)
     if found is None:
         raise GRPCError(
             Status.RESOURCE_EXHAUSTED,
@@ -47,18 +49,17 @@ async def decompress(data: bytes, encoding: str, limit: int) -> bytes:
     return found
 
 
-def _decompress(data: bytes, encoding: str, limit: int) -> bytes | None:
+def _decompress(data: bytes, encoding: str, limit: int) -> Buffer | None:
     """None when there is more than `limit`."""
-    stream = zlib.decompressobj(_WBITS[encoding])
     try:
-        found = stream.decompress(data, limit)
-        if not stream.eof and len(found) == limit:
-            return None
+        inflated = inflate(data, _WBITS[encoding], limit)
     except zlib.error:
         raise GRPCError(Status.INTERNAL, f"message is not valid {encoding} data") from None
-    if not stream.eof or stream.unused_data:
+    if inflated is None:
+        return None
+    if not inflated.ended or inflated.trailed:
         raise GRPCError(Status.INTERNAL, f"message is not complete {encoding} data")
-    return found
+    return inflated.body
 
 
 async def compress(data: bytes, encoding: str, level: int) -> bytes:

@@ -9,6 +9,8 @@ from typing import Any
 
 from triton_async.defines import HTTP_COMPRESS_LEVEL
 from triton_async.errors import InvalidArg
+from triton_async.memory.buffer import Buffer
+from triton_async.memory.inflate import Inflated, inflate
 
 # More bytes than this are inflated on another thread, so that the event loop does not wait for it.
 _INLINE_NBYTES = 1 << 18
@@ -33,30 +35,27 @@ def _too_big(limit: int) -> InvalidArg:
     )
 
 
-def _inflate(stream: Any, data: Any, budget: int) -> bytes:
-    """At most `budget` + 1 bytes more of the stream."""
+def _inflate(body: Any, limit: int) -> Inflated | None:
     try:
-        return bytes(stream.decompress(data, budget + 1))
+        return inflate(body, _DETECT, limit)
     except zlib.error:
         raise InvalidArg("failed to decompress the request body: it is not valid gzip or deflate data") from None
 
 
-async def decompress(body: Any, limit: int) -> bytes:
+async def decompress(body: Any, limit: int) -> Buffer:
     """The inflated body. InvalidArg when it is empty, broken, cut short, followed by more, or beyond `limit` bytes."""
     if not len(body):
         raise InvalidArg("nothing to be decompressed")
-    stream = zlib.decompressobj(_DETECT)
-    inflated = _inflate(stream, body, min(limit, _INLINE_NBYTES))
-    if stream.unconsumed_tail and len(inflated) <= limit:
-        rest = await asyncio.to_thread(_inflate, stream, stream.unconsumed_tail, limit - len(inflated))
-        inflated += rest
-    if len(inflated) > limit:
+    inflated = _inflate(body, min(limit, _INLINE_NBYTES)) if len(body) <= _INLINE_NBYTES else None
+    if inflated is None and limit > _INLINE_NBYTES:
+        inflated = await asyncio.to_thread(_inflate, body, limit)
+    if inflated is None:
         raise _too_big(limit)
-    if not stream.eof:
+    if not inflated.ended:
         raise InvalidArg("failed to decompress the request body: the data ends early")
-    if stream.unused_data:
+    if inflated.trailed:
         raise InvalidArg("failed to decompress the request body: unexpected data behind its end")
-    return inflated
+    return inflated.body
 
 
 def deflate(encoding: str, parts: Sequence[Any]) -> bytes:
