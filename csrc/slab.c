@@ -1,6 +1,7 @@
 #include "slab.h"
 
-#include <signal.h>
+#include "later.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,64 +34,12 @@ static int size_class(int64_t nbytes, int64_t *capacity) {
     return -1;
 }
 
-/* Unmapping takes a millisecond for every few MiB, and whoever returns a slab may hold the GIL: large ones are freed by a
- * thread, which ends when there are none left. */
-#define SLOW_NBYTES (1 << 20)
-
-static pthread_mutex_t doomed_lock = PTHREAD_MUTEX_INITIALIZER;
-static ta_slab *doomed; /* to be freed by the thread that is there while `freeing` */
-static int freeing;
-
-static void free_all(ta_slab *slab) {
-    while (slab != NULL) {
-        ta_slab *next = slab->next;
-        free(slab);
-        slab = next;
-    }
-}
-
-static void *free_doomed(void *unused) {
-    ta_slab *slabs;
-    (void)unused;
-    do {
-        pthread_mutex_lock(&doomed_lock);
-        slabs = doomed;
-        doomed = NULL;
-        freeing = slabs != NULL;
-        pthread_mutex_unlock(&doomed_lock);
-        free_all(slabs);
-    } while (slabs != NULL);
-    return NULL;
-}
-
-static int start_freeing(void) {
-    pthread_t thread;
-    sigset_t all, before;
-    /* Signals are the main thread's. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int error = pthread_create(&thread, NULL, free_doomed, NULL);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (error == 0) {
-        pthread_detach(thread);
-        freeing = 1;
-    }
-    return error;
-}
-
 static void free_slab(ta_slab *slab) {
-    if (slab == NULL || slab->capacity < SLOW_NBYTES) {
+    if (slab == NULL || slab->capacity < TA_LATER_NBYTES) {
         free(slab);
-        return;
+    } else {
+        ta_later(free, slab);
     }
-    pthread_mutex_lock(&doomed_lock);
-    if (freeing || start_freeing() == 0) {
-        slab->next = doomed;
-        doomed = slab;
-        slab = NULL;
-    }
-    pthread_mutex_unlock(&doomed_lock);
-    free(slab);
 }
 
 ta_slab_pool *ta_slab_pool_new(int64_t cache_limit) {
@@ -139,7 +88,11 @@ void ta_slab_pool_trim(ta_slab_pool *pool) {
     }
     pool->cached_nbytes = 0;
     pthread_mutex_unlock(&pool->lock);
-    free_all(all);
+    while (all != NULL) {
+        ta_slab *next = all->next;
+        free(all);
+        all = next;
+    }
 }
 
 static ta_slab *lease_pinned(ta_slab_pool *pool, int64_t nbytes) {

@@ -245,8 +245,8 @@ GRPC_DRIBBLE_NBYTES = 64
 # so they are put together; the blocks are given back one by one.
 GRPC_BACKLOG_BLOCK_NBYTES = 1 << 14
 
-# First allocation for a message that comes in several frames, and how far each later one goes beyond what was
-# received: a length prefix alone costs at most this much.
+# First allocation for a message that comes in several frames: a length prefix alone costs at most this much. Then, of
+# pinned and shared memory, how far each later one goes beyond what was received; ordinary memory is leased whole.
 GRPC_MESSAGE_START_NBYTES = 1 << 20
 GRPC_MESSAGE_GROWTH = 4
 

@@ -1,6 +1,6 @@
 /* Which calls to run a small model with: Run or IO binding, outputs in our slabs or in the engine's memory.
  *
- *   gcc -O2 -Icsrc bench/micro/onnxruntime_calls.c csrc/slab.c -o calls -ldl -pthread
+ *   gcc -O2 -Icsrc bench/micro/onnxruntime_calls.c csrc/slab.c csrc/later.c -o calls -ldl -pthread
  *   ./calls <libonnxruntime.so> <add_sub.onnx: INPUT0, INPUT1 -> OUTPUT0, OUTPUT1, FP32[n,16]>
  *
  * Prints the least CPU time per run of several rounds, in µs.

@@ -13,7 +13,7 @@ SOURCES = [
     ROOT / "csrc" / name
     for name in (
         "arena.c", "assembly.c", "forest.c", "forest_ranks.c", "gather.c", "json.c", "json_values.c", "lane.c",
-        "slab.c", "wakeup.c",
+        "later.c", "slab.c", "wakeup.c",
     )
 ]  # fmt: skip
 MEMORY = "address,undefined"
@@ -51,6 +51,7 @@ def run(program: Path) -> subprocess.CompletedProcess[str]:
     ("memory_driver", MEMORY), ("wire_driver", MEMORY), ("threads_driver", MEMORY), ("threads_driver", "thread"),
     ("arena_driver", MEMORY), ("arena_driver", "thread"), ("forest_driver", MEMORY), ("json_driver", MEMORY),
     ("assembly_driver", MEMORY), ("lane_driver", MEMORY), ("lane_driver", "thread"),
+    ("later_driver", MEMORY), ("later_driver", "thread"),
 ])  # fmt: skip
 def test_the_drivers_find_nothing(driver: str, sanitizers: str, tmp_path: Path) -> None:
     done = run(build(driver, sanitizers, tmp_path, *map(str, SOURCES)))
@@ -72,6 +73,7 @@ def test_the_drivers_find_nothing(driver: str, sanitizers: str, tmp_path: Path) 
     ("forest_ranks.c", ("forest_driver", MEMORY), "coarse > 0 ? coarse - 1 : 0", "coarse"),
     ("arena.c", ("arena_driver", MEMORY), "rest->before = block;", "rest->before = NULL;"),
     ("arena.c", ("arena_driver", MEMORY), "int last = arena->closed && arena->leased == 0;", "int last = 0;"),
+    ("later.c", ("later_driver", MEMORY), "working = errands != NULL;", "working = 0;"),
     ("slab.c", ("arena_driver", "thread"), "pool->arena = NULL;\n    pool->on_fallback = NULL;", ""),
 ])  # fmt: skip
 def test_the_drivers_would_find_a_mistake(

@@ -8,10 +8,7 @@ from typing import NamedTuple
 
 from triton_async.defines import INFLATE_PIECE_NBYTES
 from triton_async.memory.buffer import Buffer
-from triton_async.memory.slab import SlabPool
-
-# Keeps nothing: what is large is unmapped by a thread of its own, not by whoever lets it go.
-_pool = SlabPool(0)
+from triton_async.memory.slab import transient
 
 
 class Inflated(NamedTuple):
@@ -46,7 +43,7 @@ def inflate(data: bytes | bytearray | memoryview, wbits: int, limit: int) -> Inf
 
 
 def _joined(pieces: deque[bytes], nbytes: int) -> Buffer:
-    body = _pool.acquire(nbytes)
+    body = transient(nbytes)
     view = memoryview(body)
     at = 0
     while pieces:

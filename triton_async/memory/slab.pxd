@@ -31,3 +31,7 @@ cdef class SlabPool:
     # Writable lease of exactly `nbytes` visible bytes, contents undefined. Its memory type says what it lies in.
     # MemoryError when there is none.
     cdef Buffer lease(self, int64_t nbytes)
+
+# Writable lease of exactly `nbytes` bytes of ordinary memory that no pool keeps: for what one request brings and no
+# model made. When it is large, a thread unmaps it. MemoryError when there is none.
+cpdef Buffer transient(int64_t nbytes)

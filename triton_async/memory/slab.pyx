@@ -88,6 +88,13 @@ cdef class SlabPool:
         return self.pool.fallbacks
 
 
+cdef SlabPool _transient = SlabPool(0)
+
+
+cpdef Buffer transient(int64_t nbytes):
+    return _transient.acquire(nbytes)
+
+
 cdef void _note_fallback(void *pool) noexcept nogil:
     with gil:
         _log_fallback(<SlabPool>pool)

@@ -340,8 +340,7 @@ cdef int _add_dim(Input *pending, uint64_t dim) except -1:
 
 cdef Tensor _typed_tensor(InferRequest request, Input *pending):
     cdef int datatype = from_name(text(pending.datatype))
-    cdef bytes packed = pack_contents(pending.whole, datatype, text(pending.name), request.model_name)
-    cdef Buffer buffer = wrap(packed)
+    cdef Buffer buffer = pack_contents(pending.whole, datatype, text(pending.name), request.model_name)
     return _tensor(request, pending, buffer, buffer.data, buffer.nbytes)
 
 

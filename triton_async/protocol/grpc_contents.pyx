@@ -1,6 +1,5 @@
 """Typed tensor contents of gRPC requests, packed straight from the wire. Any thread with the GIL."""
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport INT64_MIN, UINT32_MAX, int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -8,6 +7,8 @@ from triton_async.datatypes cimport (
     DT_BOOL, DT_BYTES, DT_FP32, DT_FP64, DT_INT8, DT_INT16, DT_INT32, DT_INT64, DT_UINT8, DT_UINT16, DT_UINT32,
     DT_UINT64, itemsize, to_name,
 )
+from triton_async.memory.buffer cimport Buffer
+from triton_async.memory.slab cimport transient
 from triton_async.protocol.wire cimport (
     TA_KIND_BOOL, TA_KIND_INT8, TA_KIND_INT16, TA_KIND_INT32, TA_KIND_INT64, TA_KIND_UINT8, TA_KIND_UINT16,
     TA_KIND_UINT32, TA_KIND_UINT64, TA_WIRE_BYTES, TA_WIRE_FIXED32, TA_WIRE_FIXED64, TA_WIRE_INT, TA_WIRE_PACKED,
@@ -237,23 +238,23 @@ cdef int _only_field(const int64_t *counts, int datatype, str name, str model_na
     return found
 
 
-cdef bytes pack_contents(ta_wire input, int datatype, str name, str model_name):
+cdef Buffer pack_contents(ta_wire input, int datatype, str name, str model_name):
     cdef int64_t[FIELD_COUNT] counts
     cdef int64_t nbytes = 0
     cdef uint64_t bad = 0
     cdef int field, status
-    cdef bytes packed
+    cdef Buffer packed
     for field in range(FIELD_COUNT):
         counts[field] = 0
     check(_walk_all(input, counts, &nbytes, 0, 0, NULL, &bad))
     field = _only_field(counts, datatype, name, model_name)
     if field == 0:
-        return b""
+        return transient(0)
     if field != FIELD_BYTES:
         # At most eight bytes for a byte of the message, which is far below 2^60.
         nbytes = counts[field] * itemsize(datatype)
-    packed = PyBytes_FromStringAndSize(NULL, nbytes)
-    status = _walk_all(input, counts, &nbytes, field, _kind_of(datatype), PyBytes_AS_STRING(packed), &bad)
+    packed = transient(nbytes)
+    status = _walk_all(input, counts, &nbytes, field, _kind_of(datatype), packed.data, &bad)
     if status == CONTENTS_RANGE:
         _out_of_range(bad, datatype, name)
     if status == CONTENTS_LONG:

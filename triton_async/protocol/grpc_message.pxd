@@ -18,7 +18,7 @@ cdef enum GrpcStatus:
 
 # Uncompressed messages of one call.
 #
-# Invariant: memory held for a message <= GRPC_MESSAGE_START_NBYTES + GRPC_MESSAGE_GROWTH * bytes received of it
+# Invariant: memory taken for a message <= GRPC_MESSAGE_START_NBYTES + GRPC_MESSAGE_GROWTH * bytes received of it
 cdef class MessageReader:
     cdef SlabPool pool
     cdef SlabPool large_pool       # the owner's: for messages from INPUT_POOL_NBYTES on, `pool` at first
@@ -37,6 +37,7 @@ cdef class MessageReader:
     # Whether a message has begun and is not complete.
     cdef bint inside(self) noexcept
 
+    cdef SlabPool _pool(self)
     cdef Buffer _lease(self, int64_t nbytes)
     cdef int _begin(self, size_t at_hand) except -1
     cdef int _grow(self) except -1

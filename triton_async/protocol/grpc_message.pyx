@@ -89,11 +89,17 @@ cdef class MessageReader:
         self.message = self._lease(min(self.nbytes, max(_START, <int64_t>at_hand)))
         return 0
 
+    cdef SlabPool _pool(self):
+        return self.large_pool if self.nbytes >= _LARGE else self.pool
+
     cdef Buffer _lease(self, int64_t nbytes):
-        return (self.large_pool if self.nbytes >= _LARGE else self.pool).lease(nbytes)
+        return self._pool().lease(nbytes)
 
     cdef int _grow(self) except -1:
-        cdef Buffer larger = self._lease(min(self.nbytes, _START + _GROWTH * self.received))
+        # Ordinary memory of this size takes nothing before it is written to; what is pinned or shared is taken at once.
+        cdef bint ordinary = self._pool().arena is None
+        cdef int64_t most = self.nbytes if ordinary else _START + _GROWTH * self.received
+        cdef Buffer larger = self._lease(min(self.nbytes, most))
         memcpy(larger.data, self.message.data, self.received)
         self.message = larger
         return 0

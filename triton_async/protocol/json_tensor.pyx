@@ -1,6 +1,6 @@
 """Tensor values as JSON, both ways. Every element is checked: type, range, and the nesting against the shape."""
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcpy
@@ -10,7 +10,8 @@ from triton_async.datatypes cimport (
     DT_BF16, DT_BOOL, DT_BYTES, DT_FP16, DT_FP32, DT_FP64, DT_INVALID, DT_UINT8, DT_UINT64, itemsize, nbytes, to_name,
 )
 from triton_async.infer.tensor cimport Tensor, view_dims
-from triton_async.memory.buffer cimport MEMORY_GPU, Buffer, wrap
+from triton_async.memory.buffer cimport MEMORY_GPU, Buffer
+from triton_async.memory.slab cimport transient
 from triton_async.protocol.json_cut cimport (
     TA_JSON_BOOLS, TA_JSON_COUNT, TA_JSON_FLOATS, TA_JSON_NESTED, TA_JSON_NO_BOOL, TA_JSON_NO_NUMBER,
     TA_JSON_NO_SIGNED, TA_JSON_NO_STRING, TA_JSON_NO_UNSIGNED, TA_JSON_OK, TA_JSON_SHAPE, TA_JSON_SIGNED,
@@ -58,7 +59,6 @@ cdef Tensor from_json(str name, int datatype, const int64_t *dims, int rank, int
                       int64_t max_nbytes):
     cdef int64_t place = cut.place(data)
     cdef ta_json_elements elements
-    cdef bytes values
     cdef Buffer buffer
     cdef int status
     if place < 0:
@@ -79,15 +79,14 @@ cdef Tensor from_json(str name, int datatype, const int64_t *dims, int rank, int
         if status != TA_JSON_OK and status != TA_JSON_SHAPE:
             _refuse_data(name, datatype, &elements, status, cut)
         _check_limit(name, elements.nbytes, max_nbytes)
-    values = PyBytes_FromStringAndSize(NULL, elements.nbytes)
-    elements.out = PyBytes_AS_STRING(values)
+    buffer = transient(elements.nbytes)
+    elements.out = buffer.data
     status = cut.fill(place, &elements)
     if status != TA_JSON_OK:
         _refuse_data(name, datatype, &elements, status, cut)
-    if len(values) == 0:
+    if buffer.nbytes == 0:
         return view_dims(name, datatype, dims, rank, count, None, NULL, 0)
-    buffer = wrap(values)
-    return view_dims(name, datatype, dims, rank, count, buffer, buffer.data, len(values))
+    return view_dims(name, datatype, dims, rank, count, buffer, buffer.data, buffer.nbytes)
 
 
 cdef int _check_datatype(str name, int datatype) except -1:

@@ -62,6 +62,7 @@ from triton_async.backends.onnxruntime.api cimport (
     ort_update_cuda_options,
     ort_update_tensorrt_options,
 )
+from triton_async.backends.onnxruntime.values cimport settle_values
 from triton_async.infer.tensor cimport TA_MAX_RANK
 
 from dataclasses import replace
@@ -136,6 +137,7 @@ cdef class Session:
             if self.device_info != NULL:
                 ort_release_memory_info(api, self.device_info)
             if self.session != NULL:
+                settle_values()
                 ort_release_session(api, self.session)
 
     def model_io(self):

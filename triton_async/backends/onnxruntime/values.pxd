@@ -73,3 +73,6 @@ cdef int fail(const Engine *engine, ta_batch *batch, ort_status *status) noexcep
 
 # To be called once before the first take_output: `release` of an output gets a value alone.
 cdef void set_release_table(ort_table api) noexcept nogil
+
+# Waits until all outputs that were let go of are released, before their session is. Any thread.
+cdef void settle_values() noexcept nogil

@@ -38,16 +38,23 @@ from triton_async.memory.slab cimport ta_slab, ta_slab_data, ta_slab_lease, ta_s
 
 cdef extern from *:
     """
+    #include "later.h"
     #include "slab.h"
     /* Set once: there is one library in a process, and `release` of an output gets the value alone. */
     static ort_table release_table;
     /* What stands in for the bytes of a tensor that has none. */
     static char no_bytes[TA_SLAB_ALIGNMENT] __attribute__((aligned(TA_SLAB_ALIGNMENT)));
     static void release_value(void *value) { ort_release_value(release_table, (ort_value *)value); }
+    static void release_large_value(void *value) { ta_later(release_value, value); }
     """
     ort_table release_table
     char *no_bytes
     void release_value(void *value) noexcept nogil
+    void release_large_value(void *value) noexcept nogil
+
+cdef extern from "later.h":
+    enum: TA_LATER_NBYTES
+    void ta_later_settle() noexcept nogil
 
 # Stands at the beginning of a slab that a run is to write. An output that begins so is computed twice, once.
 cdef extern from *:
@@ -69,6 +76,10 @@ cdef const char *OTHER_SIZE = "Tensor size mismatch"            # on the way fro
 cdef void set_release_table(ort_table api) noexcept nogil:
     global release_table
     release_table = api
+
+
+cdef void settle_values() noexcept nogil:
+    ta_later_settle()
 
 
 cdef int fail(const Engine *engine, ta_batch *batch, ort_status *status) noexcept nogil:
@@ -270,6 +281,8 @@ cdef int _take_bytes(const Engine *engine, const Port *port, ta_batch *batch, ta
         output.data = <char *>data
         output.owner = value
         output.release = release_value
+        if output.nbytes >= TA_LATER_NBYTES:
+            output.release = release_large_value
         return 0
     # An output that is an input of the graph: its bytes end with the batch.
     slab = ta_slab_lease(engine.pool, output.nbytes)
