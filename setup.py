@@ -36,7 +36,9 @@ C_SOURCES = {
     "triton_async.backends.device.copies": ["csrc/gather.c", "csrc/slab.c", "csrc/later.c"],
     "triton_async.backends.device.instance": ["csrc/gather.c", "csrc/slab.c", "csrc/later.c", "csrc/cuda.c"],
     "triton_async.backends.fil.forest": ["csrc/forest.c", "csrc/forest_ranks.c"],
-    "triton_async.backends.fil.instance": ["csrc/forest.c", "csrc/forest_ranks.c", "csrc/gather.c", "csrc/slab.c", "csrc/later.c"],
+    "triton_async.backends.fil.instance": [
+        "csrc/forest.c", "csrc/forest_ranks.c", "csrc/gather.c", "csrc/slab.c", "csrc/later.c",
+    ],
     "triton_async.backends.identity": ["csrc/gather.c", "csrc/slab.c", "csrc/later.c"],
     "triton_async.backends.onnxruntime.device": ["csrc/cuda.c", "csrc/gather.c", "csrc/slab.c", "csrc/later.c"],
     "triton_async.backends.onnxruntime.instance": ["csrc/gather.c", "csrc/slab.c", "csrc/later.c"],

@@ -526,16 +526,6 @@ STATE_COPY_NBYTES = 1 << 20
 # Seconds between two readings of the GPUs: the driver takes the samples that it answers from no faster.
 GPU_POLL_MIN_S = 0.1
 
-# -- response cache --------------------------------------------------------------------------------
-
-# Bytes of inputs that are made a key of, and of an answer that is kept: a millisecond of the loop's time for each.
-CACHE_KEY_NBYTES = 1 << 20
-CACHE_ENTRY_NBYTES = 8 << 20
-
-# Bytes of a model's files, without a response cache of its own, that are read for the keys of ensembles that ask it:
-# some two seconds of a load. Answers of ensembles over larger ones are kept for this process alone.
-CACHE_IDENTITY_NBYTES = 2 << 30
-
 # -- the process -----------------------------------------------------------------------------------
 
 # Seconds after which a thread that runs Python lets another one have the GIL that waits for it. The event loop waits so
@@ -594,9 +584,3 @@ PADDING_MAX_BUCKETS = 64
 # Elements of a padded batch, its rows by its lengths, where the config does not say: beyond it one long request beside
 # short ones would cost memory out of proportion to what was sent.
 PADDING_MAX_ELEMENTS = 1 << 20
-
-# Of a response cache that is a shared library: threads that ask it; look-ups and insertions that wait for them, beyond
-# which there are none; and how long a request waits for an answer before it is run.
-NATIVE_CACHE_THREADS = 4
-NATIVE_CACHE_PENDING = 4096
-NATIVE_CACHE_WAIT_S = 0.2

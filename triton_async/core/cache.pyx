@@ -13,7 +13,7 @@ from triton_async.infer.signature cimport ModelSignature
 from triton_async.infer.tensor cimport Tensor, view_dims
 from triton_async.memory.buffer cimport MEMORY_GPU, wrap
 
-from triton_async.defines import CACHE_ENTRY_NBYTES, CACHE_KEY_NBYTES
+from triton_async.core.defines import CACHE_ENTRY_NBYTES, CACHE_KEY_NBYTES
 
 cdef int64_t ENTRY_NBYTES = CACHE_ENTRY_NBYTES
 cdef int64_t KEY_NBYTES = CACHE_KEY_NBYTES

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from triton_async.config.model_config import ModelConfig
-from triton_async.defines import CACHE_IDENTITY_NBYTES
+from triton_async.core.defines import CACHE_IDENTITY_NBYTES
 
 _CHUNK_NBYTES = 1 << 20
 _DIGEST_NBYTES = 16

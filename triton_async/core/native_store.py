@@ -18,8 +18,8 @@ from pathlib import Path
 
 from triton_async import native
 from triton_async.config.cache import LibraryCache
+from triton_async.core.defines import NATIVE_CACHE_PENDING, NATIVE_CACHE_THREADS, NATIVE_CACHE_WAIT_S
 from triton_async.core.families import Family
-from triton_async.defines import NATIVE_CACHE_PENDING, NATIVE_CACHE_THREADS, NATIVE_CACHE_WAIT_S
 from triton_async.errors import InvalidArg, NotFound, ServerError
 
 log = logging.getLogger("triton_async.native")

@@ -1,0 +1,17 @@
+"""Limits of response caches, each with its unit and the reason for its value."""
+
+from __future__ import annotations
+
+# Bytes of inputs that are made a key of, and of an answer that is kept: a millisecond of the loop's time for each.
+CACHE_KEY_NBYTES = 1 << 20
+CACHE_ENTRY_NBYTES = 8 << 20
+
+# Bytes of a model's files, without a response cache of its own, that are read for the keys of ensembles that ask it:
+# some two seconds of a load. Answers of ensembles over larger ones are kept for this process alone.
+CACHE_IDENTITY_NBYTES = 2 << 30
+
+# Of a response cache that is a shared library: threads that ask it; look-ups and insertions that wait for them, beyond
+# which there are none; and how long a request waits for an answer before it is run.
+NATIVE_CACHE_THREADS = 4
+NATIVE_CACHE_PENDING = 4096
+NATIVE_CACHE_WAIT_S = 0.2
