@@ -36,7 +36,7 @@ cpdef InferRequest decode_generate(str model_name, int64_t model_version, ModelS
     reader.specs = {(<TensorSpec>spec).name: spec for spec in signature.client_inputs}
     reader.batching = signature.max_batch_size > 0
     reader.parameters = {}
-    reader.size = len(body)
+    reader.size = buffer.nbytes
     reader.max_nbytes = max_nbytes
     if reader.json.c.counts[TA_JSON_PARAMETERS] > MAX_PARAMETERS_PER_REQUEST:
         raise InvalidArg(f"request has {reader.json.c.counts[TA_JSON_PARAMETERS]} parameters and inputs, at most "

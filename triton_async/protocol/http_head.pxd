@@ -2,12 +2,12 @@
 # no GIL.
 #
 # Strict: what the grammar does not know is refused, so the full parser only ever sees heads whose framing is beyond
-# doubt. It answers everything but plain infer requests.
+# doubt. It answers everything but plain inference calls.
 
 from libc.stdint cimport int64_t
 
 cdef enum HeadKind:
-    HEAD_INFER = 0      # plain infer request: all fields of Head but `problem` are set
+    HEAD_INFER = 0      # plain inference call: all fields of Head but `problem` are set
     HEAD_LENGTH = 1     # another request; a body of content_length bytes follows, 0 when none was announced
     HEAD_CHUNKED = 2    # another request; a body in chunks follows (http_chunks)
     HEAD_EMPTY = 3      # no head: an empty line, which may stand in front of one (RFC 9112 2.2)
@@ -30,17 +30,24 @@ cdef enum HeadProblem:
     PROBLEM_FRAMING = 13     # Content-Length and Transfer-Encoding
     PROBLEM_OLD_CODING = 14  # Transfer-Encoding in HTTP/1.0
 
+# What a plain inference call asks for: the last word of its path.
+cdef enum HeadCall:
+    CALL_INFER = 0
+    CALL_GENERATE = 1
+    CALL_STREAM = 2      # generate_stream
+
 # Offsets are into the bytes given to parse_head.
 ctypedef struct Head:
     int problem                 # HeadProblem
+    int call                    # HeadCall
     bint chunked                # the body comes in chunks
     bint old                    # HTTP/1.0
     bint closes                 # the client wants the connection closed behind the answer
     bint expects                # it waits for 100 Continue before it sends the body
     bint upgrades               # it offers another protocol (RFC 9110 7.8): nobody here has one
-    int coding                  # that it asks for (http_coding)
+    int coding                  # that it asks for (http_coding), of CALL_INFER: no other call's answer is ever coded
     int64_t content_length      # 0 when chunked
-    int64_t header_length       # Inference-Header-Content-Length; -1: absent
+    int64_t header_length       # Inference-Header-Content-Length; -1: absent, or without meaning for the call
     Py_ssize_t name_at          # model name: only letters, digits, `.`, `_`, `-`
     Py_ssize_t name_length
     int64_t version             # -1: none in the path

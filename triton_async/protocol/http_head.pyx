@@ -99,7 +99,8 @@ cdef int parse_head(const unsigned char *data, Py_ssize_t size, Head *head) noex
         return HEAD_EMPTY
     head.problem = 0
     head.version = -1
-    at = _infer_line(data, size, head)
+    head.call = CALL_INFER
+    at = _inference_line(data, size, head)
     infer = at > 0
     if not infer:
         at = _request_line(data, size, head, &host, &host_length)
@@ -116,14 +117,18 @@ cdef int parse_head(const unsigned char *data, Py_ssize_t size, Head *head) noex
     if head.problem:
         return HEAD_REFUSED
     if infer and fields.plain and (head.chunked or head.content_length > 0):
+        if head.call != CALL_INFER:
+            head.header_length = -1
+            head.coding = 0
         return HEAD_INFER
     return HEAD_CHUNKED if head.chunked else HEAD_LENGTH
 
 
-# POST /v2/models/{name}[/versions/{digits}]/infer HTTP/1.1, or 1.0. Offset behind the line, 0 for any other line.
-cdef Py_ssize_t _infer_line(const unsigned char *data, Py_ssize_t size, Head *head) noexcept nogil:
+# POST /v2/models/{name}[/versions/{digits}]/{call} HTTP/1.1, or 1.0. Offset behind the line, 0 for any other line.
+cdef Py_ssize_t _inference_line(const unsigned char *data, Py_ssize_t size, Head *head) noexcept nogil:
     cdef Py_ssize_t at = 16
     cdef Py_ssize_t digits = 0
+    cdef Py_ssize_t length
     if size < 40 or memcmp(data, b"POST /v2/models/", 16) != 0:
         return 0
     while at < size and CLASSES[data[at]] & BYTE_NAME:
@@ -143,9 +148,25 @@ cdef Py_ssize_t _infer_line(const unsigned char *data, Py_ssize_t size, Head *he
             at += 1
         if digits == 0:
             return 0
-    if size - at < 17 or memcmp(data + at, b"/infer HTTP/1.", 14) != 0 or not c'0' <= data[at + 14] <= c'1':
+    length = _call(data + at, size - at, head)
+    at += length
+    if length == 0 or size - at < 11 or memcmp(data + at, b" HTTP/1.", 8) != 0 or not c'0' <= data[at + 8] <= c'1':
         return 0
-    return at + 17 if data[at + 15] == c'\r' else 0
+    return at + 11 if data[at + 9] == c'\r' else 0
+
+
+# Bytes of the call at the end of a path; 0 for what is none.
+cdef Py_ssize_t _call(const unsigned char *text, Py_ssize_t size, Head *head) noexcept nogil:
+    if size > 6 and memcmp(text, b"/infer", 6) == 0:
+        head.call = CALL_INFER
+        return 6
+    if size < 16 or memcmp(text, b"/generate", 9) != 0:
+        return 0
+    if memcmp(text + 9, b"_stream", 7) == 0:
+        head.call = CALL_STREAM
+        return 16
+    head.call = CALL_GENERATE
+    return 9
 
 
 # Any other `METHOD target HTTP/1.1`, or 1.0. Offset behind the line; 0 with a problem. `host`: authority of a target
@@ -392,6 +413,8 @@ def classify(const unsigned char[::1] data):
         fields["version"] = head.version
         fields["header_length"] = head.header_length
         fields["coding"] = head.coding
+        if head.call != CALL_INFER:
+            fields["call"] = "generate" if head.call == CALL_GENERATE else "generate_stream"
     if kind == HEAD_REFUSED:
         fields["status"], fields["message"] = head_problem(head.problem)
     return ("infer", "length", "chunked", "empty", "refused")[kind], end, fields

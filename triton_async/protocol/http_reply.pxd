@@ -1,6 +1,8 @@
 # Complete HTTP responses of the infer call as bytes, for the express lane; equal to what the slow lane sends.
 # No sockets, no event loop. `tail` is what follows the Content-Length value: reply_tail().
 
+from libc.stdint cimport int64_t
+
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature
@@ -19,6 +21,16 @@ cdef object general_reply(tuple encoded, int coding, bytes tail)
 
 # The same response with its body compressed, which is `body`.
 cdef list packed_reply(tuple encoded, int coding, bytes body, bytes tail)
+
+# 200 with the JSON in `pieces`, which are not empty: the bytes of it, or a list of those in front of the pieces.
+cdef object json_reply(list pieces, bytes tail)
+
+# The head of a stream of server-sent events, whose body comes in chunks, or ends with the connection.
+cdef bytes events_head(int status, bint chunked, bytes tail)
+
+# A part of such a stream as it is sent: `head`, b"" behind the first part, then `pieces`, then its end where this is
+# the `last` part. Adds up the bytes of the pieces.
+cdef list event_parts(bytes head, list pieces, bint chunked, bint last, int64_t *nbytes)
 
 # {"error": message} with an HTTP status.
 cdef bytes error_reply(int status, str message, bytes tail)

@@ -11,7 +11,7 @@ from triton_async.datatypes cimport to_name
 from triton_async.infer.request cimport RequestedOutput, asked_output
 from triton_async.infer.tensor cimport Tensor
 from triton_async.memory.buffer cimport MEMORY_GPU
-from triton_async.protocol.http_codec cimport encode_infer, is_long_answer
+from triton_async.protocol.http_codec cimport encode_infer, grouped, is_long_answer
 from triton_async.protocol.http_coding cimport CODING_REQUIRED, may_code, worth_coding
 from triton_async.protocol.json_text cimport error_body
 
@@ -29,6 +29,19 @@ cdef bytes JSON_HEAD = (
     b"HTTP/1.1 200 OK\r\nServer: triton-async\r\nContent-Type: application/json\r\nContent-Length: "
 )
 cdef bytes LENGTH = b"\r\nContent-Length: "
+
+cdef bytes CHUNKED = b"\r\nTransfer-Encoding: chunked"
+# Of a body in chunks.
+cdef bytes END_OF_BODY = b"0\r\n\r\n"
+
+cdef dict EVENTS_HEADS = {
+    status.value: (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nServer: triton-async\r\n"
+        "Content-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache"
+    ).encode()
+    for status in HTTPStatus
+    if status == 200 or status >= 400
+}
 
 RETRY_AFTER = f"Retry-After: {RETRY_AFTER_S}\r\n"
 
@@ -263,6 +276,41 @@ cdef list packed_reply(tuple encoded, int coding, bytes body, bytes tail):
     if header_length is not None:
         head += f"Inference-Header-Content-Length: {header_length}\r\n"
     return [b"%bContent-Length: %d%b" % (head.encode(), len(body), tail), body]
+
+
+cdef object json_reply(list pieces, bytes tail):
+    cdef int64_t nbytes = 0
+    cdef bytes head
+    for piece in pieces:
+        nbytes += len(<bytes>piece)
+    head = b"%b%d%b" % (JSON_HEAD, nbytes, tail)
+    if nbytes > JOIN_NBYTES:
+        return [head, *pieces]
+    return head + (<bytes>pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+
+cdef bytes events_head(int status, bint chunked, bytes tail):
+    return b"%b%b%b" % (EVENTS_HEADS[status], CHUNKED if chunked else b"", tail)
+
+
+cdef list event_parts(bytes head, list pieces, bint chunked, bint last, int64_t *nbytes):
+    cdef list parts = [head] if head else []
+    cdef int64_t total = 0
+    for piece in pieces:
+        total += len(<bytes>piece)
+    nbytes[0] += total
+    if total <= JOIN_NBYTES:
+        if total and chunked:
+            parts.append(b"%x\r\n" % total)
+        parts += pieces
+        if chunked:
+            parts.append((b"\r\n" if total else b"") + (END_OF_BODY if last else b""))
+        return [b"".join(parts)] if parts else parts
+    for piece in grouped(pieces):
+        parts += [b"%x\r\n" % len(<bytes>piece), piece, b"\r\n"] if chunked else [piece]
+    if last and chunked:
+        parts.append(END_OF_BODY)
+    return parts
 
 
 cdef bytes error_reply(int status, str message, bytes tail):

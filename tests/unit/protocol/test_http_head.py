@@ -43,6 +43,18 @@ def test_plain_infer_requests_are_taken(lines: list[bytes], fields: dict[str, ob
         assert classify(head[:cut])[0] == "more"
 
 
+@pytest.mark.parametrize("call", ["generate", "generate_stream"])
+@pytest.mark.parametrize("more", [b"", b"Inference-Header-Content-Length: 3\r\n", b"Accept-Encoding: gzip\r\n"])
+def test_plain_generate_calls_are_taken_whose_answers_are_never_coded(call: str, more: bytes) -> None:
+    line = LINE.replace(b"m/infer", b"m/versions/3/" + call.encode())
+    for old in (False, True):
+        head = b"".join([line.replace(b"1.1", b"1.0") if old else line, HOST, LENGTH, more, b"\r\n"])
+        fields = {"content_length": 5, "model": b"m", "version": 3, "header_length": -1, "coding": 0, "call": call}
+        assert classify(head) == ("infer", len(head), {**fields, **({"closes": True, "old": True} if old else {})})
+        for cut in range(len(head)):
+            assert classify(head[:cut])[0] == "more"
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -54,7 +66,12 @@ def test_plain_infer_requests_are_taken(lines: list[bytes], fields: dict[str, ob
         b"POST /v2/models/m/versions//infer HTTP/1.1\r\n",
         b"POST /v2/models/m/versions/+1/infer HTTP/1.1\r\n",
         b"POST /v2/models/m/versions/1234567890123456789/infer HTTP/1.1\r\n",
-        b"POST /v2/models/m/generate HTTP/1.1\r\n",
+        b"POST /v2/models/m/generate/ HTTP/1.1\r\n",
+        b"POST /v2/models/m/generate_streams HTTP/1.1\r\n",
+        b"POST /v2/models/m/generate_ HTTP/1.1\r\n",
+        b"POST /v2/models/m/generates HTTP/1.1\r\n",
+        b"POST /v2/models/m/infer_stream HTTP/1.1\r\n",
+        b"GET /v2/models/m/generate HTTP/1.1\r\n",
     ],
 )
 def test_other_requests_have_a_known_length(line: bytes) -> None:

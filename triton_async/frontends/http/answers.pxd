@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t
 
+from triton_async.frontends.http.generation cimport Generation
 from triton_async.frontends.http.hub cimport Hub
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
@@ -9,13 +10,21 @@ from triton_async.infer.signature cimport ModelSignature
 from triton_async.infer.trace cimport Trace
 from triton_async.protocol.http_repeat cimport KnownReply
 
-# One infer request in work: its place in the order of responses. Owned by its connection until it is answered.
+# The responses to a generate call. Its exchange, while that has one.
+cdef class Generated(Generation):
+    cdef Exchange exchange
+
+# One inference request in work: its place in the order of responses. Owned by its connection until it is answered.
 cdef class Exchange(ResponseSink):
     cdef Answers answers             # None when nobody waits any more
-    cdef InferRequest request        # None when it was refused
+    cdef InferRequest request        # None when it was refused, and of a generate call
     cdef ModelSignature signature
     cdef InferResponse response      # None until delivered
-    cdef str refused_id              # id of the request, where it was refused; or None
+    cdef Generated generation        # instead of both, of a generate call; or None
+    cdef str request_id              # of a request that is not held here; or None
+    cdef int call                    # HeadCall
+    cdef int64_t version             # of the model, as asked; -1: none
+    cdef int64_t received_ns         # CLOCK_MONOTONIC; 0: it was refused
     cdef object problem              # (status, message) instead of a response
     cdef bint old                    # asked in HTTP/1.0
     cdef bint closes                 # the connection closes behind the answer
@@ -34,9 +43,22 @@ cdef class Exchange(ResponseSink):
     cdef int64_t waiting_nbytes      # of the response, noted as unsent while it waits for its turn
     cdef bint writing                # a part of the answer waits for the socket: it is the connection's first
     cdef list rest                   # that part, the last piece first; or None
+    # Of events, which leave as they come:
+    cdef bint begun                  # the head of the answer has left
+    cdef bint ended                  # and the end of it
+    cdef int status                  # that it has
+    cdef int64_t event_nbytes        # of all that have left
+    cdef int n_taken                 # events that are on their way to the socket
+    cdef int64_t taken_nbytes
     cdef Exchange next
 
     cdef bint _ready(self) noexcept
+    # Whether the answer is a stream of events, and not an error in place of it.
+    cdef bint _streams(self) noexcept
+    # Who gets the responses.
+    cdef ResponseSink _sink(self)
+    # The server has taken the request.
+    cdef int _accepted(self, InferRequest request, int64_t began_ns) except -1
     cdef int _wait(self) except -1
     # `work`, an asyncio future, is under way on another thread; `done(work)` on the loop's behind it.
     cdef int _start(self, object work, object done) except -1
@@ -69,6 +91,7 @@ cdef class Answers:
     cdef Exchange last
     cdef int in_flight
     cdef KnownReply known_reply      # None before a header came again
+    cdef bint flush_scheduled        # `flush` is called in this turn of the loop
     cdef int64_t unsent_nbytes       # its part of the hub's
     cdef int64_t stalled_nbytes      # unsent bytes at the last tick that saw progress; -1 before the first
     cdef int64_t stalled_s
@@ -77,10 +100,15 @@ cdef class Answers:
     cdef Exchange _enqueue(self, ModelSignature signature)
     # Writes the responses whose turn it is.
     cdef int _flush(self) except -1
+    # A generate call has got something to write.
+    cdef int _generated(self, Exchange exchange) except -1
+    # Writes events as far as the socket takes them. Whether all that there will ever be have left.
+    cdef bint _write_events(self, Exchange exchange) except -1
     # The bytes of a response, or a list of objects with the buffer protocol; None while another thread makes it.
     cdef object _reply(self, Exchange exchange)
+    cdef object _generated_reply(self, Generated generation, Exchange exchange, bytes tail)
     # A line of the access log.
-    cdef int _note(self, Exchange exchange, object data) except -1
+    cdef int _note(self, Exchange exchange, int64_t nbytes) except -1
     # The bytes of an error, noted in a verbose log.
     cdef object _failed(self, Exchange exchange, int status, str message, bytes tail)
     cdef bytes _tail(self, Exchange exchange)

@@ -7,7 +7,15 @@ from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.tensor cimport Tensor
 from triton_async.protocol.http_codec cimport encode_long
 from triton_async.protocol.http_coding cimport CODING_REQUIRED, may_code, worth_coding
-from triton_async.protocol.http_reply cimport error_reply, general_reply, infer_reply, packed_reply, set_old
+from triton_async.protocol.http_head cimport CALL_STREAM
+from triton_async.protocol.http_reply cimport (
+    error_reply,
+    general_reply,
+    infer_reply,
+    json_reply,
+    packed_reply,
+    set_old,
+)
 
 import logging
 
@@ -30,6 +38,20 @@ cdef int64_t PIECE_NBYTES = HTTP_PIECE_NBYTES
 cdef double LINGER_S = 1.0
 
 
+# As paths have them, by HeadCall.
+cdef tuple CALLS = ("infer", "generate", "generate_stream")
+
+
+@cython.final
+cdef class Generated(Generation):
+    """Tells its connection when there is something to write."""
+
+    cdef int _wake(self) except -1:
+        if self.exchange is None or self.exchange.answers is None:
+            return 0
+        return self.exchange.answers._generated(self.exchange)
+
+
 @cython.final
 @cython.freelist(32)
 cdef class Exchange(ResponseSink):
@@ -46,7 +68,30 @@ cdef class Exchange(ResponseSink):
         return 0
 
     cdef bint _ready(self) noexcept:
+        if self.generation is not None and self.problem is None:
+            return self.generation.over or (
+                self.call == CALL_STREAM and (self.generation.n_ready > 0 or self.n_taken > 0)
+            )
         return (self.response is not None or self.problem is not None) and not self.working
+
+    cdef bint _streams(self) noexcept:
+        return self.call == CALL_STREAM and self.problem is None and self.generation.refusal is None
+
+    cdef ResponseSink _sink(self):
+        return self if self.generation is None else self.generation
+
+    cdef int _accepted(self, InferRequest request, int64_t began_ns) except -1:
+        if self.generation is None:
+            self.request = request
+        else:
+            self.generation.request = request
+            self.request_id = request.id
+        self.received_ns = request.received_ns
+        if request.trace is not None:
+            self.trace = request.trace
+            self.trace.note("HTTP_RECV_START", began_ns)
+            self.trace.note("HTTP_RECV_END", request.received_ns)
+        return 0
 
     # What takes longer than the loop has for one client goes to another thread.
     cdef int _start(self, object work, object done) except -1:
@@ -68,19 +113,15 @@ cdef class Exchange(ResponseSink):
                 forward(request, self.forwarded)
             if self.fields is not None:
                 request.trace_parent, self.fields = self.fields, None
-            self.answers.hub.server.submit_request(request, self)
-            self.request = request
-            if request.trace is not None:
-                self.trace = request.trace
-                self.trace.note("HTTP_RECV_START", self.began_ns)
-                self.trace.note("HTTP_RECV_END", request.received_ns)
+            self.answers.hub.server.submit_request(request, self._sink())
+            self._accepted(request, self.began_ns)
             return
         except ServerError as problem:
             self.problem = (http_status(problem.code), problem.message)
         except Exception:
             log.exception("HTTP handler failed")
             self.problem = FAILED
-        self.refused_id = None if request is None else request.id
+        self.request_id = None if request is None else request.id
         self.answers._flush()
 
     def encoded_elsewhere(self, work):
@@ -101,8 +142,11 @@ cdef class Exchange(ResponseSink):
     # The response has to wait: for those before it, or for the socket.
     cdef int _wait(self) except -1:
         cdef Tensor tensor
-        for tensor in self.response.outputs:
-            self.waiting_nbytes += tensor.nbytes
+        if self.generation is not None:
+            self.waiting_nbytes += self.generation.unsent_nbytes
+        else:
+            for tensor in self.response.outputs:
+                self.waiting_nbytes += tensor.nbytes
         return self.answers._note_unsent(self.waiting_nbytes)
 
 
@@ -133,7 +177,15 @@ cdef str _model(Exchange exchange):
 cdef str _id(Exchange exchange):
     if exchange.request is not None:
         return exchange.request.id
-    return exchange.refused_id or ""
+    return exchange.request_id or ""
+
+
+cdef int64_t _body_nbytes(object data) except -1:
+    cdef bytes head = data if type(data) is bytes else bytes(data[0])
+    cdef int64_t nbytes = -head.find(b"\r\n\r\n") - 4
+    for part in ([data] if type(data) is bytes else data):
+        nbytes += _nbytes(part)
+    return nbytes
 
 
 cdef class Answers:
@@ -167,6 +219,10 @@ cdef class Answers:
         self.gone = True
         while exchange is not None:
             exchange.answers = None
+            if exchange.generation is not None:
+                exchange.generation.exchange = None
+                exchange.generation.end()
+                exchange.generation = None
             if exchange.response is None and exchange.request is not None:
                 self.hub.server.cancel_request(exchange.request)
             exchange.request = None
@@ -182,17 +238,41 @@ cdef class Answers:
         if exchange is None or self.gone or exchange.writing:
             return 0
         while exchange is not None and not self.write_paused and exchange._ready():
-            data = self._reply(exchange)
-            if data is None:
-                break
-            if access.on:
-                self._note(exchange, data)
-            self._write(exchange, data)
-            if exchange.writing:
-                return 0
+            if exchange._streams():
+                if not self._write_events(exchange):
+                    return 0
+            else:
+                data = self._reply(exchange)
+                if data is None:
+                    break
+                if access.on:
+                    exchange.status = int(data[9:12] if type(data) is bytes else bytes(data[0][9:12]))
+                    self._note(exchange, _body_nbytes(data))
+                self._write(exchange, data)
+                if exchange.writing:
+                    return 0
             self._forget_first()
             exchange = self.first
         return self._after_write()
+
+    cdef int _generated(self, Exchange exchange) except -1:
+        if exchange.generation.over:
+            self._flush()
+            if exchange.answers is not None and not exchange.writing and exchange.call != CALL_STREAM:
+                exchange._wait()
+        elif exchange is self.first and not self.write_paused and not self.flush_scheduled:
+            # What else comes in this turn leaves with it.
+            self.flush_scheduled = True
+            self.hub.loop.call_soon(self.flush)
+        return 0
+
+    def flush(self):
+        """Writes what has come in this turn of the loop."""
+        self.flush_scheduled = False
+        self._flush()
+
+    cdef bint _write_events(self, Exchange exchange) except -1:
+        return True
 
     cdef int _forget_first(self) except -1:
         cdef Exchange exchange = self.first
@@ -203,25 +283,22 @@ cdef class Answers:
             self.last = None
         self.in_flight -= 1
         exchange.answers = None
+        if exchange.generation is not None:
+            exchange.generation.exchange = None
+            exchange.generation = None
         return 0
 
-    cdef int _note(self, Exchange exchange, object data) except -1:
-        cdef InferRequest request = exchange.request
-        cdef bytes head = data if type(data) is bytes else bytes(data[0])
-        cdef int64_t nbytes = -head.find(b"\r\n\r\n") - 4
-        for part in ([data] if type(data) is bytes else data):
-            nbytes += memoryview(part).nbytes
-        version = "" if request is None or request.model_version == -1 else f"/versions/{request.model_version}"
-        path = f"/v2/models/{_model(exchange)}{version}/infer"
-        began_ns = ta_now_ns() if request is None else request.received_ns
-        access.note(self.transport.get_extra_info("peername"), f"POST {path}", head[9:12].decode(), nbytes, began_ns,
-                    request_id=_id(exchange))
+    cdef int _note(self, Exchange exchange, int64_t nbytes) except -1:
+        version = "" if exchange.version == -1 else f"/versions/{exchange.version}"
+        path = f"/v2/models/{_model(exchange)}{version}/{CALLS[exchange.call]}"
+        access.note(self.transport.get_extra_info("peername"), f"POST {path}", exchange.status, nbytes,
+                    exchange.received_ns or ta_now_ns(), request_id=_id(exchange))
         return 0
 
     # The error that is the answer, which the log has too when it is verbose.
     cdef object _failed(self, Exchange exchange, int status, str message, bytes tail):
         if log.isEnabledFor(_DEBUG):
-            log.debug("infer of model '%s' failed with %d: %s", _model(exchange), status,
+            log.debug("%s of model '%s' failed with %d: %s", CALLS[exchange.call], _model(exchange), status,
                       with_id(_id(exchange), message))
         return error_reply(status, message, tail)
 
@@ -230,8 +307,10 @@ cdef class Answers:
         cdef InferResponse response = exchange.response
         cdef object data
         try:
-            if response is None:
+            if exchange.problem is not None:
                 data = self._failed(exchange, exchange.problem[0], exchange.problem[1], tail)
+            elif exchange.generation is not None:
+                data = self._generated_reply(exchange.generation, exchange, tail)
             elif response.error is not None:
                 data = self._failed(exchange, http_status(response.error.code), response.error.message, tail)
             elif exchange.compressed is not None:
@@ -259,6 +338,14 @@ cdef class Answers:
             set_old(data)
         return data
 
+    cdef object _generated_reply(self, Generated generation, Exchange exchange, bytes tail):
+        cdef object problem = generation.refusal
+        if problem is None:
+            problem = generation.failure()
+        if problem is not None:
+            return self._failed(exchange, http_status(problem.code), problem.message, tail)
+        return json_reply(generation.taken(), tail)
+
     # HTTP/1.0 closes unless the answer says otherwise, HTTP/1.1 the other way round.
     cdef bytes _tail(self, Exchange exchange):
         cdef bint closes = exchange.closes or (
@@ -283,7 +370,8 @@ cdef class Answers:
             (<list>data).reverse()
             self._write_some(exchange, data)
         if exchange.trace is not None:
-            exchange.trace.note("HTTP_SEND_END", ta_now_ns())
+            if exchange.generation is None:
+                exchange.trace.note("HTTP_SEND_END", ta_now_ns())
             exchange.trace = None
         return 0
 
@@ -314,7 +402,7 @@ cdef class Answers:
             return 0
         rest = exchange.rest
         self._write_some(exchange, rest)
-        if not exchange.writing:
+        if not exchange.writing and not exchange.begun:
             self._forget_first()
             if self.first is None:
                 self._after_write()

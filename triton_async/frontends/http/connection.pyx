@@ -15,6 +15,7 @@ from triton_async.frontends.http.answers cimport (
     CONNECTION_LAST,
     CONNECTION_RELAY,
     Exchange,
+    Generated,
 )
 from triton_async.frontends.http.held cimport append, drop
 from triton_async.frontends.http.hub cimport Hub
@@ -24,8 +25,11 @@ from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.strings cimport has_many_strings
 from triton_async.memory.buffer cimport Buffer
+from triton_async.protocol.generate cimport decode_generate
 from triton_async.protocol.http_codec cimport decode_infer, is_long_json
 from triton_async.protocol.http_head cimport (
+    CALL_INFER,
+    CALL_STREAM,
     HEAD_EMPTY,
     HEAD_INFER,
     HEAD_REFUSED,
@@ -58,6 +62,7 @@ from triton_async.errors import InvalidArg, ServerError
 from triton_async.frontends.entry import forward
 from triton_async.frontends.http.replies import CONTINUE, FAILED
 from triton_async.frontends.http.status import http_status
+from triton_async.protocol.generate import decode_generate as decode_generate_elsewhere
 from triton_async.protocol.head_fields import head_fields
 from triton_async.protocol.http_codec import decode_long
 
@@ -202,7 +207,7 @@ cdef class Connection(SlowLane):
         if self.state == CONNECTION_HEAD:
             return self.left == 0 or self.write_paused or self.in_flight >= MAX_PIPELINED or (
                 self.hub.stopping and not self.last_chance
-            )
+            ) or (self.last is not None and self.last.call == CALL_STREAM)
         return self.state == CONNECTION_RELAY and self.handover.complete()
 
     # Acts on bytes as far as possible; returns how many are done with.
@@ -314,7 +319,7 @@ cdef class Connection(SlowLane):
             return False
         self.signature = self.model.signature
         self.input_pool = self.model.input_pool
-        return not self.signature.decoupled
+        return head.call != CALL_INFER or not self.signature.decoupled
 
     cdef bint _enter(self, const unsigned char *data, Py_ssize_t size) except -1:
         cdef object entry = self.hub.entry
@@ -365,6 +370,11 @@ cdef class Connection(SlowLane):
         self.model = None
         exchange.old = self.head.old
         exchange.coding = self.head.coding
+        exchange.version = self.head.version
+        exchange.call = self.head.call
+        if exchange.call != CALL_INFER:
+            exchange.generation = Generated(self.hub.server, self.signature.decoupled, exchange.call == CALL_STREAM)
+            exchange.generation.exchange = exchange
         self.receiving = False
         self.state = CONNECTION_HEAD
         if self.head.closes:
@@ -379,12 +389,8 @@ cdef class Connection(SlowLane):
                 forward(request, self.forwarded)
             if self.fields is not None:
                 request.trace_parent, self.fields = self.fields, None
-            self.hub.server.submit_request(request, exchange, model)
-            exchange.request = request
-            if request.trace is not None:
-                exchange.trace = request.trace
-                exchange.trace.note("HTTP_RECV_START", self.began_ns)
-                exchange.trace.note("HTTP_RECV_END", request.received_ns)
+            self.hub.server.submit_request(request, exchange._sink(), model)
+            exchange._accepted(request, self.began_ns)
             if exchange.scanned and not exchange.repeats:
                 self._learn(request, body)
             return 0
@@ -393,7 +399,7 @@ cdef class Connection(SlowLane):
         except Exception:
             log.exception("HTTP handler failed")
             exchange.problem = FAILED
-        exchange.refused_id = None if request is None else request.id
+        exchange.request_id = None if request is None else request.id
         return self._flush()
 
     # The same for JSON that takes long to read: another thread does, and the exchange goes on from there.
@@ -401,6 +407,11 @@ cdef class Connection(SlowLane):
         cdef int64_t header = self.head.header_length if self.head.header_length >= 0 else body.nbytes
         if header > body.nbytes:
             raise InvalidArg(f"inference header size should be in range (0, {body.nbytes}), got: {header}")
+        if exchange.generation is not None:
+            return self._look_elsewhere(
+                exchange, body.nbytes, decode_generate_elsewhere, self.name, self.head.version, self.signature, body,
+                self.hub.max_input_nbytes, ta_now_ns(),
+            )
         return self._look_elsewhere(
             exchange, body.nbytes, decode_long, self.name, self.head.version, self.signature, body, header,
             self.hub.max_input_nbytes, ta_now_ns(), self.hub.server.regions,
@@ -420,6 +431,8 @@ cdef class Connection(SlowLane):
     cdef InferRequest _decode(self, Exchange exchange, Buffer body):
         cdef InferRequest request = None
         cdef int64_t header = self.head.header_length if self.head.header_length >= 0 else body.nbytes
+        if exchange.generation is not None:
+            return decode_generate(self.name, self.head.version, self.signature, body, self.hub.max_input_nbytes, 0)
         if header > body.nbytes:
             raise InvalidArg(f"inference header size should be in range (0, {body.nbytes}), got: {header}")
         if 0 < header <= self.hub.max_input_nbytes:

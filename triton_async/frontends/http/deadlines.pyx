@@ -71,7 +71,7 @@ cdef int _probe(Connection connection) except -1:
         connection.probed = True
         for later_s in LOOKS_S:
             connection.hub.loop.call_later(later_s, check, connection)
-        if connection.state != CONNECTION_RELAY or not connection.handover.relay.written:
+        if not _answers(connection):
             # What every client but those of HTTP/1.0 has to take before its answer (RFC 9110 15.2).
             connection.transport.write(CONTINUE)
         return 0
@@ -79,3 +79,10 @@ cdef int _probe(Connection connection) except -1:
     if plain is not None and plain.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
         connection.abort()
     return 0
+
+
+# Whether a part of the answer to its first request has left.
+cdef bint _answers(Connection connection) except -1:
+    if connection.state == CONNECTION_RELAY:
+        return connection.handover.relay.written
+    return connection.in_flight > 0 and connection.first.begun

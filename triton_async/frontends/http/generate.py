@@ -6,10 +6,10 @@ import asyncio
 import re
 import time
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from triton_async.core.server import InferenceServer
-from triton_async.errors import InternalError, InvalidArg
+from triton_async.errors import InvalidArg
 from triton_async.frontends.entry import forward, forwarded_of
 from triton_async.frontends.http import replies
 from triton_async.frontends.http.body import Receiving, read_body
@@ -21,11 +21,6 @@ from triton_async.infer.strings import has_many_strings
 from triton_async.protocol.generate import decode_generate
 from triton_async.protocol.http_codec import is_long_json
 from triton_async.protocol.version import parse_version
-
-_NOT_ONE = (
-    "generate expects model to produce exactly 1 response, use generate stream for model that generates various "
-    "number of responses"
-)
 
 
 async def generate(
@@ -72,16 +67,16 @@ async def generate(
             return await _stream(request, generation)
     finally:
         generation.close()
-    if generation.count != 1:
-        # Triton sends this text with status 200, or that of the first response.
-        raise InternalError(_NOT_ONE)
-    status = 200 if generation.error is None else http_status(generation.error.code)
-    return await replies.long_json(request, generation.take()[0], status)
+    if (problem := generation.failure()) is not None:
+        raise problem
+    return await replies.long_json(request, generation.take()[0])
 
 
 async def _stream(request: web.BaseRequest, generation: Generation) -> web.StreamResponse:
     """Sends the events as they come. The status tells whether the first response is an error."""
     response = replies.events(200 if generation.error is None else http_status(generation.error.code))
+    if request.version < HttpVersion11:
+        response.force_close()  # the only end that its client can see
     await response.prepare(request)
     while True:
         events, count = generation.take()

@@ -1,4 +1,4 @@
-# The responses to one generate call, as its handler takes them. Event-loop thread.
+# The responses to one generate call, for whoever answers it. Event-loop thread.
 
 from libc.stdint cimport int64_t
 
@@ -7,12 +7,13 @@ from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.signature cimport ModelSignature
 
-# What came of the request, encoded as it comes, so that the leases of outputs end at once.
+# What came of the request, encoded as it comes, so that the leases of outputs end at once. A coroutine waits for it; a
+# subclass hears of it by `_wake`.
 cdef class Generation(ResponseSink):
     cdef InferenceServer server
     cdef InferRequest request      # until its final response, or the end of the call
     cdef bint decoupled
-    cdef bint streaming
+    cdef readonly bint streaming
     cdef readonly int count        # responses that count: an empty final one of a decoupled model does not
     cdef readonly object error     # of the first response, or None
     cdef readonly bint over        # nothing more comes
@@ -26,6 +27,13 @@ cdef class Generation(ResponseSink):
     cdef object waiter             # future of the handler, or None
     cdef list held_back            # callables of `on_relief`, or None
 
+    # What is ready, of which nothing is ready then: bytes that are one event, or the one answer, or pieces of such.
+    cdef list taken(self)
+    # So many events, and bytes, have left.
+    cdef int left(self, int count, int64_t nbytes) except -1
+    # The call is over: cancels what is still in work. Idempotent.
+    cdef int end(self) except -1
+
     # A response whose turn it is. Whether another thread encodes it.
     cdef bint _begin(self, InferResponse response) except -1
     # `body`: pieces of its JSON; `error`: why there are none.
@@ -38,5 +46,7 @@ cdef class Generation(ResponseSink):
     cdef int _put(self, list body) except -1
     cdef Py_ssize_t _n_behind(self) except -1
     cdef int _finish(self) except -1
+    # There is something to take, of a stream, or nothing more comes.
     cdef int _wake(self) except -1
+    cdef int _give_up(self) except -1
     cdef int _relieve(self) except -1

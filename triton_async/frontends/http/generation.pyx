@@ -1,6 +1,5 @@
-"""The responses to one generate call: encoded as they come, written by its handler once in a turn of the loop."""
+"""The responses to one generate call: encoded as they come, to be written once in a turn of the loop."""
 
-cimport cython
 from libc.stdint cimport int64_t
 
 from triton_async.core.server cimport InferenceServer
@@ -25,13 +24,20 @@ from triton_async.protocol.generate import encode_long_generate
 
 log = logging.getLogger("triton_async.http")
 
+cdef str NOT_ONE = (
+    "generate expects model to produce exactly 1 response, use generate stream for model that generates various "
+    "number of responses"
+)
+
 cdef int CONGESTED_EVENTS = HTTP_CONGESTED_EVENTS
 cdef int64_t CONGESTED_NBYTES = HTTP_CONGESTED_NBYTES
 cdef int MAX_EVENTS = HTTP_MAX_EVENTS
 cdef int64_t MAX_NBYTES = HTTP_MAX_EVENT_NBYTES
 
+# Around the JSON of an event.
+cdef int64_t FRAME_NBYTES = len(b"data: \n\n")
 
-@cython.final
+
 cdef class Generation(ResponseSink):
     """`streaming`: each response is a server-sent event; else the body of the answer, which is the first one's."""
 
@@ -112,7 +118,10 @@ cdef class Generation(ResponseSink):
         return self._wake() if self.streaming else 0
 
     cdef int _add(self, list body) except -1:
-        if self.n_unsent >= MAX_EVENTS or self.unsent_nbytes + sum(map(len, body)) > MAX_NBYTES:
+        cdef int64_t nbytes = 0
+        for piece in body:
+            nbytes += len(<bytes>piece)
+        if self.n_unsent >= MAX_EVENTS or self.unsent_nbytes + nbytes > MAX_NBYTES:
             return self._overflow()
         return self._put(body)
 
@@ -123,13 +132,18 @@ cdef class Generation(ResponseSink):
         return self._wake()
 
     cdef int _put(self, list body) except -1:
-        if self.streaming:
-            body = [b"data: ", *body, b"\n\n"]
-        self.ready += body
+        if not self.streaming:
+            self.ready += body
+        elif len(body) == 1:
+            self.ready.append(b"data: %b\n\n" % body[0])
+        else:
+            self.ready += [b"data: ", *body, b"\n\n"]
         self.n_unsent += 1
         self.n_ready += 1
         for piece in body:
-            self.unsent_nbytes += len(piece)
+            self.unsent_nbytes += len(<bytes>piece)
+        if self.streaming:
+            self.unsent_nbytes += FRAME_NBYTES
         return 0
 
     cdef int _finish(self) except -1:
@@ -187,14 +201,31 @@ cdef class Generation(ResponseSink):
         if self.refusal is not None:
             raise self.refusal
 
+    def failure(self):
+        """Of a call that takes one response: the error that is its answer, or None."""
+        # Triton sends this text with status 200, or that of the first response.
+        return self.error if self.count == 1 else InternalError(NOT_ONE)
+
     def take(self):
         """What is ready, as pieces of some HTTP_PIECE_NBYTES, and how many events that is."""
-        ready, self.ready = self.ready, []
-        count, self.n_ready = self.n_ready, 0
-        return grouped(ready), count
+        cdef int count = self.n_ready
+        return grouped(self.taken()), count
 
     def sent(self, int count, int64_t nbytes):
         """So many events, and bytes, were written to the socket."""
+        self.left(count, nbytes)
+
+    def close(self):
+        """The call is over: cancels what is still in work. Idempotent."""
+        self.end()
+
+    cdef list taken(self):
+        cdef list ready = self.ready
+        self.ready = []
+        self.n_ready = 0
+        return ready
+
+    cdef int left(self, int count, int64_t nbytes) except -1:
         self.n_unsent -= count
         self.unsent_nbytes -= nbytes
         if self.held_back is not None and (
@@ -202,19 +233,20 @@ cdef class Generation(ResponseSink):
             and self.unsent_nbytes + self.behind_nbytes <= CONGESTED_NBYTES // 2
         ):
             self._relieve()
+        return 0
 
-    def close(self):
-        """The call is over: cancels what is still in work. Idempotent."""
+    cdef int end(self) except -1:
         self.over = True
-        self._give_up()
+        return self._give_up()
 
-    def _give_up(self):
-        request, self.request = self.request, None
+    cdef int _give_up(self) except -1:
+        cdef InferRequest request = self.request
+        self.request = None
         self.behind = None
         self.behind_nbytes = 0
         if request is not None:
-            self.server.cancel_request(<InferRequest>request)
-        self._relieve()
+            self.server.cancel_request(request)
+        return self._relieve()
 
 
 # Of its outputs.

@@ -100,21 +100,21 @@ async def write_pieces(response: web.StreamResponse, pieces: list[Any]) -> None:
 
 
 async def _written(
-    request: web.BaseRequest, headers: Mapping[str, str], pieces: list[Any], status: int = 200
+    request: web.BaseRequest, headers: Mapping[str, str], pieces: list[Any]
 ) -> web.StreamResponse:
     total = sum(map(len, pieces))
     if total <= HTTP_JOIN_NBYTES:
-        return web.Response(status=status, body=b"".join(pieces), headers=headers)
-    response = web.StreamResponse(status=status, headers=headers)
+        return web.Response(body=b"".join(pieces), headers=headers)
+    response = web.StreamResponse(headers=headers)
     response.content_length = total
     await response.prepare(request)
     await write_pieces(response, pieces)
     return response
 
 
-async def long_json(request: web.BaseRequest, pieces: list[bytes], status: int) -> web.StreamResponse:
-    """Response with a JSON body of any length."""
-    return await _written(request, _JSON, pieces, status)
+async def long_json(request: web.BaseRequest, pieces: list[bytes]) -> web.StreamResponse:
+    """200 with a JSON body of any length."""
+    return await _written(request, _JSON, pieces)
 
 
 async def packed(

@@ -1,12 +1,12 @@
 # The part of a connection that has the full parser answer a request. Event-loop thread.
 
-from triton_async.frontends.http.answers cimport Answers
 from triton_async.frontends.http.handover cimport Handover
+from triton_async.frontends.http.streams cimport Streams
 from triton_async.protocol.http_head cimport Head
 
 # Invariant: in RELAY no answer is owed, so the full parser's answers are in order too. A Relay calls the public
 # methods.
-cdef class SlowLane(Answers):
+cdef class SlowLane(Streams):
     cdef Head head                   # of the last request that began
     cdef Handover handover           # the request that the full parser has
     cdef bint relay_paused           # the full parser wants no bytes now

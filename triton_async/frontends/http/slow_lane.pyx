@@ -2,12 +2,13 @@
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 
-from triton_async.frontends.http.answers cimport CONNECTION_HEAD, CONNECTION_RELAY, Answers
+from triton_async.frontends.http.answers cimport CONNECTION_HEAD, CONNECTION_RELAY
 from triton_async.frontends.http.handover cimport Handover
+from triton_async.frontends.http.streams cimport Streams
 from triton_async.protocol.http_head cimport without_upgrade
 
 
-cdef class SlowLane(Answers):
+cdef class SlowLane(Streams):
     """What a connection does while the full parser has its request."""
 
     def __cinit__(self, *_):
