@@ -1,7 +1,7 @@
 """The generate calls against Triton's, the same model.py files: python -m bench.e2e.generate.
 
-Text in, text out: as an infer call, as generate, and as a stream of one event and of many. Plain sockets ask, one
-request at work on each connection.
+Text in, text out: as an infer call, as generate, and as a stream of one event and of many, which come at once or
+as a language model makes them. Plain sockets ask, one request at work on each connection.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class TritonPythonModel:
         ]
 """
 _WORDS = """
+import time
+
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
@@ -47,6 +49,8 @@ class TritonPythonModel:
         for request in requests:
             sender = request.get_response_sender()
             for index in range({events}):
+                if {pause}:
+                    time.sleep({pause})
                 word = pb_utils.Tensor("text_output", np.array([b"word %d" % index], dtype=np.object_))
                 sender.send(pb_utils.InferenceResponse([word]))
             sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
@@ -90,6 +94,7 @@ WORKLOADS = (
     Workload("generate", "echo", "generate"),
     Workload("one event", "echo", "generate_stream"),
     Workload(f"{EVENTS} events", "words", "generate_stream", EVENTS),
+    Workload(f"{EVENTS} events, 1 ms apart", "paced_words", "generate_stream", EVENTS),
 )
 
 
@@ -176,9 +181,14 @@ def _check(subject: Subject, workload: Workload, answer: bytes) -> None:
 
 def write(root: Path) -> Path:
     """The models; returns `root`."""
-    for name, source, config in (("echo", _ECHO, _CONFIG), ("words", _WORDS, _CONFIG + _DECOUPLED)):
+    words = _WORDS.replace("{events}", str(EVENTS))
+    for name, source, config in (
+        ("echo", _ECHO, _CONFIG),
+        ("words", words.replace("{pause}", "0"), _CONFIG + _DECOUPLED),
+        ("paced_words", words.replace("{pause}", "0.001"), _CONFIG + _DECOUPLED),
+    ):
         (root / name / "1").mkdir(parents=True)
-        (root / name / "1" / "model.py").write_text(source.lstrip().replace("{events}", str(EVENTS)))
+        (root / name / "1" / "model.py").write_text(source.lstrip())
         (root / name / "config.pbtxt").write_text(config)
     return root
 
