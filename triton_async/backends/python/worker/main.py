@@ -22,6 +22,9 @@ import traceback
 from typing import Any
 
 PACKAGE = "triton_async_worker"
+COMPILED = "triton_async.backends.python.worker"
+# Modules whose types others cimport (*.pxd), none of which needs another of them.
+TYPED = ("wire", "outgoing")
 PR_SET_PDEATHSIG = 1
 LEAST_PYTHON = (3, 8)
 # Bytes of one message of the server, and descriptors that come with it at most: for a worker socket, memory of
@@ -44,7 +47,15 @@ def import_package() -> Any:
     sys.modules[PACKAGE] = package
     spec.loader.exec_module(package)
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != directory]
-    return importlib.import_module(PACKAGE + ".process")
+    # Compiled modules look for the types of each other under the names that they were compiled by.
+    names = {f"{COMPILED}.{module}": importlib.import_module(f"{PACKAGE}.{module}") for module in TYPED}
+    names[COMPILED.partition(".")[0]] = package
+    sys.modules.update(names)
+    try:
+        return importlib.import_module(PACKAGE + ".process")
+    finally:
+        for name in names:
+            del sys.modules[name]
 
 
 class Zygote:

@@ -117,12 +117,12 @@ class Outgoing:
             rank = len(shape)
             if rank > wire.MAX_RANK:
                 raise TooLarge(f"tensor '{tensor._name}' has {rank} dimensions, at most {wire.MAX_RANK} are supported")
-            head = wire.pack_name(tensor._name)
             if nbytes <= wire.INLINE_NBYTES and inlined + nbytes <= wire.MESSAGE_NBYTES // 2:
                 inlined += nbytes
-                head += wire.INLINE_HEADS[rank].pack(number, rank, wire.INLINE, *shape, nbytes)
-                parts.append(head + (content if number == wire.BYTES else content.tobytes()))
+                parts.append(wire.inline_head(tensor._name, number, shape, nbytes))
+                parts.append(content if number == wire.BYTES else content.tobytes())
             else:
+                head = wire.pack_name(tensor._name)
                 offset = self._place(nbytes)
                 if number == wire.BYTES:
                     self._view[offset : offset + nbytes] = content

@@ -81,8 +81,8 @@ class _Taken:
             self._channel.tell_taken(self._number, TAKEN_AT_ONCE)
 
 
-class WorkerChannel(Channel):
-    """The channel of a worker process, over its socket and the memory that it shares with the server."""
+class WorkerChannel:
+    """The Channel of a worker process, over its socket and the memory that it shares with the server."""
 
     def __init__(self, connection: socket.socket, requests: wire.Memory, responses: wire.Memory) -> None:
         self._socket = connection
@@ -107,6 +107,9 @@ class WorkerChannel(Channel):
         self.ask_model: Callable[[], bool] | None = None
         self.finalizes = False
         self.output_names: list[str] = []
+        # Outputs that the server takes whether its client asks for them or not.
+        self.state_names: tuple[str, ...] = ()
+        self.reschedules = False
         self.credits = 0
         # What is sent now is followed by more of its kind: it waits for that, and goes along.
         self.holding = False
@@ -248,7 +251,7 @@ class WorkerChannel(Channel):
             self._out.flush()
 
     def _outputs(self, request: Any, response: InferenceResponse) -> list[Any]:
-        wanted = {*request.output_names, *self.state_names} if self.state_names else request.output_names
+        wanted = {*request.output_names, *self.state_names} if self.state_names else request.wanted()
         parameters = response._parameters
         found: dict[str, Any] = {}
         for tensor in response._outputs:
@@ -267,7 +270,7 @@ class WorkerChannel(Channel):
     def release(self, request: Any, reschedule: bool = False) -> None:
         if request.released:
             return
-        if reschedule and not self._reschedules:
+        if reschedule and not self.reschedules:
             raise Refused(
                 INTERNAL,
                 "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is not configured "
@@ -277,10 +280,6 @@ class WorkerChannel(Channel):
         self._out.add([wire.RELEASED_EVENT.pack(wire.RELEASED, request.handle, reschedule)])
         if not self.holding:
             self._out.flush()
-
-    _reschedules = False
-    #: Outputs that the server takes whether its client asks for them or not.
-    state_names: tuple[str, ...] = ()
 
     def _over(self, request: Any) -> None:
         request.over()
@@ -527,6 +526,9 @@ class WorkerChannel(Channel):
         self._out.flush()
 
 
+Channel.register(WorkerChannel)
+
+
 class Prepared:
     """What every worker has: made once before all are forked, it takes no memory in each."""
 
@@ -547,10 +549,10 @@ def main(prepared: Prepared, connection: int, requests: int, responses: int) -> 
     start = channel.wait_for_start()
     channel.output_names = start["output_names"]
     channel.credits = start["credits"]
-    channel._reschedules = start["reschedules"]
+    channel.reschedules = start["reschedules"]
     channel.state_names = tuple(start["state_names"])
     context = channel.context = prepared.context
-    context.channel = channel
+    context.channel = cast("Channel", channel)
     context.model, context.version, context.instance = start["model"], start["version"], start["instance"]
     context.model_dir, context.decoupled = start["model_dir"], start["decoupled"]
     runner = Runner(Source(start["path"]), context, start["search"], prepared.modules, prepared.names)

@@ -11,7 +11,7 @@ import gc
 import json
 import os
 import socket
-from typing import Any
+from typing import Any, cast
 
 from . import api, process, wire
 from .context import Context
@@ -49,7 +49,7 @@ def rehearse() -> None:
             os.ftruncate(descriptor, MEMORY_NBYTES)
         channel = process.WorkerChannel(theirs, *map(wire.Memory, descriptors))
         channel.output_names = ["OUT"]
-        context = channel.context = Context(channel, "rehearsal", 1, "rehearsal_0", "/", False)
+        context = channel.context = Context(cast(Any, channel), "rehearsal", 1, "rehearsal_0", "/", False)
         source = Source("/rehearsal/1/model.py")
         source.keep(source.path, compile(MODEL, "model.py", "exec", dont_inherit=True))
         runner = Runner(source, context, ["/rehearsal"], api.make_modules(context), dict(vars(builtins)))

@@ -38,6 +38,7 @@ U16 = struct.Struct("<H")
 U32 = struct.Struct("<I")
 U64 = struct.Struct("<Q")
 REQUEST_HEAD = struct.Struct("<BIIQQIQQB")
+HEAD_NBYTES = REQUEST_HEAD.size
 TENSOR_HEAD = struct.Struct("<BBB")
 EXECUTE_EVENT = struct.Struct("<BQ")
 SPILL = struct.Struct("<QQQ")
@@ -62,9 +63,13 @@ MAX_RANK = 16
 SHAPES = [struct.Struct(f"<{rank}qQ") for rank in range(MAX_RANK + 1)]
 INLINE_HEADS = [struct.Struct(f"<BBB{rank}qQ") for rank in range(MAX_RANK + 1)]
 MEMORY_HEADS = [struct.Struct(f"<BBB{rank}qQQ") for rank in range(MAX_RANK + 1)]
-# Names that are used again and again, in their form for the server: so many at most.
+# What is used again and again, so much of each at most: names and inline heads of tensors in their form for the server,
+# and what such heads that came from there say.
 _PACKED: dict[str, bytes] = {}
-PACKED_NAMES = 256
+_PACKED_HEADS: dict[tuple[str, int, tuple[int, ...]], bytes] = {}
+_READ_HEADS: dict[bytes, tuple[str, int, tuple[int, ...], int, int]] = {}
+KNOWN = 256
+KNOWN_HEAD_NBYTES = 256
 
 
 def text(data: bytes, at: int) -> tuple[str, int]:
@@ -92,8 +97,23 @@ def pack_name(value: str) -> bytes:
     packed = _PACKED.get(value)
     if packed is None:
         packed = pack_text(value)
-        if len(_PACKED) < PACKED_NAMES:
+        if len(_PACKED) < KNOWN:
             _PACKED[value] = packed
+    return packed
+
+
+def inline_head(name: str, number: int, shape: tuple[int, ...], nbytes: int) -> bytes:
+    """What stands in front of a tensor's bytes in a message. `nbytes`: what a tensor of numbers of this shape has."""
+    rank = len(shape)
+    if number == BYTES:
+        return pack_name(name) + INLINE_HEADS[rank].pack(number, rank, INLINE, *shape, nbytes)
+    key = (name, number, shape)
+    packed = _PACKED_HEADS.get(key)
+    if packed is None:
+        packed = pack_name(name) + INLINE_HEADS[rank].pack(number, rank, INLINE, *shape, nbytes)
+        if len(_PACKED_HEADS) >= KNOWN:
+            _PACKED_HEADS.clear()
+        _PACKED_HEADS[key] = packed
     return packed
 
 
@@ -182,14 +202,18 @@ class ReceivedTensor:
 def read_tensors(data: bytes, at: int, block: Block | None) -> tuple[list[tuple[str, ReceivedTensor]], int]:
     """The tensors of an event, names and contents, and where it ends."""
     found = []
-    (count,) = U16.unpack_from(data, at)
+    count = data[at] | data[at + 1] << 8
     at += 2
     for _ in range(count):
-        name, at = text(data, at)
-        number, rank, place = TENSOR_HEAD.unpack_from(data, at)
-        *dims, nbytes = SHAPES[rank].unpack_from(data, at + 3)
-        shape = tuple(dims)
-        at += 11 + 8 * rank
+        # A name, three numbers of a byte, the second of them the rank, dimensions, bytes.
+        end = at + 2 + (data[at] | data[at + 1] << 8)
+        end += 11 + 8 * data[end + 1]
+        head = data[at:end]
+        known = _READ_HEADS.get(head)
+        if known is None:
+            known = _read_head(head)
+        name, number, shape, place, nbytes = known
+        at = end
         if place == INLINE:
             found.append((name, ReceivedTensor(number, shape, data, at, nbytes, block)))
             at += nbytes
@@ -199,12 +223,24 @@ def read_tensors(data: bytes, at: int, block: Block | None) -> tuple[list[tuple[
     return found, at
 
 
+def _read_head(head: bytes) -> tuple[str, int, tuple[int, ...], int, int]:
+    name, at = text(head, 0)
+    number, rank, place = TENSOR_HEAD.unpack_from(head, at)
+    *dims, nbytes = SHAPES[rank].unpack_from(head, at + 3)
+    known = name, number, tuple(dims), place, nbytes
+    if len(head) <= KNOWN_HEAD_NBYTES:
+        if len(_READ_HEADS) >= KNOWN:
+            _READ_HEADS.clear()
+        _READ_HEADS[head] = known
+    return known
+
+
 class ReceivedRequest:
     """A request of the server's: the bytes of its event, read when the model asks."""
 
     __slots__ = (
-        "_block", "_channel", "_data", "_start", "_tensors_at", "correlation_id", "credits", "finished", "flags",
-        "handle", "id", "output_names", "parameters", "release_flags", "released", "sent", "timeout", "trace_context",
+        "_block", "_channel", "_data", "_fields", "_start", "_tensors_at", "credits", "finished", "flags", "handle",
+        "release_flags", "released", "sent", "timeout",
     )  # fmt: skip
 
     def __init__(self, channel: WorkerChannel, data: bytes, start: int, memory: Memory) -> None:
@@ -214,6 +250,7 @@ class ReceivedRequest:
         self._start = start
         self._tensors_at = start + tensors
         self._block = Block(channel, memory, block) if block else None
+        self._fields: tuple[int | str, str, dict[str, Any] | None, list[str], str | None] | None = None
         self.handle = handle
         self.flags = flags
         self.timeout = timeout
@@ -226,29 +263,60 @@ class ReceivedRequest:
     def inputs(self) -> list[tuple[str, TensorSource]]:
         return read_tensors(self._data, self._tensors_at, self._block)[0]  # type: ignore[return-value]
 
-    # Of a field that was not asked for before.
-    def __getattr__(self, name: str) -> Any:
-        if name not in ("correlation_id", "id", "parameters", "output_names", "trace_context"):
-            raise AttributeError(name)
+    @property
+    def correlation_id(self) -> int | str:
+        return self._look()[0]
+
+    @property
+    def id(self) -> str:
+        return self._look()[1]
+
+    @property
+    def parameters(self) -> dict[str, Any] | None:
+        return self._look()[2]
+
+    @property
+    def output_names(self) -> list[str]:
+        return self._look()[3]
+
+    @property
+    def trace_context(self) -> str | None:
+        return self._look()[4]
+
+    def wanted(self) -> list[str]:
+        """The same as `output_names`, by a look at no more than it takes to see that none are named."""
         data = self._data
-        at = self._start + REQUEST_HEAD.size
+        at = self._start + HEAD_NBYTES
+        at += 2 + (data[at] | data[at + 1] << 8) if data[at - 1] else 8
+        at += 2 + (data[at] | data[at + 1] << 8)
+        at += 4 + (data[at] | data[at + 1] << 8 | data[at + 2] << 16 | data[at + 3] << 24)
+        return self._channel.output_names if data[at] == data[at + 1] == 0 else self._look()[3]
+
+    # The fields that few ask for, read once.
+    def _look(self) -> tuple[int | str, str, dict[str, Any] | None, list[str], str | None]:
+        if self._fields is not None:
+            return self._fields
+        data = self._data
+        at = self._start + HEAD_NBYTES
+        correlation_id: int | str
         if data[at - 1]:
-            self.correlation_id, at = text(data, at)
+            correlation_id, at = text(data, at)
         else:
-            (self.correlation_id,) = U64.unpack_from(data, at)
+            (correlation_id,) = U64.unpack_from(data, at)
             at += 8
-        self.id, at = text(data, at)
+        request_id, at = text(data, at)
         parameters, at = long_text(data, at)
-        self.parameters = json.loads(parameters) if parameters else None
         (count,) = U16.unpack_from(data, at)
         at += 2
         names = []
         for _ in range(count):
             one, at = text(data, at)
             names.append(one)
-        self.output_names = names or self._channel.output_names
-        self.trace_context = long_text(data, at)[0] or None
-        return object.__getattribute__(self, name)
+        self._fields = (
+            correlation_id, request_id, json.loads(parameters) if parameters else None,
+            names or self._channel.output_names, long_text(data, at)[0] or None,
+        )  # fmt: skip
+        return self._fields
 
     def over(self) -> None:
         """The model has given the request up: memory of inputs that it has no tensor of goes back."""
