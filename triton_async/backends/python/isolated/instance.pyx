@@ -25,6 +25,8 @@ cdef int AHEAD = WORKER_AHEAD
 cdef int64_t AHEAD_NS = WORKER_AHEAD_NS
 # Share of the newest execution in the mean.
 cdef int64_t MEAN_WEIGHT = 8
+# The most that one counts for: a worker that lost the processor once is none whose executions are long.
+cdef int64_t LONGEST_NS = 4 * AHEAD_NS
 # Bytes of inputs that are copied on the loop thread at most.
 cdef int64_t HERE_NBYTES = WORKER_LOOP_NBYTES
 cdef int64_t SILENCE_NS = int(WORKER_SILENCE_S * 1e9)
@@ -39,7 +41,7 @@ cdef class WorkerInstance(RequestInstance):
         self.supervisor = supervisor
         self.reader = reader
         self.limit_ns = limit_ns
-        self.mean_ns = 4 * AHEAD_NS
+        self.mean_ns = LONGEST_NS
         self.changed = threading.Condition()
 
     def start(self):
@@ -147,7 +149,7 @@ cdef class WorkerInstance(RequestInstance):
     def batch_done(self, Batch batch):
         """The worker has executed a batch, or it was lost."""
         cdef int64_t now_ns = ta_now_ns()
-        self.mean_ns += (min(now_ns - self.began_ns, 16 * AHEAD_NS) - self.mean_ns) // MEAN_WEIGHT
+        self.mean_ns += (min(now_ns - self.began_ns, LONGEST_NS) - self.mean_ns) // MEAN_WEIGHT
         self.began_ns = now_ns
         batch.c.compute_end_ns = now_ns
         # What the worker says of it: the model's part ends with its first answer.
