@@ -262,11 +262,15 @@ cdef class Reactor:
     # What they bring is handled at once: their threads, this one, need not be woken for it.
     def _on_watched(self):
         cdef epoll_event[WATCHED_AT_ONCE] ready
-        cdef int count = epoll_wait(self.watch_fd, ready, WATCHED_AT_ONCE, 0)
-        cdef int i
+        cdef int count, i
+        cdef list due
         ta_events_stay_awake(&self.events)
-        for i in range(count):
-            handler = self.handlers.get(ready[i].data.fd)
+        if len(self.handlers) == 1:
+            due = list(self.handlers.values())  # nobody need be asked which
+        else:
+            count = epoll_wait(self.watch_fd, ready, WATCHED_AT_ONCE, 0)
+            due = [self.handlers.get(ready[i].data.fd) for i in range(count)]
+        for handler in due:
             if handler is not None:
                 try:
                     handler()
