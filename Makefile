@@ -232,6 +232,7 @@ bench-all: $(VENV)/.dev
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.python_models --rounds 3 --seconds 2
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.python_start --rounds 1
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.python_beside --rounds 3
+	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.generate --rounds 3 --seconds 2
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
