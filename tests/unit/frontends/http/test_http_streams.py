@@ -282,3 +282,22 @@ def test_a_stream_ends_before_a_server_that_leaves_closes_its_connection(tmp_pat
             assert said(output) == ["a", "b"]
 
     run(test)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 150])
+def test_it_does_not_matter_how_calls_are_cut_into_segments(tmp_path: Path, piece: int) -> None:
+    backend = scripted(tmp_path)
+
+    async def test() -> None:
+        async with express(tmp_path, backends=backend) as (_, listener):
+            wire = Wire(listener)
+            wire.send((stream("end x", call="generate") + stream("say a", "end b") + LIVE) * 3, piece)
+            output = await wire.until(lambda wire: wire.output.count(b"HTTP/1.1 200 OK") == 9)
+            for _ in range(3):
+                _, body, output = output.partition(b'"OUT":"x"}')
+                assert body
+                assert said(output) == ["a", "b"]
+                output = chunks(output)[1]
+                assert output.startswith(b"HTTP/1.1 200 OK\r\nServer: triton-async\r\nContent-Length: 0")
+
+    run(test)
