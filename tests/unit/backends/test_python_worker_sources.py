@@ -75,3 +75,19 @@ def check(server: Stage) -> None:
     for text in (failed, server.error(request("wrong", IN=X)).message):
         _, _, frames = text.partition("\n\nAt:\n")
         assert [line.rsplit("/", 1)[1].partition("(")[0] for line in frames.splitlines()] == ["model.py"]
+
+
+def test_shapes_and_names_may_change_with_every_request(tmp_path: Path, form: str) -> None:
+    """What a worker remembers of the heads of tensors is bounded, and of each exactly this one."""
+    root = tmp_path / "models"
+    write(root, "same", IDENTITY)
+    write(root, "asked", body("response = pb_utils.InferenceResponse([pb_utils.Tensor('OUT', x), "
+                              "pb_utils.Tensor('NOT_ASKED', x)])"))  # fmt: skip
+    with stage(root, *ISOLATED) as server:
+        for size in [*range(600), *range(0, 600, 7)]:
+            values = np.arange(size, dtype=np.float32)
+            assert np.array_equal(server.ask("same", values), values)
+        for identity, parameters in (("", None), ("i", None), ("", {"p": 1}), ("é" * 300, {"q": "x" * 70_000})):
+            sent = request("asked", IN=X)
+            sent.id, sent.parameters = identity, parameters
+            assert np.array_equal(server.infer(sent)["OUT"], X)
