@@ -26,7 +26,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from .load import Requests, require, wrk
-from .perf import CPU_TICK_US, cpu_ticks
+from .perf import CPU_TICK_US, own_ticks
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "tests" / "system")]
 
@@ -44,9 +44,9 @@ def rate(server: ServerProcess, count: int, folder: Path, seconds: float, concur
     at = SimpleNamespace(http_port=int(server.http_url.rpartition(":")[2]))
     fronts = front_ends(server) if count > 1 else []
     wrk(at, MODEL, script, concurrency, 1)  # type: ignore[arg-type]
-    before = [cpu_ticks(pid) for pid in (server.pid, *fronts)]
+    before = [own_ticks(pid) for pid in (server.pid, *fronts)]
     answers, took_s, p50, p99 = wrk(at, MODEL, script, concurrency, seconds)  # type: ignore[arg-type]
-    ticks = [cpu_ticks(pid) - old for pid, old in zip((server.pid, *fronts), before, strict=True)]
+    ticks = [own_ticks(pid) - old for pid, old in zip((server.pid, *fronts), before, strict=True)]
     model_us, *front_us = (one * CPU_TICK_US / answers for one in ticks)
     fullest_us = max(model_us, sum(front_us) / max(len(front_us), 1))
     print(

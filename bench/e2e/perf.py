@@ -73,6 +73,11 @@ def cpu_ticks(root: int) -> int:
     return sum(_ticks(root).values())
 
 
+def own_ticks(pid: int) -> int:
+    """CPU ticks of one process up to now, without what it has started; 0 when it is gone."""
+    return _stat(pid)[1]
+
+
 def _command(oracle: Oracle, load: Load) -> list[str]:
     """Three windows that make up `seconds`, taken whatever their variation: medians come from the rounds.
 
