@@ -68,6 +68,7 @@ class FrontEndProcess:
         self._lag = LoopLag(self._loop)
         self._renewal: Renewal | None = None
         self.ended = asyncio.Event()
+        self.failed = False  # it could not begin
 
     def open(self) -> None:
         """Begins to listen to the model process."""
@@ -109,8 +110,7 @@ class FrontEndProcess:
     def _begin(self, told: dict[str, Any]) -> None:
         self._tell(pid=os.getpid())
         if told["version"] != VERSION:
-            problem = f"front-end processes are of version {VERSION}, the model process is of {told['version']}"
-            self._tell(problem=problem)
+            self._give_up(f"front-end processes are of version {VERSION}, the model process is of {told['version']}")
             return
         try:
             if told["cores"]:
@@ -129,15 +129,21 @@ class FrontEndProcess:
                 open_certificates(settings), ApiKeys(settings.api_key_file) if settings.api_key_file else None
             )
         except (ServerError, OSError) as error:
-            self._tell(problem=error.message if isinstance(error, ServerError) else str(error))
+            self._give_up(error.message if isinstance(error, ServerError) else str(error))
             return
         self._run(self._listen(settings, security, self._server))
+
+    # The model process tries again with another one, behind a pause.
+    def _give_up(self, problem: str) -> None:
+        self._tell(problem=problem)
+        self.failed = True
+        self._loop.call_soon(self.ended.set)  # behind the publication of that
 
     async def _listen(self, settings: Settings, security: Security, server: RemoteServer) -> None:
         try:
             await start_services(settings, security, server, self._endpoints, quiet=True)
         except OSError as error:
-            self._tell(problem=str(error))
+            self._give_up(str(error))
             return
         self._renewal = Renewal(security.renewable)
         self._renewal.start()
@@ -208,7 +214,7 @@ async def _serve(descriptors: tuple[int, ...]) -> None:
     await process.ended.wait()
     logs.flush()
     # What is still held, by threads too, ends with the process.
-    os._exit(0)
+    os._exit(1 if process.failed else 0)
 
 
 def main(prepared: Prepared, *descriptors: int) -> int:

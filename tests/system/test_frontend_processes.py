@@ -401,3 +401,17 @@ def test_requests_in_work_are_answered_before_the_end(repository: Path, tmp_path
         server.terminate()
         assert [connection.getresponse().status for connection in connections] == [200] * len(connections)
         server.stop()
+
+
+def test_a_front_end_that_can_not_begin_is_tried_again(repository: Path, tmp_path: Path) -> None:
+    keys, elsewhere = tmp_path / "keys", tmp_path / "elsewhere"
+    keys.write_text("secret\n")
+    options = [SEVERAL, f"--api-key-file={keys}", "--api-key-exempt=health,metrics"]
+    with running_server([repository], tmp_path, options) as server:
+        keys.rename(elsewhere)
+        os.kill(front_ends(server)[0], signal.SIGKILL)
+        poll(lambda: server.output().count("another one is started") >= 3, "it to be tried again", 20)
+        assert f"cannot read '{keys}'" in server.output()
+        elsewhere.rename(keys)
+        wait_for_metric(server, "triton_async_frontend_processes", COUNT)
+        server.stop()

@@ -13,7 +13,7 @@ from typing import Any
 from triton_async.backends.python.isolated.wire import WireError
 from triton_async.core.server import InferenceServer
 from triton_async.errors import InternalError, ServerError
-from triton_async.processes.requests import error_number, numbered_error
+from triton_async.processes.parts import error_number, numbered_error
 
 log = logging.getLogger("triton_async.processes")
 

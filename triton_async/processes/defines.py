@@ -13,11 +13,14 @@ MESSAGE_NBYTES = 1 << 16
 INLINE_NBYTES = 1 << 12
 INLINE_ALL_NBYTES = 1 << 14
 
-# Bytes that are read from a ring at once, into private memory, before they are looked at.
-INBOX_NBYTES = 1 << 18
+# Forms of requests of one front-end, everything of them but their bytes and numbers, that the model process keeps, and
+# bytes of such a form.
+MOST_FORMS = 256
+FORM_NBYTES = 1 << 10
 
-# How often a ring is emptied before the sockets have their turn.
-ROUNDS = 4
+# Bytes that are read from a ring at once, into private memory, before they are looked at. The sockets have their turn
+# before more of them are.
+INBOX_NBYTES = 1 << 18
 
 # Bytes of address space for the bodies of one front-end, and for the responses of the model process. Only what is
 # written to takes memory.

@@ -27,8 +27,8 @@ cdef extern from "lane.h" nogil:
     void ta_lane_stay_awake(ta_lane *lane)
     int ta_lane_may_sleep(ta_lane *lane)
 
-# The first byte of a message says what it is. Numbers are little-endian, nothing is aligned; see requests.pxd for the
-# first two and calls.py for what JSON says.
+# The first byte of a message says what it is. Numbers are little-endian, nothing is aligned; see requests.pxd,
+# responses.pxd for the first two and calls.py for what JSON says.
 cdef enum:
     REQUEST = 1      # front-end -> model process
     RESPONSE = 2     # model process -> front-end
@@ -56,6 +56,8 @@ cdef class Held:
 #     that is sent behind it
 #   - nothing that the other side writes makes this one raise, or read outside of the shared memory: what does not fit
 #     ends the other (`on_end` with what is wrong), once
+#   - the other side need not wake this one while `scheduled`: `_flush` looks for what has come, before it may sleep
+#   - what is lent stays until the other side has given it back, or is known to be no more: also when it is closed
 cdef class Lane:
     cdef ta_lane outgoing
     cdef ta_lane incoming
@@ -74,24 +76,26 @@ cdef class Lane:
     cdef dict lent                       # number -> what holds the memory
     cdef uint64_t last_number
     cdef list freed                      # numbers of Helds that are gone
-    cdef bint scheduled                  # `flush` is on the loop's list
+    cdef bint scheduled                  # `_flush` is on the loop's list
     cdef bint calling                    # another thread has called for it
     cdef object flush_method
     cdef object thread                   # identity of the loop's
     cdef Writer writer                   # for a message in the making; emptied by `send`
+    cdef Writer spare                    # another one
     cdef Cursor cursor
     cdef bytes inbox
 
     # Sends the message and empties it; its position on the ring, -1 when it waits or goes through shared memory.
     # Unavailable when that has no room.
     cdef int64_t send(self, Writer message) except? -9
+    cdef int _spill(self, Writer message) except -1
     # Whether it was still possible to set bits in a message that was sent.
     cdef bint patch(self, int64_t position, uint32_t at, unsigned char bits) noexcept
     # Bytes of `mine`, for good until the Buffer is gone; None when there is no room.
     cdef Buffer lease(self, int64_t nbytes)
     cdef uint64_t lend(self, object holder) except 0
     cdef Held held(self, uint64_t number)
-    # Publishes what was sent, later in this turn of the loop.
+    # Publishes what was sent, and looks for what has come, later in this turn of the loop.
     cdef int flush_soon(self) except -1
     cdef int send_json(self, int kind, uint64_t number, bytes text) except -1
 

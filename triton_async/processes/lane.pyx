@@ -33,7 +33,8 @@ cdef int64_t RING_NBYTES = defines.RING_NBYTES
 cdef Py_ssize_t MESSAGE_NBYTES = defines.MESSAGE_NBYTES
 cdef int64_t INBOX_NBYTES = defines.INBOX_NBYTES
 cdef uint64_t SPILL_NBYTES = defines.SPILL_NBYTES
-cdef int ROUNDS = defines.ROUNDS
+# Inboxes that a ring fills.
+cdef int MOST_LEFT = <int>(RING_NBYTES // INBOX_NBYTES + 1)
 # Numbers in one message of memory that is free again.
 cdef int MOST_FREED = 1024
 # In front of the bytes of a ring, and both rings with what is in front of them.
@@ -78,6 +79,7 @@ cdef class Lane:
         self.lent = {}
         self.freed = []
         self.writer = Writer.__new__(Writer)
+        self.spare = Writer.__new__(Writer)
         self.cursor = Cursor.__new__(Cursor)
         self.inbox = PyBytes_FromStringAndSize(NULL, INBOX_NBYTES)
         self.flush_method = self._flush
@@ -90,7 +92,8 @@ cdef class Lane:
         self._listen()
 
     def close(self):
-        """Ends it on this side, and with it the other. What is lent goes when its readers do. A second time nothing."""
+        """Ends it on this side, and with it the other, which may still read what it has on loan (`take_back`). A second
+        time nothing."""
         if self.closed:
             return
         self.closed = True
@@ -99,9 +102,17 @@ cdef class Lane:
         self.socket.close()
         os.close(self.own_fd)
         os.close(self.other_fd)
-        self.lent.clear()
         self.backlog.clear()
         self.flush_method = None
+
+    def take_back(self):
+        """The other side is no more: nobody reads what it had on loan."""
+        self.lent.clear()
+
+    def hear_out(self):
+        """Takes what the other side said before it ended."""
+        for _ in range(MOST_LEFT):
+            self._listen()
 
     @property
     def waiting(self):
@@ -129,32 +140,35 @@ cdef class Lane:
 
     cdef int64_t send(self, Writer message) except? -9:
         cdef int64_t position = -1
-        cdef Buffer spilled
-        cdef uint64_t number
+        cdef bint spills = message.size > MESSAGE_NBYTES
         if self.closed:
             message.size = 0
             return -1
-        if message.size > MESSAGE_NBYTES:
-            spilled = self.lease(message.size)
-            if spilled is None:
-                message.size = 0
-                raise Unavailable(NO_ROOM)
-            memcpy(spilled.data, message.data, message.size)
-            number = self.lend(spilled)
-            message.size = 0
-            message.u8(SPILLED)
-            message.u64(number)
-            message.u64(<uint64_t>(spilled.data - self.mine.base))
-            message.u64(<uint64_t>spilled.nbytes)
+        if spills:
+            self._spill(message)
         self.n_sent += 1
         if not self.backlog:
             position = ta_lane_put(&self.outgoing, message.data, <uint32_t>message.size)
         if position < 0:
             self.backlog.append(PyBytes_FromStringAndSize(message.data, message.size))
-            position = -1
         message.size = 0
         self.flush_soon()
-        return position
+        return -1 if spills or position < 0 else position
+
+    # Puts the message into shared memory, and in its place one that says where it is.
+    cdef int _spill(self, Writer message) except -1:
+        cdef Buffer spilled = self.lease(message.size)
+        cdef uint64_t number
+        if spilled is None:
+            message.size = 0
+            raise Unavailable(NO_ROOM)
+        memcpy(spilled.data, message.data, message.size)
+        number = self.lend(spilled)
+        message.size = 0
+        message.u8(SPILLED)
+        message.u64(number)
+        message.u64(<uint64_t>(spilled.data - self.mine.base))
+        return message.u64(<uint64_t>spilled.nbytes)
 
     cdef bint patch(self, int64_t position, uint32_t at, unsigned char bits) noexcept:
         return position >= 0 and not self.closed and ta_lane_patch(&self.outgoing, position, at, bits)
@@ -183,25 +197,28 @@ cdef class Lane:
     cdef int flush_soon(self) except -1:
         if not self.scheduled:
             self.scheduled = True
+            ta_lane_stay_awake(&self.incoming)
             self.loop.call_soon(self.flush_method)
         return 0
 
     def _flush(self):
         self.scheduled = True
         self.calling = False
-        if not self.closed:
-            if self.freed:
-                self._send_freed()
-            self.before_flush()
-            if self.backlog:
-                self._send_backlog()
-        self.scheduled = False
-        if not self.closed:
+        try:
+            if not self.closed:
+                if self.freed:
+                    self._send_freed()
+                self.before_flush()
+                if self.backlog:
+                    self._send_backlog()
+        finally:
+            self.scheduled = False
             self._ring()
+            self._listen()
 
     cdef int _ring(self) except -1:
         cdef uint64_t one = 1
-        if ta_lane_publish(&self.outgoing):
+        if not self.closed and ta_lane_publish(&self.outgoing):
             self.n_rings += 1
             c_write(self.other_fd, &one, 8)
         return 0
@@ -288,18 +305,15 @@ cdef class Lane:
         if data:
             self._nonsense("speaks where it should be silent")
             return
-        self._listen()  # what it said before it ended
+        self.hear_out()
         if not self.closed:
             self._ended(None)
 
+    # Takes what has come, at most an inbox of it: the sockets have their turn in between.
     cdef int _listen(self) except -1:
-        cdef int rounds = 0
         cdef uint64_t one = 1
         cdef int64_t nbytes
-        if self.closed:
-            return 0
-        ta_lane_stay_awake(&self.incoming)
-        while True:
+        while not self.closed:
             nbytes = ta_lane_take(&self.incoming, PyBytes_AS_STRING(self.inbox), INBOX_NBYTES, <uint32_t>MESSAGE_NBYTES)
             if nbytes < 0:
                 self._nonsense("has written to its ring what is no message")
@@ -308,20 +322,17 @@ cdef class Lane:
                 if ta_lane_is_awaited(&self.incoming):
                     c_write(self.other_fd, &one, 8)
                 self._deal(nbytes)
+            if self.backlog and not self.closed:
+                self._send_backlog()
+                self._ring()
             if self.closed:
                 return 0
-            if self.backlog:
-                self._send_backlog()
-            rounds += 1
-            if nbytes == 0 and not ta_lane_may_sleep(&self.incoming):
-                break
-            if rounds >= ROUNDS:  # the sockets have their turn
-                ta_lane_stay_awake(&self.incoming)
-                c_write(self.own_fd, &one, 8)
-                break
+            if nbytes:
+                # Behind the turns that this makes models due for, whose answers are so published in the same one.
+                return self.flush_soon()
+            if self.scheduled or not ta_lane_may_sleep(&self.incoming):
+                return 0
             ta_lane_stay_awake(&self.incoming)
-        if not self.closed:
-            self._ring()
         return 0
 
     cdef int _deal(self, int64_t nbytes) except -1:

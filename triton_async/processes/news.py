@@ -8,6 +8,9 @@ from triton_async import logs
 from triton_async.core.server import InferenceServer
 from triton_async.processes.descriptions import Describer
 
+# What front-ends tell of themselves, but for what the metrics are made of.
+_TOLD = {"pid": int, "settled": int, "problem": str, "listening": bool, "connected": bool, "done": bool}
+
 # A message, and the servables that its readers may name from then on.
 Told = tuple[dict[str, Any], list[Any]]
 
@@ -68,3 +71,16 @@ class News:
             for row in self._server.regions.status("cuda")
         ]
         return rows
+
+
+def is_news(name: str, value: Any) -> bool:
+    """Whether a front-end may tell this of itself."""
+    if name == "metrics":
+        return type(value) is dict and all(
+            _are_numbers(one) if key == "live" else type(one) is int for key, one in value.items()
+        )
+    return type(value) is _TOLD.get(name)
+
+
+def _are_numbers(counts: Any) -> bool:
+    return type(counts) is dict and all(type(count) is int for count in counts.values())

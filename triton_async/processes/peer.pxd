@@ -1,13 +1,13 @@
 # The model process's end of its lane to one front-end process: requests come in, responses go out. Loop thread.
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from triton_async.core.servable cimport Servable
 from triton_async.core.server cimport InferenceServer
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.processes.lane cimport Lane
-from triton_async.processes.requests cimport Asked
+from triton_async.processes.requests cimport Form, Forms
 from triton_async.backends.python.isolated.wire cimport Cursor
 
 # Who gets the responses to one request of a front-end.
@@ -30,6 +30,7 @@ cdef class FrontEnd(Lane):
     cdef dict sinks                  # number -> RemoteSink
     cdef dict origins                # number -> Origin
     cdef dict models                 # Servable.number -> Servable that the front-end may name
+    cdef Forms forms                 # of requests to these
     cdef object answering            # calls.Answering
     cdef object on_told              # gets (self, dict): what the front-end tells
     cdef object on_over              # called with (self, what is wrong or None) at its end
@@ -37,7 +38,9 @@ cdef class FrontEnd(Lane):
     cdef readonly object told        # what it has told last of itself, for the metrics
 
     cdef int _on_request(self, Cursor cursor) except -1
-    cdef int _submit(self, RemoteSink sink, InferRequest request, Servable model) except -1
+    cdef Form _form(self, Cursor cursor, uint32_t nbytes)
+    cdef int _cancel(self, RemoteSink sink) except -1
+    cdef int _submit(self, RemoteSink sink, InferRequest request, Form form) except -1
     cdef int refuse(self, uint64_t number, str model_name, object error) except -1
     cdef int respond(self, RemoteSink sink, InferResponse response) except -1
     cdef int over(self, RemoteSink sink) except -1

@@ -3,8 +3,9 @@
 import logging
 from functools import partial
 
-from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcpy, memset
+cimport cython
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from triton_async.backends.python.isolated.wire cimport Cursor, Writer
 from triton_async.core.servable cimport Servable
@@ -14,28 +15,22 @@ from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.signature cimport ModelSignature
 from triton_async.infer.strings cimport has_many_strings
 from triton_async.processes.lane cimport CALL, CANCEL, LEFT, RELEASED, REQUEST, TAKEN, TELL, Lane
-from triton_async.processes.requests cimport (
-    FINAL,
-    FLAGS_AT,
-    REFUSED,
-    RELEASES,
-    Asked,
-    read_head,
-    read_request,
-    write_error,
-    write_response,
-)
+from triton_async.processes.requests cimport Asked, Form, Forms, model_of, read_form, read_head, read_request
+from triton_async.processes.responses cimport FINAL, FLAGS_AT, REFUSED, RELEASES, write_error, write_response
 
 from triton_async.backends.python.isolated.wire import WireError
 from triton_async.errors import InternalError, ServerError
 from triton_async.processes.calls import decoded
 from triton_async.processes.defines import RESPONSE_WINDOW
+from triton_async.processes.news import is_news
 
 log = logging.getLogger("triton_async.processes")
 
 cdef int64_t WINDOW = RESPONSE_WINDOW
 
 
+@cython.final
+@cython.freelist(64)
 cdef class RemoteSink(ResponseSink):
     cdef int deliver(self, InferResponse response) except -1:
         return 0 if self.link is None else self.link.respond(self, response)
@@ -74,6 +69,7 @@ cdef class FrontEnd(Lane):
         self.sinks = {}
         self.origins = {}
         self.models = {}
+        self.forms = Forms.__new__(Forms)
         self.answering = answering
         self.on_told = on_told
         self.on_over = on_over
@@ -117,6 +113,8 @@ cdef class FrontEnd(Lane):
         """It has taken note that these are gone, and names them no more."""
         for number in numbers:
             self.models.pop(number, None)
+        if numbers:
+            self.forms.clear()
 
     def known(self):
         """Numbers of what it may name."""
@@ -131,11 +129,7 @@ cdef class FrontEnd(Lane):
             return self._on_request(cursor)
         if kind == CANCEL:
             sink = self.sinks.get(cursor.u64())
-            if sink is not None:
-                sink.gone = True
-                if sink.request is not None:
-                    self.server.cancel_request(sink.request)
-            return 0
+            return 0 if sink is None else self._cancel(sink)
         if kind == TAKEN:
             sink = self.sinks.get(cursor.u64())
             count = cursor.u32()
@@ -164,8 +158,15 @@ cdef class FrontEnd(Lane):
         if not self.closed:
             self.answer(number, text)
 
+    cdef int _cancel(self, RemoteSink sink) except -1:
+        sink.gone = True
+        if sink.request is not None:
+            self.server.cancel_request(sink.request)
+        # Its engine may go on for long, but nothing of that is for anybody.
+        return self.over(sink) if sink.freed and sink.link is not None else 0
+
     def _on_tell(self, told):
-        if type(told) is not dict:
+        if type(told) is not dict or not all([is_news(name, value) for name, value in told.items()]):
             raise WireError("what is none of its news")
         if "pid" in told:
             self.pid = told["pid"]
@@ -178,22 +179,20 @@ cdef class FrontEnd(Lane):
     cdef int _on_request(self, Cursor cursor) except -1:
         cdef Asked asked
         cdef InferRequest request
-        cdef Servable model
         cdef RemoteSink sink
-        memset(&asked, 0, sizeof(Asked))
+        cdef Form form
+        cdef object number
         read_head(cursor, &asked)
-        model = self.models.get(asked.model)
-        if model is None:
-            raise WireError("a request for a model that it was not told of")
-        if asked.number in self.sinks:
+        number = asked.number
+        form = self._form(cursor, asked.form_nbytes)
+        if number in self.sinks:
             raise WireError("two requests of one number")
         try:
-            request = read_request(cursor, self, &asked, model.signature.model_name, model.signature,
-                                   self.server.regions, self.server.pool)
+            request = read_request(cursor, self, &asked, form, self.server.regions, self.server.pool)
         except ServerError as error:
-            return self.refuse(asked.number, model.signature.model_name, error)
+            return self.refuse(asked.number, form.signature.model_name, error)
         except MemoryError:
-            return self.refuse(asked.number, model.signature.model_name, InternalError("no memory for a request"))
+            return self.refuse(asked.number, form.signature.model_name, InternalError("no memory for a request"))
         if asked.origin:
             origin = self.origins.get(asked.origin)
             if origin is None:
@@ -203,14 +202,26 @@ cdef class FrontEnd(Lane):
         sink.link = self
         sink.number = asked.number
         sink.position = -1
-        self.sinks[asked.number] = sink
+        self.sinks[number] = sink
         if has_many_strings(request):
-            work = self.loop.run_in_executor(None, model.signature.validated, request)
-            work.add_done_callback(partial(self._validated, sink, request, model))
+            work = self.loop.run_in_executor(None, form.signature.validated, request)
+            work.add_done_callback(partial(self._validated, sink, request, form))
             return 0
-        return self._submit(sink, request, model)
+        return self._submit(sink, request, form)
 
-    def _validated(self, RemoteSink sink, InferRequest request, Servable model, work):
+    cdef Form _form(self, Cursor cursor, uint32_t nbytes):
+        cdef uint64_t number = model_of(cursor, nbytes)
+        cdef const char *text = cursor._take(nbytes)
+        cdef Form form = self.forms.find(text, nbytes)
+        cdef Servable model
+        if form is not None:
+            return form
+        model = self.models.get(number)
+        if model is None:
+            raise WireError("a request for a model that it was not told of")
+        return read_form(text, nbytes, model)
+
+    def _validated(self, RemoteSink sink, InferRequest request, Form form, work):
         error = work.exception()
         if sink.link is None:
             return
@@ -222,11 +233,11 @@ cdef class FrontEnd(Lane):
         else:
             if error is not None:
                 log.error("the strings of a request could not be looked at", exc_info=error)
-            self._submit(sink, request, model)
+            self._submit(sink, request, form)
 
-    cdef int _submit(self, RemoteSink sink, InferRequest request, Servable model) except -1:
+    cdef int _submit(self, RemoteSink sink, InferRequest request, Form form) except -1:
         try:
-            self.server.submit_request(request, sink, model)
+            self.server.submit_request(request, sink, form.model)
         except ServerError as error:
             del self.sinks[sink.number]
             return self.refuse(sink.number, request.model_name, error)
@@ -236,7 +247,7 @@ cdef class FrontEnd(Lane):
             problem = InternalError("internal error, see the log of the server")
             return self.refuse(sink.number, request.model_name, problem)
         sink.request = request
-        return 0
+        return 0 if request.fits is not None else self.forms.learn(form, request)
 
     cdef int refuse(self, uint64_t number, str model_name, object error) except -1:
         write_error(self.writer, number, FINAL | RELEASES | REFUSED, "", -1, error)

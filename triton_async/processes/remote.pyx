@@ -3,6 +3,7 @@
 import asyncio
 import logging
 
+cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from triton_async.backends.python.isolated.wire cimport Cursor, Writer
@@ -13,7 +14,8 @@ from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.memory.buffer cimport MEMORY_GPU
 from triton_async.memory.regions cimport Region, RegionRegistry
 from triton_async.processes.lane cimport ANSWER, CANCEL, LEFT, RELEASED, RESPONSE, TAKEN, TELL, Lane
-from triton_async.processes.requests cimport FINAL, RELEASES, read_response, write_request
+from triton_async.processes.requests cimport write_request
+from triton_async.processes.responses cimport FINAL, RELEASES, read_response
 
 from triton_async.backends.python.isolated.wire import WireError
 from triton_async.core.entries import not_served
@@ -31,7 +33,8 @@ log = logging.getLogger("triton_async.processes")
 cdef char *NOWHERE = <char *>4096
 
 
-# Keeps, for an Origin of this process, that of the model process.
+# Keeps, for an Origin of this process, that of the model process. __dealloc__ uses `link`.
+@cython.no_gc_clear
 cdef class _RemoteOrigin:
     cdef ModelProcess link
     cdef uint64_t number
@@ -80,8 +83,8 @@ cdef class ModelProcess(Lane):
         self.last_number += 1
         number = self.last_number
         try:
-            write_request(message, self, request, number, model.remote_number, self._origin(request), model.signature,
-                          lends)
+            write_request(message, self.spare, self, request, number, model.remote_number, self._origin(request),
+                          model.signature, lends)
             if lends:
                 self.lent[number] = lends
             self.send(message)
@@ -159,16 +162,17 @@ cdef class ModelProcess(Lane):
     cdef int _on_response(self, Cursor cursor) except -1:
         cdef uint64_t number = cursor.u64()
         cdef int flags = cursor.u8()
-        cdef InferRequest request = self.requests.get(number)
+        cdef InferRequest request
         cdef RemoteServable model
         cdef InferResponse response
+        request = <InferRequest>(self.requests.pop(number, None) if flags & RELEASES else self.requests.get(number))
         if request is None:
             raise WireError("a response to a request that it has not")
+        if request.awaits & AWAITS_FINAL == 0 and not request.cancelled:
+            raise WireError("a response behind the final one")
         model = <RemoteServable>request.model
         response = read_response(cursor, self, flags, None if request.cancelled else request, model.signature,
                                  self.server.pool)
-        if flags & RELEASES:
-            del self.requests[number]
         if response is not None:
             model._answer(request, response)
         if flags & RELEASES:

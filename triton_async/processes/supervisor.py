@@ -183,10 +183,13 @@ class FrontEnds:
     def _gone(self, place: _Place, version: int, how: str) -> None:
         if version != place.version:
             return
+        if place.link is not None:
+            place.link.hear_out()  # why, maybe
         link, place.link, place.process = place.link, None, None
         if link is not None:
             self._by_link.pop(link, None)
             link.close()
+            link.take_back()
         place.connected = False
         place.done.set()
         if self._stopping:

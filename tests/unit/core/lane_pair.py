@@ -34,9 +34,10 @@ RING_AT = {"front-end": 0, "model process": defines.RING_NBYTES + 128}
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    """Returns when it holds."""
-    while not condition():  # noqa: ASYNC110
-        await asyncio.sleep(0.001)
+    """Returns when it holds; fails when it does not for long."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
 
 class Pair:

@@ -114,10 +114,22 @@ def u64(*numbers: int) -> bytes:
     return struct.pack(f"<{len(numbers)}Q", *numbers)
 
 
-ASKED = struct.pack("<QQqQQqqQQiB", 99, 0, -1, 0, 0, 0, 0, 0, 0, 0, 0)
+def asked(number: int, model: int, form: bytes, *rest: bytes, how: int = 0, form_nbytes: int | None = None) -> bytes:
+    """A request to a model, of a form but for its model, version, priority and timeout."""
+    form = struct.pack("<QqQQ", model, -1, 0, 0) + form
+    nbytes = len(form) if form_nbytes is None else form_nbytes
+    head = struct.pack("<BBIQqqQQi", 1, how, nbytes, number, 0, 0, 0, 0, 0)
+    return head + form + b"".join(rest)
+
+
+EMPTY = struct.pack("<IHH", 0, 0, 0)
+NO_ID = struct.pack("<I", 0)
 NONSENSE = {
-    "no kind": b"\xff", "a kind of the other side": b"\x02" + u64(1), "cut request": b"\x01" + ASKED[:40],
-    "request for no model": b"\x01" + ASKED, "free": b"\x0a\x01\0\0\0" + u64(7),
+    "no kind": b"\xff", "a kind of the other side": b"\x02" + u64(1), "cut request": asked(99, 0, EMPTY)[:40],
+    "request for no model": asked(99, 0, EMPTY, NO_ID),
+    "form of no length": asked(99, 0, EMPTY, NO_ID, form_nbytes=0),
+    "form of another length": asked(99, 0, EMPTY, NO_ID, form_nbytes=1 << 31),
+    "free": b"\x0a\x01\0\0\0" + u64(7),
     "spilled outside": b"\x0b" + u64(1, NBYTES - 8, 64), "spilled nowhere": b"\x0b" + u64(1, 2**63, 8),
     "spilled nothing": b"\x0b" + u64(1, 0, 0), "call": b"\x07" + u64(1) + encoded(["close", []]),
     "call of no list": b"\x07" + u64(1) + b"{}", "not JSON": b"\x09{", "news of no dict": b"\x09[]",
@@ -137,8 +149,8 @@ def test_nonsense_of_a_front_end_ends_it_alone(tmp_path: Path, what: str) -> Non
 
 
 @pytest.mark.parametrize("message", [
-    b"\xff", b"\x01" + ASKED, b"\x02" + u64(5) + b"\x01" + u64(0, 1), b"\x03" + u64(5), b"\x0a\x01\0\0\0" + u64(7),
-    b"\x0b" + u64(1, 2**40, 64), b"\x09{",
+    b"\xff", asked(99, 0, EMPTY, NO_ID), b"\x02" + u64(5) + b"\x01" + u64(0, 1), b"\x03" + u64(5),
+    b"\x0a\x01\0\0\0" + u64(7), b"\x0b" + u64(1, 2**40, 64), b"\x09{",
 ])  # fmt: skip
 def test_nonsense_of_the_model_process_ends_it_for_the_front_end(tmp_path: Path, message: bytes) -> None:
     async def scenario(both: Pair) -> None:
@@ -167,9 +179,9 @@ def test_whatever_a_front_end_writes_the_server_goes_on(tmp_path: Path) -> None:
         chance = random.Random(7)
         model = next(iter(both.front_end.known()))
         text = struct.pack("<I", 1) + b"i"
+        form = struct.pack("<IHHHBBB", 0, 0, 1, 0, 11, 2, 0) + struct.pack("<qqQ", 1, 2, 8)
         real = [
-            b"\x01" + struct.pack("<QQqQQqqQQiB", 1 << 40, model, -1, 0, 0, 0, 0, 0, 0, 0, 0) + text
-            + struct.pack("<IHHHBBB", 0, 0, 1, 0, 11, 2, 0) + struct.pack("<qqQ", 1, 2, 8) + bytes(8),
+            asked(1 << 40, model, form, text, bytes(8)),
             b"\x04" + u64(3), b"\x05" + u64(3) + struct.pack("<I", 1), b"\x06" + u64(9) + b"\1",
             b"\x0a" + struct.pack("<I", 2) + u64(1, 2), b"\x0b" + u64(1, 4096, 64),
         ]  # fmt: skip
