@@ -87,7 +87,7 @@ def test_a_request_given_up_behind_the_release_of_its_inputs_is_over(tmp_path: P
         heard = Heard()
         given_up = number("abandons", "INPUT0", 2)
         both.remote.submit(given_up, heard)
-        while not (await both.server.model_statistics("abandons"))[0]["execution_count"]:
+        while not (await both.server.model_statistics("abandons"))[0]["execution_count"]:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         assert both.front_end.in_flight == 1
         both.remote.cancel(given_up)
