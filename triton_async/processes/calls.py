@@ -22,8 +22,10 @@ CHANGING = frozenset((
     "load_model", "unload_model", "change_log_settings", "set_trace_settings", "register_cuda_region",
     "register_system_region", "unregister_regions",
 ))  # fmt: skip
-CALLS = CHANGING | frozenset((
-    "is_ready", "model_is_ready", "model_statistics", "all_statistics", "repository_index", "ask_trace_settings",
+# What is ready is so at every front-end.
+READY = frozenset(("is_ready", "model_is_ready"))
+CALLS = CHANGING | READY | frozenset((
+    "model_statistics", "all_statistics", "repository_index", "ask_trace_settings",
     "log_settings", "ask_regions", "metrics_parts",
 ))  # fmt: skip
 
@@ -70,9 +72,10 @@ def outcome(text: bytes) -> Any:
 
 
 class Answering:
-    """The model process's part. `settle()`: waits until all front-ends know what has changed."""
+    """The model process's part. `settle(changed)`: waits until all front-ends know what is in force, which the call may
+    have changed."""
 
-    def __init__(self, server: InferenceServer, settle: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, server: InferenceServer, settle: Callable[[bool], Awaitable[None]]) -> None:
         self._server = server
         self._settle = settle
         self._tasks: set[asyncio.Task[None]] = set()
@@ -100,8 +103,8 @@ class Answering:
         except Exception:
             log.exception("a call of a front-end process could not be answered")
             found = ["error", [error_number(InternalError("")), "internal error, see the log of the server"]]
-        if name in CHANGING:
-            await self._settle()
+        if name in CHANGING or (name in READY and found == ["ok", True]):
+            await self._settle(name in CHANGING)
         try:
             answer(encoded(found))
         except ServerError as error:

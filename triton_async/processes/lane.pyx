@@ -405,8 +405,7 @@ cdef int put_text(Writer to, str value) except -1:
     except UnicodeEncodeError:
         encoded = value.encode("utf-8", "surrogatepass")
         return to.long_text(encoded)
-    to.u32(<uint32_t>nbytes)
-    return to.raw(data, nbytes)
+    return to.counted(data, <uint32_t>nbytes)
 
 
 cdef str take_text(Cursor cursor):

@@ -16,10 +16,11 @@ Told = tuple[dict[str, Any], list[Any]]
 
 
 class News:
-    """Of one server. `number`: of the last news; front-ends say which they have taken over."""
+    """Of one server. `number`: of the last news, which front-ends say when they have taken over; `state`: told with it."""
 
     def __init__(self, server: InferenceServer) -> None:
         self.number = 0
+        self.state = server.phase
         self._server = server
         self._describer = Describer(server.repository)
         self._models: dict[str, Any] = {}  # name -> what was told of it, in short
@@ -37,6 +38,7 @@ class News:
                 changed[name] = self._describer.describe(name)
         self._models = now
         self.number += 1
+        self.state = self._server.phase
         return self._message(changed), self._servables()
 
     def forgotten(self, known: set[int], settled: int) -> set[int]:

@@ -1,9 +1,9 @@
 # Parts of requests and responses as messages have them: parameters, errors, regions, tensors. Loop thread.
 #
-#   parameters  text: JSON, "" for none
-#   tensor      u16 index in the signature (NAMED: text name behind it), u8 datatype, u8 rank, u8 place, rank times i64,
-#               u64 nbytes, with REGION a region; and its bytes: with INLINE themselves, with OURS or YOURS as u64
-#               offset in the memory that the sender or the receiver lends
+#   parameters  text: JSON
+#   tensor      u16 index in the signature, u8 datatype, u8 rank, u8 place, u64 nbytes, rank times i64, with the index
+#               NAMED a text name, with REGION a region; and its bytes: with INLINE themselves, with OURS or YOURS as
+#               u64 offset in the memory that the sender or the receiver lends
 #   region      text name, u64 offset in it, u64 nbytes
 #   text        u32 n, n bytes of UTF-8
 #
@@ -35,8 +35,6 @@ cdef struct Shape:
     int64_t nbytes
     int64_t[16] dims
 
-cdef int put_u16(Writer to, int value) except -1
-cdef int take_u16(Cursor cursor) except -1
 cdef int put_parameters(Writer to, dict parameters) except -1
 cdef dict take_parameters(Cursor cursor)
 # Of memory that no process of the server but its model process can read: a region that a request names.

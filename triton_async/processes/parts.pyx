@@ -30,6 +30,18 @@ cdef int64_t LARGE_NBYTES = 1 << 16
 cdef enum:
     NAMED = 0xFFFF
 
+# In front of a tensor's bytes.
+cdef packed struct Told:
+    uint16_t index
+    uint8_t datatype
+    uint8_t rank
+    uint8_t place
+    uint64_t nbytes
+    int64_t[16] dims         # `rank` of them
+
+# Without `dims`.
+cdef Py_ssize_t TOLD_NBYTES = sizeof(Told) - 128
+
 # The classes of errors by number; front-ends tell some apart that have the same code.
 _ERRORS = (
     errors.UnknownError, errors.InternalError, errors.NotFound, errors.InvalidArg, errors.Unavailable,
@@ -52,33 +64,16 @@ def numbered_error(number, message):
 
 
 cdef int put_parameters(Writer to, dict parameters) except -1:
-    if not parameters:
-        return to.u32(0)
     return to.long_text(json.dumps(parameters).encode())
 
 
 # As many as front-ends let through, and what they add themselves.
 cdef dict take_parameters(Cursor cursor):
-    cdef bytes text = cursor.long_bytes()
-    cdef dict found
-    if not text:
-        return None
-    found = json_object(text)
+    cdef dict found = json_object(cursor.long_bytes())
     for value in found.values():
         if type(value) not in (bool, str, int, float):
             raise WireError("a parameter that is neither text nor a number")
     return found
-
-
-cdef int put_u16(Writer to, int value) except -1:
-    cdef uint16_t number = <uint16_t>value
-    return to.raw(<char *>&number, 2)
-
-
-cdef int take_u16(Cursor cursor) except -1:
-    cdef uint16_t number
-    memcpy(&number, cursor._take(2), 2)
-    return number
 
 
 cdef int put_region(Writer to, Buffer buffer, const char *data, int64_t nbytes) except -1:
@@ -105,15 +100,16 @@ cdef bint _is_of(list received, Tensor tensor):
 
 
 cdef int _put_shape(Writer to, Tensor tensor, dict known, int place) except -1:
-    cdef TensorSpec spec = known.get(tensor.name)
-    put_u16(to, NAMED if spec is None else spec.index)
-    if spec is None:
-        put_text(to, tensor.name)
-    to.u8(<uint8_t>tensor.datatype)
-    to.u8(<uint8_t>tensor.rank)
-    to.u8(<uint8_t>place)
-    to.raw(<char *>tensor.dims, 8 * tensor.rank)
-    return to.u64(<uint64_t>tensor.nbytes)
+    cdef TensorSpec spec = <TensorSpec>known.get(tensor.name)
+    cdef Told told
+    told.index = <uint16_t>(NAMED if spec is None else spec.index)
+    told.datatype = <uint8_t>tensor.datatype
+    told.rank = <uint8_t>tensor.rank
+    told.place = <uint8_t>place
+    told.nbytes = <uint64_t>tensor.nbytes
+    memcpy(told.dims, tensor.dims, 8 * tensor.rank)
+    to.raw(<char *>&told, TOLD_NBYTES + 8 * tensor.rank)
+    return put_text(to, tensor.name) if spec is None else 0
 
 
 cdef int put_placed(Writer to, Tensor tensor, dict known) except -1:
@@ -158,19 +154,12 @@ cdef uint64_t _copy(Lane lane, Tensor tensor, list lends) except? 0:
 
 
 cdef str take_shape(Cursor cursor, Shape *shape, tuple specs):
-    cdef int index = take_u16(cursor)
-    cdef str name
+    cdef Told told
     cdef int i
-    cdef uint64_t nbytes
-    if index == NAMED:
-        name = take_text(cursor)
-    elif specs is not None and index < len(specs):
-        name = (<TensorSpec>specs[index]).name
-    else:
-        raise WireError("a tensor that its model has not")
-    shape.datatype = cursor.u8()
-    shape.rank = cursor.u8()
-    shape.place = cursor.u8()
+    memcpy(&told, cursor._take(TOLD_NBYTES), TOLD_NBYTES)
+    shape.datatype = told.datatype
+    shape.rank = told.rank
+    shape.place = told.place
     if not DT_INVALID < shape.datatype < DT_COUNT:
         raise WireError("a tensor of no known data type")
     if shape.rank > TA_MAX_RANK:
@@ -180,11 +169,14 @@ cdef str take_shape(Cursor cursor, Shape *shape, tuple specs):
         if shape.dims[i] < 0:
             raise WireError("a tensor with a negative dimension")
     shape.count = elements(shape.dims, shape.rank)
-    nbytes = cursor.u64()
-    if shape.count < 0 or nbytes > <uint64_t>1 << 62:
+    if shape.count < 0 or told.nbytes > <uint64_t>1 << 62:
         raise WireError("a tensor that is too large")
-    shape.nbytes = <int64_t>nbytes
-    return name
+    shape.nbytes = <int64_t>told.nbytes
+    if told.index == NAMED:
+        return take_text(cursor)
+    if specs is None or told.index >= len(specs):
+        raise WireError("a tensor that its model has not")
+    return (<TensorSpec>specs[told.index]).name
 
 
 cdef Tensor view_of(str name, const Shape *shape, Buffer buffer, char *data):

@@ -250,7 +250,7 @@ cdef class FrontEnd(Lane):
         return 0 if request.fits is not None else self.forms.learn(form, request)
 
     cdef int refuse(self, uint64_t number, str model_name, object error) except -1:
-        write_error(self.writer, number, FINAL | RELEASES | REFUSED, "", -1, error)
+        write_error(self.writer, number, FINAL | RELEASES | REFUSED, None, -1, error)
         self.send(self.writer)
         return 0
 
@@ -273,7 +273,7 @@ cdef class FrontEnd(Lane):
             if not isinstance(error, ServerError):
                 log.exception("a response could not be handed to a front-end process")
                 error = InternalError("internal error, see the log of the server")
-            write_error(message, sink.number, FINAL if response.final else 0, "", response.model_version, error)
+            write_error(message, sink.number, FINAL if response.final else 0, None, response.model_version, error)
             position = self.send(message)
         if not response.final:
             sink.untaken += 1

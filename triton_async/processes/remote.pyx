@@ -15,7 +15,7 @@ from triton_async.memory.buffer cimport MEMORY_GPU
 from triton_async.memory.regions cimport Region, RegionRegistry
 from triton_async.processes.lane cimport ANSWER, CANCEL, LEFT, RELEASED, RESPONSE, TAKEN, TELL, Lane
 from triton_async.processes.requests cimport write_request
-from triton_async.processes.responses cimport FINAL, RELEASES, read_response
+from triton_async.processes.responses cimport FINAL, RELEASES, Answered, read_answered, read_response
 
 from triton_async.backends.python.isolated.wire import WireError
 from triton_async.core.entries import not_served
@@ -160,18 +160,22 @@ cdef class ModelProcess(Lane):
 
     # A request whose client has gone gets nothing any more, but what it gets is taken note of.
     cdef int _on_response(self, Cursor cursor) except -1:
-        cdef uint64_t number = cursor.u64()
-        cdef int flags = cursor.u8()
+        cdef Answered answered
         cdef InferRequest request
         cdef RemoteServable model
         cdef InferResponse response
+        cdef uint64_t number
+        cdef int flags
+        read_answered(cursor, &answered)
+        number = answered.request
+        flags = answered.flags
         request = <InferRequest>(self.requests.pop(number, None) if flags & RELEASES else self.requests.get(number))
         if request is None:
             raise WireError("a response to a request that it has not")
         if request.awaits & AWAITS_FINAL == 0 and not request.cancelled:
             raise WireError("a response behind the final one")
         model = <RemoteServable>request.model
-        response = read_response(cursor, self, flags, None if request.cancelled else request, model.signature,
+        response = read_response(cursor, self, &answered, None if request.cancelled else request, model.signature,
                                  self.server.pool)
         if response is not None:
             model._answer(request, response)

@@ -1,13 +1,13 @@
 # Requests as messages. Loop thread.
 #
 #   REQUEST   Asked, form, with ASKED_TEXT the correlation id as text, text id, the bytes of the tensors of the form
-#             (see parts.pxd); with ASKED_FIELDS the headers that it came with behind all (u16 n, n times two texts)
-#   form      Asking, parameters, u16 n, n outputs, u16 n, n tensors without their bytes
-#   output    text name, u8 flags, u64 classes, parameters, with OUTPUT_REGION a region
+#             (see parts.pxd); with ASKED_FIELDS the headers that it came with behind all (u32 n, n times two texts)
+#   form      Asking, with FORM_PARAMETERS parameters, the outputs, the inputs without their bytes
+#   output    Wanted, text name, with OUTPUT_PARAMETERS parameters, with OUTPUT_REGION a region
 #
 # Most requests have a form that an earlier one had: its bytes are compared, and what was made of them is used again.
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from triton_async.backends.python.isolated.wire cimport Cursor, Writer
 from triton_async.core.servable cimport Servable
@@ -34,6 +34,22 @@ cdef packed struct Asking:
     int64_t version          # as asked
     uint64_t priority
     uint64_t timeout_us
+    uint8_t how
+    uint16_t n_outputs
+    uint16_t n_inputs
+
+cdef packed struct Wanted:
+    uint8_t flags
+    uint64_t classes
+
+cdef enum:                   # Asking.how
+    FORM_PARAMETERS = 1
+
+cdef enum:                   # Wanted.flags
+    OUTPUT_BINARY = 1
+    OUTPUT_REGION = 2
+    OUTPUT_ANYWHERE = 4
+    OUTPUT_PARAMETERS = 8
 
 cdef enum:                   # Asked.how
     ASKED_BINARY = 1
@@ -61,7 +77,7 @@ cdef class Form:
 
     cdef int _read(self, Cursor cursor) except -1
     cdef int _read_output(self, Cursor cursor) except -1
-    cdef int _read_inputs(self, Cursor cursor) except -1
+    cdef int _read_inputs(self, Cursor cursor, int count) except -1
 
 # Forms of one front-end's requests.
 cdef class Forms:

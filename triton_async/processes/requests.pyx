@@ -26,10 +26,8 @@ from triton_async.processes.parts cimport (
     put_parameters,
     put_region,
     put_tensor,
-    put_u16,
     take_parameters,
     take_shape,
-    take_u16,
     view_of,
 )
 
@@ -43,11 +41,6 @@ cdef Py_ssize_t _FORM_NBYTES = FORM_NBYTES
 cdef Py_ssize_t _MOST_FORMS = MOST_FORMS
 # Inputs, or outputs, of one message.
 cdef int MOST = 0xFFFF
-
-cdef enum:
-    OUTPUT_BINARY = 1
-    OUTPUT_REGION = 2
-    OUTPUT_ANYWHERE = 4
 
 
 # -- writing ---------------------------------------------------------------------------------------
@@ -87,7 +80,7 @@ cdef int write_request(Writer to, Writer spare, Lane lane, InferRequest request,
     finally:
         spare.size = 0
     if asked.how & ASKED_FIELDS:
-        put_u16(to, <int>min(len(fields), 1000))
+        to.u32(<uint32_t>min(len(fields), 1000))
         for name, value in fields[:1000]:
             put_text(to, name)
             put_text(to, value)
@@ -101,26 +94,36 @@ cdef int _put_form(Writer to, Writer data, Lane lane, InferRequest request, uint
     cdef RequestedOutput output
     cdef Tensor tensor
     cdef int64_t inlined = 0
+    if len(request.inputs) > MOST or len(request.outputs) > MOST:
+        raise Unavailable(NO_ROOM)
     asking.model = model
     asking.version = request.model_version
     asking.priority = request.priority
     asking.timeout_us = request.timeout_us
+    asking.how = FORM_PARAMETERS if request.parameters else 0
+    asking.n_outputs = <uint16_t>len(request.outputs)
+    asking.n_inputs = <uint16_t>len(request.inputs)
     to.raw(<char *>&asking, sizeof(Asking))
-    put_parameters(to, request.parameters)
-    if len(request.inputs) > MOST or len(request.outputs) > MOST:
-        raise Unavailable(NO_ROOM)
-    put_u16(to, <int>len(request.outputs))
+    if asking.how & FORM_PARAMETERS:
+        put_parameters(to, request.parameters)
     for output in request.outputs:
-        put_text(to, output.name)
-        to.u8((OUTPUT_BINARY if output.binary else 0) | (OUTPUT_REGION if output.region is not None else 0)
-              | (OUTPUT_ANYWHERE if output.anywhere else 0))
-        to.u64(<uint64_t>output.classification)
-        put_parameters(to, output.parameters)
-        if output.region is not None:
-            put_region(to, output.region, output.region.data, output.region.nbytes)
-    put_u16(to, <int>len(request.inputs))
+        _put_output(to, output)
     for tensor in request.inputs:
         put_tensor(to, data, lane, tensor, signature.input_by_name, &inlined, lends, None)
+    return 0
+
+
+cdef int _put_output(Writer to, RequestedOutput output) except -1:
+    cdef Wanted wanted
+    wanted.flags = ((OUTPUT_BINARY if output.binary else 0) | (OUTPUT_REGION if output.region is not None else 0)
+                    | (OUTPUT_ANYWHERE if output.anywhere else 0) | (OUTPUT_PARAMETERS if output.parameters else 0))
+    wanted.classes = <uint64_t>output.classification
+    to.raw(<char *>&wanted, sizeof(Wanted))
+    put_text(to, output.name)
+    if wanted.flags & OUTPUT_PARAMETERS:
+        put_parameters(to, output.parameters)
+    if wanted.flags & OUTPUT_REGION:
+        put_region(to, output.region, output.region.data, output.region.nbytes)
     return 0
 
 
@@ -136,37 +139,39 @@ cdef class Form:
 
     cdef int _read(self, Cursor cursor) except -1:
         cdef Asking asking
-        cdef int count
         memcpy(&asking, cursor._take(sizeof(Asking)), sizeof(Asking))
         self.version = asking.version
         self.priority = asking.priority
         self.timeout_us = asking.timeout_us
-        self.parameters = take_parameters(cursor)
+        if asking.how & FORM_PARAMETERS:
+            self.parameters = take_parameters(cursor)
         self.outputs = []
-        count = take_u16(cursor)
-        for _ in range(count):
+        for _ in range(asking.n_outputs):
             self._read_output(cursor)
-        self._read_inputs(cursor)
+        self._read_inputs(cursor, asking.n_inputs)
         if cursor.at != cursor.end:
             raise WireError("a request with a form of another length")
         return 0
 
     cdef int _read_output(self, Cursor cursor) except -1:
-        cdef str name = take_text(cursor)
-        cdef int flags = cursor.u8()
-        cdef int64_t classes = <int64_t>cursor.u64()
-        cdef dict parameters = take_parameters(cursor)
-        if flags & OUTPUT_REGION:
+        cdef Wanted wanted
+        cdef dict parameters = None
+        cdef str name
+        memcpy(&wanted, cursor._take(sizeof(Wanted)), sizeof(Wanted))
+        name = take_text(cursor)
+        if wanted.flags & OUTPUT_PARAMETERS:
+            parameters = take_parameters(cursor)
+        if wanted.flags & OUTPUT_REGION:
             if self.placed is None:
                 self.placed = []
             self.placed.append((len(self.outputs), take_text(cursor), cursor.u64(), cursor.u64()))
         self.outputs.append(
-            RequestedOutput(name, flags & OUTPUT_BINARY != 0, classes, parameters, None, flags & OUTPUT_ANYWHERE != 0)
+            RequestedOutput(name, wanted.flags & OUTPUT_BINARY != 0, <int64_t>wanted.classes, parameters, None,
+                            wanted.flags & OUTPUT_ANYWHERE != 0)
         )
         return 0
 
-    cdef int _read_inputs(self, Cursor cursor) except -1:
-        cdef int count = take_u16(cursor)
+    cdef int _read_inputs(self, Cursor cursor, int count) except -1:
         cdef tuple specs = self.signature.inputs
         cdef Shape *shape
         cdef int i
@@ -264,7 +269,7 @@ cdef InferRequest read_request(Cursor cursor, Lane lane, const Asked *asked, For
                                SlabPool pool):
     cdef InferRequest request = InferRequest.__new__(InferRequest)
     cdef object problem = None
-    cdef int count
+    cdef uint32_t count
     request.model_name = form.signature.model_name
     request.model_version = form.version
     request.priority = form.priority
@@ -281,7 +286,7 @@ cdef InferRequest read_request(Cursor cursor, Lane lane, const Asked *asked, For
         problem = _place_outputs(request, form, regions)
     problem = _take_inputs(cursor, lane, asked, request, form, regions, pool) or problem
     if asked.how & ASKED_FIELDS:
-        count = take_u16(cursor)
+        count = cursor.u32()
         request.trace_parent = [(take_text(cursor), take_text(cursor)) for _ in range(count)]
     if problem is not None:
         raise problem

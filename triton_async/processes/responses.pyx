@@ -1,7 +1,7 @@
 """Responses as messages: writing them, and reading them without trust."""
 
-from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.string cimport memset
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
+from libc.string cimport memcpy
 
 from triton_async.backends.python.isolated.wire cimport Cursor, Writer
 from triton_async.datatypes cimport DT_BYTES
@@ -24,10 +24,8 @@ from triton_async.processes.parts cimport (
     put_parameters,
     put_placed,
     put_tensor,
-    put_u16,
     take_parameters,
     take_shape,
-    take_u16,
     view_of,
 )
 
@@ -39,14 +37,22 @@ from triton_async.processes.parts import error_number, numbered_error
 cdef int _MAX_TENSORS = MAX_TENSORS
 
 
+cdef int _put_head(Writer to, uint64_t number, int flags, str model_name, int64_t model_version,
+                   int n_tensors) except -1:
+    cdef Answered answered
+    answered.kind = RESPONSE
+    answered.request = number
+    answered.flags = <uint8_t>(flags | (NAMES if model_name is not None else 0))
+    answered.lent = 0
+    answered.version = model_version
+    answered.n_tensors = <uint16_t>n_tensors
+    to.raw(<char *>&answered, sizeof(Answered))
+    return 0 if model_name is None else put_text(to, model_name)
+
+
 cdef int write_error(Writer to, uint64_t number, uint8_t flags, str model_name, int64_t model_version,
                      object error) except -1:
-    to.u8(RESPONSE)
-    to.u64(number)
-    to.u8(flags | HAS_ERROR)
-    to.u64(0)
-    to.u64(<uint64_t>model_version)
-    put_text(to, model_name)
+    _put_head(to, number, flags | HAS_ERROR, model_name, model_version, 0)
     to.u8(<uint8_t>error_number(error))
     return put_text(to, error.message)
 
@@ -58,19 +64,18 @@ cdef int write_response(Writer to, Lane lane, InferResponse response, uint64_t n
     cdef Tensor tensor
     cdef int64_t inlined = 0
     cdef int flags = FINAL if response.final else 0
-    cdef str name = ""
+    cdef str name = None
     if response.model_name is not request.model_name and response.model_name != request.model_name:
         name = response.model_name
     if response.error is not None:
         return write_error(to, number, <uint8_t>flags, name, response.model_version, response.error)
-    to.u8(RESPONSE)
-    to.u64(number)
-    to.u8(<uint8_t>flags)
-    to.u64(0)
-    to.u64(<uint64_t>response.model_version)
-    put_text(to, name)
-    put_parameters(to, response.parameters)
-    put_u16(to, <int>len(response.outputs))
+    if len(response.outputs) > _MAX_TENSORS:
+        raise InternalError(f"{len(response.outputs)} outputs are more than a response has, {_MAX_TENSORS}")
+    if response.parameters:
+        flags |= HAS_PARAMETERS
+    _put_head(to, number, flags, name, response.model_version, <int>len(response.outputs))
+    if flags & HAS_PARAMETERS:
+        put_parameters(to, response.parameters)
     for tensor in response.outputs:
         asked = asked_output(request, tensor.name) if request.outputs else None
         if asked is not None and asked.region is not None:
@@ -82,21 +87,24 @@ cdef int write_response(Writer to, Lane lane, InferResponse response, uint64_t n
     return 0
 
 
-cdef InferResponse read_response(Cursor cursor, Lane lane, uint8_t flags, InferRequest request,
+cdef int read_answered(Cursor cursor, Answered *answered) except -1:
+    answered.kind = RESPONSE
+    memcpy(<char *>answered + 1, cursor._take(sizeof(Answered) - 1), sizeof(Answered) - 1)
+    return 0
+
+
+cdef InferResponse read_response(Cursor cursor, Lane lane, const Answered *answered, InferRequest request,
                                  ModelSignature signature, SlabPool pool):
-    cdef uint64_t number = cursor.u64()
-    cdef Held held = lane.held(number) if number else None
+    cdef Held held = lane.held(answered.lent) if answered.lent else None
+    cdef int flags = answered.flags
     cdef InferResponse response
     cdef list outputs = []
-    cdef str name
-    cdef int count
     if request is None:  # it was cancelled, and what is lent goes back at once
         return None
     response = InferResponse.__new__(InferResponse)
     response.request = request
-    response.model_version = <int64_t>cursor.u64()
-    name = take_text(cursor)
-    response.model_name = name if name else request.model_name
+    response.model_version = answered.version
+    response.model_name = take_text(cursor) if flags & NAMES else request.model_name
     response.outputs = outputs
     response.final = flags & FINAL != 0
     response.refused = flags & REFUSED != 0
@@ -104,11 +112,11 @@ cdef InferResponse read_response(Cursor cursor, Lane lane, uint8_t flags, InferR
         kind = cursor.u8()
         response.error = numbered_error(kind, take_text(cursor))
         return response
-    response.parameters = take_parameters(cursor)
-    count = take_u16(cursor)
-    if count > _MAX_TENSORS:
+    if flags & HAS_PARAMETERS:
+        response.parameters = take_parameters(cursor)
+    if answered.n_tensors > _MAX_TENSORS:
         raise WireError("too many tensors")
-    for _ in range(count):
+    for _ in range(answered.n_tensors):
         outputs.append(_take_tensor(cursor, lane, request, signature, held, pool))
     return response
 
@@ -118,7 +126,7 @@ cdef Tensor _take_tensor(Cursor cursor, Lane lane, InferRequest request, ModelSi
     cdef Shape shape
     cdef RequestedOutput asked
     cdef str name
-    memset(&shape, 0, sizeof(Shape))
+    shape.slot = 0
     name = take_shape(cursor, &shape, signature.outputs)
     if shape.place != REGION and shape.datatype != DT_BYTES and size_of(shape.count, shape.datatype) != shape.nbytes:
         raise WireError("a tensor whose bytes do not fill its shape")

@@ -218,6 +218,7 @@ class FrontEnds:
         """Tells them what has changed of its own accord: models that were polled, that fail, that come back."""
         while True:
             change = asyncio.ensure_future(self._server.readiness_change())
+            await asyncio.sleep(0)  # until it listens, or a change behind what is told now would be missed
             self._publish()
             await change
 
@@ -234,9 +235,11 @@ class FrontEnds:
         except ServerError:
             self._end(link, "has no room for what it is told")
 
-    async def _settle(self) -> None:
-        """Returns when all front-ends know what is in force. One that does not listen is ended."""
-        self._publish()
+    async def _settle(self, changed: bool) -> None:
+        """Returns when all front-ends know what is in force. One that does not listen is ended. `changed`: something
+        was; else they may know already."""
+        if changed or self._news.state != self._server.phase:
+            self._publish()
         number = self._news.number
         end = self._loop.time() + defines.SETTLE_S
         while True:

@@ -77,8 +77,9 @@ class Pair:
         self.front_end.open()
         self.model_process.open()
 
-    async def _settle(self) -> None:
-        self.publish()
+    async def _settle(self, changed: bool) -> None:
+        if changed:
+            self.publish()
 
     def publish(self) -> None:
         message, models = self.news.changes()

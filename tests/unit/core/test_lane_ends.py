@@ -122,7 +122,7 @@ def test_a_second_final_response_ends_the_model_process_for_the_front_end(tmp_pa
         heard = Heard()
         asked = InferRequest("slow", inputs=[from_numpy("INPUT0", np.ones(1, np.float32))])
         both.remote.submit(asked, heard)
-        final = b"\x02" + struct.pack("<QBQqIBI", 1, 1 | 2, 0, 1, 0, 1, 1) + b"x"
+        final = b"\x02" + struct.pack("<QBQqHBI", 1, 1 | 2, 0, 1, 0, 1, 1) + b"x"
         both.say("model process", final)
         await until(lambda: heard.responses)
         assert not both.problems

@@ -122,7 +122,7 @@ def asked(number: int, model: int, form: bytes, *rest: bytes, how: int = 0, form
     return head + form + b"".join(rest)
 
 
-EMPTY = struct.pack("<IHH", 0, 0, 0)
+EMPTY = struct.pack("<BHH", 0, 0, 0)
 NO_ID = struct.pack("<I", 0)
 NONSENSE = {
     "no kind": b"\xff", "a kind of the other side": b"\x02" + u64(1), "cut request": asked(99, 0, EMPTY)[:40],
@@ -179,7 +179,7 @@ def test_whatever_a_front_end_writes_the_server_goes_on(tmp_path: Path) -> None:
         chance = random.Random(7)
         model = next(iter(both.front_end.known()))
         text = struct.pack("<I", 1) + b"i"
-        form = struct.pack("<IHHHBBB", 0, 0, 1, 0, 11, 2, 0) + struct.pack("<qqQ", 1, 2, 8)
+        form = struct.pack("<BHHHBBB", 0, 0, 1, 0, 11, 2, 0) + struct.pack("<Qqq", 8, 1, 2)
         real = [
             asked(1 << 40, model, form, text, bytes(8)),
             b"\x04" + u64(3), b"\x05" + u64(3) + struct.pack("<I", 1), b"\x06" + u64(9) + b"\1",

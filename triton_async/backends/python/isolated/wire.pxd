@@ -91,7 +91,9 @@ cdef class Writer:
     cdef int u64(self, uint64_t value) except -1
     cdef int text(self, str value) except -1       # InvalidArg when it is too long
     cdef int long_text(self, bytes value) except -1
+    cdef int counted(self, const char *data, uint32_t nbytes) except -1  # u32 and so many bytes
     cdef int raw(self, const char *data, Py_ssize_t nbytes) except -1
+    cdef int _grow(self, Py_ssize_t nbytes) except -1
     # Tensors of host memory. What is larger than INLINE_NBYTES goes to a lease of `memory`, which the caller owns; NULL
     # when none was needed. Unavailable when there is no room.
     cdef ta_lease *tensors(self, list found, SharedMemory memory) except? NULL

@@ -52,16 +52,27 @@ cdef class Writer:
         free(self.data)
 
     cdef int raw(self, const char *data, Py_ssize_t nbytes) except -1:
-        cdef Py_ssize_t needed = self.size + nbytes
-        cdef char *grown
-        if needed > self.capacity:
-            grown = <char *>realloc(self.data, 2 * needed)
-            if grown == NULL:
-                raise MemoryError
-            self.data = grown
-            self.capacity = 2 * needed
+        if nbytes > self.capacity - self.size:
+            self._grow(nbytes)
         memcpy(self.data + self.size, data, nbytes)
-        self.size = needed
+        self.size += nbytes
+        return 0
+
+    cdef int counted(self, const char *data, uint32_t nbytes) except -1:
+        if <Py_ssize_t>nbytes + 4 > self.capacity - self.size:
+            self._grow(<Py_ssize_t>nbytes + 4)
+        memcpy(self.data + self.size, &nbytes, 4)
+        memcpy(self.data + self.size + 4, data, nbytes)
+        self.size += <Py_ssize_t>nbytes + 4
+        return 0
+
+    cdef int _grow(self, Py_ssize_t nbytes) except -1:
+        cdef Py_ssize_t capacity = 2 * (self.size + nbytes)
+        cdef char *grown = <char *>realloc(self.data, capacity)
+        if grown == NULL:
+            raise MemoryError
+        self.data = grown
+        self.capacity = capacity
         return 0
 
     cdef int u8(self, uint8_t value) except -1:
