@@ -16,7 +16,7 @@ Told = tuple[dict[str, Any], list[Any]]
 
 
 class News:
-    """Of one server. `number`: of the last news, which front-ends say when they have taken over; `state`: told with it."""
+    """Of one server. `number`: of the last news, that front-ends say they have; `state`: told with it."""
 
     def __init__(self, server: InferenceServer) -> None:
         self.number = 0
