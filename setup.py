@@ -69,20 +69,22 @@ C_SOURCES = {
 C_API = Path("csrc") / "tritonserver"
 C_API_SOURCES = [
     "backend.c",
+    "backend_batching.c",
     "backend_execution.c",
     "backend_objects.c",
     "backend_request.c",
     "backend_response.c",
     "backend_statistics.c",
     "cache.c",
+    "inner_server.c",
     "interpreter.c",
     "metrics.c",
     "options.c",
+    "repository_agent.c",
     "request.c",
     "response.c",
     "server.c",
     "trace.c",
-    "unsupported_backend.c",
     "values.c",
 ]
 

@@ -2,8 +2,6 @@
 #define _GNU_SOURCE
 #include "backend_side.h"
 
-#include "bridge.h"
-
 #include <stdlib.h>
 #include <string.h>
 
@@ -176,26 +174,7 @@ EXPORT TRITONSERVER_Error *TRITONBACKEND_ModelSetConfig(
     return ta_calls->set_config(model, model_config->json, model_config->nbytes);
 }
 
-static TRITONSERVER_Server *_Atomic server_of_process;
-
-EXPORT void ta_set_server(TRITONSERVER_Server *server) {
-    atomic_store_explicit(&server_of_process, server, memory_order_release);
-}
-
-TRITONSERVER_Server *ta_no_server(void) {
-    static char nobody;
-    return (TRITONSERVER_Server *)&nobody;
-}
-
-/* Backends keep it whether they ever use it or not. */
-EXPORT TRITONSERVER_Error *TRITONBACKEND_ModelServer(TRITONBACKEND_Model *model, TRITONSERVER_Server **server) {
-    NEEDS_A(MODEL, model);
-    NEEDS(server);
-    *server = atomic_load_explicit(&server_of_process, memory_order_acquire);
-    if (*server == NULL)
-        *server = ta_no_server();
-    return NULL;
-}
+GETTER(TRITONBACKEND_ModelServer, MODEL, TRITONBACKEND_Model, model, TRITONSERVER_Server *, server, model->server)
 
 EXPORT TRITONSERVER_Error *TRITONBACKEND_ModelReportMemoryUsage(
     TRITONBACKEND_Model *model, TRITONSERVER_BufferAttributes **usage, uint32_t usage_size) {

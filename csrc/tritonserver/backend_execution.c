@@ -29,6 +29,7 @@ ta_execution *ta_execution_begin(TRITONBACKEND_ModelInstance *instance, ta_batch
         return NULL;
     ta_execution *execution = (ta_execution *)memory;
     execution->instance = instance;
+    atomic_fetch_add(&instance->refs, 1);
     execution->batch = batch;
     execution->n_requests = batch->n_requests;
     execution->handles = (TRITONBACKEND_Request **)(memory + requests + inputs);
@@ -57,25 +58,27 @@ ta_execution *ta_execution_begin(TRITONBACKEND_ModelInstance *instance, ta_batch
     return execution;
 }
 
-/* With the last of its requests. One whose instance is gone is not freed: the backend may still use its requests. */
+/* With the last of its requests. One whose instance was finalised is not freed: the backend may still use its requests. */
 void ta_execution_drop(ta_execution *execution) {
     if (atomic_fetch_sub(&execution->refs, 1) != 1)
         return;
     TRITONBACKEND_ModelInstance *instance = execution->instance;
-    if (instance == NULL)
-        return;
+    ta_execution *oldest = NULL;
     pthread_mutex_lock(&instance->lock);
-    if (execution->previous != NULL)
-        execution->previous->next = execution->next;
-    else
-        instance->executions = execution->next;
-    if (execution->next != NULL)
-        execution->next->previous = execution->previous;
-    ta_execution **place = &instance->dead[instance->n_dead++ % TA_DEAD];
-    ta_execution *oldest = *place;
-    *place = execution;
+    if (!instance->finalised) {
+        if (execution->previous != NULL)
+            execution->previous->next = execution->next;
+        else
+            instance->executions = execution->next;
+        if (execution->next != NULL)
+            execution->next->previous = execution->previous;
+        ta_execution **place = &instance->dead[instance->n_dead++ % TA_DEAD];
+        oldest = *place;
+        *place = execution;
+    }
     pthread_mutex_unlock(&instance->lock);
     destroy(oldest);
+    ta_instance_drop(instance);
 }
 
 void ta_request_drop(TRITONBACKEND_Request *request) {
@@ -87,6 +90,8 @@ void ta_request_drop(TRITONBACKEND_Request *request) {
     ta_states_free(request);
     ta_details_free(request->details);
     request->details = NULL;
+    ta_trace_drop(request->trace);
+    request->trace = NULL;
     ta_execution_drop(request->execution);
 }
 
@@ -214,14 +219,17 @@ static void fail(ta_execution *execution, TRITONSERVER_Error *error) {
     }
     for (int32_t r = 0; r < execution->n_requests; r++) {
         TRITONBACKEND_Request *request = &execution->requests[r];
-        if (request->released)
+        pthread_mutex_lock(&execution->lock);
+        int released = request->released;
+        request->released = 1;
+        pthread_mutex_unlock(&execution->lock);
+        if (released)
             continue;
         TRITONBACKEND_Response *response = execution->live && !request->final ? ta_response_new(request) : NULL;
         if (response != NULL) {
             response->error = ta_error(error->code, "%s", error->message);
-            TRITONSERVER_ErrorDelete(ta_answer(request, response, TRITONSERVER_RESPONSE_COMPLETE_FINAL));
+            TRITONSERVER_ErrorDelete(ta_send_answer(request, response, TRITONSERVER_RESPONSE_COMPLETE_FINAL));
         }
-        request->released = 1;
         if (execution->live)
             ta_calls->released(request);
         retire(request);
@@ -280,13 +288,13 @@ void ta_execution_end(ta_execution *execution, TRITONSERVER_Error *error) {
 void ta_executions_abandon(TRITONBACKEND_ModelInstance *instance) {
     for (;;) {
         pthread_mutex_lock(&instance->lock);
+        instance->finalised = 1;
         ta_execution *execution = instance->executions;
         if (execution != NULL)
             instance->executions = execution->next;
         pthread_mutex_unlock(&instance->lock);
         if (execution == NULL)
             break;
-        execution->instance = NULL;
         for (int32_t r = 0; r < execution->n_requests; r++) {
             TRITONBACKEND_Request *request = &execution->requests[r];
             pthread_mutex_lock(&execution->lock);
@@ -299,6 +307,10 @@ void ta_executions_abandon(TRITONBACKEND_ModelInstance *instance) {
                 ta_calls->drop(factory);
         }
     }
+}
+
+/* What an instance keeps of those that are over. */
+void ta_executions_free(TRITONBACKEND_ModelInstance *instance) {
     for (int i = 0; i < TA_DEAD; i++) {
         destroy(instance->dead[i]);
         free(instance->dead_responses[i]);

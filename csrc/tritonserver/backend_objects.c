@@ -48,16 +48,22 @@ static void free_specs(ta_spec *specs, int32_t count) {
     free(specs);
 }
 
-static void model_free(TRITONBACKEND_Model *model) {
-    if (model == NULL)
+static void model_drop(TRITONBACKEND_Model *model) {
+    if (atomic_fetch_sub(&model->refs, 1) != 1)
         return;
     free_specs(model->inputs, model->n_inputs);
     free_specs(model->outputs, model->n_outputs);
     free(model->name);
     free(model->location);
     free(model->config);
-    model->magic = TA_MAGIC_GONE;
     free(model);
+}
+
+static void model_free(TRITONBACKEND_Model *model) {
+    if (model == NULL)
+        return;
+    model->magic = TA_MAGIC_GONE;
+    model_drop(model);
 }
 
 static TRITONBACKEND_Model *model_new(TRITONBACKEND_Backend *backend, const char *name, uint64_t version,
@@ -66,6 +72,7 @@ static TRITONBACKEND_Model *model_new(TRITONBACKEND_Backend *backend, const char
     if (model == NULL)
         return NULL;
     model->magic = TA_MAGIC_MODEL;
+    model->refs = 1;
     model->backend = backend;
     model->version = version;
     model->auto_complete = auto_complete;
@@ -104,18 +111,26 @@ static void free_strings(char **strings, uint32_t count) {
     free(strings);
 }
 
-static void instance_free(TRITONBACKEND_ModelInstance *instance) {
-    if (instance == NULL)
+void ta_instance_drop(TRITONBACKEND_ModelInstance *instance) {
+    if (atomic_fetch_sub(&instance->refs, 1) != 1)
         return;
-    ta_executions_abandon(instance);
+    ta_executions_free(instance);
     free_strings(instance->profiles, instance->n_profiles);
     free_strings(instance->secondary_kinds, instance->n_secondary);
     free(instance->secondary_ids);
     free(instance->name);
     free(instance->host_policy);
     pthread_mutex_destroy(&instance->lock);
-    instance->magic = TA_MAGIC_GONE;
+    model_drop(instance->model);
     free(instance);
+}
+
+static void instance_free(TRITONBACKEND_ModelInstance *instance) {
+    if (instance == NULL)
+        return;
+    ta_executions_abandon(instance);
+    instance->magic = TA_MAGIC_GONE;
+    ta_instance_drop(instance);
 }
 
 static TRITONBACKEND_ModelInstance *instance_new(TRITONBACKEND_Model *model, const char *name, int32_t kind,
@@ -124,7 +139,9 @@ static TRITONBACKEND_ModelInstance *instance_new(TRITONBACKEND_Model *model, con
     if (instance == NULL)
         return NULL;
     instance->magic = TA_MAGIC_INSTANCE;
+    instance->refs = 1;
     instance->model = model;
+    atomic_fetch_add(&model->refs, 1);
     instance->kind = kind;
     instance->device_id = device_id;
     pthread_mutex_init(&instance->lock, NULL);
@@ -181,6 +198,10 @@ EXPORT const ta_backend_side *ta_backend_side_table(void) {
         .error_new = TRITONSERVER_ErrorNew,
         .error_delete = TRITONSERVER_ErrorDelete,
         .parameter_new = TRITONSERVER_ParameterNew,
+        .trace_of = ta_trace_of,
+        .peek_new = ta_peek_new,
+        .peek_clear = ta_peek_clear,
+        .peek_free = ta_peek_free,
     };
     return &TABLE;
 }

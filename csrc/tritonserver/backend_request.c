@@ -221,7 +221,7 @@ EXPORT TRITONSERVER_Error *TRITONBACKEND_InputBufferAttributes(
 /* -- Outputs that are asked for */
 
 static int is_asked_for(TRITONBACKEND_Request *request, int32_t index) {
-    if (request->execution->instance == NULL || request->execution->instance->model->outputs[index].state)
+    if (request->execution->instance->model->outputs[index].state)
         return 0;
     return index < 63 ? (int)(request->wanted >> index & 1) : ta_calls->asks_for(request, index);
 }
@@ -269,31 +269,36 @@ EXPORT TRITONSERVER_Error *TRITONBACKEND_RequestOutputBufferProperties(
     return NULL;
 }
 
-/* The server's traces are not visible to backends. */
 EXPORT TRITONSERVER_Error *TRITONBACKEND_RequestTrace(
     TRITONBACKEND_Request *request, TRITONSERVER_InferenceTrace **trace) {
     NEEDS_A(REQUEST, request);
     NEEDS(trace);
-    *trace = NULL;
+    if (request->trace == NULL && ta_calls->trace(request) != 0)
+        return no_memory();
+    *trace = request->trace;
     return NULL;
 }
 
 EXPORT TRITONSERVER_Error *TRITONBACKEND_RequestRelease(TRITONBACKEND_Request *request, uint32_t release_flags) {
-    NEEDS_A(REQUEST, request);
+    TAKEN(request);
     if (release_flags == 0 ||
         (release_flags & ~(uint32_t)(TRITONSERVER_REQUEST_RELEASE_ALL | TRITONSERVER_REQUEST_RELEASE_RESCHEDULE)) != 0)
         return ta_error(TRITONSERVER_ERROR_INVALID_ARG, "a request cannot be released with flags %u", release_flags);
     if ((release_flags & TRITONSERVER_REQUEST_RELEASE_RESCHEDULE) && !request->execution->instance->model->iterative)
         return ta_error(TRITONSERVER_ERROR_INVALID_ARG, "Request is released with "
                         "TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is not configured to handle such a flag.");
-    request->magic = TA_MAGIC_GONE;
-    for (uint32_t i = 0; i < request->n_inputs; i++)
-        request->inputs[i].magic = TA_MAGIC_GONE;
     pthread_mutex_lock(&request->execution->lock);
-    request->release_flags = release_flags;
-    request->released = 1;
-    int live = request->execution->live;
+    int live = request->execution->live, again = request->released || request->abandoned;
+    if (!again) {
+        request->magic = TA_MAGIC_GONE;
+        for (uint32_t i = 0; i < request->n_inputs; i++)
+            request->inputs[i].magic = TA_MAGIC_GONE;
+        request->release_flags = release_flags;
+        request->released = 1;
+    }
     pthread_mutex_unlock(&request->execution->lock);
+    if (again)
+        return ta_not_a("request");
     if (live)
         ta_calls->released(request);
     ta_request_drop(request);

@@ -61,7 +61,7 @@ int ta_output_buffer(TRITONBACKEND_Request *request, TRITONBACKEND_Output *outpu
         execution->rows_known && output->response != NULL && output->datatype != TRITONSERVER_TYPE_BYTES &&
         take_part(execution, request, output, nbytes) != 0)
         execution->irregular = 1;
-    void *pool = execution->instance == NULL ? NULL : execution->instance->pool;
+    void *pool = request->abandoned ? NULL : execution->instance->pool;
     pthread_mutex_unlock(&execution->lock);
     if (output->memory != NULL)
         return 0;
@@ -147,14 +147,11 @@ void ta_response_free(TRITONBACKEND_Response *response) {
     TRITONSERVER_ErrorDelete(response->error);
     response->magic = TA_MAGIC_GONE;
     TRITONBACKEND_ModelInstance *instance = request->execution->instance;
-    TRITONBACKEND_Response *oldest = response;
-    if (instance != NULL) {
-        pthread_mutex_lock(&instance->lock);
-        TRITONBACKEND_Response **place = &instance->dead_responses[instance->n_dead_responses++ % TA_DEAD];
-        oldest = *place;
-        *place = response;
-        pthread_mutex_unlock(&instance->lock);
-    }
+    pthread_mutex_lock(&instance->lock);
+    TRITONBACKEND_Response **place = &instance->dead_responses[instance->n_dead_responses++ % TA_DEAD];
+    TRITONBACKEND_Response *oldest = *place;
+    *place = response;
+    pthread_mutex_unlock(&instance->lock);
     free(oldest);
     ta_request_drop(request);
 }
@@ -162,7 +159,7 @@ void ta_response_free(TRITONBACKEND_Response *response) {
 EXPORT TRITONSERVER_Error *TRITONBACKEND_ResponseNew(
     TRITONBACKEND_Response **response, TRITONBACKEND_Request *request) {
     NEEDS(response);
-    NEEDS_A(REQUEST, request);
+    TAKEN(request);
     *response = ta_response_new(request);
     return *response == NULL ? no_memory() : NULL;
 }
@@ -350,7 +347,7 @@ static TRITONSERVER_Error *note_send(TRITONBACKEND_Request *request, TRITONBACKE
     return NULL;
 }
 
-TRITONSERVER_Error *ta_answer(TRITONBACKEND_Request *request, TRITONBACKEND_Response *response, uint32_t flags) {
+TRITONSERVER_Error *ta_send_answer(TRITONBACKEND_Request *request, TRITONBACKEND_Response *response, uint32_t flags) {
     int live = 0;
     response->flags = flags;
     TRITONSERVER_Error *error = note_send(request, response, flags, &live);
@@ -378,7 +375,7 @@ EXPORT TRITONSERVER_Error *TRITONBACKEND_ResponseSend(
     }
     if (error != NULL)
         response->error = ta_error(error->code, "%s", error->message);
-    return ta_answer(response->request, response, send_flags);
+    return ta_send_answer(response->request, response, send_flags);
 }
 
 /* -- Factories */
@@ -386,7 +383,7 @@ EXPORT TRITONSERVER_Error *TRITONBACKEND_ResponseSend(
 EXPORT TRITONSERVER_Error *TRITONBACKEND_ResponseFactoryNew(
     TRITONBACKEND_ResponseFactory **factory, TRITONBACKEND_Request *request) {
     NEEDS(factory);
-    NEEDS_A(REQUEST, request);
+    TAKEN(request);
     *factory = calloc(1, sizeof(**factory));
     if (*factory == NULL)
         return no_memory();
@@ -442,7 +439,7 @@ EXPORT TRITONSERVER_Error *TRITONBACKEND_StateNew(
     TRITONBACKEND_State **state, TRITONBACKEND_Request *request, const char *name,
     const TRITONSERVER_DataType datatype, const int64_t *shape, const uint32_t dims_count) {
     NEEDS(state);
-    NEEDS_A(REQUEST, request);
+    TAKEN(request);
     NEEDS(name);
     TRITONBACKEND_Model *model = model_of(request);
     int32_t index = -1;

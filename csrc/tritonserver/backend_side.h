@@ -87,8 +87,10 @@ struct TRITONBACKEND_Model {
     char *location;
     uint64_t version;
     TRITONSERVER_Message *config;
+    TRITONSERVER_Server *server; /* as this model sees it; the engine's */
     void *state;
     void *owner; /* the Python object, borrowed */
+    _Atomic int32_t refs; /* the engine's, and those of its instances */
     /* Of a model that is loaded: */
     ta_spec *inputs;
     ta_spec *outputs;
@@ -116,11 +118,14 @@ struct TRITONBACKEND_ModelInstance {
     void *state;
     void *pool;          /* ta_slab_pool: where outputs are leased */
     void *owner;         /* the Python object, borrowed */
+    _Atomic int32_t refs;      /* the engine's, and those of its executions: a request may be let go behind it */
+    _Atomic int32_t executing; /* Execute is running */
     /* What ReportBatchStatistics said in the execution that runs; zero: nothing. */
     _Atomic int64_t compute_start_ns;
     _Atomic int64_t compute_end_ns;
     /* Requests that the backend has. Under `lock`. */
     pthread_mutex_t lock;
+    int32_t finalised; /* no request is its own any more */
     ta_execution *executions;
     /* Executions that are over, the oldest of which is freed next: a backend that goes on using one is told so. */
     ta_execution *dead[TA_DEAD];
@@ -222,6 +227,7 @@ struct TRITONBACKEND_Request {
     int32_t released;
     uint32_t release_flags;
     int32_t final;          /* the final response was sent, or is queued */
+    int32_t peeked;         /* it stands in a queue: it can only be looked at */
     int32_t abandoned;      /* its instance was finalised: nobody waits for it */
     int32_t n_queued;
     uint32_t n_inputs;
@@ -229,6 +235,7 @@ struct TRITONBACKEND_Request {
     TRITONBACKEND_Response *queued; /* sent while HELD, the oldest first */
     TRITONBACKEND_State *states;
     ta_details *details;
+    TRITONSERVER_InferenceTrace *trace; /* once it was asked for; NULL: it is not traced */
 };
 
 struct ta_execution {
@@ -261,7 +268,11 @@ typedef struct ta_backend_calls {
     TRITONSERVER_Error *(*send)(TRITONBACKEND_Request *request, TRITONBACKEND_Response *response);
     TRITONSERVER_Error *(*send_flags)(TRITONBACKEND_Request *request);
     void (*released)(TRITONBACKEND_Request *request);
-    void (*drop)(void *factory);
+    void (*drop)(void *object); /* gives a reference back */
+    void (*keep)(void *object);
+    /* Sets `request->trace` where the request is traced. 0, or -1 without memory. */
+    int (*trace)(TRITONBACKEND_Request *request);
+    void (*note_trace)(void *trace, const char *name, uint64_t ns);
     /* Makes the requests of an execution LIVE (its lock is not held). */
     void (*go_live)(ta_execution *execution);
     TRITONSERVER_Error *(*set_config)(TRITONBACKEND_Model *model, const char *json, size_t nbytes);
@@ -287,7 +298,7 @@ typedef struct ta_backend_side {
                                                  int32_t device_id, const char *host_policy);
     int (*instance_set_lists)(TRITONBACKEND_ModelInstance *instance, const char *const *profiles, uint32_t n_profiles,
                               const char *const *kinds, const int64_t *ids, uint32_t n_secondary);
-    /* Fails what the backend has kept, and frees the instance. */
+    /* Fails what the backend has kept, and frees the instance: its memory goes with the last of its requests. */
     void (*instance_free)(TRITONBACKEND_ModelInstance *instance);
     /* An execution with room for the requests of a batch, each with `n_inputs` inputs to be filled; NULL without memory.
      * The engine fills them, calls Execute, then `end`, and is done with it. */
@@ -304,6 +315,14 @@ typedef struct ta_backend_side {
     void (*error_delete)(TRITONSERVER_Error *error);
     TRITONSERVER_Parameter *(*parameter_new)(const char *name, const TRITONSERVER_ParameterType type,
                                              const void *value);
+    TRITONSERVER_InferenceTrace *(*trace_of)(void *owner, uint64_t id, uint64_t parent_id, int32_t level,
+                                             const char *model, int64_t version, const char *request_id,
+                                             const char *context);
+    /* A request of the instance for the hooks of batching, to be filled, looked at and cleared again and again. NULL
+     * without memory. */
+    TRITONBACKEND_Request *(*peek_new)(TRITONBACKEND_ModelInstance *instance, uint32_t n_inputs);
+    void (*peek_clear)(TRITONBACKEND_Request *request);
+    void (*peek_free)(TRITONBACKEND_Request *request);
 } ta_backend_side;
 
 const ta_backend_side *ta_backend_side_table(void);
@@ -316,20 +335,37 @@ ta_execution *ta_execution_begin(TRITONBACKEND_ModelInstance *instance, ta_batch
 void ta_execution_end(ta_execution *execution, TRITONSERVER_Error *error);
 void ta_execution_flush(ta_execution *execution);
 void ta_executions_abandon(TRITONBACKEND_ModelInstance *instance);
+void ta_executions_free(TRITONBACKEND_ModelInstance *instance);
+void ta_instance_drop(TRITONBACKEND_ModelInstance *instance);
 void ta_execution_drop(ta_execution *execution);
 /* For LIVE and HELD requests alike; takes the response. */
-TRITONSERVER_Error *ta_answer(TRITONBACKEND_Request *request, TRITONBACKEND_Response *response, uint32_t flags);
+TRITONSERVER_Error *ta_send_answer(TRITONBACKEND_Request *request, TRITONBACKEND_Response *response, uint32_t flags);
 TRITONBACKEND_Response *ta_response_new(TRITONBACKEND_Request *request);
 void ta_request_drop(TRITONBACKEND_Request *request);
 void ta_response_free(TRITONBACKEND_Response *response);
 void ta_output_free(TRITONBACKEND_Output *output);
 void ta_states_free(TRITONBACKEND_Request *request);
 void ta_lease_drop(void *lease);
+/* The C form of a trace of the server, `owner`, of which it takes a reference; NULL without memory. */
+TRITONSERVER_InferenceTrace *ta_trace_of(void *owner, uint64_t id, uint64_t parent_id, int32_t level, const char *model,
+                                         int64_t version, const char *request_id, const char *context);
+void ta_trace_drop(TRITONSERVER_InferenceTrace *trace);
+TRITONBACKEND_Request *ta_peek_new(TRITONBACKEND_ModelInstance *instance, uint32_t n_inputs);
+void ta_peek_clear(TRITONBACKEND_Request *request);
+void ta_peek_free(TRITONBACKEND_Request *request);
 void ta_details_free(ta_details *details);
 int ta_output_buffer(TRITONBACKEND_Request *request, TRITONBACKEND_Output *output, uint64_t nbytes);
 
 /* The error of a function that got an object that is none, or is no more. */
 TRITONSERVER_Error *ta_not_a(const char *what);
+
+/* A request that stands in a queue is neither answered nor released. */
+#define TAKEN(request)                                                                                   \
+    do {                                                                                                 \
+        NEEDS_A(REQUEST, request);                                                                       \
+        if ((request)->peeked)                                                                           \
+            return ta_error(TRITONSERVER_ERROR_INVALID_ARG, "a request in the queue can only be looked at"); \
+    } while (0)
 
 #define NEEDS_A(MAGIC, pointer)                                              \
     do {                                                                     \

@@ -17,11 +17,4 @@ void ta_register_process(const ta_process_calls *calls);
 /* Which levels are logged: bit TRITONSERVER_LogLevel. Until it is called none is. Any thread. */
 void ta_set_log_levels(uint32_t levels);
 
-/* The server that backends of this process belong to (TRITONBACKEND_ModelServer); NULL: none that the C API knows.
- * It must stay where it is. Any thread. */
-void ta_set_server(TRITONSERVER_Server *server);
-
-/* What backends get where there is none: no function of TRITONSERVER_Server takes it. */
-TRITONSERVER_Server *ta_no_server(void);
-
 #endif

@@ -354,7 +354,7 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_ServerMetrics(TRITONSERVER_Server *serve
     NEEDS(metrics);
     TRY(ta_known(server));
     TRITONSERVER_Message *page = NULL;
-    TRY(ta_control->call(server->number, "metrics", NULL, 0, &page));
+    TRY(server->control->call(server->number, "metrics", NULL, 0, &page));
     size_t nbytes = 0;
     char *own = ta_metrics_text(&nbytes);
     TRITONSERVER_Message *whole = own == NULL ? NULL : malloc(sizeof(*whole) + page->nbytes + nbytes + 1);

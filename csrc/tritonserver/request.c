@@ -52,7 +52,7 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_InferenceRequestNew(
     NEEDS(inference_request);
     NEEDS(model_name);
     TRY(ta_known(server));
-    TRY(ta_infer->find(server->desk, model_name, model_version));
+    TRY(server->infer->find(server->desk, model_name, model_version));
     TRITONSERVER_InferenceRequest *request = calloc(1, sizeof(*request));
     OUT_OF_MEMORY_IF(request == NULL);
     request->released.kind = TA_ANSWER_RELEASE;
@@ -173,7 +173,8 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_InferenceRequestCancel(REQUEST) {
     if (!atomic_load_explicit(&inference_request->in_flight, memory_order_acquire))
         return NULL;
     atomic_store(&inference_request->cancelled, true);
-    ta_infer->cancel(inference_request->server->desk, inference_request->serial);
+    TRITONSERVER_Server *server = inference_request->server;
+    server->infer->cancel(server->desk, inference_request->serial);
     return NULL;
 }
 

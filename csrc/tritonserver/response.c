@@ -204,7 +204,7 @@ static void hand_back(TRITONSERVER_InferenceRequest *request) {
 
 #define OWNERS 64
 
-static void answer_all(ta_answer *answer) {
+static void answer_all(TRITONSERVER_Server *server, ta_answer *answer) {
     void *owners[OWNERS];
     uint64_t count = 0;
     while (answer != NULL) {
@@ -221,7 +221,7 @@ static void answer_all(ta_answer *answer) {
         }
         answer = next;
         if (count == OWNERS || (count != 0 && answer == NULL)) {
-            ta_infer->drop(owners, count);
+            server->infer->drop(owners, count);
             count = 0;
         }
     }
@@ -242,25 +242,37 @@ static void *answer_main(void *argument) {
         }
         server->first = server->last = NULL;
         pthread_mutex_unlock(&server->lock);
-        answer_all(first);
+        answer_all(server, first);
         pthread_mutex_lock(&server->lock);
     }
     pthread_mutex_unlock(&server->lock);
     return NULL;
 }
 
-int ta_answers_start(TRITONSERVER_Server *server) {
+void ta_answers_prepare(TRITONSERVER_Server *server) {
     pthread_mutex_init(&server->lock, NULL);
     pthread_cond_init(&server->more, NULL);
-    return pthread_create(&server->thread, NULL, answer_main, server);
+}
+
+TRITONSERVER_Error *ta_answers_ready(TRITONSERVER_Server *server) {
+    pthread_mutex_lock(&server->lock);
+    if (!server->running)
+        server->running = pthread_create(&server->thread, NULL, answer_main, server) == 0;
+    bool running = server->running;
+    pthread_mutex_unlock(&server->lock);
+    return running ? NULL : ta_error(TRITONSERVER_ERROR_INTERNAL, "no thread for callbacks is to be had");
 }
 
 void ta_answers_stop(TRITONSERVER_Server *server) {
     pthread_mutex_lock(&server->lock);
     server->ending = true;
+    bool running = server->running;
     pthread_cond_signal(&server->more);
     pthread_mutex_unlock(&server->lock);
-    pthread_join(server->thread, NULL);
+    if (running)
+        pthread_join(server->thread, NULL);
+    if (atomic_load(&server->stuck))
+        return;
     pthread_mutex_destroy(&server->lock);
     pthread_cond_destroy(&server->more);
 }
@@ -381,7 +393,7 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_InferenceResponseOutputClassificationLab
         return out_of_bounds(index, "outputs", response->n_outputs);
     OUT_OF_MEMORY_IF(!ta_room(&response->labels, &response->labels_room, response->n_labels, sizeof(char *)));
     TRY(ta_known(response->server));
-    *label = ta_infer->label(
+    *label = response->server->infer->label(
         response->server->desk, response->model_name, response->model_version, response->outputs[index].name,
         class_index);
     if (*label != NULL)

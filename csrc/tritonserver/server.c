@@ -33,7 +33,14 @@ TRITONSERVER_Error *ta_known(TRITONSERVER_Server *server) {
     return known ? NULL : ta_error(TRITONSERVER_ERROR_INVALID_ARG, "the server is none, or was deleted before");
 }
 
-static void forget(TRITONSERVER_Server *server) {
+void ta_enlist(TRITONSERVER_Server *server) {
+    pthread_mutex_lock(&lock);
+    server->next = servers;
+    servers = server;
+    pthread_mutex_unlock(&lock);
+}
+
+void ta_forget(TRITONSERVER_Server *server) {
     pthread_mutex_lock(&lock);
     TRITONSERVER_Server **place = &servers;
     while (*place != NULL && *place != server)
@@ -55,51 +62,58 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_ServerNew(
     TRITONSERVER_Message *answer = NULL;
     TRITONSERVER_Server *made = calloc(1, sizeof(*made));
     OUT_OF_MEMORY_IF(made == NULL);
+    made->control = ta_control;
+    made->infer = ta_infer;
     TRITONSERVER_Error *error = ta_control->call(0, "new", texts, count, &answer);
     if (error == NULL) {
         /* The number and an address, with a space between them. */
         char *end = NULL;
         made->number = strtoull(answer->json, &end, 10);
         made->desk = (void *)(uintptr_t)strtoull(end, NULL, 10);
-        if (ta_answers_start(made) != 0) {
-            error = ta_error(TRITONSERVER_ERROR_INTERNAL, "no thread for callbacks is to be had");
+        ta_answers_prepare(made);
+        error = ta_answers_ready(made);
+        if (error != NULL)
             TRITONSERVER_ErrorDelete(ta_control->call(made->number, "delete", NULL, 0, NULL));
-        }
     }
     free(answer);
     if (error != NULL) {
         free(made);
         return error;
     }
-    pthread_mutex_lock(&lock);
-    made->next = servers;
-    servers = made;
-    pthread_mutex_unlock(&lock);
+    ta_enlist(made);
     *server = made;
     return NULL;
 }
 
-EXPORT TRITONSERVER_Error *TRITONSERVER_ServerStop(SERVER) {
+/* Whether the caller may end it. */
+static TRITONSERVER_Error *check_end(TRITONSERVER_Server *server, const char *what) {
     TRY(ta_known(server));
-    if (atomic_load(&server->stopped))
-        return NULL;
+    if (server->inner)
+        return ta_error(TRITONSERVER_ERROR_INVALID_ARG, "a backend can not %s the server that it lives in", what);
     if (pthread_equal(pthread_self(), server->thread))
-        return ta_error(TRITONSERVER_ERROR_INVALID_ARG, "a server can not be stopped in a callback of its own");
-    TRY(ta_control->call(server->number, "stop", NULL, 0, NULL));
-    atomic_store(&server->stopped, true);
+        return ta_error(TRITONSERVER_ERROR_INVALID_ARG, "a server can not be ended in a callback of its own");
     return NULL;
 }
 
+EXPORT TRITONSERVER_Error *TRITONSERVER_ServerStop(SERVER) {
+    TRY(check_end(server, "stop"));
+    if (atomic_load(&server->stopped))
+        return NULL;
+    TRITONSERVER_Error *error = ta_control->call(server->number, "stop", NULL, 0, NULL);
+    atomic_store(error == NULL ? &server->stopped : &server->stuck, true);
+    return error;
+}
+
 EXPORT TRITONSERVER_Error *TRITONSERVER_ServerDelete(SERVER) {
-    TRY(ta_known(server));
-    if (pthread_equal(pthread_self(), server->thread))
-        return ta_error(TRITONSERVER_ERROR_INVALID_ARG, "a server can not be deleted in a callback of its own");
+    TRY(check_end(server, "delete"));
     TRY(TRITONSERVER_ServerStop(server));
-    forget(server);
+    ta_forget(server);
     /* Behind it no request comes any more, and those that were there have been handed to the callback thread. */
     TRITONSERVER_Error *error = ta_control->call(server->number, "delete", NULL, 0, NULL);
     ta_answers_stop(server);
-    free(server);
+    /* What an engine never gave back names it to the end of the process. */
+    if (!atomic_load(&server->stuck))
+        free(server);
     return error;
 }
 
@@ -111,7 +125,7 @@ static TRITONSERVER_Error *call(
     TRY(ta_known(server));
     snprintf(number, sizeof(number), "%lld", (long long)version);
     ta_text texts[] = {{first == NULL ? "" : first, first == NULL ? 0 : strlen(first)}, {number, strlen(number)}};
-    return ta_control->call(server->number, what, texts, 2, answer);
+    return server->control->call(server->number, what, texts, 2, answer);
 }
 
 /* The answer is a number. */
@@ -162,7 +176,7 @@ static TRITONSERVER_Error *call_with(
         }
     }
     if (error == NULL)
-        error = ta_control->call(server->number, what, texts, 2 * count + 1, NULL);
+        error = server->control->call(server->number, what, texts, 2 * count + 1, NULL);
     free(texts);
     return error;
 }
@@ -285,7 +299,9 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_ServerInferAsync(
     if (atomic_exchange(&request->in_flight, true))
         return ta_error(TRITONSERVER_ERROR_INVALID_ARG, "the request is on its way already");
     atomic_store(&request->cancelled, false);
-    TRITONSERVER_Error *error = ta_infer->infer(server->desk, request, trace);
+    TRITONSERVER_Error *error = ta_answers_ready(server);
+    if (error == NULL)
+        error = server->infer->infer(server->desk, request, trace);
     if (error != NULL) {
         atomic_store(&request->in_flight, false);
         if (trace != NULL)

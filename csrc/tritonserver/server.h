@@ -111,6 +111,8 @@ struct TRITONSERVER_InferenceTrace {
     TRITONSERVER_InferenceTraceTensorActivityFn_t tensor_activity;
     TRITONSERVER_InferenceTraceReleaseFn_t release;
     void *userp;
+    void *owner; /* the server's Trace that it stands for, a reference; NULL: it is a program's */
+    bool lent;   /* a backend's request has it, and ends it */
     char *model_name, *request_id, *context;
     int64_t model_version;
     size_t n_events, events_room;
@@ -120,11 +122,16 @@ struct TRITONSERVER_InferenceTrace {
     } *events;
 };
 
+/* A server as a program has it, or as a backend's model sees the one that it lives in (inner_server.c). */
 struct TRITONSERVER_Server {
     struct TRITONSERVER_Server *next; /* in the list of all */
+    const struct ta_control_calls *control;
+    const struct ta_infer_calls *infer;
     uint64_t number;                  /* what the control calls know it by */
-    void *desk;                       /* what inference is asked of, kept by the control calls' module */
-    _Atomic bool stopped;
+    void *desk;                       /* what inference is asked of, kept by whoever made it */
+    bool inner;                       /* a backend's: it is neither stopped nor deleted by who has it */
+    bool running;                     /* there is a thread of callbacks */
+    _Atomic bool stopped, stuck;      /* stuck: its end was given up once, and requests may still name it */
     pthread_mutex_t lock;
     pthread_cond_t more;
     ta_answer *first, *last;
@@ -156,6 +163,7 @@ typedef struct ta_infer_calls {
 void ta_register_control(const ta_control_calls *calls);
 void ta_register_infer(const ta_infer_calls *calls);
 
+/* Of servers that programs make. */
 extern const ta_control_calls *ta_control;
 extern const ta_infer_calls *ta_infer;
 
@@ -178,6 +186,16 @@ typedef struct ta_library {
 
 const ta_library *ta_library_calls(void);
 
+/* Servers of backends' models (inner_server.c). Without the GIL where they wait. */
+typedef struct ta_inner_side {
+    TRITONSERVER_Server *(*make)(
+        const ta_control_calls *control, const ta_infer_calls *infer, uint64_t number, void *desk);
+    void (*close)(TRITONSERVER_Server *server);
+    void (*free)(TRITONSERVER_Server *server);
+} ta_inner_side;
+
+const ta_inner_side *ta_inner_side_table(void);
+
 /* -- Among the files here */
 
 TRITONSERVER_Error *ta_no_memory(void);
@@ -187,13 +205,17 @@ bool ta_room(void *array, size_t *room, size_t count, size_t nbytes);
 TRITONSERVER_Error *ta_start_python(void);
 /* Whether the server is one that was made and not deleted. */
 TRITONSERVER_Error *ta_known(TRITONSERVER_Server *server);
+void ta_enlist(TRITONSERVER_Server *server);
+void ta_forget(TRITONSERVER_Server *server);
 TRITONSERVER_Error *ta_options_texts(const TRITONSERVER_ServerOptions *options, const ta_text **texts, uint64_t *count);
 /* The thread of callbacks. */
-int ta_answers_start(TRITONSERVER_Server *server);
+void ta_answers_prepare(TRITONSERVER_Server *server);
+/* Starts it, the first time. */
+TRITONSERVER_Error *ta_answers_ready(TRITONSERVER_Server *server);
 void ta_answers_stop(TRITONSERVER_Server *server);
 void ta_answers_put(TRITONSERVER_Server *server, ta_answer *answer);
 void ta_answer_free(TRITONSERVER_InferenceResponse *response);
-/* Tells of the trace what was noted and gives it to its owner. */
+/* Tells of the trace what was noted and gives it to its owner. Behind it nothing of it is looked at. */
 void ta_trace_end(TRITONSERVER_InferenceTrace *trace);
 /* The families of metrics as text: a new string, or NULL. */
 char *ta_metrics_text(size_t *nbytes);

@@ -61,6 +61,11 @@ static int is(const puppet_model *model, const char *mode) {
     return strcmp(model->mode, mode) == 0;
 }
 
+static void wait_ms(int ms) {
+    struct timespec time = {ms / 1000, ms % 1000 * 1000000L};
+    nanosleep(&time, NULL);
+}
+
 /* -- Life */
 
 TRITONSERVER_Error *TRITONBACKEND_Initialize(TRITONBACKEND_Backend *backend) {
@@ -188,6 +193,11 @@ TRITONSERVER_Error *TRITONBACKEND_ModelInstanceFinalize(TRITONBACKEND_ModelInsta
 TRITONSERVER_Error *TRITONBACKEND_ModelInstanceReady(TRITONBACKEND_ModelInstance *instance) {
     puppet_model *model;
     TRY(model_of(instance, &model));
+    if (is(model, "slow_ready")) {
+        note("Ready", "begins");
+        wait_ms(500);
+        note("Ready", "ends");
+    }
     return is(model, "not_ready") ? fault("not today") : NULL;
 }
 
@@ -222,11 +232,6 @@ static TRITONSERVER_Error *send_value(TRITONBACKEND_Response *response, int32_t 
     TRITONSERVER_Error *failed = TRITONBACKEND_ResponseSend(response, flags, error);
     TRITONSERVER_ErrorDelete(error);
     return failed;
-}
-
-static void wait_ms(int ms) {
-    struct timespec time = {ms / 1000, ms % 1000 * 1000000L};
-    nanosleep(&time, NULL);
 }
 
 static void *answer_later(void *argument) {

@@ -183,6 +183,27 @@ def test_readiness_is_the_backends(server: ServerProcess) -> None:
         assert client.is_model_ready("identity")
 
 
+def test_instances_are_not_finalised_while_they_are_asked_for_readiness(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = tmp_path / "journal"
+    monkeypatch.setenv("PUPPET_JOURNAL", str(journal))
+    write(tmp_path / "models", "slow_ready", "puppet", "slow_ready")
+    options = [f"--backend-directory={folder / 'backends'}", "--model-control-mode=explicit"]
+    with running_server([tmp_path / "models"], tmp_path, options) as server, ThreadPoolExecutor(1) as pool:
+        assert load(server.http_url, "slow_ready") == (200, "")
+        with grpc_client.InferenceServerClient(server.grpc_url) as client:
+            journal.write_text("")
+            asking = pool.submit(client.is_model_ready, "slow_ready")
+            poll(lambda: "Ready begins" in journal.read_text(), "the backend to be asked", 20)
+            assert load(server.http_url, "slow_ready", "unload") == (200, "")
+            poll(lambda: "ModelFinalize" in journal.read_text(), "the model's end", 20)
+            asking.result(20)
+    lines = [line for line in journal.read_text().splitlines() if line.startswith(("Ready", "ModelInstanceFinalize"))]
+    assert lines[-1] == "ModelInstanceFinalize slow_ready_0"
+    assert lines.count("Ready begins") == lines.count("Ready ends")
+
+
 def test_what_is_told_of_the_server_and_preferred_instances(server: ServerProcess, folder: Path) -> None:
     lines = (folder / "journal").read_text().splitlines()
     config = json.loads(next(line for line in lines if line.startswith("Config ")).removeprefix("Config "))

@@ -58,6 +58,18 @@ def test_the_drivers_find_nothing(driver: str, sanitizers: str, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
 
 
+def test_backends_may_let_go_of_requests_at_any_time(tmp_path: Path) -> None:
+    sources = sorted((ROOT / "csrc" / "tritonserver").glob("*.c"))
+    inside = f"-I{ROOT / 'csrc' / 'tritonserver'}"
+    # What is kept over a model's end stays in memory, to be told from what is there.
+    environment = {"ASAN_OPTIONS": "detect_leaks=0"}
+    program = build("backend_driver", MEMORY, tmp_path, inside, "-std=gnu11", *map(str, sources), "-ldl")
+    done = subprocess.run(
+        [program], capture_output=True, text=True, check=False, timeout=60, env={**ENVIRONMENT, **environment}
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(("file", "run_with", "good", "bad"), [
     ("gather.c", ("memory_driver", MEMORY), "offset < (int64_t)length", "offset + 1 < (int64_t)length"),
     ("assembly.c", ("assembly_driver", MEMORY), "outer *= r->outer[k];", "outer *= r->inner[k];"),

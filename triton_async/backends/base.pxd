@@ -3,6 +3,8 @@
 from triton_async.infer.batch cimport Batch, ta_batch
 from triton_async.infer.event cimport ta_message
 from triton_async.infer.factory cimport ResponseFactory
+from triton_async.infer.request cimport InferRequest
+from triton_async.infer.signature cimport ModelSignature
 from triton_async.infer.transfer cimport Transfer
 from triton_async.memory.slab cimport SlabPool
 
@@ -32,6 +34,8 @@ cdef class ModelInstance:
     cdef readonly bint by_request
     # Asked, with `takes_here`, whether it takes a batch on the loop thread.
     cdef readonly bint direct
+    # Of instances that have the same one, not None, one executes at a time; the others wait on their threads.
+    cdef readonly object turn
     # It says itself, by `is_ready`, whether it is.
     cdef readonly bint asks_ready
     # Core's own: where events go, and what copies outputs of single requests. `keeper` keeps `context` alive.
@@ -63,6 +67,20 @@ cdef class ModelInstance:
     # compute_input_end_ns, compute_output_start_ns and compute_end_ns. Instance thread, WITHOUT the GIL.
     # An output that is wanted and not filled is an error of the batch, made by core.
     cdef void execute(self, ta_batch *batch) noexcept nogil
+
+# Which requests of a model share a batch, beyond the rules of the scheduler: a strategy of its own. Loop thread.
+#
+#   begin --takes*--> end
+cdef class BatchRule:
+    cdef readonly ModelSignature signature
+    cdef bint begun                      # a batch is
+
+    # A batch begins that no request has been asked for; ends what was begun.
+    cdef int begin(self) noexcept
+    # Whether the request joins those that it took since. The first one of a batch does whatever it says.
+    cdef bint takes(self, InferRequest request) noexcept
+    # No request is asked for any more; nothing where nothing was begun.
+    cdef int end(self) noexcept
 
 # Makes the batch fail with what was raised, its text cut at TA_ERROR_NBYTES.
 cdef int fail_batch(ta_batch *batch, error) except -1

@@ -21,6 +21,10 @@ class InferenceCall:
 
 class InferenceService:
     def submit(self, request: InferRequest, call: InferenceCall, caller: ModelInstance) -> Callable[[], None]: ...
+    @property
+    def keeps_inputs(self) -> bool: ...
+    def signature(self, name: str, version: int) -> ModelSignature: ...
+    def ask(self, what: str, texts: list[bytes]) -> bytes | int | None: ...
     def load_model(self, name: str, parameters: Mapping[str, Any]) -> None: ...
     def unload_model(self, name: str, unload_dependents: bool) -> None: ...
     def model_ready(self, name: str, version: int) -> bool: ...
@@ -60,6 +64,7 @@ class LoadContext:
     backend_config: Mapping[str, str]
     pools: Pools
     opened: Opened | None
+    has_strategy: bool
     def __init__(
         self,
         config: ModelConfig,
@@ -70,13 +75,19 @@ class LoadContext:
         backend_config: Mapping[str, str],
         pools: Pools | None = None,
         opened: Opened | None = None,
+        has_strategy: bool = False,
     ) -> None: ...
+
+class BatchRule:
+    signature: ModelSignature
+    def close(self) -> None: ...
 
 class LoadedModel:
     input_pool: SlabPool | None
     thread_bound: bool
     counts_instances: bool
     follows_memory_policy: bool
+    batch_rule: BatchRule | None
     def create_instance(self, name: str, group: InstanceGroup, device_id: int) -> ModelInstance: ...
     def close(self) -> None: ...
 

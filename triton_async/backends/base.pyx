@@ -54,11 +54,11 @@ class InferenceCall:
         raise Unsupported("this call takes no responses")
 
     def refused(self, error):
-        """The ServerError with which the server did not take the request. Nothing else follows."""
+        """The ServerError with which the server did not take the request, or gave it up. No response follows."""
         raise Unsupported("this call takes no refusal")
 
     def released(self):
-        """The request's inputs are read no more. Once for a request that was taken."""
+        """The request's inputs are read no more. Once, behind `refused` for a request that was not taken."""
 
 
 class InferenceService:
@@ -76,6 +76,20 @@ class InferenceService:
         False.
         """
         raise Unsupported("this service takes no requests")
+
+    def signature(self, name, version):
+        """The ModelSignature of the version of a model that would serve. ServerError."""
+        raise Unsupported("this service knows no models")
+
+    @property
+    def keeps_inputs(self):
+        """Whether tensors of a request may be read behind its release, for traces of them."""
+        return False
+
+    def ask(self, what, texts):
+        """A question or an order of the C API, by its name, with its `texts`: bytes, a number or None. Blocks.
+        ServerError."""
+        raise Unsupported("this service answers no questions")
 
     def load_model(self, name, parameters):
         """Loads a model as a load request does, with its `parameters`, and waits. ServerError."""
@@ -174,7 +188,7 @@ class LoadContext:
     """What a backend gets to load one model version. Read-only."""
 
     def __init__(self, config, int64_t version, path, signature, SlabPool pool, backend_config, pools=None,
-                 opened=None):
+                 opened=None, has_strategy=False):
         self.config = config                  # config.ModelConfig, complete and valid
         self.version = version
         self.path = path                      # the model file or folder in the version's directory
@@ -184,6 +198,8 @@ class LoadContext:
         self.pools = pools or Pools(pool)     # memory.pools.Pools: pinned and device memory, the GPUs
         # ModelIO.opened of what `inspect` found of this version, or None. Closed by its maker.
         self.opened = opened
+        # Whether another library has a batching strategy for the model.
+        self.has_strategy = has_strategy
 
 
 class LoadedModel:
@@ -200,6 +216,9 @@ class LoadedModel:
     # Whether what they share was laid out for the number of instances that the config has: another number of them takes
     # another load.
     counts_instances = False
+
+    # A BatchRule, of a model that has one: its dynamic batcher asks it.
+    batch_rule = None
 
     # Whether what an instance allocates follows the memory policy of the thread that makes and runs it.
     follows_memory_policy = True
@@ -249,6 +268,24 @@ cdef class ModelInstance:
     def close(self):
         """Frees the engine's context. Called once, when no batch is out, on the instance's thread, or on a load thread
         when that never started."""
+
+
+cdef class BatchRule:
+    """See base.pxd. A model that has one closes it behind its last batch."""
+
+    cdef int begin(self) noexcept:
+        self.begun = True
+        return 0
+
+    cdef bint takes(self, InferRequest request) noexcept:
+        return True
+
+    cdef int end(self) noexcept:
+        self.begun = False
+        return 0
+
+    def close(self):
+        """Frees what it has. Load thread, behind its last batch."""
 
 
 cdef int fail_batch(ta_batch *batch, error) except -1:

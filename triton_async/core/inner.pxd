@@ -26,14 +26,14 @@ cdef enum InnerErrand:
 # `errands` and `n_taken`, which belong to whoever holds the GIL.
 #
 # Invariants
-#   - `call` is told of one final response, or of one refusal, and of nothing behind it; of one release for a request
-#     that was taken
+#   - `call` is told of one final response, or of one refusal, and of one release, behind which it hears nothing
 #   - while ASKED it is among the `inner` of each of its askers
 cdef class InnerRequest(Asking):
     cdef InnerRequests service
     cdef object call                     # backends.base.InferenceCall; None once it was told all
     cdef object caller                   # the ModelInstance that asks, until it is taken up
     cdef tuple askers                    # InferRequests for whose sake it is made
+    cdef bint free                       # no engine reads its inputs any more
     cdef bint theirs                     # it is cancelled with them, not only awaited by their execution
     cdef int state                       # InnerState
     cdef int errands                     # InnerErrand bits; it stands in `service.incoming` while there are any
@@ -63,6 +63,7 @@ cdef class InnerRequests(Errand):
     cdef set open                        # InnerRequests that are ASKED
     cdef set futures                     # of model control that threads wait for
     cdef bint closed                     # the server has stopped: all is refused
+    cdef object control                  # what answers `ask`, or None
     cdef object thread                   # identifier of the loop's
 
     cdef int want(self, InnerRequest inner, int errand) except -1

@@ -25,7 +25,15 @@ from triton_async.infer.trace cimport Trace
 from triton_async.memory.buffer cimport MEMORY_GPU
 
 from triton_async.defines import INNER_MAX_DEPTH, INNER_MAX_OPEN, INNER_MAX_UNREAD, INNER_UNREAD
-from triton_async.errors import Cancelled, DecoupledModel, InternalError, ServerError, Unavailable, from_code
+from triton_async.errors import (
+    Cancelled,
+    DecoupledModel,
+    InternalError,
+    ServerError,
+    Unavailable,
+    Unsupported,
+    from_code,
+)
 
 log = logging.getLogger("triton_async.core")
 
@@ -78,6 +86,8 @@ cdef class InnerRequest(Asking):
         self.n_told += 1
         if response.final:
             self._end()
+            if self.free:
+                self.call = None
         elif self.unread() > MAX_UNREAD:
             request = self.request
             self.refuse(Unavailable(f"too many responses of model '{request.model_name}' wait for the model that "
@@ -86,8 +96,12 @@ cdef class InnerRequest(Asking):
         wake = call.responded(response)
         return 0 if wake is None else self.service.server.reactor.wake(wake)
 
+    # Before the final response, for a model that lets go of its inputs while it answers, or behind it.
     cdef int released(self, object request) except -1:
-        call, self.call = self.call, None
+        call = self.call
+        self.free = True
+        if self.state == INNER_OVER:
+            self.call = None
         if call is not None:
             call.released()
         return 0
@@ -126,10 +140,13 @@ cdef class InnerRequest(Asking):
         call = self.call
         if self.state == INNER_OVER:
             return 0
-        if self.state == INNER_NEW:
-            self.call = None  # nothing is released that was not taken
+        taken = self.state != INNER_NEW
+        if not taken or self.free:
+            self.call = None
         self._end()
         call.refused(error)
+        if not taken:
+            call.released()
         return 0
 
     cdef int _link(self) except -1:
@@ -167,10 +184,12 @@ cdef class InnerRequest(Asking):
 
 @cython.final
 cdef class InnerRequests(Errand):
-    """The server's InferenceService (backends.base). Made on the loop's thread; to be closed behind its `stop`."""
+    """The server's InferenceService (backends.base). Made on the loop's thread; to be closed behind its `stop`.
+    `control(server, run, what, texts)`: answers what `ask` is asked; `run(coroutine)` waits for one on the loop."""
 
-    def __init__(self, InferenceServer server):
+    def __init__(self, InferenceServer server, control=None):
         self.server = server
+        self.control = control
         self.incoming = []
         self.open = set()
         self.futures = set()
@@ -246,6 +265,23 @@ cdef class InnerRequests(Errand):
         inner.errands |= errand
         return 0
 
+    def signature(self, str name, int64_t version=-1):
+        """See InferenceService."""
+        if self.closed:
+            raise Unavailable("Server exiting")
+        return self.server.find(name, version).signature
+
+    @property
+    def keeps_inputs(self):
+        """See InferenceService."""
+        return self.server.tracing is not None
+
+    def ask(self, str what, texts):
+        """See InferenceService."""
+        if self.control is None:
+            raise Unsupported(f"'{what}' can not be asked of this server")
+        return self.control(self.server, self._outcome, what, texts)
+
     def load_model(self, str name, parameters=None):
         """Loads or reloads a model and waits for it: blocks. ServerError. Not for the loop's thread."""
         self._await(self.server.load_model(name, dict(parameters) if parameters else None))
@@ -259,14 +295,19 @@ cdef class InnerRequests(Errand):
         return not self.closed and self.server.serves(name, version)
 
     def _await(self, coroutine):
-        assert get_ident() != self.thread, "the loop's thread would wait for itself"
-        if self.closed or not self.server.serving:
+        if not self.server.serving and not self.closed:
             coroutine.close()
-            raise Unavailable("Server exiting" if self.closed or self.server.stopping else "Server not ready")
+            raise Unavailable("Server exiting" if self.server.stopping else "Server not ready")
+        return self._outcome(coroutine)
+
+    def _outcome(self, coroutine):
+        if self.closed or get_ident() == self.thread:
+            coroutine.close()
+            raise Unavailable("Server exiting" if self.closed else "the server's own thread would wait for itself")
         future = asyncio.run_coroutine_threadsafe(coroutine, self.server.loop)
         self.futures.add(future)
         try:
-            future.result()
+            return future.result()
         except CancelledError:
             raise Unavailable("Server exiting") from None
         finally:
@@ -323,7 +364,7 @@ cdef class InnerRequests(Errand):
                 (<Servable>(<InferRequest>asker).model).asks_others(now_ns)
                 if inner.held or inner.call.held is None:
                     (<Servable>(<InferRequest>asker).model).lend(<InferRequest>asker)
-        if self.server.tracing is not None:
+        if self.server.tracing is not None and request.trace_parent is None:
             request.trace_parent = _first_trace(inner.askers)
         inner._link()
         self._let_senders_go(inner)

@@ -12,7 +12,8 @@ from triton_async.core.scheduler cimport Scheduler, refusal
 from triton_async.core.servable cimport Servable
 from triton_async.core.stats cimport FAIL_BACKEND, FAIL_CANCELED, FAIL_REJECTED
 from triton_async.core.trace cimport trace_execution
-from triton_async.infer.batch cimport TA_BEGUN, TA_HANDED, TA_REVOKED, Batch, ta_batch_phase, ta_batch_revoke
+from triton_async.core.waits cimport holders_among
+from triton_async.infer.batch cimport TA_HANDED, TA_REVOKED, Batch, ta_batch_phase, ta_batch_revoke
 from triton_async.infer.request cimport (
     AWAITS_EXECUTION, AWAITS_FINAL, AWAITS_RELEASE, REQUEST_DONE, REQUEST_NEW, REQUEST_QUEUED, InferRequest,
 )
@@ -397,15 +398,7 @@ cdef class Model(Servable):
     # -- executions that wait for other requests ---------------------------------------------------
 
     cdef list holders(self):
-        cdef list found = []
-        cdef Instance instance
-        cdef Batch batch
-        for instance in self.instances:
-            batch = <Batch>instance.out[0] if instance.out else None
-            if batch is None or ta_batch_phase(&batch.c) != TA_BEGUN:
-                return None
-            found.append(batch)
-        return found or None
+        return holders_among(self.instances)
 
     cdef int asks_others(self, int64_t now_ns) except -1:
         cdef Instance instance

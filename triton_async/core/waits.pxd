@@ -26,5 +26,9 @@ cdef int depth_of(InferRequest request) noexcept
 # All executions that one of the nodes is, or waits for through whatever requests.
 cdef list executions_behind(list alternatives)
 
+# The executions one of which has to end before one of the instances, which are a model's, can begin another; None when
+# one is free.
+cdef list holders_among(list instances)
+
 # Whether one of the nodes comes to its end. None: there is nothing to wait for.
 cdef bint goes_on(list alternatives) except -1

@@ -5,7 +5,8 @@ request that it waits for, the nodes one of which has to come to its end. What i
 by itself. Before a request is taken all nodes do, so a cycle can only be closed by the request at hand.
 """
 
-from triton_async.infer.batch cimport Batch
+from triton_async.core.instances cimport Instance
+from triton_async.infer.batch cimport TA_BEGUN, Batch, ta_batch_phase
 from triton_async.infer.request cimport (
     AWAITS_EXECUTION,
     REQUEST_NEW,
@@ -65,6 +66,42 @@ cdef int _add_needs(list needs, InferRequest request, bint held) except -1:
                 if alternatives is not None:
                     needs.append(alternatives)
     return 0
+
+
+cdef list holders_among(list instances):
+    cdef list found = []
+    cdef dict turns = {}
+    cdef Instance instance
+    cdef Batch batch
+    for instance in instances:
+        batch = <Batch>instance.out[0] if instance.out else None
+        if batch is not None and ta_batch_phase(&batch.c) != TA_BEGUN:
+            batch = None
+        turn = None if instance.engine is None else instance.engine.turn
+        if turn is not None:
+            # What asks others is what has the turn; else it comes to its end.
+            if batch is not None and _asks(batch):
+                turns[turn] = batch
+            else:
+                turns.setdefault(turn)
+        elif batch is None:
+            return None
+        else:
+            found.append(batch)
+    for held in turns.values():
+        if held is None:
+            return None
+        found.append(held)
+    return found or None
+
+
+# Whether an execution has asked other models, and waits for them.
+cdef bint _asks(Batch batch) noexcept:
+    cdef InferRequest request
+    for request in batch.requests:
+        if request.inner is not None:
+            return True
+    return False
 
 
 cdef list executions_behind(list alternatives):

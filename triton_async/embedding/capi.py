@@ -18,10 +18,10 @@ import orjson
 
 from triton_async import native
 from triton_async.config.settings import UsageError, parse
+from triton_async.embedding import control
 from triton_async.embedding.blocking import SyncServer
 from triton_async.embedding.capi_infer import NativeDesk, register
 from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable, Unsupported
-from triton_async.protocol import http_control
 
 log = logging.getLogger("triton_async.native")
 
@@ -88,7 +88,6 @@ def _asks_for_lines(arguments: Sequence[str]) -> bool:
 
 # -- the calls, by name: server, texts -> answer -------------------------------------------------------
 
-Answer = bytes | int | None
 _servers: dict[int, NativeServer] = {}
 _numbers = itertools.count(1)
 
@@ -110,63 +109,6 @@ def _exit_timeout(server: NativeServer, texts: Sequence[bytes]) -> None:
     core.settings = replace(core.settings, exit_timeout_secs=int(texts[1]))
 
 
-def _live(server: NativeServer, _: Sequence[bytes]) -> int:
-    return int(server.live())
-
-
-def _ready(server: NativeServer, _: Sequence[bytes]) -> int:
-    return int(server.ready())
-
-
-def _model_ready(server: NativeServer, texts: Sequence[bytes]) -> int:
-    return int(server.run(server.asynchronous.core.model_is_ready(*_version(texts))))
-
-
-def _version(texts: Sequence[bytes]) -> tuple[str, int]:
-    return texts[0].decode(), int(texts[1])
-
-
-def _batch_properties(server: NativeServer, texts: Sequence[bytes]) -> int:
-    signature = server.asynchronous.core.signature(*_version(texts))
-    return 2 if signature.max_batch_size > 0 else 1
-
-
-def _transaction_properties(server: NativeServer, texts: Sequence[bytes]) -> int:
-    return 2 if server.asynchronous.core.signature(*_version(texts)).decoupled else 1
-
-
-def _metadata(server: NativeServer, _: Sequence[bytes]) -> bytes:
-    return http_control.dumps(server.metadata())
-
-
-def _model_metadata(server: NativeServer, texts: Sequence[bytes]) -> bytes:
-    return http_control.dumps(server.metadata(*_version(texts)))
-
-
-def _config(server: NativeServer, texts: Sequence[bytes]) -> bytes:
-    return http_control.dumps(server.config(*_version(texts)))
-
-
-def _statistics(server: NativeServer, texts: Sequence[bytes]) -> bytes:
-    return http_control.statistics_body(server.statistics(*_version(texts)))
-
-
-def _index(server: NativeServer, texts: Sequence[bytes]) -> bytes:
-    return http_control.dumps(server.index(ready_only=int(texts[1]) & 1 == 1))
-
-
-def _load(server: NativeServer, texts: Sequence[bytes]) -> None:
-    parameters: dict[str, str | bytes] = {}
-    for key, value in zip(texts[1::2], texts[2::2], strict=True):
-        name = key.decode()
-        parameters[name] = value if name.startswith("file:") else value.decode()
-    server.run(server.asynchronous.core.load_model(texts[0].decode(), parameters or None))
-
-
-def _unload(server: NativeServer, texts: Sequence[bytes]) -> None:
-    server.run(server.asynchronous.core.unload_model(texts[0].decode(), texts[1] == b"1"))
-
-
 def _poll(server: NativeServer, _: Sequence[bytes]) -> None:
     if server.settings.model_control_mode != "poll":
         raise Unavailable("polling is disabled")
@@ -183,27 +125,27 @@ def _unregister(server: NativeServer, texts: Sequence[bytes]) -> None:
     server.run(server.asynchronous.unregister_repository(texts[0].decode()))
 
 
-def _metrics(server: NativeServer, _: Sequence[bytes]) -> bytes:
-    if not server.counts:
-        raise Unavailable("metrics are not enabled: see TRITONSERVER_ServerOptionsSetMetrics")
-    return server.metrics().encode()
-
-
-_CALLS: dict[str, Callable[[NativeServer, Sequence[bytes]], Answer]] = {
-    "stop": _stop, "exit_timeout": _exit_timeout, "live": _live, "ready": _ready, "model_ready": _model_ready,
-    "batch_properties": _batch_properties, "transaction_properties": _transaction_properties, "metadata": _metadata,
-    "model_metadata": _model_metadata, "config": _config, "statistics": _statistics, "index": _index, "load": _load,
-    "unload": _unload, "poll": _poll, "register": _register, "unregister": _unregister, "metrics": _metrics,
+_CALLS: dict[str, Callable[[NativeServer, Sequence[bytes]], None]] = {
+    "stop": _stop, "exit_timeout": _exit_timeout, "poll": _poll, "register": _register, "unregister": _unregister,
 }  # fmt: skip
 
 
-def _answer(number: int, what: str, texts: Sequence[bytes]) -> Answer:
+def _answer(number: int, what: str, texts: Sequence[bytes]) -> control.Answer:
     if what == "new":
         return _new(texts)
     if what == "delete":
         _servers.pop(number).stop()
         return None
-    return _CALLS[what](_servers[number], texts)
+    server = _servers[number]
+    if what in _CALLS:
+        return _CALLS[what](server, texts)
+    if what == "live":
+        return int(server.live())
+    if what == "ready":
+        return int(server.ready())
+    if what == "metrics" and not server.counts:
+        raise Unavailable("metrics are not enabled: see TRITONSERVER_ServerOptionsSetMetrics")
+    return control.answer(server.asynchronous.core, server.run, what, texts)
 
 
 # -- the table -----------------------------------------------------------------------------------------
@@ -250,5 +192,5 @@ _new_message.restype = ctypes.c_void_p
 _new_message.argtypes = (ctypes.POINTER(ctypes.c_void_p), ctypes.c_char_p, ctypes.c_size_t)
 
 _calls = _ControlCalls(_CallFunction(_call))
-register(native.address("ta_library_calls"), native.address("ta_register_infer"))
+register(native.address("ta_register_infer"))
 _library.ta_register_control(ctypes.byref(_calls))

@@ -67,7 +67,7 @@ def test_what_does_not_serve_is_refused_in_tritons_words(
     [error] = call.refusals
     assert error.message == f"Failed for execute the inference request. Model '{name}' is not ready."
     assert isinstance(error, code)
-    assert call.releases == 0
+    assert call.releases == 1
 
 
 def test_a_request_that_does_not_fit_is_refused_with_its_code(stage: InnerStage) -> None:
@@ -105,6 +105,21 @@ def test_any_number_of_responses_comes_from_a_decoupled_model(stage: InnerStage)
     assert call.responses[3].error.message == "in the middle"
 
 
+def test_responses_come_behind_the_release_of_the_inputs(stage: InnerStage) -> None:
+    stage.add("d", decoupled=True)
+    call = stage.ask("d", Call(decoupled=True))
+    execution = stage.begin("d")
+    [factory] = execution.factories
+    factory.release()
+    stage.turn()
+    assert (call.releases, call.responses) == (1, [])
+    factory.send([], error=InvalidArg("in the middle"), final=False)
+    factory.send([], final=True)
+    execution.end()
+    assert [response.final for response in call.responses] == [False, True]
+    assert call.releases == 1
+
+
 # -- cancellation ------------------------------------------------------------------------------------------------------
 
 
@@ -132,7 +147,7 @@ def test_a_request_that_is_cancelled_before_the_loop_hears_of_it_runs_nowhere(st
     stage.turn()
     assert isinstance(call.refusals[0], Cancelled)
     assert not stage.puppets["b"][0].waiting
-    assert call.releases == 0
+    assert call.releases == 1
 
 
 def test_inner_requests_are_cancelled_with_all_those_for_whose_sake_they_are_made(stage: InnerStage) -> None:

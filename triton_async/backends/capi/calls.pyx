@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcpy
 
-from triton_async.backends.base cimport RequestInstance
+from triton_async.backends.base cimport BatchRule, RequestInstance
 from triton_async.backends.capi.objects cimport (
     TRITONBACKEND_Backend,
     TRITONBACKEND_Model,
@@ -36,6 +36,7 @@ from triton_async.infer.framing cimport ta_bytes_skip
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
 from triton_async.infer.tensor cimport Tensor, view_dims
+from triton_async.infer.trace cimport Trace
 from triton_async.memory.buffer cimport MEMORY_CPU, Buffer, foreign
 from triton_async.memory.slab cimport ta_slab, ta_slab_data, ta_slab_lease, ta_slab_pool, ta_slab_return
 
@@ -59,6 +60,9 @@ _calls.send = _send
 _calls.send_flags = _send_flags
 _calls.released = _released
 _calls.drop = _drop
+_calls.keep = _keep
+_calls.trace = _trace
+_calls.note_trace = _note_trace
 _calls.go_live = go_live
 _calls.set_config = _set_config
 _calls.allocate = _allocate
@@ -152,7 +156,8 @@ cdef TRITONSERVER_Error *_set_config(TRITONBACKEND_Model *model, const char *jso
 cdef int _describe(TRITONBACKEND_Request *request) noexcept nogil:
     with gil:
         try:
-            request.details = _details(<InferRequest>request.inferred)
+            if request.details == NULL:  # another thread may have been here
+                request.details = _details(<InferRequest>request.inferred)
         except BaseException:
             return -1
     return 0
@@ -200,7 +205,8 @@ cdef TRITONSERVER_Parameter *_parameter(str name, value) except? NULL:
         truth = value
         return _side.parameter_new(key, TRITONSERVER_PARAMETER_BOOL, &truth)
     if isinstance(value, int):
-        integer = value & 0xFFFFFFFFFFFFFFFF if value >= 0 else value
+        # As C has unsigned ones, too.
+        integer = <int64_t><uint64_t>(value & 0xFFFFFFFFFFFFFFFF)
         return _side.parameter_new(key, TRITONSERVER_PARAMETER_INT, &integer)
     if isinstance(value, float):
         real = value
@@ -217,8 +223,10 @@ cdef int _asks_for(TRITONBACKEND_Request *request, int32_t output) noexcept with
     cdef ModelSignature signature
     if request.factory != NULL:
         signature = (<ResponseFactory>request.factory).signature
-    else:
+    elif request.execution.batch != NULL:
         signature = (<Batch>request.execution.batch.owner).signature
+    else:  # it stands in a queue
+        signature = (<BatchRule>request.execution.instance.owner).signature
     return asks_for(<InferRequest>request.inferred, <TensorSpec>signature.outputs[output])
 
 
@@ -328,9 +336,37 @@ cdef void _released(TRITONBACKEND_Request *request) noexcept with gil:
         log.exception("a request could not be released")
 
 
-cdef void _drop(void *factory) noexcept nogil:
+cdef void _drop(void *object_) noexcept nogil:
     with gil:
-        Py_DECREF(<object>factory)
+        Py_DECREF(<object>object_)
+
+
+cdef void _keep(void *object_) noexcept with gil:
+    Py_INCREF(<object>object_)
+
+
+cdef int _trace(TRITONBACKEND_Request *request) noexcept with gil:
+    cdef Trace trace = (<InferRequest>request.inferred).trace
+    cdef bytes context
+    if trace is None or request.trace != NULL:
+        return 0
+    try:
+        text = trace.context()
+        context = b"" if text is None else text.encode()
+        request.trace = _side.trace_of(
+            <void *>trace, <uint64_t>trace.id, <uint64_t>trace.parent_id, trace.levels, trace.model_name.encode(),
+            trace.model_version, trace.request_id.encode("utf-8", "replace"), NULL if text is None else <char *>context,
+        )
+    except BaseException:
+        log.exception("a trace could not be handed to a backend")
+    return 0 if request.trace != NULL else -1
+
+
+cdef void _note_trace(void *trace, const char *name, uint64_t ns) noexcept with gil:
+    try:
+        (<Trace>trace).note(_text(name), <int64_t>ns)
+    except BaseException:
+        log.exception("an activity could not be noted")
 
 
 cdef dict _parameters(TRITONBACKEND_Response *response):

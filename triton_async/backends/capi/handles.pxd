@@ -7,6 +7,8 @@ from triton_async.backends.capi.objects cimport (
     ta_backend_side,
 )
 
+from triton_async.infer.signature cimport ModelSignature
+
 ctypedef TRITONSERVER_Error *(*of_backend_t)(TRITONBACKEND_Backend *backend) noexcept nogil
 ctypedef TRITONSERVER_Error *(*of_model_t)(TRITONBACKEND_Model *model) noexcept nogil
 
@@ -38,4 +40,8 @@ cdef class ModelHandle:
     cdef readonly bint initialised
     cdef readonly object completed       # the config that the backend set, a dict; None: none
     cdef readonly dict memory            # who says that it takes how much: instance or 0 -> ((type, id, bytes), …)
+    cdef readonly object asker           # Asker, or None: there is no server to be asked
     cdef object on_config                # (dict) -> dict: what a config becomes that the backend sets
+
+# What a model's requests are made of. `states`: names of outputs that are states of sequences.
+cdef int fill_specs(TRITONBACKEND_Model *c, ModelSignature signature, states) except -1

@@ -2,6 +2,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from triton_async.backends.base import InferenceService
 from triton_async.infer.signature import ModelSignature
 
 class Library:
@@ -32,6 +33,7 @@ class ModelHandle:
         config: dict[str, Any],
         auto_complete: bool,
         on_config: Callable[[dict[str, Any]], dict[str, Any]],
+        inference: InferenceService | None = None,
     ) -> None: ...
     def initialise(self) -> None: ...
     def set_config(self, config: dict[str, Any]) -> None: ...

@@ -2,9 +2,11 @@
 
 cimport cython
 
+from triton_async.backends.capi.asking cimport Asker
 from triton_async.backends.capi.calls cimport side_table, taken_error
 from triton_async.backends.capi.objects cimport (
     TRITONBACKEND_EXECUTION_DEVICE_BLOCKING,
+    TRITONBACKEND_Model,
     TRITONSERVER_Error,
     ta_preferred_group,
     ta_spec,
@@ -149,9 +151,11 @@ cdef class BackendHandle:
 @cython.final
 cdef class ModelHandle:
     """A model version. `location`: the model's folder; `config`: a dict, as `ModelConfig` has it; `on_config`: what a
-    config becomes that the backend sets, a dict for a dict, in the middle of ModelInitialize."""
+    config becomes that the backend sets, a dict for a dict, in the middle of ModelInitialize. `inference`: the
+    InferenceService that it asks other models by, or None."""
 
-    def __init__(self, BackendHandle backend, str name, version, str location, config, bint auto_complete, on_config):
+    def __init__(self, BackendHandle backend, str name, version, str location, config, bint auto_complete, on_config,
+                 inference=None):
         cdef bytes c_name = name.encode()
         cdef bytes c_location = os.fsencode(location)
         cdef bytes c_config = json.dumps(config).encode()
@@ -165,6 +169,9 @@ cdef class ModelHandle:
             raise MemoryError
         self.c.owner = <void *>self
         backend.models += 1
+        if inference is not None:
+            self.asker = Asker(inference)
+            self.c.server = (<Asker>self.asker).c
 
     def initialise(self):
         """Calls ModelInitialize. ServerError with what it says; the model is to be closed then, too."""
@@ -200,17 +207,11 @@ cdef class ModelHandle:
 
     def set_signature(self, ModelSignature signature, states, bint iterative):
         """What requests are made of. `states`: names of the outputs that are states of sequences."""
-        cdef TensorSpec spec
-        if self.side.model_set_specs(self.c, len(signature.inputs), len(signature.outputs)) != 0:
-            raise MemoryError
-        for i, spec in enumerate(signature.inputs):
-            _fill_spec(&self.c.inputs[<int>i], spec, False)
-        for i, spec in enumerate(signature.outputs):
-            _fill_spec(&self.c.outputs[<int>i], spec, spec.injected and spec.name in states)
-        self.c.batching = signature.max_batch_size > 0
-        self.c.decoupled = signature.decoupled
+        fill_specs(self.c, signature, states)
         self.c.iterative = iterative
         self.c.has_states = bool(states)
+        if self.asker is not None:
+            (<Asker>self.asker).decoupled = signature.decoupled
 
     def note_memory(self, instance, places):
         """What the model (`instance` 0) or an instance says that it takes. Any thread."""
@@ -222,13 +223,31 @@ cdef class ModelHandle:
         cdef TRITONSERVER_Error *error = NULL
         if self.c == NULL:
             return
+        # None of its callbacks comes behind its end.
+        if self.asker is not None:
+            self.asker.settle()
         if finalize != NULL and self.initialised:
             with nogil:
                 error = finalize(self.c)
             _log_error(error, f"TRITONBACKEND_ModelFinalize of model '{self.name}'")
+        if self.asker is not None:
+            self.asker.close()
         self.side.model_free(self.c)
         self.c = NULL
         self.backend.models -= 1
+
+
+cdef int fill_specs(TRITONBACKEND_Model *c, ModelSignature signature, states) except -1:
+    cdef TensorSpec spec
+    if side_table().model_set_specs(c, len(signature.inputs), len(signature.outputs)) != 0:
+        raise MemoryError
+    for i, spec in enumerate(signature.inputs):
+        _fill_spec(&c.inputs[<int>i], spec, False)
+    for i, spec in enumerate(signature.outputs):
+        _fill_spec(&c.outputs[<int>i], spec, spec.injected and spec.name in states)
+    c.batching = signature.max_batch_size > 0
+    c.decoupled = signature.decoupled
+    return 0
 
 
 cdef int _fill_spec(ta_spec *c, TensorSpec spec, bint state) except -1:

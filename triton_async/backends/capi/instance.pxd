@@ -34,6 +34,9 @@ cdef class NativeInstance(RequestInstance):
     cdef of_instance_t finalize_function
     cdef of_instance_t ready_function
     cdef object model                    # ModelHandle, kept
-    cdef object turn                     # Turn of instances that take turns on a device, or None
+    cdef object asker                    # Asker of the model, or None
+    cdef object ready_lock               # held while ModelInstanceReady runs, and to begin its end
     cdef SlabPool pool
     cdef int prompt                      # executions in a row that kept no answer waiting; below 0: never again
+
+    cdef int _finalise(self, TRITONBACKEND_ModelInstance *c) except -1

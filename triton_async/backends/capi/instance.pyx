@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 from triton_async.backends.base cimport RequestInstance
+from triton_async.backends.capi.asking cimport Asker, note_running
 from triton_async.backends.capi.calls cimport go_live, side_table, taken_error
 from triton_async.backends.capi.handles cimport ModelHandle
 from triton_async.backends.capi.objects cimport (
@@ -26,6 +27,7 @@ from triton_async.memory.slab cimport SlabPool
 
 import json
 import logging
+from _thread import allocate_lock
 from contextlib import nullcontext
 
 from triton_async.backends.capi.defines import PROMPT_NS, PROMPT_TRUST
@@ -76,12 +78,21 @@ cdef class NativeInstance(RequestInstance):
         self.finalize_function = <of_instance_t>model.backend.library.entry(b"TRITONBACKEND_ModelInstanceFinalize")
         self.ready_function = <of_instance_t>model.backend.library.entry(b"TRITONBACKEND_ModelInstanceReady")
         self.asks_ready = self.ready_function != NULL
+        self.ready_lock = allocate_lock()
+        self.asker = model.asker
         self._make(model, kind, device_id, passive, host_policy, [profile.encode() for profile in profiles])
         with nullcontext() if starting is None else starting:
             problem = self._initialise(model)
         if problem is not None:
             self.close()
             raise problem
+        if self.asker is not None:
+            (<Asker>self.asker).instances.append(self)
+
+    @property
+    def executes(self):
+        """Whether Execute is running."""
+        return self.c != NULL and self.c.executing != 0
 
     def _make(self, ModelHandle model, int kind, int device_id, bint passive, str host_policy, list profiles):
         cdef bytes name = self.name.encode()
@@ -112,10 +123,12 @@ cdef class NativeInstance(RequestInstance):
     def is_ready(self):
         """What the backend says; its reason is for the verbose log."""
         cdef TRITONSERVER_Error *error
-        if self.ready_function == NULL or self.c == NULL:
-            return True
-        with nogil:
-            error = self.ready_function(self.c)
+        # It is not finalised meanwhile.
+        with self.ready_lock:
+            if self.ready_function == NULL or self.c == NULL:
+                return True
+            with nogil:
+                error = self.ready_function(self.c)
         problem = taken_error(error)
         if problem is not None:
             log.debug("instance '%s' is not ready: %s", self.name, problem.message)
@@ -132,7 +145,11 @@ cdef class NativeInstance(RequestInstance):
             go_live(execution)
         if self.turn is not None:
             pthread_mutex_lock(&(<Turn>self.turn).mutex)
+        note_running(<void *>self)
+        self.c.executing = 1
         error = self.execute_function(self.c, execution.handles, execution.n_requests)
+        self.c.executing = 0
+        note_running(NULL)
         if self.turn is not None:
             pthread_mutex_unlock(&(<Turn>self.turn).mutex)
         self.side.end(execution, error)
@@ -143,19 +160,25 @@ cdef class NativeInstance(RequestInstance):
         return 1
 
     def close(self):
-        cdef TRITONSERVER_Error *error = NULL
         cdef TRITONBACKEND_ModelInstance *c
-        if self.c == NULL:
-            return
+        with self.ready_lock:
+            c = self.c
+            self.c = NULL
+        if c != NULL:
+            self._finalise(c)
+
+    cdef int _finalise(self, TRITONBACKEND_ModelInstance *c) except -1:
+        cdef TRITONSERVER_Error *error = NULL
+        if self.asker is not None and self in (<Asker>self.asker).instances:
+            (<Asker>self.asker).instances.remove(self)
         if self.finalize_function != NULL:
             with nogil:
-                error = self.finalize_function(self.c)
+                error = self.finalize_function(c)
             problem = taken_error(error)
             if problem is not None:
                 log.error("TRITONBACKEND_ModelInstanceFinalize of '%s' failed: %s", self.name, problem.message)
-        c = self.c
-        self.c = NULL
         self.side.instance_free(c)
+        return 0
 
 
 cdef unsigned int _inputs_of(const ta_batch *batch) noexcept nogil:

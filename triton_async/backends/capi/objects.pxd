@@ -10,6 +10,8 @@ cdef extern from "tritonserver/backend_side.h":
         char *message
     ctypedef struct TRITONSERVER_Message:
         pass
+    ctypedef struct TRITONSERVER_InferenceTrace:
+        pass
     ctypedef struct TRITONSERVER_BufferAttributes:
         int memory_type
         int64_t memory_type_id
@@ -47,6 +49,7 @@ cdef extern from "tritonserver/backend_side.h":
         int32_t initialising
         int32_t auto_complete
         TRITONBACKEND_Backend *backend
+        void *server
         void *owner
         ta_spec *inputs
         ta_spec *outputs
@@ -61,6 +64,7 @@ cdef extern from "tritonserver/backend_side.h":
         TRITONBACKEND_Model *model
         void *pool
         void *owner
+        int32_t executing
         int64_t waited_ns
     ctypedef struct TRITONBACKEND_Input:
         uint32_t magic
@@ -107,11 +111,13 @@ cdef extern from "tritonserver/backend_side.h":
         int64_t rows
         uint64_t wanted
         int32_t number
+        uint32_t n_inputs
         int32_t released
         uint32_t release_flags
         TRITONBACKEND_Input *inputs
         TRITONBACKEND_State *states
         ta_details *details
+        TRITONSERVER_InferenceTrace *trace
     ctypedef struct ta_execution:
         TRITONBACKEND_ModelInstance *instance
         ta_batch *batch
@@ -127,7 +133,10 @@ cdef extern from "tritonserver/backend_side.h":
         TRITONSERVER_Error *(*send)(TRITONBACKEND_Request *request, TRITONBACKEND_Response *response) noexcept nogil
         TRITONSERVER_Error *(*send_flags)(TRITONBACKEND_Request *request) noexcept nogil
         void (*released)(TRITONBACKEND_Request *request) noexcept nogil
-        void (*drop)(void *factory) noexcept nogil
+        void (*drop)(void *object) noexcept nogil
+        void (*keep)(void *object) noexcept nogil
+        int (*trace)(TRITONBACKEND_Request *request) noexcept nogil
+        void (*note_trace)(void *trace, const char *name, uint64_t ns) noexcept nogil
         void (*go_live)(ta_execution *execution) noexcept nogil
         TRITONSERVER_Error *(*set_config)(TRITONBACKEND_Model *model, const char *json, size_t nbytes) noexcept nogil
         TRITONSERVER_Error *(*allocate)(TRITONBACKEND_Backend *backend, void **buffer, int32_t memory_type,
@@ -157,6 +166,12 @@ cdef extern from "tritonserver/backend_side.h":
         TRITONSERVER_Error *(*error_new)(int code, const char *text) noexcept nogil
         void (*error_delete)(TRITONSERVER_Error *error) noexcept nogil
         TRITONSERVER_Parameter *(*parameter_new)(const char *name, int type, const void *value) noexcept nogil
+        TRITONSERVER_InferenceTrace *(*trace_of)(void *owner, uint64_t id, uint64_t parent_id, int32_t level,
+                                                 const char *model, int64_t version, const char *request_id,
+                                                 const char *context) noexcept nogil
+        TRITONBACKEND_Request *(*peek_new)(TRITONBACKEND_ModelInstance *instance, uint32_t n_inputs) noexcept nogil
+        void (*peek_clear)(TRITONBACKEND_Request *request) noexcept nogil
+        void (*peek_free)(TRITONBACKEND_Request *request) noexcept nogil
     enum: TA_MAGIC_INPUT
     enum: TRITONSERVER_PARAMETER_STRING
     enum: TRITONSERVER_PARAMETER_INT

@@ -1,0 +1,9 @@
+from typing import Any
+
+from triton_async.backends.base import InferenceService
+
+class Asker:
+    instances: list[Any]
+    def __init__(self, inference: InferenceService) -> None: ...
+    def settle(self) -> None: ...
+    def close(self) -> None: ...
