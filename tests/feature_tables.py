@@ -55,7 +55,6 @@ NOTES = {
 
 # A value for each field that a config may not ask for.
 REFUSED: dict[str, dict[str, Any]] = {
-    "model_repository_agents": {"model_repository_agents": {"agents": [{}]}},
     "instance_group.secondary_devices": {"instance_group": [{"secondary_devices": [{}]}]},
 }
 NESTED = ("input", "output", "optimization", "dynamic_batching", "instance_group")

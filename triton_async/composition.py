@@ -22,12 +22,15 @@ from triton_async.core.gpu_metrics import GpuMonitor, environment_visible
 from triton_async.core.host import Host, Workers, held_schedulers
 from triton_async.core.inner import InnerRequests
 from triton_async.core.limiter import RateLimiter
+from triton_async.core.native_agents import NativeAgents
 from triton_async.core.reactor import Reactor
 from triton_async.core.server import InferenceServer
 from triton_async.core.stuck_watch import StuckWatch
 from triton_async.core.trace_files import TraceFiles
 from triton_async.core.tracing import TraceRecorder
 from triton_async.defines import SLAB_CACHE_NBYTES
+from triton_async.embedding import control
+from triton_async.errors import InvalidArg
 from triton_async.fronts import Fronts
 from triton_async.loop_lag import LoopLag
 from triton_async.memory.devices import open_devices
@@ -59,6 +62,7 @@ async def composed(
     lag.start()
     pools = make_pools(settings, None if fronts is None else fronts.pool())
     backends = make_backends(settings, pools)
+    agents = NativeAgents(settings.repoagent_directory, fetched)
     with Workers(settings.model_load_thread_count, instance_cores(settings)) as workers:
         regions = RegionRegistry((lambda: pools.devices) if settings.allow_client_shm else None)
         with watching_gpus(settings, pools) as monitor:
@@ -77,9 +81,10 @@ async def composed(
                 held_schedulers=held_schedulers(os.environ),
                 limiter=_limiter(settings, reactor),
                 open_root=roots.__getitem__,
+                strategies=backends, agents=agents,
             )  # fmt: skip
             server = InferenceServer(settings, host, recorder)
-            backends.inference = inner = InnerRequests(server)
+            backends.inference = inner = InnerRequests(server, control.answer)
             backends.watcher = reactor
             stuck.start(server.repository.held_models)
             try:
@@ -90,6 +95,7 @@ async def composed(
                 inner.close()
                 await loop.run_in_executor(None, server.close_traces)
                 await loop.run_in_executor(workers.unloads, backends.close)
+                await loop.run_in_executor(workers.unloads, agents.close)
         reactor.detach()
         pools.close()
 
@@ -113,6 +119,30 @@ def open_root(place: str) -> Root:
     from triton_async.cloud.repository import CloudRoot
 
     return CloudRoot(place)
+
+
+class FetchedModel:
+    """A copy of the model that lies at `url`, in object storage. Blocking. ServerError."""
+
+    def __init__(self, url: str) -> None:
+        parent, _, name = url.rstrip("/").rpartition("/")
+        if not has_scheme(url) or not has_scheme(parent):
+            raise InvalidArg("a repository agent has named a remote location that is none")
+        self._root = open_root(parent)
+        try:
+            self.directory = self._root.fetch(name).directory
+        except BaseException:
+            self._root.close()
+            raise
+
+    def close(self) -> None:
+        """Removes it."""
+        self._root.close()
+
+
+def fetched(url: str) -> FetchedModel:
+    """The model that a repository agent has moved there."""
+    return FetchedModel(url)
 
 
 def trace_recorder(settings: Settings) -> TraceRecorder | None:

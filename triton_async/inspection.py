@@ -17,7 +17,7 @@ from pathlib import Path
 
 from google.protobuf import text_format
 
-from triton_async.composition import make_backends, make_pools, open_root
+from triton_async.composition import fetched, make_backends, make_pools, open_root
 from triton_async.config.advice import no_version
 from triton_async.config.ensemble import EnsembleStep
 from triton_async.config.load import mistakes
@@ -27,7 +27,9 @@ from triton_async.core import files
 from triton_async.core.entries import TWO_REPOSITORIES
 from triton_async.core.host import LOADING, Host, Workers, as_server_error
 from triton_async.core.linking import Target, link
+from triton_async.core.native_agents import NativeAgents
 from triton_async.core.opening import (
+    OpenModel,
     OpenVersion,
     close_all,
     engine_maker,
@@ -276,6 +278,14 @@ def _open(host: Host, settings: Settings, name: str, directory: Path) -> _Opened
         model = open_model(host, settings, name, directory, lambda _: None)
     except Exception as error:
         return as_server_error(error, LOADING, open_model, directory.parent)
+    try:
+        return _tried(host, name, model)
+    finally:
+        model.agents.fail()
+
+
+def _tried(host: Host, name: str, model: OpenModel) -> _Opened | ServerError:
+    directory = model.agents.directory
     if not model.versions:
         return InvalidArg(_no_version(name, directory))
     if not isinstance(model.config, ModelConfig):
@@ -330,7 +340,10 @@ def _host(settings: Settings) -> Iterator[Host]:
     try:
         with Workers(1) as workers:
             backends = make_backends(settings, pools)
-            yield Host(loop, Reactor(), pools, backends, workers, settings.backend_config)
+            agents = NativeAgents(settings.repoagent_directory, fetched)
+            yield Host(loop, Reactor(), pools, backends, workers, settings.backend_config, strategies=backends,
+                       agents=agents)  # fmt: skip
+            agents.close()
     finally:
         loop.close()
         pools.close()

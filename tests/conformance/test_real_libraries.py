@@ -44,6 +44,30 @@ class TritonPythonModel:
                 answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", values + self.version)]))
         return answers
 """
+ASKING = """
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            asked = pb_utils.InferenceRequest(
+                model_name="adds", requested_output_names=["OUT"],
+                inputs=[pb_utils.get_input_tensor_by_name(request, "IN")],
+            )
+            answer = asked.exec()
+            if answer.has_error():
+                answers.append(pb_utils.InferenceResponse(error=answer.error()))
+            else:
+                values = pb_utils.get_output_tensor_by_name(answer, "OUT").as_numpy()
+                answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", values * 2)]))
+        return answers
+"""
+ASKING_CONFIG = """
+    backend: "python" max_batch_size: 4
+    input { name: "IN" data_type: TYPE_INT32 dims: 2 }
+    output { name: "OUT" data_type: TYPE_INT32 dims: 2 }
+"""
 CACHED = """
     backend: "identity" max_batch_size: 4 response_cache { enable: true }
     input { name: "IN" data_type: TYPE_INT32 dims: 2 }
@@ -69,6 +93,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     models = root / "models"
     (models / "cached" / "1").mkdir(parents=True)
     (models / "cached" / "config.pbtxt").write_text(CACHED)
+    (models / "asks" / "1").mkdir(parents=True)
+    (models / "asks" / "config.pbtxt").write_text(ASKING_CONFIG)
+    (models / "asks" / "1" / "model.py").write_text(ASKING)
     (models / "adds" / "7").mkdir(parents=True)
     (models / "adds" / "7" / "model.py").write_text(MODEL)
     env = ours_env()
@@ -98,6 +125,13 @@ def test_the_real_python_backend_runs_its_models(server: Server) -> None:
         ask(server, "adds", -1)
     with http_client.InferenceServerClient(f"127.0.0.1:{server.http_port}") as client:
         assert client.get_model_config("adds")["max_batch_size"] == 4
+
+
+def test_its_models_ask_other_models(server: Server) -> None:
+    for value in range(20):
+        assert ask(server, "asks", value) == [[2 * (value + 7), 18]]
+    with pytest.raises(http_client.InferenceServerException, match="it is negative"):
+        ask(server, "asks", -1)
 
 
 def test_the_real_local_cache_keeps_answers(server: Server) -> None:

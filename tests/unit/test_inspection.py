@@ -82,7 +82,7 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path, capsys: pytest.CaptureFi
         input { name: "x" data_type: TYPE_FP32 dims: 1 reshape { shape: 2 } }
         output { name: "y" data_type: TYPE_FP32 dims: 1 label_filename: "/etc/labels" }
     """)
-    write(tmp_path, "later", GOOD + "model_repository_agents { agents { } } instance_group { secondary_devices { } }")
+    write(tmp_path, "later", GOOD + "instance_group { secondary_devices { } }")
     write(tmp_path, "file", 'platform: "onnxruntime_onnx"')
     write(tmp_path, "passive", GOOD + "instance_group { passive: true }")
     write(tmp_path, "none", GOOD, "v1")
@@ -102,7 +102,6 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path, capsys: pytest.CaptureFi
         f"{tmp_path}/several: error: model input 'x' is specified more than once",
         f"{tmp_path}/several: error: model input 'x' has different size for dims and reshape",
         f"{tmp_path}/several: error: label_filename of output 'y' of model 'several' '/etc/labels' must be a relative",
-        f"{tmp_path}/later: error: 'model_repository_agents' of model 'later' is not supported yet",
         f"{tmp_path}/later: error: 'instance_group secondary_devices' of model 'later' is not supported yet",
         f"{tmp_path}/file: error: unable to find 'file/1/model.onnx' for model 'file': its folder holds nothing",
         f"{tmp_path}/passive: error: model 'passive' has passive instances only",
@@ -112,7 +111,7 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path, capsys: pytest.CaptureFi
     ):
         assert words in output
     assert f"{tmp_path}/versions/2" not in output
-    assert output.splitlines()[-1] == "7 models, 13 errors, 3 warnings"
+    assert output.splitlines()[-1] == "7 models, 12 errors, 3 warnings"
 
 
 def test_names_in_two_repositories_and_places_that_are_none(

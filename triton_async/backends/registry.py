@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from triton_async.backends.base import Backend, InferenceService, Watcher
+from triton_async.backends.base import Backend, BatchRule, InferenceService, Watcher
 from triton_async.config.paths import safe_name
 from triton_async.config.place import ModelPlace
 from triton_async.errors import InvalidArg
@@ -18,6 +18,10 @@ log = logging.getLogger("triton_async.backends")
 
 # The setting of an own engine that has the library of its name take its place.
 _NATIVE = "native"
+
+# Where a batching strategy is named, and the file that is one without being named.
+_STRATEGY = "TRITON_BATCH_STRATEGY_PATH"
+_STRATEGY_FILE = "batchstrategy.so"
 
 # Backend name -> module of this package and class.
 _BACKENDS = {
@@ -79,6 +83,33 @@ class BackendRegistry:
                 backend.watcher = self.watcher
                 self._made[key] = backend
             return backend
+
+    def strategy(self, config: Any, place: ModelPlace) -> Path | None:
+        """The library that has the batching strategy of a model; None: there is none. InvalidArg for a named one that
+        is not there.
+        """
+        if config.dynamic_batching is None:
+            return None
+        if _STRATEGY in config.proto.parameters:
+            named = config.proto.parameters[_STRATEGY].string_value
+            if not Path(named).is_file():
+                raise InvalidArg(f"Batching library path not found: {named}")
+            return Path(named)
+        folders = [*place.folders]
+        if self._directory is not None:
+            folders.append(self._directory / safe_name(config.backend, "backend"))
+        return next((file for folder in folders if (file := folder / _STRATEGY_FILE).is_file()), None)
+
+    def batch_rule(self, library: Path, config: Any, signature: Any, place: ModelPlace) -> BatchRule:
+        """The strategy in `library`, for a version of a model. ServerError when it has none, or does not want to."""
+        from triton_async.backends.capi.batching import NativeRule, has_hooks
+        from triton_async.backends.capi.handles import Library
+
+        opened = Library(library)
+        if not has_hooks(opened):
+            raise InvalidArg(f"library '{library.name}' of model '{config.name}' has no batching strategy")
+        log.info("model '%s' is batched by the library %s", config.name, library)
+        return NativeRule(opened, signature, config=config.json(), directory=place.directory)
 
     def _settings(self, name: str) -> dict[str, str]:
         settings = {**self._backend_config.get("", {}), **self._backend_config.get(name, {})}

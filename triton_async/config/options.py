@@ -448,9 +448,7 @@ BACKEND = (
     _text(
         "repoagent-directory",
         "/opt/tritonserver/repoagents",
-        "Accepted for compatibility.",
-        status=Status.NO_EFFECT,
-        note="the repository agent checksum is built in, and libraries of others are not loaded",
+        "Directory of repository agents that are libraries: <name>/libtritonrepoagent_<name>.so.",
     ),
     _text(
         "cache-config",

@@ -166,6 +166,7 @@ class Settings:
     response_cache_byte_size: int = _default("response-cache-byte-size")
     # The response cache in a Redis server instead; without the credentials of the environment.
     redis_cache: RedisConfig | None = None
+    repoagent_directory: str = _default("repoagent-directory")
     cache_directory: str = _default("cache-directory")
     # The response cache that is a library of `cache_directory` instead.
     library_cache: LibraryCache | None = None

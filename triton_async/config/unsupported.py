@@ -9,8 +9,6 @@ from triton_async.errors import Unsupported
 
 # Field -> (what is missing, whether the config asks for it).
 FIELDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
-    ("model_repository_agents", "repository agents other than checksum",
-     lambda c: any(agent.name != "checksum" for agent in c.model_repository_agents.agents)),
     ("model_operations", "libraries of custom operators for other backends than onnxruntime",
      lambda c: bool(c.model_operations.op_library_filename) and c.backend not in ("", "onnxruntime")),
 )
@@ -41,8 +39,6 @@ def _asked(proto: Any) -> Iterator[tuple[str, str]]:
     for field, missing, asks in FIELDS:
         if asks(proto):
             yield field, missing
-    if "TRITON_BATCH_STRATEGY_PATH" in proto.parameters:
-        yield "parameters TRITON_BATCH_STRATEGY_PATH", "batching by a shared library"
     for step in proto.ensemble_scheduling.step:
         if step.model_namespace:
             yield f"ensemble_scheduling step '{step.model_name}' model_namespace", "the choice of a namespace"

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t
 
+from triton_async.backends.base cimport BatchRule
 from triton_async.core.auto_delay cimport AutoDelay
 from triton_async.core.queue cimport RequestQueue
 from triton_async.core.scheduler cimport Scheduler
@@ -27,6 +28,8 @@ cdef class DynamicBatcher(Scheduler):
     cdef bint strict                     # preferred sizes are waited for as long as the delay
     cdef int64_t delay_ns                # 0 with `auto`
     cdef readonly AutoDelay auto         # finds the delay; None: it is fixed
+    cdef BatchRule rule                  # of the model's own, or None; begun while there is a pending batch
+    cdef InferRequest barred             # which did not join the pending batch by it, or None
     cdef int64_t hold_queued             # TRITONSERVER_DELAY_SCHEDULER; 0 once so many have waited
     cdef list lost                       # requests of the batch that the last `take` could not make
     cdef list refused                    # found by `take`, not yet returned by `expire`; or None
@@ -52,5 +55,8 @@ cdef class DynamicBatcher(Scheduler):
     cdef int64_t _choose_alone(self, int64_t now_ns) except -1
     cdef bint _is_late(self, InferRequest request, int64_t now_ns) noexcept
     cdef int _drop(self, InferRequest request, int64_t now_ns) except -1
+    # Whether the rule has the request join the pending batch.
+    cdef bint _joins(self, InferRequest request) noexcept
+    cdef int _end_rule(self) noexcept
     cdef int _refuse(self, list requests, int64_t now_ns) except -1
     cdef int _note_queue(self) noexcept

@@ -1,3 +1,4 @@
+from triton_async.backends.base import BatchRule
 from triton_async.config.model_config import DynamicBatching
 from triton_async.core.auto_delay import AutoDelay
 from triton_async.core.queue import RequestQueue
@@ -14,4 +15,5 @@ class DynamicBatcher(Scheduler):
         dynamic_batching: DynamicBatching | None = None,
         hold_queued: int = 0,
         auto: AutoDelay | None = None,
+        rule: BatchRule | None = None,
     ) -> None: ...

@@ -2,6 +2,7 @@
 
 cimport cython
 
+from triton_async.backends.base cimport BatchRule
 from triton_async.core.auto_delay cimport AutoDelay
 from triton_async.core.queue cimport RequestQueue
 from triton_async.core.scheduler cimport Scheduler
@@ -15,10 +16,10 @@ from triton_async.infer.signature cimport ModelSignature
 cdef class DynamicBatcher(Scheduler):
     """`dynamic_batching`: config DynamicBatching, or None for one execution per request. `hold_queued`: nothing is
     taken before so many requests wait, once. `auto`: it finds the delay, within that of `dynamic_batching` where that
-    has one."""
+    has one. `rule`: what it asks beside."""
 
     def __init__(self, ModelSignature signature, RequestQueue queue, dynamic_batching=None, int64_t hold_queued=0,
-                 AutoDelay auto=None):
+                 AutoDelay auto=None, BatchRule rule=None):
         self.hold_queued = hold_queued
         self.signature = signature
         self.queue = queue
@@ -29,6 +30,7 @@ cdef class DynamicBatcher(Scheduler):
         self.preferred = frozenset()
         self.max_preferred = self.max_rows
         if self.merging:
+            self.rule = rule
             if auto is None:
                 self.delay_ns = dynamic_batching.max_queue_delay_us * 1000
             self.auto = auto
@@ -40,7 +42,8 @@ cdef class DynamicBatcher(Scheduler):
                 self.strict = True
                 self.preferred = frozenset(dynamic_batching.preferred_batch_sizes)
         self.may_run_ahead = not queue.has_rules
-        self.starts_at_once = self.delay_ns == 0 and hold_queued == 0 and self.auto is None and not self.strict
+        self.starts_at_once = (self.delay_ns == 0 and hold_queued == 0 and self.auto is None and not self.strict
+                               and self.rule is None)
         self.timed = self.delay_ns != 0 or self.auto is not None or queue.has_timeouts
 
     cpdef int enqueue(self, InferRequest request, int64_t now_ns) except -1:
@@ -107,6 +110,7 @@ cdef class DynamicBatcher(Scheduler):
         self._note_queue()
         if not taken:
             return None
+        self._end_rule()
         try:
             batch = closed_batch(self.signature, taken)
         except BaseException:
@@ -158,6 +162,7 @@ cdef class DynamicBatcher(Scheduler):
         # Among those looked at before, too, one may be late by now.
         if last is None or (not idled and self.ends_ns and now_ns + self.mean_execution_ns > self.ends_ns):
             self.count = self.rows = self.best = self.ends_ns = 0
+            self._end_rule()
             if self.room is not None:
                 self.room.clear()
             request = leader
@@ -184,6 +189,9 @@ cdef class DynamicBatcher(Scheduler):
                         or (self.room is not None and not self.room.add(request))):
                     self.closed = True
                     break
+            if self.rule is not None and not self._joins(request):
+                self.closed = True
+                break
             self.count += 1
             self.rows += request.rows
             self.oldest_ns = min(self.oldest_ns, request.queue_start_ns)
@@ -195,6 +203,23 @@ cdef class DynamicBatcher(Scheduler):
             last = request
             request = self.queue.after(request)
         self.queue.cursor = last if self.count else None
+        return 0
+
+    # Asked once for each that may join; the first one of a batch always does.
+    cdef bint _joins(self, InferRequest request) noexcept:
+        if self.count == 0:
+            self.rule.begin()
+            self.rule.takes(request)
+            return True
+        if request is self.barred or not self.rule.takes(request):
+            self.barred = request
+            return False
+        return True
+
+    cdef int _end_rule(self) noexcept:
+        self.barred = None
+        if self.rule is not None and self.rule.begun:
+            self.rule.end()
         return 0
 
     # As Triton's GetDynamicBatch: a preferred size goes at once, until the oldest request has waited for as long as the

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from triton_async.backends.base import Backend
+from triton_async.backends.base import Backend, BatchRule
 from triton_async.config.host_policy import HostPolicy
 from triton_async.config.metrics_config import MetricsConfig
 from triton_async.config.model_config import ModelConfig
@@ -20,11 +20,13 @@ from triton_async.core.cache import ResponseCache
 from triton_async.core.families import MetricSource
 from triton_async.core.files import LocalRoot, Root
 from triton_async.core.limiter import RateLimiter
+from triton_async.core.native_agents import NativeAgents
 from triton_async.core.placement import GpuLoads
 from triton_async.core.reactor import Reactor
 from triton_async.core.warmup import WarmUps
 from triton_async.defines import FILE_THREADS, UNLOAD_THREADS
 from triton_async.errors import InternalError, ServerError
+from triton_async.infer.signature import ModelSignature
 from triton_async.memory.binding import bind
 from triton_async.memory.devices import Devices
 from triton_async.memory.pools import Pools
@@ -45,6 +47,16 @@ class Backends(Protocol):
     """Where backends come from; the app hands one down. `place`: of a model, which may bring one of its own."""
 
     def get(self, name: str, place: ModelPlace | None = None) -> Backend: ...
+
+
+class Strategies(Protocol):
+    """Batching strategies that are shared libraries; the app hands them down."""
+
+    def strategy(self, config: ModelConfig, place: ModelPlace) -> Path | None: ...
+
+    def batch_rule(
+        self, library: Path, config: ModelConfig, signature: ModelSignature, place: ModelPlace
+    ) -> BatchRule: ...
 
 
 class Workers:
@@ -133,6 +145,10 @@ class Host:
     policies: Mapping[str, HostPolicy] = field(default_factory=dict)
     #: Where instances run whose policy has no cores; (): where the process does.
     cores: Sequence[int] = ()
+    #: Where strategies of batching come from; None: there are none.
+    strategies: Strategies | None = None
+    #: Repository agents that are libraries; None: there are none.
+    agents: NativeAgents | None = None
     #: What a --model-repository is; that of directories alone by default.
     open_root: Callable[[str], Root] = LocalRoot
 

@@ -12,10 +12,11 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from triton_async.backends.base import LoadedModel, ModelInstance
+from triton_async.backends.base import BatchRule, LoadedModel, ModelInstance
 from triton_async.config.host_policy import HostPolicy
 from triton_async.config.model_config import Instance as InstanceConfig
 from triton_async.config.model_config import InstanceKind, ModelConfig
+from triton_async.core.agents import AgentRun
 from triton_async.core.auto_delay import AutoDelay
 from triton_async.core.batcher import DynamicBatcher
 from triton_async.core.changing import change_instances
@@ -35,6 +36,7 @@ from triton_async.core.opening import (
     make_engines,
     on_own_threads,
     open_version,
+    parts_of,
 )
 from triton_async.core.phases import latencies_of
 from triton_async.core.placement import MemoryUsage, check_load_limits, gpus_in_use, used_nbytes
@@ -97,6 +99,8 @@ class LoadedVersion:
     made: dict[Slot, Instance] = field(default_factory=dict)
     passive: list[Instance] = field(default_factory=list)
     leaving: set[asyncio.Task[None]] = field(default_factory=set)
+    # Who hears of the end of what it was loaded with; None: nobody.
+    agents: AgentRun | None = None
 
 
 async def load_version(host: Host, config: ModelConfig, version: int, model_dir: Path) -> LoadedVersion:
@@ -146,7 +150,7 @@ async def start_version(host: Host, config: ModelConfig, opened: OpenVersion) ->
         instances = list(compress(made, active))
         injection = _make_injection(config, opened, instances)
         await host.warm_ups.run(host.reactor, config, opened.signature, instances, opened.samples, injection)
-        scheduler = make_scheduler(config, opened.signature, instances, injection, host)
+        scheduler = make_scheduler(config, opened.signature, instances, injection, host, loaded.batch_rule)
         cache = host.cache if config.proto.response_cache.enable else None
         # On the loop thread they would not run where their policy has them.
         runs_here = host.loop_executions and not host.policies_of(config)
@@ -182,6 +186,8 @@ def fits_in_place(host: Host, version: LoadedVersion, config: ModelConfig, conte
     """
     loaded, old = version.loaded, version.model.config
     if loaded is None or not contents or contents != version.contents or config.sequences is not None:
+        return False
+    if version.agents is not None:  # they are told of each load
         return False
     groups = (*old.instance_groups, *config.instance_groups)
     if any(group.kind is InstanceKind.GPU for group in groups):
@@ -256,16 +262,26 @@ async def _leave(host: Host, instance: Instance, has_nothing: asyncio.Future[Non
 
 async def retire(host: Host, version: LoadedVersion) -> None:
     """Lets the version finish what it has, then stops its instances and frees it."""
+    agents = version.agents
+    if agents is not None:
+        agents.users -= 1
+    last = agents if agents is not None and agents.users == 0 else None
+    if last is not None:
+        await host.unloading(last.unload)
     await version.model.drain()
     if version.leaving:
         await asyncio.wait(version.leaving)
     await _free(host, [*version.model.take_instances(), *version.passive], version.loaded)
+    if last is not None:
+        await host.unloading(last.unloaded)
 
 
 async def _free(host: Host, instances: list[Instance], rest: Closable | None) -> None:
     await _stop_threads(host, [instance for instance in instances if instance.started])
     unused: list[Closable] = [instance for instance in instances if not instance.started]
-    if rest is not None:
+    if isinstance(rest, LoadedModel):
+        unused += parts_of(rest)
+    elif rest is not None:
         unused.append(rest)
     if unused:
         await host.unloading(close_all, unused)
@@ -286,11 +302,11 @@ def _by_request(instances: list[Instance]) -> bool:
     return any(instance.by_request for instance in instances)
 
 
-def make_scheduler(
+def make_scheduler(  # noqa: PLR0917
     config: ModelConfig, signature: ModelSignature, instances: list[Instance], injection: Injection | None,
-    host: Host,
+    host: Host, rule: BatchRule | None = None,
 ) -> Scheduler:  # fmt: skip
-    """The scheduler that the config asks for."""
+    """The scheduler that the config asks for. `rule`: of the model's own, that its batcher asks beside."""
     batching, held = config.dynamic_batching, host.held_schedulers
     if config.sequences is not None and injection is not None:
         # A model that is handed requests, not rows, has no use for rows of nobody.
@@ -306,7 +322,7 @@ def make_scheduler(
     )  # fmt: skip
     finds = host.auto_queue_delay if batching.auto_delay is None else batching.auto_delay
     auto = AutoDelay(config.max_batch_size, batching.max_queue_delay_us, len(instances)) if finds else None
-    return DynamicBatcher(signature, queue, batching, held.queued, auto)
+    return DynamicBatcher(signature, queue, batching, held.queued, auto, rule)
 
 
 def _make_instance(host: Host, spec: InstanceConfig) -> Instance:

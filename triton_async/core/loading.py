@@ -73,6 +73,13 @@ class Loader:
             )  # fmt: skip
         except ServerError as error:
             raise self.not_polled(entry, error.as_status(), error.message) from error
+        try:
+            await self._take(entry, given, found)
+        finally:
+            if found.agents:
+                await self._host.loading(found.agents.complete if found.agents.users else found.agents.fail)
+
+    async def _take(self, entry: ModelEntry, given: files.ModelFiles, found: OpenModel) -> None:
         # Of a copy, that of what it was made from.
         fingerprint = found.fingerprint if isinstance(given, files.LocalFiles) else given.fingerprint
         entry.polled = True
@@ -137,13 +144,13 @@ class Loader:
         if isinstance(opened, ServerError):
             return self._failed(entry, version, opened)
         try:
-            if opened is None and self._keeps(entry, config, version, found.fingerprint):
+            if opened is None and not found.agents and self._keeps(entry, config, version, found.fingerprint):
                 served = entry.versions[version].loaded
                 assert served is not None
-                await update_version(self._host, served, config, given.directory)
+                await update_version(self._host, served, config, found.agents.directory)
                 return ""
             if opened is None:
-                loaded = await load_version(self._host, config, version, given.directory)
+                loaded = await load_version(self._host, config, version, found.agents.directory)
             else:
                 loaded = await start_version(self._host, config, opened)
         except ServerError as error:
@@ -151,6 +158,9 @@ class Loader:
         loaded.files = given
         loaded.contents = files.of_version(found.fingerprint, version)
         given.users += 1
+        if found.agents:
+            loaded.agents = found.agents
+            found.agents.users += 1
         state = entry.versions[version]
         old = state.loaded
         if old is not None:

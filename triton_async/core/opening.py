@@ -22,7 +22,7 @@ from triton_async.config.load import ConfigFile, check_model_file, complete_conf
 from triton_async.config.model_config import Instance, ModelConfig, TensorConfig, host_policies
 from triton_async.config.place import ModelPlace
 from triton_async.config.settings import Settings
-from triton_async.core.agents import run_agents
+from triton_async.core.agents import AgentRun
 from triton_async.core.files import Fingerprint, fingerprint
 from triton_async.core.host import LOADING, Host, as_server_error
 from triton_async.core.identity import ModelFiles
@@ -30,7 +30,7 @@ from triton_async.core.initial_states import read_initial_states
 from triton_async.core.placement import check_backend, find_gpus, gpus_in_use
 from triton_async.core.planning import check_assembly, make_plan, without_ignored
 from triton_async.core.warmup_samples import Sample, read_samples
-from triton_async.errors import InvalidArg, ServerError
+from triton_async.errors import InvalidArg, ServerError, Unsupported
 from triton_async.infer.signature import ModelSignature, TensorSpec
 from triton_async.infer.tensor import Tensor
 from triton_async.memory.binding import bound
@@ -64,7 +64,7 @@ class OpenVersion:
 
     def close(self) -> None:
         """Frees the engines and what they share. Blocking."""
-        close_all([*self.engines, self.loaded])
+        close_all([*self.engines, *parts_of(self.loaded)])
 
 
 @dataclass(slots=True)
@@ -96,6 +96,8 @@ class OpenModel:
     config: ModelConfig | ServerError | None = None
     newest: OpenVersion | ServerError | None = None
     ensemble: OpenEnsemble | None = None
+    # Who is told what becomes of the load, and where the files are; always set behind `open_model`.
+    agents: AgentRun = field(default_factory=lambda: AgentRun(Path()))
 
 
 class Inspection:
@@ -139,10 +141,27 @@ def open_model(
     found = fingerprint(directory)
     auto_complete = not settings.disable_auto_complete_config
     file = read(directory, name, auto_complete=auto_complete, config_name=settings.model_config_name, given=given)
-    run_agents(file.proto, directory)
+    agents = AgentRun(directory)
+    agents.begin(file.proto, host.agents)
+    try:
+        return _opened_by(host, settings, name, agents, file, found, on_versions, given, keeps)
+    except BaseException:
+        agents.fail()
+        raise
+
+
+def _opened_by(  # noqa: PLR0917
+    host: Host, settings: Settings, name: str, agents: AgentRun, file: ConfigFile, found: Fingerprint,
+    on_versions: Callable[[tuple[int, ...]], object], given: ConfigFile | None,
+    keeps: Callable[[ModelConfig, int, Fingerprint], bool],
+) -> OpenModel:  # fmt: skip
+    """From where its agents have the model."""
+    directory, auto_complete = agents.directory, not settings.disable_auto_complete_config
+    if agents:
+        file = read(directory, name, auto_complete=auto_complete, config_name=settings.model_config_name, given=given)
     for line in directory_warnings(directory):
         log.warning("%s (model '%s')", line, name)
-    model = OpenModel(found, select_versions(file, directory))
+    model = OpenModel(found, select_versions(file, directory), agents=agents)
     if not model.versions:
         log.error("model '%s' has no version to serve: %s", name, no_version(directory))
         return model
@@ -158,6 +177,8 @@ def open_model(
         )  # fmt: skip
         model.config = config
         if config.ensemble is not None:
+            if agents:
+                raise Unsupported(f"repository agents that are libraries are not for ensembles, as '{name}' is one")
             for version in model.versions:
                 log.info("loading: %s:%d", name, version)
             labels = {io.name: read_labels(directory, io.label_filename) for io in config.outputs if io.label_filename}
@@ -167,7 +188,7 @@ def open_model(
         check_backend(backend, config, host.open_devices)
         check_assembly(backend, config)
         # A version on a GPU is loaded by itself: its memory is told from what the GPU had in use before.
-        if not gpus_in_use(config) and not keeps(config, newest, found):
+        if not gpus_in_use(config) and (agents or not keeps(config, newest, found)):
             model.newest = _opened(host, config, newest, directory, inspection)
     except Exception as error:
         model.config = as_server_error(error, LOADING, open_model, directory.parent)
@@ -195,7 +216,10 @@ def open_version(
     log.info("loading: %s:%d", config.name, version)
     begun, opened = (time.monotonic(), None) if inspection is None else (inspection.begun, inspection.opened)
     settings = {**host.backend_config.get("", {}), **host.backend_config.get(config.backend, {})}
-    backend = host.backends.get(config.backend, ModelPlace(directory, version, config.proto.runtime))
+    place = ModelPlace(directory, version, config.proto.runtime)
+    backend = host.backends.get(config.backend, place)
+    strategies = host.strategies
+    strategy = None if strategies is None else strategies.strategy(config, place)
     config = without_ignored(backend, config)
     files = ModelFiles(directory, version) if host.cache is not None and host.cache.remote else None
     path = model_path(config.proto, directory, version)
@@ -203,12 +227,16 @@ def open_version(
     signature = make_signature(config, version, directory)
     initial_states = read_initial_states(config, directory)
     samples = read_samples(config, signature, directory)
-    context = LoadContext(config, version, path, signature, host.pool, settings, host.pools, opened)
+    context = LoadContext(
+        config, version, path, signature, host.pool, settings, host.pools, opened, strategy is not None
+    )  # fmt: skip
     backend.prepare()
     with _placed(host, config.proto):
         loaded = backend.load(context)
     model = OpenVersion(version, signature, loaded, [], samples, begun, initial_states, files)
     try:
+        if strategies is not None and strategy is not None:
+            loaded.batch_rule = strategies.batch_rule(strategy, config, signature, place)
         model.engines = [] if on_own_threads(host, config, loaded) else make_engines(config, loaded, config.instances())
     except BaseException:
         model.close()
@@ -279,6 +307,11 @@ def engine_maker(config: ModelConfig, loaded: LoadedModel, spec: Instance) -> Ca
     """What makes the engine of an instance."""
     group = config.instance_groups[spec.group]
     return lambda: loaded.create_instance(spec.name, group, spec.device)
+
+
+def parts_of(loaded: LoadedModel) -> list[Closable]:
+    """What is to be closed of a version, behind its instances."""
+    return [loaded] if loaded.batch_rule is None else [loaded.batch_rule, loaded]
 
 
 def close_all(parts: Iterable[Closable]) -> None:

@@ -300,11 +300,6 @@ INCOMPLETE = [
 ]
 
 UNSUPPORTED = [
-    ("model_repository_agents { agents { name: 'other' } }", "model_repository_agents"),
-    (
-        "parameters { key: 'TRITON_BATCH_STRATEGY_PATH' value { string_value: 'b.so' } }",
-        "parameters TRITON_BATCH_STRATEGY_PATH",
-    ),
     ("instance_group { secondary_devices { device_id: 0 } }", "secondary_devices"),
 ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from triton_async.config.load import read
-from triton_async.core.agents import run_agents
+from triton_async.core.agents import AgentRun
 from triton_async.errors import ServerError
 
 CONTENT = b"weights" * 1000
@@ -28,7 +28,7 @@ def model(root: Path, *parameters: tuple[str, str]) -> Path:
 
 
 def run(directory: Path) -> None:
-    run_agents(read(directory, "m").proto, directory)
+    AgentRun(directory).begin(read(directory, "m").proto, None)
 
 
 @pytest.mark.parametrize("key", ["MD5:1/model.onnx", "md5:1/model.onnx"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelInstance
+from triton_async.backends.capi.batching import NativeRule, has_hooks
 from triton_async.backends.capi.handles import BackendHandle, Library, ModelHandle
 from triton_async.backends.capi.instance import NativeInstance, Turn
 from triton_async.backends.capi.memory import NativeMemory
@@ -87,8 +88,9 @@ class NativeBackend(Backend):
     def _model(self, path: Path, proto: Any, auto_complete: bool, on_config: Any) -> ModelHandle:
         folder = path if path.name.isdigit() else path.parent
         return ModelHandle(
-            self.handle, proto.name, int(folder.name), str(folder.parent), config_json(proto), auto_complete, on_config
-        )
+            self.handle, proto.name, int(folder.name), str(folder.parent), config_json(proto), auto_complete, on_config,
+            self.inference,
+        )  # fmt: skip
 
     def load(self, context: LoadContext) -> LoadedModel:
         proto = context.config.proto
@@ -107,7 +109,11 @@ class NativeBackend(Backend):
         except BaseException:
             model.close()
             raise
-        return NativeModel(model, context)
+        try:
+            return NativeModel(model, context)
+        except BaseException:
+            model.close()
+            raise
 
     def close(self) -> None:
         with self._lock:
@@ -145,6 +151,10 @@ class NativeModel(LoadedModel):
         self._starting = None if model.backend.parallel_loading else threading.Lock()
         self._turns: dict[tuple[InstanceKind, int], Turn] = {}
         self._lock = threading.Lock()
+        library = model.backend.library
+        # Hooks of its own, where no other library has them.
+        if context.config.dynamic_batching is not None and not context.has_strategy and has_hooks(library):
+            self.batch_rule = NativeRule(library, context.signature, model=model)
 
     def create_instance(self, name: str, group: InstanceGroup, device_id: int) -> ModelInstance:
         policy = group.host_policy or _host_policy(group.kind, device_id)

@@ -1,0 +1,167 @@
+"""Repository agents that are shared libraries, in real servers: what they hear, move, and refuse."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import native_libraries
+import pytest
+from server_process import ServerProcess, poll, running_server
+
+pytestmark = native_libraries.needs_compiler
+
+TENSORS = """
+    input { name: "INPUT0" data_type: TYPE_INT32 dims: 1 }
+    output { name: "OUTPUT0" data_type: TYPE_INT32 dims: 1 }
+"""
+
+
+def agent(name: str, **parameters: str) -> str:
+    listed = " ".join(f'parameters {{ key: "{key}" value: "{value}" }}' for key, value in parameters.items())
+    return f'agents {{ name: "{name}" {listed} }}'
+
+
+def write(root: Path, name: str, *agents: str, more: str = "") -> None:
+    (root / name / "1").mkdir(parents=True)
+    (root / name / "config.pbtxt").write_text(
+        f'backend: "identity" max_batch_size: 4 {TENSORS} {more} '
+        f"model_repository_agents {{ {' '.join(agents)} }}"
+    )
+
+
+def call(server: ServerProcess, path: str, body: Any = None) -> tuple[int, Any]:
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(f"http://{server.http_url}/v2/{path}", data), timeout=60
+        ) as answer:
+            text = answer.read()
+            return answer.status, json.loads(text) if text else None
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())["error"]
+
+
+def load(server: ServerProcess, model: str, action: str = "load") -> tuple[int, Any]:
+    return call(server, f"repository/models/{model}/{action}", {})
+
+
+def answer(server: ServerProcess, model: str) -> list[int]:
+    body = {"inputs": [{"name": "INPUT0", "datatype": "INT32", "shape": [1, 1], "data": [7]}]}
+    status, said = call(server, f"models/{model}/infer", body)
+    assert status == 200, said
+    data: list[int] = said["outputs"][0]["data"]
+    return data
+
+
+def test_agents_hear_of_loads_and_unloads_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agents, models, journal, temporary = (tmp_path / name for name in ("agents", "models", "journal", "temporary"))
+    native_libraries.build(agents / "teller" / "libtritonrepoagent_teller.so", "agent.c")
+    temporary.mkdir()
+    write(models, "told", agent("teller", tag="one"), agent("teller", tag="two", do="complain"))
+    write(models, "moved", agent("teller", tag="mover", do="move"))
+    write(models, "released", agent("teller", tag="releaser", do="release"))
+    monkeypatch.setenv("AGENT_JOURNAL", str(journal))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+
+    def lines(tag: str) -> list[str]:
+        return [line.partition(" ")[2] for line in journal.read_text().splitlines() if line.startswith(f"{tag} ")]
+
+    def both() -> list[str]:
+        return [line for line in journal.read_text().splitlines() if line.startswith(("one ", "two "))]
+
+    options = [f"--repoagent-directory={agents}", "--model-control-mode=explicit"]
+    with running_server([models], tmp_path, options) as server:
+        assert load(server, "told") == (200, None)
+        assert both() == ["one ModelInitialize", "one LOAD", "two ModelInitialize", "two LOAD", "two LOAD_COMPLETE",
+                          "one LOAD_COMPLETE"]  # fmt: skip
+        assert answer(server, "told") == [7]
+        journal.write_text("")
+        # A load anew: what served goes once the new one is there.
+        with open(models / "told" / "config.pbtxt", "a") as config:
+            config.write("\n# changed")
+        assert load(server, "told") == (200, None)
+        poll(lambda: "one ModelFinalize" in both(), "the end of what served", 20)
+        assert both()[:4] == ["one ModelInitialize", "one LOAD", "two ModelInitialize", "two LOAD"]
+        completed = ["two LOAD_COMPLETE", "one LOAD_COMPLETE"]
+        ends = ["one UNLOAD", "two UNLOAD", "two UNLOAD_COMPLETE", "one UNLOAD_COMPLETE", "two ModelFinalize",
+                "one ModelFinalize"]  # fmt: skip
+        assert [line for line in both()[4:] if line in completed] == completed
+        assert [line for line in both()[4:] if line not in completed] == ends
+        journal.write_text("")
+        assert load(server, "told", "unload") == (200, None)
+        poll(lambda: "one ModelFinalize" in both(), "the model's end", 20)
+        assert both() == ends
+
+        assert load(server, "moved") == (200, None)
+        assert call(server, "models/moved/config")[1]["max_batch_size"] == 7
+        assert answer(server, "moved") == [7]
+        folder = Path(lines("mover")[3])
+        assert lines("mover")[2] == "Unexpected artifact type, expects 'TRITONREPOAGENT_ARTIFACT_FILESYSTEM'"
+        assert folder.parent == temporary
+        assert (folder / "config.pbtxt").exists()
+        assert load(server, "moved", "unload") == (200, None)
+        poll(lambda: not folder.exists(), "the folder to be removed", 20)
+
+        assert load(server, "released") == (200, None)
+        assert lines("releaser")[2:4] == ["removed", "No mutable location to be deleted"]
+        server.stop()
+    assert lines("releaser")[-3:] == ["UNLOAD", "UNLOAD_COMPLETE", "ModelFinalize"]
+    assert lines("-") == ["Finalize"]
+    assert "moved too late" not in journal.read_text()
+    assert not list(temporary.glob("triton_async_agent_*"))
+
+
+def test_what_goes_wrong_fails_the_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agents, models, journal = tmp_path / "agents", tmp_path / "models", tmp_path / "journal"
+    for name, defines in (("teller", ()), ("unwilling", ("FAIL_INITIALIZE",))):
+        native_libraries.build(agents / name / f"libtritonrepoagent_{name}.so", "agent.c", *defines)
+    native_libraries.build(agents / "partial" / "libtritonrepoagent_partial.so", "identity.c")
+    (agents / "text").mkdir()
+    (agents / "text" / "libtritonrepoagent_text.so").write_text("no library")
+    write(models, "nowhere", agent("nowhere"))
+    write(models, "partial", agent("partial"))
+    write(models, "text", agent("text"))
+    write(models, "unwilling", agent("unwilling"))
+    write(models, "outside", agent("../teller"))
+    write(models, "fail_model", agent("teller", tag="a"), agent("teller", tag="b", do="fail_model"))
+    write(models, "refuse", agent("teller", tag="c"), agent("teller", tag="d", do="refuse"))
+    write(models, "moved_away", agent("teller", do="nowhere"))
+    write(models, "bucket", agent("teller", do="bucket", where="somewhere"))
+    write(models, "broken", agent("teller", tag="e"), more="instance_group { count: 1 kind: KIND_GPU }")
+    expected = {
+        "nowhere": "unable to find 'libtritonrepoagent_nowhere.so' of repository agent 'nowhere' in the repository "
+                   "agent directory",
+        "partial": "unable to find required entrypoint 'TRITONREPOAGENT_ModelAction' in agent library "
+                   "'libtritonrepoagent_partial.so'",
+        "text": "unable to load shared library: libtritonrepoagent_text.so: ",
+        "unwilling": "the agent does not want to",
+        "outside": "repository agent",
+        "fail_model": "the agent does not want this model",
+        "refuse": "the agent refuses the model",
+        "moved_away": "repository agent 'teller' has moved model 'moved_away' to what is no folder",
+        "bucket": "a repository agent has named a remote location that is none",
+        "broken": "",
+    }  # fmt: skip
+    monkeypatch.setenv("AGENT_JOURNAL", str(journal))
+    options = [f"--repoagent-directory={agents}", "--model-control-mode=explicit"]
+    with running_server([models], tmp_path, options) as server:
+        for model, text in expected.items():
+            status, error = load(server, model)
+            assert status in (400, 500), (model, error)
+            assert text in error, (model, error)
+            assert str(tmp_path) not in error
+    lines = journal.read_text().splitlines()
+    assert [line for line in lines if line[0] in "ab"] == [
+        "a ModelInitialize", "a LOAD", "b ModelInitialize", "b ModelFinalize", "a LOAD_FAIL", "a ModelFinalize",
+    ]  # fmt: skip
+    assert [line for line in lines if line[0] in "cd"] == [
+        "c ModelInitialize", "c LOAD", "d ModelInitialize", "d LOAD", "d LOAD_FAIL", "c LOAD_FAIL", "d ModelFinalize",
+        "c ModelFinalize",
+    ]  # fmt: skip
+    assert [line for line in lines if line[0] == "e"] == [
+        "e ModelInitialize", "e LOAD", "e LOAD_FAIL", "e ModelFinalize",
+    ]  # fmt: skip
