@@ -301,7 +301,9 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_InferenceResponseDelete(RESPONSE) {
 
 EXPORT TRITONSERVER_Error *TRITONSERVER_InferenceResponseError(RESPONSE) {
     NEEDS(inference_response);
-    return inference_response->error;
+    /* The caller's, each time: programs delete it. */
+    const TRITONSERVER_Error *error = inference_response->error;
+    return error == NULL ? NULL : TRITONSERVER_ErrorNew(error->code, error->message);
 }
 
 EXPORT TRITONSERVER_Error *

@@ -180,6 +180,7 @@ static void streams_and_cancellation(TRITONSERVER_Server *server) {
     CHECK(yes && waiter.n_responses == 1);
     error = TRITONSERVER_InferenceResponseError(waiter.responses[0]);
     CHECK(error != NULL && TRITONSERVER_ErrorCode(error) == TRITONSERVER_ERROR_CANCELLED);
+    TRITONSERVER_ErrorDelete(error); /* the response has its own */
     waiter_clear(&waiter);
     GOOD(TRITONSERVER_InferenceRequestCancel(request)); /* too late, and no error */
     GOOD(TRITONSERVER_InferenceRequestDelete(request));

@@ -159,9 +159,7 @@ static TRITONSERVER_Error *read_response(question *asked, TRITONSERVER_Inference
     TRITONSERVER_MemoryType type;
     int64_t id;
     void *userp;
-    TRITONSERVER_Error *error = TRITONSERVER_InferenceResponseError(response);
-    if (error != NULL) /* the response's own */
-        return TRITONSERVER_ErrorNew(TRITONSERVER_ErrorCode(error), TRITONSERVER_ErrorMessage(error));
+    TRY(TRITONSERVER_InferenceResponseError(response));
     TRY(TRITONSERVER_InferenceResponseOutput(
         response, 0, &name, &datatype, &shape, &rank, &base, &size, &type, &id, &userp));
     asked->got[asked->n_got++ % 64] = *(const int32_t *)base;

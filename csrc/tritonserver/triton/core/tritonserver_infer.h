@@ -186,7 +186,7 @@ TRITONSERVER_DECLSPEC TRITONSERVER_Error *TRITONSERVER_InferenceRequestSetDouble
 
 TRITONSERVER_DECLSPEC TRITONSERVER_Error *TRITONSERVER_InferenceResponseDelete(
     TRITONSERVER_InferenceResponse *inference_response);
-/* NULL, or why the request failed: an error that belongs to the response. */
+/* NULL, or why the request failed: an error that is the caller's, another one each time. */
 TRITONSERVER_DECLSPEC TRITONSERVER_Error *TRITONSERVER_InferenceResponseError(
     TRITONSERVER_InferenceResponse *inference_response);
 TRITONSERVER_DECLSPEC TRITONSERVER_Error *TRITONSERVER_InferenceResponseModel(
