@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import NamedTuple
 
-from triton_async import logs
+from triton_async import logs, native
 from triton_async.backends.registry import BackendRegistry
 from triton_async.config.affinity import engine_cores, instance_cores
 from triton_async.config.locations import has_scheme
@@ -81,7 +81,7 @@ async def composed(
                 held_schedulers=held_schedulers(os.environ),
                 limiter=_limiter(settings, reactor),
                 open_root=roots.__getitem__,
-                strategies=backends, agents=agents,
+                strategies=backends, agents=agents, metrics_text=native.metrics_text,
             )  # fmt: skip
             server = InferenceServer(settings, host, recorder)
             backends.inference = inner = InnerRequests(server, control.answer)

@@ -85,6 +85,20 @@ def check(error: int | None) -> None:
     raise made
 
 
+def metrics_text() -> str:
+    """The lines of the metric families that libraries and programs in this process have made; "" where none could."""
+    if _loaded is None:
+        return ""
+    nbytes = ctypes.c_size_t()
+    _loaded.ta_metrics_text.restype = ctypes.c_void_p
+    text = ctypes.c_void_p(_loaded.ta_metrics_text(ctypes.byref(nbytes)))
+    if not text:
+        return ""
+    found = ctypes.string_at(text, nbytes.value).decode(errors="replace")
+    _loaded.ta_metrics_free(text)
+    return found
+
+
 def address(name: str) -> int:
     """Where a function of the library is. InternalError when it cannot be loaded, AttributeError when it has none."""
     return ctypes.cast(getattr(load(), name), ctypes.c_void_p).value or 0

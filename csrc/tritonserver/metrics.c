@@ -350,30 +350,23 @@ EXPORT char *ta_metrics_text(size_t *nbytes) {
     return NULL;
 }
 
+EXPORT void ta_metrics_free(char *text) {
+    free(text);
+}
+
+/* The server's page has the families in it. */
 EXPORT TRITONSERVER_Error *TRITONSERVER_ServerMetrics(TRITONSERVER_Server *server, TRITONSERVER_Metrics **metrics) {
     NEEDS(metrics);
     TRY(ta_known(server));
     TRITONSERVER_Message *page = NULL;
     TRY(server->control->call(server->number, "metrics", NULL, 0, &page));
-    size_t nbytes = 0;
-    char *own = ta_metrics_text(&nbytes);
-    TRITONSERVER_Message *whole = own == NULL ? NULL : malloc(sizeof(*whole) + page->nbytes + nbytes + 1);
-    if (whole != NULL) {
-        whole->nbytes = page->nbytes + nbytes;
-        memcpy(whole->json, page->json, page->nbytes);
-        memcpy(whole->json + page->nbytes, own, nbytes + 1);
-    }
     *metrics = calloc(1, sizeof(**metrics));
-    bool good = whole != NULL && *metrics != NULL;
-    if (good)
-        (*metrics)->page = whole;
-    else {
-        free(whole);
-        free(*metrics);
+    if (*metrics == NULL) {
+        free(page);
+        return ta_no_memory();
     }
-    free(own);
-    free(page);
-    return good ? NULL : ta_no_memory();
+    (*metrics)->page = page;
+    return NULL;
 }
 
 EXPORT TRITONSERVER_Error *TRITONSERVER_MetricsDelete(TRITONSERVER_Metrics *metrics) {

@@ -217,8 +217,9 @@ void ta_answers_put(TRITONSERVER_Server *server, ta_answer *answer);
 void ta_answer_free(TRITONSERVER_InferenceResponse *response);
 /* Tells of the trace what was noted and gives it to its owner. Behind it nothing of it is looked at. */
 void ta_trace_end(TRITONSERVER_InferenceTrace *trace);
-/* The families of metrics as text: a new string, or NULL. */
+/* The families of metrics as text: a new string for `ta_metrics_free`, or NULL. */
 char *ta_metrics_text(size_t *nbytes);
+void ta_metrics_free(char *text);
 
 #define OUT_OF_MEMORY_IF(condition)  \
     do {                             \

@@ -68,6 +68,20 @@ static void wait_ms(int ms) {
 
 /* -- Life */
 
+#ifdef WITH_METRICS
+static TRITONSERVER_Metric *executions;
+
+static TRITONSERVER_Error *make_metric(void) {
+    TRITONSERVER_MetricFamily *family;
+    TRITONSERVER_Parameter *label = TRITONSERVER_ParameterNew("kind", TRITONSERVER_PARAMETER_STRING, "of a \"puppet\"");
+    TRY(TRITONSERVER_MetricFamilyNew(&family, TRITONSERVER_METRIC_KIND_COUNTER, "puppet_executions", "How often"));
+    TRITONSERVER_Error *error =
+        TRITONSERVER_MetricNew(&executions, family, (const TRITONSERVER_Parameter **)&label, 1);
+    TRITONSERVER_ParameterDelete(label);
+    return error;
+}
+#endif
+
 TRITONSERVER_Error *TRITONBACKEND_Initialize(TRITONBACKEND_Backend *backend) {
     uint32_t major, minor;
     const char *name, *location;
@@ -87,6 +101,9 @@ TRITONSERVER_Error *TRITONBACKEND_Initialize(TRITONBACKEND_Backend *backend) {
     TRY(TRITONBACKEND_BackendConfig(backend, &config));
     TRY(TRITONSERVER_MessageSerializeToJson(config, &json, &size));
     note("Config", json);
+#ifdef WITH_METRICS
+    TRY(make_metric());
+#endif
 #ifdef DEVICE_BLOCKING
     TRY(TRITONBACKEND_BackendSetExecutionPolicy(backend, TRITONBACKEND_EXECUTION_DEVICE_BLOCKING));
 #endif
@@ -370,6 +387,9 @@ TRITONSERVER_Error *TRITONBACKEND_ModelInstanceExecute(
     TRY(model_of(instance, &model));
     snprintf(count, sizeof(count), "%u", request_count);
     note("Execute", count);
+#ifdef WITH_METRICS
+    forget(TRITONSERVER_MetricIncrement(executions, 1));
+#endif
     if (is(model, "fail_execute"))
         return fault("the execution went wrong");
     for (uint32_t i = 0; i < request_count; i++) {

@@ -289,6 +289,19 @@ def test_functions_are_called_in_order_and_bad_libraries_are_refused(
     assert min(finals) > max(i for i, line in enumerate(lines) if line.startswith("Model"))
 
 
+def test_metrics_of_libraries_are_on_the_page(tmp_path: Path) -> None:
+    native_libraries.backend(tmp_path / "backends", "counting", "puppet.c", "WITH_METRICS")
+    write(tmp_path / "models", "counting", "counting", "identity")
+    options = [f"--backend-directory={tmp_path / 'backends'}"]
+    with running_server([tmp_path / "models"], tmp_path, options) as server:
+        for value in range(3):
+            ask(server, "counting", value)
+        with urllib.request.urlopen(f"http://{server.metrics_url}/metrics", timeout=30) as answer:
+            page = answer.read().decode()
+    expected = "# HELP puppet_executions How often\n# TYPE puppet_executions counter\n"
+    assert expected + 'puppet_executions{kind="of a \\"puppet\\""} 3\n' in page
+
+
 def test_who_never_answers_holds_up_nobody_else_and_is_given_up_at_the_end(folder: Path, tmp_path: Path) -> None:
     write(tmp_path / "models", "never", "puppet", "never")
     write(tmp_path / "models", "abandon", "puppet", "abandon")

@@ -130,6 +130,8 @@ class Host:
     warm_ups: WarmUps = field(default_factory=WarmUps)
     metric_sources: Sequence[MetricSource] = ()
     gpu_uuid: Callable[[int], str] = lambda device: ""
+    #: Lines of families that are not known here, at the end of the page.
+    metrics_text: Callable[[], str] = lambda: ""
     #: What is measured of models.
     measured: MetricsConfig = field(default_factory=MetricsConfig)
     #: Of the models whose config asks for it; None: no answer is kept.

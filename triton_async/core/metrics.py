@@ -88,6 +88,7 @@ class Metrics:
             for family in source():
                 page.write(family_text(family))
             await page.breathe()
+        page.write(self._machine.metrics_text())
         return page.close()
 
     def _families(self) -> Iterable[tuple[str, str, str]]:
