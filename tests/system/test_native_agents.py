@@ -11,6 +11,7 @@ from typing import Any
 import native_libraries
 import pytest
 from server_process import ServerProcess, poll, running_server
+from storages import S3_ENVIRONMENT, bucket, put, s3_server
 
 pytestmark = native_libraries.needs_compiler
 
@@ -165,3 +166,27 @@ def test_what_goes_wrong_fails_the_load(tmp_path: Path, monkeypatch: pytest.Monk
     assert [line for line in lines if line[0] == "e"] == [
         "e ModelInitialize", "e LOAD", "e LOAD_FAIL", "e ModelFinalize",
     ]  # fmt: skip
+
+
+def test_models_are_moved_to_object_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agents, models, copies = tmp_path / "agents", tmp_path / "models", tmp_path / "copies"
+    native_libraries.build(agents / "teller" / "libtritonrepoagent_teller.so", "agent.c")
+    copies.mkdir()
+    for name, value in S3_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TRITON_AWS_MOUNT_DIRECTORY", str(copies))
+    with s3_server(tmp_path) as address:
+        config = f'backend: "identity" max_batch_size: 3 {TENSORS}'
+        put(bucket(address), {"there/kept/config.pbtxt": config.encode(), "there/kept/1/file": b"content"})
+        where = f"s3://{address}/bucket/there"
+        write(models, "moved", agent("teller", do="bucket", where=f"{where}/kept"))
+        write(models, "lost", agent("teller", do="bucket", where=f"{where}/lost"))
+        options = [f"--repoagent-directory={agents}", "--model-control-mode=explicit"]
+        with running_server([models], tmp_path, options) as server:
+            assert load(server, "lost")[0] in (400, 500)
+            assert load(server, "moved") == (200, None)
+            assert call(server, "models/moved/config")[1]["max_batch_size"] == 3
+            assert answer(server, "moved") == [7]
+            assert list(copies.rglob("config.pbtxt"))
+            assert load(server, "moved", "unload") == (200, None)
+            poll(lambda: not list(copies.rglob("config.pbtxt")), "the copy to go", 20)
