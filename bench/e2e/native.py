@@ -24,7 +24,7 @@ _NOTE = (
 def repository(root: Path) -> Path:
     """The model in C, which both servers take."""
     folder = root / IN_C
-    build(folder / "1" / f"libtriton_{_BACKEND}.so", "identity.c")
+    build(folder / "1" / f"libtriton_{_BACKEND}.so", "identity.c", "REPORTS")
     config = models.BUILT_IN_CONFIG.replace(models.BUILT_IN, IN_C).replace('"identity"', f'"{_BACKEND}"')
     (folder / "config.pbtxt").write_text(config)
     return root

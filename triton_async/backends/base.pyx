@@ -86,6 +86,11 @@ class InferenceService:
         """Whether tensors of a request may be read behind its release, for traces of them."""
         return False
 
+    @property
+    def over(self):
+        """Whether the server has ended: what engines have not given back by then they may never give back."""
+        return False
+
     def ask(self, what, texts):
         """A question or an order of the C API, by its name, with its `texts`: bytes, a number or None. Blocks.
         ServerError."""

@@ -276,6 +276,11 @@ cdef class InnerRequests(Errand):
         """See InferenceService."""
         return self.server.tracing is not None
 
+    @property
+    def over(self):
+        """See InferenceService."""
+        return self.closed
+
     def ask(self, str what, texts):
         """See InferenceService."""
         if self.control is None:

@@ -58,6 +58,9 @@ _infer_calls.label = _label
 _infer_calls.drop = _drop
 _control_calls.call = _control
 
+# How often who waits for the end of all calls looks whether the server has ended, which tells nobody.
+cdef double _LOOKS_S = 0.2
+
 # Number -> Asker, of those that are not closed.
 cdef dict _askers = {}
 _numbers = itertools.count(1)
@@ -197,16 +200,21 @@ cdef class Asker:
         return 0
 
     def settle(self):
-        """Cancels all that was asked, and waits until the last of it is over. Blocks; not for the loop's thread."""
+        """Cancels all that was asked, and waits until the last of it is over, or the server is, whose engines may never
+        give back what they have. Blocks; not for the loop's thread."""
         cdef NativeInnerCall call
         lock = allocate_lock()
         lock.acquire()
         for call in list(self.calls.values()):
             if call.inner is not None:
                 call.inner()
-        if self.calls:
-            self.quiet = lock
-            lock.acquire()
+        if not self.calls:
+            return
+        self.quiet = lock
+        while not lock.acquire(True, _LOOKS_S):
+            if self.inference.over:
+                self.quiet = None
+                return
 
     def close(self):
         """The backend has it no more: it is unknown from here on. Blocks."""
@@ -217,8 +225,10 @@ cdef class Asker:
         with nogil:
             self.side.close(c)
         self.settle()
-        _askers.pop(self.number, None)
         self.c = NULL
+        if self.calls:  # which name it
+            return
+        _askers.pop(self.number, None)
         with nogil:
             self.side.free(c)
 
