@@ -84,9 +84,12 @@ void ta_execution_drop(ta_execution *execution) {
 void ta_request_drop(TRITONBACKEND_Request *request) {
     if (atomic_fetch_sub(&request->refs, 1) != 1)
         return;
-    if (request->factory != NULL)
-        ta_calls->drop(request->factory);
+    pthread_mutex_lock(&request->execution->lock);
+    void *factory = request->factory;
     request->factory = NULL;
+    pthread_mutex_unlock(&request->execution->lock);
+    if (factory != NULL)
+        ta_calls->drop(factory);
     ta_states_free(request);
     ta_details_free(request->details);
     request->details = NULL;
@@ -95,10 +98,10 @@ void ta_request_drop(TRITONBACKEND_Request *request) {
     ta_execution_drop(request->execution);
 }
 
-static void retire(TRITONBACKEND_Request *request) {
-    request->magic = TA_MAGIC_GONE;
+void ta_request_retire(TRITONBACKEND_Request *request) {
+    __atomic_store_n(&request->magic, TA_MAGIC_GONE, __ATOMIC_RELAXED);
     for (uint32_t i = 0; i < request->n_inputs; i++)
-        request->inputs[i].magic = TA_MAGIC_GONE;
+        __atomic_store_n(&request->inputs[i].magic, TA_MAGIC_GONE, __ATOMIC_RELAXED);
 }
 
 /* Why `output` cannot be a part of the batch's, 0: it can. */
@@ -232,7 +235,7 @@ static void fail(ta_execution *execution, TRITONSERVER_Error *error) {
         }
         if (execution->live)
             ta_calls->released(request);
-        retire(request);
+        ta_request_retire(request);
         ta_request_drop(request);
     }
 }
@@ -302,7 +305,7 @@ void ta_executions_abandon(TRITONBACKEND_ModelInstance *instance) {
             request->factory = NULL;
             request->abandoned = 1;
             pthread_mutex_unlock(&execution->lock);
-            retire(request);
+            ta_request_retire(request);
             if (factory != NULL)
                 ta_calls->drop(factory);
         }

@@ -290,9 +290,7 @@ EXPORT TRITONSERVER_Error *TRITONBACKEND_RequestRelease(TRITONBACKEND_Request *r
     pthread_mutex_lock(&request->execution->lock);
     int live = request->execution->live, again = request->released || request->abandoned;
     if (!again) {
-        request->magic = TA_MAGIC_GONE;
-        for (uint32_t i = 0; i < request->n_inputs; i++)
-            request->inputs[i].magic = TA_MAGIC_GONE;
+        ta_request_retire(request);
         request->release_flags = release_flags;
         request->released = 1;
     }

@@ -219,7 +219,7 @@ struct TRITONBACKEND_Request {
     _Atomic int32_t refs;   /* itself until it is released, its responses and factories */
     ta_execution *execution;
     void *inferred;         /* InferRequest; alive while the execution is HELD, or `factory` is there */
-    void *factory;          /* ResponseFactory, owned, once LIVE */
+    void *factory;          /* ResponseFactory, owned, once LIVE; given back by whoever takes it under the lock */
     int64_t row;            /* its first row in the batch */
     int64_t rows;
     uint64_t wanted;        /* bit per output, the last one for all from there on */
@@ -228,7 +228,7 @@ struct TRITONBACKEND_Request {
     uint32_t release_flags;
     int32_t final;          /* the final response was sent, or is queued */
     int32_t peeked;         /* it stands in a queue: it can only be looked at */
-    int32_t abandoned;      /* its instance was finalised: nobody waits for it */
+    _Atomic int32_t abandoned; /* its instance was finalised: nobody waits for it */
     int32_t n_queued;
     uint32_t n_inputs;
     TRITONBACKEND_Input *inputs;
@@ -342,6 +342,8 @@ void ta_execution_drop(ta_execution *execution);
 TRITONSERVER_Error *ta_send_answer(TRITONBACKEND_Request *request, TRITONBACKEND_Response *response, uint32_t flags);
 TRITONBACKEND_Response *ta_response_new(TRITONBACKEND_Request *request);
 void ta_request_drop(TRITONBACKEND_Request *request);
+/* Its handles are gone: it and its inputs are told to be none. */
+void ta_request_retire(TRITONBACKEND_Request *request);
 void ta_response_free(TRITONBACKEND_Response *response);
 void ta_output_free(TRITONBACKEND_Output *output);
 void ta_states_free(TRITONBACKEND_Request *request);
@@ -371,7 +373,7 @@ TRITONSERVER_Error *ta_not_a(const char *what);
     do {                                                                     \
         if ((pointer) == NULL)                                               \
             return ta_null(#pointer);                                        \
-        if (*(const uint32_t *)(pointer) != TA_MAGIC_##MAGIC)                \
+        if (__atomic_load_n((const uint32_t *)(pointer), __ATOMIC_RELAXED) != TA_MAGIC_##MAGIC) \
             return ta_not_a(#pointer);                                       \
     } while (0)
 

@@ -3,6 +3,7 @@
 
 #include "tritonserver/backend_side.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,7 +11,7 @@ static const ta_backend_side *side;
 static TRITONBACKEND_Backend *backend;
 static TRITONBACKEND_Model *model;
 static TRITONBACKEND_ModelInstance *instance;
-static int n_released, n_sent, n_dropped;
+static _Atomic int n_released, n_sent, n_dropped;
 static int ends_with_release; /* the model goes as soon as the server hears of the release */
 
 static void end_model(void) {
@@ -83,8 +84,13 @@ static TRITONSERVER_Error *answer(TRITONBACKEND_ResponseFactory *factory) {
     TRITONSERVER_Error *error = TRITONBACKEND_ResponseNewFromFactory(&response, factory);
     if (error != NULL)
         return error;
-    CHECK(TRITONBACKEND_ResponseOutput(response, &output, "OUT", TRITONSERVER_TYPE_INT32, shape, 1) == NULL);
-    CHECK(TRITONBACKEND_OutputBuffer(output, &buffer, 4, NULL, NULL) == NULL);
+    error = TRITONBACKEND_ResponseOutput(response, &output, "OUT", TRITONSERVER_TYPE_INT32, shape, 1);
+    if (error == NULL)
+        error = TRITONBACKEND_OutputBuffer(output, &buffer, 4, NULL, NULL);
+    if (error != NULL) {
+        CHECK(TRITONBACKEND_ResponseDelete(response) == NULL);
+        return error;
+    }
     return TRITONBACKEND_ResponseSend(response, TRITONSERVER_RESPONSE_COMPLETE_FINAL, NULL);
 }
 
@@ -129,6 +135,34 @@ static void test_what_is_kept_over_the_end_is_refused(void) {
     CHECK(TRITONBACKEND_ResponseFactoryDelete(factory) == NULL);
 }
 
+typedef struct late {
+    TRITONBACKEND_Request *request;
+    TRITONBACKEND_ResponseFactory *factory;
+} late;
+
+static void *let_go(void *argument) {
+    late *of = argument;
+    TRITONSERVER_ErrorDelete(answer(of->factory));
+    TRITONSERVER_ErrorDelete(TRITONBACKEND_ResponseFactoryDelete(of->factory));
+    TRITONSERVER_ErrorDelete(TRITONBACKEND_RequestRelease(of->request, TRITONSERVER_REQUEST_RELEASE_ALL));
+    return NULL;
+}
+
+/* A backend's thread answers and lets go while the model is finalised: each factory of the server goes once. */
+static void test_a_model_ends_while_its_backend_answers(void) {
+    int before = n_dropped;
+    for (int i = 0; i < 500; i++) {
+        ta_batch batch = {.n_requests = 1, .rows = 1};
+        pthread_t thread;
+        late of = {.request = begin_and_keep(&batch)};
+        CHECK(TRITONBACKEND_ResponseFactoryNew(&of.factory, of.request) == NULL);
+        pthread_create(&thread, NULL, let_go, &of);
+        end_model();
+        pthread_join(thread, NULL);
+        CHECK(n_dropped == before + i + 1);
+    }
+}
+
 static void test_a_request_in_the_queue_can_only_be_looked_at(void) {
     TRITONBACKEND_Response *response;
     TRITONBACKEND_ResponseFactory *factory;
@@ -156,6 +190,7 @@ int main(void) {
     test_what_is_kept_over_the_end_is_refused();
     test_a_request_in_the_queue_can_only_be_looked_at();
     CHECK(n_sent == 1 && n_released == 1 && n_dropped == 2);
+    test_a_model_ends_while_its_backend_answers();
     side->backend_free(backend);
     return 0;
 }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -38,10 +40,11 @@ def build(driver: str, sanitizers: str, folder: Path, *more: str) -> Path:
     return program
 
 
-def run(program: Path) -> subprocess.CompletedProcess[str]:
+def run(program: Path, environment: Mapping[str, str] = MappingProxyType({})) -> subprocess.CompletedProcess[str]:
     # gcc 12's thread sanitizer cannot start at every place where newer kernels may put a program.
     for _ in range(200):
-        done = subprocess.run([program], capture_output=True, text=True, check=False, timeout=60, env=ENVIRONMENT)
+        done = subprocess.run([program], capture_output=True, text=True, check=False, timeout=60,
+                              env={**ENVIRONMENT, **environment})  # fmt: skip
         if "unexpected memory mapping" not in done.stderr:
             break
     return done
@@ -58,15 +61,14 @@ def test_the_drivers_find_nothing(driver: str, sanitizers: str, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
 
 
-def test_backends_may_let_go_of_requests_at_any_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sanitizers", [MEMORY, "thread"])
+def test_backends_may_let_go_of_requests_at_any_time(tmp_path: Path, sanitizers: str) -> None:
     sources = sorted((ROOT / "csrc" / "tritonserver").glob("*.c"))
     inside = f"-I{ROOT / 'csrc' / 'tritonserver'}"
     # What is kept over a model's end stays in memory, to be told from what is there.
     environment = {"ASAN_OPTIONS": "detect_leaks=0"}
-    program = build("backend_driver", MEMORY, tmp_path, inside, "-std=gnu11", *map(str, sources), "-ldl")
-    done = subprocess.run(
-        [program], capture_output=True, text=True, check=False, timeout=60, env={**ENVIRONMENT, **environment}
-    )
+    program = build("backend_driver", sanitizers, tmp_path, inside, "-std=gnu11", *map(str, sources), "-ldl")
+    done = run(program, environment)
     assert done.returncode == 0, done.stderr
 
 
