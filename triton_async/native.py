@@ -6,6 +6,7 @@ inside by the addresses of functions (`address`).
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import logging
 import os
@@ -58,6 +59,9 @@ def load() -> ctypes.CDLL:
                 log.error("cannot load %s: %s", LIBRARY, error)
                 raise InternalError("the C API's library libtritonserver.so cannot be loaded, see the log") from None
             library.ta_register_process(ctypes.byref(_calls))
+            # Threads of libraries may outlive the interpreter: whoever waits for it then is ended in the middle of its
+            # own code, which C++ does not survive.
+            atexit.register(library.ta_register_process, None)
             _loaded = library
             logs.listeners.append(_follow)
             _follow()

@@ -11,7 +11,8 @@ typedef struct ta_process_calls {
     void (*log)(int32_t level, const char *file, int32_t line, const char *text);
 } ta_process_calls;
 
-/* The table must stay where it is; NULL: there is none any more. Any thread. */
+/* The table must stay where it is; NULL: there is none any more, and nobody is in a call of the one before when it returns.
+ * Any thread, without the GIL. */
 void ta_register_process(const ta_process_calls *calls);
 
 /* Which levels are logged: bit TRITONSERVER_LogLevel. Until it is called none is. Any thread. */

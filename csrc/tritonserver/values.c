@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define LENGTH(array) (sizeof(array) / sizeof((array)[0]))
 #define NAMED(names, value) ((size_t)(value) < LENGTH(names) ? (names)[value] : "<invalid>")
@@ -304,9 +305,13 @@ ATTRIBUTE(ByteSize, byte_size, size_t, nbytes)
 
 static const ta_process_calls *_Atomic process;
 static _Atomic uint32_t log_levels;
+static _Atomic int32_t writing; /* threads that are in a call of `process` */
 
 EXPORT void ta_register_process(const ta_process_calls *calls) {
-    atomic_store_explicit(&process, calls, memory_order_release);
+    atomic_store(&process, calls);
+    if (calls == NULL)
+        while (atomic_load(&writing) != 0)
+            nanosleep(&(struct timespec){0, 50000}, NULL);
 }
 
 EXPORT void ta_set_log_levels(uint32_t levels) {
@@ -322,8 +327,12 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_LogMessage(
     NEEDS(msg);
     if ((unsigned)level > TRITONSERVER_LOG_VERBOSE)
         return ta_error(TRITONSERVER_ERROR_INVALID_ARG, "unknown logging level '%d'", (int)level);
-    const ta_process_calls *calls = atomic_load_explicit(&process, memory_order_acquire);
-    if (calls != NULL && TRITONSERVER_LogIsEnabled(level))
+    if (!TRITONSERVER_LogIsEnabled(level))
+        return NULL;
+    atomic_fetch_add(&writing, 1);
+    const ta_process_calls *calls = atomic_load(&process);
+    if (calls != NULL)
         calls->log(level, filename == NULL ? "" : filename, line, msg);
+    atomic_fetch_sub(&writing, 1);
     return NULL;
 }

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,16 +17,38 @@ import native_libraries
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc_client
-from server_process import ServerProcess, poll, running_server
+from server_process import ServerProcess, package_root, poll, running_server
 from started import started
 from triton_clients import client_module
 from tritonclient.utils import InferenceServerException
+
+from triton_async import native
 
 pytestmark = native_libraries.needs_compiler
 
 TENSORS = """
     input { name: "INPUT0" data_type: TYPE_INT32 dims: 1 }
     output { name: "OUTPUT0" data_type: TYPE_INT32 dims: 1 }
+"""
+CHATTY = """
+#include <chrono>
+#include <thread>
+#include "triton/core/tritonbackend.h"
+
+extern "C" TRITONSERVER_Error *TRITONBACKEND_Initialize(TRITONBACKEND_Backend *) {
+    std::thread([]() noexcept {
+        for (;;) {
+            TRITONSERVER_LogMessage(TRITONSERVER_LOG_ERROR, __FILE__, __LINE__, "still there");
+            std::this_thread::sleep_for(std::chrono::microseconds(20));
+        }
+    }).detach();
+    return nullptr;
+}
+
+extern "C" TRITONSERVER_Error *TRITONBACKEND_ModelInstanceExecute(
+    TRITONBACKEND_ModelInstance *, TRITONBACKEND_Request **, const uint32_t) {
+    return nullptr;
+}
 """
 DECOUPLED = "model_transaction_policy { decoupled: true }"
 MODES = [
@@ -287,6 +312,26 @@ def test_functions_are_called_in_order_and_bad_libraries_are_refused(
     assert good[5:] == ["ModelFinalize good"]
     finals = [lines.index(f"Finalize {name}") for name in ("puppet", "private", "anything")]
     assert min(finals) > max(i for i, line in enumerate(lines) if line.startswith("Model"))
+
+
+def test_a_library_may_log_until_the_end_of_the_process(tmp_path: Path) -> None:
+    (tmp_path / "chatty.cc").write_text(CHATTY)
+    library = tmp_path / "backends" / "chatty" / "libtriton_chatty.so"
+    library.parent.mkdir(parents=True)
+    subprocess.run(
+        ["g++", "-shared", "-fPIC", f"-I{native.INCLUDE}", str(tmp_path / "chatty.cc"), "-o", str(library), "-pthread"],
+        check=True,
+    )
+    write(tmp_path / "models", "chatty", "chatty")
+    program = f"""
+from triton_async import SyncServer
+with SyncServer(model_repository={str(tmp_path / "models")!r}, backend_directory={str(tmp_path / "backends")!r}):
+    pass
+"""
+    environment = {**os.environ, "PYTHONPATH": str(package_root())}
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr[-300:]
 
 
 def test_metrics_of_libraries_are_on_the_page(tmp_path: Path) -> None:
