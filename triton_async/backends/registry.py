@@ -89,6 +89,8 @@ class BackendRegistry:
         is not there.
         """
         if config.dynamic_batching is None:
+            if _STRATEGY in config.proto.parameters:
+                log.warning("%s of model '%s' has no effect without dynamic_batching", _STRATEGY, config.name)
             return None
         if _STRATEGY in config.proto.parameters:
             named = config.proto.parameters[_STRATEGY].string_value
