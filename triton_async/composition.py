@@ -94,8 +94,9 @@ async def composed(
                 stuck.stop()
                 inner.close()
                 await loop.run_in_executor(None, server.close_traces)
-                await loop.run_in_executor(workers.unloads, backends.close)
-                await loop.run_in_executor(workers.unloads, agents.close)
+                if not workers.abandoned:  # or else its threads, and what they are in, may never come back
+                    await loop.run_in_executor(workers.unloads, backends.close)
+                    await loop.run_in_executor(workers.unloads, agents.close)
         reactor.detach()
         pools.close()
 

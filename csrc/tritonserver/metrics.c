@@ -326,6 +326,15 @@ static void write_metric(FILE *out, const TRITONSERVER_MetricFamily *family, con
     fprintf(out, "%s_count{%s} %llu\n", family->name, metric->labels, (unsigned long long)metric->count);
 }
 
+/* The first family of this name with metrics, from one to before another. */
+static TRITONSERVER_MetricFamily *named(TRITONSERVER_MetricFamily *from, const TRITONSERVER_MetricFamily *end,
+                                        const char *name) {
+    for (; from != end; from = from->next)
+        if (from->metrics != NULL && strcmp(from->name, name) == 0)
+            return from;
+    return NULL;
+}
+
 EXPORT char *ta_metrics_text(size_t *nbytes) {
     static const char *const KINDS[] = {"counter", "gauge", "histogram"};
     char *text = NULL;
@@ -334,14 +343,16 @@ EXPORT char *ta_metrics_text(size_t *nbytes) {
         return NULL;
     pthread_mutex_lock(&lock);
     for (TRITONSERVER_MetricFamily *family = families; family != NULL; family = family->next) {
-        if (family->metrics != NULL) {
-            fprintf(out, "# HELP %s ", family->name);
-            for (const char *at = family->help; *at != 0; at++)
-                *at == '\n' ? fputs("\\n", out) : fputc(*at, out);
-            fprintf(out, "\n# TYPE %s %s\n", family->name, KINDS[family->kind]);
-        }
-        for (TRITONSERVER_Metric *metric = family->metrics; metric != NULL; metric = metric->next)
-            write_metric(out, family, metric);
+        if (family->metrics == NULL || named(families, family, family->name))
+            continue;
+        fprintf(out, "# HELP %s ", family->name);
+        for (const char *at = family->help; *at != 0; at++)
+            *at == '\n' ? fputs("\\n", out) : fputc(*at, out);
+        fprintf(out, "\n# TYPE %s %s\n", family->name, KINDS[family->kind]);
+        /* Several libraries may each have made one of this name, and a page has it once. */
+        for (TRITONSERVER_MetricFamily *same = family; same != NULL; same = named(same->next, NULL, family->name))
+            for (TRITONSERVER_Metric *metric = same->metrics; metric != NULL; metric = metric->next)
+                write_metric(out, same, metric);
     }
     pthread_mutex_unlock(&lock);
     if (fclose(out) == 0)

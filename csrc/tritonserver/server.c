@@ -296,6 +296,9 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_ServerInferAsync(
         return ta_error(TRITONSERVER_ERROR_INVALID_ARG, "Missing request release callback");
     if (request->complete == NULL)
         return ta_error(TRITONSERVER_ERROR_INVALID_ARG, "Missing response callback");
+    if (trace != NULL && trace->lent)
+        return ta_error(TRITONSERVER_ERROR_INVALID_ARG,
+                        "the trace of a request that is being executed is for its children alone");
     if (atomic_exchange(&request->in_flight, true))
         return ta_error(TRITONSERVER_ERROR_INVALID_ARG, "the request is on its way already");
     atomic_store(&request->cancelled, false);

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,30 @@ def test_agents_hear_of_loads_and_unloads_in_order(tmp_path: Path, monkeypatch: 
     assert lines("-") == ["Finalize"]
     assert "moved too late" not in journal.read_text()
     assert not list(temporary.glob("triton_async_agent_*"))
+
+
+def test_files_stay_as_long_as_a_version_of_them_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agents, models, journal, temporary = (tmp_path / name for name in ("agents", "models", "journal", "temporary"))
+    native_libraries.build(agents / "teller" / "libtritonrepoagent_teller.so", "agent.c")
+    temporary.mkdir()
+    write(models, "moved", agent("teller", tag="mover", do="move"), more="""
+        version_policy { all { } }
+        parameters { key: "execute_delay_ms" value { string_value: "1500" } }""")
+    (models / "moved" / "2").mkdir()
+    monkeypatch.setenv("AGENT_JOURNAL", str(journal))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    options = [f"--repoagent-directory={agents}", "--model-control-mode=explicit"]
+    with running_server([models], tmp_path, options) as server, ThreadPoolExecutor() as pool:
+        assert load(server, "moved") == (200, None)
+        slow = pool.submit(answer, server, "moved/versions/1")
+        time.sleep(0.3)  # until it runs
+        assert load(server, "moved", "unload")[0] == 200
+        (folder,) = temporary.glob("triton_async_agent_*")
+        poll(lambda: "mover UNLOAD\n" in journal.read_text(), "the unload to be told of", 20)
+        assert not slow.done() and folder.exists() and "UNLOAD_COMPLETE" not in journal.read_text()
+        assert slow.result(20) == [7]
+        poll(lambda: not folder.exists(), "the folder to be removed", 20)
+        assert journal.read_text().count("UNLOAD_COMPLETE") == 1
 
 
 def test_what_goes_wrong_fails_the_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,8 +28,8 @@ class AgentRun:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        #: Versions that were loaded so, and are there. Loop thread.
-        self.users = 0
+        #: Versions that were loaded so and serve, and those of which anything is left. Loop thread.
+        self.users = self.remaining = 0
         self._models: list[NativeAgentModel] = []
 
     def __bool__(self) -> bool:
@@ -66,11 +66,11 @@ class AgentRun:
         self._close()
 
     def unload(self) -> None:
-        """The last of its versions goes."""
+        """The last of its versions begins to go."""
         self._tell(self._models, Action.UNLOAD)
 
     def unloaded(self) -> None:
-        """It has gone."""
+        """All of them have gone."""
         self._tell(reversed(self._models), Action.UNLOAD_COMPLETE)
         self._close()
 

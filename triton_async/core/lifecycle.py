@@ -265,15 +265,16 @@ async def retire(host: Host, version: LoadedVersion) -> None:
     agents = version.agents
     if agents is not None:
         agents.users -= 1
-    last = agents if agents is not None and agents.users == 0 else None
-    if last is not None:
-        await host.unloading(last.unload)
+        if not agents.users:
+            await host.unloading(agents.unload)
     await version.model.drain()
     if version.leaving:
         await asyncio.wait(version.leaving)
     await _free(host, [*version.model.take_instances(), *version.passive], version.loaded)
-    if last is not None:
-        await host.unloading(last.unloaded)
+    if agents is not None:
+        agents.remaining -= 1
+        if not agents.remaining:
+            await host.unloading(agents.unloaded)
 
 
 async def _free(host: Host, instances: list[Instance], rest: Closable | None) -> None:

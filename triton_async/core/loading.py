@@ -161,6 +161,7 @@ class Loader:
         if found.agents:
             loaded.agents = found.agents
             found.agents.users += 1
+            found.agents.remaining += 1
         state = entry.versions[version]
         old = state.loaded
         if old is not None:

@@ -9,7 +9,8 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -115,8 +116,12 @@ class Inspection:
         # What is opened here may be what is loaded, with threads of its own.
         with _placed(self._host, proto):
             model_io = engine.inspect(path, proto)
-        self.opened = None if model_io is None else model_io.opened
-        return model_io
+        if model_io is None:
+            return None
+        self.opened = model_io.opened
+        if model_io.complete is None:
+            return model_io
+        return replace(model_io, complete=partial(_complete, self._host, model_io.complete))
 
     def close(self) -> None:
         """Lets go of what no load has taken."""
@@ -247,6 +252,11 @@ def open_version(
 def on_own_threads(host: Host, config: ModelConfig, loaded: LoadedModel) -> bool:
     """Whether the engine of each instance is made on the instance's own thread."""
     return loaded.thread_bound or bool(host.cores) or bool(host.policies_of(config))
+
+
+def _complete(host: Host, complete: Callable[[Any], list[str]], proto: Any) -> list[str]:
+    with _placed(host, proto):
+        return complete(proto)
 
 
 @contextmanager

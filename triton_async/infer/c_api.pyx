@@ -191,8 +191,8 @@ cdef TRITONSERVER_InferenceResponse *response_to(TRITONSERVER_InferenceRequest *
     if problem == NULL:
         _fill(made, response)
         made.empty = final and decoupled and not response.outputs
-        Py_INCREF(keeper)
-        made.owner = <void *>keeper
+    Py_INCREF(keeper)
+    made.owner = <void *>keeper
     return made
 
 

@@ -38,24 +38,18 @@ def bind_process(cores: Iterable[int]) -> None:
         moved |= left
 
 
-def places() -> Iterator[set[int]]:
-    """The cores of each thread of the process."""
-    for thread in os.listdir("/proc/self/task"):
-        with suppress(ProcessLookupError):  # it has ended
-            yield os.sched_getaffinity(int(thread))
-
-
 @contextmanager
 def bound(cores: Iterable[int], node: int) -> Iterator[None]:
     """`bind` for a while. Not for a thread that has a memory policy of its own."""
     before = os.sched_getaffinity(0)
-    bind(cores, node)
     try:
+        bind(cores, node)
         yield
     finally:
         os.sched_setaffinity(0, before)
         if node >= 0:
-            _set_mempolicy(_DEFAULT, None, 0)
+            with suppress(OSError):  # it could not be set either
+                _set_mempolicy(_DEFAULT, None, 0)
 
 
 def _set_mempolicy(mode: int, words: ctypes.Array[ctypes.c_ulong] | None, n_bits: int) -> None:

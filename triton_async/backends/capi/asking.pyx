@@ -200,12 +200,14 @@ cdef class Asker:
         return 0
 
     def settle(self):
-        """Cancels all that was asked, and waits until the last of it is over, or the server is, whose engines may never
-        give back what they have. Blocks; not for the loop's thread."""
+        """Takes nothing more, cancels all that was asked, and waits until the last of it is over, or the server is,
+        whose engines may never give back what they have. Blocks; not for the loop's thread."""
         cdef NativeInnerCall call
+        self.closed = True
         lock = allocate_lock()
         lock.acquire()
         for call in list(self.calls.values()):
+            call.cancelled = True
             if call.inner is not None:
                 call.inner()
         if not self.calls:
@@ -221,7 +223,6 @@ cdef class Asker:
         cdef TRITONSERVER_Server *c = self.c
         if c == NULL:
             return
-        self.closed = True
         with nogil:
             self.side.close(c)
         self.settle()

@@ -43,7 +43,7 @@ from triton_async.memory.slab cimport ta_slab, ta_slab_data, ta_slab_lease, ta_s
 import logging
 
 from triton_async.datatypes import to_name
-from triton_async.errors import InternalError, ServerError, from_code
+from triton_async.errors import InternalError, ServerError, Unsupported, from_code
 from triton_async.native import address
 
 log = logging.getLogger("triton_async.native")
@@ -103,6 +103,13 @@ cdef TRITONSERVER_Error *_error(object error) noexcept:
     return _side.error_new(error.code, <const char *>text)
 
 
+# What a handle stands for. A batching strategy beside an engine of this server has handles that stand for nothing.
+cdef object _object(void *owner):
+    if owner == NULL:
+        raise Unsupported("a batching strategy of a model whose backend is no library can not ask for this")
+    return <object>owner
+
+
 # -- memory ----------------------------------------------------------------------------------------
 
 cdef void *_lease(void *pool, int64_t size, char **data) noexcept nogil:
@@ -117,7 +124,7 @@ cdef TRITONSERVER_Error *_allocate(TRITONBACKEND_Backend *backend, void **buffer
                                    int64_t device_id, uint64_t size) noexcept nogil:
     with gil:
         try:
-            buffer[0] = <void *><uintptr_t>(<object>backend.owner).allocate(memory_type, device_id, size)
+            buffer[0] = <void *><uintptr_t>_object(backend.owner).allocate(memory_type, device_id, size)
         except BaseException as error:
             return _error(error)
     return NULL
@@ -126,7 +133,7 @@ cdef TRITONSERVER_Error *_allocate(TRITONBACKEND_Backend *backend, void **buffer
 cdef TRITONSERVER_Error *_free(TRITONBACKEND_Backend *backend, void *buffer, int32_t memory_type) noexcept nogil:
     with gil:
         try:
-            (<object>backend.owner).free(<uintptr_t>buffer)
+            _object(backend.owner).free(<uintptr_t>buffer)
         except BaseException as error:
             return _error(error)
     return NULL
@@ -137,7 +144,7 @@ cdef void _memory_usage(TRITONBACKEND_Model *model, TRITONBACKEND_ModelInstance 
     with gil:
         try:
             places = [(usage[i].memory_type, usage[i].memory_type_id, usage[i].nbytes) for i in range(count)]
-            (<object>model.owner).note_memory(<uintptr_t>instance, places)
+            _object(model.owner).note_memory(<uintptr_t>instance, places)
         except BaseException:
             log.exception("a report of memory could not be noted")
 
@@ -145,7 +152,7 @@ cdef void _memory_usage(TRITONBACKEND_Model *model, TRITONBACKEND_ModelInstance 
 cdef TRITONSERVER_Error *_set_config(TRITONBACKEND_Model *model, const char *json, size_t size) noexcept nogil:
     with gil:
         try:
-            (<object>model.owner).take_config(json[:size])
+            _object(model.owner).take_config(json[:size])
         except BaseException as error:
             return _error(error)
     return NULL

@@ -19,7 +19,6 @@ from triton_async.backends.python.isolated.services import Services
 from triton_async.backends.python.isolated.supervisor import Supervisor, WorkerOptions
 from triton_async.backends.python.isolated.zygote import Zygote
 from triton_async.config.model_config import InstanceGroup
-from triton_async.memory.binding import places
 from triton_async.memory.slab import SlabPool
 
 
@@ -71,9 +70,8 @@ class IsolatedModel(LoadedModel):
         self._metrics = metrics
 
     def create_instance(self, name: str, group: InstanceGroup, device_id: int) -> ModelInstance:
-        own = os.sched_getaffinity(0)
-        # Threads of this process have been given places: the worker goes where that of this instance was put.
-        cores = () if all(cores == own for cores in places()) else tuple(sorted(own))
+        # Of the thread of this instance, which may have been put there: who is forked has its zygote's, of whenever.
+        cores = tuple(sorted(os.sched_getaffinity(0)))
         start = {
             **self._options.start, "instance": name, "complete": None,
             "arguments": dict(self._arguments(name, group, device_id)),
