@@ -221,11 +221,12 @@ cdef class Servable(Wakeable):
         return 0
 
     cdef int _pass_on(self, InferRequest request, InferResponse response) except -1:
+        cdef ResponseSink sink = request.sink  # which it may lose on the way
         if response is not None and not request.cancelled:
             if request.trace is not None:
                 trace_response(request.trace, response)
             try:
-                request.sink.deliver(response)
+                sink.deliver(response)
             except Exception:
                 log.exception("a front-end failed to take a response")
             if not response.final and not request.cancelled:

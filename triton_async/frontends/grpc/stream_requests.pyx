@@ -83,9 +83,9 @@ cdef class StreamRequests:
 
     # -- for a lane written in Python --------------------------------------------------------------
 
-    def submit_message(self, bytes message):
+    def submit_message(self, message):
         """`submit`."""
-        self.submit(wrap(message))
+        self.submit(message if isinstance(message, Buffer) else wrap(message))
 
     @property
     def may_read(self):

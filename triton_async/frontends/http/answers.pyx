@@ -195,6 +195,7 @@ cdef class Answers:
         cdef Exchange exchange = Exchange.__new__(Exchange)
         exchange.answers = self
         exchange.signature = signature
+        exchange.version = -1
         if self.last is None:
             self.first = exchange
         else:
@@ -258,7 +259,10 @@ cdef class Answers:
     cdef int _generated(self, Exchange exchange) except -1:
         if exchange.generation.over:
             self._flush()
-            if exchange.answers is not None and not exchange.writing and exchange.call != CALL_STREAM:
+            if (
+                exchange.answers is not None and not exchange.writing and exchange.call != CALL_STREAM
+                and not exchange.waiting_nbytes
+            ):
                 exchange._wait()
         elif exchange is self.first and not self.write_paused and not self.flush_scheduled:
             # What else comes in this turn leaves with it.

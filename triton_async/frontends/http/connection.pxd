@@ -48,6 +48,7 @@ cdef class Connection(SlowLane):
     cdef Py_ssize_t _take_head(self, const unsigned char *data, Py_ssize_t size) except -1
     cdef int _note_head(self, const unsigned char *data, Py_ssize_t size) except -1
     cdef int64_t _body_limit(self) noexcept
+    cdef bint _alone(self) noexcept
     cdef bint _admit(self, const unsigned char *data, Py_ssize_t size) except -1
     # Whether the hub's entry lets in the head in data[0:size].
     cdef bint _enter(self, const unsigned char *data, Py_ssize_t size) except -1

@@ -280,8 +280,9 @@ cdef class Connection(SlowLane):
         if kind == HEAD_REFUSED:
             self._refuse(head_problem(self.head.problem))
             return size
-        # Neither 100 Continue nor an answer of the full parser may overtake the answers to earlier requests.
-        if kind == HEAD_INFER and not (self.head.expects and self.in_flight) and self._admit(data, end):
+        # Neither 100 Continue nor an answer of the full parser may overtake the answers to earlier requests; and a stream
+        # behind them would hold its model's instance, whom they may be waiting for, before it can be written.
+        if kind == HEAD_INFER and not (self.in_flight and self._alone()) and self._admit(data, end):
             self.blank = False
             if self.hub.server.tracing is not None:
                 self._note_head(data, end)
@@ -290,6 +291,9 @@ cdef class Connection(SlowLane):
             return 0
         self.blank = False
         return self._hand_over(data, end, size)
+
+    cdef bint _alone(self) noexcept:
+        return self.head.expects or self.head.call == CALL_STREAM
 
     cdef int _note_head(self, const unsigned char *data, Py_ssize_t size) except -1:
         self.began_ns = ta_now_ns()

@@ -91,6 +91,27 @@ def test_cancelled_streams_drop_their_requests(tmp_path: Path, express: bool) ->
         assert running.server.statistics("slow")[0]["execution_count"] < 10
 
 
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_messages_that_are_worth_compressing_come_compressed(shared: Running, algorithm: str) -> None:
+    values = np.zeros(20_000, np.float32)  # gRPC sends as it is what compressing would not make smaller
+
+    async def main() -> None:
+        async def requests() -> Any:
+            for index in range(3):
+                values[0] = index
+                yield {"model_name": "fp32", "inputs": [tensor(values, module=aio)]}
+
+        async with aio.InferenceServerClient(shared.url) as triton:
+            seen = 0
+            async for result, error in triton.stream_infer(requests(), compression_algorithm=algorithm):
+                assert error is None
+                assert result.as_numpy("OUTPUT0")[0] == seen and result.as_numpy("OUTPUT0").size == values.size
+                seen += 1
+            assert seen == 3
+
+    asyncio.run(main())
+
+
 def test_aio_streams(shared: Running) -> None:
     async def main() -> None:
         async def requests() -> Any:

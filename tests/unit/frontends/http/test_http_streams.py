@@ -113,11 +113,12 @@ def test_a_stream_waits_for_earlier_answers(tmp_path: Path) -> None:
     backend = scripted(tmp_path)
 
     async def test() -> None:
-        async with express(tmp_path, backends=backend) as (_, listener):
+        async with express(tmp_path, backends=backend) as (server, listener):
             wire = Wire(listener)
             wire.send(stream("hold", "end first", call="generate") + stream("flood 3000 10", "end", model="e"))
-            await until(lambda: backend.waits, "the sender waits for the client")
-            assert not wire.output
+            # It is not begun: a sender that waited for its client would hold an instance whom the first may wait for.
+            assert sorted(model.in_flight for model in server.repository.held_models()) == [0, 1]
+            assert not wire.output and not backend.waits
             backend.gate.set()
             output = await wire.until(lambda wire: wire.output.endswith(END))
             head, _, rest = output.partition(b"HTTP/1.1 200 OK\r\nServer: triton-async\r\nContent-Type: text/event")
