@@ -280,8 +280,8 @@ cdef class Connection(SlowLane):
         if kind == HEAD_REFUSED:
             self._refuse(head_problem(self.head.problem))
             return size
-        # Neither 100 Continue nor an answer of the full parser may overtake the answers to earlier requests; and a stream
-        # behind them would hold its model's instance, whom they may be waiting for, before it can be written.
+        # Neither 100 Continue nor an answer of the full parser may overtake the answers to earlier requests; and a
+        # stream behind them would hold its model's instance, whom they may be waiting for, before it can be written.
         if kind == HEAD_INFER and not (self.in_flight and self._alone()) and self._admit(data, end):
             self.blank = False
             if self.hub.server.tracing is not None:
