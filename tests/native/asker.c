@@ -312,9 +312,9 @@ static TRITONSERVER_Error *controls(asker *model) {
 
 static void *ask_beside(void *argument) {
     question *asked = argument;
-    asked->error = ask(asked, NULL);
-    if (asked->error == NULL)
-        asked->error = await(asked);
+    /* An answer may put its error there before `ask` is back. */
+    TRITONSERVER_Error *error = ask(asked, NULL);
+    asked->error = error == NULL ? await(asked) : error;
     return NULL;
 }
 

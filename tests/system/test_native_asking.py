@@ -44,6 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     native_libraries.backend(folder / "backends", "puppet", "puppet.c")
     models = folder / "models"
     write(models, "mirror", "identity", "dynamic_batching {}")
+    write(models, "late_mirror", "identity", "dynamic_batching {}", execute_delay_ms="20")
     write(models, "error", "puppet", mode="error")
     write(models, "stream", "puppet", DECOUPLED, mode="stream")
     write(models, "cancel", "puppet", mode="cancel")
@@ -52,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(models, "plain", "asker", "dynamic_batching {}", how="wait", whom="mirror")
     write(models, "leaves", "asker", how="leave", whom="mirror")
     write(models, "beside", "asker", how="beside", whom="mirror")
-    write(models, "twice", "asker", how="twice", whom="mirror")
+    write(models, "twice", "asker", how="twice", whom="late_mirror")
     write(models, "nested", "asker", how="wait", whom="plain")
     write(models, "fails", "asker", how="wait", whom="error")
     write(models, "unknown", "asker", how="wait", whom="nobody")
