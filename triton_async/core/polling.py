@@ -148,7 +148,11 @@ class Poller:
 
     async def _look(self, now: Mapping[str, Seen], unreadable: Container[Root]) -> None:
         """Unloads what is gone, and begins to load what has changed."""
-        for key in sorted(self._seen.keys() - now.keys()):
+        gone = self._seen.keys() - now.keys()
+        if not unreadable:
+            # Steps of ensembles are loaded when they are found, which may be before a look has seen them.
+            gone |= {key for key, entry in self._repository.models.items() if entry.wanted()} - now.keys()
+        for key in sorted(gone):
             if self._is_free(key, unreadable):
                 await self._unload(key)
         changed = [key for key in sorted(now) if now[key] != self._seen.get(key) and self._is_free(key, unreadable)]
@@ -175,7 +179,7 @@ class Poller:
         except Exception:
             log.exception("'%s' could not be unloaded, which is tried again", key)
         else:
-            del self._seen[key]
+            self._seen.pop(key, None)
 
     async def _load(self, keys: Sequence[str], there: Mapping[str, Sequence[Root]]) -> bool:
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from core_harness import request, run, running, write_model
 from gated_backend import PATIENCE_S, GatedBackend, until
-from test_ensembles_life import GONE, READY, states
+from test_ensembles_life import GONE, READY, states, write_ensemble
 
 from triton_async.core import polling
 from triton_async.core.files import LocalRoot
@@ -83,6 +83,31 @@ def test_a_load_that_takes_long_holds_up_no_other_model(tmp_path: Path) -> None:
             shutil.rmtree(tmp_path / "slow")
             await until(lambda: state(server, "slow") == GONE, "the end of 'slow'")
             assert state(server, "steady") == READY
+
+    run(test)
+
+
+def test_a_step_that_no_look_has_seen_is_unloaded_when_it_goes(tmp_path: Path) -> None:
+    backend = GatedBackend()
+    write_model(tmp_path, "m")
+
+    async def test() -> None:
+        async with running(tmp_path, *ASKED, backends=backend) as server:
+            backend.load_gate.shut = True
+            write_model(tmp_path, "slow")
+            write_ensemble(tmp_path, "e", "m", "n")
+            polled = asyncio.ensure_future(server.repository.poll_now())
+            at_the_gate = await backend.load_gate.arrival()
+            backend.load_gate.shut = False
+            # The look is over, its loads are not: the ensemble finds its step all the same.
+            write_model(tmp_path, "n")
+            at_the_gate.set()
+            await polled
+            assert [state(server, name) for name in "en"] == [READY, READY]
+            shutil.rmtree(tmp_path / "n")
+            await server.repository.poll_now()
+            await until(lambda: state(server, "n") == GONE, "the end of 'n'")
+            assert state(server, "e")[0] == "UNAVAILABLE"
 
     run(test)
 
