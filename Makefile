@@ -72,13 +72,14 @@ $(VENV)/.forests: $(VENV)/.dev
 		echo 'XGBoost, LightGBM, scikit-learn or treelite could not be installed: tests against them will be skipped'
 	@touch $@
 
-# The programs that tests run beside the server, as their users do, each with Debian's package of it: what is missing of them
+# The programs that tests run beside the server, as their users do, and headers that examples want, each with Debian's package of it: what is missing of them
 # (a machine with another maker's node has its npm too, and Debian's cannot stand beside it). None is left running.
 PEERS := redis-server:redis-server nginx:nginx haproxy:haproxy prometheus:prometheus promtool:prometheus \
-	chromium:chromium node:nodejs npm:npm setpriv:util-linux curl:curl g++:g++
+	chromium:chromium node:nodejs npm:npm setpriv:util-linux curl:curl g++:g++ \
+	/usr/include/jpeglib.h:libjpeg-dev /usr/include/png.h:libpng-dev
 $(VENV)/.peers: $(VENV)/.system
 	@PATH="$$PATH:/usr/sbin"; for peer in $(PEERS); do \
-		command -v $${peer%%:*} > /dev/null || missing="$$missing $${peer##*:}"; done; \
+		command -v $${peer%%:*} > /dev/null || [ -e $${peer%%:*} ] || missing="$$missing $${peer##*:}"; done; \
 	if [ -n "$$missing" ]; then \
 		echo "Installing what the tests run:$$missing"; \
 		SUDO=; [ "$$(id -u)" = 0 ] || SUDO=sudo; \
