@@ -11,8 +11,7 @@ from tests.conformance.setup_oracle import prepare
 
 from . import models, report, versus
 from .identity import check
-from .perf import Load, Window, measure
-from .versus import OURS, TRITON, Point, Subject
+from .versus import OURS, TRITON, Subject
 
 STEPS = ("first", "second", "third")
 ENSEMBLE, BUILT_IN_ENSEMBLE = "three_steps", "three_steps_built_in"
@@ -83,13 +82,7 @@ def main() -> None:
     """Starts the servers, measures, writes the report."""
     options = versus.parser("ensemble", __doc__, [1, 8, 32]).parse_args()
     oracle = prepare()
-
-    def window(subject: Subject, point: Point) -> Window:
-        protocol, concurrency = point
-        port = subject.server.port(protocol)
-        shape = f"INPUT0:{models.ELEMENTS}"
-        return measure(oracle, subject.server, Load(protocol, port, subject.model, concurrency, options.seconds, shape))
-
+    window = versus.by_perf_analyzer(oracle, f"INPUT0:{models.ELEMENTS}", options.seconds)
     with versus.both(oracle, options.only, triton_repository, our_repository) as running:
         subjects = _subjects(running)
         check(subjects, options.protocol)

@@ -10,8 +10,7 @@ from tests.native_libraries import build
 
 from . import models, report, versus
 from .identity import check
-from .perf import Load, Window, measure
-from .versus import OURS, TRITON, Point, Subject
+from .versus import OURS, TRITON, Subject
 
 IN_C = "identity_in_c"
 _BACKEND = "mirror"
@@ -52,13 +51,7 @@ def main() -> None:
     """Starts the servers, measures, writes the report."""
     options = versus.parser("native", __doc__, [1, 8, 32]).parse_args()
     oracle = prepare()
-
-    def window(subject: Subject, point: Point) -> Window:
-        protocol, concurrency = point
-        port = subject.server.port(protocol)
-        shape = f"INPUT0:{models.ELEMENTS}"
-        return measure(oracle, subject.server, Load(protocol, port, subject.model, concurrency, options.seconds, shape))
-
+    window = versus.by_perf_analyzer(oracle, f"INPUT0:{models.ELEMENTS}", options.seconds)
     with versus.both(oracle, options.only, repository, our_repository) as running:
         subjects = _subjects(running)
         check(subjects, options.protocol)

@@ -15,7 +15,7 @@ from tests.conformance import servers
 from tests.conformance.servers import Server
 from tests.conformance.setup_oracle import Oracle
 
-from .perf import Window
+from .perf import Load, Window, measure
 from .report import Results
 
 PROTOCOLS = ("http", "grpc")
@@ -84,6 +84,17 @@ def both(
 def points(options: argparse.Namespace) -> list[Point]:
     """Every protocol with every concurrency that the options name."""
     return [(protocol, concurrency) for protocol in options.protocol for concurrency in options.concurrency]
+
+
+def by_perf_analyzer(oracle: Oracle, shape: str, seconds: float) -> Measure:
+    """Windows of perf_analyzer with requests of `shape`, "NAME:DIMS"."""
+
+    def window(subject: Subject, point: Point) -> Window:
+        protocol, concurrency = point
+        port = subject.server.port(protocol)
+        return measure(oracle, subject.server, Load(protocol, port, subject.model, concurrency, seconds, shape))
+
+    return window
 
 
 def take_turns(subjects: list[Subject], at: Iterable[Point], rounds: int, measure: Measure) -> Results:
