@@ -261,7 +261,7 @@ class Build(build_ext):
             target.unlink(missing_ok=True)
 
 
-FLAGS = ["-O1", "-g", "-UNDEBUG", "-DTA_DEBUG"] if DEBUG else ["-O2", "-g0", "-fno-strict-aliasing"]
+FLAGS = ["-O0", "-g", "-UNDEBUG", "-DTA_DEBUG"] if DEBUG else ["-O2", "-g0", "-fno-strict-aliasing"]
 COMPILE = ["-Wall", "-Wno-unused-function", "-fvisibility=hidden", *FLAGS]
 # The loops over data are in C; what Cython makes of the modules takes a quarter longer at -O3 and is no faster.
 COMPILE_C = COMPILE if DEBUG else [*COMPILE, "-O3"]
