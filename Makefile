@@ -233,6 +233,7 @@ bench-all: $(VENV)/.dev
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.python_models --rounds 3 --seconds 2
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.python_start --rounds 1
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.python_beside --rounds 3
+	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.model_processes --rounds 3
 	PYTHONSAFEPATH= $(BIN)/python -m bench.e2e.generate --rounds 3 --seconds 2
 
 clean:

@@ -109,8 +109,9 @@ def make_backends(settings: Settings, pools: Pools) -> BackendRegistry:
         "min-compute-capability": f"{settings.min_supported_compute_capability:f}",
     }
     return BackendRegistry(
-        settings.backend_config, pools, settings.backend_directory, options, engine_cores(settings)
-    )
+        settings.backend_config, pools, settings.backend_directory, options, engine_cores(settings),
+        settings.model_processes,
+    )  # fmt: skip
 
 
 def open_root(place: str) -> Root:

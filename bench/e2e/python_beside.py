@@ -21,7 +21,7 @@ from . import report, versus
 from .perf import Load, Window, measure
 from .versus import OURS, Point, Subject
 
-_LIGHT = Model(
+LIGHT = Model(
     files.LIGHT,
     tuple(Tensor(name, "FP32", (16,)) for name in ("INPUT0", "INPUT1")),
     tuple(Tensor(name, "FP32", (16,)) for name in ("OUTPUT0", "OUTPUT1")),
@@ -30,7 +30,7 @@ _LIGHT = Model(
 )
 _ALONE, _IN_PROCESS, _ISOLATED = "alone", "beside one in process", "beside an isolated one"
 _HEAVY = {_ALONE: "", _IN_PROCESS: files.HEAVY, _ISOLATED: files.HEAVY_ISOLATED}
-_BODY = json.dumps({"inputs": [{"name": "INPUT0", "shape": [1, 16], "datatype": "FP32", "data": [1.0] * 16}]})
+BODY = json.dumps({"inputs": [{"name": "INPUT0", "shape": [1, 16], "datatype": "FP32", "data": [1.0] * 16}]})
 _NOTE = (
     "The light model is add_sub on ONNX Runtime, FP32[16]. CPU is the whole server's, the heavy model included, so it "
     "says nothing of the light one."
@@ -46,7 +46,7 @@ def kept_busy(server: Server, model: str) -> Iterator[None]:
     def ask() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=60)
         while not stop.is_set() and not failures:
-            connection.request("POST", f"/v2/models/{model}/infer", _BODY)
+            connection.request("POST", f"/v2/models/{model}/infer", BODY)
             response = connection.getresponse()
             text = response.read()
             if response.status != 200:
@@ -76,7 +76,7 @@ def main() -> None:
 
     def write(root: Path) -> Path:
         files.write(root, isolated=not options.in_process)
-        return write_repository(root, (_LIGHT,), "onnx")
+        return write_repository(root, (LIGHT,), "onnx")
 
     def window(subject: Subject, point: Point) -> Window:
         protocol, concurrency = point

@@ -8,6 +8,7 @@ IDENTITY, ISOLATED = "identity", "identity_isolated"
 CHAIN, CHAIN_ISOLATED = "chain", "chain_isolated"
 REPEAT, REPEAT_ISOLATED = "repeat", "repeat_isolated"
 HEAVY, HEAVY_ISOLATED = "heavy", "heavy_isolated"
+HEAVY_PAIR = ("heavy_one", "heavy_two")
 LIGHT = "light"
 # Responses of one request of the decoupled model.
 RESPONSES = 1000
@@ -116,4 +117,11 @@ def write_many(root: Path, count: int, *, isolated: bool = False) -> Path:
     config = _CONFIG.format(batch=8, dtype="FP32", dims=-1) + (_PROCESS if isolated else "")
     for number in range(count):
         _write(root, f"model_{number:04d}", _IDENTITY, config)
+    return root
+
+
+def write_heavy_pair(root: Path) -> Path:
+    """Two models that compute in pure Python; returns `root`."""
+    for name in HEAVY_PAIR:
+        _write(root, name, _HEAVY, _CONFIG.format(batch=8, dtype="FP32", dims=16))
     return root

@@ -143,6 +143,15 @@ def test_front_end_processes_have_theirs_also_when_they_are_replaced(bound: Star
     assert f"2 front-end processes on core {CORES[0]}, the models on core" in bound.output()
 
 
+@pytest.mark.parametrize(
+    "bound", [(f"--cpu-affinity=front-ends:{CORES[0]}", "--model-processes=2")], indirect=True
+)
+def test_model_processes_have_the_cores_of_the_models(bound: Started) -> None:
+    assert where(bound, "here") == where(bound, "apart") == [OTHERS, OTHERS]
+    assert threads(bound.process.pid)[bound.process.pid] == FIRST
+    assert "Python models in 2 processes" in bound.output()
+
+
 @pytest.mark.parametrize("bound", [(f"--cpu-affinity={CORES[-1]}",)], indirect=True)
 def test_a_whole_server_keeps_to_its_cores(bound: Started) -> None:
     ask_plain(bound)

@@ -49,6 +49,7 @@ class Backend:
     settings: Mapping[str, str]
     pools: Any
     cores: int
+    processes: int
     inference: InferenceService | None
     watcher: Watcher | None
     def prepare(self) -> None: ...

@@ -159,6 +159,9 @@ class Backend:
     # Cores that its threads may count on, where nothing says how many these are to be; 0: all that it finds. Set with
     # the settings.
     cores = 0
+    # Processes that models which hold the interpreter's lock are spread over; 1: the server's alone. Set with the
+    # settings.
+    processes = 1
     # The server's InferenceService. Set before the first model of it is loaded; None: there is no server.
     inference = None
     # A Watcher, None where nobody runs a loop. Set before the first model is loaded.

@@ -41,16 +41,17 @@ class BackendRegistry:
 
     `backend_config`: --backend-config by backend, "" for all. `pools`: the server's memory, see `Backend.pools`.
     `directory`: --backend-directory, whose folders have a library `libtriton_<backend>.so`, or a `model.py` of a
-    Python-based backend. `options`: what libraries are told of the server. `cores`: see `Backend.cores`.
+    Python-based backend. `options`: what libraries are told of the server. `cores`, `processes`: see Backend.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         backend_config: Mapping[str, Mapping[str, str]] | None = None,
         pools: Any = None,
         directory: str | Path = "",
         options: Mapping[str, str] | None = None,
         cores: int = 0,
+        processes: int = 1,
     ) -> None:
         self._backend_config = backend_config or {}
         self._pools = pools
@@ -60,6 +61,7 @@ class BackendRegistry:
         self.watcher: Watcher | None = None
         self._options = dict(options or {})
         self._cores = cores
+        self._processes = processes
         self._made: dict[str, Backend] = {}
         self._lock = threading.Lock()
 
@@ -74,15 +76,20 @@ class BackendRegistry:
         with self._lock:
             backend = self._made.get(key)
             if backend is None:
-                backend = self._make(name, place) if library is None else self._native(name, library)
-                assert isinstance(backend, Backend)
-                backend.settings = self._settings(name)
-                backend.pools = self._pools
-                backend.cores = self._cores
-                backend.inference = self.inference
-                backend.watcher = self.watcher
-                self._made[key] = backend
+                made = self._make(name, place) if library is None else self._native(name, library)
+                backend = self._add(key, name, made)
             return backend
+
+    def _add(self, key: str, name: str, backend: Any) -> Backend:
+        assert isinstance(backend, Backend)
+        backend.settings = self._settings(name)
+        backend.pools = self._pools
+        backend.cores = self._cores
+        backend.processes = self._processes
+        backend.inference = self.inference
+        backend.watcher = self.watcher
+        self._made[key] = backend
+        return backend
 
     def strategy(self, config: Any, place: ModelPlace) -> Path | None:
         """The library that has the batching strategy of a model; None: there is none. InvalidArg for a named one that
@@ -159,7 +166,8 @@ class BackendRegistry:
                 f"unable to find backend library for backend '{name}', try specifying runtime on the model "
                 f"configuration. This server has: {', '.join(sorted(_BACKENDS))}"
             )
-        python: Any = self._made.get("python") or self._make("python")
+        # There for what all models that are Python have in common, though no model may name it.
+        python: Any = self._made.get("python") or self._add("python", "python", self._make("python"))
         return python.based_on(name, file)
 
     def _python_file(self, name: str) -> Path | None:

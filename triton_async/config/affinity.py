@@ -156,15 +156,15 @@ def instance_cores(settings: Settings) -> tuple[int, ...]:
 
 def engine_cores(settings: Settings) -> int:
     """How many cores the engines may count on, where neither a model nor --backend-config says how many threads; 0:
-    all that an engine finds. Front-end processes have a core each, but not more than half of all.
+    all that an engine finds. Front-end and model processes have a core each, but not more than half of all.
     """
     affinity, quota = settings.cpu_affinity, quota_cpus()
     cores = len(affinity.models or os.sched_getaffinity(0))
     cores = min(cores, quota or cores)
-    if affinity.divided:
-        return cores
-    if settings.frontend_processes > 1:
-        return max(cores - settings.frontend_processes, (cores + 1) // 2)
+    others = [settings.model_processes] if affinity.divided else [settings.model_processes, settings.frontend_processes]
+    taken = sum(count for count in others if count > 1)
+    if taken:
+        return max(cores - taken, (cores + 1) // 2)
     return cores if quota or affinity.models else 0
 
 
@@ -177,6 +177,8 @@ def division(settings: Settings) -> str:
         told = f"{loop} on {_named(set(affinity.front_ends))}, the models on {_named(set(affinity.models))}"
     else:
         told = f"{loop} and the models on {_named(set(affinity.models) or os.sched_getaffinity(0))}"
+    if settings.model_processes > 1:
+        told += f", Python models in {settings.model_processes} processes"
     if quota:
         told += f", with a quota of {quota} CPU{'' if quota == 1 else 's'}"
     engines = engine_cores(settings)

@@ -232,6 +232,15 @@ REPOSITORY = (
         False,
         "Serve models of one name from several repositories; ensembles take those of their own repository first.",
     ),
+    _text(
+        "model-processes",
+        "1",
+        "Processes that Python models are spread over, so that they compute on several cores; the parameter "
+        "MODEL_PROCESS of a model says which. auto: one for each core that front-ends leave. 1: they are in the "
+        "server's process.",
+        form="<integer>|auto",
+        ours=True,
+    ),
     _bool(
         "enable-peer-access",
         True,
@@ -266,15 +275,6 @@ HTTP = (
         True,
         "Answer / of the HTTP port with a page: models, a form to try each, plots. It can do what its reader may do "
         "over HTTP, and nothing else.",
-        ours=True,
-    ),
-    Option(
-        "model-processes",
-        Kind.INT,
-        1,
-        "Processes that models are spread over.",
-        status=Status.NOT_BUILT,
-        note="spreading models over several processes",
         ours=True,
     ),
     _bool(

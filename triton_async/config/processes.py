@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Each has its own memory and sockets, and more of them than cores only wait for each other.
 MAX_FRONTENDS = 64
+MAX_MODEL_PROCESSES = 64
 
 # Cores for each front-end of `auto`: the models need some, too.
 CORES_PER_FRONTEND = 2
@@ -39,8 +40,22 @@ def parse_count(text: str, affinity: Affinity = ANYWHERE) -> int:
             return max(1, min(len(affinity.front_ends), quota_cpus() or MAX_FRONTENDS, MAX_FRONTENDS))
         cores = min(usable_cores(), len(affinity.models) or MAX_FRONTENDS * CORES_PER_FRONTEND)
         return max(1, min(cores // CORES_PER_FRONTEND, MAX_FRONTENDS))
-    if not re.fullmatch("[0-9]{1,9}", text, re.ASCII) or not 1 <= int(text) <= MAX_FRONTENDS:
-        raise ProcessProblem(f"the number of front-end processes is 1 to {MAX_FRONTENDS}, or auto. Got {text}")
+    return _count(text, "front-end", MAX_FRONTENDS)
+
+
+def parse_model_count(text: str, front_ends: int = 1, affinity: Affinity = ANYWHERE) -> int:
+    """Model processes, beside so many front-ends. ProcessProblem."""
+    if text != AUTO:
+        return _count(text, "model", MAX_MODEL_PROCESSES)
+    cores = min(usable_cores(), len(affinity.models) or MAX_FRONTENDS + MAX_MODEL_PROCESSES)
+    if not affinity.divided:
+        cores -= front_ends
+    return max(1, min(cores, MAX_MODEL_PROCESSES))
+
+
+def _count(text: str, what: str, most: int) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text, re.ASCII) or not 1 <= int(text) <= most:
+        raise ProcessProblem(f"the number of {what} processes is 1 to {most}, or auto. Got {text}")
     return int(text)
 
 

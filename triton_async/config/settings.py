@@ -26,7 +26,7 @@ from triton_async.config.host_policy import HostPolicy, HostPolicyProblem, parse
 from triton_async.config.locations import LocationProblem, has_scheme, parse_location
 from triton_async.config.metrics_config import MetricsConfig, MetricsProblem, parse_metrics
 from triton_async.config.options import OPTIONS, Kind, Option, Scalar, Status, usage
-from triton_async.config.processes import ProcessProblem, parse_count, process_problem
+from triton_async.config.processes import ProcessProblem, parse_count, parse_model_count, process_problem
 from triton_async.config.trace_config import OPENTELEMETRY, TENSORS, TRITON, TraceConfig, TraceProblem, parse_trace
 
 __all__ = ["Settings", "UsageError", "from_environment", "parse", "usage"]
@@ -76,6 +76,8 @@ class Settings:
     listen_while_loading: bool = _default("listen-while-loading")
     # How many: 1 for none but the models' own.
     frontend_processes: int = 1
+    # How many for Python models: 1 for none but the server's.
+    model_processes: int = 1
     cpu_affinity: Affinity = ANYWHERE
 
     log_verbose: int = _default("log-verbose")
@@ -412,11 +414,15 @@ def _divide(values: dict[str, Any]) -> None:
     """Puts what is said of cores and of processes in the place of its text."""
     try:
         values["cpu_affinity"] = affinity = parse_affinity(values.get("cpu_affinity", ()))
-        values["frontend_processes"] = parse_count(values.get("frontend_processes", "1"), affinity)
     except AffinityProblem as problem:
         raise _bad(OPTIONS["cpu-affinity"], str(problem)) from None
+    option = OPTIONS["frontend-processes"]
+    try:
+        values["frontend_processes"] = fronts = parse_count(values.get("frontend_processes", "1"), affinity)
+        option = OPTIONS["model-processes"]
+        values["model_processes"] = parse_model_count(values.get("model_processes", "1"), fronts, affinity)
     except ProcessProblem as problem:
-        raise _bad(OPTIONS["frontend-processes"], str(problem)) from None
+        raise _bad(option, str(problem)) from None
 
 
 def _check_together(settings: Settings) -> None:

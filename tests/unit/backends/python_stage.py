@@ -117,7 +117,10 @@ class Stage:
         self._reactor.attach(self._loop)
         self.pools = Pools(SlabPool(1 << 24), self._open_devices)
         self._workers = Workers(4)
-        self.backends = BackendRegistry(self._settings.backend_config, self.pools, self._settings.backend_directory)
+        self.backends = BackendRegistry(
+            self._settings.backend_config, self.pools, self._settings.backend_directory,
+            processes=self._settings.model_processes,
+        )  # fmt: skip
         host = Host(
             self._loop, self._reactor, self.pools, self.backends, self._workers, self._settings.backend_config,
             metric_sources=(self.backends.families,),

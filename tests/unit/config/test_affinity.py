@@ -146,6 +146,18 @@ def test_engines_count_on_what_the_front_ends_leave(
 
 
 @pytest.mark.parametrize(
+    ("texts", "front_ends", "models", "cores"),
+    [((), "1", "2", 10), ((), "2", "2", 8), ((), "1", "12", 6), (("front-ends:0-1",), "2", "3", 7)],
+)
+def test_engines_count_on_what_model_processes_leave(
+    texts: tuple[str, ...], front_ends: str, models: str, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = settings(*texts, frontend_processes=front_ends, model_processes=models)
+    monkeypatch.setattr(module, "quota_cpus", lambda: 0)
+    assert engine_cores(found) == cores
+
+
+@pytest.mark.parametrize(
     ("texts", "count"), [((), 6), (("0-3",), 2), (("front-ends:0-2",), 3), (("front-ends:1",), 1), (("5",), 1)]
 )
 def test_auto_is_a_front_end_for_each_core_that_they_are_given(texts: tuple[str, ...], count: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from triton_async.config import processes
+from triton_async.config.affinity import Affinity
 from triton_async.config.settings import Settings, UsageError, parse
 
 MODELS = "--model-repository=/models"
@@ -48,10 +49,37 @@ def test_what_can_not_be_combined_is_refused(option: str, reason: str) -> None:
         settings(option, "--frontend-processes=2")
 
 
-def test_models_stay_in_one_process() -> None:
-    assert settings("--model-processes=1").frontend_processes == 1
-    with pytest.raises(UsageError, match="spreading models over several processes is not part of this release"):
-        settings("--model-processes=2")
+@pytest.mark.parametrize(("options", "count"), [
+    ((), 1), (("--model-processes=1",), 1), (("--model-processes=3", "--frontend-processes=2"), 3),
+    (("--model-processes=64",), 64),
+])  # fmt: skip
+def test_models_are_in_so_many_processes(options: tuple[str, ...], count: int) -> None:
+    assert settings(*options).model_processes == count
+
+
+@pytest.mark.parametrize("text", ["0", "65", "-1", "two", "", "1.5", "AUTO", "9999999999"])
+def test_no_other_number_of_model_processes_is_taken(text: str) -> None:
+    with pytest.raises(UsageError, match="number of model processes is 1 to 64, or auto") as refused:
+        settings(f"--model-processes={text}")
+    assert '"--model-processes"' in refused.value.message
+
+
+@pytest.mark.parametrize(("cores", "front_ends", "count"), [
+    (1, "1", 1), (2, "1", 1), (4, "1", 3), (4, "2", 2), (4, "auto", 2), (2, "2", 1), (500, "1", 64),
+])  # fmt: skip
+def test_auto_model_processes_are_the_cores_that_front_ends_leave(
+    cores: int, front_ends: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "usable_cores", lambda: cores)
+    assert settings("--model-processes=auto", f"--frontend-processes={front_ends}").model_processes == count
+
+
+def test_auto_model_processes_are_the_cores_of_models_where_these_have_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processes, "usable_cores", lambda: 8)
+    assert processes.parse_model_count("auto", 1, Affinity((0, 1), (2, 3, 4, 5, 6, 7))) == 6
+    assert processes.parse_model_count("auto", 1, Affinity((0, 1, 2, 3), (0, 1, 2, 3))) == 3
 
 
 def test_there_must_be_something_for_them_to_do() -> None:

@@ -52,7 +52,7 @@ allow-client-shm backend-directory backend-config repoagent-directory""",
 # Options whose fields hold something that is made of their text.
 READ = (
     "metrics-address", "http-header-forward-pattern", "grpc-header-forward-pattern", "api-key-exempt",
-    "frontend-processes", "cpu-affinity",
+    "frontend-processes", "model-processes", "cpu-affinity",
 )  # fmt: skip
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import logging
-from collections.abc import Iterable
-from functools import cached_property
+import threading
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +14,8 @@ from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelI
 from triton_async.backends.python.affinity import is_neutral
 from triton_async.backends.python.instance import PythonModelInstance
 from triton_async.backends.python.isolated.models import IsolatedModels
+from triton_async.backends.python.isolated.placement import ModelProcesses
+from triton_async.backends.python.isolated.workers import Workers
 from triton_async.backends.python.local import LocalChannel
 from triton_async.backends.python.metrics import CustomMetrics
 from triton_async.backends.python.options import PythonOptions, check_settings, read_options
@@ -56,6 +58,10 @@ class PythonBackend(Backend):
 
     def __init__(self) -> None:
         self._file: Path | None = None
+        self._origin = self
+        self._lock = threading.Lock()
+        self._processes: tuple[Workers, ModelProcesses | None] | None = None
+        self._isolated_models: IsolatedModels | None = None
         self.metrics = CustomMetrics()
         self._checked = False
         line_buffered()
@@ -66,12 +72,14 @@ class PythonBackend(Backend):
         backend = _PythonBased()
         backend.name = name
         backend._file = file
+        backend._origin = self
         backend.metrics = self.metrics
         return backend
 
     def families(self) -> Iterable[Any]:
-        """The models' metrics."""
-        return self.metrics.families()
+        """The models' metrics, and those of model processes."""
+        processes = None if self._processes is None else self._processes[1]
+        return [*self.metrics.families(), *(() if processes is None else processes.families())]
 
     def inspect(self, path: Path, proto: Any) -> ModelIO | None:
         self._check_settings()
@@ -82,8 +90,8 @@ class PythonBackend(Backend):
 
     def load(self, context: LoadContext) -> LoadedModel:
         self._check_settings()
-        options = read_options(context.config.name, context.config.parameters, context.backend_config)
-        if options.isolated:
+        options = self._options(context.config.name, context.config.parameters, context.backend_config)
+        if options.isolated or options.process is not None:
             return self._load_isolated(context, options)
         source = context.opened.source if isinstance(context.opened, Found) else None
         return PythonModel(
@@ -101,9 +109,25 @@ class PythonBackend(Backend):
         file = Path(self._source(path, config.name).path)
         return self._isolated.load(context, options, file, self.search(path), of_instance, self.inference)
 
-    @cached_property
+    @property
     def _isolated(self) -> IsolatedModels:
-        return IsolatedModels(self.settings, self.metrics, self.watcher)
+        workers, processes = self._origin._workers()
+        with self._lock:
+            if self._isolated_models is None:
+                self._isolated_models = IsolatedModels(self.settings, self.metrics, workers, processes)
+            return self._isolated_models
+
+    # One reader, and the same model processes, for all backends that are made of this one.
+    def _workers(self) -> tuple[Workers, ModelProcesses | None]:
+        with self._lock:
+            if self._processes is None:
+                workers = Workers(self.watcher)
+                several = self.processes > 1
+                self._processes = workers, ModelProcesses(self.processes, workers.reader) if several else None
+            return self._processes
+
+    def _options(self, model: str, parameters: Mapping[str, str], settings: Mapping[str, str]) -> PythonOptions:
+        return read_options(model, parameters, settings, self.processes)
 
     def _check_settings(self) -> None:
         if not self._checked:
@@ -126,10 +150,10 @@ class PythonBackend(Backend):
     def _complete(self, source: Source, path: Path, proto: Any) -> list[str]:
         """Runs `auto_complete_config`, in modules of its own, and takes over what it may decide."""
         parameters = {name: value.string_value for name, value in proto.parameters.items()}
-        options = read_options(proto.name, parameters, self.settings)
+        options = self._options(proto.name, parameters, self.settings)
         if self._file is not None and not proto.runtime:
             proto.runtime = MODEL_FILE
-        if options.isolated:
+        if options.isolated or options.process is not None:
             completed = self._isolated.complete(proto, path, options, Path(source.path), self.search(path))
             if completed is not None:
                 take_over(proto, completed, "auto_complete_config")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,10 @@ _NO_EFFECT = (
 _OF_THE_SERVER = ("default-max-batch-size", "min-compute-capability", "backend-directory", "auto-complete-config")
 
 IN_PROCESS, ISOLATED = "none", "process"
+# What MODEL_PROCESS may say beside a number and a name.
+SPREAD, SERVER = "spread", "server"
+
+_PROCESS_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}\Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,8 @@ class PythonOptions:
     gpu_inputs: bool = False
     # Of a model in the server process: whether it may run on any thread; None: as its files tell.
     any_thread: bool | None = None
+    # Of a model in one of several model processes: number or name of that, SPREAD, "" for any; None: it is in none.
+    process: str | None = None
 
 
 def check_settings(settings: Mapping[str, str]) -> list[str]:
@@ -60,8 +67,10 @@ def check_settings(settings: Mapping[str, str]) -> list[str]:
     return notes
 
 
-def read_options(model: str, parameters: Mapping[str, str], settings: Mapping[str, str]) -> PythonOptions:
-    """Of one model."""
+def read_options(
+    model: str, parameters: Mapping[str, str], settings: Mapping[str, str], processes: int = 1
+) -> PythonOptions:
+    """Of one model. `processes`: --model-processes."""
     environment = parameters.get("EXECUTION_ENV_PATH", "")
     asked = parameters.get("ISOLATION", "")
     isolated = _isolation(settings.get("isolation", IN_PROCESS), "--backend-config=python,isolation")
@@ -78,6 +87,8 @@ def read_options(model: str, parameters: Mapping[str, str], settings: Mapping[st
             f"Incorrect value for FORCE_CPU_ONLY_INPUT_TENSORS: '{memory}', of model '{model}', expected 'yes' or 'no'"
         )
     isolated = isolated or bool(environment)
+    gpu_inputs = memory == "no"
+    process = _process(model, parameters, processes, isolated=isolated, stays=gpu_inputs)
     for name in ("EXECUTION_TIMEOUT_SECONDS", "MEMORY_LIMIT_BYTES"):
         if parameters.get(name) and not isolated:
             raise InvalidArg(
@@ -89,18 +100,47 @@ def read_options(model: str, parameters: Mapping[str, str], settings: Mapping[st
         environment,
         _seconds(parameters.get("EXECUTION_TIMEOUT_SECONDS", ""), model),
         _limit_nbytes(parameters.get("MEMORY_LIMIT_BYTES", ""), model),
-        memory == "no",
-        _any_thread(parameters.get("ANY_THREAD", ""), model, isolated=isolated),
+        gpu_inputs,
+        _any_thread(parameters.get("ANY_THREAD", ""), model, isolated=isolated, process=process),
+        process,
     )
 
 
-def _any_thread(value: str, model: str, *, isolated: bool) -> bool | None:
+def _process(
+    model: str, parameters: Mapping[str, str], processes: int, *, isolated: bool, stays: bool
+) -> str | None:
+    """MODEL_PROCESS, None for a model that is in no model process. `stays`: it is in the server's, unless it asks."""
+    asked = parameters.get("MODEL_PROCESS", "")
+    if not asked:
+        return None if isolated or stays or processes == 1 else ""
+    what = f"parameter 'MODEL_PROCESS' of model '{model}'"
+    if asked.isascii() and asked.isdigit() and len(asked) < 10:
+        if int(asked) >= processes:
+            raise InvalidArg(
+                f"{what} is {asked}, but the server has --model-processes={processes}: 0 to {processes - 1}"
+            )
+    elif not _PROCESS_NAME.match(asked):
+        raise InvalidArg(
+            f"{what} must be the number of a model process, a name (a letter, then letters, digits, '_', '.' and '-', "
+            f"64 at most), '{SPREAD}' or '{SERVER}', got '{asked}'"
+        )
+    if isolated:
+        raise InvalidArg(f"{what} is '{asked}', but each of its instances has a process of its own")
+    return None if asked == SERVER or processes == 1 else asked
+
+
+def _any_thread(value: str, model: str, *, isolated: bool, process: str | None) -> bool | None:
     if value not in ("", "yes", "no"):
         raise InvalidArg(f"parameter 'ANY_THREAD' of model '{model}' must be 'yes' or 'no', got '{value}'")
     if value == "yes" and isolated:
         raise InvalidArg(
             f"parameter 'ANY_THREAD' of model '{model}' is for models that run in the server process, and this one "
             "runs in a process of its own"
+        )
+    if value == "yes" and process is not None:
+        raise InvalidArg(
+            f"parameter 'ANY_THREAD' of model '{model}' is for models that run in the server process, and this one "
+            f"runs in a model process (--model-processes): leave it out, or set MODEL_PROCESS to '{SERVER}'"
         )
     return {"yes": True, "no": False}.get(value)
 

@@ -1,4 +1,4 @@
-"""Loads versions of Python models whose instances are worker processes. Load threads."""
+"""Loads versions of Python models whose instances are in worker processes. Load threads."""
 
 from __future__ import annotations
 
@@ -7,24 +7,30 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from triton_async.backends.base import InferenceService, LoadContext, Watcher
+from triton_async.backends.base import InferenceService, LoadContext
 from triton_async.backends.python.defines import WORKER_MEMORY_NBYTES, WORKER_RESPONSE_CREDITS
 from triton_async.backends.python.isolated.environments import OWN, Environments
+from triton_async.backends.python.isolated.placement import Alone, Home, ModelProcesses
 from triton_async.backends.python.isolated.supervisor import WorkerOptions
 from triton_async.backends.python.isolated.workers import IsolatedModel, Workers, complete_config
 from triton_async.backends.python.isolated.zygote import Zygote
 from triton_async.backends.python.options import PythonOptions
 from triton_async.config.config_json import config_json
-from triton_async.config.model_config import InstanceGroup
+from triton_async.config.model_config import InstanceGroup, ModelConfig
 from triton_async.memory.slab import SlabPool
 
 
 class IsolatedModels:
-    """Of one backend. `settings`: its --backend-config. `metrics`: metrics.CustomMetrics."""
+    """Of one backend. `settings`: its --backend-config. `metrics`: metrics.CustomMetrics. `processes`: where those go
+    that are in none of their own, None where the server's is the only one.
+    """
 
-    def __init__(self, settings: Mapping[str, str], metrics: Any, watcher: Watcher | None = None) -> None:
+    def __init__(
+        self, settings: Mapping[str, str], metrics: Any, workers: Workers, processes: ModelProcesses | None = None
+    ) -> None:
         self._metrics = metrics
-        self._workers = Workers(watcher)
+        self._workers = workers
+        self._processes = processes
         self._environments = Environments(settings.get("environment-cache-directory", ""))
 
     def load(  # noqa: PLR0917
@@ -50,7 +56,7 @@ class IsolatedModels:
         }
         return IsolatedModel(
             self._workers,
-            self._zygote(options, version_dir.parent, config.name),
+            self._home(options, version_dir.parent, config),
             context.pool,
             _worker_options(start, options),
             arguments,
@@ -68,7 +74,15 @@ class IsolatedModels:
         text = json.dumps(config_json(proto))
         return complete_config(self._workers, zygote, SlabPool(0), _worker_options(start, options), text)
 
+    def _home(self, options: PythonOptions, model_directory: Path, config: ModelConfig) -> Home:
+        if options.process is None:
+            return Alone(self._zygote(options, model_directory, config.name))
+        assert self._processes is not None
+        return self._processes.home(config.name, options.process, len(config.instances()))
+
     def _zygote(self, options: PythonOptions, model_directory: Path, model: str) -> Zygote:
+        if options.process is not None and self._processes is not None:
+            return self._processes.zygote
         environment = OWN
         if options.environment:
             environment = self._environments.find(options.environment, model_directory, model)

@@ -1,4 +1,4 @@
-"""The worker of one instance: started, watched, started again after its end, stopped.
+"""The worker of one instance, a process or a part of one: started, watched, started again after its end, stopped.
 
     NEW --start--> STARTING --model is there--> RUNNING --close--> CLOSING --worker gone--> CLOSED
                       |  ^                         |
@@ -33,6 +33,7 @@ from triton_async.backends.python.defines import (
     WORKER_SHORT_PAUSE_S,
     WORKER_STEADY_S,
 )
+from triton_async.backends.python.isolated.host import ModelProcess, Tenant
 from triton_async.backends.python.isolated.instance import WorkerInstance
 from triton_async.backends.python.isolated.link import Link
 from triton_async.backends.python.isolated.memory import SharedMemory
@@ -84,12 +85,13 @@ class _Question:
 
 
 class Supervisor(LinkOwner):
-    """`make_services(link)`: LinkOwner of what the worker asks for beyond its answers; its `close` is called at the
-    link's end. `once`: the worker says something, `answer`, and ends. State changes happen on the reader's thread.
+    """`place`: where workers come from: each a process of its own, or all a part of one. `make_services(link)`:
+    LinkOwner of what the worker asks for beyond its answers; its `close` is called at the link's end. `once`: the
+    worker says something, `answer`, and ends. State changes happen on the reader's thread.
     """
 
     def __init__(  # noqa: PLR0917
-        self, name: str, zygote: Zygote, reader: Reader, pool: SlabPool, options: WorkerOptions,
+        self, name: str, place: Zygote | ModelProcess, reader: Reader, pool: SlabPool, options: WorkerOptions,
         make_services: Callable[[Link], Any], once: bool = False,
     ) -> None:  # fmt: skip
         self.name = name
@@ -100,14 +102,14 @@ class Supervisor(LinkOwner):
         self._questions: dict[int, _Question] = {}
         self._last_question = 0
         self._lock = threading.Lock()
-        self._zygote = zygote
+        self._place = place
         self._reader = reader
         self._pool = pool
         self._options = options
         self._make_services = make_services
         self._instance: WorkerInstance | None = None
         self._link: Link | None = None
-        self._process: WorkerProcess | None = None
+        self._process: WorkerProcess | Tenant | None = None
         self._services: Any = None
         self._settled = threading.Event()  # RUNNING or FAILED for the first time
         self._gone = threading.Event()  # CLOSED
@@ -129,7 +131,7 @@ class Supervisor(LinkOwner):
     def start(self, instance: WorkerInstance | None = None) -> None:
         """Starts the first worker and waits until it is RUNNING. ServerError with the reason."""
         self._instance = instance
-        self._zygote.start()
+        self._place.start()
         self._reader.call(self._spawn)
         self._settled.wait()
         if self._problem is not None:
@@ -140,14 +142,14 @@ class Supervisor(LinkOwner):
         self._reader.call(self._begin_to_close)
         if self._gone.wait(self._options.finalize_s):
             return
-        log.warning("the worker of instance '%s' did not end within %g s and is killed", self.name,
-                    self._options.finalize_s)  # fmt: skip
-        self.kill("did not finalize in time")
+        log.warning("the worker of instance '%s' did not end within %g s", self.name, self._options.finalize_s)
+        if (process := self._process) is not None:
+            process.dismiss("did not finalize in time", 0)
         if not self._gone.wait(WORKER_CLOSE_TIMEOUT_S):
             log.error("the worker of instance '%s' can not be ended", self.name)
 
     def kill(self, reason: str) -> None:
-        """Ends the worker; `reason` says in its stead how it ended. Any thread."""
+        """Ends the worker, with the process that it is in; `reason` says in its stead how it ended. Any thread."""
         if self._process is not None:
             self._process.kill(reason)
 
@@ -227,7 +229,7 @@ class Supervisor(LinkOwner):
             self._link = link
             self._services = self._make_services(link)
             link.start(self._options.start)
-            self._process = self._zygote.fork(
+            self._process = self._place.fork(
                 [theirs.fileno(), requests.fd, responses.fd], self._options.memory_limit,
                 lambda how: self._process_ended(link, how), self._options.cores,
             )  # fmt: skip
@@ -329,7 +331,7 @@ class Supervisor(LinkOwner):
         if failed:
             self._problem = InternalError(text)
             if self._process is not None:
-                self._process.kill("could not load the model")
+                self._process.dismiss("could not load the model", WORKER_CLOSE_TIMEOUT_S)
             return
         self.answer = text
         self._served = False

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import threading
@@ -14,12 +15,16 @@ from typing import Any
 from triton_async.backends.base import InferenceService, LoadedModel, ModelInstance, Watcher
 from triton_async.backends.python.isolated.instance import WorkerInstance
 from triton_async.backends.python.isolated.link import Link
+from triton_async.backends.python.isolated.placement import Home
 from triton_async.backends.python.isolated.reader import Reader
 from triton_async.backends.python.isolated.services import Services
 from triton_async.backends.python.isolated.supervisor import Supervisor, WorkerOptions
 from triton_async.backends.python.isolated.zygote import Zygote
 from triton_async.config.model_config import InstanceGroup
 from triton_async.memory.slab import SlabPool
+
+# Of versions, as workers of several instances tell them apart.
+_NUMBERS = itertools.count(1)
 
 
 class Workers:
@@ -42,8 +47,9 @@ class Workers:
 
 
 class IsolatedModel(LoadedModel):
-    """A version whose instances are worker processes. `options`: of a worker, but for what an instance adds to `start`:
-    `arguments(name, group, device_id)`, those of `initialize`. `limit_ns`: of one execution, 0 for none.
+    """A version whose instances are worker processes, or parts of model processes, as `home` says. `options`: of a
+    worker, but for what an instance adds to `start`: `arguments(name, group, device_id)`, those of `initialize`.
+    `limit_ns`: of one execution, 0 for none.
     """
 
     thread_bound = False
@@ -52,7 +58,7 @@ class IsolatedModel(LoadedModel):
     def __init__(  # noqa: PLR0917
         self,
         workers: Workers,
-        zygote: Zygote,
+        home: Home,
         pool: SlabPool,
         options: WorkerOptions,
         arguments: Callable[[str, InstanceGroup, int], Mapping[str, str]],
@@ -61,19 +67,20 @@ class IsolatedModel(LoadedModel):
         metrics: Any = None,
     ) -> None:
         self._workers = workers
-        self._zygote = zygote
+        self._home = home
         self._pool = pool
         self._options = options
         self._arguments = arguments
         self._limit_ns = limit_ns
         self._inference = inference
         self._metrics = metrics
+        self._number = next(_NUMBERS)
 
     def create_instance(self, name: str, group: InstanceGroup, device_id: int) -> ModelInstance:
         # Of the thread of this instance, which may have been put there: who is forked has its zygote's, of whenever.
         cores = tuple(sorted(os.sched_getaffinity(0)))
         start = {
-            **self._options.start, "instance": name, "complete": None,
+            **self._options.start, "instance": name, "complete": None, "source": self._number,
             "arguments": dict(self._arguments(name, group, device_id)),
         }  # fmt: skip
 
@@ -81,12 +88,15 @@ class IsolatedModel(LoadedModel):
             return Services(link, instance, self._workers.reader, self._inference, self._metrics)
 
         supervisor = Supervisor(
-            name, self._zygote, self._workers.reader, self._pool, replace(self._options, start=start, cores=cores),
-            make_services,
+            name, self._home.place(), self._workers.reader, self._pool,
+            replace(self._options, start=start, cores=cores), make_services,
         )
         instance = WorkerInstance(name, supervisor, self._workers.reader, self._limit_ns)
         instance.start()
         return instance
+
+    def close(self) -> None:
+        self._home.close()
 
 
 def complete_config(

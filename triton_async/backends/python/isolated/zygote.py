@@ -24,6 +24,7 @@ from triton_async.backends.python.defines import (
     WORKER_ZYGOTE_TIMEOUT_S,
 )
 from triton_async.backends.python.isolated.reader import Reader, Timer
+from triton_async.defines import GIL_SWITCH_S
 from triton_async.errors import InternalError, InvalidArg, ServerError
 
 log = logging.getLogger("triton_async.python")
@@ -65,6 +66,12 @@ class WorkerProcess:
             self._reason = reason
         if not self.ended.is_set():
             self._zygote.kill(self._number)
+
+    def dismiss(self, reason: str, within_s: float) -> None:
+        """The same for one that is of no use any more. `within_s`: seconds for it to end by itself, where others share
+        its process.
+        """
+        self.kill(reason)
 
     def _end(self, how: str) -> None:
         self.ended.set()
@@ -110,14 +117,18 @@ class Zygote:
             raise self._problem
 
     def fork(
-        self, descriptors: Sequence[int], memory_limit: int, on_end: Callable[[str], None], cores: Sequence[int] = ()
-    ) -> WorkerProcess:
+        self, descriptors: Sequence[int], memory_limit: int, on_end: Callable[[str], None], cores: Sequence[int] = (),
+        host: bool = False,
+    ) -> WorkerProcess:  # fmt: skip
         """A new worker, which gets `descriptors`. `memory_limit`: bytes of its own memory, 0 for any; `cores`: that it
-        runs on, () for any. Any thread, does not wait: whatever goes wrong is told by `on_end`.
+        runs on, () for any; `host`: it is a model process. Any thread, does not wait: whatever goes wrong is told by
+        `on_end`.
         """
         order: dict[str, Any] = {"op": "fork", "number": next(self._numbers), "cores": list(cores)}
         if memory_limit:
             order["memory_limit"] = memory_limit
+        if host:
+            order["switch_s"] = GIL_SWITCH_S
         worker = WorkerProcess(self, order["number"], on_end)
         with self._lock:
             if self._linger is not None:

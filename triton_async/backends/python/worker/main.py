@@ -52,19 +52,22 @@ def import_package() -> Any:
     names[COMPILED.partition(".")[0]] = package
     sys.modules.update(names)
     try:
-        return importlib.import_module(PACKAGE + ".process")
+        return importlib.import_module(PACKAGE + ".instance")
     finally:
         for name in names:
             del sys.modules[name]
 
 
 class Zygote:
-    """Forks workers, tells of their ends. `control`: the socket to the server."""
+    """Forks workers, tells of their ends. `control`: the socket to the server. `instance`, `host`: the modules of what
+    runs in a worker, one instance or many.
+    """
 
-    def __init__(self, control: socket.socket, process: Any) -> None:
+    def __init__(self, control: socket.socket, instance: Any, host: Any = None) -> None:
         self.control = control
-        self.process = process
-        self.prepared = process.Prepared()
+        self.instance = instance
+        self.host = host
+        self.prepared = instance.Prepared()
         self.libc = ctypes.CDLL(None, use_errno=True)
         self.workers: dict[int, int] = {}  # pid -> number that the server gave it
         self.own_pid = os.getpid()
@@ -122,7 +125,10 @@ class Zygote:
             status = 1
             try:
                 self.become_worker(order, descriptors)
-                status = self.process.main(self.prepared, *descriptors)
+                if "switch_s" in order:
+                    status = self.host.main(*descriptors, receive, order["switch_s"])
+                else:
+                    status = self.instance.main(self.prepared, *descriptors)
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -227,13 +233,14 @@ def main() -> None:
         numpy = importlib.import_module("numpy")
         # NumPy imports this at its first use: that would be in each worker. So would be what its first seed makes.
         importlib.import_module("numpy.random").seed(0)
-        process = import_package()
+        instance = import_package()
+        host = importlib.import_module(PACKAGE + ".host")
         rehearsal = importlib.import_module(PACKAGE + ".rehearsal")
         rehearsal.rehearse()
     except BaseException as error:
         control.sendall(json.dumps({"op": "unusable", "error": what_is_missing(error)}).encode())
         return
-    zygote = Zygote(control, process)
+    zygote = Zygote(control, instance, host)
     zygote.tell(op="ready", python=sys.version.split()[0], numpy=numpy.__version__)
     filled = rehearsal.fill_holes()
     # Memory that the collector does not touch stays shared with the workers.

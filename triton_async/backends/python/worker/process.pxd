@@ -31,6 +31,7 @@ cdef class WorkerChannel:
     cdef public bint reschedules
     cdef public object credits
     cdef public bint holding
+    cdef public object gone
     cdef object _answered_ns
     cdef object _thread
 

@@ -1,5 +1,5 @@
 # cython: annotation_typing=False, wraparound=True
-"""A worker: one instance of a Python model in a process of its own, and its way to the server.
+"""A worker: one instance of a Python model in another process than the server's, and its way there.
 
 Whichever thread waits for something reads the socket, for all of them; nobody reads it while nobody waits.
 """
@@ -7,7 +7,6 @@ Whichever thread waits for something reads the socket, for all of them; nobody r
 from __future__ import annotations
 
 import base64
-import builtins
 import json
 import os
 import socket
@@ -17,13 +16,12 @@ import time
 from collections import deque
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Callable, cast
+from typing import TYPE_CHECKING, Any, Callable
 
-from . import api, wire
+from . import wire
 from .calls import refusal
 from .channel import COUNTER, GAUGE, HISTOGRAM, Channel, Refused
 from .context import Context
-from .loader import Source
 from .messages import ErrorCode, InferenceResponse, TritonError
 from .outgoing import Outgoing, TooLarge
 from .runner import ModelFailure, Runner, describe, unanswered
@@ -41,6 +39,10 @@ ASKERS: ContextVar[list[int] | None] = ContextVar("askers", default=None)
 
 # Responses of a call that are told to be taken at once: less than the server waits for.
 TAKEN_AT_ONCE = 8
+
+
+def _end_process() -> None:
+    os._exit(0)
 
 
 class _Answer:
@@ -113,6 +115,8 @@ class WorkerChannel:
         self.credits = 0
         # What is sent now is followed by more of its kind: it waits for that, and goes along.
         self.holding = False
+        # Called by whoever waits for the server when that has gone; does not return.
+        self.gone: Callable[[], None] = _end_process
         self._answered_ns = 0  # when the batch had its first response, or `execute` returned
         self._thread = threading.get_ident()  # that executes
 
@@ -137,13 +141,15 @@ class WorkerChannel:
         changed.release()
         try:
             message = self._socket.recv(wire.MESSAGE_NBYTES)
+        except ConnectionResetError:
+            message = b""
         finally:
             changed.acquire()
             self._reading = False
             if self._waiting:
                 changed.notify_all()
         if not message:
-            os._exit(0)  # the server has gone
+            self.gone()
         self._dispatch(message)
 
     def _dispatch(self, data: bytes) -> None:
@@ -525,54 +531,13 @@ class WorkerChannel:
         self._out.add([wire.FINALIZED_EVENT.pack(wire.FINALIZED)])
         self._out.flush()
 
+    def close(self) -> None:
+        """From here on nothing is sent, and whoever waits for the server hears that it has gone."""
+        with suppress(OSError):  # the model has closed it
+            self._socket.shutdown(socket.SHUT_RDWR)
+
 
 Channel.register(WorkerChannel)
-
-
-class Prepared:
-    """What every worker has: made once before all are forked, it takes no memory in each."""
-
-    def __init__(self) -> None:
-        self.context = Context(cast("Channel", None), "", 0, "", "", False)
-        self.modules = api.make_modules(self.context)
-        self.names = dict(vars(builtins))
-        api.install(self.modules)
-        with suppress(AttributeError, ValueError):
-            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-
-
-def main(prepared: Prepared, connection: int, requests: int, responses: int) -> int:
-    """Runs the worker, on the main thread of its process: its exit status."""
-    channel = WorkerChannel(socket.socket(fileno=connection), wire.Memory(requests), wire.Memory(responses))
-    os.close(requests)
-    os.close(responses)
-    start = channel.wait_for_start()
-    channel.output_names = start["output_names"]
-    channel.credits = start["credits"]
-    channel.reschedules = start["reschedules"]
-    channel.state_names = tuple(start["state_names"])
-    context = channel.context = prepared.context
-    context.channel = cast("Channel", channel)
-    context.model, context.version, context.instance = start["model"], start["version"], start["instance"]
-    context.model_dir, context.decoupled = start["model_dir"], start["decoupled"]
-    runner = Runner(Source(start["path"]), context, start["search"], prepared.modules, prepared.names)
-    try:
-        runner.load()
-        if start["complete"] is not None:
-            channel.started(False, json.dumps(runner.auto_complete(start["complete"])))
-            return 0
-        runner.initialize(start["arguments"])
-    except ModelFailure as error:
-        channel.started(True, error.message)
-        return 1
-    if runner.asks_ready:
-        channel.ask_model = runner.is_ready
-        channel.listen()
-    channel.started(False, json.dumps({"is_ready": runner.asks_ready}))
-    serve(channel, runner)
-    runner.close()
-    channel.finalized()
-    return 0
 
 
 def serve(channel: WorkerChannel, runner: Runner) -> None:

@@ -1,0 +1,119 @@
+"""A model process: instances of many models in one process, each on a thread of its own, with a connection and memory
+of its own, as if it were alone. They have the interpreter's lock in common.
+
+The main thread does what the server says on one socket: begin an instance. It tells the server of the end of each, and
+ends the process with the server.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import socket
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from typing import Any, Callable
+from weakref import WeakValueDictionary
+
+from . import api
+from .instance import live, new_context, open_channel, settle
+from .loader import Source
+from .process import WorkerChannel
+from .runner import Runner
+
+Receive = Callable[[socket.socket, int], "tuple[bytes, list[int]]"]
+
+# That come with an instance: its connection, memory of requests, of responses.
+DESCRIPTORS = 3
+
+
+class Host:
+    """`control`: the socket to the server. `receive`: a message from there, and its descriptors."""
+
+    def __init__(self, control: socket.socket, receive: Receive) -> None:
+        self._control = control
+        self._receive = receive
+        self._lock = threading.Lock()
+        # Files of versions whose instances are here, by the number that the server gave each.
+        self._sources: WeakValueDictionary[int, Source] = WeakValueDictionary()
+
+    def run(self) -> None:
+        """Returns when the server has gone."""
+        while True:
+            try:
+                data, descriptors = self._receive(self._control, DESCRIPTORS)
+            except OSError:
+                return
+            if not data:
+                return
+            order = json.loads(data)
+            thread = threading.Thread(
+                target=self._main, args=(order["number"], order["cores"], descriptors), name="model", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError as error:  # a limit of the system
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                self._tell(order["number"], "could not be started: " + str(error))
+
+    # An instance's thread, from its beginning to its end.
+    def _main(self, number: int, cores: list[int], descriptors: list[int]) -> None:
+        channel = None
+        try:
+            channel = open_channel(*descriptors)
+            channel.gone = _end_thread
+            if cores:
+                os.sched_setaffinity(0, cores)  # of this thread, and of those that the model starts
+            self._run(channel)
+        except SystemExit:
+            pass
+        except BaseException:
+            traceback.print_exc()
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+        self._tell(number, "ended by itself")
+        if channel is not None:
+            channel.close()
+        channel = None
+        gc.collect()  # models are full of cycles
+
+    def _run(self, channel: WorkerChannel) -> None:
+        start = channel.wait_for_start()
+        context = new_context()
+        settle(channel, context, start)
+        threading.current_thread().name = start["instance"]
+        runner = Runner(self._source(start), context, start["search"])
+        try:
+            live(channel, runner, start)
+        finally:
+            runner.close()
+
+    # Instances of a version share the compiled files.
+    def _source(self, start: dict[str, Any]) -> Source:
+        with self._lock:
+            source = self._sources.get(start["source"])
+            if source is None:
+                source = self._sources[start["source"]] = Source(start["path"])
+            return source
+
+    def _tell(self, number: int, how: str) -> None:
+        with self._lock, suppress(OSError):  # the server has gone
+            self._control.sendall(json.dumps({"number": number, "how": how}).encode())
+
+
+def _end_thread() -> None:
+    raise SystemExit
+
+
+def main(control: int, receive: Receive, switch_s: float) -> int:
+    """Runs a model process, on its main thread: its exit status. `switch_s`: after which a thread that waits for the
+    interpreter's lock gets it.
+    """
+    sys.setswitchinterval(switch_s)
+    api.install()
+    Host(socket.socket(fileno=control), receive).run()
+    return 0
