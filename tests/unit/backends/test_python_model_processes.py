@@ -324,6 +324,45 @@ def test_a_model_that_does_not_end_is_left_behind(tmp_path: Path, monkeypatch: p
     until(lambda: not alive(before))
 
 
+KEEPS = """
+import threading
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            kept = [request, request.get_response_sender(), self]
+            kept.append(kept)
+
+    def finalize(self):
+        family = pb_utils.MetricFamily("kept", "k", pb_utils.MetricFamily.COUNTER)
+        metric = family.Metric()
+
+        def ask(family=family, value=metric.value, increment=metric.increment):
+            while True:
+                increment(1)
+                value()
+
+        for _ in range(3):
+            threading.Thread(target=ask).start()
+"""
+
+
+def test_what_a_model_leaves_behind_harms_nobody(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Requests that are freed behind the end of their instance, threads that go on asking."""
+    write(tmp_path, "m", KEEPS, IO + parameter("0") + "model_transaction_policy { decoupled: true }")
+    write(tmp_path, "good", PID, PID_IO + parameter("0"))
+    server = Stage(tmp_path, TWO)
+    before = pid(server, "good")
+    server.send(request("m", IN=X))
+    server.end_instances("m")
+    threads = Path(f"/proc/{before}/task")
+    until(lambda: len(list(threads.iterdir())) == 2)
+    assert pid(server, "good") == before
+    server.close()
+    until(lambda: not alive(before))
+    assert not capfd.readouterr().err
+
+
 # -- ends ----------------------------------------------------------------------------------------------------------
 
 

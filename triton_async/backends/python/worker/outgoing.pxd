@@ -12,6 +12,7 @@ cdef class Outgoing:
     cdef list _parts
     cdef Py_ssize_t _nbytes
     cdef object _later
+    cdef public bint closed
 
     @cython.locals(nbytes=Py_ssize_t)
     cpdef add(self, event)

@@ -35,6 +35,8 @@ class Outgoing:
         self._nbytes = 0
         # What finalizers have to say, who may come at any time, in the middle of any of this.
         self._later: deque[bytes] = deque()
+        # Nobody hears any more.
+        self.closed = False
 
     def add(self, event: Sequence[bytes]) -> None:
         """Adds an event, to be sent with the next flush at the latest. TooLarge."""
@@ -95,6 +97,8 @@ class Outgoing:
             message = b"".join(self._parts)
             self._parts.clear()
             self._nbytes = 0
+            if self.closed:
+                return
             with suppress(BrokenPipeError, ConnectionResetError):  # the server has gone: who reads hears of it
                 self._socket.send(message, socket.MSG_NOSIGNAL)
 

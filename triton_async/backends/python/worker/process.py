@@ -533,6 +533,7 @@ class WorkerChannel:
 
     def close(self) -> None:
         """From here on nothing is sent, and whoever waits for the server hears that it has gone."""
+        self._out.closed = True
         with suppress(OSError):  # the model has closed it
             self._socket.shutdown(socket.SHUT_RDWR)
 
