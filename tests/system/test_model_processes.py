@@ -236,6 +236,22 @@ def test_processes_that_are_killed_at_random_leave_nothing(tmp_path: Path) -> No
              "nothing to be left")  # fmt: skip
 
 
+def test_however_many_there_are_they_come_back_together(tmp_path: Path) -> None:
+    """More than the connection to a process that begins has room for."""
+    count = 400
+    name = 'triton_async_model_process_instances{process="0"}'
+    io = f"{python_worker_models.ACTS_IO}instance_group [{{ count: {count} kind: KIND_CPU }}]"
+    python_worker_models.add(tmp_path / "models", "many", python_worker_models.ACTS, f'backend: "python"\n{io}')
+    with served(tmp_path, names=("others",)) as server:
+        assert server.metrics()[name] == count
+        time.sleep(1.1)
+        killed = pid(server, "many")
+        os.kill(killed, signal.SIGKILL)
+        poll(lambda: pid(server, "many") != killed, "another process")
+        poll(lambda: server.metrics()[name] == count, "all instances")
+        assert "could not be started" not in server.output()
+
+
 # -- coming and going ----------------------------------------------------------------------------------------------
 
 

@@ -8,10 +8,14 @@ import array
 import itertools
 import json
 import logging
+import os
+import select
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from triton_async.backends.python.defines import WORKER_MESSAGE_NBYTES
 from triton_async.backends.python.isolated.reader import Reader
@@ -77,6 +81,8 @@ class ModelProcess:
         self._tenants: dict[int, Tenant] = {}
         self._numbers = itertools.count(1)
         self._killed_by: Tenant | None = None
+        # Orders, with descriptors of our own, that the socket had no room for.
+        self._unsent: deque[tuple[bytes, list[int]]] = deque()
 
     @property
     def pid(self) -> int | None:
@@ -102,11 +108,12 @@ class ModelProcess:
         assert not memory_limit, "a limit is of a whole process"
         tenant = Tenant(self, next(self._numbers), on_end)
         order = json.dumps({"number": tenant.number, "cores": list(cores)}).encode()
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
         with self._lock:
             try:
                 control = self._control or self._launch(cores)
-                control.sendmsg([order], rights, socket.MSG_DONTWAIT)
+                if self._unsent or not _send(control, order, descriptors):
+                    self._unsent.append((order, list(map(os.dup, descriptors))))
+                    self._watch(control)
             except ConnectionError:
                 pass  # it has just ended, which it is told as all others there are
             except OSError as error:
@@ -126,8 +133,13 @@ class ModelProcess:
             )
         self._control = ours
         self._killed_by = None
-        self._reader.watch(ours.fileno(), lambda events: self._on_readable(ours))
+        self._watch(ours)
         return ours
+
+    # Under the lock.
+    def _watch(self, control: socket.socket) -> None:
+        events = select.EPOLLIN | (select.EPOLLOUT if self._unsent else 0)
+        self._reader.watch(control.fileno(), lambda events: self._on_events(control, events), events)
 
     def kill(self, tenant: Tenant, reason: str | None) -> None:
         """Ends the process, for the sake of one that is in it."""
@@ -150,6 +162,21 @@ class ModelProcess:
             log.warning("a thread of a model instance that %s is left behind in model process %d", tenant.reason,
                         self.number)  # fmt: skip
             self._tenant_ended(tenant.number, "was given up")
+
+    def _on_events(self, control: socket.socket, events: int) -> None:
+        if events & select.EPOLLOUT:
+            with self._lock:
+                if control is self._control:
+                    self._send_more(control)
+        if events & ~select.EPOLLOUT:
+            self._on_readable(control)
+
+    # Under the lock.
+    def _send_more(self, control: socket.socket) -> None:
+        with suppress(OSError):  # its end is told by others
+            while self._unsent and _send(control, *self._unsent[0]):
+                _close(self._unsent.popleft()[1])
+            self._watch(control)
 
     def _on_readable(self, control: socket.socket) -> None:
         try:
@@ -192,6 +219,8 @@ class ModelProcess:
         self._reader.forget(control.fileno())
         control.close()
         self._control = None
+        while self._unsent:
+            _close(self._unsent.popleft()[1])
 
     # `control`: of the process that has ended, which need not be the one that there is now.
     def _process_ended(self, control: socket.socket, how: str) -> None:
@@ -209,3 +238,18 @@ class ModelProcess:
                   how if by is None or not by.reason else by.reason)  # fmt: skip
         for tenant in tenants.values():
             tenant.end(how)
+
+
+def _send(control: socket.socket, order: bytes, descriptors: Sequence[int]) -> bool:
+    """False: there is no room just now. OSError."""
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+    try:
+        control.sendmsg([order], rights, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
