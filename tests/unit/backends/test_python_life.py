@@ -414,6 +414,29 @@ def test_a_python_based_backend(tmp_path: Path) -> None:
         assert server.ask("m1", X).tolist() == (X * 2 + 1).tolist()
 
 
+def test_metrics_of_a_python_based_backend_that_is_alone(tmp_path: Path) -> None:
+    backends = tmp_path / "backends"
+    (backends / "counts").mkdir(parents=True)
+    (backends / "counts" / "model.py").write_text(dedent("""
+        import triton_python_backend_utils as pb_utils
+
+        class TritonPythonModel:
+            def initialize(self, args):
+                self.family = pb_utils.MetricFamily("based_total", "b", pb_utils.MetricFamily.COUNTER)
+                self.counter = self.family.Metric()
+
+            def execute(self, requests):
+                self.counter.increment(len(requests))
+                return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", request.inputs()[0].as_numpy())])
+                        for request in requests]
+    """))
+    repository = tmp_path / "models"
+    (write(repository, "m", "", IO + 'backend: "counts"') / "1" / "model.py").unlink()
+    with stage(repository, f"--backend-directory={backends}") as server:
+        server.ask("m", X)
+        assert server.metrics("based_total") == ["based_total 1"]
+
+
 def test_a_backend_that_is_not_there(tmp_path: Path) -> None:
     write(tmp_path, "m", IDENTITY, IO + 'backend: "nobody"')
     with stage(tmp_path, f"--backend-directory={tmp_path}") as server:
