@@ -123,6 +123,20 @@ def test_the_process_with_the_fewest_instances_is_next(tmp_path: Path) -> None:
         assert found["a"] == found["b"] == found["c"] != found["many"]
 
 
+def test_instances_that_were_added_count(tmp_path: Path) -> None:
+    for name in "abc":
+        write(tmp_path, name, PID, PID_IO)
+    with stage(tmp_path, TWO, EXPLICIT) as server:
+        for name in "ab":
+            server.run(server.server.load_model(name))
+        found = {name: pid(server, name) for name in "ab"}
+        write(tmp_path, "a", PID, PID_IO + "instance_group { count: 4 kind: KIND_CPU }")
+        for name in "ac":
+            server.run(server.server.load_model(name))
+        assert pid(server, "a") == found["a"]
+        assert pid(server, "c") == found["b"]
+
+
 @pytest.mark.parametrize(("more", "reason"), [
     (parameter("2"), "parameter 'MODEL_PROCESS' of model 'm' is 2, but the server has --model-processes=2: 0 to 1"),
     (parameter("99999999999"), "must be the number of a model process, a name"),
@@ -286,6 +300,8 @@ def test_many_models_are_in_few_processes(tmp_path: Path) -> None:
         assert sorted(found.count(one) for one in set(found)) == [13, 13, 14]
         lines = server.metrics("triton_async_model_process_instances")
         assert sorted(int(line.rsplit(" ", 1)[1]) for line in lines) == [13, 13, 14]
+        links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        assert not any("memfd:" in os.readlink(link) for link in links)  # mapped here, handed over there
 
 
 def test_loads_that_fail_cost_no_other_model_anything(tmp_path: Path) -> None:

@@ -77,12 +77,16 @@ class ModelProcesses:
 
     # Under the lock.
     def _emptiest(self) -> int:
-        return min(range(len(self._placed)), key=self._placed.__getitem__)
+        return min(range(len(self._placed)), key=self._instances)
+
+    # Versions may get more of them while they serve.
+    def _instances(self, number: int) -> int:
+        return max(self._placed[number], self._processes[number].tenants)
 
     def take(self, taken: list[int]) -> ModelProcess:
         """A place in the process that is the least often among `taken`, and then has the fewest instances."""
         with self._lock:
-            number = min(range(len(self._placed)), key=lambda at: (taken.count(at), self._placed[at]))
+            number = min(range(len(self._placed)), key=lambda at: (taken.count(at), self._instances(at)))
             self._placed[number] += 1
             taken.append(number)
             return self._processes[number]

@@ -233,6 +233,8 @@ class Supervisor(LinkOwner):
                 [theirs.fileno(), requests.fd, responses.fd], self._options.memory_limit,
                 lambda how: self._process_ended(link, how), self._options.cores,
             )  # fmt: skip
+            for memory in (requests, responses):  # mapped here, handed over there
+                memory.close()
 
     def _process_ended(self, link: Link, how: str) -> None:
         if link is not self._link:
