@@ -1,4 +1,5 @@
-"""Kills Python workers at random under load, for minutes: python -m bench.e2e.kills --seconds 300."""
+"""Kills Python workers, or model processes, at random under load, for minutes: python -m bench.e2e.kills --seconds 300.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--model-processes", action="store_true", help="of which each has an instance of the model")
     options = parser.parse_args()
     sys.path.insert(0, str(_TESTS))
     import python_worker_models as models
@@ -28,9 +30,13 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        two = f"instance_group [{{ count: {_WORKERS} kind: KIND_CPU }}]"
-        models.add(folder / "models", "echo", models.ECHO, models.config(models.ECHO_IO + two))
-        with running_server([folder / "models"], folder) as server:
+        config = models.config(f"{models.ECHO_IO}instance_group [{{ count: {_WORKERS} kind: KIND_CPU }}]")
+        flags = []
+        if options.model_processes:
+            config = config.replace('"ISOLATION"', '"MODEL_PROCESS"').replace('"process"', '"spread"')
+            flags = [f"--model-processes={_WORKERS}"]
+        models.add(folder / "models", "echo", models.ECHO, config)
+        with running_server([folder / "models"], folder, flags) as server:
 
             def held() -> tuple[int, int]:
                 return worker_kills.open_descriptors(server.pid), len(worker_kills.family(server.pid))
