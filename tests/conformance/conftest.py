@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from .record import read
-from .replay import ISOLATED, Variant, replay, starter
+from .replay import IN_MODEL_PROCESSES, ISOLATED, Variant, replay, starter
 from .setup_oracle import prepare
 from .wire import Answer
 
@@ -40,6 +40,13 @@ def as_python(tmp_path_factory: pytest.TempPathFactory) -> Asked:
 def isolated(tmp_path_factory: pytest.TempPathFactory) -> Asked:
     """What we answer where every Python model runs in a process of its own."""
     start = starter(tmp_path_factory.mktemp("isolated"), Variant(form="python", options=ISOLATED))
+    return functools.cache(lambda group: {case.id: answer for case, answer in replay(group, start)})
+
+
+@pytest.fixture(scope="session")
+def in_model_processes(tmp_path_factory: pytest.TempPathFactory) -> Asked:
+    """What we answer where Python models share two processes."""
+    start = starter(tmp_path_factory.mktemp("processes"), Variant(form="python", options=IN_MODEL_PROCESSES))
     return functools.cache(lambda group: {case.id: answer for case, answer in replay(group, start)})
 
 

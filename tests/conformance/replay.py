@@ -24,8 +24,9 @@ from .wire import Answer, send_grpc, send_http
 Start = Callable[[str], Server]
 # Those that the Python models call.
 _CALLED = tuple(model for model in MAIN_MODELS if model.name.startswith("identity_"))
-# Isolated Python models answer as those in the server's process.
+# Python models that are isolated, or share model processes, answer as those in the server's process.
 ISOLATED = ("--backend-config=python,isolation=process",)
+IN_MODEL_PROCESSES = ("--model-processes=2",)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,6 +44,12 @@ def test_isolated_models_answer_alike(group: str, isolated: Asked, recorded: Ask
     assert not _disagreements(group, isolated, recorded)
 
 
+@pytest.mark.parametrize("group", ISOLATED)
+def test_models_in_model_processes_answer_alike(group: str, in_model_processes: Asked, recorded: Asked) -> None:
+    """Nor whether it shares that place with others."""
+    assert not _disagreements(group, in_model_processes, recorded)
+
+
 def test_case_ids_are_unique() -> None:
     """Answers are looked up by id."""
     assert len(IDS) == len(set(IDS))
