@@ -474,12 +474,14 @@ PLAN_CACHE_NBYTES = 16 << 30
 # Parallel loads at start-up and through the API (default of --model-load-thread-count).
 MODEL_LOAD_THREADS = 4
 
-# Threads that free models, and threads that look at the repositories' directories, for requests that wait for nothing
-# else. Neither needs the processor for long; a second one goes on where the first one's file system or engine hangs.
+# Threads that free models, and threads that look at the directories of one repository, for requests that wait for
+# nothing else. Neither needs the processor for long; a second one goes on where the first one's engine or file takes
+# long. Each repository has its own, so that one whose file system hangs holds up no other.
 UNLOAD_THREADS = 2
 FILE_THREADS = 2
 
-# Seconds in which a repository tells what it holds before poll mode follows the others without it.
+# Seconds in which a repository tells what it holds before poll mode follows the others without it, and before whoever
+# asks hears that it does not answer.
 REPOSITORY_ANSWER_S = 15.0
 
 # Seconds for a model that SageMaker takes away to be freed: it waits for 360 itself.
@@ -553,8 +555,9 @@ API_KEYS_MAX_NBYTES = 1 << 20
 # Seconds between two looks at certificates and keys that may have been replaced.
 RENEWAL_S = 1.0
 
-# Files that a load request may bring for its model.
+# Files that a load request may bring for its model, and bytes of the config: a hundred times that of a large ensemble.
 OVERRIDE_MAX_FILES = 1024
+OVERRIDE_CONFIG_MAX_NBYTES = 1 << 20
 
 # Traces that wait to be written or sent, and bytes of tensors in them; more are lost and counted. A trace of
 # timestamps takes some 3 KiB.

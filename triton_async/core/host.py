@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 from triton_async.backends.base import Backend, BatchRule
 from triton_async.config.host_policy import HostPolicy
@@ -61,15 +62,16 @@ class Strategies(Protocol):
 
 class Workers:
     """Threads for what blocks, apart from each other: loads that take minutes hold up no unload, and a file system that
-    hangs holds up neither. To be used in a `with` block, whose end waits for what they have.
+    hangs holds up neither, nor looks at others. To be used in a `with` block, whose end waits for what they have.
     """
 
     def __init__(self, load_threads: int, cores: Sequence[int] = ()) -> None:
         """`cores`: where they run, and the threads that engines start from them; (): where the process does."""
-        place = partial(_place, tuple(cores)) if cores else None
+        self._place = place = partial(_place, tuple(cores)) if cores else None
         self.loads = ThreadPoolExecutor(load_threads, "load", place)
         self.unloads = ThreadPoolExecutor(UNLOAD_THREADS, "unload", place)
         self.files = ThreadPoolExecutor(FILE_THREADS, "files", place)
+        self._of_roots: WeakKeyDictionary[Root, ThreadPoolExecutor] = WeakKeyDictionary()
         #: Whether the end of the block waits for none of them: something there does not come to its end.
         self.abandoned = False
 
@@ -77,8 +79,14 @@ class Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for executor in (self.loads, self.unloads, self.files):
+        for executor in (self.loads, self.unloads, self.files, *self._of_roots.values()):
             executor.shutdown(wait=not self.abandoned)
+
+    def of_root(self, root: Root) -> Executor:
+        """Those that look at one model repository. They end with it."""
+        if root not in self._of_roots:
+            self._of_roots[root] = ThreadPoolExecutor(FILE_THREADS, "files", self._place)
+        return self._of_roots[root]
 
 
 def _place(cores: tuple[int, ...]) -> None:
@@ -183,6 +191,10 @@ class Host:
     async def looking(self, function: Callable[..., T], *arguments: Any) -> T:
         """The same for a look at files, which takes no longer than the file system does."""
         return await self._run(self.workers.files, LOOKING, function, arguments)
+
+    async def looking_at(self, root: Root, function: Callable[..., T], *arguments: Any) -> T:
+        """The same for a look at a model repository."""
+        return await self._run(self.workers.of_root(root), LOOKING, function, arguments)
 
     async def _run(
         self, executor: Executor, doing: str, function: Callable[..., T], arguments: tuple[Any, ...]

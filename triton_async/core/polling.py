@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from triton_async.core.entries import ModelEntry
 from triton_async.core.files import Fingerprint, Root
+from triton_async.core.looks import Looks
 from triton_async.core.namespaces import Namespaces
 from triton_async.defines import REPOSITORY_ANSWER_S
 from triton_async.errors import ServerError, Unavailable
@@ -26,7 +27,7 @@ UNKNOWN: Fingerprint = (object(),)
 
 
 class Followed(Protocol):
-    """What polling needs of the repository. `look` asks a root on a thread; `keep` has a stop wait for work."""
+    """What polling needs of the repository. `looks` ask a root on a thread; `keep` has a stop wait for work."""
 
     models: dict[str, ModelEntry]
     namespaces: Namespaces
@@ -34,7 +35,9 @@ class Followed(Protocol):
     @property
     def roots(self) -> Sequence[Root]: ...
 
-    async def look(self, function: Callable[..., T], *arguments: Any) -> T: ...
+    @property
+    def looks(self) -> Looks: ...
+
     def keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]: ...
     async def load_all(
         self, keys: Sequence[str], there: Mapping[str, Sequence[Root]], ended: Callable[[str], object]
@@ -88,7 +91,7 @@ class Poller:
         now: dict[str, Seen] = {}
         async with self._looking:
             for root, keys in of_root.items():
-                found = await self._repository.look(root.fingerprints, list(keys))
+                found = await self._repository.looks.at(root, root.fingerprints, list(keys))
                 now |= {key: (there[key], found[name]) for name, key in keys.items()}
             await self._look(now, ())
         return await self._loaded()
@@ -139,7 +142,8 @@ class Poller:
 
     async def _ask(self, root: Root) -> Mapping[str, Fingerprint]:
         # Before the models are read: what changes meanwhile is seen the next time.
-        return await self._repository.look(root.fingerprints, list(await self._repository.look(root.names)))
+        looks = self._repository.looks
+        return await looks.at(root, root.fingerprints, list(await looks.at(root, root.names)))
 
     def _answer_of(self, root: Root) -> Mapping[str, Fingerprint]:
         if not self._asked[root].done():

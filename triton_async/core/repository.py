@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -18,9 +18,11 @@ from triton_async.core.host import Host
 from triton_async.core.idle_memory import IdleMemory
 from triton_async.core.lifecycle import LoadedVersion, State, retire
 from triton_async.core.loading import Loader, not_polled
+from triton_async.core.looks import Looks
 from triton_async.core.namespaces import Namespaces, There
 from triton_async.core.polling import Poller
 from triton_async.core.servable import Servable
+from triton_async.core.together import LoadsTogether
 from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable
 
 log = logging.getLogger("triton_async.core")
@@ -46,9 +48,12 @@ class ModelRepository:
         self.roots = [host.open_root(path) for path in settings.model_repository]
         # What runs until it is done whoever asked for it: versions that leave, and looks at the file system.
         self._running: set[asyncio.Task[Any]] = set()
+        self.looks = Looks(host, self.keep)
         self._stopping = False
         self._poller: Poller | None = None
         self.models: dict[str, ModelEntry] = {}
+        # How often anything of them has changed that others can see.
+        self.changes = 0
         self.namespaces = Namespaces(settings.model_namespacing, self.models, self.roots)
         # What a load was asked for and no directory is known of yet.
         self._wanted: WeakValueDictionary[str, ModelEntry] = WeakValueDictionary()
@@ -61,15 +66,11 @@ class ModelRepository:
 
     # -- what is there -----------------------------------------------------------------------------
 
-    async def scan(self) -> dict[str, list[files.Root]]:
-        """Keys of all model directories, and the repositories that have them. InternalError when one can not be read.
+    async def scan(self, patient: bool = False) -> dict[str, list[files.Root]]:
+        """Keys of all model directories, and the repositories that have them. ServerError when one can not be read, or
+        does not answer, which the `patient` wait for.
         """
-        return self.namespaces.by_key(await self.look(files.scan, list(self.roots)))
-
-    async def look(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Asks the file system, on a thread. ServerError."""
-        # Not given up with its caller, so that `stop` can wait for the thread.
-        return await asyncio.shield(self.keep(self.host.looking(function, *arguments)))
+        return self.namespaces.by_key(await self.looks.scan(list(self.roots), patient))
 
     def keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Runs what `stop` is to wait for."""
@@ -137,6 +138,7 @@ class ModelRepository:
     def changed(self, entry: ModelEntry) -> None:
         """To be called after every change of an entry that others can see."""
         entry.rows = self._index = None
+        self.changes += 1
         if entry.settled():
             self._unsettled.discard(entry.key)
         else:
@@ -207,8 +209,8 @@ class ModelRepository:
         read.
         """
         self._idle_memory.start()
-        there = await self.scan()
-        for line in await self.look(files.survey, self.roots):
+        there = await self.scan(patient=True)
+        for line in await self.looks.survey(self.roots):
             log.warning("%s", line)
         if self.settings.model_control_mode == "poll":
             return await self._poll_from(there)
@@ -235,25 +237,9 @@ class ModelRepository:
         """Loads models of a `scan`; whether all of them are READY. The log has why one is not. `ended(key)`: that of
         one has come to its end, but for the models that an ensemble asks.
         """
-        # Twice as many loads at a time as there are threads for them: while some start their instances, others use the
-        # threads. All at once would only take memory.
-        waiting = iter(keys)
-        several = range(2 * self.settings.model_load_thread_count)
-        results = await asyncio.gather(*(self._load_some(waiting, there, ended) for _ in several))
-        complete = all(results)
-        for key in keys:
-            if key in self.models:
-                self.models[key].asked_for = True
-        return self.ensembles.join_all(await self._load_steps(keys, there)) and complete
+        return await LoadsTogether(self, keys, there, ended).run(2 * self.settings.model_load_thread_count)
 
-    async def _load_some(self, waiting: Iterator[str], there: There, ended: Callable[[str], object]) -> bool:
-        complete = True
-        for key in waiting:
-            complete = await self._load_logged(key, there.get(key, ())) and complete
-            ended(key)
-        return complete
-
-    async def _load_logged(self, key: str, roots: Sequence[files.Root] | None = None) -> bool:
+    async def load_logged(self, key: str, roots: Sequence[files.Root] | None = None) -> bool:
         try:
             await self._load_alone(key, roots)
         except ServerError as error:
@@ -264,17 +250,14 @@ class ModelRepository:
             return False
         return True
 
-    async def _load_steps(self, keys: Iterable[str], there: There | None) -> set[str]:
-        """Loads what the ensembles among `keys` ask, and what the ensembles among that ask: all that is loaded then.
-        `there`: see `steps_of`.
-        """
-        tried = set(keys)
-        new = list(tried)
+    async def _load_steps(self, key: str, there: There | None) -> None:
+        """Loads what an ensemble asks, and what the ensembles among that ask. `there`: see `steps_of`."""
+        tried = {key}
+        new = [key]
         while new:
             new = sorted({step for key in new for step in self.ensembles.steps_of(key, there)} - tried)
             tried |= set(new)
-            await asyncio.gather(*(self._load_logged(key) for key in new))
-        return tried
+            await asyncio.gather(*(self.load_logged(key) for key in new))
 
     async def load_by_request(self, name: str, parameters: dict[str, Any] | None) -> None:
         """The load API. ServerError in Triton's words when it is not allowed or fails; the log has a line of it."""
@@ -295,7 +278,7 @@ class ModelRepository:
         override = None
         if parameters:
             try:
-                override = parse_override(parameters)
+                override = await self.host.loop.run_in_executor(None, parse_override, parameters)
             except InvalidArg as error:
                 raise InternalError(
                     f"failed to load '{name}', failed to poll from model repository: {error.message}"
@@ -312,7 +295,7 @@ class ModelRepository:
             key = self.namespaces.resolve(name)
             await self.load(self.namespaces.key(None, name) if key == name else key, override)
             return
-        roots = await self.look(files.find, self.roots, name)
+        roots = await self.looks.find(self.roots, name)
         keys = [self.namespaces.key(root, name) for root in dict.fromkeys(roots)]
         if not keys:
             raise InternalError(f"failed to load '{name}', failed to poll from model repository")
@@ -372,7 +355,7 @@ class ModelRepository:
         entry = self.models[key]
         entry.asked_for = entry.asked_for or not was_ready
         if entry.ensemble is not None:
-            await self._load_steps([key], await self.scan() if self.namespaces.enabled else None)
+            await self._load_steps(key, await self.scan() if self.namespaces.enabled else None)
             self.ensembles.join_loaded(entry)
 
     async def _load_alone(
@@ -391,7 +374,7 @@ class ModelRepository:
                 return
             try:
                 if roots is None:
-                    roots = await self.look(files.find, self.namespaces.roots_of(key), name)
+                    roots = await self.looks.find(self.namespaces.roots_of(key), name)
             except ServerError as error:
                 raise not_polled(name, error.message) from None
             if not roots and key not in self.models:
@@ -404,7 +387,7 @@ class ModelRepository:
                 raise self._loader.not_polled(entry, reason, reason)
             root = roots[0]
             if override is None and entry.ready() and (
-                await self.look(root.fingerprint, name) == entry.fingerprint
+                await self.looks.at(root, root.fingerprint, name) == entry.fingerprint
             ):
                 return
             await self._load_retried(entry, partial(self._fetch, root, entry), override)

@@ -14,10 +14,11 @@ from core_harness import request, run, running, write_model
 from gated_backend import PATIENCE_S, GatedBackend, until
 from test_ensembles_life import GONE, READY, states, write_ensemble
 
-from triton_async.core import polling
+from triton_async.core import looks, polling
 from triton_async.core.files import LocalRoot
 from triton_async.core.server import InferenceServer
-from triton_async.errors import InternalError
+from triton_async.defines import FILE_THREADS
+from triton_async.errors import InternalError, Unavailable
 
 POLL = ("--model-control-mode=poll", "--repository-poll-secs=1")
 # Looks are taken by the tests alone.
@@ -92,22 +93,53 @@ def test_a_step_that_no_look_has_seen_is_unloaded_when_it_goes(tmp_path: Path) -
     write_model(tmp_path, "m")
 
     async def test() -> None:
-        async with running(tmp_path, *ASKED, backends=backend) as server:
+        async with running(tmp_path, *ASKED, "--model-load-thread-count=1", backends=backend) as server:
             backend.load_gate.shut = True
             write_model(tmp_path, "slow")
-            write_ensemble(tmp_path, "e", "m", "n")
+            write_ensemble(tmp_path, "z", "m", "n")
             polled = asyncio.ensure_future(server.repository.poll_now())
             at_the_gate = await backend.load_gate.arrival()
             backend.load_gate.shut = False
-            # The look is over, its loads are not: the ensemble finds its step all the same.
+            # The look is over, the ensemble's load has yet to begin: it finds its step all the same.
             write_model(tmp_path, "n")
             at_the_gate.set()
             await polled
-            assert [state(server, name) for name in "en"] == [READY, READY]
+            assert [state(server, name) for name in "zn"] == [READY, READY]
             shutil.rmtree(tmp_path / "n")
             await server.repository.poll_now()
             await until(lambda: state(server, "n") == GONE, "the end of 'n'")
-            assert state(server, "e")[0] == "UNAVAILABLE"
+            assert state(server, "z")[0] == "UNAVAILABLE"
+
+    run(test)
+
+
+def test_an_ensemble_waits_for_none_but_the_models_that_it_asks(tmp_path: Path) -> None:
+    backend = GatedBackend()
+    write_model(tmp_path, "m")
+
+    async def test() -> None:
+        async with running(tmp_path, *ASKED, backends=backend) as server:
+            backend.load_gate.shut = True
+            write_model(tmp_path, "slow")
+            write_ensemble(tmp_path, "e", "m")
+            write_ensemble(tmp_path, "f", "e", "m")
+            write_ensemble(tmp_path, "behind", "e", "slow")
+            write_ensemble(tmp_path, "further", "behind", "m")
+            write_ensemble(tmp_path, "never", "m", "nobody")
+            polled = asyncio.ensure_future(server.repository.poll_now())
+            at_the_gate = await backend.load_gate.arrival()
+            try:
+                await until(lambda: [state(server, name) for name in "ef"] == [READY] * 2, "'e' and 'f'")
+                await until(lambda: state(server, "never")[0] == "UNAVAILABLE", "the refusal of 'never'")
+                await server.infer(request("f", [1.0]))
+                assert [state(server, name)[0] for name in ("slow", "behind", "further")] == ["LOADING"] * 3
+                assert not polled.done()
+            finally:
+                backend.load_gate.shut = False
+                at_the_gate.set()
+            await polled
+            assert [state(server, name) for name in ("slow", "behind", "further")] == [READY] * 3
+            assert state(server, "never")[0] == "UNAVAILABLE"
 
     run(test)
 
@@ -221,6 +253,77 @@ def test_a_repository_that_does_not_answer_holds_up_no_other_one(
             await until(lambda: state(server, "a") == GONE, "the end of 'a'")
 
     run(test)
+
+
+@pytest.mark.parametrize("mode", ["poll", "explicit"])
+def test_questions_about_a_repository_that_does_not_answer_hold_up_none_about_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    for module in (polling, looks):
+        monkeypatch.setattr(module, "REPOSITORY_ANSWER_S", 0.2)
+    one, two = tmp_path / "one", tmp_path / "two"
+    write_model(one, "a")
+    write_model(two, "b")
+    roots: dict[str, HangingRoot] = {}
+
+    def open_root(path: str) -> HangingRoot:
+        return roots.setdefault(path, HangingRoot(path))
+
+    options = POLL if mode == "poll" else ("--model-control-mode=explicit", "--load-model=*")
+
+    async def test() -> None:
+        async with running(one, *options, f"--model-repository={two}", open_root=open_root) as server:
+            assert [state(server, name) for name in "ab"] == [READY] * 2
+            roots[str(one)].answers.clear()
+            try:
+                # More of them than a repository has threads.
+                for answer in await asyncio.gather(
+                    *(server.repository_index() for _ in range(2 * FILE_THREADS)), return_exceptions=True
+                ):
+                    assert isinstance(answer, Unavailable) and answer.message == SILENT
+                write_model(two, "c")
+                if mode == "explicit":
+                    await server.load_model("c")
+                    with pytest.raises(InternalError, match=f"failed to poll from model repository: {SILENT}"):
+                        await server.load_model("d")
+                await until(lambda: state(server, "c") == READY, "'c'")
+                assert {row["name"] for row in await server.repository_index(True)} == {"a", "b", "c"}
+                await server.infer(request("a", [1.0]))
+            finally:
+                roots[str(one)].answers.set()
+            write_model(one, "d")
+            async with asyncio.timeout(PATIENCE_S):
+                while not await _lists(server, "d"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+    run(test)
+
+
+SILENT = "a model repository has not said yet what it holds"
+
+
+async def _lists(server: InferenceServer, name: str) -> bool:
+    try:
+        return any(row["name"] == name for row in await server.repository_index())
+    except Unavailable:
+        return False
+
+
+class HangingRoot(LocalRoot):
+    """Says nothing while `answers` is not set."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(path)
+        self.answers = threading.Event()
+        self.answers.set()
+
+    def names(self) -> list[str]:
+        assert self.answers.wait(PATIENCE_S)
+        return super().names()
+
+    def has(self, name: str) -> bool:
+        assert self.answers.wait(PATIENCE_S)
+        return super().has(name)
 
 
 class SlowRoot(LocalRoot):
