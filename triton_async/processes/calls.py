@@ -22,11 +22,11 @@ CHANGING = frozenset((
     "load_model", "unload_model", "change_log_settings", "set_trace_settings", "register_cuda_region",
     "register_system_region", "unregister_regions",
 ))  # fmt: skip
-# What is ready is so at every front-end.
+# What is ready is so at every front-end, and so is what is told of models.
 READY = frozenset(("is_ready", "model_is_ready"))
-CALLS = CHANGING | READY | frozenset((
-    "model_statistics", "all_statistics", "repository_index", "ask_trace_settings",
-    "log_settings", "ask_regions", "metrics_parts",
+TELLING = frozenset(("repository_index", "model_statistics", "all_statistics"))
+CALLS = CHANGING | READY | TELLING | frozenset((
+    "ask_trace_settings", "log_settings", "ask_regions", "metrics_parts",
 ))  # fmt: skip
 
 
@@ -103,7 +103,8 @@ class Answering:
         except Exception:
             log.exception("a call of a front-end process could not be answered")
             found = ["error", [error_number(InternalError("")), "internal error, see the log of the server"]]
-        if name in CHANGING or (name in READY and found == ["ok", True]):
+        told = name in TELLING and found[0] == "ok"
+        if name in CHANGING or told or (name in READY and found == ["ok", True]):
             await self._settle(name in CHANGING)
         try:
             answer(encoded(found))

@@ -16,14 +16,21 @@ Told = tuple[dict[str, Any], list[Any]]
 
 
 class News:
-    """Of one server. `number`: of the last news, that front-ends say they have; `state`: told with it."""
+    """Of one server. `number`: of the last news, that front-ends say they have."""
 
     def __init__(self, server: InferenceServer) -> None:
         self.number = 0
-        self.state = server.phase
         self._server = server
+        self._told = self._now()
         self._describer = Describer(server.repository)
         self._models: dict[str, Any] = {}  # name -> what was told of it, in short
+
+    def are_old(self) -> bool:
+        """Whether the server's state, or any of its models, has changed of its own accord since they were told."""
+        return self._told != self._now()
+
+    def _now(self) -> tuple[int, int]:
+        return self._server.phase, self._server.repository.changes
 
     def everything(self) -> Told:
         """For one who knows nothing, as of the last news."""
@@ -38,7 +45,7 @@ class News:
                 changed[name] = self._describer.describe(name)
         self._models = now
         self.number += 1
-        self.state = self._server.phase
+        self._told = self._now()
         return self._message(changed), self._servables()
 
     def forgotten(self, known: set[int], settled: int) -> set[int]:

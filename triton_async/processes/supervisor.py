@@ -238,7 +238,7 @@ class FrontEnds:
     async def _settle(self, changed: bool) -> None:
         """Returns when all front-ends know what is in force. One that does not listen is ended. `changed`: something
         was; else they may know already."""
-        if changed or self._news.state != self._server.phase:
+        if changed or self._news.are_old():
             self._publish()
         number = self._news.number
         end = self._loop.time() + defines.SETTLE_S
