@@ -128,18 +128,20 @@ def test_an_access_log_has_a_line_for_each_answer(models: Path, tmp_path: Path) 
 
 
 def test_an_access_log_has_a_line_for_each_generate_call(models: Path, tmp_path: Path) -> None:
-    """Of a stream, the bytes of its events."""
+    """Of a stream, the bytes of its events, whichever parser has read the request: a query goes to the full one."""
     with started(tmp_path, f"--model-repository={models}", "--log-access=true", "--log-info=false") as server:
         server.wait_until_it_answers()
         for call, body in (
             ("generate", b'{"INPUT0":[1],"id":"g"}'), ("generate_stream", b'{"INPUT0":[1],"id":"s"}'),
             ("versions/1/generate", b'{"INPUT0":["x"]}'), ("generate_stream", b'{"INPUT0":["x"]}'),
+            ("generate_stream?x", b'{"INPUT0":[1],"id":"q"}'),
         ):  # fmt: skip
             with suppress(urllib.error.HTTPError):
                 urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/v2/models/m/{call}", body, 30).close()
         answer = len('{"model_name":"m","model_version":"1","id":"g","OUTPUT0":1.0}')
         settled(server, rf"POST /v2/models/m/generate 200 {answer} bytes \d+ us \[request id: g\]")
         settled(server, rf"POST /v2/models/m/generate_stream 200 {answer + 8} bytes \d+ us \[request id: s\]")
+        settled(server, rf"POST /v2/models/m/generate_stream\?x 200 {answer + 8} bytes \d+ us \[request id: q\]")
         settled(server, r"POST /v2/models/m/versions/1/generate 400 \d+ bytes")
         settled(server, r"POST /v2/models/m/generate_stream 400 \d+ bytes")
 

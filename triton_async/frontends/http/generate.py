@@ -78,6 +78,7 @@ async def _stream(request: web.BaseRequest, generation: Generation) -> web.Strea
     if request.version < HttpVersion11:
         response.force_close()  # the only end that its client can see
     await response.prepare(request)
+    request[replies.STREAMED_NBYTES] = 0
     while True:
         events, count = generation.take()
         if events:
@@ -85,6 +86,7 @@ async def _stream(request: web.BaseRequest, generation: Generation) -> web.Strea
             # Returns when the socket has taken most of it.
             await replies.write_pieces(response, events)
             generation.sent(count, nbytes)
+            request[replies.STREAMED_NBYTES] += nbytes
         elif generation.over:
             return response
         else:

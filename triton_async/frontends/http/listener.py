@@ -178,7 +178,7 @@ class Listener:
             self._leave(protocol)
         if access.on:
             peer = request.transport.get_extra_info("peername") if request.transport is not None else None
-            nbytes = response.content_length or 0
+            nbytes = response.content_length or request.get(replies.STREAMED_NBYTES, 0)
             what = f"{request.method} {request.raw_path}"
             access.note(peer, what, response.status, nbytes, began_ns, request_id=_id(request))
         if self._draining or (request.headers.get("Expect") is not None and not request.content.is_eof()):

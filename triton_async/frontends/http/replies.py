@@ -22,8 +22,16 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # (HTTP status, message) where the reason stands in the log alone.
 FAILED = (500, "internal error, see the log of the server")
 
-# Where a request keeps the id of the inference request in it, for logs. Older releases of aiohttp have plain keys.
-REQUEST_ID: Any = web.RequestKey("request id", str) if hasattr(web, "RequestKey") else "request id"
+
+
+def _key(name: str, kind: type) -> Any:
+    # Older releases of aiohttp have plain keys.
+    return web.RequestKey(name, kind) if hasattr(web, "RequestKey") else name
+
+
+# Where a request keeps the id of the inference request in it, and how many bytes of a stream were its answer, for logs.
+REQUEST_ID = _key("request id", str)
+STREAMED_NBYTES = _key("bytes of the stream", int)
 
 _SERVER = {"Server": "triton-async"}
 _JSON = {**_SERVER, "Content-Type": "application/json"}
