@@ -13,11 +13,13 @@ from google.protobuf import json_format
 
 from triton_async.config.load import ConfigFile
 from triton_async.config.paths import safe_relative
-from triton_async.defines import CONFIG_MAX_NBYTES, OVERRIDE_MAX_FILES
+from triton_async.defines import JSON_MAX_DEPTH, OVERRIDE_CONFIG_MAX_NBYTES, OVERRIDE_MAX_FILES
 from triton_async.errors import InvalidArg
 from triton_async.protos import POOL, ModelConfig
 
 _FILE = "file:"
+# What opens and closes a level of JSON, and texts, in which neither does.
+_LEVELS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[][{}]', re.DOTALL)
 # Settings of engines that name files, which they then read, write or run. Who sends a config does not choose these.
 _NAMES_FILES = re.compile(r"path|(?<!pro)file|prefix|(?:^|[_.-])dir(?:ectory)?(?:$|[_.-])", re.IGNORECASE)
 
@@ -33,7 +35,9 @@ class Override:
 
 
 def parse_override(parameters: Mapping[str, Any]) -> Override:
-    """Of a load request's parameters: `config`, JSON text, and `file:<version>/<name>`. InvalidArg."""
+    """Of a load request's parameters: `config`, JSON text, and `file:<version>/<name>`. InvalidArg. Not for the loop
+    thread: of a long config it takes long.
+    """
     files = {_path(key): bytes(content) for key, content in parameters.items() if key.startswith(_FILE)}
     if len(files) > OVERRIDE_MAX_FILES:
         raise InvalidArg(f"a load request brings at most {OVERRIDE_MAX_FILES} files")
@@ -60,8 +64,9 @@ def _path(key: str) -> str:
 def _config(text: str) -> ConfigFile:
     try:
         data = text.encode()
-        if len(data) > CONFIG_MAX_NBYTES:
-            raise InvalidArg(f"Invalid config override: it is larger than {CONFIG_MAX_NBYTES} bytes")
+        if len(data) > OVERRIDE_CONFIG_MAX_NBYTES:
+            raise InvalidArg(f"Invalid config override: it is larger than {OVERRIDE_CONFIG_MAX_NBYTES} bytes")
+        _check_depth(data)
         document = orjson.loads(data)
         if not isinstance(document, dict):
             raise InvalidArg("Invalid config override: a config is a JSON object")
@@ -75,6 +80,20 @@ def _config(text: str) -> ConfigFile:
         )
     size = document.get("max_batch_size", document.get("maxBatchSize"))
     return ConfigFile(proto, None, unbatched=size == 0)
+
+
+def _check_depth(data: bytes) -> None:
+    """Before any library follows it."""
+    depth = 0
+    for found in _LEVELS.finditer(data):
+        if found[0] in b"[{":
+            depth += 1
+            if depth > JSON_MAX_DEPTH:
+                raise InvalidArg(
+                    f"Invalid config override: JSON nesting depth exceeds maximum allowed limit ({JSON_MAX_DEPTH})"
+                )
+        elif found[0] in b"]}":
+            depth -= 1
 
 
 def _names_of_files(proto: Any) -> Iterator[str]:

@@ -43,7 +43,7 @@ def parse_index(body: Any) -> bool:
 
 def parse_archive(body: Any) -> tuple[str, str]:
     """Name and folder of a model that SageMaker brings."""
-    document = loads(body)
+    document = load_control(body)
     if not isinstance(document, dict):
         raise InvalidArg("'model_name' and 'url' are expected")
     found = []
@@ -59,11 +59,11 @@ def parse_load(body: Any) -> dict[str, str | bytes]:
     """Parameters of a load request: `config` as text, `file:<version>/<name>` as bytes."""
     found: dict[str, str | bytes] = {}
     for key, text in ((cut_parameters(body) if len(body) else None) or {}).items():
-        if key == "config":
-            found[key] = as_string(loads(bytes(text)), "")
-        elif key.startswith("file:"):
+        if key.startswith("file:"):
             found[key] = _decode_file(key, text)
-        else:
+            continue
+        found[key] = as_string(loads(bytes(text)), "")
+        if key != "config":
             raise InvalidArg("unexpected error on creating Triton parameter")
     return found
 
@@ -133,7 +133,7 @@ def parse_unload(body: Any) -> bool:
     """Whether the models that an ensemble depends on are to be unloaded with it."""
     document = load_control(body) if len(body) else None
     parameters = document.get("parameters") if isinstance(document, dict) else None
-    if not isinstance(parameters, dict) or "unload_dependents" not in parameters:
+    if not isinstance(parameters, dict) or parameters.get("unload_dependents") is None:
         return False
     return as_bool(parameters["unload_dependents"], "Unable to parse 'unload_dependents'")
 
@@ -141,7 +141,7 @@ def parse_unload(body: Any) -> bool:
 def parse_log_settings(body: Any) -> dict[str, Any]:
     """Changes of the log settings that a request asks for, checked; null stands for no change."""
     found: dict[str, Any] = {}
-    for name, value in present(load_control(body) if len(body) else None).items():
+    for name, value in present(load_control(body)).items():
         what = f"Unable to parse '{name}'"
         if name == "log_file":
             raise Unsupported("log file location can not be updated through network protocol")

@@ -80,10 +80,20 @@ def test_bounds_are_taken_and_refused_one_beyond(monkeypatch: pytest.MonkeyPatch
     assert len(parsed(**{f"file:{i}": b"" for i in range(8)}).files) == 8
     with pytest.raises(InvalidArg, match="at most 8 files"):
         parsed(**{f"file:{i}": b"" for i in range(9)})
-    text = "{" + " " * (defines.CONFIG_MAX_NBYTES - 2) + "}"
+    text = "{" + " " * (defines.OVERRIDE_CONFIG_MAX_NBYTES - 2) + "}"
     parse_override({"config": text})
     with pytest.raises(InvalidArg, match="larger than"):
         parse_override({"config": text + " "})
+
+
+def test_configs_are_nested_as_deep_as_any_json_of_clients() -> None:
+    def nested(depth: int) -> str:
+        return '{"\\"[[{{":"' + "[" * 200 + '","x":' + "[" * (depth - 1) + "]" * (depth - 1) + "}"
+
+    with pytest.raises(InvalidArg, match="no field named"):
+        parse_override({"config": nested(defines.JSON_MAX_DEPTH)})
+    with pytest.raises(InvalidArg, match=r"JSON nesting depth exceeds maximum allowed limit \(100\)"):
+        parse_override({"config": nested(defines.JSON_MAX_DEPTH + 1)})
 
 
 @pytest.mark.parametrize("key", [
