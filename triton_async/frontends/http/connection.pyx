@@ -135,22 +135,36 @@ cdef class Connection(SlowLane):
             self._drop(nbytes)
             return
         self.touched_s = self.hub.now_s
-        if self.state == CONNECTION_BODY and not self.intake.chunked:
-            self.intake.at += nbytes
-            self._received()
-            self.left_nbytes -= nbytes
-            if self.left_nbytes < 0:
-                self._call_soon()
-                self._update_reading()
+        try:
+            if self.state == CONNECTION_BODY and not self.intake.chunked:
+                self.intake.at += nbytes
+                self._received()
+                self.left_nbytes -= nbytes
+                if self.left_nbytes < 0:
+                    self._call_soon()
+                    self._update_reading()
+                return
+            if self.held.size == 0 and not self._blocked():
+                taken = self._consume(data, nbytes)
+                if taken < nbytes:
+                    self._hold(data + taken, nbytes - taken)
+            else:
+                self._hold(data, nbytes)
+                self._consume_held()
+            self._update_reading()
+        except Exception:
+            self._break_off()
+
+    # What goes wrong here is no client's doing. Where the next request begins nobody knows.
+    def _break_off(self):
+        log.exception("HTTP connection failed")
+        if self.transport is None:
             return
-        if self.held.size == 0 and not self._blocked():
-            taken = self._consume(data, nbytes)
-            if taken < nbytes:
-                self._hold(data + taken, nbytes - taken)
-        else:
-            self._hold(data, nbytes)
-            self._consume_held()
-        self._update_reading()
+        if self.state == CONNECTION_RELAY or self.state >= CONNECTION_LAST:
+            self.transport.abort()
+            return
+        self._give_up_body()
+        self._refuse(FAILED)
 
     def eof_received(self):
         """The client sends no more. True: it may still read the answers to what it has sent completely.
@@ -319,7 +333,7 @@ cdef class Connection(SlowLane):
             self.name = name[:head.name_length].decode("ascii")
         try:
             self.model = hub.server.find(self.name, head.version)
-        except ServerError:
+        except Exception:
             return False
         self.signature = self.model.signature
         self.input_pool = self.model.input_pool
@@ -506,10 +520,13 @@ cdef class Connection(SlowLane):
         self.resume_scheduled = False
         self.left = REQUESTS_PER_TURN
         self.left_nbytes = NBYTES_PER_TURN
-        if self.state < CONNECTION_LAST:
-            self._consume_held()
-            self._end_input()
-        self._update_reading()
+        try:
+            if self.state < CONNECTION_LAST:
+                self._consume_held()
+                self._end_input()
+            self._update_reading()
+        except Exception:
+            self._break_off()
 
     cdef int _after_write(self) except -1:
         if self.state == CONNECTION_LAST:
