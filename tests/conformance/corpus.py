@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import (
+    corpus_calls,
     corpus_control,
     corpus_ensembles,
     corpus_grpc,
@@ -14,6 +15,8 @@ from . import (
     corpus_python,
     corpus_python_life,
     corpus_python_streams,
+    corpus_regions,
+    corpus_routes,
     corpus_scheduling,
     corpus_sequences,
     corpus_trace,
@@ -30,6 +33,9 @@ GROUPS: dict[str, tuple[Case, ...]] = {
     "override": corpus_override.CASES,
     "trace": corpus_trace.CASES,
     "operations": corpus_operations.CASES,
+    "regions": corpus_regions.CASES,
+    "routes": corpus_routes.CASES,
+    "calls": corpus_calls.CASES,
     "ensembles": corpus_ensembles.CASES,
     "python": corpus_python.CASES,
     "python_streams": corpus_python_streams.CASES,

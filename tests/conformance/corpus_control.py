@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from .cases import Case, GrpcCase, HttpCase, In, get, infer, target
 
 # An unload answers before it is done.
@@ -24,6 +27,66 @@ def _get(case_id: str, path: str) -> HttpCase:
 def _grpc(case_id: str, method: str, pause: float = 0.0, **request: object) -> GrpcCase:
     return GrpcCase(f"control-grpc-{case_id}", method, (request,), pause=pause)
 
+
+def _given(case_id: str, parameters: Any, verb: str = "load") -> HttpCase:
+    return _load(f"{verb}-parameter-{case_id}", "first", json.dumps({"parameters": parameters}).encode(), verb)
+
+
+# What a load and an unload may be told, of all kinds; the model is loaded or not, which makes no difference.
+_PARAMETERS: tuple[Case, ...] = (
+    _given("none", None),
+    _given("empty", {}),
+    _given("number-for-all", 5),
+    _given("config-number", {"config": 5}),
+    _given("config-null", {"config": None}),
+    _given("config-list", {"config": []}),
+    _given("file-number", {"config": "{}", "file:1/x": 5}),
+    _given("file-null", {"config": "{}", "file:1/x": None}),
+    _given("bool", {"colour": True}),
+    _given("number", {"colour": 1.5}),
+    _given("empty-name", {"": "x"}),
+    _given("dependents-null", {"unload_dependents": None}, "unload"),
+    _given("dependents-number", {"unload_dependents": 1}, "unload"),
+    _given("dependents-false", {"unload_dependents": False}, "unload"),
+    _given("unknown", {"colour": "red"}, "unload"),
+    _given("number-for-all", 5, "unload"),
+    _load("unload-array", "first", b"[]", "unload"),
+    *(
+        _grpc(f"load-config-{kind}", "RepositoryModelLoad", model_name="first", parameters={"config": value})
+        for kind, value in {
+            "int64": {"int64_param": 1}, "unset": {}, "text-empty": {"string_param": ""},
+        }.items()
+    ),
+    _grpc("load-file-unset", "RepositoryModelLoad", model_name="first",
+          parameters={"config": {"string_param": "{}"}, "file:1/x": {}}),
+    _grpc("unload-dependents-unset", "RepositoryModelUnload", model_name="first", parameters={"unload_dependents": {}}),
+    _grpc("unload-dependents-int64", "RepositoryModelUnload", model_name="first",
+          parameters={"unload_dependents": {"int64_param": 1}}),
+    _grpc("unload-parameter-unknown", "RepositoryModelUnload", model_name="first",
+          parameters={"colour": {"string_param": "red"}}),
+    _grpc("unload-named-repository", "RepositoryModelUnload", repository_name="r", model_name="first"),
+    _grpc("index-named", "RepositoryIndex", repository_name="r"),
+)  # fmt: skip
+
+# Names that no model has, and paths that name a repository.
+_NAMED: tuple[Case, ...] = (
+    *(
+        _load(f"{verb}-name-{kind}", name, verb=verb)
+        for verb in ("load", "unload")
+        for kind, name in {"dot": ".", "case": "First", "long": "n" * 300, "colons": "a::b", "tilde": "~"}.items()
+    ),
+    *(
+        _grpc(f"{rpc.removeprefix('RepositoryModel').lower()}-name-{kind}", rpc, model_name=name)
+        for rpc in ("RepositoryModelLoad", "RepositoryModelUnload")
+        for kind, name in {
+            "dots": "..", "slash": "a/b", "absolute": "/etc", "space": " ", "case": "First", "long": "n" * 300,
+            "line": "a\nb",
+        }.items()
+    ),
+    HttpCase("control-load-of-repository", "POST", "/v2/repository/one/models/first/load", (), b""),
+    HttpCase("control-unload-of-repository", "POST", "/v2/repository/one/models/first/unload", (), b""),
+    HttpCase("control-index-of-repository", "POST", "/v2/repository/one/index", (), b'{"ready":true}'),
+)  # fmt: skip
 
 CASES: tuple[Case, ...] = (
     _index("index-at-start"),
@@ -110,4 +173,8 @@ CASES: tuple[Case, ...] = (
     _grpc("index-ready", "RepositoryIndex", _SETTLE, ready=True),
     _get("ready-at-end", "/v2/health/ready"),
     _load("load-no-version", "no_version"),
+    *_PARAMETERS,
+    _get("ready-after-parameters", target("first", "ready")),
+    _index("index-at-end", pause=_SETTLE),
+    *_NAMED,
 )

@@ -25,6 +25,34 @@ def _log(case_id: str, **settings: Any) -> GrpcCase:
 
 _REGION = {"key": "/conformance-nobody", "offset": 0, "byte_size": 64}
 
+# Settings of every kind, and what is none of them.
+_LOG_BODIES: dict[str, Any] = {
+    "level-negative": {"log_verbose_level": -1},
+    "level-float": {"log_verbose_level": 1.5},
+    "level-bool": {"log_verbose_level": True},
+    "level-null": {"log_verbose_level": None},
+    "level-over-uint32": {"log_verbose_level": 2**32},
+    "level-over-uint64": {"log_verbose_level": 2**64},
+    "level-back": {"log_verbose_level": 0},
+    "info-number": {"log_info": 1},
+    "warning-list": {"log_warning": []},
+    "error-object": {"log_error": {}},
+    "format-number": {"log_format": 1},
+    "format-null": {"log_format": None},
+    "format-empty": {"log_format": ""},
+    "format-case": {"log_format": "iso8601"},
+    "format-back": {"log_format": "default"},
+    "file-null": {"log_file": None},
+    "file-number": {"log_file": 1},
+    "one-of-two-wrong": {"log_info": "x", "log_error": False},
+    "after-one-of-two": {},
+    "list": [],
+    "number": 5,
+    "text-alone": "x",
+    "empty": b"",
+    "trailing": b"{} x",
+}
+
 CASES: tuple[Case, ...] = (
     get("operations-system-status", f"{_SYSTEM}/status"),
     get("operations-system-status-unknown", f"{_SYSTEM}/region/nobody/status"),
@@ -70,4 +98,6 @@ CASES: tuple[Case, ...] = (
     _log("logging-text-level", log_verbose_level={"stringParam": "2"}),
     _log("logging-unknown", log_other={"boolParam": True}),
     _log("logging-all", log_info={"boolParam": True}, log_warning={"boolParam": True}, log_error={"boolParam": True}),
+    *(_post(f"logging-{kind}", _LOGGING, body) for kind, body in _LOG_BODIES.items()),
+    get("operations-logging-at-end", _LOGGING),
 )

@@ -21,6 +21,50 @@ def _grpc(case_id: str, model: str = "", **settings: list[str]) -> GrpcCase:
     return GrpcCase(f"trace-grpc-{case_id}", "TraceSetting", (message,))
 
 
+# Values of every kind, and of none.
+_MORE: dict[str, Any] = {
+    "level-null-inside": {"trace_level": [None]},
+    "level-object": {"trace_level": {}},
+    "level-case": {"trace_level": ["timestamps"]},
+    "level-twice": {"trace_level": ["TIMESTAMPS", "TIMESTAMPS"]},
+    "rate-array": {"trace_rate": ["5"]},
+    "rate-bool": {"trace_rate": True},
+    "rate-space": {"trace_rate": " 5"},
+    "rate-most": {"trace_rate": "4294967295"},
+    "rate-one-more": {"trace_rate": "4294967296"},
+    "rate-back": {"trace_rate": None},
+    "count-number": {"trace_count": 5},
+    "count-empty": {"trace_count": ""},
+    "count-minus-one": {"trace_count": "-1"},
+    "count-most": {"trace_count": "2147483647"},
+    "count-one-more": {"trace_count": "2147483648"},
+    "count-back": {"trace_count": None},
+    "frequency-number": {"log_frequency": 5},
+    "frequency-negative": {"log_frequency": "-1"},
+    "frequency-over": {"log_frequency": "4294967296"},
+    "frequency-back": {"log_frequency": None},
+    "file-number": {"trace_file": 5},
+    "one-of-two-wrong": {"trace_rate": "9", "trace_count": "x"},
+    "after-one-of-two": {},
+    "text": "x",
+    "number": 5,
+    "trailing": b"{} x",
+}
+_OF_MODEL: dict[str, Any] = {
+    "level-off": {"trace_level": ["OFF"]},
+    "level-off-and": {"trace_level": ["OFF", "TENSORS"]},
+    "level-back": {"trace_level": None},
+    "count": {"trace_count": "6"},
+    "count-text": {"trace_count": "x"},
+    "count-back": {"trace_count": None},
+    "frequency": {"log_frequency": "4"},
+    "frequency-back": {"log_frequency": None},
+    "rate-zero": {"trace_rate": "0"},
+    "unknown": {"volume": "1"},
+    "not-json": b"{",
+    "empty-object": {},
+}
+
 CASES: tuple[Case, ...] = (
     get("trace-at-start", _ALL),
     get("trace-model-at-start", _MODEL),
@@ -92,4 +136,8 @@ CASES: tuple[Case, ...] = (
     _grpc("file", trace_file=["x"]),
     _grpc("unknown", volume=["1"]),
     get("trace-at-end", _ALL),
+    *(_set(f"more-{kind}", body) for kind, body in _MORE.items()),
+    *(_set(f"model-{kind}", body, _MODEL) for kind, body in _OF_MODEL.items()),
+    get("trace-all-at-end", _ALL),
+    get("trace-model-at-end", _MODEL),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from .deviation import Deviation
+from .deviations_calls import CALL_DEVIATIONS
 from .deviations_ensembles import ENSEMBLE_DEVIATIONS
 from .deviations_python import PYTHON_DEVIATIONS
 from .deviations_scheduling import SCHEDULING_DEVIATIONS
@@ -274,6 +275,7 @@ DEVIATIONS: dict[str, Deviation] = {
     "grpc-stream-garbage": _GARBAGE,
     "grpc-stream-strict-unknown-model": _strict("NOT_FOUND"),
     "grpc-stream-strict-validation": _strict("INVALID_ARGUMENT"),
+    **CALL_DEVIATIONS,
     **PYTHON_DEVIATIONS,
     **ENSEMBLE_DEVIATIONS,
     **SCHEDULING_DEVIATIONS,

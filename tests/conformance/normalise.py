@@ -89,6 +89,7 @@ _MASKS: dict[str, Callable[[Any], Any]] = {
     "stats": _mask_stats,
     "stats-names": _mask_stats_names,
     "server": lambda document: _without(document, ("version",)),
+    "server-name": lambda document: _without(document, ("version", "extensions")),
     "reasons": _mask_reasons,
 }
 

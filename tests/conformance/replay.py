@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from . import servers
 from .cases import Case, HttpCase
 from .corpus import GROUPS
+from .corpus_regions import KEY, STRINGS
 from .models import CONTROL_MODELS, MAIN_MODELS, write_repository
 from .models_ensembles import write_ensembles
 from .models_python_files import write_backends, write_control, write_main
@@ -24,6 +30,12 @@ from .wire import Answer, send_grpc, send_http
 Start = Callable[[str], Server]
 # Those that the Python models call.
 _CALLED = tuple(model for model in MAIN_MODELS if model.name.startswith("identity_"))
+# All that groups about calls and routes need.
+_FEW = tuple(model for model in MAIN_MODELS if model.name in (
+    "identity_int32", "identity_bytes", "versions", "latest", "classify", "classify_int",
+))  # fmt: skip
+# What `KEY` of a case stands for: files of a client's, that no other run uses.
+_REGIONS = f"conformance-{os.getpid()}"
 # Python models that are isolated, or share model processes, answer as those in the server's process.
 ISOLATED = ("--backend-config=python,isolation=process",)
 IN_MODEL_PROCESSES = ("--model-processes=2",)
@@ -59,6 +71,8 @@ def starter(work: Path, variant: Variant) -> Start:
             return once(group, write_scheduling)
         if group == "ensembles":
             return once(group, write_ensembles)
+        if group in ("regions", "routes", "calls"):
+            return once("few", lambda root: write_repository(root, _FEW, form))
         if group.startswith("python"):
             return once("python", lambda root: write_repository(write_main(root), _CALLED, "python"))
         return once("main", lambda root: write_repository(root, MAIN_MODELS, form))
@@ -70,7 +84,7 @@ def starter(work: Path, variant: Variant) -> Start:
         if group == "trace":
             # It stands in the answers. Nothing is traced.
             options += ["--trace-config=triton,file=/dev/null", "--trace-config=level=TIMESTAMPS"]
-        if group == "operations" and not oracle:
+        if group in ("operations", "regions", "calls") and not oracle:
             options.append("--allow-client-shm=true")
         if group == "python_life":
             backends = once("backends", lambda root: write_backends(root, oracle.backends if oracle else None))
@@ -88,12 +102,46 @@ def starter(work: Path, variant: Variant) -> Start:
     return start
 
 
+@contextlib.contextmanager
+def _regions() -> Iterator[None]:
+    """The files that cases about shared memory find."""
+    numbers = np.arange(64, dtype="<i4").tobytes()
+    contents = {**dict.fromkeys("adefghi", numbers), "c": bytes(4096) + numbers,
+                "b": np.arange(100, 116, dtype="<i4").tobytes(), "s": STRINGS}  # fmt: skip
+    paths = {Path("/dev/shm", f"{_REGIONS}-{name}"): content for name, content in contents.items()}
+    try:
+        for path, content in paths.items():
+            path.write_bytes(content)
+        yield
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+
+def _renamed(value: Any, old: str, new: str) -> Any:
+    return json.loads(json.dumps(value).replace(old, new))
+
+
+def _with_regions(case: Case) -> Case:
+    if isinstance(case, HttpCase):
+        body = None if case.body is None else case.body.replace(KEY.encode(), _REGIONS.encode())
+        return dataclasses.replace(case, body=body)
+    messages = [item if isinstance(item, bytes) else _renamed(item, KEY, _REGIONS) for item in case.messages]
+    return dataclasses.replace(case, messages=tuple(messages))
+
+
 def send(case: Case, server: Server) -> Answer:
     """The normalised answer of `server` to one case."""
     time.sleep(case.pause)
+    has_regions = case.id.startswith("regions-")
+    case = _with_regions(case) if has_regions else case
     if isinstance(case, HttpCase):
-        return normalise(case.mask, send_http(case, server.port(case.port)), server.repository)
-    return normalise(case.mask, send_grpc(case, server.grpc_port), server.repository)
+        answer = send_http(case, server.port(case.port))
+    else:
+        answer = send_grpc(case, server.grpc_port)
+    if has_regions:
+        answer = _renamed(answer, _REGIONS, KEY)
+    return normalise(case.mask, answer, server.repository)
 
 
 def _died(server: Server, answer: Answer) -> bool:
@@ -116,6 +164,11 @@ def _stub_died(answer: Answer) -> bool:
 
 def replay(group: str, start: Start) -> Iterator[tuple[Case, Answer]]:
     """Each case of `group` with its answer, in order."""
+    with _regions():
+        yield from _replay(group, start)
+
+
+def _replay(group: str, start: Start) -> Iterator[tuple[Case, Answer]]:
     server = start(group)
     try:
         for case in GROUPS[group]:

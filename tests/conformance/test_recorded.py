@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from . import agreement
 from .conftest import Asked
 from .corpus import GROUPS
 from .deviations import DEVIATIONS, disagreement
@@ -71,3 +72,16 @@ def test_deviations_are_documented() -> None:
     """Each deviation names a case that exists, and stands in the compatibility document."""
     text = COMPATIBILITY.read_text()
     assert not [case_id for case_id in DEVIATIONS if case_id not in IDS or f"`{case_id}`" not in text]
+
+
+def test_every_call_is_asked_what_it_does_and_what_it_refuses() -> None:
+    counts = agreement.count()
+    # Which takes nothing without a GPU.
+    refusing = {"gRPC CudaSharedMemoryRegister", "HTTP cuda region register"}
+    assert {name for name in agreement.calls() if not 0 < counts[name].accepted < counts[name].cases} == refusing
+
+
+def test_answers_are_of_the_same_kind() -> None:
+    """Where they are not, the real server's is defective: those that we declare are counted, too."""
+    found = agreement.total(agreement.count())
+    assert found.alike >= 0.965 * found.cases, found

@@ -7,6 +7,7 @@ from typing import Any
 
 from triton_async import protos
 from triton_async.config.trace_config import NUMBERS, parse_levels, parse_number
+from triton_async.defines import LOG_VERBOSE_MAX
 from triton_async.errors import InvalidArg, Unsupported
 from triton_async.logs import LOG_FORMATS
 
@@ -115,6 +116,8 @@ def log_changes(request: Any) -> dict[str, Any]:
         if setting.WhichOneof("parameter_choice") != parameter:
             raise InvalidArg(f"expect {expected} for '{name}'")
         found[name] = getattr(setting, parameter)
+        if name == "log_verbose_level":
+            found[name] = min(found[name], LOG_VERBOSE_MAX)
         if name == "log_format" and found[name] not in LOG_FORMATS:
             raise InvalidArg(f"invalid argument for log_format, got: {found[name][:100]}")
     return found

@@ -8,10 +8,9 @@ from triton_async.protocol.wire cimport (
     ta_wire_skip, ta_wire_varint, text,
 )
 
-from triton_async.defines import CLASSIFICATION_MAX, MAX_PARAMETERS_PER_REQUEST
+from triton_async.defines import MAX_PARAMETERS_PER_REQUEST
 from triton_async.errors import InvalidArg
 
-cdef int64_t _CLASSIFICATION_MAX = CLASSIFICATION_MAX
 cdef int64_t _PARAMETERS_MAX = MAX_PARAMETERS_PER_REQUEST
 
 # The one key with Triton's prefix that clients may use.
@@ -136,6 +135,4 @@ cdef int64_t classification(Parameter *value) except -1:
         raise InvalidArg("invalid value type for 'classification' parameter, expected int64_param")
     if count <= 0:
         raise InvalidArg("invalid value for 'classification' parameter, expected >= 0")
-    if count > _CLASSIFICATION_MAX:
-        raise InvalidArg(f"invalid value for 'classification' parameter, expected at most {_CLASSIFICATION_MAX}")
     return count

@@ -97,7 +97,7 @@ class InferStream(StreamRequests):
     def __init__(
         self, server: InferenceServer, call: Call, max_waiting: int, forwarded: re.Pattern[str] | None = None
     ) -> None:
-        ends_on_error = call.metadata.get("triton_grpc_error", "").lower() == "true"
+        ends_on_error = call.metadata.get("triton_grpc_error") == "true"
         super().__init__(server, ends_on_error, call.answer_by_ns, max_waiting)
         self._server = server
         if server.reads_context:

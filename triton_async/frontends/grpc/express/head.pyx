@@ -57,7 +57,7 @@ cdef int read_head(HeaderList fields, int64_t now_ns, CallHead *head) except -1:
                 plain = plain and _is(value, sizes[1], b"identity", 8)
         elif sizes[0] == 17:
             if _is(name, 17, b"triton_grpc_error", 17):
-                head.ends_on_error = value[:sizes[1]].lower() == b"true"
+                head.ends_on_error = _is(value, sizes[1], b"true", 4)
     if not (post and grpc and plain):
         head.rpc = RPC_OTHER
     if 0 < timeout_s < _LONGEST_S:
