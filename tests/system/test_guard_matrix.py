@@ -11,14 +11,17 @@ import string
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.http
-from server_process import ServerProcess, running_server
+from server_process import ServerProcess, poll, running_server
 from tritonclient.utils import InferenceServerException
+
+from triton_async.defines import OVERRIDE_CONFIG_MAX_NBYTES
 
 MODULES = {"http": tritonclient.http, "grpc": tritonclient.grpc}
 CONFIG = """
@@ -43,10 +46,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     (root / "broken" / "1").mkdir(parents=True)
     (root / "broken" / "config.pbtxt").write_text(CONFIG + "max_batch_size: -3")
     options = ["--model-control-mode=explicit", "--load-model=echo", "--trace-config=triton,file=trace.json"]
-    with running_server([root], tmp_path_factory.mktemp("server"), options) as process:
-        yield process
-        process.wait_until_idle()
-        process.stop()
+    folder, scratch = tmp_path_factory.mktemp("server"), tmp_path_factory.mktemp("scratch")
+    before = files_of(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(scratch))
+        with running_server([root], folder, options) as process:
+            yield process
+            process.wait_until_idle()
+            # What clients named, and brought, is nowhere but where it belongs, and gone with it.
+            assert files_of(root) == before
+            assert {path.name for path in folder.iterdir()} <= {process.log.name, "trace.json"}
+            poll(lambda: not any(scratch.iterdir()), "the files of loads to go")
+            process.stop()
+
+
+def files_of(root: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() if path.is_file() else b"" for path in root.rglob("*")}
 
 
 @pytest.fixture(params=list(MODULES))
@@ -107,6 +122,43 @@ def test_files_of_a_load_stay_in_its_folder(client: Any, module: Any, path: str,
         infer(client, module)
         return
     client.load_model("comes", config=config, files=files)
+    infer(client, module, "comes")
+    client.unload_model("comes")
+
+
+def test_the_config_of_a_load_is_read_as_carefully_as_any_json(client: Any, module: Any) -> None:
+    """Its levels are counted before it is parsed, and its bytes before that."""
+    for depth, text in ((100, "no field named"), (101, r"nesting depth exceeds maximum allowed limit \(100\)")):
+        config = '{"x":' + "[" * (depth - 1) + "]" * (depth - 1) + "}"
+        with pytest.raises(InferenceServerException, match=text):
+            client.load_model("comes", config=config)
+    least = json.dumps({"backend": "identity", "max_batch_size": 8,
+                        "input": [{"name": "INPUT0", "data_type": "TYPE_FP32", "dims": [-1]}],
+                        "output": [{"name": "OUTPUT0", "data_type": "TYPE_FP32", "dims": [-1]}]})  # fmt: skip
+    most = OVERRIDE_CONFIG_MAX_NBYTES
+    client.load_model("comes", config=least.ljust(most))
+    infer(client, module, "comes")
+    with pytest.raises(InferenceServerException, match=f"larger than {most} bytes"):
+        client.load_model("comes", config=least.ljust(most + 1))
+    infer(client, module, "comes")
+    client.unload_model("comes")
+
+
+@pytest.mark.parametrize("step", ["../echo", "/etc", "echo/1", "..", LONGEST + "n", ""])
+def test_steps_of_ensembles_name_models_and_nothing_else(client: Any, module: Any, step: str) -> None:
+    def config(model: str) -> str:
+        return json.dumps({
+            "platform": "ensemble", "max_batch_size": 8,
+            "input": [{"name": "INPUT0", "data_type": "TYPE_FP32", "dims": [-1]}],
+            "output": [{"name": "OUTPUT0", "data_type": "TYPE_FP32", "dims": [-1]}],
+            "ensemble_scheduling": {"step": [{
+                "model_name": model, "model_version": -1, "input_map": {"INPUT0": "INPUT0"},
+                "output_map": {"OUTPUT0": "OUTPUT0"}}]},
+        })  # fmt: skip
+
+    with pytest.raises(InferenceServerException, match=r"model_name|models that are not available"):
+        client.load_model("comes", config=config(step))
+    client.load_model("comes", config=config("echo"))
     infer(client, module, "comes")
     client.unload_model("comes")
 

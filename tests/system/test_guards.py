@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
 import re
-import threading
+import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.http
 import tritonclient.utils.shared_memory as shm
+from google.protobuf import json_format
 from server_process import ServerProcess, poll, running_server
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 MODULES = {"http": tritonclient.http, "grpc": tritonclient.grpc}
@@ -163,6 +167,48 @@ REFUSALS: dict[str, tuple[str, bytes, dict[str, str]]] = {
 }  # fmt: skip
 
 
+def infer_message(**changes: Any) -> dict[str, Any]:
+    tensor = {"name": "INPUT0", "shape": [1, 2], "datatype": "FP32", **changes.pop("tensor", {})}
+    raw = [base64.b64encode(np.ones(2, np.float32).tobytes()).decode()]
+    return {"model_name": "echo", "inputs": [tensor], "raw_input_contents": raw, **changes}
+
+
+def region_of(size: int) -> dict[str, Any]:
+    return {"parameters": {"shared_memory_region": {"string_param": "no"},
+                           "shared_memory_byte_size": {"int64_param": size}}}  # fmt: skip
+
+
+GRPC_REFUSALS: dict[str, tuple[str, dict[str, Any] | bytes]] = {
+    "no message": ("ModelInfer", b"\xff\xff\xff"),
+    "no inputs": ("ModelInfer", infer_message(inputs=[], raw_input_contents=[])),
+    "another name": ("ModelInfer", infer_message(tensor={"name": "other"})),
+    "another datatype": ("ModelInfer", infer_message(tensor={"datatype": "INT32"})),
+    "no datatype": ("ModelInfer", infer_message(tensor={"datatype": "FP33"})),
+    "another shape": ("ModelInfer", infer_message(tensor={"shape": [1, 2, 3]})),
+    "too many rows": ("ModelInfer", infer_message(tensor={"shape": [9, 2]})),
+    "too few values": ("ModelInfer", infer_message(tensor={"shape": [1, 3]})),
+    "no contents": ("ModelInfer", infer_message(raw_input_contents=[])),
+    "an unknown model": ("ModelInfer", infer_message(model_name="nobody")),
+    "an unknown version": ("ModelInfer", infer_message(model_version="9")),
+    "an unknown region": ("ModelInfer", infer_message(tensor=region_of(8), raw_input_contents=[])),
+    "a reserved parameter": ("ModelInfer", infer_message(parameters={"triton_x": {"bool_param": True}})),
+    "a load of nobody": ("RepositoryModelLoad", {"model_name": "nobody"}),
+    "a load with a broken config": ("RepositoryModelLoad", {"model_name": "echo",
+                                                            "parameters": {"config": {"string_param": "{"}}}),
+    "an unload of a repository's": ("RepositoryModelUnload", {"repository_name": "r", "model_name": "echo"}),
+    "metadata of nobody": ("ModelMetadata", {"name": "nobody"}),
+    "a config of nobody": ("ModelConfig", {"name": "nobody"}),
+    "statistics of nobody": ("ModelStatistics", {"name": "nobody"}),
+    "a version that is none": ("ModelReady", {"name": "echo", "version": "one"}),
+    "an index of a repository": ("RepositoryIndex", {"repository_name": "r"}),
+    "a region that is not there": ("SystemSharedMemoryRegister", {"name": "r", "key": "/guard-none", "byte_size": 8}),
+    "a region of a GPU": ("CudaSharedMemoryRegister", {"name": "r", "byte_size": 8}),
+    "a trace to a file": ("TraceSetting", {"settings": {"trace_file": {"value": ["/x"]}}}),
+    "a log to a file": ("LogSettings", {"settings": {"log_file": {"string_param": "/x"}}}),
+    "a call that is none": ("ModelGuess", b""),
+}  # fmt: skip
+
+
 def resident_kib(pid: int) -> int:
     return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0])
 
@@ -186,6 +232,36 @@ def test_a_refused_request_leaves_nothing_and_tells_nothing(server: ServerProces
     assert resident_kib(server.pid) - before < GROWTH_KIB
     assert len(os.listdir(f"/proc/{server.pid}/fd")) <= descriptors + 1
     connection.close()
+    server.wait_until_idle()
+
+
+@pytest.mark.parametrize("kind", GRPC_REFUSALS)
+def test_a_refused_call_leaves_nothing_and_tells_nothing(server: ServerProcess, kind: str) -> None:
+    rpc, request = GRPC_REFUSALS[kind]
+    if isinstance(request, dict):
+        request = json_format.ParseDict(request, getattr(service_pb2, f"{rpc}Request")()).SerializeToString()
+    with grpc.insecure_channel(server.grpc_url) as channel:
+        call = channel.unary_unary(f"/inference.GRPCInferenceService/{rpc}")
+
+        def refuse(count: int) -> None:
+            for _ in range(count):
+                with pytest.raises(grpc.RpcError) as refused:
+                    call(request, timeout=30)
+                assert refused.value.code() not in (grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED), kind
+                assert not INSIDE.search((refused.value.details() or "").replace("'/x'", "")), refused.value.details()
+
+        refuse(REFUSED_EACH // 4)
+        before, descriptors = resident_kib(server.pid), len(os.listdir(f"/proc/{server.pid}/fd"))
+        refuse(REFUSED_EACH // 2)
+        assert resident_kib(server.pid) - before < GROWTH_KIB
+        assert len(os.listdir(f"/proc/{server.pid}/fd")) <= descriptors + 1
+        good = service_pb2.ModelInferRequest()
+        json_format.ParseDict(infer_message(), good)
+        answer = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer", service_pb2.ModelInferRequest.SerializeToString,
+            service_pb2.ModelInferResponse.FromString,
+        )(good, timeout=30)  # fmt: skip
+        assert list(answer.raw_output_contents) == list(good.raw_input_contents)
     server.wait_until_idle()
 
 
@@ -216,10 +292,51 @@ def test_nobody_sees_the_data_of_another(server: ServerProcess) -> None:
                 failed.append(f"client {number}, request {turn}: {answer.status} {body[:200]!r}")
         connection.close()
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(24)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    all_of(client)
     assert failed == []
     server.wait_until_idle()
+
+
+def test_nobody_sees_the_data_of_another_over_grpc(server: ServerProcess) -> None:
+    """On one connection, and on streams of their own, of which every third is given up."""
+    failed: list[str] = []
+
+    def request(rng: np.random.Generator) -> tuple[bytes, service_pb2.ModelInferRequest]:
+        sent = rng.random((1, int(rng.integers(1, 64))), np.float32)
+        made = service_pb2.ModelInferRequest(model_name="echo", raw_input_contents=[sent.tobytes()])
+        made.inputs.add(name="INPUT0", datatype="FP32", shape=sent.shape)
+        return sent.tobytes(), made
+
+    with grpc.insecure_channel(server.grpc_url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+        def client(number: int) -> None:
+            rng = np.random.default_rng(number)
+            for turn in range(40):
+                sent = [request(rng) for _ in range(3)]
+                if turn % 2:
+                    call = stub.ModelInfer.future(sent[0][1], timeout=60)
+                    answers = [] if rng.random() < 0.3 else [call.result().raw_output_contents[0]]
+                else:
+                    call = stub.ModelStreamInfer(iter([one for _, one in sent]), timeout=60)
+                    wanted = 1 if rng.random() < 0.3 else 3
+                    answers = [next(call).infer_response.raw_output_contents[0] for _ in range(wanted)]
+                call.cancel()
+                if answers != [data for data, _ in sent][: len(answers)]:
+                    failed.append(f"client {number}, turn {turn}")
+
+        all_of(client)
+    assert failed == []
+    server.wait_until_idle()
+
+
+def all_of(client: Callable[[int], None]) -> None:
+    with ThreadPoolExecutor(24) as threads:
+        list(threads.map(client, range(24)))
+
+
+def test_a_client_that_goes_never_ends_the_server(server: ServerProcess) -> None:
+    """What is written to a connection that is closed gives an error, no signal, whatever it is written for."""
+    for pid in (server.pid, *map(int, Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split())):
+        ignored = re.findall(r"SigIgn:\s+([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())[0]
+        assert int(ignored, 16) >> (signal.SIGPIPE - 1) & 1, pid
