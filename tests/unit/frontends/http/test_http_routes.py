@@ -38,7 +38,7 @@ TABLE = [
     ("POST", "/v2/models/m/generate", 400),
     ("POST", "/v2/models/m/versions/1/generate_stream", 400), ("GET", "/v2/trace/setting", 200),
     ("POST", "/v2/models/m/trace/setting", 400), ("GET", "/v2/models/m/versions/1/trace/setting", 404),
-    ("GET", "/v2/logging", 200), ("POST", "/v2/logging", 200), ("PUT", "/v2/logging", 405),
+    ("GET", "/v2/logging", 200), ("POST", "/v2/logging", 400), ("PUT", "/v2/logging", 405),
     ("POST", "/v2/repository/index", 200), ("POST", "/v2/repository/any/index", 200),
     ("GET", "/v2/repository/index", 405), ("POST", "/v2/repository/models/x/other", 404),
     ("POST", "/v2/repository/r/models/m/load", 501), ("POST", "/v2/repository/models/m/load", 503),
