@@ -29,13 +29,11 @@ class Status(Enum):
     ACTIVE = 0
     # Accepted with a warning: it tunes machinery that this server does not have.
     NO_EFFECT = 1
-    # Its capability is not part of this release: only the default is accepted.
-    NOT_BUILT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One row. `repeat`: may be given several times. `note`: why it has no effect, or what is missing. `nonempty`: the
+    """One row. `repeat`: may be given several times. `note`: why it has no effect. `nonempty`: the
     empty text is no value. `ours`: `tritonserver` does not have it.
     """
 
@@ -83,14 +81,6 @@ def _port(name: str, default: int, text: str) -> Option:
 
 def _tuning(name: str, default: int, note: str) -> Option:
     return _int(name, default, "Accepted for compatibility.", status=Status.NO_EFFECT, note=note)
-
-
-def _later(name: str, default: Scalar, capability: str, *, repeat: bool = False, form: str = "") -> Option:
-    kinds = {bool: Kind.BOOL, int: Kind.INT, float: Kind.FLOAT, str: Kind.STRING}
-    text = f"Not supported yet: {capability}."
-    return Option(
-        name, kinds[type(default)], default, text, Status.NOT_BUILT, repeat, form=form, note=capability
-    )
 
 
 def _tls(service: str, name: str, ours: bool) -> tuple[Option, ...]:

@@ -210,10 +210,9 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = MappingProxyType({})
         if option.nonempty and "" in texts:
             raise UsageError(f"Error: empty argument for --{name}")
         read = [_read(option, text) for text in texts]
-        _check_built(option, read)
         if option.status is Status.NO_EFFECT:
             warnings.append(f"--{name} has no effect: {option.note}")
-        elif option.status is Status.ACTIVE:
+        else:
             values[option.field] = tuple(read) if option.repeat else read[-1]
     return replace(_settings(values, warnings, environ), arguments=tuple(argv))
 
@@ -333,13 +332,6 @@ def _float(option: Option, text: str) -> float:
     if not option.low <= value <= option.high:
         raise _bad(option, f"Provided option value is out of bound. Got {text}")
     return value
-
-
-def _check_built(option: Option, values: Sequence[Scalar]) -> None:
-    if option.status is Status.NOT_BUILT:
-        for value in values:
-            if value != option.default or option.repeat:
-                raise _bad(option, f"not supported yet: {option.note} is not part of this release")
 
 
 def _settings(values: dict[str, Any], warnings: list[str], environ: Mapping[str, str]) -> Settings:

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from triton_async.config.metrics_config import MetricsConfig
-from triton_async.config.options import GROUPS, OPTIONS, Kind, Status, usage
+from triton_async.config.options import GROUPS, OPTIONS, Status, usage
 from triton_async.config.settings import Settings, UsageError, _split, from_environment, parse
 from triton_async.defines import METRICS_MAX_BUCKETS, METRICS_MAX_QUANTILES
 
@@ -143,16 +143,6 @@ def test_options_without_meaning_here_are_accepted_with_one_warning_each() -> No
     got = settings("--http-thread-count=4", "--http-thread-count=5", "--buffer-manager-thread-count=2")
     assert len(got.warnings) == 2
     assert "--http-thread-count has no effect" in got.warnings[0]
-
-
-def test_options_of_missing_capabilities_take_only_their_default() -> None:
-    assert not settings("--allow-vertex-ai=false", "--allow-sagemaker=off", "--sagemaker-port=8080").warnings
-    for option in OPTIONS.values():
-        if option.status is Status.NOT_BUILT:
-            value = {Kind.BOOL: "true", Kind.INT: "77", Kind.STRING: "a:b=c"}[option.kind]
-            message = refusal(REPOSITORY, f"--{option.name}={value}")
-            assert message.startswith(f'Bad option: "--{option.name}".\n'), option.name
-            assert "not supported yet" in message
 
 
 def test_pools_and_metrics_settings() -> None:

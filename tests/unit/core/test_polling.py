@@ -95,7 +95,9 @@ def test_a_step_that_no_look_has_seen_is_unloaded_when_it_goes(tmp_path: Path) -
     async def test() -> None:
         async with running(tmp_path, *ASKED, "--model-load-thread-count=1", backends=backend) as server:
             backend.load_gate.shut = True
+            # As many as are loaded at a time, in front of the ensemble.
             write_model(tmp_path, "slow")
+            write_model(tmp_path, "slower")
             write_ensemble(tmp_path, "z", "m", "n")
             polled = asyncio.ensure_future(server.repository.poll_now())
             at_the_gate = await backend.load_gate.arrival()
@@ -132,7 +134,8 @@ def test_an_ensemble_waits_for_none_but_the_models_that_it_asks(tmp_path: Path) 
                 await until(lambda: [state(server, name) for name in "ef"] == [READY] * 2, "'e' and 'f'")
                 await until(lambda: state(server, "never")[0] == "UNAVAILABLE", "the refusal of 'never'")
                 await server.infer(request("f", [1.0]))
-                assert [state(server, name)[0] for name in ("slow", "behind", "further")] == ["LOADING"] * 3
+                names = ("slow", "behind", "further")
+                await until(lambda: [state(server, name)[0] for name in names] == ["LOADING"] * 3, "their loads")
                 assert not polled.done()
             finally:
                 backend.load_gate.shut = False
