@@ -30,6 +30,7 @@ from triton_async.endpoints import (
     Endpoint,
     Security,
     open_certificates,
+    start_behind_models,
     start_endpoints,
     start_others,
     try_ports,
@@ -159,7 +160,7 @@ async def _run_server(
         # A port that is shared brings requests that another server could answer.
         early = settings.listen_while_loading and not (settings.reuse_http_port or settings.reuse_grpc_port)
         if early:
-            await _start_endpoints(settings, security, server, endpoints, fronts)
+            await _start_endpoints(settings, security, server, endpoints, fronts, loaded=False)
         starting = asyncio.ensure_future(server.start())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
@@ -170,7 +171,9 @@ async def _run_server(
         _log_tables(settings, server, backends)
         if not complete and settings.exit_on_error:
             raise InternalError("Internal - failed to load all models")
-        if not early:
+        if early:
+            await start_behind_models(settings, security, server, endpoints)
+        else:
             await _start_endpoints(settings, security, server, endpoints, fronts)
         _settle()
     except (ServerError, OSError) as error:
@@ -213,15 +216,15 @@ def _settle() -> None:
 
 async def _start_endpoints(
     settings: Settings, security: Security, server: InferenceServer, endpoints: dict[str, Endpoint],
-    fronts: Fronts | None,
+    fronts: Fronts | None, *, loaded: bool = True,
 ) -> None:  # fmt: skip
     """What the server listens with, in this process or in others. OSError."""
     if fronts is None:
-        await start_endpoints(settings, security, server, endpoints)
+        await start_endpoints(settings, security, server, endpoints, loaded)
         return
     endpoints["front-end processes"] = fronts.front_ends
     await fronts.start()
-    await start_others(settings, security, server, endpoints)
+    await start_others(settings, security, server, endpoints, loaded)
 
 
 async def _shut_down(settings: Settings, server: InferenceServer, endpoints: Mapping[str, Endpoint]) -> int:

@@ -107,13 +107,14 @@ def open_certificates(settings: Settings) -> Certificates:
 
 
 async def start_endpoints(
-    settings: Settings, security: Security, server: InferenceServer, endpoints: dict[str, Endpoint]
-) -> None:
+    settings: Settings, security: Security, server: InferenceServer, endpoints: dict[str, Endpoint],
+    loaded: bool = True,
+) -> None:  # fmt: skip
     """gRPC, HTTP, metrics, as Triton starts them: into `endpoints`, by the names of services. OSError naming the
-    service that found its port taken.
+    service that found its port taken. Not `loaded`: the models are not there yet; `start_behind_models` follows then.
     """
     await start_services(settings, security, server, endpoints)
-    await start_others(settings, security, server, endpoints)
+    await start_others(settings, security, server, endpoints, loaded)
 
 
 async def start_services(
@@ -157,11 +158,16 @@ async def start_services(
 
 
 async def start_others(
-    settings: Settings, security: Security, server: InferenceServer, endpoints: dict[str, Endpoint]
-) -> None:
+    settings: Settings, security: Security, server: InferenceServer, endpoints: dict[str, Endpoint],
+    loaded: bool = True,
+) -> None:  # fmt: skip
     """What the models' process does itself however many front-ends there are: metrics, front doors of clouds. OSError.
+    `loaded`: see `start_endpoints`.
     """
-    await _start_clouds(settings, security, server, endpoints)
+    if settings.sagemaker is not None:
+        await _start_sagemaker(settings, security, server, endpoints)
+    if loaded:
+        await start_behind_models(settings, security, server, endpoints)
     if settings.allow_metrics:
         endpoint: Endpoint = await _listening(
             metrics.start(
@@ -181,18 +187,34 @@ def _cloud_ports(settings: Settings) -> Iterator[tuple[str, str, int]]:
             yield name, clouds.ADDRESS, cloud.port
 
 
-async def _start_clouds(
+async def _start_sagemaker(
     settings: Settings, security: Security, server: InferenceServer, endpoints: dict[str, Endpoint]
 ) -> None:
-    gate = security.gate(settings, settings.http_restricted_api)
-    limit = settings.http_max_input_size
-    for name, address, port in _cloud_ports(settings):
-        if name == "Sagemaker" and settings.sagemaker is not None:
-            archives = Archives(server.repository, settings.sagemaker.models)
-            starting = clouds.start_sagemaker(server, settings.sagemaker, archives, max_input_nbytes=limit, gate=gate)
-        elif settings.vertex_ai is not None:
-            starting = clouds.start_vertex_ai(server, settings.vertex_ai, max_input_nbytes=limit, gate=gate)
-        _started(f"{name} HTTPService", await _listening(starting, name, address, port), endpoints)
+    config = settings.sagemaker
+    assert config is not None
+    starting = clouds.start_sagemaker(
+        server, config, Archives(server.repository, config.models), max_input_nbytes=settings.http_max_input_size,
+        gate=security.gate(settings, settings.http_restricted_api),
+    )  # fmt: skip
+    endpoint = await _listening(starting, "Sagemaker", clouds.ADDRESS, config.port)
+    _started("Sagemaker HTTPService", endpoint, endpoints)
+
+
+async def start_behind_models(
+    settings: Settings, security: Security, server: InferenceServer, endpoints: dict[str, Endpoint]
+) -> None:
+    """Vertex AI's front door, which has to know which model is the default one. OSError, and InvalidArg where that is
+    not clear.
+    """
+    config = settings.vertex_ai
+    if config is None:
+        return
+    starting = clouds.start_vertex_ai(
+        server, config, max_input_nbytes=settings.http_max_input_size,
+        gate=security.gate(settings, settings.http_restricted_api),
+    )  # fmt: skip
+    endpoint = await _listening(starting, "Vertex AI", clouds.ADDRESS, config.port)
+    _started("Vertex AI HTTPService", endpoint, endpoints)
 
 
 def ping_options(settings: Settings) -> PingOptions:

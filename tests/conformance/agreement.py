@@ -78,6 +78,8 @@ def call_of(case: Case) -> str:
     path = routes.path_of(case.target)
     if case.port == "metrics":
         return "HTTP metrics"
+    if case.port == "cloud":
+        return "HTTP SageMaker" if case.id.startswith("sagemaker-") else "HTTP Vertex AI"
     found = (name for name, pattern in _PATHS.items() if re.fullmatch(pattern, path))
     return f"HTTP {next(found, OTHER)}"
 
@@ -91,7 +93,7 @@ def calls() -> Iterator[str]:
     yield "gRPC Health/Check"
     for name in _PATHS:
         yield f"HTTP {name}"
-    yield "HTTP metrics"
+    yield from ("HTTP metrics", "HTTP SageMaker", "HTTP Vertex AI")
 
 
 def result_of(answer: Answer) -> object:
@@ -111,8 +113,9 @@ def same_status(deviation: Deviation, real: Answer) -> bool:
     if deviation.lacks or deviation.instead or deviation.or_real:
         return True
     result = result_of(real)
-    mistakes = (400, 500) if isinstance(result, int) else ("INVALID_ARGUMENT", "INTERNAL")
-    return result in deviation.results or (result in mistakes and set(deviation.results) <= set(mistakes))
+    mistakes = {400, 500} if isinstance(result, int) else {"INVALID_ARGUMENT", "INTERNAL"}
+    ours = {found for found in deviation.results if type(found) is type(result)}
+    return result in ours or (result in mistakes and ours <= mistakes)
 
 
 def count() -> dict[str, Count]:

@@ -29,7 +29,7 @@ class HttpCase:
     raw: bytes | None = None
     # Seconds to wait before sending, where the case before has an effect that comes later.
     pause: float = 0.0
-    # "http" or "metrics": which of the server's ports is meant.
+    # "http", "metrics" or "cloud": which of the server's ports is meant.
     port: str = "http"
 
     def wire(self) -> bytes:

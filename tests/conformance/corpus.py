@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import (
     corpus_calls,
+    corpus_clouds,
     corpus_control,
     corpus_ensembles,
     corpus_grpc,
@@ -36,6 +37,8 @@ GROUPS: dict[str, tuple[Case, ...]] = {
     "regions": corpus_regions.CASES,
     "routes": corpus_routes.CASES,
     "calls": corpus_calls.CASES,
+    "sagemaker": corpus_clouds.SAGEMAKER,
+    "vertex_ai": corpus_clouds.VERTEX_AI,
     "ensembles": corpus_ensembles.CASES,
     "python": corpus_python.CASES,
     "python_streams": corpus_python_streams.CASES,

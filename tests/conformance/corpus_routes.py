@@ -8,7 +8,8 @@ import zlib
 
 from .cases import Headers, HttpCase, In, get, infer, out, target
 
-_METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
+_METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD")
+_BARE = ("GET", "DELETE", "HEAD")
 _GET, _POST, _BOTH = ("GET",), ("POST",), ("GET", "POST")
 
 # Of a server whose models are all there; the regions are unknown.
@@ -53,7 +54,7 @@ ROUTES: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 METHODS = tuple(
-    HttpCase(f"routes-{name}-{method.lower()}", method, path, (), None if method in ("GET", "DELETE") else b"{}")
+    HttpCase(f"routes-{name}-{method.lower()}", method, path, (), None if method in _BARE else b"{}")
     for name, (allowed, path) in ROUTES.items()
     for method in _METHODS
     if method not in allowed

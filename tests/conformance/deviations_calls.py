@@ -97,6 +97,14 @@ _BLANK = Deviation(
     r"Model name cannot be empty\. Please enter a valid name to deploy\.",
 )  # fmt: skip
 
+_SILENT = Deviation("The real server's error has no text.", (400, 404), "Bad Request|model '.+' is not loaded")
+_PLAIN = Deviation("The real server calls its JSON plain text.", (200,), "")
+_SIZE = Deviation(
+    "The real server takes a body for a raw tensor whose JSON has a size that is none.",
+    _BAD,
+    "Unable to parse json-header-size, got: x?",
+)
+_CODED = Deviation("The real server does not look whether a body of these calls is compressed.", (200, 501))
 _FIRST = '{"name": "first", "reason": "unloaded", "state": "UNAVAILABLE", "version": "1"}'
 
 CALL_DEVIATIONS: dict[str, Deviation] = {
@@ -159,6 +167,25 @@ CALL_DEVIATIONS: dict[str, Deviation] = {
     # Streams
     "calls-stream-not-utf8": _GARBAGE,
     "calls-stream-cut": _GARBAGE,
+    # Front doors of clouds
+    **dict.fromkeys(
+        ("sagemaker-ping-slash", "sagemaker-invocations-slash", "sagemaker-other-root", "sagemaker-other-v2",
+         "sagemaker-other-health", "sagemaker-other-case", "sagemaker-model-unknown", "sagemaker-model-of-repository",
+         "sagemaker-invoke-unknown", "sagemaker-unload-unknown", "vertex-health-slash", "vertex-predict-slash",
+         "vertex-other-root", "vertex-other-v2", "vertex-other-ready", "vertex-other-case", "vertex-redirect-unknown",
+         "vertex-redirect-empty", "vertex-redirect-slash"),
+        _SILENT,
+    ),
+    "sagemaker-models": _PLAIN,
+    "sagemaker-models-after": _PLAIN,
+    "sagemaker-load-no-folder": Deviation("The real server shows the path.", _BAD, "there is no folder at the url"),
+    **{
+        f"{call}-{name}": found
+        for call in ("sagemaker-invocations", "vertex-predict")
+        for name, found in (
+            ("binary-size-text", _SIZE), ("binary-size-empty", _SIZE), ("gzip", _CODED), ("encoding-unknown", _CODED),
+        )
+    },
     # Model control
     "control-unload-parameter-dependents-number": _UNLOAD_BODY,
     "control-grpc-load-config-text-empty": _REASON,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from .deviation import Deviation
 
 _CODE_LOST = (
-    "An error that a model gets from another one is always INTERNAL in the real server; we keep its code (2.73)."
+    "(release 2.73) An error that a model gets from another one keeps its code; in 2.51 it is always INTERNAL."
 )
 _CODED = Deviation(_CODE_LOST, (404,))
-_GENERATE = "The real server answers every error of generate with 400; we answer with the status of the error's code."
+_GENERATE = "(release 2.73) An error of generate has the status of its code; in 2.51 it is always 400."
 _COUNT = Deviation(
     "The real server answers 200 with an error where a model gives generate no response or several.",
     (500,),

@@ -36,6 +36,18 @@ _FEW = tuple(model for model in MAIN_MODELS if model.name in (
 ))  # fmt: skip
 # What `KEY` of a case stands for: files of a client's, that no other run uses.
 _REGIONS = f"conformance-{os.getpid()}"
+# What a server with the front door of a cloud is started with: variables, and options.
+_CLOUDS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
+    "sagemaker": (
+        {"SAGEMAKER_TRITON_DEFAULT_MODEL_NAME": "versions"},
+        ("--allow-sagemaker=true", f"--sagemaker-port={servers.CLOUD}", "--model-control-mode=explicit",
+         "--load-model=*"),
+    ),
+    "vertex_ai": (
+        {"AIP_PREDICT_ROUTE": "/predict", "AIP_HEALTH_ROUTE": "/health"},
+        ("--allow-vertex-ai=true", f"--vertex-ai-port={servers.CLOUD}", "--vertex-ai-default-model=versions"),
+    ),
+}  # fmt: skip
 # Python models that are isolated, or share model processes, answer as those in the server's process.
 ISOLATED = ("--backend-config=python,isolation=process",)
 IN_MODEL_PROCESSES = ("--model-processes=2",)
@@ -71,7 +83,7 @@ def starter(work: Path, variant: Variant) -> Start:
             return once(group, write_scheduling)
         if group == "ensembles":
             return once(group, write_ensembles)
-        if group in ("regions", "routes", "calls"):
+        if group in ("regions", "routes", "calls", "sagemaker", "vertex_ai"):
             return once("few", lambda root: write_repository(root, _FEW, form))
         if group.startswith("python"):
             return once("python", lambda root: write_repository(write_main(root), _CALLED, "python"))
@@ -89,12 +101,15 @@ def starter(work: Path, variant: Variant) -> Start:
         if group == "python_life":
             backends = once("backends", lambda root: write_backends(root, oracle.backends if oracle else None))
             options.append(f"--backend-directory={backends}")
+        variables, more = _CLOUDS.get(group, ({}, ()))
+        options += more
         log = work / f"{form}-{group}.log"
         if oracle:
             command = servers.triton_command(oracle, models, *options)
-            server = Server("tritonserver", command, oracle.server_env(), log)
+            server = Server("tritonserver", command, oracle.server_env() | variables, log)
         else:
-            server = Server("triton-async", servers.ours_command(models, *options), servers.ours_env(), log)
+            command = servers.ours_command(models, *options)
+            server = Server("triton-async", command, servers.ours_env() | variables, log)
         server.repository = str(models)
         server.wait_ready()
         return server

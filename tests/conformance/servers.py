@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PORTS = (20000, 32000)
 _LISTEN = "0A"
 READY_SECONDS = 90.0
+# In an option, the port of a cloud's front door.
+CLOUD = "{cloud}"
 # The real server waits 30 s for idle connections on SIGTERM; the runs do not need that.
 STOP_SECONDS = 5.0
 
@@ -58,7 +60,8 @@ class Server:
         self.log = log
         # Path of the model repository, where answers may hold it.
         self.repository = ""
-        self.http_port, self.grpc_port, self.metrics_port = free_ports(3)
+        self.http_port, self.grpc_port, self.metrics_port, self.cloud_port = free_ports(4)
+        command = [part.replace(CLOUD, str(self.cloud_port)) for part in command]
         ports = (
             f"--http-port={self.http_port}",
             f"--grpc-port={self.grpc_port}",
@@ -70,8 +73,9 @@ class Server:
             )
 
     def port(self, protocol: str) -> int:
-        """The port of "http", "grpc" or "metrics"."""
-        return {"http": self.http_port, "grpc": self.grpc_port, "metrics": self.metrics_port}[protocol]
+        """The port of "http", "grpc", "metrics" or "cloud"."""
+        found: int = getattr(self, f"{protocol}_port")
+        return found
 
     def alive(self) -> bool:
         """True while the process has not ended."""

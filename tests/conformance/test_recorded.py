@@ -84,4 +84,4 @@ def test_every_call_is_asked_what_it_does_and_what_it_refuses() -> None:
 def test_answers_are_of_the_same_kind() -> None:
     """Where they are not, the real server's is defective: those that we declare are counted, too."""
     found = agreement.total(agreement.count())
-    assert found.alike >= 0.965 * found.cases, found
+    assert found.alike >= 0.97 * found.cases, found

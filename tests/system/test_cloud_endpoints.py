@@ -33,7 +33,10 @@ def infer(url: str, vendor: str, **headers: str) -> list[float]:
     mime = f"application/vnd.{vendor}-triton.binary+json;json-header-size="
     answer = requests.post(url, body, headers={"Content-Type": f"{mime}{length}", **headers}, timeout=30)
     assert answer.status_code == 200, answer.text
-    length = int(answer.headers["Content-Type"].removeprefix(mime))
+    if vendor == "vertex-ai":
+        length = int(answer.headers["Inference-Header-Content-Length"])
+    else:
+        length = int(answer.headers["Content-Type"].removeprefix(mime))
     found = client.parse_response_body(answer.content, header_length=length).as_numpy("OUTPUT0")
     return found.tolist()  # type: ignore[no-any-return]
 
@@ -67,6 +70,25 @@ def test_vertex_ai(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(requests.ConnectionError):
             requests.get(f"http://{server.http_url}/v2", timeout=30)
         server.stop()
+
+
+@pytest.mark.parametrize("early", ["true", "false"])
+def test_vertex_ai_has_its_default_model_whenever_other_ports_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, early: str
+) -> None:
+    (port,) = free_ports(1)
+    monkeypatch.setenv("AIP_PREDICT_ROUTE", "/predict")
+    monkeypatch.setenv("AIP_HEALTH_ROUTE", "/health")
+    options = ("--allow-vertex-ai=true", f"--vertex-ai-port={port}", f"--listen-while-loading={early}")
+    models = write_model(tmp_path / "models")
+    with running_server([models], tmp_path, [*options, "--vertex-ai-default-model=simple"]) as server:
+        poll(lambda: "Started Vertex AI HTTPService" in server.output(), "the port")
+        assert requests.get(f"http://127.0.0.1:{port}/health", timeout=30).status_code == 200
+        assert infer(f"http://127.0.0.1:{port}/predict", "vertex-ai") == VALUES.tolist()
+        server.stop()
+    with pytest.raises(AssertionError, match="Expect the default model 'other' is loaded"):
+        with running_server([models], tmp_path, [*options, "--vertex-ai-default-model=other"]) as server:
+            server.exit_status()
 
 
 def test_what_keeps_a_container_from_starting_is_said(tmp_path: Path) -> None:

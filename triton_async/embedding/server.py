@@ -25,7 +25,7 @@ from triton_async.embedding.desk import Desk, ResponseQueue
 from triton_async.embedding.options import logged, settings_of
 from triton_async.embedding.requests import make_request
 from triton_async.embedding.results import Response
-from triton_async.endpoints import Endpoint, Security, open_certificates, start_endpoints
+from triton_async.endpoints import Endpoint, Security, open_certificates, start_behind_models, start_endpoints
 from triton_async.errors import (
     AlreadyExists,
     DecoupledModel,
@@ -168,10 +168,12 @@ class Server:
         stack.push_async_callback(self._stop, server, made.workers)
         early = settings.listen_while_loading and not (settings.reuse_http_port or settings.reuse_grpc_port)
         if early:
-            await start_endpoints(settings, security, server, self._endpoints)
+            await start_endpoints(settings, security, server, self._endpoints, loaded=False)
         if not await server.start() and settings.exit_on_error:
             raise InternalError(f"failed to load all models: {self._problems()}")
-        if not early:
+        if early:
+            await start_behind_models(settings, security, server, self._endpoints)
+        else:
             await start_endpoints(settings, security, server, self._endpoints)
         if security.renewable:
             renewal = Renewal(security.renewable)

@@ -13,9 +13,12 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """`mime`: content type of such bodies, behind which the length stands; "": it stands in a header of its own."""
+    """`mime`: content type of such bodies, behind which the length stands; "": it stands in a header of its own, as it
+    does for answers unless they are `both_ways` alike.
+    """
 
     mime: str = ""
+    both_ways: bool = True
 
     @property
     def name(self) -> str:
@@ -40,7 +43,7 @@ class Framing:
         """
         if length is None:
             return {"Content-Type": content_type}
-        if self.mime:
+        if self.mime and self.both_ways:
             return {"Content-Type": f"{self.mime}{length}"}
         return {"Content-Type": content_type, HEADER_LENGTH: str(length)}
 

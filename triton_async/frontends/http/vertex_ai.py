@@ -14,7 +14,7 @@ from triton_async.frontends.http.framing import Framing
 from triton_async.frontends.http.routes import Route, RouteTable, path_of
 from triton_async.frontends.http.server import Handler, HttpService, health
 
-FRAMING = Framing("application/vnd.vertex-ai-triton.binary+json;json-header-size=")
+FRAMING = Framing("application/vnd.vertex-ai-triton.binary+json;json-header-size=", both_ways=False)
 REDIRECT = "X-Vertex-Ai-Triton-Redirect"
 
 # Of the v2 calls those that read, and inference. Whoever may ask for predictions may not change the server.
