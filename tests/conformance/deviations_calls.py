@@ -105,7 +105,9 @@ _SIZE = Deviation(
     "Unable to parse json-header-size, got: x?",
 )
 _CODED = Deviation("The real server does not look whether a body of these calls is compressed.", (200, 501))
-_FIRST = '{"name": "first", "reason": "unloaded", "state": "UNAVAILABLE", "version": "1"}'
+_UNSERVED = "A model that has no version to serve is in the index all the same, with the reason."
+_GONE = '{"name": "first", "reason": "unloaded", "state": "UNAVAILABLE", "version": "1"}'
+_THERE = '{"name": "first", "state": "READY", "version": "1"}'
 
 CALL_DEVIATIONS: dict[str, Deviation] = {
     # Regions
@@ -190,10 +192,8 @@ CALL_DEVIATIONS: dict[str, Deviation] = {
     "control-unload-parameter-dependents-number": _UNLOAD_BODY,
     "control-grpc-load-config-text-empty": _REASON,
     "control-load-name-long": _LONG,
-    "control-index-at-end": Deviation(
-        "A model that has no version to serve is in the index all the same, with the reason.",
-        instead=((_FIRST, f'{_FIRST}, {{"name": "no_version"}}'),),
-    ),
+    "control-index-at-end": Deviation(_UNSERVED, instead=((_GONE, f'{_GONE}, {{"name": "no_version"}}'),)),
+    "broken-index": Deviation(_UNSERVED, instead=((_THERE, f'{_THERE}, {{"name": "no_version"}}'),)),
     "control-grpc-load-name-dots": _PATH,
     "control-grpc-load-name-slash": _PATH,
     "control-grpc-load-name-absolute": _PATH,

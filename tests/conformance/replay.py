@@ -16,8 +16,9 @@ import numpy as np
 from . import servers
 from .cases import Case, HttpCase
 from .corpus import GROUPS
+from .corpus_options import RESTRICTIONS
 from .corpus_regions import KEY, STRINGS
-from .models import CONTROL_MODELS, MAIN_MODELS, write_repository
+from .models import CONTROL_MODELS, MAIN_MODELS, Model, write_repository
 from .models_ensembles import write_ensembles
 from .models_python_files import write_backends, write_control, write_main
 from .models_scheduling import write_scheduling
@@ -34,6 +35,11 @@ _CALLED = tuple(model for model in MAIN_MODELS if model.name.startswith("identit
 _FEW = tuple(model for model in MAIN_MODELS if model.name in (
     "identity_int32", "identity_bytes", "versions", "latest", "classify", "classify_int",
 ))  # fmt: skip
+def _two(*names: str) -> tuple[Model, ...]:
+    """Models for one of two repositories."""
+    return tuple(dataclasses.replace(CONTROL_MODELS[0], name=name) for name in names)
+
+
 # What `KEY` of a case stands for: files of a client's, that no other run uses.
 _REGIONS = f"conformance-{os.getpid()}"
 # What a server with the front door of a cloud is started with: variables, and options.
@@ -73,7 +79,7 @@ def starter(work: Path, variant: Variant) -> Start:
         return made[name]
 
     def repository(group: str) -> Path:
-        if group in ("control", "override"):
+        if group in ("control", "override", "broken"):
             return once(group, lambda root: write_repository(root, CONTROL_MODELS, form))
         if group == "python_life":
             return once(group, write_control)
@@ -83,7 +89,10 @@ def starter(work: Path, variant: Variant) -> Start:
             return once(group, write_scheduling)
         if group == "ensembles":
             return once(group, write_ensembles)
-        if group in ("regions", "routes", "calls", "sagemaker", "vertex_ai"):
+        if group == "namespaces":
+            once("namespaces-two", lambda root: write_repository(root, _two("first", "third"), form))
+            return once(group, lambda root: write_repository(root, _two("first", "second"), form))
+        if group in ("regions", "routes", "calls", "restricted", "sagemaker", "vertex_ai"):
             return once("few", lambda root: write_repository(root, _FEW, form))
         if group.startswith("python"):
             return once("python", lambda root: write_repository(write_main(root), _CALLED, "python"))
@@ -101,6 +110,13 @@ def starter(work: Path, variant: Variant) -> Start:
         if group == "python_life":
             backends = once("backends", lambda root: write_backends(root, oracle.backends if oracle else None))
             options.append(f"--backend-directory={backends}")
+        if group == "restricted":
+            options += RESTRICTIONS
+        if group == "broken":
+            options += ["--exit-on-error=false", "--strict-readiness=false"]
+        if group == "namespaces":
+            options += [f"--model-repository={made['namespaces-two']}", "--model-namespacing=true",
+                        "--model-control-mode=explicit", "--load-model=*"]  # fmt: skip
         variables, more = _CLOUDS.get(group, ({}, ()))
         options += more
         log = work / f"{form}-{group}.log"

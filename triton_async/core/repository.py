@@ -23,7 +23,7 @@ from triton_async.core.namespaces import Namespaces, There
 from triton_async.core.polling import Poller
 from triton_async.core.servable import Servable
 from triton_async.core.together import LoadsTogether
-from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable
+from triton_async.errors import InternalError, InvalidArg, NotFound, ServerError, Unavailable
 
 log = logging.getLogger("triton_async.core")
 
@@ -156,13 +156,16 @@ class ModelRepository:
     def explain(self, name: str, version: int) -> ServerError:
         """Why `name` (version -1: the latest) does not serve, in Triton's words and codes.
 
-        A name nobody knows is NOT_FOUND, as measured on the real server: its INVALID_ARG is for namespaces only.
+        A name nobody knows is NOT_FOUND, as measured on the real server: its INVALID_ARG is for namespaces only, where
+        what was unloaded is NOT_FOUND.
         """
         try:
             entry = self.models.get(self.namespaces.resolve(name))
         except InvalidArg as error:
             return error
         if entry is None and self.namespaces.enabled:
+            if any(known.name == name for known in self.models.values()):
+                return NotFound(f"Identifier of model '{name}' is not found in global map")
             return InvalidArg(f"Request for unknown model: '{name}' is not found")
         return not_served(name, version, None if entry is None else entry.shown_versions())
 
