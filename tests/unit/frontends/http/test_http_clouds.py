@@ -27,6 +27,7 @@ from triton_async.frontends.http import clouds, sagemaker, vertex_ai
 from triton_async.frontends.http.framing import Framing
 
 EXPLICIT = "--model-control-mode=explicit"
+LIMIT = 1 << 20
 VALUES = np.float32([1, 2, 3])
 TENSOR = {"name": "INPUT0", "datatype": "FP32", "shape": [3]}
 JSON = json.dumps({"inputs": [{**TENSOR, "data": VALUES.tolist()}]}).encode()
@@ -101,7 +102,7 @@ async def sagemaker_port(
     async with running(root, *options, **more) as server:
         settings = SageMaker(0, **({"default_model": "m"} | dict(config or {})))
         known = Archives(server.repository, str(archives))
-        listener = await clouds.start_sagemaker(server, settings, known, max_input_nbytes=1 << 20, gate=gate)
+        listener = await clouds.start_sagemaker(server, settings, known, max_input_nbytes=LIMIT, gate=gate)
         yield Port(listener.port, server)
         await listener.close(5)
 
@@ -110,7 +111,7 @@ async def sagemaker_port(
 async def vertex_port(root: Path, *options: str, default: str = "", gate: Gate = OPEN) -> AsyncIterator[Port]:
     async with running(root, *options) as server:
         config = VertexAi(0, "/predict", "/health", default)
-        listener = await clouds.start_vertex_ai(server, config, max_input_nbytes=1 << 20, gate=gate)
+        listener = await clouds.start_vertex_ai(server, config, max_input_nbytes=LIMIT, gate=gate)
         yield Port(listener.port, server)
         await listener.close(5)
 
@@ -151,6 +152,45 @@ def test_inference_in_json_and_in_binary(
             assert (await front.ask("GET", path)).status == 405
             for nowhere in ("/", "/v2", "/v2/health/live", f"{path}/", "/v2/models/m/infer"):
                 assert (await front.ask("POST", nowhere, JSON)).status == 400
+
+    run(test)
+
+
+@pytest.mark.parametrize(("port", "path", "headers"), [
+    (sagemaker_port, "/invocations", {}), (vertex_port, "/predict", {}),
+    (vertex_port, "/predict", {REDIRECT: "v2/models/m/infer"}),
+])  # fmt: skip
+def test_bodies_have_the_bounds_of_inference_at_every_door(
+    tmp_path: Path, port: Callable[..., Any], path: str, headers: dict[str, str]
+) -> None:
+    write_model(tmp_path, "m")
+
+    async def test() -> None:
+        async with port(tmp_path) as front:
+            assert (await front.ask("POST", path, JSON.ljust(LIMIT), **headers)).status == 200
+            refused = await front.ask("POST", path, JSON.ljust(LIMIT + 1), **headers)
+            assert refused.status == 400
+            assert f"exceeds the maximum allowed input size of {LIMIT} bytes" in refused.json["error"]
+            for depth, status in ((100, 200), (1100, 400)):
+                deep = JSON[:-1] + b',"x":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+                assert (await front.ask("POST", path, deep, **headers)).status == status
+
+    run(test)
+
+
+def test_loads_of_sagemaker_are_read_as_carefully_as_any_json(tmp_path: Path) -> None:
+    write_model(tmp_path, "m")
+
+    async def test() -> None:
+        async with sagemaker_port(tmp_path, EXPLICIT, "--load-model=m", archives=tmp_path) as front:
+            for depth, text in ((103, "'model_name' must be a text"), (104, "JSON nesting depth exceeds")):
+                body = b'{"model_name":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+                answer = await front.ask("POST", "/models", body)
+                assert answer.status == 400 and text in answer.json["error"], answer.body
+            for length, text in ((LIMIT, "are expected"), (LIMIT + 1, f"of {LIMIT + 1} bytes exceeds")):
+                answer = await front.ask("POST", "/models", b"[]".ljust(length))
+                assert answer.status == 400 and text in answer.json["error"], answer.body
+            assert (await front.ask("POST", "/invocations", JSON)).status == 200
 
     run(test)
 

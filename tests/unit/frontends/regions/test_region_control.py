@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import socket
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,22 @@ def test_control_paths(server: Server) -> None:
         500, {"error": "Unable to open shared memory region: '/none'"}
     )  # fmt: skip
     assert server.ask("systemsharedmemory/unregister", b"") == (200, None)
+
+
+@pytest.mark.parametrize("key", [
+    "triton_python_backend_shm_region_1", "//triton_python_backend_shm_region_1", "/a/b", "../a", "/", "",
+])  # fmt: skip
+def test_keys_that_are_not_a_client_s_are_refused(client: Client, tmp_path: Path, key: str) -> None:
+    file = Path("/dev/shm", f"region-{uuid.uuid4().hex}")
+    file.write_bytes(bytes(8))
+    try:
+        register = client.triton.register_system_shared_memory
+        status, text = client.refusal(register, "own", key, 8)
+        assert status == code(client, "INVALID_ARGUMENT") and "cannot register shared memory region 'own'" in text
+        register("own", f"/{file.name}", 8)
+        client.triton.unregister_system_shared_memory("own")
+    finally:
+        file.unlink()
 
 
 SYSTEM_BODY: dict[str, Any] = {"key": "/k", "byte_size": 8}
