@@ -41,6 +41,8 @@ GROUPS: dict[str, tuple[Case, ...]] = {
     "restricted": corpus_options.RESTRICTED,
     "broken": corpus_options.BROKEN,
     "namespaces": corpus_options.NAMESPACES,
+    "forwarded": corpus_options.FORWARDED,
+    "polled": corpus_options.POLLED,
     "sagemaker": corpus_clouds.SAGEMAKER,
     "vertex_ai": corpus_clouds.VERTEX_AI,
     "ensembles": corpus_ensembles.CASES,

@@ -4,6 +4,7 @@ in two repositories.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from .cases import Case, GrpcCase, Headers, HttpCase, In, get, infer, target
@@ -164,3 +165,74 @@ NAMESPACES: tuple[Case, ...] = (
     HttpCase("namespaces-first-after-unload", "GET", target("first", "ready"), pause=3.0),
     infer("namespaces-first-infer-after-unload", "first", [_ONE]),
 )
+
+# Headers that match become parameters of requests; `tell` says which it has.
+FORWARD = tuple(
+    f"--{protocol}-header-forward-pattern=(?i)^(my-|authorization|priority|timeout|sequence_|triton_|headers|binary_data_output)"
+    for protocol in ("http", "grpc")
+)
+_A = In("A", "FP32", [2], data=[0.5, 1.5])
+_SHOWN: dict[str, Headers] = {
+    "none": (),
+    "other": (("other", "x"), ("x-my-user", "x")),
+    "one": (("my-user", "u"),),
+    "two": (("my-user", "u"), ("my-group", "g"), ("other", "x")),
+    "empty": (("my-user", ""),),
+    "blanks": (("my-user", "a b"),),
+    "number": (("my-user", "5"),),
+    "long": (("my-user", "v" * 1000),),
+    "quotes": (("my-user", 'a"b\\c'),),
+    **{
+        f"reserved-{name.replace('_', '-')}": ((name, "1"),)
+        for name in ("priority", "timeout", "sequence_id", "sequence_start", "sequence_end", "triton_x", "headers",
+                     "binary_data_output")
+    },
+}  # fmt: skip
+_PARAMETERS: dict[str, Any] = {"my-user": "of the body", "other": 1}
+_CONTENTS = tensor("A", "FP32", [2], {"fp32_contents": [0.5, 1.5]})
+_ASKED = json.dumps({"inputs": [_A.header()]}).encode()
+_TELL = message("tell", [_CONTENTS])
+
+FORWARDED: tuple[Case, ...] = (
+    *(infer(f"forwarded-{name}", "tell", [_A], headers=headers) for name, headers in _SHOWN.items()),
+    infer("forwarded-upper-case", "tell", [_A], headers=(("MY-USER", "U"),)),
+    *(
+        HttpCase(f"forwarded-known-{name}", "POST", target("tell") + query, ((header, "x y"),), _ASKED)
+        for header in ("authorization", "Authorization", "AUTHORIZATION")
+        for name, query in ((header, ""), (f"{header}-query", "?x=1"))
+    ),
+    infer("forwarded-not-ascii", "tell", [_A], headers=(("my-user", "grüße"),)),
+    infer("forwarded-and-body", "tell", [_A], headers=(("my-user", "u"),), parameters=_PARAMETERS),
+    infer("forwarded-body-alone", "tell", [_A], parameters=_PARAMETERS),
+    *(
+        HttpCase(f"forwarded-{name}", "POST", target("tell", "generate"), headers, b'{"A":[0.5,1.5]}')
+        for name, headers in (("generate", (("my-user", "u"),)), ("generate-reserved", (("priority", "1"),)))
+    ),
+    *(
+        GrpcCase(f"forwarded-grpc-{name}", "ModelInfer", (_TELL,), metadata)
+        for name, metadata in _SHOWN.items()
+    ),
+    GrpcCase("forwarded-grpc-and-body", "ModelInfer",
+             ({**_TELL, "parameters": {"my-user": {"string_param": "of the body"}}},), (("my-user", "u"),)),
+    GrpcCase("forwarded-grpc-stream", "ModelStreamInfer", ({**_TELL, "id": "a"}, {**_TELL, "id": "b"}),
+             (("my-user", "u"),)),
+    GrpcCase("forwarded-grpc-stream-reserved", "ModelStreamInfer", ({**_TELL, "id": "a"},), (("priority", "1"),)),
+)  # fmt: skip
+
+# A server that follows its repository takes no orders.
+POLLED: tuple[Case, ...] = (
+    *(
+        case
+        for verb, rpc in (("load", "RepositoryModelLoad"), ("unload", "RepositoryModelUnload"))
+        for model in ("versions", "nobody")
+        for case in (
+            HttpCase(f"polled-{verb}-{model}", "POST", f"/v2/repository/models/{model}/{verb}", (), b""),
+            HttpCase(f"polled-{verb}-{model}-body", "POST", f"/v2/repository/models/{model}/{verb}", (),
+                     b'{"parameters":{"config":"{}"}}'),
+            _grpc(f"polled-grpc-{verb}-{model}", rpc, {"model_name": model}),
+        )
+    ),
+    HttpCase("polled-index", "POST", "/v2/repository/index", (), b""),
+    _grpc("polled-grpc-index", "RepositoryIndex", {}),
+    get("polled-ready", "/v2/health/ready"),
+)  # fmt: skip

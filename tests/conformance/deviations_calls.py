@@ -105,6 +105,14 @@ _SIZE = Deviation(
     "Unable to parse json-header-size, got: x?",
 )
 _CODED = Deviation("The real server does not look whether a body of these calls is compressed.", (200, 501))
+_RESERVED = Deviation(
+    "(release 2.73) Headers with the names of the protocol's own parameters are refused.",
+    (400, "INVALID_ARGUMENT"),
+    r"Header '\w+' is reserved for Triton usage and cannot be forwarded\.",
+)
+_RESERVED_ON_STREAM = Deviation(_RESERVED.why, ("OK",))
+_GENERATED = Deviation("The real server forwards no headers of generate calls.", (200, 400))
+_ONCE = Deviation("The real server gives a parameter of body and header twice; the header's counts.", (200, "OK"), "")
 _UNSERVED = "A model that has no version to serve is in the index all the same, with the reason."
 _GONE = '{"name": "first", "reason": "unloaded", "state": "UNAVAILABLE", "version": "1"}'
 _THERE = '{"name": "first", "state": "READY", "version": "1"}'
@@ -188,6 +196,20 @@ CALL_DEVIATIONS: dict[str, Deviation] = {
             ("binary-size-text", _SIZE), ("binary-size-empty", _SIZE), ("gzip", _CODED), ("encoding-unknown", _CODED),
         )
     },
+    # Headers that become parameters
+    **{
+        f"forwarded-{protocol}reserved-{name}": _RESERVED
+        for protocol in ("", "grpc-")
+        for name in ("priority", "timeout", "sequence-id", "sequence-start", "sequence-end", "triton-x", "headers",
+                     "binary-data-output")
+    },
+    "forwarded-grpc-stream-reserved": _RESERVED_ON_STREAM,
+    "forwarded-generate": _GENERATED,
+    "forwarded-generate-reserved": _GENERATED,
+    "forwarded-empty": Deviation("The real server makes a blank of an empty value.", (200,), ""),
+    "forwarded-and-body": _ONCE,
+    "forwarded-grpc-and-body": _ONCE,
+    "forwarded-grpc-two": Deviation("The real server puts metadata in the order of its names.", ("OK",), ""),
     # Model control
     "control-unload-parameter-dependents-number": _UNLOAD_BODY,
     "control-grpc-load-config-text-empty": _REASON,

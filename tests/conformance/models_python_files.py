@@ -175,6 +175,12 @@ def write_main(root: Path) -> Path:
     return root
 
 
+def write_one(root: Path, name: str) -> Path:
+    """One model of it alone; returns `root`."""
+    _write(root, name, MAIN[name], FILES / name / "1")
+    return root
+
+
 def write_control(root: Path) -> Path:
     """The repository of explicit mode; returns `root`."""
     for name, config in CONTROL.items():

@@ -16,11 +16,11 @@ import numpy as np
 from . import servers
 from .cases import Case, HttpCase
 from .corpus import GROUPS
-from .corpus_options import RESTRICTIONS
+from .corpus_options import FORWARD, RESTRICTIONS
 from .corpus_regions import KEY, STRINGS
 from .models import CONTROL_MODELS, MAIN_MODELS, Model, write_repository
 from .models_ensembles import write_ensembles
-from .models_python_files import write_backends, write_control, write_main
+from .models_python_files import write_backends, write_control, write_main, write_one
 from .models_scheduling import write_scheduling
 from .models_sequences import write_sequences
 from .normalise import normalise
@@ -89,10 +89,12 @@ def starter(work: Path, variant: Variant) -> Start:
             return once(group, write_scheduling)
         if group == "ensembles":
             return once(group, write_ensembles)
+        if group == "forwarded":
+            return once(group, lambda root: write_one(root, "tell"))
         if group == "namespaces":
             once("namespaces-two", lambda root: write_repository(root, _two("first", "third"), form))
             return once(group, lambda root: write_repository(root, _two("first", "second"), form))
-        if group in ("regions", "routes", "calls", "restricted", "sagemaker", "vertex_ai"):
+        if group in ("regions", "routes", "calls", "restricted", "polled", "sagemaker", "vertex_ai"):
             return once("few", lambda root: write_repository(root, _FEW, form))
         if group.startswith("python"):
             return once("python", lambda root: write_repository(write_main(root), _CALLED, "python"))
@@ -112,6 +114,10 @@ def starter(work: Path, variant: Variant) -> Start:
             options.append(f"--backend-directory={backends}")
         if group == "restricted":
             options += RESTRICTIONS
+        if group == "forwarded":
+            options += FORWARD
+        if group == "polled":
+            options += ["--model-control-mode=poll", "--repository-poll-secs=1"]
         if group == "broken":
             options += ["--exit-on-error=false", "--strict-readiness=false"]
         if group == "namespaces":

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from triton_async.errors import InvalidArg
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
+
+
+def sent_headers(request: web.BaseRequest) -> list[tuple[str, str]]:
+    """As the client wrote their names: of some, aiohttp's own have another case."""
+    return [(name.decode("latin-1"), value.decode("utf-8", "surrogateescape")) for name, value in request.raw_headers]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from triton_async.frontends.entry import forward, forwarded_of
 from triton_async.frontends.http import replies
 from triton_async.frontends.http.body import Receiving, read_body
 from triton_async.frontends.http.compression import request_encoding
+from triton_async.frontends.http.framing import sent_headers
 from triton_async.frontends.http.generation import Generation
 from triton_async.frontends.http.infer import json_limit
 from triton_async.frontends.http.status import http_status
@@ -52,7 +53,7 @@ async def generate(
     try:
         request[replies.REQUEST_ID] = inference.id
         if forwarded is not None:
-            forward(inference, forwarded_of(request.headers.items(), forwarded))
+            forward(inference, forwarded_of(sent_headers(request), forwarded))
         if server.reads_context:
             inference.trace_parent = list(request.headers.items())
         generation.submit(inference)

@@ -14,7 +14,7 @@ from triton_async.frontends.entry import forward, forwarded_of
 from triton_async.frontends.http import replies
 from triton_async.frontends.http.body import Receiving, read_body
 from triton_async.frontends.http.compression import decompress, deflate, request_encoding
-from triton_async.frontends.http.framing import HEADER_LENGTH, TRITON, Framing
+from triton_async.frontends.http.framing import HEADER_LENGTH, TRITON, Framing, sent_headers
 from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse
 from triton_async.infer.signature import ModelSignature
@@ -131,7 +131,7 @@ async def infer(
             await asyncio.to_thread(signature.validated, inference)
     request[replies.REQUEST_ID] = inference.id
     if forwarded is not None:
-        forward(inference, forwarded_of(headers.items(), forwarded))
+        forward(inference, forwarded_of(sent_headers(request), forwarded))
     if server.reads_context:
         inference.trace_parent = list(headers.items())
     answer = await server.infer(inference)
