@@ -2,11 +2,11 @@
 
 import heapq
 import logging
-import os
 
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t, uint32_t
+from posix.unistd cimport close
 
 from triton_async.core.wakeup cimport (
     ta_events_close,
@@ -114,9 +114,11 @@ cdef class Reactor:
             Py_DECREF(<object>message.owner)  # the reference that came up with it
             message = next
         ta_events_close(&self.events)
-        for fd in (self.timer_fd, self.watch_fd):
-            if fd >= 0:
-                os.close(fd)
+        # Not by the module `os`, which may be gone: the last reactor may go with the interpreter.
+        if self.timer_fd >= 0:
+            close(self.timer_fd)
+        if self.watch_fd >= 0:
+            close(self.watch_fd)
 
     def __init__(self, Clock clock=None):
         self.clock = Clock() if clock is None else clock

@@ -52,12 +52,20 @@ class LoopThread:
         if threading.current_thread() is self._thread:
             work.close()
             raise RuntimeError("the server's own thread would wait for itself")
+        if self.over:
+            work.close()
+            raise Unavailable("Server exiting")
         future = asyncio.run_coroutine_threadsafe(work, self.loop)
         try:
             return future.result(timeout_s)
         except BaseException:
             future.cancel()
             raise
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing runs there any more."""
+        return self._left or self.loop.is_closed()
 
     def stop(self) -> None:
         """Ends the thread."""
@@ -134,7 +142,7 @@ class SyncServer:
         """See Server.stop. Idempotent."""
         with self._starting:
             thread = self._thread
-            if thread is None or thread.loop.is_closed():
+            if thread is None or thread.over:
                 return
             try:
                 thread.run(self._server.stop())
@@ -154,9 +162,9 @@ class SyncServer:
         the server is not there.
         """
         thread = self._thread
-        if thread is None or thread.loop.is_closed():
+        if thread is None:
             work.close()
-            raise Unavailable("Server not ready" if thread is None else "Server exiting")
+            raise Unavailable("Server not ready")
         return thread.run(work, timeout_s)
 
     @property
@@ -182,6 +190,8 @@ class SyncServer:
         """
         request = make_request(model, inputs, **arguments)
         core = self._server.core
+        if self._thread is not None and self._thread.over:
+            raise Unavailable("Server exiting")
         check_one_response(core, request)
         if has_many_strings(request):
             core.signature(request.model_name, request.model_version).validate(request)
@@ -212,7 +222,7 @@ class SyncServer:
     def ready(self, model: str = "", version: int = -1) -> bool:
         """See Server.ready."""
         thread = self._thread
-        if thread is None or thread.loop.is_closed():
+        if thread is None or thread.over:
             return False
         return self.run(self._server.ready(model, version))
 
@@ -242,6 +252,7 @@ _running: weakref.WeakSet[LoopThread] = weakref.WeakSet()
 
 
 @atexit.register
-def _end_all() -> None:
+def leave_all() -> None:
+    """Servers that were not stopped end here, as the process does."""
     for thread in list(_running):
         thread.leave()

@@ -108,3 +108,22 @@ def test_a_server_that_is_forgotten_does_not_keep_its_process(repository: Path) 
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=100)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[3.]\n", "")
+
+
+def test_a_server_that_is_stopped_while_the_interpreter_ends_is_over_already(repository: Path) -> None:
+    program = (
+        "import atexit\n"
+        "def end():\n"
+        "    server.stop()\n"
+        "    try:\n"
+        "        server.infer('same', {'IN': numpy.float32([3])})\n"
+        "    except triton_async.errors.Unavailable as error:\n"
+        "        print(error.message, server.ready())\n"
+        "atexit.register(end)\n"  # behind the server's own end
+        "import triton_async, numpy\n"
+        f"server = triton_async.SyncServer(model_repository={str(repository)!r}, model_control_mode='explicit',\n"
+        "    load_model=['same'])\n"
+        "server.start()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Server exiting False\n", "")

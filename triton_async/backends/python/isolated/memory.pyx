@@ -6,6 +6,7 @@ import mmap
 import os
 
 from libc.stdint cimport uintptr_t
+from posix.unistd cimport close as close_file
 
 # fcntl(2); Python knows them all only from 3.9 on.
 cdef int F_ADD_SEALS = 1033
@@ -68,7 +69,7 @@ cdef class SharedMemory:
 
     def __dealloc__(self):
         if self.fd >= 0:
-            os.close(self.fd)
+            close_file(self.fd)  # `os` may be gone with the interpreter
         if self.base != NULL and self.arena is None:
             munmap(self.base, self.nbytes)
 
