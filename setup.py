@@ -78,6 +78,7 @@ C_API_SOURCES = [
     "cache.c",
     "inner_server.c",
     "interpreter.c",
+    "log.c",
     "metrics.c",
     "options.c",
     "repository_agent.c",

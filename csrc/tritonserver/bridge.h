@@ -15,7 +15,11 @@ typedef struct ta_process_calls {
  * Any thread, without the GIL. */
 void ta_register_process(const ta_process_calls *calls);
 
-/* Which levels are logged: bit TRITONSERVER_LogLevel. Until it is called none is. Any thread. */
+/* Which levels are logged: bit TRITONSERVER_LogLevel. Any thread. */
 void ta_set_log_levels(uint32_t levels);
+
+/* Hands a line, one that is wanted, to the callback that the program has for lines of the log; false: it has none. Any
+ * thread, without the GIL. */
+bool ta_call_back_log(int32_t level, const char *file, int32_t line, uint64_t unix_us, const char *text);
 
 #endif

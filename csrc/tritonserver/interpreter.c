@@ -59,6 +59,92 @@ static bool find_all(void *library) {
     return true;
 }
 
+/* Looked up each time: another thread may be filling the table. */
+void *ta_pause_python(void) {
+    int (*is_initialized)(void);
+    void *(*own_state)(void), *(*state_with_gil)(void), *(*save_thread)(void);
+    *(void **)&is_initialized = dlsym(RTLD_DEFAULT, "Py_IsInitialized");
+    *(void **)&own_state = dlsym(RTLD_DEFAULT, "PyGILState_GetThisThreadState");
+    *(void **)&save_thread = dlsym(RTLD_DEFAULT, "PyEval_SaveThread");
+    *(void **)&state_with_gil = dlsym(RTLD_DEFAULT, "PyThreadState_GetUnchecked");
+    if (state_with_gil == NULL) /* before 3.13 */
+        *(void **)&state_with_gil = dlsym(RTLD_DEFAULT, "_PyThreadState_UncheckedGet");
+    if (is_initialized == NULL || own_state == NULL || state_with_gil == NULL || save_thread == NULL ||
+        !is_initialized())
+        return NULL;
+    void *state = own_state();
+    return state != NULL && state == state_with_gil() ? save_thread() : NULL;
+}
+
+void ta_resume_python(void *paused) {
+    void (*restore_thread)(void *state);
+    if (paused == NULL)
+        return;
+    *(void **)&restore_thread = dlsym(RTLD_DEFAULT, "PyEval_RestoreThread");
+    restore_thread(paused);
+}
+
+/* -- Threads that are not Python's, and that ask often */
+
+/* What a thread has of Python to its end. */
+typedef struct kept {
+    struct kept *next; /* behind its thread's end */
+    void *state;
+} kept;
+
+static struct {
+    void *(*own_state)(void);
+    int (*ensure)(void);
+    void *(*save_thread)(void);
+    void (*clear)(void *state);
+    void (*delete)(void *state);
+} threads;
+static pthread_once_t threads_once = PTHREAD_ONCE_INIT;
+static pthread_key_t kept_key;
+static _Thread_local bool attached;
+static _Atomic(kept *) left; /* by threads that have ended: who has the GIL next frees it */
+
+/* At the end of a thread, which must not wait for the GIL: whoever has it may be waiting for the thread. */
+static void detach(void *mine) {
+    kept *one = mine;
+    one->next = atomic_load(&left);
+    while (!atomic_compare_exchange_weak(&left, &one->next, one))
+        ;
+}
+
+static void find_threads(void) {
+    *(void **)&threads.own_state = dlsym(RTLD_DEFAULT, "PyGILState_GetThisThreadState");
+    *(void **)&threads.ensure = dlsym(RTLD_DEFAULT, "PyGILState_Ensure");
+    *(void **)&threads.save_thread = dlsym(RTLD_DEFAULT, "PyEval_SaveThread");
+    *(void **)&threads.clear = dlsym(RTLD_DEFAULT, "PyThreadState_Clear");
+    *(void **)&threads.delete = dlsym(RTLD_DEFAULT, "PyThreadState_Delete");
+    if (threads.own_state == NULL || threads.ensure == NULL || threads.save_thread == NULL || threads.clear == NULL ||
+        threads.delete == NULL || pthread_key_create(&kept_key, detach) != 0)
+        threads.own_state = NULL;
+}
+
+void ta_attach_thread(void) {
+    if (attached)
+        return;
+    attached = true;
+    pthread_once(&threads_once, find_threads);
+    if (threads.own_state == NULL || threads.own_state() != NULL)
+        return;
+    kept *mine = calloc(1, sizeof(*mine));
+    if (mine == NULL || pthread_setspecific(kept_key, mine) != 0) {
+        free(mine);
+        return;
+    }
+    threads.ensure();
+    for (kept *one = atomic_exchange(&left, NULL), *next; one != NULL; one = next) {
+        next = one->next;
+        threads.clear(one->state);
+        threads.delete(one->state);
+        free(one);
+    }
+    mine->state = threads.save_thread();
+}
+
 /* The folder that the package `triton_async` lies in: this library is triton_async/lib/libtritonserver.so there. */
 static bool package_folder(char *folder) {
     Dl_info info;

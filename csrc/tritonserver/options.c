@@ -103,9 +103,6 @@ TRUTH(ExitOnError, "exit-on-error", )
 TRUTH(StrictReadiness, "strict-readiness", )
 TRUTH(ModelNamespacing, "model-namespacing", )
 TRUTH(EnablePeerAccess, "enable-peer-access", const)
-TRUTH(LogInfo, "log-info", )
-TRUTH(LogWarn, "log-warning", )
-TRUTH(LogError, "log-error", )
 TRUTH(GpuMetrics, "allow-gpu-metrics", )
 TRUTH(CpuMetrics, "allow-cpu-metrics", )
 NUMBER(PinnedMemoryPoolByteSize, "pinned-memory-pool-byte-size", uint64_t)
@@ -207,15 +204,37 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_ServerOptionsSetModelLoadDeviceLimit(
     return add(options, "--model-load-gpu-limit=%d:%.6f", device_id, fraction);
 }
 
+/* Without options it is said of the servers that are there, at once: so front-ends change the log of a running one. */
+static TRITONSERVER_Error *set_log(TRITONSERVER_ServerOptions *options, const char *name, const char *value) {
+    if (options != NULL)
+        return add(options, "--%s=%s", name, value);
+    if (!ta_has_servers())
+        return ta_null("options");
+    ta_text texts[] = {{name, strlen(name)}, {value, strlen(value)}};
+    return ta_control->call(0, "log", texts, 2, NULL);
+}
+
+#define LOGGED(Name, option)                                                             \
+    EXPORT TRITONSERVER_Error *TRITONSERVER_ServerOptionsSetLog##Name(                   \
+        TRITONSERVER_ServerOptions *options, bool log) {                                 \
+        return set_log(options, option, log ? "true" : "false");                         \
+    }
+
+LOGGED(Info, "log-info")
+LOGGED(Warn, "log-warning")
+LOGGED(Error, "log-error")
+
 EXPORT TRITONSERVER_Error *TRITONSERVER_ServerOptionsSetLogFormat(
     TRITONSERVER_ServerOptions *options, const TRITONSERVER_LogFormat format) {
     if ((unsigned)format > TRITONSERVER_LOG_ISO8601)
         return ta_error(TRITONSERVER_ERROR_INVALID_ARG, "unknown log format '%d'", (int)format);
-    return add(options, "--log-format=%s", format == TRITONSERVER_LOG_DEFAULT ? "default" : "ISO8601");
+    return set_log(options, "log-format", format == TRITONSERVER_LOG_DEFAULT ? "default" : "ISO8601");
 }
 
 EXPORT TRITONSERVER_Error *TRITONSERVER_ServerOptionsSetLogVerbose(TRITONSERVER_ServerOptions *options, int level) {
-    return add(options, "--log-verbose=%d", level < 0 ? 0 : level);
+    char number[16];
+    snprintf(number, sizeof(number), "%d", level < 0 ? 0 : level);
+    return set_log(options, "log-verbose", number);
 }
 
 EXPORT TRITONSERVER_Error *TRITONSERVER_ServerOptionsSetMetrics(TRITONSERVER_ServerOptions *options, bool metrics) {
@@ -246,12 +265,4 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_ServerOptionsSetHostPolicy(
     NEEDS(setting);
     NEEDS(value);
     return add(options, "--host-policy=%s,%s=%s", policy_name, setting, value);
-}
-
-/* Of newer releases, whose Python binding asks for it when it is loaded; a NULL callback is what there is without it. */
-EXPORT TRITONSERVER_Error *TRITONSERVER_ServerOptionsSetLogCallback(
-    TRITONSERVER_ServerOptions *options, void (*callback)(void), void *userp) {
-    NEEDS(options);
-    (void)userp;
-    return callback == NULL ? NULL : refuse(options, "a callback for lines of the log");
 }

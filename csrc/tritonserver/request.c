@@ -174,6 +174,7 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_InferenceRequestCancel(REQUEST) {
         return NULL;
     atomic_store(&inference_request->cancelled, true);
     TRITONSERVER_Server *server = inference_request->server;
+    TRY(ta_known(server));
     server->infer->cancel(server->desk, inference_request->serial);
     return NULL;
 }

@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define RESPONSE TRITONSERVER_InferenceResponse *inference_response
 
@@ -217,7 +218,10 @@ static void answer_all(TRITONSERVER_Server *server, ta_answer *answer) {
         } else if (answer->kind == TA_ANSWER_RELEASE) {
             hand_back((TRITONSERVER_InferenceRequest *)answer);
         } else {
-            ta_trace_end((TRITONSERVER_InferenceTrace *)answer);
+            TRITONSERVER_InferenceTrace *trace = (TRITONSERVER_InferenceTrace *)answer;
+            if (trace->keeper != NULL)
+                owners[count++] = trace->keeper;
+            ta_trace_end(trace);
         }
         answer = next;
         if (count == OWNERS || (count != 0 && answer == NULL)) {
@@ -229,6 +233,7 @@ static void answer_all(TRITONSERVER_Server *server, ta_answer *answer) {
 
 static void *answer_main(void *argument) {
     TRITONSERVER_Server *server = argument;
+    ta_attach_thread(); /* it gives back what was handed out, again and again */
     pthread_mutex_lock(&server->lock);
     for (;;) {
         ta_answer *first = server->first;
@@ -269,12 +274,28 @@ void ta_answers_stop(TRITONSERVER_Server *server) {
     bool running = server->running;
     pthread_cond_signal(&server->more);
     pthread_mutex_unlock(&server->lock);
+    /* Its callbacks may be Python's. */
+    void *paused = running ? ta_pause_python() : NULL;
     if (running)
         pthread_join(server->thread, NULL);
+    ta_resume_python(paused);
     if (atomic_load(&server->stuck))
         return;
     pthread_mutex_destroy(&server->lock);
     pthread_cond_destroy(&server->more);
+}
+
+void ta_answers_leave(TRITONSERVER_Server *server) {
+    pthread_mutex_lock(&server->lock);
+    bool running = server->running && !server->ending;
+    server->ending = true;
+    pthread_cond_signal(&server->more);
+    pthread_mutex_unlock(&server->lock);
+    struct timespec end;
+    clock_gettime(CLOCK_REALTIME, &end);
+    end.tv_sec++;
+    if (running)
+        pthread_timedjoin_np(server->thread, NULL, &end);
 }
 
 void ta_answers_put(TRITONSERVER_Server *server, ta_answer *answer) {
@@ -425,8 +446,25 @@ name_trace(TRITONSERVER_InferenceTrace *trace, const char *model, int64_t versio
     trace->model_version = version;
 }
 
+static void note_tensor(
+    TRITONSERVER_InferenceTrace *trace, const ta_traced_tensor *tensor, const char *name, const int64_t *shape) {
+    if (!ta_room(&trace->tensors, &trace->tensors_room, trace->n_tensors, sizeof(*tensor)))
+        return;
+    ta_traced_tensor *noted = &trace->tensors[trace->n_tensors];
+    *noted = *tensor;
+    noted->name = strdup(name);
+    noted->shape = malloc((tensor->dim_count + 1) * sizeof(int64_t));
+    if (noted->name == NULL || noted->shape == NULL) {
+        free(noted->name);
+        free(noted->shape);
+        return;
+    }
+    memcpy(noted->shape, shape, tensor->dim_count * sizeof(int64_t));
+    trace->n_tensors++;
+}
+
 EXPORT const ta_library *ta_library_calls(void) {
-    static const ta_library CALLS = {error_of,      new_response, add_output, add_parameter,
-                                     ta_answers_put, note,        name_trace};
+    static const ta_library CALLS = {error_of,       new_response, add_output, add_parameter,
+                                     ta_answers_put, note,         name_trace, note_tensor};
     return &CALLS;
 }

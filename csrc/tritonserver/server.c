@@ -22,6 +22,7 @@ EXPORT void ta_register_infer(const ta_infer_calls *calls) {
 /* All that are there: a pointer of a caller is looked for in it. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static TRITONSERVER_Server *servers;
+static _Atomic bool python_ended;
 
 TRITONSERVER_Error *ta_known(TRITONSERVER_Server *server) {
     NEEDS(server);
@@ -30,7 +31,18 @@ TRITONSERVER_Error *ta_known(TRITONSERVER_Server *server) {
     for (TRITONSERVER_Server *one = servers; one != NULL; one = one->next)
         known = known || one == server;
     pthread_mutex_unlock(&lock);
-    return known ? NULL : ta_error(TRITONSERVER_ERROR_INVALID_ARG, "the server is none, or was deleted before");
+    if (!known)
+        return ta_error(TRITONSERVER_ERROR_INVALID_ARG, "the server is none, or was deleted before");
+    return atomic_load(&python_ended) ? ta_error(TRITONSERVER_ERROR_UNAVAILABLE, "the process is ending") : NULL;
+}
+
+bool ta_has_servers(void) {
+    bool any = false;
+    pthread_mutex_lock(&lock);
+    for (TRITONSERVER_Server *one = servers; one != NULL; one = one->next)
+        any = any || !one->inner;
+    pthread_mutex_unlock(&lock);
+    return any && !atomic_load(&python_ended);
 }
 
 void ta_enlist(TRITONSERVER_Server *server) {
@@ -50,6 +62,16 @@ void ta_forget(TRITONSERVER_Server *server) {
     pthread_mutex_unlock(&lock);
 }
 
+EXPORT void ta_end_python(void) {
+    atomic_store(&python_ended, true);
+    /* From here on none is freed. */
+    pthread_mutex_lock(&lock);
+    TRITONSERVER_Server *first = servers;
+    pthread_mutex_unlock(&lock);
+    for (TRITONSERVER_Server *one = first; one != NULL; one = one->next)
+        ta_answers_leave(one);
+}
+
 /* -- Life */
 
 EXPORT TRITONSERVER_Error *TRITONSERVER_ServerNew(
@@ -58,6 +80,8 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_ServerNew(
     uint64_t count;
     NEEDS(server);
     TRY(ta_options_texts(options, &texts, &count));
+    if (atomic_load(&python_ended))
+        return ta_error(TRITONSERVER_ERROR_UNAVAILABLE, "the process is ending");
     TRY(ta_start_python());
     TRITONSERVER_Message *answer = NULL;
     TRITONSERVER_Server *made = calloc(1, sizeof(*made));
@@ -96,6 +120,8 @@ static TRITONSERVER_Error *check_end(TRITONSERVER_Server *server, const char *wh
 }
 
 EXPORT TRITONSERVER_Error *TRITONSERVER_ServerStop(SERVER) {
+    if (atomic_load(&python_ended))
+        return NULL;
     TRY(check_end(server, "stop"));
     if (atomic_load(&server->stopped))
         return NULL;
@@ -105,6 +131,8 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_ServerStop(SERVER) {
 }
 
 EXPORT TRITONSERVER_Error *TRITONSERVER_ServerDelete(SERVER) {
+    if (atomic_load(&python_ended))
+        return NULL;
     TRY(check_end(server, "delete"));
     TRY(TRITONSERVER_ServerStop(server));
     ta_forget(server);
@@ -302,6 +330,7 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_ServerInferAsync(
     if (atomic_exchange(&request->in_flight, true))
         return ta_error(TRITONSERVER_ERROR_INVALID_ARG, "the request is on its way already");
     atomic_store(&request->cancelled, false);
+    ta_attach_thread();
     TRITONSERVER_Error *error = ta_answers_ready(server);
     if (error == NULL)
         error = server->infer->infer(server->desk, request, trace);

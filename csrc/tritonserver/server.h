@@ -103,6 +103,18 @@ struct TRITONSERVER_InferenceResponse {
     size_t n_labels, labels_room;
 };
 
+typedef struct ta_traced_tensor {
+    TRITONSERVER_InferenceTraceActivity activity;
+    TRITONSERVER_DataType datatype;
+    char *name;
+    int64_t *shape;
+    uint64_t dim_count;
+    const void *base;
+    size_t nbytes;
+    TRITONSERVER_MemoryType memory_type;
+    int64_t memory_type_id;
+} ta_traced_tensor;
+
 struct TRITONSERVER_InferenceTrace {
     ta_answer answer;
     uint64_t id, parent_id;
@@ -120,6 +132,9 @@ struct TRITONSERVER_InferenceTrace {
         TRITONSERVER_InferenceTraceActivity activity;
         uint64_t ns;
     } *events;
+    size_t n_tensors, tensors_room;
+    ta_traced_tensor *tensors;
+    void *keeper; /* what keeps the tensors' bytes: a reference to give back behind the trace's end */
 };
 
 /* A server as a program has it, or as a backend's model sees the one that it lives in (inner_server.c). */
@@ -163,6 +178,10 @@ typedef struct ta_infer_calls {
 void ta_register_control(const ta_control_calls *calls);
 void ta_register_infer(const ta_infer_calls *calls);
 
+/* Python is about to end, and nothing of it is called any more: threads of callbacks are ended, calls of servers are
+ * errors, and whoever ends one has done so. Without the GIL. */
+void ta_end_python(void);
+
 /* Of servers that programs make. */
 extern const ta_control_calls *ta_control;
 extern const ta_infer_calls *ta_infer;
@@ -182,6 +201,9 @@ typedef struct ta_library {
     void (*put)(TRITONSERVER_Server *server, ta_answer *answer);
     void (*note)(TRITONSERVER_InferenceTrace *trace, int32_t activity, uint64_t ns);
     void (*name_trace)(TRITONSERVER_InferenceTrace *trace, const char *model, int64_t version, const char *request_id);
+    /* The rest of `tensor` but for its name and shape is filled; these are copied. */
+    void (*note_tensor)(
+        TRITONSERVER_InferenceTrace *trace, const ta_traced_tensor *tensor, const char *name, const int64_t *shape);
 } ta_library;
 
 const ta_library *ta_library_calls(void);
@@ -203,8 +225,16 @@ TRITONSERVER_Error *ta_no_memory(void);
 bool ta_room(void *array, size_t *room, size_t count, size_t nbytes);
 /* Has Python running and the server's modules in it. */
 TRITONSERVER_Error *ta_start_python(void);
+/* Lets go of the GIL for a wait, if the caller has it: what `ta_resume_python` wants then, else NULL. */
+void *ta_pause_python(void);
+void ta_resume_python(void *paused);
+/* A thread that calls into Python keeps its state there from the first time on, to its end: to make one takes as long as a
+ * call. Python is there. */
+void ta_attach_thread(void);
 /* Whether the server is one that was made and not deleted. */
 TRITONSERVER_Error *ta_known(TRITONSERVER_Server *server);
+/* Whether there is a server that a program has made. */
+bool ta_has_servers(void);
 void ta_enlist(TRITONSERVER_Server *server);
 void ta_forget(TRITONSERVER_Server *server);
 TRITONSERVER_Error *ta_options_texts(const TRITONSERVER_ServerOptions *options, const ta_text **texts, uint64_t *count);
@@ -213,6 +243,8 @@ void ta_answers_prepare(TRITONSERVER_Server *server);
 /* Starts it, the first time. */
 TRITONSERVER_Error *ta_answers_ready(TRITONSERVER_Server *server);
 void ta_answers_stop(TRITONSERVER_Server *server);
+/* Ends the thread, if that is not in a callback for long, and keeps the rest. */
+void ta_answers_leave(TRITONSERVER_Server *server);
 void ta_answers_put(TRITONSERVER_Server *server, ta_answer *answer);
 void ta_answer_free(TRITONSERVER_InferenceResponse *response);
 /* Tells of the trace what was noted and gives it to its owner. Behind it nothing of it is looked at. */

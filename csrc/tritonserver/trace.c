@@ -12,7 +12,8 @@ static _Atomic uint64_t last; /* identifier that was given out */
 
 static TRITONSERVER_Error *new_trace(
     TRITONSERVER_InferenceTrace **trace, TRITONSERVER_InferenceTraceLevel level, uint64_t parent_id,
-    TRITONSERVER_InferenceTraceActivityFn_t activity_fn, TRITONSERVER_InferenceTraceTensorActivityFn_t tensor_fn,
+    TRITONSERVER_InferenceTraceActivityFn_t activity_fn,
+    TRITONSERVER_InferenceTraceTensorActivityFn_t tensor_activity_fn,
     TRITONSERVER_InferenceTraceReleaseFn_t release_fn, void *userp) {
     NEEDS(trace);
     NEEDS(release_fn);
@@ -22,8 +23,7 @@ static TRITONSERVER_Error *new_trace(
     if (level & TRITONSERVER_TRACE_LEVEL_TIMESTAMPS)
         NEEDS(activity_fn);
     if (level & TRITONSERVER_TRACE_LEVEL_TENSORS)
-        return ta_error(
-            TRITONSERVER_ERROR_UNSUPPORTED, "traces of tensors through the C API are not supported by this server");
+        NEEDS(tensor_activity_fn);
     TRITONSERVER_InferenceTrace *made = calloc(1, sizeof(*made));
     OUT_OF_MEMORY_IF(made == NULL);
     made->answer.kind = TA_ANSWER_TRACE;
@@ -31,7 +31,7 @@ static TRITONSERVER_Error *new_trace(
     made->parent_id = parent_id;
     made->level = level;
     made->activity = activity_fn;
-    made->tensor_activity = tensor_fn;
+    made->tensor_activity = tensor_activity_fn;
     made->release = release_fn;
     made->userp = userp;
     *trace = made;
@@ -60,6 +60,11 @@ static void free_trace(TRITONSERVER_InferenceTrace *trace) {
     free(trace->request_id);
     free(trace->context);
     free(trace->events);
+    for (size_t i = 0; i < trace->n_tensors; i++) {
+        free(trace->tensors[i].name);
+        free(trace->tensors[i].shape);
+    }
+    free(trace->tensors);
     free(trace);
 }
 
@@ -166,5 +171,11 @@ TRITONSERVER_InferenceTraceReportActivity(TRACE, uint64_t timestamp, const char 
 void ta_trace_end(TRITONSERVER_InferenceTrace *trace) {
     for (size_t i = 0; i < trace->n_events && trace->level & TRITONSERVER_TRACE_LEVEL_TIMESTAMPS; i++)
         trace->activity(trace, trace->events[i].activity, trace->events[i].ns, trace->userp);
+    for (size_t i = 0; i < trace->n_tensors; i++) {
+        const ta_traced_tensor *tensor = &trace->tensors[i];
+        trace->tensor_activity(
+            trace, tensor->activity, tensor->name, tensor->datatype, tensor->base, tensor->nbytes, tensor->shape,
+            tensor->dim_count, tensor->memory_type, tensor->memory_type_id, trace->userp);
+    }
     trace->release(trace, trace->userp);
 }

@@ -1,8 +1,7 @@
-/* Versions, names of types, errors, messages, parameters, buffer attributes, the log. Any thread. */
+/* Versions, names of types, errors, messages, parameters, buffer attributes. Any thread. */
 #define _GNU_SOURCE /* strdup */
 #include "internal.h"
 
-#include "bridge.h"
 #include "triton/core/tritonbackend.h"
 #include "triton/core/tritoncache.h"
 #include "triton/core/tritonrepoagent.h"
@@ -11,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define LENGTH(array) (sizeof(array) / sizeof((array)[0]))
 #define NAMED(names, value) ((size_t)(value) < LENGTH(names) ? (names)[value] : "<invalid>")
@@ -300,39 +298,3 @@ ATTRIBUTE(MemoryTypeId, memory_type_id, int64_t, memory_type_id)
 ATTRIBUTE(MemoryType, memory_type, TRITONSERVER_MemoryType, memory_type)
 ATTRIBUTE(CudaIpcHandle, cuda_ipc_handle, void *, cuda_ipc_handle)
 ATTRIBUTE(ByteSize, byte_size, size_t, nbytes)
-
-/* -- Log */
-
-static const ta_process_calls *_Atomic process;
-static _Atomic uint32_t log_levels;
-static _Atomic int32_t writing; /* threads that are in a call of `process` */
-
-EXPORT void ta_register_process(const ta_process_calls *calls) {
-    atomic_store(&process, calls);
-    if (calls == NULL)
-        while (atomic_load(&writing) != 0)
-            nanosleep(&(struct timespec){0, 50000}, NULL);
-}
-
-EXPORT void ta_set_log_levels(uint32_t levels) {
-    atomic_store_explicit(&log_levels, levels, memory_order_relaxed);
-}
-
-EXPORT bool TRITONSERVER_LogIsEnabled(TRITONSERVER_LogLevel level) {
-    return (unsigned)level < 32 && (atomic_load_explicit(&log_levels, memory_order_relaxed) >> level & 1) != 0;
-}
-
-EXPORT TRITONSERVER_Error *TRITONSERVER_LogMessage(
-    TRITONSERVER_LogLevel level, const char *filename, const int line, const char *msg) {
-    NEEDS(msg);
-    if ((unsigned)level > TRITONSERVER_LOG_VERBOSE)
-        return ta_error(TRITONSERVER_ERROR_INVALID_ARG, "unknown logging level '%d'", (int)level);
-    if (!TRITONSERVER_LogIsEnabled(level))
-        return NULL;
-    atomic_fetch_add(&writing, 1);
-    const ta_process_calls *calls = atomic_load(&process);
-    if (calls != NULL)
-        calls->log(level, filename == NULL ? "" : filename, line, msg);
-    atomic_fetch_sub(&writing, 1);
-    return NULL;
-}

@@ -5,10 +5,6 @@
 #include <signal.h>
 #include <unistd.h>
 
-/* Newer than the headers. */
-TRITONSERVER_Error *TRITONSERVER_ServerOptionsSetLogCallback(
-    TRITONSERVER_ServerOptions *options, void (*callback)(void), void *userp);
-
 static Waiter waiter;
 static TRITONSERVER_ResponseAllocator *allocator;
 
@@ -74,6 +70,14 @@ static void control(TRITONSERVER_Server *server, const char *folder) {
     BAD(ALREADY_EXISTS, "already been registered",
         TRITONSERVER_ServerRegisterModelRepository(server, folder, NULL, 0));
     GOOD(TRITONSERVER_ServerUnregisterModelRepository(server, folder));
+    given[0] = TRITONSERVER_ParameterNew("same", TRITONSERVER_PARAMETER_STRING, "renamed");
+    given[1] = TRITONSERVER_ParameterNew("count", TRITONSERVER_PARAMETER_STRING, "renamed");
+    BAD(INVALID_ARG, "one name", TRITONSERVER_ServerRegisterModelRepository(
+        server, folder, (const TRITONSERVER_Parameter **)given, 2));
+    GOOD(TRITONSERVER_ServerRegisterModelRepository(server, folder, (const TRITONSERVER_Parameter **)given, 1));
+    GOOD(TRITONSERVER_ServerUnregisterModelRepository(server, folder));
+    TRITONSERVER_ParameterDelete(given[0]);
+    TRITONSERVER_ParameterDelete(given[1]);
     BAD(NOT_FOUND, "was not registered", TRITONSERVER_ServerUnregisterModelRepository(server, folder));
     GOOD(TRITONSERVER_ServerSetExitTimeout(server, 20));
 }
@@ -228,6 +232,20 @@ static void what_requests_say(TRITONSERVER_Server *server) {
 }
 
 static int activities[16], traces_released;
+static const float *traced_values;
+
+static void on_tensor(
+    TRITONSERVER_InferenceTrace *trace, TRITONSERVER_InferenceTraceActivity activity, const char *name,
+    TRITONSERVER_DataType datatype, const void *base, size_t nbytes, const int64_t *shape, uint64_t dim_count,
+    TRITONSERVER_MemoryType memory_type, int64_t memory_type_id, void *userp) {
+    (void)trace;
+    (void)memory_type_id;
+    (void)userp;
+    CHECK(strcmp(name, activity == TRITONSERVER_TRACE_TENSOR_BACKEND_OUTPUT ? "OUT" : "IN") == 0);
+    CHECK(datatype == TRITONSERVER_TYPE_FP32 && memory_type == TRITONSERVER_MEMORY_CPU);
+    CHECK(dim_count == 1 && shape[0] == 2 && nbytes == 8 && memcmp(base, traced_values, 8) == 0);
+    activities[activity]++;
+}
 
 static void on_activity(
     TRITONSERVER_InferenceTrace *trace, TRITONSERVER_InferenceTraceActivity activity, uint64_t ns, void *userp) {
@@ -247,18 +265,23 @@ static void on_trace_release(TRITONSERVER_InferenceTrace *trace, void *userp) {
 }
 
 static void traces(TRITONSERVER_Server *server) {
-    float values[1] = {2};
+    float values[2] = {2, 3}, expected[2] = {2, 3};
+    const TRITONSERVER_InferenceTraceLevel both =
+        (TRITONSERVER_InferenceTraceLevel)(TRITONSERVER_TRACE_LEVEL_TIMESTAMPS | TRITONSERVER_TRACE_LEVEL_TENSORS);
     TRITONSERVER_InferenceTrace *trace;
-    TRITONSERVER_InferenceRequest *request = request_for(server, "same", values, 1, &waiter, allocator);
-    GOOD(TRITONSERVER_InferenceTraceNew(
-        &trace, TRITONSERVER_TRACE_LEVEL_TIMESTAMPS, 0, on_activity, on_trace_release, NULL));
+    TRITONSERVER_InferenceRequest *request = request_for(server, "same", values, 2, &waiter, allocator);
+    BAD(INVALID_ARG, "NULL",
+        TRITONSERVER_InferenceTraceTensorNew(&trace, both, 0, on_activity, NULL, on_trace_release, NULL));
+    GOOD(TRITONSERVER_InferenceTraceTensorNew(&trace, both, 0, on_activity, on_tensor, on_trace_release, NULL));
+    traced_values = expected;
     GOOD(TRITONSERVER_ServerInferAsync(server, request, trace));
     waiter_wait(&waiter);
+    values[0] = values[1] = 0; /* the request is the program's again: the trace has what was sent */
     waiter_clear(&waiter);
     for (int i = 0; i < 2000 && __atomic_load_n(&traces_released, __ATOMIC_SEQ_CST) == 0; i++)
         usleep(1000);
     CHECK(traces_released == 1);
-    for (int i = TRITONSERVER_TRACE_REQUEST_START; i <= TRITONSERVER_TRACE_REQUEST_END; i++)
+    for (int i = TRITONSERVER_TRACE_REQUEST_START; i <= TRITONSERVER_TRACE_TENSOR_BACKEND_OUTPUT; i++)
         CHECK(activities[i] == 1);
     GOOD(TRITONSERVER_InferenceRequestDelete(request));
 }
@@ -306,6 +329,37 @@ static void metrics(TRITONSERVER_Server *server) {
     TRITONSERVER_ParameterDelete((TRITONSERVER_Parameter *)labels[0]);
 }
 
+static int lines;
+
+static void on_line(
+    TRITONSERVER_LogLevel level, const char *file, int line, uint64_t unix_us, const char *text, void *userp) {
+    CHECK(userp == &lines && file != NULL && line >= 0 && unix_us > UINT64_C(1600000000000000) && text != NULL);
+    CHECK(level <= TRITONSERVER_LOG_VERBOSE);
+    __atomic_add_fetch(&lines, 1, __ATOMIC_SEQ_CST);
+}
+
+/* Lines of the program and of the server go to the callback, once they are wanted. */
+static void log_lines(TRITONSERVER_Server *server) {
+    GOOD(TRITONSERVER_ServerOptionsSetLogCallback(NULL, on_line, &lines));
+    lines = 0;
+    CHECK(!TRITONSERVER_LogIsEnabled(TRITONSERVER_LOG_INFO));
+    GOOD(TRITONSERVER_LogMessage(TRITONSERVER_LOG_INFO, "program.c", 1, "not wanted"));
+    CHECK(lines == 0);
+    GOOD(TRITONSERVER_ServerOptionsSetLogInfo(NULL, true));
+    GOOD(TRITONSERVER_ServerOptionsSetLogVerbose(NULL, 1));
+    GOOD(TRITONSERVER_ServerOptionsSetLogFormat(NULL, TRITONSERVER_LOG_ISO8601));
+    GOOD(TRITONSERVER_LogMessage(TRITONSERVER_LOG_INFO, "program.c", 1, "wanted"));
+    GOOD(TRITONSERVER_LogMessage(TRITONSERVER_LOG_VERBOSE, NULL, 1, "wanted"));
+    CHECK(lines >= 2);
+    int before = lines;
+    GOOD(TRITONSERVER_ServerUnloadModel(server, "sums"));
+    GOOD(TRITONSERVER_ServerLoadModel(server, "sums"));
+    CHECK(__atomic_load_n(&lines, __ATOMIC_SEQ_CST) > before);
+    GOOD(TRITONSERVER_ServerOptionsSetLogInfo(NULL, false));
+    GOOD(TRITONSERVER_ServerOptionsSetLogVerbose(NULL, 0));
+    GOOD(TRITONSERVER_ServerOptionsSetLogCallback(NULL, NULL, NULL));
+}
+
 static void wrong_options(void) {
     TRITONSERVER_Server *server;
     TRITONSERVER_ServerOptions *options;
@@ -314,9 +368,8 @@ static void wrong_options(void) {
     BAD(INVALID_ARG, "--model-repository must be specified", TRITONSERVER_ServerNew(&server, options));
     BAD(INVALID_ARG, "NULL", TRITONSERVER_ServerOptionsSetServerId(options, NULL));
     BAD(INVALID_ARG, "NULL", TRITONSERVER_ServerOptionsSetServerId(NULL, "x"));
-    BAD(UNSUPPORTED, "callback for lines",
-        TRITONSERVER_ServerOptionsSetLogCallback(options, (void (*)(void))on_free, NULL));
-    GOOD(TRITONSERVER_ServerOptionsSetLogCallback(options, NULL, NULL));
+    BAD(INVALID_ARG, "NULL", TRITONSERVER_ServerOptionsSetLogInfo(NULL, true));
+    BAD(INVALID_ARG, "unknown log format", TRITONSERVER_ServerOptionsSetLogFormat(options, (TRITONSERVER_LogFormat)2));
     BAD(UNSUPPORTED, "virtual addresses", TRITONSERVER_ServerOptionsSetCudaVirtualAddressSize(options, 0, 1));
     GOOD(TRITONSERVER_ServerOptionsSetModelRepositoryPath(options, "/not/there"));
     GOOD(TRITONSERVER_ServerOptionsSetHostPolicy(options, "cpu", "numa-knot", "0"));
@@ -358,6 +411,7 @@ int main(int argc, char **argv) {
         memset(activities, 0, sizeof(activities));
         traces(server);
         metrics(server);
+        log_lines(server);
         control(server, argv[2]);
         /* A server may be deleted while a request is on its way: it is answered first. */
         float values[1] = {0.2f};

@@ -75,7 +75,7 @@ def load(
 def read(
     model_dir: Path, name: str, *, auto_complete: bool = True, config_name: str = "", given: ConfigFile | None = None
 ) -> ConfigFile:
-    """The config file of the model in `model_dir`, whose directory name is `name`, with what needs no look into the
+    """The config file of the model in `model_dir`, which is known as `name`, with what needs no look into the
     model filled in. InvalidArg when it cannot be read, or breaks a rule that needs no such look either.
 
     `auto_complete` False is --disable-auto-complete-config, `config_name` is --model-config-name. `given`: what to use
@@ -95,6 +95,8 @@ def read(
     else:
         proto, unbatched = pbtxt.read(model_dir, filename)
     try:
+        if proto.name == model_dir.name:  # also where the repository has another name for it
+            proto.name = name
         validate_name(proto, name)
         proto.name = name
         if not unsupported(proto):

@@ -15,7 +15,7 @@ from triton_async.config.advice import NO_MODELS, repository_warnings
 from triton_async.config.paths import is_directory, safe_name
 from triton_async.config.pbtxt import FILENAME
 from triton_async.config.versions import is_version
-from triton_async.errors import InternalError
+from triton_async.errors import InternalError, InvalidArg, NotFound
 
 log = logging.getLogger("triton_async.core")
 
@@ -134,6 +134,70 @@ class LocalRoot:
 
     def close(self) -> None:
         """Nothing to do."""
+
+
+class RenamedRoot:
+    """A repository some of whose models are known by names of their own. A name that is given hides the folder of this
+    name.
+    """
+
+    def __init__(self, root: Root, names: Mapping[str, str]) -> None:
+        """`names`: folder -> name. InvalidArg when two have one name, or one is no name of a model."""
+        self._root = root
+        self._names = {folder: safe_name(name, "model name") for folder, name in names.items()}
+        self._folders = {name: folder for folder, name in self._names.items()}
+        if len(self._folders) < len(self._names):
+            raise InvalidArg("several models of the repository are given one name")
+
+    @property
+    def local(self) -> bool:
+        """See Root."""
+        return self._root.local
+
+    def __str__(self) -> str:
+        return str(self._root)
+
+    def _folder(self, name: str) -> str | None:
+        folder = self._folders.get(name)
+        return folder or (None if name in self._names else name)
+
+    def _existing(self, name: str) -> str:
+        folder = self._folder(name)
+        if folder is None:
+            raise NotFound(f"model '{name}' has another name in its repository")
+        return folder
+
+    def names(self) -> list[str]:
+        """See Root."""
+        folders = list(self._root.names())
+        given = [self._names[folder] for folder in folders if folder in self._names]
+        return given + [folder for folder in folders if folder not in self._names and folder not in given]
+
+    def survey(self) -> list[str]:
+        """See Root."""
+        return self._root.survey()
+
+    def has(self, name: str) -> bool:
+        """See Root."""
+        folder = self._folder(name)
+        return folder is not None and self._root.has(folder)
+
+    def fingerprint(self, name: str) -> Fingerprint:
+        """See Root."""
+        return self._root.fingerprint(self._existing(name))
+
+    def fingerprints(self, names: Iterable[str]) -> dict[str, Fingerprint]:
+        """See Root."""
+        folders = {self._existing(name): name for name in names}
+        return {folders[folder]: found for folder, found in self._root.fingerprints(folders).items()}
+
+    def fetch(self, name: str) -> ModelFiles:
+        """See Root."""
+        return self._root.fetch(self._existing(name))
+
+    def close(self) -> None:
+        """See Root."""
+        self._root.close()
 
 
 class GivenFiles:

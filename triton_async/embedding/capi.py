@@ -7,6 +7,7 @@ program turned lines of the log on.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import itertools
 import logging
@@ -18,16 +19,15 @@ import orjson
 
 from triton_async import native
 from triton_async.config.settings import UsageError, parse
-from triton_async.embedding import control
-from triton_async.embedding.blocking import SyncServer
+from triton_async.embedding import capi_log, control
+from triton_async.embedding.blocking import SyncServer, leave_all
 from triton_async.embedding.capi_infer import NativeDesk, register
-from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable, Unsupported
+from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable
 
 log = logging.getLogger("triton_async.native")
 
 # What a program in C has no front-end options for.
 _QUIET = ("--allow-http=false", "--allow-grpc=false", "--allow-metrics=false")
-_LOG_LEVELS = ("--log-info=true", "--log-warning=true", "--log-error=true")
 
 
 class NativeServer(SyncServer):
@@ -36,12 +36,12 @@ class NativeServer(SyncServer):
     def __init__(self, texts: Sequence[str]) -> None:
         arguments, self.counts = _arguments(texts)
         try:
-            settings = parse([*arguments, *_QUIET])
+            settings = parse([*capi_log.QUIET, *arguments, *_QUIET])
         except UsageError as error:
             raise InvalidArg(" ".join(error.message.split())) from None
         super().__init__(settings)
         self.asynchronous.desk_type = NativeDesk
-        self.asynchronous.console = _asks_for_lines(arguments)
+        self.asynchronous.log_handler = capi_log.handler
 
     @property
     def number_of_desk(self) -> int:
@@ -81,11 +81,6 @@ def _members(cache: str, document: str) -> list[tuple[str, str]]:
     return [(key, value if isinstance(value, str) else orjson.dumps(value).decode()) for key, value in members.items()]
 
 
-def _asks_for_lines(arguments: Sequence[str]) -> bool:
-    verbose = [text for text in arguments if text.startswith("--log-verbose=")]
-    return any(text in _LOG_LEVELS for text in arguments) or any(text != "--log-verbose=0" for text in verbose)
-
-
 # -- the calls, by name: server, texts -> answer -------------------------------------------------------
 
 _servers: dict[int, NativeServer] = {}
@@ -116,9 +111,9 @@ def _poll(server: NativeServer, _: Sequence[bytes]) -> None:
 
 
 def _register(server: NativeServer, texts: Sequence[bytes]) -> None:
-    if len(texts) > 1:
-        raise Unsupported("models of a repository can not be renamed: this server takes no name mapping")
-    server.run(server.asynchronous.register_repository(texts[0].decode()))
+    place, *pairs = [text.decode() for text in texts]
+    names = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    server.run(server.asynchronous.register_repository(place, names))
 
 
 def _unregister(server: NativeServer, texts: Sequence[bytes]) -> None:
@@ -133,6 +128,9 @@ _CALLS: dict[str, Callable[[NativeServer, Sequence[bytes]], None]] = {
 def _answer(number: int, what: str, texts: Sequence[bytes]) -> control.Answer:
     if what == "new":
         return _new(texts)
+    if what == "log":
+        capi_log.change(texts[0].decode(), texts[1].decode())
+        return None
     if what == "delete":
         _servers.pop(number).stop()
         return None
@@ -194,3 +192,10 @@ _new_message.argtypes = (ctypes.POINTER(ctypes.c_void_p), ctypes.c_char_p, ctype
 _calls = _ControlCalls(_CallFunction(_call))
 register(native.address("ta_register_infer"))
 _library.ta_register_control(ctypes.byref(_calls))
+
+
+@atexit.register
+def _end() -> None:
+    """The program may keep servers to its end: nobody calls here any more then."""
+    leave_all()
+    _library.ta_end_python()

@@ -23,6 +23,7 @@ from triton_async.infer.c_api cimport (
     ta_infer_calls,
     take_inputs,
     take_trace,
+    wants_tensors,
 )
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse
@@ -97,7 +98,7 @@ cdef class NativeDesk(Desk):
             raise Unavailable("Server exiting")
         request = request_of(c)
         model = self.server.find(request.model_name, request.model_version)
-        take_inputs(request, c, model.signature, take_raw, False)
+        take_inputs(request, c, model.signature, take_raw, wants_tensors(trace))
         model.signature.validate(request)
         if trace != NULL:
             take_trace(request, c, trace, model.signature)

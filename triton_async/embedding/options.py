@@ -68,15 +68,20 @@ def _text(field: str, value: Any) -> str:
     raise InvalidArg(f"option '{field}' can not be of type {type(value).__name__}")
 
 
+def handler(settings: Settings) -> logging.Handler | None:
+    """What writes --log-file, if there is one. OSError when it cannot be opened."""
+    return logs.file_handler(settings.log_file, settings.log_format) if settings.log_file else None
+
+
 @contextmanager
-def logged(settings: Settings, console: bool = False) -> Iterator[None]:
-    """Under it the package's log is as the options say: in --log-file if there is one; else on standard error with
-    `console`, and without it with the handlers that the program has. OSError when the file cannot be opened.
+def logged(settings: Settings, own: logging.Handler | None) -> Iterator[None]:
+    """Under it the package's log is as the options say: with `own`, which is closed behind it, and without one with the
+    handlers that the program has.
     """
     logger = logging.getLogger("triton_async")
     before = (logger.level, logger.propagate, logs.settings(), logs.access.on)
-    ours = bool(settings.log_file) or console
-    handler = logs.file_handler(settings.log_file, settings.log_format) if ours else logging.NullHandler()
+    ours = own is not None
+    handler = own or logging.NullHandler()
     logger.addHandler(handler)
     try:
         wanted = {

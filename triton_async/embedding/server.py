@@ -17,12 +17,12 @@ from triton_async.composition import composed, open_root, trace_recorder
 from triton_async.config.affinity import ANYWHERE
 from triton_async.config.settings import Settings
 from triton_async.core.caches import open_cache
-from triton_async.core.files import Root
+from triton_async.core.files import RenamedRoot, Root
 from triton_async.core.host import Workers
 from triton_async.core.server import InferenceServer
 from triton_async.embedding.arguments import InferArguments
 from triton_async.embedding.desk import Desk, ResponseQueue
-from triton_async.embedding.options import logged, settings_of
+from triton_async.embedding.options import handler, logged, settings_of
 from triton_async.embedding.requests import make_request
 from triton_async.embedding.results import Response
 from triton_async.endpoints import Endpoint, Security, open_certificates, start_behind_models, start_endpoints
@@ -106,8 +106,6 @@ class Server:
 
     #: What hands in the requests of other threads.
     desk_type = Desk
-    #: Whether lines of the log go to standard error.
-    console = False
 
     def __init__(self, settings: Settings | None = None, /, **options: Any) -> None:
         """InvalidArg for options that the command line would not take."""
@@ -122,6 +120,8 @@ class Server:
         if self.settings.cpu_affinity != ANYWHERE:
             raise InvalidArg("a server in a program leaves the program's threads where they are: leave cpu_affinity "
                              "out; host_policy says where instances run")
+        #: Makes what lines of the log go to; None: to the program's own handlers.
+        self.log_handler = handler
         self._state = _State.NEW
         self._stack = AsyncExitStack()
         self._endpoints: dict[str, Endpoint] = {}
@@ -152,7 +152,7 @@ class Server:
         settings, stack = self.settings, self._stack
         if _listens(settings) and not isinstance(asyncio.get_running_loop(), uvloop.Loop):
             raise Unsupported("front-ends run on uvloop: start the program by uvloop.run, or use SyncServer")
-        stack.enter_context(logged(settings, self.console))
+        stack.enter_context(logged(settings, self.log_handler(settings)))
         security = Security(
             open_certificates(settings), ApiKeys(settings.api_key_file) if settings.api_key_file else None
         )
@@ -281,14 +281,16 @@ class Server:
         """What is in the repositories: `name`, and `version`, `state`, `reason` where they are known."""
         return [dict(row) for row in await self.core.repository_index(ready_only)]
 
-    async def register_repository(self, place: str) -> None:
-        """Finds models in a further repository. ServerError. Needs --model-control-mode=explicit."""
+    async def register_repository(self, place: str, names: Mapping[str, str] | None = None) -> None:
+        """Finds models in a further repository, those of `names` by these (folder -> name). ServerError. Needs
+        --model-control-mode=explicit.
+        """
         self._check_control()
         if place in self._roots:
             raise AlreadyExists(f"model repository '{place}' has already been registered")
         root = await asyncio.get_running_loop().run_in_executor(None, open_root, place)
         self._stack.callback(root.close)
-        self._roots[place] = root
+        self._roots[place] = RenamedRoot(root, names) if names else root
         self.core.repository.look_in([*self._roots.values()])
 
     async def unregister_repository(self, place: str) -> None:

@@ -25,6 +25,15 @@ cdef extern from "tritonserver/server.h":
         uint64_t parent_id
         int level
         void *owner
+        void *keeper
+    ctypedef struct ta_traced_tensor:
+        int activity
+        int datatype
+        uint64_t dim_count
+        const void *base
+        size_t nbytes
+        int memory_type
+        int64_t memory_type_id
     ctypedef struct ta_piece:
         const void *base
         size_t nbytes
@@ -93,6 +102,8 @@ cdef extern from "tritonserver/server.h":
         void (*note)(TRITONSERVER_InferenceTrace *trace, int32_t activity, uint64_t ns) noexcept nogil
         void (*name_trace)(TRITONSERVER_InferenceTrace *trace, const char *model, int64_t version,
                            const char *request_id) noexcept nogil
+        void (*note_tensor)(TRITONSERVER_InferenceTrace *trace, const ta_traced_tensor *tensor, const char *name,
+                            const int64_t *shape) noexcept nogil
     ctypedef struct ta_inner_side:
         TRITONSERVER_Server *(*make)(const ta_control_calls *control, const ta_infer_calls *infer, uint64_t number,
                                      void *desk) noexcept nogil
@@ -107,6 +118,9 @@ cdef const ta_library *c_library() except NULL
 
 # A request with all that the C one says, but for its inputs and its trace. UnicodeDecodeError.
 cdef InferRequest request_of(TRITONSERVER_InferenceRequest *c)
+
+# Whether a trace is told the tensors too: inputs are to be copied then, as it is told when the request was given back.
+cdef bint wants_tensors(TRITONSERVER_InferenceTrace *trace) noexcept
 
 # Its inputs: where they lie, with `copies` or in several pieces copied. `raw`: NULL, and a raw input is refused.
 cdef int take_inputs(InferRequest request, TRITONSERVER_InferenceRequest *c, ModelSignature signature, take_raw_t raw,

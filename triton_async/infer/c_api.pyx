@@ -12,7 +12,7 @@ from triton_async.infer.request cimport InferRequest, RequestedOutput
 from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature
 from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor, view, view_dims
-from triton_async.infer.trace cimport TRACE_TIMESTAMPS, Trace
+from triton_async.infer.trace cimport TRACE_TENSORS, TRACE_TIMESTAMPS, Trace
 from triton_async.memory.buffer cimport MEMORY_CPU, MEMORY_GPU, Buffer, foreign
 
 from triton_async.errors import InternalError, InvalidArg, ServerError
@@ -26,13 +26,15 @@ cdef enum:
     PARAMETER_INT = 1
     PARAMETER_BOOL = 2
     PARAMETER_DOUBLE = 3
+    LEVEL_TIMESTAMPS = 4     # TRITONSERVER_InferenceTraceLevel
+    LEVEL_TENSORS = 8
 
 cdef const ta_library *_library = NULL
 
 # TRITONSERVER_InferenceTraceActivity of our events.
 cdef dict ACTIVITIES = {
     "REQUEST_START": 0, "QUEUE_START": 1, "COMPUTE_START": 2, "COMPUTE_INPUT_END": 3, "COMPUTE_OUTPUT_START": 4,
-    "COMPUTE_END": 5, "REQUEST_END": 6,
+    "COMPUTE_END": 5, "REQUEST_END": 6, "TENSOR_QUEUE_INPUT": 7, "TENSOR_BACKEND_INPUT": 8, "TENSOR_BACKEND_OUTPUT": 9,
 }
 
 ctypedef const ta_library *(*get_library_t)() noexcept nogil
@@ -148,6 +150,13 @@ cdef class TraceEnd:
         for name, at_ns in sorted(record[5], key=_when):
             if name in ACTIVITIES:
                 _library.note(self.c, ACTIVITIES[name], at_ns)
+        if record[6]:
+            Py_INCREF(record)
+            self.c.keeper = <void *>record
+            for name, tensor in record[6]:
+                # The program's GPU memory may be gone by now; its host memory was copied.
+                if name == "TENSOR_BACKEND_OUTPUT" or not _on_gpu(tensor):
+                    _note_tensor(self.c, ACTIVITIES[name], tensor)
         _library.put(self.server, &self.c.answer)
 
 
@@ -155,9 +164,32 @@ def _when(event):
     return event[1]
 
 
+cdef bint _on_gpu(Tensor tensor):
+    return tensor.buffer is not None and tensor.buffer.memory_type == <int>MEMORY_GPU
+
+
+cdef int _note_tensor(TRITONSERVER_InferenceTrace *c, int activity, Tensor tensor) except -1:
+    cdef ta_traced_tensor noted
+    noted.activity = activity
+    noted.datatype = tensor.datatype
+    noted.dim_count = <uint64_t>tensor.rank
+    noted.base = tensor.data
+    noted.nbytes = <size_t>tensor.nbytes
+    noted.memory_type = <int>MEMORY_CPU if tensor.buffer is None else tensor.buffer.memory_type
+    noted.memory_type_id = 0 if tensor.buffer is None else tensor.buffer.device_id
+    name = tensor.name.encode()
+    _library.note_tensor(c, &noted, name, tensor.dims)
+    return 0
+
+
+cdef bint wants_tensors(TRITONSERVER_InferenceTrace *trace) noexcept:
+    return trace != NULL and trace.owner == NULL and trace.level & LEVEL_TENSORS != 0
+
+
 cdef int take_trace(InferRequest request, TRITONSERVER_InferenceRequest *c, TRITONSERVER_InferenceTrace *trace,
                     ModelSignature signature) except -1:
     cdef TraceEnd end
+    cdef int levels = 0
     c_library().name_trace(trace, signature.model_name.encode(), signature.model_version, c.id)
     if trace.owner != NULL:  # of the server's own
         request.trace_parent = <object>trace.owner
@@ -165,8 +197,12 @@ cdef int take_trace(InferRequest request, TRITONSERVER_InferenceRequest *c, TRIT
     end = TraceEnd.__new__(TraceEnd)
     end.c = trace
     end.server = c.server
-    request.trace = Trace(<int64_t>trace.id, signature.model_name, signature.model_version, request.id,
-                          TRACE_TIMESTAMPS if trace.level else 0, end, <int64_t>trace.parent_id)
+    if trace.level & LEVEL_TIMESTAMPS:
+        levels |= TRACE_TIMESTAMPS
+    if trace.level & LEVEL_TENSORS:
+        levels |= TRACE_TENSORS
+    request.trace = Trace(<int64_t>trace.id, signature.model_name, signature.model_version, request.id, levels, end,
+                          <int64_t>trace.parent_id)
     return 0
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from triton_async.core.files import LocalRoot, find, fingerprint, of_version, scan, survey
-from triton_async.errors import InternalError
+from triton_async.core.files import LocalRoot, RenamedRoot, find, fingerprint, of_version, scan, survey
+from triton_async.errors import InternalError, InvalidArg, NotFound
 
 
 def make(path: Path, text: str = "x") -> Path:
@@ -108,3 +108,20 @@ def test_links_may_lead_in_circles(tmp_path: Path) -> None:
     assert {row[0] for row in fingerprint(model)} == {
         "1", "1/deep", "1/deep/again", "1/deep/weights", "1/up",
     }  # fmt: skip
+
+
+def test_a_repository_may_give_its_models_other_names(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        make(tmp_path / name / "1" / "model", name)
+    root = RenamedRoot(LocalRoot(tmp_path), {"a": "new", "b": "c", "gone": "nowhere"})
+    assert sorted(root.names()) == ["c", "new"]  # the folder c is hidden by the name that b has
+    assert [name for name in ("a", "b", "c", "new", "gone", "nowhere") if root.has(name)] == ["c", "new"]
+    assert root.fetch("c").directory == tmp_path / "b" and root.fetch("new").directory == tmp_path / "a"
+    assert root.fingerprint("c") == fingerprint(tmp_path / "b")
+    assert root.fingerprints(["c", "new"]) == {"c": fingerprint(tmp_path / "b"), "new": fingerprint(tmp_path / "a")}
+    assert root.local and str(root) == str(tmp_path) and root.survey() == []
+    with pytest.raises(NotFound, match="another name"):
+        root.fetch("a")
+    for names in ({"a": "x", "b": "x"}, {"a": "../x"}, {"a": ""}):
+        with pytest.raises(InvalidArg):
+            RenamedRoot(LocalRoot(tmp_path), names)

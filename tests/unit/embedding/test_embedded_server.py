@@ -367,3 +367,20 @@ def test_the_log_goes_where_the_program_wants_it(
     serve(repository, load, log_file=tmp_path / "log", log_format="json")
     assert caplog.records == [] and '"severity": "INFO"' in (tmp_path / "log").read_text()
     assert logging.getLogger("triton_async").level == level
+
+
+def test_models_of_a_further_repository_get_other_names(repository: Path, tmp_path: Path) -> None:
+    async def rename(server: triton_async.Server) -> None:
+        await server.register_repository(str(repository), {"same": "renamed", "add": "same"})
+        await server.load("renamed")
+        await server.load("same")
+        assert server.config("renamed")["backend"] == "identity" and server.config("same")["backend"] == "onnxruntime"
+        response = await server.infer("renamed", {"IN": np.float32([3])})
+        assert response["OUT"].tolist() == [3] and response.model_name == "renamed"
+        with pytest.raises(triton_async.ServerError, match="failed to load 'add'"):
+            await server.load("add")
+        with pytest.raises(triton_async.ServerError, match="one name"):
+            await server.register_repository(str(tmp_path), {"a": "x", "b": "x"})
+
+    (tmp_path / "empty").mkdir()
+    serve(tmp_path / "empty", rename)

@@ -27,6 +27,7 @@ from triton_async.infer.c_api cimport (
     ta_text,
     take_inputs,
     take_trace,
+    wants_tensors,
 )
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse
@@ -156,7 +157,7 @@ cdef class Asker:
             raise Unavailable("the model that asks is being unloaded")
         request = request_of(c)
         signature = self.inference.signature(request.model_name, request.model_version)
-        take_inputs(request, c, signature, NULL, self.inference.keeps_inputs)
+        take_inputs(request, c, signature, NULL, self.inference.keeps_inputs or wants_tensors(trace))
         signature.validate(request)
         call = NativeInnerCall.__new__(NativeInnerCall)
         if trace != NULL:

@@ -76,6 +76,7 @@ TRITONSERVER_DECLSPEC TRITONSERVER_Error *TRITONSERVER_ServerOptionsSetEnablePee
     TRITONSERVER_ServerOptions *options, const bool enable_peer_access);
 TRITONSERVER_DECLSPEC TRITONSERVER_Error *TRITONSERVER_ServerOptionsSetLogFile(
     TRITONSERVER_ServerOptions *options, const char *file);
+/* These five without options: of the servers that are there, at once. */
 TRITONSERVER_DECLSPEC TRITONSERVER_Error *TRITONSERVER_ServerOptionsSetLogInfo(
     TRITONSERVER_ServerOptions *options, bool log);
 TRITONSERVER_DECLSPEC TRITONSERVER_Error *TRITONSERVER_ServerOptionsSetLogWarn(
@@ -86,6 +87,13 @@ TRITONSERVER_DECLSPEC TRITONSERVER_Error *TRITONSERVER_ServerOptionsSetLogFormat
     TRITONSERVER_ServerOptions *options, const TRITONSERVER_LogFormat format);
 TRITONSERVER_DECLSPEC TRITONSERVER_Error *TRITONSERVER_ServerOptionsSetLogVerbose(
     TRITONSERVER_ServerOptions *options, int level);
+/* Of newer releases. Lines that are wanted go to the callback alone from now on, whatever the options; NULL: no more. It
+ * may be called on any thread, and once more while it is being replaced. */
+typedef void (*TRITONSERVER_LogCallbackFn_t)(
+    TRITONSERVER_LogLevel level, const char *filename, int line, uint64_t timestamp_us, const char *message,
+    void *userp);
+TRITONSERVER_DECLSPEC TRITONSERVER_Error *TRITONSERVER_ServerOptionsSetLogCallback(
+    TRITONSERVER_ServerOptions *options, TRITONSERVER_LogCallbackFn_t log_callback, void *userp);
 TRITONSERVER_DECLSPEC TRITONSERVER_Error *TRITONSERVER_ServerOptionsSetMetrics(
     TRITONSERVER_ServerOptions *options, bool metrics);
 TRITONSERVER_DECLSPEC TRITONSERVER_Error *TRITONSERVER_ServerOptionsSetGpuMetrics(
