@@ -11,6 +11,7 @@ import ctypes
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 
 from triton_async import logs
@@ -101,6 +102,22 @@ def metrics_text() -> str:
     found = ctypes.string_at(text, nbytes.value).decode(errors="replace")
     _loaded.ta_metrics_free(text)
     return found
+
+
+def drain(timeout_s: float = 30.0) -> bool:
+    """Refuses what threads that are not Python's ask of servers of the C API, until the next server is made, and waits
+    for their requests that are on their way; whether all were answered. For programs with front-ends of others in them:
+    who has the GIL while it waits for threads that wait for the GIL in a request would wait for ever.
+    """
+    library = load()
+    library.ta_count_foreign.restype = ctypes.c_uint64
+    library.ta_refuse_foreign(ctypes.c_bool(True))
+    end = time.monotonic() + timeout_s
+    while library.ta_count_foreign():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.002)
+    return True
 
 
 def address(name: str) -> int:

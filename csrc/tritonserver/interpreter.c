@@ -101,7 +101,7 @@ static struct {
 } threads;
 static pthread_once_t threads_once = PTHREAD_ONCE_INIT;
 static pthread_key_t kept_key;
-static _Thread_local bool attached;
+static _Thread_local bool attached, foreign;
 static _Atomic(kept *) left; /* by threads that have ended: who has the GIL next frees it */
 
 /* At the end of a thread, which must not wait for the GIL: whoever has it may be waiting for the thread. */
@@ -143,6 +143,48 @@ void ta_attach_thread(void) {
         free(one);
     }
     mine->state = threads.save_thread();
+    foreign = true;
+}
+
+bool ta_is_foreign(void) {
+    if (attached)
+        return foreign;
+    pthread_once(&threads_once, find_threads);
+    return threads.own_state != NULL && threads.own_state() == NULL;
+}
+
+/* -- Staying out, while whoever has the GIL waits for such threads */
+
+static _Atomic bool refused;
+static _Atomic uint64_t n_foreign; /* in calls, and requests on their way */
+
+void ta_count_request(int change) {
+    atomic_fetch_add(&n_foreign, (uint64_t)(int64_t)change);
+}
+
+TRITONSERVER_Error *ta_enter(const TRITONSERVER_Server *server, bool *is_foreign) {
+    *is_foreign = (server == NULL || !server->inner) && ta_is_foreign();
+    if (!*is_foreign)
+        return NULL;
+    ta_count_request(1);
+    if (!atomic_load(&refused))
+        return NULL;
+    ta_count_request(-1);
+    *is_foreign = false;
+    return ta_error(TRITONSERVER_ERROR_UNAVAILABLE, "Server exiting");
+}
+
+void ta_leave(bool is_foreign) {
+    if (is_foreign)
+        ta_count_request(-1);
+}
+
+EXPORT void ta_refuse_foreign(bool refuse) {
+    atomic_store(&refused, refuse);
+}
+
+EXPORT uint64_t ta_count_foreign(void) {
+    return atomic_load(&n_foreign);
 }
 
 /* The folder that the package `triton_async` lies in: this library is triton_async/lib/libtritonserver.so there. */

@@ -370,7 +370,11 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_ServerMetrics(TRITONSERVER_Server *serve
     NEEDS(metrics);
     TRY(ta_known(server));
     TRITONSERVER_Message *page = NULL;
-    TRY(server->control->call(server->number, "metrics", NULL, 0, &page));
+    bool foreign;
+    TRY(ta_enter(server, &foreign));
+    TRITONSERVER_Error *error = server->control->call(server->number, "metrics", NULL, 0, &page);
+    ta_leave(foreign);
+    TRY(error);
     *metrics = calloc(1, sizeof(**metrics));
     if (*metrics == NULL) {
         free(page);

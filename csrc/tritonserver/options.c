@@ -211,7 +211,11 @@ static TRITONSERVER_Error *set_log(TRITONSERVER_ServerOptions *options, const ch
     if (!ta_has_servers())
         return ta_null("options");
     ta_text texts[] = {{name, strlen(name)}, {value, strlen(value)}};
-    return ta_control->call(0, "log", texts, 2, NULL);
+    bool foreign;
+    TRY(ta_enter(NULL, &foreign));
+    TRITONSERVER_Error *error = ta_control->call(0, "log", texts, 2, NULL);
+    ta_leave(foreign);
+    return error;
 }
 
 #define LOGGED(Name, option)                                                             \

@@ -52,7 +52,11 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_InferenceRequestNew(
     NEEDS(inference_request);
     NEEDS(model_name);
     TRY(ta_known(server));
-    TRY(server->infer->find(server->desk, model_name, model_version));
+    bool foreign;
+    TRY(ta_enter(server, &foreign));
+    TRITONSERVER_Error *error = server->infer->find(server->desk, model_name, model_version);
+    ta_leave(foreign);
+    TRY(error);
     TRITONSERVER_InferenceRequest *request = calloc(1, sizeof(*request));
     OUT_OF_MEMORY_IF(request == NULL);
     request->released.kind = TA_ANSWER_RELEASE;
@@ -174,8 +178,11 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_InferenceRequestCancel(REQUEST) {
         return NULL;
     atomic_store(&inference_request->cancelled, true);
     TRITONSERVER_Server *server = inference_request->server;
+    bool foreign;
     TRY(ta_known(server));
+    TRY(ta_enter(server, &foreign));
     server->infer->cancel(server->desk, inference_request->serial);
+    ta_leave(foreign);
     return NULL;
 }
 

@@ -199,8 +199,11 @@ static void hand_back(TRITONSERVER_InferenceRequest *request) {
     /* Behind the call it may be gone: nothing of it is looked at any more. */
     TRITONSERVER_InferenceRequestReleaseFn_t release = request->release;
     void *userp = request->release_userp;
+    bool foreign = request->foreign;
+    request->foreign = false;
     atomic_store_explicit(&request->in_flight, false, memory_order_release);
     release(request, TRITONSERVER_REQUEST_RELEASE_ALL, userp);
+    ta_leave(foreign);
 }
 
 #define OWNERS 64

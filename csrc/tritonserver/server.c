@@ -83,6 +83,7 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_ServerNew(
     if (atomic_load(&python_ended))
         return ta_error(TRITONSERVER_ERROR_UNAVAILABLE, "the process is ending");
     TRY(ta_start_python());
+    ta_refuse_foreign(false);
     TRITONSERVER_Message *answer = NULL;
     TRITONSERVER_Server *made = calloc(1, sizeof(*made));
     OUT_OF_MEMORY_IF(made == NULL);
@@ -153,7 +154,11 @@ static TRITONSERVER_Error *call(
     TRY(ta_known(server));
     snprintf(number, sizeof(number), "%lld", (long long)version);
     ta_text texts[] = {{first == NULL ? "" : first, first == NULL ? 0 : strlen(first)}, {number, strlen(number)}};
-    return server->control->call(server->number, what, texts, 2, answer);
+    bool foreign;
+    TRY(ta_enter(server, &foreign));
+    TRITONSERVER_Error *error = server->control->call(server->number, what, texts, 2, answer);
+    ta_leave(foreign);
+    return error;
 }
 
 /* The answer is a number. */
@@ -203,8 +208,12 @@ static TRITONSERVER_Error *call_with(
             texts[2 * i + 2] = (ta_text){ta_parameter_value(one), one->nbytes};
         }
     }
+    bool foreign = false;
+    if (error == NULL)
+        error = ta_enter(server, &foreign);
     if (error == NULL)
         error = server->control->call(server->number, what, texts, 2 * count + 1, NULL);
+    ta_leave(foreign);
     free(texts);
     return error;
 }
@@ -330,11 +339,17 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_ServerInferAsync(
     if (atomic_exchange(&request->in_flight, true))
         return ta_error(TRITONSERVER_ERROR_INVALID_ARG, "the request is on its way already");
     atomic_store(&request->cancelled, false);
-    ta_attach_thread();
-    TRITONSERVER_Error *error = ta_answers_ready(server);
+    /* While it is on its way it counts as a call. */
+    TRITONSERVER_Error *error = ta_enter(server, &request->foreign);
     if (error == NULL)
+        error = ta_answers_ready(server);
+    if (error == NULL) {
+        ta_attach_thread();
         error = server->infer->infer(server->desk, request, trace);
+    }
     if (error != NULL) {
+        ta_leave(request->foreign);
+        request->foreign = false;
         atomic_store(&request->in_flight, false);
         if (trace != NULL)
             trace->release(trace, trace->userp);

@@ -66,6 +66,7 @@ struct TRITONSERVER_InferenceRequest {
     TRITONSERVER_InferenceResponseCompleteFn_t complete;
     void *complete_userp;
     _Atomic bool in_flight, cancelled;
+    bool foreign; /* sent by a thread that is not Python's */
     uint64_t serial; /* of its last inference */
 };
 
@@ -182,6 +183,11 @@ void ta_register_infer(const ta_infer_calls *calls);
  * errors, and whoever ends one has done so. Without the GIL. */
 void ta_end_python(void);
 
+/* Calls of threads that are not Python's are refused, or no more. Any thread. */
+void ta_refuse_foreign(bool refused);
+/* How many of them are in calls, and have requests on their way. Any thread. */
+uint64_t ta_count_foreign(void);
+
 /* Of servers that programs make. */
 extern const ta_control_calls *ta_control;
 extern const ta_infer_calls *ta_infer;
@@ -231,6 +237,14 @@ void ta_resume_python(void *paused);
 /* A thread that calls into Python keeps its state there from the first time on, to its end: to make one takes as long as a
  * call. Python is there. */
 void ta_attach_thread(void);
+/* Whether the caller's thread is none of Python's. */
+bool ta_is_foreign(void);
+/* Around what a thread waits for the GIL in: an error where it is to stay out. `server`: NULL, or whose call it is; models
+ * of backends do not stay out. */
+TRITONSERVER_Error *ta_enter(const TRITONSERVER_Server *server, bool *foreign);
+void ta_leave(bool foreign);
+/* A request of a thread that is not Python's was sent, or handed back. */
+void ta_count_request(int change);
 /* Whether the server is one that was made and not deleted. */
 TRITONSERVER_Error *ta_known(TRITONSERVER_Server *server);
 /* Whether there is a server that a program has made. */

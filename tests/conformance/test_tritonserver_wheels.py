@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
 from typing import Any, NamedTuple
@@ -61,8 +63,9 @@ class FrontEnds(NamedTuple):
     metrics: str
 
 
-@pytest.fixture(scope="module")
-def served(wheels: WheelPython, repository: Path) -> Iterator[FrontEnds]:
+@contextmanager
+def front_ends(wheels: WheelPython, repository: Path) -> Iterator[FrontEnds]:
+    """A program with them, which ends by itself behind it."""
     ports = free_ports(3)
     process = subprocess.Popen(
         [*wheels.command, str(PROGRAMS), "front_ends", str(repository), *map(str, ports)],
@@ -80,6 +83,12 @@ def served(wheels: WheelPython, repository: Path) -> Iterator[FrontEnds]:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def served(wheels: WheelPython, repository: Path) -> Iterator[FrontEnds]:
+    with front_ends(wheels, repository) as served:
+        yield served
 
 
 KINDS = {"http": http_client, "grpc": grpc_client}
@@ -236,6 +245,30 @@ def test_its_front_end_of_metrics_has_our_page(served: FrontEnds) -> None:
     with urllib.request.urlopen(f"http://{served.metrics}/metrics", timeout=30) as answer:
         page = answer.read().decode()
     assert 'nv_inference_count{model="same",version="1"}' in page
+
+
+def test_its_front_ends_stop_while_clients_ask(module: Any, wheels: WheelPython, repository: Path) -> None:
+    outcomes: Queue[Exception] = Queue()
+
+    def ask(url: str) -> None:
+        try:
+            with module.InferenceServerClient(url) as client:
+                while True:
+                    client.infer("same", [tensor(module, np.float32([1]), "FP32")])
+                    asked.set()
+        except Exception as error:
+            outcomes.put(error)
+
+    asked = threading.Event()
+    with front_ends(wheels, repository) as served:
+        url = served.http if module is http_client else served.grpc
+        threads = [threading.Thread(target=ask, args=[url]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        assert asked.wait(30)
+    for thread in threads:
+        thread.join(30)
+    assert outcomes.qsize() == 4
 
 
 def test_every_program_of_the_checks_runs(wheels: WheelPython) -> None:

@@ -23,6 +23,8 @@ import tritonserver
 from tritonserver import _c as binding
 from tritonserver._api._logging import LogMessage
 
+from triton_async import native
+
 EXPLICIT = tritonserver.ModelControlMode.EXPLICIT
 CHECKS: dict[str, Callable[[str], None]] = {}
 
@@ -456,6 +458,7 @@ def front_ends(repository: str) -> None:
         ):
             print("serving", flush=True)
             sys.stdin.read()
+            assert native.drain(20)
 
 
 if __name__ == "__main__":
