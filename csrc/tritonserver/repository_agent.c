@@ -4,10 +4,13 @@
 #define _GNU_SOURCE
 #include "agent_side.h"
 
-#include <ftw.h>
+#include <dirent.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 enum { AGENT = 0x6167656e, AGENT_MODEL = 0x61676d6f, GONE = 0x676f6e65 };
 
@@ -81,17 +84,44 @@ EXPORT TRITONSERVER_Error *TRITONREPOAGENT_ModelRepositoryLocationAcquire(
     return NULL;
 }
 
-static int remove_one(const char *path, const struct stat *status, int kind, struct FTW *place) {
-    (void)status, (void)kind, (void)place;
-    return remove(path);
+static int remove_all(int parent, const char *name);
+
+/* What is in an open folder, which it closes. The number of those that are left. */
+static int remove_entries(int folder) {
+    DIR *entries = fdopendir(folder);
+    int left = 0;
+    if (entries == NULL) {
+        close(folder);
+        return 1;
+    }
+    for (struct dirent *entry = readdir(entries); entry != NULL; entry = readdir(entries))
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            left += remove_all(folder, entry->d_name);
+    closedir(entries);
+    return left;
+}
+
+/* A file, or a folder with all that is in it, follows no links, and goes on where something can not be removed. Models
+ * are copied with their permissions: of folders that forbid it, the owner is let in first. The number of what is left. */
+static int remove_all(int parent, const char *name) {
+    struct stat found;
+    if (fstatat(parent, name, &found, AT_SYMLINK_NOFOLLOW) != 0)
+        return 1;
+    if (!S_ISDIR(found.st_mode))
+        return unlinkat(parent, name, 0) != 0;
+    if ((found.st_mode & S_IRWXU) != S_IRWXU)
+        (void)!fchmodat(parent, name, (found.st_mode & 07777) | S_IRWXU, 0);
+    int folder = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int left = folder < 0 ? 0 : remove_entries(folder);
+    return left + (unlinkat(parent, name, AT_REMOVEDIR) != 0);
 }
 
 static TRITONSERVER_Error *release(TRITONREPOAGENT_AgentModel *model) {
-    int failed = nftw(model->acquired, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    int left = remove_all(AT_FDCWD, model->acquired);
     free(model->acquired);
     model->acquired = NULL;
-    return failed == 0 ? NULL
-                       : ta_error(TRITONSERVER_ERROR_INTERNAL, "a folder that was acquired can not be removed whole");
+    return left == 0 ? NULL
+                     : ta_error(TRITONSERVER_ERROR_INTERNAL, "a folder that was acquired can not be removed whole");
 }
 
 EXPORT TRITONSERVER_Error *TRITONREPOAGENT_ModelRepositoryLocationRelease(
