@@ -82,10 +82,16 @@ class TraceFiles:
             log.warning("%d traces were lost: the disk was too slow for them", self._lost)
 
     def _start(self) -> None:
-        with self._starting:
+        # A trace that ends in here, in the hands of the garbage collector, is left to the thread that is being made.
+        if not self._starting.acquire(blocking=False):
+            return
+        try:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._main, name="trace files", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._main, name="trace files", daemon=True)
+                thread.start()
+                self._thread = thread
+        finally:
+            self._starting.release()
 
     # -- the thread --------------------------------------------------------------------------------
 

@@ -1,11 +1,16 @@
-"""Metric families that Python models make. Any thread; a lock is held for some additions at most."""
+"""Metric families that Python models make. Any thread; a lock is held for some additions at most.
+
+Handles end where their models let go of them, in finalizers too: the garbage collector may run these on a thread that
+has the lock just now.
+"""
 
 from __future__ import annotations
 
 import re
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -23,11 +28,42 @@ _RESERVED = (
 Labels = tuple[tuple[str, str], ...]
 
 
+class _Lock:
+    """A lock, and what is to be done under it by whoever has it. To be used in `with` blocks."""
+
+    __slots__ = ("_ends", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ends: deque[Callable[[], None]] = deque()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        if self._ends:
+            self._see_to_ends()
+
+    def end(self, function: Callable[[], None]) -> None:
+        """Has it called under the lock: now, or by who has that, maybe this very thread."""
+        self._ends.append(function)
+        self._see_to_ends()
+
+    def _see_to_ends(self) -> None:
+        while self._ends and self._lock.acquire(blocking=False):
+            try:
+                while self._ends:
+                    self._ends.popleft()()
+            finally:
+                self._lock.release()
+
+
 class CustomMetrics:
     """All of a server. A family is there as long as one of its handles, or one of its metrics."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = _Lock()
         self._families: dict[str, _Family] = {}
 
     def family(self, name: str, description: str, kind: int) -> FamilyHandle:
@@ -129,9 +165,11 @@ class FamilyHandle:
 
     def drop(self) -> None:
         """The end of the handle."""
-        with self._metrics._lock:
-            self._family.handles -= 1
-            self._metrics._drop(self._family)
+        self._metrics._lock.end(self._end)
+
+    def _end(self) -> None:
+        self._family.handles -= 1
+        self._metrics._drop(self._family)
 
 
 class MetricHandle:
@@ -147,11 +185,13 @@ class MetricHandle:
 
     def drop(self) -> None:
         """The end of the handle."""
-        with self._metrics._lock:
-            self._metric.handles -= 1
-            if not self._metric.handles:
-                del self._family.metrics[self._key]
-                self._metrics._drop(self._family)
+        self._metrics._lock.end(self._end)
+
+    def _end(self) -> None:
+        self._metric.handles -= 1
+        if not self._metric.handles:
+            del self._family.metrics[self._key]
+            self._metrics._drop(self._family)
 
     def increment(self, value: float) -> None:
         """Refused for a histogram, and below zero for a counter."""
