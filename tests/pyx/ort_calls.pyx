@@ -3,6 +3,7 @@
 from libc.stddef cimport size_t
 
 from triton_async.backends.onnxruntime.api cimport (
+    Environment,
     ort_run,
     ort_run_options,
     ort_run_set_terminate,
@@ -13,6 +14,7 @@ from triton_async.backends.onnxruntime.api cimport (
     ort_value,
 )
 from triton_async.backends.onnxruntime.instance cimport OnnxRuntimeInstance
+from triton_async.backends.onnxruntime.values cimport set_release_table
 
 cdef extern from *:
     """
@@ -26,6 +28,36 @@ cdef extern from *:
     }
     """
     ort_table replace_run(ort_table original, void *run)
+
+cdef extern from *:
+    """
+    #include <time.h>
+    static ort_entry releases[ORT_RESIZED_STRING_BUFFER + 1];
+    static ort_table released_by;
+    static char released[64];
+    static int n_released;
+    static void note_release(char what) { if (n_released < 63) released[n_released++] = what; }
+    static void slow_release_value(ort_value *value) {
+        nanosleep(&(struct timespec){0, 50000000}, NULL);
+        note_release('v');
+        ort_release_value(released_by, value);
+    }
+    static void noted_release_env(ort_env *env) {
+        note_release('e');
+        ort_release_env(released_by, env);
+    }
+    static ort_table replace_releases(ort_table original) {
+        memcpy(releases, original, sizeof(releases));
+        released_by = original;
+        memset(released, 0, sizeof(released));
+        n_released = 0;
+        releases[ORT_RELEASE_VALUE] = (ort_entry)slow_release_value;
+        releases[ORT_RELEASE_ENV] = (ort_entry)noted_release_env;
+        return releases;
+    }
+    """
+    const char *released
+    ort_table replace_releases(ort_table original)
 
 cdef ort_table original = NULL
 cdef int calls = 0
@@ -49,6 +81,18 @@ def watch(OnnxRuntimeInstance instance):
     original = instance.engine.api
     instance.engine.api = replace_run(original, <void *>_run)
     calls = 0
+
+
+def watch_releases(Environment environment):
+    """From here on its end is noted, and that of values, which takes a while."""
+    cdef ort_table table = replace_releases(environment.library.api)
+    environment.library.api = table
+    set_release_table(table)
+
+
+def released_so_far():
+    """`v` for each value, `e` for the environment, in order."""
+    return (<bytes>released).decode()
 
 
 def count():

@@ -131,6 +131,22 @@ def test_global_threads_serve_all_sessions(tmp_path: Path, pool: SlabPool) -> No
     assert grown(before, 0)
 
 
+def test_an_environment_ends_behind_values_that_are_given_back(tmp_path: Path, pool: SlabPool) -> None:
+    driver = load("ort_calls")
+    path = save(tmp_path, model([node("Neg", ["x"], ["y"])], [tensor("x", FLOAT, ["n"])], [tensor("y", FLOAT, ["n"])]))
+    signature = ModelSignature("m", 1, [TensorSpec("x", 11, (-1,))], [TensorSpec("y", 11, (-1,))])
+
+    environment = Environment(Library())
+    instance = OnnxRuntimeInstance("m_0", Session(environment, path, ONE_THREAD), signature, pool)
+    driver.watch_releases(environment)
+    sent = InferRequest("m", inputs=[from_numpy("x", np.ones(1 << 19, np.float32))])
+    (response,) = execute_requests(instance, signature, [sent])
+    del instance, sent
+    del response  # its bytes are given back on a thread
+    del environment
+    assert driver.released_so_far() == "ve"
+
+
 @pytest.mark.parametrize(("level", "operator"), [(0, "MatMul"), (1, "Gemm"), (2, "Gemm"), (99, "Gemm")])
 def test_graph_optimization_level(tmp_path: Path, pool: SlabPool, level: int, operator: str) -> None:
     path = save(tmp_path, matmul_add("k"))

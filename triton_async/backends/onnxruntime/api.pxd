@@ -172,6 +172,12 @@ cdef class Library:
 cdef ort_register_operators find_operators(str path) except NULL
 
 
+ctypedef void (*settle_t)() noexcept nogil
+
+# What waits until all values that were let go of are released, before the environment is. Once.
+cdef void set_settle(settle_t settle) noexcept
+
+
 # The library's environment: its logger and, if asked for, thread pools that sessions share. Outlives its sessions.
 # There is one at a time in a process: a second one made while the first lives is the first.
 @cython.final

@@ -220,6 +220,14 @@ cdef tuple _available_providers(Library library):
         library.check(ort_release_available_providers(library.api, names, count))
 
 
+cdef settle_t _settle = NULL
+
+
+cdef void set_settle(settle_t settle) noexcept:
+    global _settle
+    _settle = settle
+
+
 # __dealloc__ uses the fields.
 @cython.final
 @cython.no_gc_clear
@@ -251,4 +259,6 @@ cdef class Environment:
         cdef ort_table api = self.library.api if self.library is not None else NULL
         with nogil:
             if self.env != NULL:
+                if _settle != NULL:
+                    _settle()
                 ort_release_env(api, self.env)

@@ -27,6 +27,7 @@ from triton_async.backends.onnxruntime.api cimport (
     ort_tensor_info,
     ort_tensor_type_and_shape,
     ort_value,
+    set_settle,
 )
 from triton_async.codes cimport TA_CODE_INTERNAL, TA_CODE_INVALID_ARG
 from triton_async.datatypes cimport DT_BYTES, elements, nbytes
@@ -80,6 +81,9 @@ cdef void set_release_table(ort_table api) noexcept nogil:
 
 cdef void settle_values() noexcept nogil:
     ta_later_settle()
+
+
+set_settle(settle_values)
 
 
 cdef int fail(const Engine *engine, ta_batch *batch, ort_status *status) noexcept nogil:
