@@ -17,6 +17,7 @@ from triton_async.backends.python.isolated import archive, environments
 from triton_async.backends.python.isolated.archive import unpack
 from triton_async.backends.python.isolated.environments import MACRO, Environments
 from triton_async.backends.python.isolated.workers import Workers
+from triton_async.backends.python.isolated.zygote import worker_environment
 from triton_async.errors import InvalidArg, ServerError
 
 
@@ -139,6 +140,29 @@ def test_what_an_environment_lacks_is_told(venv: Path, script: str | None, text:
 
 
 # -- EXECUTION_ENV_PATH --------------------------------------------------------------------------------------------
+
+
+def test_a_conda_environment_is_activated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    home = tmp_path / "conda env"
+    scripts = home / "etc" / "conda" / "activate.d"
+    scripts.mkdir(parents=True)
+    (scripts / "b.sh").write_text("export LATER=$FIRST-b MULTI='two\nlines'; unset GONE; echo something said")
+    (scripts / "a.sh").write_text("export FIRST=$CONDA_PREFIX/share; NOT_EXPORTED=1")
+    (scripts / "c.fish").write_text("exit 1")
+    own = {"PATH": os.environ["PATH"], "GONE": "1", "KEPT": "a=b", "PYTHONHOME": "/x", "LD_LIBRARY_PATH": "/own"}
+    plain = worker_environment(own, home)
+    assert "FIRST" not in plain, "it is no conda environment yet"
+    assert plain["LD_LIBRARY_PATH"] == "/own"
+    (home / "conda-meta").mkdir()
+    assert worker_environment(own, home) == {
+        "PATH": f"{home}/bin:{os.environ['PATH']}", "KEPT": "a=b", "CONDA_PREFIX": str(home),
+        "FIRST": f"{home}/share", "LATER": f"{home}/share-b", "MULTI": "two\nlines",
+        "LD_LIBRARY_PATH": f"{home}/lib:/own",
+    }  # fmt: skip
+    (scripts / "b.sh").write_text("exit 3")
+    caplog.clear()
+    assert worker_environment(own, home) == {**plain, "LD_LIBRARY_PATH": f"{home}/lib:/own"}
+    assert "etc/conda/activate.d could not be run" in caplog.text
 
 
 @pytest.fixture

@@ -78,6 +78,9 @@ ARCHIVE_HEADER_NBYTES = 1 << 16
 REQUIREMENTS_MAX_NBYTES = 1 << 20
 ENVIRONMENT_SETUP_TIMEOUT_S = 1800.0
 
+# Seconds for the scripts of a conda environment that set variables.
+ACTIVATION_TIMEOUT_S = 30.0
+
 # Seconds that EXECUTION_TIMEOUT_SECONDS may be at most, and bytes that MEMORY_LIMIT_BYTES must be at least: an
 # interpreter with NumPy and its threads' stacks needs about as much.
 EXECUTION_LIMIT_MAX_S = 1_000_000

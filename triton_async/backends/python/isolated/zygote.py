@@ -23,6 +23,7 @@ from triton_async.backends.python.defines import (
     WORKER_ZYGOTE_LINGER_S,
     WORKER_ZYGOTE_TIMEOUT_S,
 )
+from triton_async.backends.python.isolated.activation import activated
 from triton_async.backends.python.isolated.reader import Reader, Timer
 from triton_async.defines import GIL_SWITCH_S
 from triton_async.errors import InternalError, InvalidArg, ServerError
@@ -44,6 +45,7 @@ def worker_environment(own: Mapping[str, str], home: Path | None) -> dict[str, s
         found["PATH"] = os.pathsep.join([str(home / "bin"), found.get("PATH", os.defpath)])
         name = "VIRTUAL_ENV" if (home / "pyvenv.cfg").exists() else "CONDA_PREFIX"
         found[name] = str(home)
+        found = activated(found, home)
     return found
 
 
