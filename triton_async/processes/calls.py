@@ -108,5 +108,6 @@ class Answering:
             await self._settle(name in CHANGING)
         try:
             answer(encoded(found))
-        except ServerError as error:
-            answer(encoded(["error", [error_number(error), error.message]]))
+        except (ServerError, MemoryError) as error:
+            known = error if isinstance(error, ServerError) else InternalError("no memory for the answer to a call")
+            answer(encoded(["error", [error_number(known), known.message]]))

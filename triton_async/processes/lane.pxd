@@ -80,20 +80,25 @@ cdef class Lane:
     cdef bint calling                    # another thread has called for it
     cdef object flush_method
     cdef object thread                   # identity of the loop's
-    cdef Writer writer                   # for a message in the making; emptied by `send`
+    cdef Writer writer                   # for a message in the making: see `fresh`; emptied by `send`
     cdef Writer spare                    # another one
     cdef Cursor cursor
     cdef bytes inbox
 
+    # The writer, empty: of a message that could not be finished nothing is left in the next one.
+    cdef Writer fresh(self)
     # Sends the message and empties it; its position on the ring, -1 when it waits or goes through shared memory.
-    # Unavailable when that has no room.
+    # Unavailable when that has no room, MemoryError: it is not sent, then.
     cdef int64_t send(self, Writer message) except? -9
+    # What the other side waits for can not be said: ends it, soon, as it would wait for ever.
+    cdef int give_up(self) except -1
     cdef int _spill(self, Writer message) except -1
     # Whether it was still possible to set bits in a message that was sent.
     cdef bint patch(self, int64_t position, uint32_t at, unsigned char bits) noexcept
     # Bytes of `mine`, for good until the Buffer is gone; None when there is no room.
     cdef Buffer lease(self, int64_t nbytes)
     cdef uint64_t lend(self, object holder) except 0
+    # MemoryError: it is given back.
     cdef Held held(self, uint64_t number)
     # Publishes what was sent, and looks for what has come, later in this turn of the loop.
     cdef int flush_soon(self) except -1
@@ -102,6 +107,9 @@ cdef class Lane:
     # -- for subclasses
     # A message; WireError for nonsense.
     cdef int receive(self, int kind, Cursor cursor) except -1
+    # A long message that there is no memory for, of which there are the first `nbytes` bytes. MemoryError where nobody
+    # can be told.
+    cdef int receive_no_more(self, const char *first, Py_ssize_t nbytes) except -1
     # Before what was sent is published: further messages may be sent.
     cdef int before_flush(self) except -1
 

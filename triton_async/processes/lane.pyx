@@ -129,6 +129,9 @@ cdef class Lane:
     cdef int receive(self, int kind, Cursor cursor) except -1:
         raise WireError("a message of no known kind")
 
+    cdef int receive_no_more(self, const char *first, Py_ssize_t nbytes) except -1:
+        raise MemoryError
+
     cdef int before_flush(self) except -1:
         return 0
 
@@ -137,6 +140,15 @@ cdef class Lane:
         self.close()
 
     # -- sending -----------------------------------------------------------------------------------
+
+    cdef Writer fresh(self):
+        self.writer.size = 0
+        return self.writer
+
+    cdef int give_up(self) except -1:
+        # Not here: whoever has something to say is in the middle of it.
+        self.loop.call_soon(self._nonsense, "can not be answered for want of memory")
+        return 0
 
     cdef int64_t send(self, Writer message) except? -9:
         cdef int64_t position = -1
@@ -253,7 +265,12 @@ cdef class Lane:
         return self.last_number
 
     cdef Held held(self, uint64_t number):
-        cdef Held held = Held.__new__(Held)
+        cdef Held held
+        try:
+            held = Held.__new__(Held)
+        except MemoryError:
+            self._give_back(number)
+            raise
         held.lane = self
         held.number = number
         held.memory = self.theirs
@@ -277,15 +294,22 @@ cdef class Lane:
     cdef int _send_freed(self) except -1:
         cdef list freed = self.freed
         cdef list part
-        cdef Writer message = self.writer
+        cdef Writer message
+        cdef int64_t at = 0
         self.freed = []
-        for at in range(0, len(freed), MOST_FREED):
-            part = freed[at:at + MOST_FREED]
-            message.u8(FREE)
-            message.u32(<uint32_t>len(part))
-            for number in part:
-                message.u64(number)
-            self.send(message)
+        try:
+            while at < len(freed):
+                part = freed[at:at + MOST_FREED]
+                message = self.fresh()
+                message.u8(FREE)
+                message.u32(<uint32_t>len(part))
+                for number in part:
+                    message.u64(number)
+                self.send(message)
+                at += len(part)
+        except BaseException:  # no memory: later, then
+            self.freed = freed[at:] + self.freed
+            raise
         return 0
 
     # -- receiving ---------------------------------------------------------------------------------
@@ -376,11 +400,18 @@ cdef class Lane:
         cdef uint64_t offset = cursor.u64()
         cdef uint64_t nbytes = cursor.u64()
         cdef const char *data = self.theirs.inside(offset, nbytes)
+        cdef char[64] first
         cdef bytes message
         cdef Cursor inner
         if data == NULL or nbytes > SPILL_NBYTES or nbytes == 0:
             raise WireError("a message outside of the shared memory")
-        message = PyBytes_FromStringAndSize(data, <Py_ssize_t>nbytes)
+        try:
+            message = PyBytes_FromStringAndSize(data, <Py_ssize_t>nbytes)
+        except MemoryError:
+            nbytes = min(nbytes, sizeof(first))
+            memcpy(first, data, nbytes)
+            self._give_back(number)
+            return self.receive_no_more(first, <Py_ssize_t>nbytes)
         self._give_back(number)
         inner = cursor_over(PyBytes_AS_STRING(message), <Py_ssize_t>nbytes, message)
         if PyBytes_AS_STRING(message)[0] == SPILLED:

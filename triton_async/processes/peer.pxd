@@ -7,7 +7,7 @@ from triton_async.core.server cimport InferenceServer
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.processes.lane cimport Lane
-from triton_async.processes.requests cimport Form, Forms
+from triton_async.processes.requests cimport Asked, Form, Forms
 from triton_async.backends.python.isolated.wire cimport Cursor
 
 # Who gets the responses to one request of a front-end.
@@ -38,9 +38,12 @@ cdef class FrontEnd(Lane):
     cdef readonly object told        # what it has told last of itself, for the metrics
 
     cdef int _on_request(self, Cursor cursor) except -1
+    cdef int _take_request(self, Cursor cursor, const Asked *asked) except -1
     cdef Form _form(self, Cursor cursor, uint32_t nbytes)
     cdef int _cancel(self, RemoteSink sink) except -1
     cdef int _submit(self, RemoteSink sink, InferRequest request, Form form) except -1
-    cdef int refuse(self, uint64_t number, str model_name, object error) except -1
+    cdef int refuse(self, uint64_t number, object error) except -1
     cdef int respond(self, RemoteSink sink, InferResponse response) except -1
+    cdef int64_t _send_error(self, uint64_t number, int flags, int64_t version, object error) except? -9
+    cdef int64_t _respond_error(self, RemoteSink sink, InferResponse response, object error) except? -9
     cdef int over(self, RemoteSink sink) except -1

@@ -4,7 +4,7 @@ import logging
 from functools import partial
 
 cimport cython
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from triton_async.backends.python.isolated.wire cimport Cursor, Writer
@@ -14,8 +14,18 @@ from triton_async.infer.request cimport InferRequest, Origin
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.signature cimport ModelSignature
 from triton_async.infer.strings cimport has_many_strings
-from triton_async.processes.lane cimport CALL, CANCEL, LEFT, RELEASED, REQUEST, TAKEN, TELL, Lane
-from triton_async.processes.requests cimport Asked, Form, Forms, model_of, read_form, read_head, read_request
+from triton_async.processes.lane cimport CALL, CANCEL, LEFT, RELEASED, REQUEST, TAKEN, TELL, Held, Lane
+from triton_async.processes.requests cimport (
+    ASKED_LENDS,
+    Asked,
+    Form,
+    Forms,
+    model_of,
+    read_first,
+    read_form,
+    read_head,
+    read_request,
+)
 from triton_async.processes.responses cimport FINAL, FLAGS_AT, REFUSED, RELEASES, write_error, write_response
 
 from triton_async.backends.python.isolated.wire import WireError
@@ -27,6 +37,9 @@ from triton_async.processes.news import is_news
 log = logging.getLogger("triton_async.processes")
 
 cdef int64_t WINDOW = RESPONSE_WINDOW
+
+# Made before it is needed.
+cdef object NO_MEMORY = InternalError("no memory for a request or a response")
 
 
 @cython.final
@@ -178,21 +191,24 @@ cdef class FrontEnd(Lane):
 
     cdef int _on_request(self, Cursor cursor) except -1:
         cdef Asked asked
-        cdef InferRequest request
-        cdef RemoteSink sink
-        cdef Form form
-        cdef object number
         read_head(cursor, &asked)
-        number = asked.number
-        form = self._form(cursor, asked.form_nbytes)
-        if number in self.sinks:
+        if asked.number in self.sinks:
             raise WireError("two requests of one number")
         try:
-            request = read_request(cursor, self, &asked, form, self.server.regions, self.server.pool)
+            self._take_request(cursor, &asked)
         except ServerError as error:
-            return self.refuse(asked.number, form.signature.model_name, error)
+            return self.refuse(asked.number, error)
         except MemoryError:
-            return self.refuse(asked.number, form.signature.model_name, InternalError("no memory for a request"))
+            self.sinks.pop(asked.number, None)
+            return self.refuse(asked.number, NO_MEMORY)
+        return 0
+
+    cdef int _take_request(self, Cursor cursor, const Asked *asked) except -1:
+        # First of all, so that it is given back whatever comes.
+        cdef Held held = self.held(asked.number) if asked.how & ASKED_LENDS else None
+        cdef Form form = self._form(cursor, asked.form_nbytes)
+        cdef InferRequest request = read_request(cursor, self, asked, form, held, self.server.regions, self.server.pool)
+        cdef RemoteSink sink
         if asked.origin:
             origin = self.origins.get(asked.origin)
             if origin is None:
@@ -202,12 +218,23 @@ cdef class FrontEnd(Lane):
         sink.link = self
         sink.number = asked.number
         sink.position = -1
-        self.sinks[number] = sink
+        self.sinks[asked.number] = sink
         if has_many_strings(request):
             work = self.loop.run_in_executor(None, form.signature.validated, request)
             work.add_done_callback(partial(self._validated, sink, request, form))
             return 0
         return self._submit(sink, request, form)
+
+    cdef int receive_no_more(self, const char *first, Py_ssize_t nbytes) except -1:
+        cdef Asked asked
+        if first[0] != REQUEST:
+            raise MemoryError
+        read_first(first, nbytes, &asked)
+        if asked.number in self.sinks:
+            raise WireError("two requests of one number")
+        if asked.how & ASKED_LENDS:
+            self.held(asked.number)  # and no more
+        return self.refuse(asked.number, NO_MEMORY)
 
     cdef Form _form(self, Cursor cursor, uint32_t nbytes):
         cdef uint64_t number = model_of(cursor, nbytes)
@@ -229,7 +256,7 @@ cdef class FrontEnd(Lane):
             self.over(sink)
         elif isinstance(error, ServerError):
             del self.sinks[sink.number]
-            self.refuse(sink.number, request.model_name, error)
+            self.refuse(sink.number, error)
         else:
             if error is not None:
                 log.error("the strings of a request could not be looked at", exc_info=error)
@@ -240,23 +267,39 @@ cdef class FrontEnd(Lane):
             self.server.submit_request(request, sink, form.model)
         except ServerError as error:
             del self.sinks[sink.number]
-            return self.refuse(sink.number, request.model_name, error)
+            return self.refuse(sink.number, error)
         except Exception:
             log.exception("a request for model '%s' failed", request.model_name)
             del self.sinks[sink.number]
-            problem = InternalError("internal error, see the log of the server")
-            return self.refuse(sink.number, request.model_name, problem)
+            return self.refuse(sink.number, InternalError("internal error, see the log of the server"))
         sink.request = request
-        return 0 if request.fits is not None else self.forms.learn(form, request)
+        try:
+            return 0 if request.fits is not None else self.forms.learn(form, request)
+        except MemoryError:  # then its form is read again the next time
+            return 0
 
-    cdef int refuse(self, uint64_t number, str model_name, object error) except -1:
-        write_error(self.writer, number, FINAL | RELEASES | REFUSED, None, -1, error)
-        self.send(self.writer)
+    cdef int refuse(self, uint64_t number, object error) except -1:
+        self._send_error(number, FINAL | RELEASES | REFUSED, -1, error)
         return 0
+
+    # Its position. Who asked waits for it: where there is no room for a long text, another error says so.
+    cdef int64_t _send_error(self, uint64_t number, int flags, int64_t version, object error) except? -9:
+        cdef Writer message
+        for said in (error, NO_MEMORY):
+            message = self.fresh()
+            try:
+                write_error(message, number, <uint8_t>flags, None, version, said)
+                return self.send(message)
+            except ServerError:
+                continue
+            except MemoryError:
+                break
+        self.give_up()
+        return -1
 
     # What cannot be sent is answered with an error: its client must not wait for ever.
     cdef int respond(self, RemoteSink sink, InferResponse response) except -1:
-        cdef Writer message = self.writer
+        cdef Writer message = self.fresh()
         cdef ModelSignature signature = (<Servable>(<InferRequest>response.request).model).signature
         cdef list lends = []
         cdef int64_t position
@@ -268,13 +311,8 @@ cdef class FrontEnd(Lane):
                 memcpy(message.data + FLAGS_AT + 1, &lent, 8)
             position = self.send(message)
         except Exception as error:
-            message.size = 0
             self.lent.pop(lent, None)
-            if not isinstance(error, ServerError):
-                log.exception("a response could not be handed to a front-end process")
-                error = InternalError("internal error, see the log of the server")
-            write_error(message, sink.number, FINAL if response.final else 0, None, response.model_version, error)
-            position = self.send(message)
+            position = self._respond_error(sink, response, error)
         if not response.final:
             sink.untaken += 1
             return 0
@@ -282,13 +320,25 @@ cdef class FrontEnd(Lane):
         sink.final = True
         return self.over(sink) if sink.freed else 0
 
+    cdef int64_t _respond_error(self, RemoteSink sink, InferResponse response, object error) except? -9:
+        if isinstance(error, MemoryError):
+            error = NO_MEMORY
+        elif not isinstance(error, ServerError):
+            log.error("a response could not be handed to a front-end process", exc_info=error)
+            error = InternalError("internal error, see the log of the server")
+        return self._send_error(sink.number, FINAL if response.final else 0, response.model_version, error)
+
     cdef int over(self, RemoteSink sink) except -1:
-        cdef Writer message = self.writer
+        cdef Writer message
         self.sinks.pop(sink.number, None)
         sink.link = None
         sink.request = None
         if not self.patch(sink.position, FLAGS_AT, RELEASES):
-            message.u8(RELEASED)
-            message.u64(sink.number)
-            self.send(message)
+            message = self.fresh()
+            try:
+                message.u8(RELEASED)
+                message.u64(sink.number)
+                self.send(message)
+            except MemoryError:
+                self.give_up()
         return 0

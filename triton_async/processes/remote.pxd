@@ -6,6 +6,7 @@ from triton_async.backends.python.isolated.wire cimport Cursor
 from triton_async.core.servable cimport Servable
 from triton_async.core.server cimport InferenceServer
 from triton_async.infer.request cimport InferRequest
+from triton_async.infer.response cimport InferResponse
 from triton_async.processes.lane cimport Lane
 
 # The front-end's end of its lane to the model process.
@@ -26,6 +27,9 @@ cdef class ModelProcess(Lane):
 
     cdef int submit(self, InferRequest request, RemoteServable model) except -1
     cdef int _on_response(self, Cursor cursor) except -1
+    cdef InferRequest _answered(self, number, int flags)
+    cdef int _passed_on(self, InferRequest request, RemoteServable model, InferResponse response, uint64_t number,
+                        int flags) except -1
     cdef int _hold_window(self, InferRequest request, uint64_t number) except -1
     cdef uint64_t _origin(self, InferRequest request) except? 0
 

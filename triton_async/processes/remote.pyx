@@ -5,6 +5,7 @@ import logging
 
 cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from triton_async.backends.python.isolated.wire cimport Cursor, Writer
 from triton_async.core.servable cimport Servable
@@ -22,7 +23,7 @@ from triton_async.core.entries import not_served
 from triton_async.core.server import EXTENSIONS
 from triton_async.defines import UNSENT_SHARE
 from triton_async.cgroup import memory_limit
-from triton_async.errors import Unavailable
+from triton_async.errors import InternalError, Unavailable
 from triton_async.processes.calls import decoded, encoded, outcome
 from triton_async.processes.descriptions import RemoteConfig, signature_of
 from triton_async.version import TRITON_VERSION
@@ -31,6 +32,16 @@ log = logging.getLogger("triton_async.processes")
 
 # Where no host byte lies; what is in regions is never looked at here.
 cdef char *NOWHERE = <char *>4096
+
+
+# In the place of a response that there is no memory for. None where nobody waits for it.
+cdef InferResponse _no_memory(InferRequest request, int64_t version, bint final):
+    cdef InferResponse response
+    if request.cancelled:
+        return None
+    response = InferResponse(request, request.model_name, version, [], None, InternalError("no memory for a response"))
+    response.final = final
+    return response
 
 
 # Keeps, for an Origin of this process, that of the model process. __dealloc__ uses `link`.
@@ -73,7 +84,7 @@ cdef class ModelProcess(Lane):
     # -- requests ----------------------------------------------------------------------------------
 
     cdef int submit(self, InferRequest request, RemoteServable model) except -1:
-        cdef Writer message = self.writer
+        cdef Writer message = self.fresh()
         cdef list lends = []
         cdef uint64_t number
         if self.closed:
@@ -111,25 +122,29 @@ cdef class ModelProcess(Lane):
         return one.number
 
     cdef int before_flush(self) except -1:
-        cdef Writer message = self.writer
-        if self.taken:
-            for number, count in self.taken.items():
-                message.u8(TAKEN)
-                message.u64(number)
-                message.u32(<uint32_t>count)
-                self.send(message)
-            self.taken = {}
+        cdef Writer message
+        # What can not be said now, for want of memory, is said the next time.
+        while self.taken:
+            number, count = next(iter(self.taken.items()))
+            message = self.fresh()
+            message.u8(TAKEN)
+            message.u64(number)
+            message.u32(<uint32_t>count)
+            self.send(message)
+            del self.taken[number]
         while self.origins_over:
-            number, left = self.origins_over.pop()
+            number, left = self.origins_over[-1]
+            message = self.fresh()
             message.u8(LEFT)
             message.u64(number)
             message.u8(left)
             self.send(message)
+            self.origins_over.remove((number, left))
         return 0
 
     def cancel(self, uint64_t number):
         """Its client is gone."""
-        cdef Writer message = self.writer
+        cdef Writer message = self.fresh()
         message.u8(CANCEL)
         message.u64(number)
         self.send(message)
@@ -158,6 +173,16 @@ cdef class ModelProcess(Lane):
             return 0
         raise WireError("a message of no known kind")
 
+    # The request that a response is to.
+    cdef InferRequest _answered(self, number, int flags):
+        cdef InferRequest request
+        request = <InferRequest>(self.requests.pop(number, None) if flags & RELEASES else self.requests.get(number))
+        if request is None:
+            raise WireError("a response to a request that it has not")
+        if request.awaits & AWAITS_FINAL == 0 and not request.cancelled:
+            raise WireError("a response behind the final one")
+        return request
+
     # A request whose client has gone gets nothing any more, but what it gets is taken note of.
     cdef int _on_response(self, Cursor cursor) except -1:
         cdef Answered answered
@@ -169,14 +194,17 @@ cdef class ModelProcess(Lane):
         read_answered(cursor, &answered)
         number = answered.request
         flags = answered.flags
-        request = <InferRequest>(self.requests.pop(number, None) if flags & RELEASES else self.requests.get(number))
-        if request is None:
-            raise WireError("a response to a request that it has not")
-        if request.awaits & AWAITS_FINAL == 0 and not request.cancelled:
-            raise WireError("a response behind the final one")
+        request = self._answered(number, flags)
         model = <RemoteServable>request.model
-        response = read_response(cursor, self, &answered, None if request.cancelled else request, model.signature,
-                                 self.server.pool)
+        try:
+            response = read_response(cursor, self, &answered, None if request.cancelled else request, model.signature,
+                                     self.server.pool)
+        except MemoryError:
+            response = _no_memory(request, answered.version, flags & FINAL != 0)
+        return self._passed_on(request, model, response, number, flags)
+
+    cdef int _passed_on(self, InferRequest request, RemoteServable model, InferResponse response, uint64_t number,
+                        int flags) except -1:
         if response is not None:
             model._answer(request, response)
         if flags & RELEASES:
@@ -184,6 +212,20 @@ cdef class ModelProcess(Lane):
         elif flags & FINAL == 0:
             self._hold_window(request, number)
         return 0
+
+    cdef int receive_no_more(self, const char *first, Py_ssize_t nbytes) except -1:
+        cdef Answered answered
+        cdef InferRequest request
+        cdef int flags
+        if first[0] != RESPONSE or nbytes < <Py_ssize_t>sizeof(Answered):
+            raise MemoryError
+        memcpy(&answered, first, sizeof(Answered))
+        flags = answered.flags
+        if answered.lent:
+            self.held(answered.lent)  # and no more
+        request = self._answered(answered.request, flags)
+        return self._passed_on(request, <RemoteServable>request.model,
+                               _no_memory(request, answered.version, flags & FINAL != 0), answered.request, flags)
 
     # The model process hears of what was passed on, unless its client had better get no more: then later.
     cdef int _hold_window(self, InferRequest request, uint64_t number) except -1:

@@ -15,7 +15,7 @@ from triton_async.infer.request cimport InferRequest
 from triton_async.infer.signature cimport ModelSignature
 from triton_async.memory.regions cimport RegionRegistry
 from triton_async.memory.slab cimport SlabPool
-from triton_async.processes.lane cimport Lane
+from triton_async.processes.lane cimport Held, Lane
 from triton_async.processes.parts cimport Shape
 
 cdef packed struct Asked:
@@ -98,10 +98,12 @@ cdef int write_request(Writer to, Writer spare, Lane lane, InferRequest request,
 
 # The front of a REQUEST whose kind was read.
 cdef int read_head(Cursor cursor, Asked *asked) except -1
+# The same of its first bytes, the kind among them.
+cdef int read_first(const char *first, Py_ssize_t nbytes, Asked *asked) except -1
 # The model that a form of so many bytes names.
 cdef uint64_t model_of(Cursor cursor, uint32_t form_nbytes) except? 0
 cdef Form read_form(const char *text, Py_ssize_t nbytes, Servable model)
-# The request, of a cursor behind the form. ServerError for a region that is not there any more; WireError for
-# nonsense.
-cdef InferRequest read_request(Cursor cursor, Lane lane, const Asked *asked, Form form, RegionRegistry regions,
-                               SlabPool pool)
+# The request, of a cursor behind the form. `held`: what it is lent, or None. ServerError for a region that is not there
+# any more; WireError for nonsense.
+cdef InferRequest read_request(Cursor cursor, Lane lane, const Asked *asked, Form form, Held held,
+                               RegionRegistry regions, SlabPool pool)

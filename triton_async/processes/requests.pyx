@@ -257,6 +257,13 @@ cdef int read_head(Cursor cursor, Asked *asked) except -1:
     return 0
 
 
+cdef int read_first(const char *first, Py_ssize_t nbytes, Asked *asked) except -1:
+    if nbytes < <Py_ssize_t>sizeof(Asked):
+        raise WireError("a request that ends inside its front")
+    memcpy(asked, first, sizeof(Asked))
+    return 0
+
+
 cdef uint64_t model_of(Cursor cursor, uint32_t form_nbytes) except? 0:
     cdef Asking asking
     if form_nbytes < sizeof(Asking) or form_nbytes > <uint64_t>(cursor.end - cursor.at):
@@ -265,8 +272,8 @@ cdef uint64_t model_of(Cursor cursor, uint32_t form_nbytes) except? 0:
     return asking.model
 
 
-cdef InferRequest read_request(Cursor cursor, Lane lane, const Asked *asked, Form form, RegionRegistry regions,
-                               SlabPool pool):
+cdef InferRequest read_request(Cursor cursor, Lane lane, const Asked *asked, Form form, Held held,
+                               RegionRegistry regions, SlabPool pool):
     cdef InferRequest request = InferRequest.__new__(InferRequest)
     cdef object problem = None
     cdef uint32_t count
@@ -284,7 +291,7 @@ cdef InferRequest read_request(Cursor cursor, Lane lane, const Asked *asked, For
     request.outputs = form.outputs
     if form.placed is not None:
         problem = _place_outputs(request, form, regions)
-    problem = _take_inputs(cursor, lane, asked, request, form, regions, pool) or problem
+    problem = _take_inputs(cursor, lane, request, form, held, regions, pool) or problem
     if asked.how & ASKED_FIELDS:
         count = cursor.u32()
         request.trace_parent = [(take_text(cursor), take_text(cursor)) for _ in range(count)]
@@ -312,9 +319,8 @@ cdef object _place_outputs(InferRequest request, Form form, RegionRegistry regio
     return problem
 
 
-cdef object _take_inputs(Cursor cursor, Lane lane, const Asked *asked, InferRequest request, Form form,
+cdef object _take_inputs(Cursor cursor, Lane lane, InferRequest request, Form form, Held held,
                          RegionRegistry regions, SlabPool pool):
-    cdef Held held = lane.held(asked.number) if asked.how & ASKED_LENDS else None
     cdef Shape *shape = form.shapes
     cdef list inputs = []
     cdef Buffer buffer
