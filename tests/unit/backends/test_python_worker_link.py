@@ -7,9 +7,12 @@ import random
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from python_stage import IDENTITY, IO, request, stage, write
 
 from triton_async.backends.python.isolated import wire as server_wire
 from triton_async.backends.python.isolated.link import Link
@@ -18,6 +21,7 @@ from triton_async.backends.python.isolated.owner import LinkOwner
 from triton_async.backends.python.isolated.reader import Reader
 from triton_async.backends.python.worker import wire
 from triton_async.errors import InternalError
+from triton_async.infer.tensor import from_numpy
 from triton_async.memory.slab import SlabPool
 
 
@@ -187,3 +191,74 @@ def test_shared_memory_can_not_change_its_size() -> None:
         with pytest.raises(PermissionError):
             os.ftruncate(memory.fd, nbytes)
     memory.close()
+
+
+def test_an_answer_that_has_no_room_is_a_refusal() -> None:
+    reader = Reader()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    requests = SharedMemory(1 << 20, True)
+    with theirs:
+        link = Link(ours, requests, SharedMemory(1 << 20, False), SlabPool(0), reader, Heard())
+        output = from_numpy("OUT", np.zeros(1 << 17, np.float32))
+        for _ in range(4):  # more than there is room for, if any of it stayed
+            link.respond(5, [output], {"long": "x" * (2 << 20)}, None, True)
+            message = theirs.recv(1 << 20)
+            number, flags, block = wire.INNER_HEAD.unpack_from(message, 1)
+            assert (message[0], number, flags, block) == (wire.INNER, 5, wire.FINAL | wire.HAS_ERROR, 0)
+            assert b"no room in the memory that is shared with the worker process" in message
+            link.answer(6, False, 0, "x" * (2 << 20))
+            message = theirs.recv(1 << 20)
+            assert message[0] == wire.ANSWER
+            assert message[9] == 1
+            assert b"no room in the memory" in message
+        link.respond(7, [output], None, None, True)
+        assert wire.INNER_HEAD.unpack_from(theirs.recv(1 << 20), 1)[:2] == (7, wire.FINAL | wire.HAS_RESPONSE)
+        link.fail(InternalError("over"))
+    assert reader.watched == 0
+
+
+def test_a_request_that_has_no_room_leaves_none_behind(tmp_path: Path) -> None:
+    isolated = """
+        parameters { key: "ISOLATION" value { string_value: "process" } }
+        parameters { key: "MEMORY_LIMIT_BYTES" value { string_value: "134217728" } }
+    """
+    write(tmp_path, "m", IDENTITY, IO + isolated)
+    x = np.ones(8 << 20, np.float32)
+    with stage(tmp_path) as server:
+        for _ in range(5):
+            too_long = request("m", IN=x)
+            too_long.parameters = {"long": "x" * (120 << 20)}
+            assert "no room for a request in the memory" in server.error(too_long).message
+        assert server.ask("m", x).sum() == 8 << 20
+
+
+TWO_OUTPUTS = """
+    input { name: "IN" data_type: TYPE_FP32 dims: -1 }
+    output { name: "OUT" data_type: TYPE_FP32 dims: -1 }
+    output { name: "MORE" data_type: TYPE_FP32 dims: -1 }
+    parameters { key: "ISOLATION" value { string_value: "process" } }
+    parameters { key: "MEMORY_LIMIT_BYTES" value { string_value: "201326592" } }
+"""
+
+
+@pytest.mark.parametrize(("more", "text"), [
+    ("x", "bytes are more than what is shared with the server"),
+    ("x[:1].reshape([1] * 17)", "tensor 'MORE' has 17 dimensions, at most 16 are supported"),
+])  # fmt: skip
+def test_a_response_that_has_no_room_leaves_none_behind(tmp_path: Path, more: str, text: str) -> None:
+    write(tmp_path, "m", f"""
+class TritonPythonModel:
+    def execute(self, requests):
+        (request,) = requests
+        asked = pb_utils.get_input_tensor_by_name(request, "IN").as_numpy()
+        x = np.broadcast_to(np.float32(1), (int(asked[0]),))  # no memory of the worker's own
+        outputs = [pb_utils.Tensor("OUT", x)]
+        if asked[1]:
+            outputs.append(pb_utils.Tensor("MORE", {more}))
+        return [pb_utils.InferenceResponse(outputs)]
+""", TWO_OUTPUTS)  # fmt: skip
+    with stage(tmp_path) as server:
+        for _ in range(4):
+            error = server.error(request("m", IN=np.float32([26 << 20, 1])))
+            assert text in error.message
+            assert server.infer(request("m", "OUT", IN=np.float32([10 << 20, 0])))["OUT"].shape == (10 << 20,)

@@ -43,7 +43,7 @@ cdef class Link(Outbound):
     # Hands over a closed batch, a factory for each request. True: the worker has it, or some requests of it. False: all
     # were answered, with errors.
     cdef bint submit(self, Batch batch, list factories) except -1
-    cdef int _request(self, Writer event, ResponseFactory factory) except -1
+    cdef uint64_t _request(self, Writer event, ResponseFactory factory) except? 0
     cdef int _leave(self, bytes message, str problem) except -1
     cdef int _read_here(self) except -1
     cdef bint _is_short(self, int kind) noexcept

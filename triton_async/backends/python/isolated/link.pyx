@@ -112,15 +112,18 @@ cdef class Link(Outbound):
         cdef Writer event
         cdef ResponseFactory factory
         cdef uint64_t number
+        cdef uint64_t block
         cdef int taken = 0
         if self.freed:
             self._send_freed(message)
         for factory in factories:
             event = Writer.__new__(Writer)
+            block = 0
             try:
-                self._request(event, factory)
+                block = self._request(event, factory)
                 self._add(message, event)
             except (ServerError, MemoryError) as error:
+                self._give_back(block)  # the worker has not heard of it
                 self._refuse(factory, error)
                 continue
             taken += 1
@@ -147,7 +150,8 @@ cdef class Link(Outbound):
         factory.send([], None, error)
         factory.release()
 
-    cdef int _request(self, Writer event, ResponseFactory factory) except -1:
+    # The block of its tensors, 0: none.
+    cdef uint64_t _request(self, Writer event, ResponseFactory factory) except? 0:
         cdef Writer tensors = Writer.__new__(Writer)
         cdef ta_lease *lease = tensors.tensors(request_inputs(factory), self.requests)
         cdef uint64_t block = self._keep(lease) if lease != NULL else 0
@@ -158,7 +162,7 @@ cdef class Link(Outbound):
             self._give_back(block)
             raise
         self.factories[self.last_number] = factory
-        return 0
+        return block
 
     # -- from the worker, on the loop's thread -----------------------------------------------------
 
@@ -189,12 +193,12 @@ cdef class Link(Outbound):
             return self._leave(None, None)
         if nbytes > MESSAGE_NBYTES:
             return self._leave(None, TOO_LONG)
-        message = PyBytes_FromStringAndSize(data, nbytes)
-        if nbytes > LOOP_NBYTES:
-            return self._leave(message, None)
-        cursor = cursor_over(PyBytes_AS_STRING(message), nbytes, message)
-        cursor.most_nbytes = LOOP_NBYTES
         try:
+            message = PyBytes_FromStringAndSize(data, nbytes)
+            if nbytes > LOOP_NBYTES:
+                return self._leave(message, None)
+            cursor = cursor_over(PyBytes_AS_STRING(message), nbytes, message)
+            cursor.most_nbytes = LOOP_NBYTES
             while cursor.at < cursor.end:
                 start = cursor.at
                 if not self._is_short(start[0]):
@@ -249,6 +253,7 @@ cdef class Link(Outbound):
     # The loop goes on when there is nothing more to read.
     cdef int _read_all(self) except -1:
         cdef ssize_t nbytes
+        cdef bytes message
         cdef char *data = PyByteArray_AS_STRING(self.inbox)
         for _ in range(MESSAGES_PER_TURN):
             if self.socket is None:
@@ -258,14 +263,20 @@ cdef class Link(Outbound):
                 if self.watcher is not None and not self.stopped and not self.outbox:
                     self.on_loop = True
                     self._watch()
-                    if not self.watcher.watch(self.fd, self.on_readable):
+                    try:
+                        self.on_loop = self.watcher.watch(self.fd, self.on_readable)
+                    except OSError:  # no memory for it
                         self.on_loop = False
                 break
             if nbytes <= 0:
                 self._end(None)
                 return 0
-            if not self.receive(PyBytes_FromStringAndSize(data, min(nbytes, MESSAGE_NBYTES)),
-                                nbytes > MESSAGE_NBYTES):
+            try:
+                message = PyBytes_FromStringAndSize(data, min(nbytes, MESSAGE_NBYTES))
+            except MemoryError:  # it is lost: the worker is no use any more
+                self._end("sent a message that there is no memory for")
+                return 0
+            if not self.receive(message, nbytes > MESSAGE_NBYTES):
                 return 0
         return self._watch()
 

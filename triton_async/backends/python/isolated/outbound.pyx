@@ -34,6 +34,10 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef Py_ssize_t MESSAGE_NBYTES = WORKER_MESSAGE_NBYTES
 cdef int64_t FREED_NBYTES = WORKER_FREED_NBYTES
 cdef int64_t OUTBOX_NBYTES = WORKER_OUTBOX_NBYTES
+NO_ROOM = Unavailable("no room in the memory that is shared with the worker process")
+
+# What is no longer is sent in any case.
+cdef Py_ssize_t SHORT_NBYTES = 1024
 # Bytes in a message that a spilled event is worth.
 cdef int ROOM_FOR_SPILLED = 64
 # Places in the worker's memory that it hears of with the next message for it, at most.
@@ -192,7 +196,13 @@ cdef class Outbound:
         event.u8(refused)
         event.u32(<uint32_t>code)
         event.long_text(text.encode("utf-8", "replace"))
-        self._send_event(event)
+        try:
+            self._send_event(event)
+        except (ServerError, MemoryError):
+            if event.size < SHORT_NBYTES:
+                raise
+            # Too long for the room there is. Who asks waits for an answer.
+            self.answer(call, True, int(NO_ROOM.code), NO_ROOM.message)
 
     def relieve(self, uint64_t handle, uint32_t count):
         """So many responses of a request were passed on: as many more may follow."""
@@ -214,10 +224,17 @@ cdef class Outbound:
                 lease = tensors.tensors(outputs, self.requests)
             except ServerError as problem:
                 error = problem
-        if lease != NULL:
-            block = self._keep(lease)
-        write_inner_response(event, call, block, None if outputs is None else tensors, parameters, error, final)
-        self._send_event(event)
+        try:
+            if lease != NULL:
+                block = self._keep(lease)
+            write_inner_response(event, call, block, None if outputs is None else tensors, parameters, error, final)
+            self._send_event(event)
+        except (ServerError, MemoryError):
+            # Likewise. The worker has not heard of the block.
+            self._give_back(block)
+            event = Writer.__new__(Writer)
+            write_inner_response(event, call, 0, None, None, NO_ROOM, final)
+            self._send_event(event)
 
     def _tell(self, int kind, content):
         cdef Writer event = Writer.__new__(Writer)

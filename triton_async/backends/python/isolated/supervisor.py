@@ -214,6 +214,8 @@ class Supervisor(LinkOwner):
             self._make_worker()
         except OSError as error:
             self._worker_gone(f"could not be started: {error.strerror or error}")
+        except (ServerError, MemoryError) as error:  # somebody waits for it
+            self._worker_gone(f"could not be started: {str(error) or 'no memory'}")
 
     def _make_worker(self) -> None:
         with contextlib.ExitStack() as stack:

@@ -43,7 +43,7 @@ class Outgoing:
         nbytes = sum(map(len, event))
         if nbytes > wire.MESSAGE_NBYTES - 64:
             content = b"".join(event)
-            offset = self._place(nbytes)
+            (offset,) = self._place([nbytes])
             self._view[offset : offset + nbytes] = content
             event = [wire.SPILLED_EVENT.pack(wire.SPILLED, offset, nbytes)]
             nbytes = len(event[0])
@@ -107,6 +107,7 @@ class Outgoing:
     def tensors(self, tensors: Sequence[Tensor]) -> list[bytes]:
         """Tensors as parts of an event; large ones go to shared memory. TooLarge."""
         parts = [wire.U16.pack(len(tensors))]
+        large = []
         inlined = 0
         for tensor in tensors:
             number = NUMBERS[tensor._datatype]
@@ -126,34 +127,41 @@ class Outgoing:
                 parts.append(wire.inline_head(tensor._name, number, shape, nbytes))
                 parts.append(content if number == wire.BYTES else content.tobytes())
             else:
-                head = wire.pack_name(tensor._name)
-                offset = self._place(nbytes)
-                if number == wire.BYTES:
-                    self._view[offset : offset + nbytes] = content
-                else:
-                    place = np.frombuffer(self._memory.map, content.dtype, content.size, offset)
-                    np.copyto(place.reshape(shape), content)
-                parts.append(
-                    head + wire.MEMORY_HEADS[rank].pack(number, rank, wire.IN_MEMORY, *shape, nbytes, offset)
-                )
+                large.append((len(parts), wire.pack_name(tensor._name), number, shape, content, nbytes))
+                parts.append(b"")
+        if large:
+            self._put(parts, large)
         return parts
 
-    # Where in the response memory so many bytes may be put: waits for the server to give some back.
-    def _place(self, nbytes: int) -> int:
+    # Large tensors of an event: their bytes to shared memory, their heads to their places among the parts.
+    def _put(self, parts: list[bytes], large: list[Any]) -> None:
+        places = self._place([one[5] for one in large])
+        for (at, name, number, shape, content, nbytes), offset in zip(large, places):
+            if number == wire.BYTES:
+                self._view[offset : offset + nbytes] = content
+            else:
+                place = np.frombuffer(self._memory.map, content.dtype, content.size, offset)
+                np.copyto(place.reshape(shape), content)
+            rank = len(shape)
+            parts[at] = name + wire.MEMORY_HEADS[rank].pack(number, rank, wire.IN_MEMORY, *shape, nbytes, offset)
+
+    # Where in the response memory so many bytes each may be put, all of them at once: who has some and waits for more
+    # might wait for himself. Waits for the server to give some back. TooLarge.
+    def _place(self, sizes: list[int]) -> list[int]:
         with self._lock:
-            offset = self._allocator.take(nbytes)
-        if offset is not None:
-            return offset
-        if nbytes > self._allocator.nbytes:
-            raise TooLarge(f"{nbytes} bytes are more than what is shared with the server, {self._allocator.nbytes}")
+            places = self._allocator.take_all(sizes)
+        if places is not None:
+            return places
+        if self._allocator.needed(sizes) > self._allocator.nbytes:
+            raise TooLarge(f"{sum(sizes)} bytes are more than what is shared with the server, {self._allocator.nbytes}")
         self.flush()  # what is held back is among what the server has to read first
-        found: list[int] = []
+        found: list[list[int]] = []
 
         def there() -> bool:
             with self._lock:
-                offset = self._allocator.take(nbytes)
-            if offset is not None:
-                found.append(offset)
+                places = self._allocator.take_all(sizes)
+            if places is not None:
+                found.append(places)
             return bool(found)
 
         self._wait_for(there)

@@ -238,27 +238,29 @@ class WorkerChannel:
         if not self._answered_ns:
             self._answered_ns = time.monotonic_ns()
         error = None if response is None else response._error
-        if error is not None:
-            message = error._message.encode("utf-8", "replace")
-            body: list[Any] = [wire.U32.pack(int(error._code)), wire.pack_long(message)]
-            flags |= wire.HAS_ERROR
-        elif response is not None:
-            body = self._outputs(request, response)
-            flags |= wire.HAS_RESPONSE
-        else:
-            body = []
+        try:
+            if error is not None:
+                message = error._message.encode("utf-8", "replace")
+                body: list[Any] = [wire.U32.pack(int(error._code)), wire.pack_long(message)]
+                flags |= wire.HAS_ERROR
+            elif response is not None:
+                body = self._outputs(request, response)
+                flags |= wire.HAS_RESPONSE
+            else:
+                body = []
+            body.insert(0, wire.RESPONSE_HEAD.pack(wire.RESPONSE, request.handle, flags))
+            self._out.add(body)
+        except TooLarge as problem:
+            raise Refused(INTERNAL, str(problem)) from None
         if not flags & wire.FINAL:
             request.credits -= 1
             if request.credits <= self.credits // 2:
                 self._credited[request.handle] = request
-        body.insert(0, wire.RESPONSE_HEAD.pack(wire.RESPONSE, request.handle, flags))
-        self._out.add(body)
         if not self.holding:
             self._out.flush()
 
     def _outputs(self, request: Any, response: InferenceResponse) -> list[Any]:
         wanted = {*request.output_names, *self.state_names} if self.state_names else request.wanted()
-        parameters = response._parameters
         found: dict[str, Any] = {}
         for tensor in response._outputs:
             name = tensor._name
@@ -267,11 +269,8 @@ class WorkerChannel:
                     assert self.context is not None
                     raise Refused(INTERNAL, f"model '{self.context.model}' gave output '{name}' more than once")
                 found[name] = tensor
-        text = json.dumps(parameters).encode() if parameters else b""
-        try:
-            return [wire.pack_long(text), *self._out.tensors(list(found.values()))]
-        except TooLarge as error:
-            raise Refused(INTERNAL, str(error)) from None
+        text = json.dumps(response._parameters).encode() if response._parameters else b""
+        return [wire.pack_long(text), *self._out.tensors(list(found.values()))]
 
     def release(self, request: Any, reschedule: bool = False) -> None:
         if request.released:
@@ -353,23 +352,23 @@ class WorkerChannel:
         parameters = json.dumps(source.parameters).encode() if source.parameters else b""
         correlation = source.correlation_id
         number = self._next()
-        try:
-            event = [
-                self._exec_head(number, call.decoupled), wire.pack_text(source.inner_model),
-                wire.EXEC_MIDDLE.pack(source.model_version, source.flags, source.timeout, isinstance(correlation, str)),
-                wire.pack_text(correlation) if isinstance(correlation, str) else wire.U64.pack(correlation),
-                wire.pack_text(source.id), wire.pack_long(parameters), wire.U16.pack(len(source.output_names)),
-                *map(wire.pack_text, source.output_names), *self._out.tensors(request.inputs()),
-            ]  # fmt: skip
-        except (TooLarge, ValueError) as error:
-            raise Refused(INVALID_ARG, refusal(source.inner_model, str(error))) from None
-        self._calls[number] = call
         call.cancel_function = lambda: self._cancel(number)
         call.wait_function = self._wait_for
         call.await_function = self._help
         if call.decoupled:
             call.taken_function = _Taken(self, number)
-        self._out.add(event)
+        self._calls[number] = call
+        try:
+            self._out.add([
+                self._exec_head(number, call.decoupled), wire.pack_text(source.inner_model),
+                wire.EXEC_MIDDLE.pack(source.model_version, source.flags, source.timeout, isinstance(correlation, str)),
+                wire.pack_text(correlation) if isinstance(correlation, str) else wire.U64.pack(correlation),
+                wire.pack_text(source.id), wire.pack_long(parameters), wire.U16.pack(len(source.output_names)),
+                *map(wire.pack_text, source.output_names), *self._out.tensors(request.inputs()),
+            ])  # fmt: skip
+        except (TooLarge, ValueError) as error:
+            del self._calls[number]
+            raise Refused(INVALID_ARG, refusal(source.inner_model, str(error))) from None
         self._out.flush()
 
     def _exec_head(self, number: int, decoupled: bool) -> bytes:

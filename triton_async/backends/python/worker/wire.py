@@ -337,6 +337,22 @@ class Allocator:
         self._taken: dict[int, int] = {}
         self.nbytes = nbytes - ALIGNMENT
 
+    def needed(self, sizes: list[int]) -> int:
+        """Bytes that so many each take."""
+        return sum(max((nbytes + ALIGNMENT - 1) // ALIGNMENT, 1) * ALIGNMENT for nbytes in sizes)
+
+    def take_all(self, sizes: list[int]) -> list[int] | None:
+        """`take` for each; None, and nothing taken, where there is no room for all."""
+        taken: list[int] = []
+        for nbytes in sizes:
+            offset = self.take(nbytes)
+            if offset is None:
+                for one in taken:
+                    self.give_back(one)
+                return None
+            taken.append(offset)
+        return taken
+
     def take(self, nbytes: int) -> int | None:
         """Where so many bytes are free, as far in front as it goes; None for no room."""
         nbytes = max((nbytes + ALIGNMENT - 1) // ALIGNMENT, 1) * ALIGNMENT
