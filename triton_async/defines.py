@@ -479,6 +479,14 @@ MODEL_LOAD_THREADS = 4
 # long. Each repository has its own, so that one whose file system hangs holds up no other.
 UNLOAD_THREADS = 2
 FILE_THREADS = 2
+# Where all of them seem to hang: seconds that a job waits before it gets a thread beside those, and threads at most.
+# What does not hang takes less, unless the machine is busy, and then some threads more do no harm.
+POOL_PATIENCE_S = 2.0
+POOL_MOST_THREADS = 32
+
+# Threads of a pool that wait for others at once, each with another one in its place: loads that asked for loads, and
+# those whose repository agent does not answer. As deep as loads are nested, and more.
+POOL_WAITS = 64
 
 # Seconds in which a repository tells what it holds before poll mode follows the others without it, and before whoever
 # asks hears that it does not answer.

@@ -90,6 +90,19 @@ def check(error: int | None) -> None:
     raise made
 
 
+def open_library(path: Path) -> ctypes.CDLL:
+    """A shared library, loaded without the GIL, which ctypes would hold: what a library does meanwhile may take long.
+    OSError with the loader's reason.
+    """
+    process = ctypes.CDLL(None)
+    process.dlopen.restype = ctypes.c_void_p
+    process.dlerror.restype = ctypes.c_char_p
+    handle = process.dlopen(ctypes.c_char_p(os.fsencode(path)), ctypes.c_int(os.RTLD_NOW))
+    if not handle:
+        raise OSError((process.dlerror() or b"").decode(errors="replace"))
+    return ctypes.CDLL(str(path), handle=handle)
+
+
 def metrics_text() -> str:
     """The lines of the metric families that libraries and programs in this process have made; "" where none could."""
     if _loaded is None:

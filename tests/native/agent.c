@@ -41,10 +41,26 @@ static const char *parameter(TRITONREPOAGENT_Agent *agent, TRITONREPOAGENT_Agent
     return "";
 }
 
+/* Until the file is there that the environment names AGENT_GATE. */
+static void hang(const char *who) {
+    note(who, "hangs");
+    while (access(getenv("AGENT_GATE"), F_OK) != 0)
+        usleep(20000);
+}
+
+#ifdef HANG_LOADED
+__attribute__((constructor)) static void loaded(void) {
+    hang("loaded");
+}
+#endif
+
 TRITONSERVER_Error *TRITONREPOAGENT_Initialize(TRITONREPOAGENT_Agent *agent) {
     uint32_t major, minor;
     TRY(TRITONREPOAGENT_ApiVersion(&major, &minor));
     note("-", "Initialize");
+#ifdef HANG_INITIALIZE
+    hang("initialize");
+#endif
 #ifdef FAIL_INITIALIZE
     return fault("the agent does not want to");
 #else
@@ -104,6 +120,8 @@ TRITONSERVER_Error *TRITONREPOAGENT_ModelAction(
     static const char *const NAMES[] = {"LOAD", "LOAD_COMPLETE", "LOAD_FAIL", "UNLOAD", "UNLOAD_COMPLETE"};
     const char *what = parameter(agent, model, "do"), *tag = parameter(agent, model, "tag");
     note(tag, NAMES[action]);
+    if (strcmp(what, "hang") == 0 && strcmp(parameter(agent, model, "at"), NAMES[action]) == 0)
+        hang(tag);
     if (action != TRITONREPOAGENT_ACTION_LOAD) {
         TRITONSERVER_Error *error =
             TRITONREPOAGENT_ModelRepositoryUpdate(agent, model, TRITONREPOAGENT_ARTIFACT_FILESYSTEM, "/tmp");

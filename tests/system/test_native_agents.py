@@ -194,6 +194,51 @@ def test_what_goes_wrong_fails_the_load(tmp_path: Path, monkeypatch: pytest.Monk
     ]  # fmt: skip
 
 
+def reasons(server: ServerProcess) -> dict[str, str]:
+    return {row["name"]: row.get("reason", "") for row in call(server, "repository/index", {})[1]}
+
+
+@pytest.mark.parametrize("at", ["LOAD", "LOAD_COMPLETE", "UNLOAD", "UNLOAD_COMPLETE", "loaded", "initialize"])
+def test_an_agent_that_hangs_holds_up_its_own_models_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    agents, models, journal, gate = (tmp_path / name for name in ("agents", "models", "journal", "gate"))
+    native_libraries.build(agents / "teller" / "libtritonrepoagent_teller.so", "agent.c")
+    define = {"loaded": "HANG_LOADED", "initialize": "HANG_INITIALIZE"}.get(at)
+    name = "teller" if define is None else "stuck"
+    if define is not None:
+        native_libraries.build(agents / "stuck" / "libtritonrepoagent_stuck.so", "agent.c", define)
+    stuck = [f"stuck_{number}" for number in range(5)]
+    for model in stuck:
+        write(models, model, agent(name, tag=model, do="hang", at=at))
+    write(models, "plain", agent("teller", tag="plain"))
+    monkeypatch.setenv("AGENT_JOURNAL", str(journal))
+    monkeypatch.setenv("AGENT_GATE", str(gate))
+    options = [f"--repoagent-directory={agents}", "--model-control-mode=explicit", "--model-load-thread-count=1"]
+    with running_server([models], tmp_path, options) as server, ThreadPoolExecutor(8) as pool:
+        if at == "loaded":  # the loader of the system takes one library after the other
+            assert load(server, "plain") == (200, None)
+            assert load(server, "plain", "unload") == (200, None)
+        loads = [pool.submit(load, server, model) for model in stuck]
+        if at.startswith("UNLOAD"):
+            assert [one.result(30) for one in loads] == [(200, None)] * 5
+            assert [load(server, model, "unload") for model in stuck] == [(200, None)] * 5
+        poll(lambda: journal.exists() and " hangs" in journal.read_text(), "an agent to hang", 20)
+        for _ in range(2):
+            assert load(server, "plain") == (200, None)
+            assert answer(server, "plain") == [7]
+            assert load(server, "plain", "unload") == (200, None)
+            poll(lambda: reasons(server)["plain"] == "unloaded", "the model to be gone", 20)
+        assert not any(reasons(server)[model] == "unloaded" for model in stuck)
+        gate.touch()
+        assert [one.result(30) for one in loads] == [(200, None)] * 5
+        if at.startswith("UNLOAD"):
+            poll(lambda: all(reasons(server)[model] == "unloaded" for model in stuck), "all to be gone", 20)
+        else:
+            assert answer(server, "stuck_4") == [7]
+        server.stop()
+
+
 def test_models_are_moved_to_object_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agents, models, copies = tmp_path / "agents", tmp_path / "models", tmp_path / "copies"
     native_libraries.build(agents / "teller" / "libtritonrepoagent_teller.so", "agent.c")

@@ -7,14 +7,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from triton_async.config.config_json import config_json
 from triton_async.config.paths import safe_join
 from triton_async.core.native_agents import Action, NativeAgentModel, NativeAgents
-from triton_async.errors import InvalidArg, ServerError, Unsupported
+from triton_async.core.threads import waiting
+from triton_async.errors import InvalidArg, ServerError, Unavailable, Unsupported
 
 log = logging.getLogger("triton_async.core")
 
@@ -48,10 +50,12 @@ class AgentRun:
                     continue
                 if agents is None:
                     raise Unsupported(f"repository agent '{agent.name}' of model '{proto.name}' can not be had here")
-                model = agents.begin(agent.name, config_json(proto), dict(agent.parameters), self.directory)
-                self._models.append(model)
-                model.act(Action.LOAD)
-                self.directory = model.location()
+                # A library may take its time: its thread is made up for.
+                with waiting():
+                    model = agents.begin(agent.name, config_json(proto), dict(agent.parameters), self.directory)
+                    self._models.append(model)
+                    model.act(Action.LOAD)
+                    self.directory = model.location()
         except BaseException:
             self.fail()
             raise
@@ -77,14 +81,25 @@ class AgentRun:
     def _tell(self, models: Iterable[NativeAgentModel], action: Action) -> None:
         for model in models:
             try:
-                model.act(action)
+                with _made_up_for():
+                    model.act(action)
             except ServerError as error:
                 log.error("a repository agent returned an error of %s: %s", action.name, error.message)
 
     def _close(self) -> None:
         models, self._models = self._models, []
         for model in reversed(models):
-            model.close()
+            with _made_up_for():
+                model.close()
+
+
+@contextmanager
+def _made_up_for() -> Iterator[None]:
+    """`waiting`, where there may be one thread more: an agent is told whether or not."""
+    with ExitStack() as stack:
+        with suppress(Unavailable):
+            stack.enter_context(waiting())
+        yield
 
 
 def _check_digest(model: str, directory: Path, key: str, expected: str) -> None:

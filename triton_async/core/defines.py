@@ -1,4 +1,4 @@
-"""Limits of response caches, each with its unit and the reason for its value."""
+"""Limits of response caches and repository agents, each with its unit and the reason for its value."""
 
 from __future__ import annotations
 
@@ -15,3 +15,6 @@ CACHE_IDENTITY_NBYTES = 2 << 30
 NATIVE_CACHE_THREADS = 4
 NATIVE_CACHE_PENDING = 4096
 NATIVE_CACHE_WAIT_S = 0.2
+
+# Seconds that the end of a server waits for a repository agent that is still being initialised.
+AGENT_END_S = 5.0

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from triton_async.core import files
 from triton_async.core.lifecycle import LoadedVersion, State
+from triton_async.core.model_lock import ModelLock
 from triton_async.core.opening import OpenEnsemble
 from triton_async.errors import NotFound, ServerError, Unavailable
 
@@ -51,9 +51,12 @@ class ModelEntry:
     # It was loaded for its own sake, not as the step of an ensemble, and so does not go with one.
     asked_for: bool = False
     joining: bool = False
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock: ModelLock = field(init=False)
     # Its part of the index, made when the index is asked for after a change.
     rows: list[Row] | None = None
+
+    def __post_init__(self) -> None:
+        self.lock = ModelLock(self.key)
 
     def ready(self) -> list[int]:
         """READY versions, ascending."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,11 +21,13 @@ from triton_async.core.cache import ResponseCache
 from triton_async.core.families import MetricSource
 from triton_async.core.files import LocalRoot, Root
 from triton_async.core.limiter import RateLimiter
+from triton_async.core.model_lock import current, in_turn
 from triton_async.core.native_agents import NativeAgents
 from triton_async.core.placement import GpuLoads
 from triton_async.core.reactor import Reactor
+from triton_async.core.threads import Threads
 from triton_async.core.warmup import WarmUps
-from triton_async.defines import FILE_THREADS, UNLOAD_THREADS
+from triton_async.defines import FILE_THREADS, POOL_MOST_THREADS, POOL_PATIENCE_S, UNLOAD_THREADS
 from triton_async.errors import InternalError, ServerError
 from triton_async.infer.signature import ModelSignature
 from triton_async.memory.binding import bind
@@ -62,15 +64,17 @@ class Strategies(Protocol):
 
 class Workers:
     """Threads for what blocks, apart from each other: loads that take minutes hold up no unload, and a file system that
-    hangs holds up neither, nor looks at others. To be used in a `with` block, whose end waits for what they have.
+    hangs holds up neither, nor looks at others. What frees models, and file systems, get further threads when those that
+    are there seem to hang; loads when they wait for other loads. To be used in a `with` block, whose end waits for what
+    they have.
     """
 
     def __init__(self, load_threads: int, cores: Sequence[int] = ()) -> None:
         """`cores`: where they run, and the threads that engines start from them; (): where the process does."""
         self._place = place = partial(_place, tuple(cores)) if cores else None
-        self.loads = ThreadPoolExecutor(load_threads, "load", place)
-        self.unloads = ThreadPoolExecutor(UNLOAD_THREADS, "unload", place)
-        self.files = ThreadPoolExecutor(FILE_THREADS, "files", place)
+        self.loads = Threads(load_threads, "load", place)
+        self.unloads = Threads(UNLOAD_THREADS, "unload", place, POOL_PATIENCE_S, POOL_MOST_THREADS)
+        self.files = Threads(FILE_THREADS, "files", place, POOL_PATIENCE_S, POOL_MOST_THREADS)
         self._of_roots: WeakKeyDictionary[Root, ThreadPoolExecutor] = WeakKeyDictionary()
         #: Whether the end of the block waits for none of them: something there does not come to its end.
         self.abandoned = False
@@ -182,25 +186,29 @@ class Host:
 
     async def loading(self, function: Callable[..., T], *arguments: Any) -> T:
         """Runs a step of a load on a load thread. Whatever a backend or a file system raises comes as a ServerError."""
-        return await self._run(self.workers.loads, LOADING, function, arguments)
+        # What another load waits for comes first.
+        turn, loads = current(), self.workers.loads
+        nested = turn is not None and turn.asker is not None
+        submit: Callable[..., Future[T]] = loads.submit_first if nested else loads.submit
+        return await self._run(partial(submit, in_turn().run), LOADING, function, arguments)
 
     async def unloading(self, function: Callable[..., T], *arguments: Any) -> T:
         """The same for a step that frees a model."""
-        return await self._run(self.workers.unloads, UNLOADING, function, arguments)
+        return await self._run(self.workers.unloads.submit, UNLOADING, function, arguments)
 
     async def looking(self, function: Callable[..., T], *arguments: Any) -> T:
         """The same for a look at files, which takes no longer than the file system does."""
-        return await self._run(self.workers.files, LOOKING, function, arguments)
+        return await self._run(self.workers.files.submit, LOOKING, function, arguments)
 
     async def looking_at(self, root: Root, function: Callable[..., T], *arguments: Any) -> T:
         """The same for a look at a model repository."""
-        return await self._run(self.workers.of_root(root), LOOKING, function, arguments)
+        return await self._run(self.workers.of_root(root).submit, LOOKING, function, arguments)
 
     async def _run(
-        self, executor: Executor, doing: str, function: Callable[..., T], arguments: tuple[Any, ...]
+        self, submit: Callable[..., Future[T]], doing: str, function: Callable[..., T], arguments: tuple[Any, ...]
     ) -> T:
         try:
-            return await self.loop.run_in_executor(executor, function, *arguments)
+            return await asyncio.wrap_future(submit(function, *arguments), loop=self.loop)
         except Exception as error:
             known = as_server_error(error, doing, function)
             if known is error:

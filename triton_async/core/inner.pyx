@@ -4,6 +4,7 @@ import asyncio
 import logging
 from _thread import get_ident
 from concurrent.futures import CancelledError
+from contextlib import ExitStack
 
 cimport cython
 from cpython.ref cimport Py_INCREF
@@ -24,6 +25,8 @@ from triton_async.infer.tensor cimport Tensor
 from triton_async.infer.trace cimport Trace
 from triton_async.memory.buffer cimport MEMORY_GPU
 
+from triton_async.core.model_lock import current
+from triton_async.core.threads import waiting
 from triton_async.defines import INNER_MAX_DEPTH, INNER_MAX_OPEN, INNER_MAX_UNREAD, INNER_UNREAD
 from triton_async.errors import (
     Cancelled,
@@ -281,14 +284,17 @@ cdef class InnerRequests(Errand):
         """See InferenceService."""
         return self.closed
 
-    def ask(self, str what, texts):
+    def ask(self, str what, texts, context=None):
         """See InferenceService."""
         if self.control is None:
             raise Unsupported(f"'{what}' can not be asked of this server")
-        return self.control(self.server, self._outcome, what, texts)
+        if context is None or current() is not None:
+            return self.control(self.server, self._outcome, what, texts)
+        return context.copy().run(self.control, self.server, self._outcome, what, texts)
 
     def load_model(self, str name, parameters=None):
-        """Loads or reloads a model and waits for it: blocks. ServerError. Not for the loop's thread."""
+        """Loads or reloads a model and waits for it: blocks. ServerError. Not for the loop's thread. What a load asks
+        for needs none of its threads, and is refused where it would wait for that load itself."""
         self._await(self.server.load_model(name, dict(parameters) if parameters else None))
 
     def unload_model(self, str name, bint unload_dependents=False):
@@ -300,7 +306,8 @@ cdef class InnerRequests(Errand):
         return not self.closed and self.server.serves(name, version)
 
     def _await(self, coroutine):
-        if not self.server.serving and not self.closed:
+        # What is loaded at the start may ask for more.
+        if not self.closed and (self.server.stopping or not (self.server.serving or current() is not None)):
             coroutine.close()
             raise Unavailable("Server exiting" if self.server.stopping else "Server not ready")
         return self._outcome(coroutine)
@@ -309,14 +316,23 @@ cdef class InnerRequests(Errand):
         if self.closed or get_ident() == self.thread:
             coroutine.close()
             raise Unavailable("Server exiting" if self.closed else "the server's own thread would wait for itself")
-        future = asyncio.run_coroutine_threadsafe(coroutine, self.server.loop)
-        self.futures.add(future)
-        try:
-            return future.result()
-        except CancelledError:
-            raise Unavailable("Server exiting") from None
-        finally:
-            self.futures.discard(future)
+        with ExitStack() as stack:
+            try:
+                # In an isolated model's name another thread asks, while one that loads it waits for its worker.
+                loads = None if current() is None else self.server.host.workers.loads
+                stack.enter_context(waiting(loads))
+            except ServerError:
+                coroutine.close()
+                raise
+            # Its context goes along: whatever it waits for there is waited for by the load that asks.
+            future = asyncio.run_coroutine_threadsafe(coroutine, self.server.loop)
+            self.futures.add(future)
+            try:
+                return future.result()
+            except CancelledError:
+                raise Unavailable("Server exiting") from None
+            finally:
+                self.futures.discard(future)
 
     # -- loop --------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from triton_async.core.instances import Instance
 from triton_async.core.limited_model import LimitedModel
 from triton_async.core.limiter import Claim
 from triton_async.core.model import Model
+from triton_async.core.model_lock import in_turn
 from triton_async.core.opening import (
     Closable,
     OpenVersion,
@@ -351,7 +353,8 @@ async def _start_instances(
         instance = _make_instance(host, spec)
         started: asyncio.Future[None] = host.loop.create_future()
         try:
-            instance.start(_maker(host, config, loaded, spec), _settler(host.loop, started))
+            make = partial(in_turn().run, _maker(host, config, loaded, spec))
+            instance.start(make, _settler(host.loop, started))
         except RuntimeError:
             started.set_exception(InternalError(f"the thread of instance '{spec.name}' could not be started"))
         made.append(instance)

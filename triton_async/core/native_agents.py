@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import threading
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 
 from triton_async import native
 from triton_async.config.paths import safe_name
+from triton_async.core.defines import AGENT_END_S
 from triton_async.errors import InternalError, InvalidArg, ServerError
 
 log = logging.getLogger("triton_async.native")
@@ -39,15 +39,23 @@ class Fetched(Protocol):
     def close(self) -> None: ...
 
 
+class _Place:
+    """One of a server's agents, loaded or not. `lock`: held while it is loaded and initialised, which may take long."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.agent: NativeAgent | None = None
+
+
 class NativeAgents:
     """Those of a server, in `directory` (--repoagent-directory), loaded when a model names one. `fetch`: brings a model
-    from object storage.
+    from object storage. One that does not come back from a call holds up the models that name it, and no others.
     """
 
     def __init__(self, directory: str, fetch: Callable[[str], Fetched]) -> None:
         self._directory = Path(directory)
         self._fetch = fetch
-        self._made: dict[str, NativeAgent] = {}
+        self._places: dict[str, _Place] = {}
         self._lock = threading.Lock()
 
     def begin(
@@ -55,18 +63,24 @@ class NativeAgents:
     ) -> NativeAgentModel:
         """A load of a model for the agent `name`. ServerError when its library is none, or does not want to."""
         with self._lock:
-            agent = self._made.get(name)
-            if agent is None:
-                agent = self._made[name] = NativeAgent(name, self._directory)
+            place = self._places.setdefault(name, _Place())
+        with place.lock:
+            if place.agent is None:
+                place.agent = NativeAgent(name, self._directory)
+            agent = place.agent
         return NativeAgentModel(agent, config, parameters, location, self._fetch)
 
     def close(self) -> None:
         """Finalises all, behind their models."""
         with self._lock:
-            made = list(self._made.values())
-            self._made.clear()
-        for agent in made:
-            agent.close()
+            places, self._places = self._places, {}
+        for name, place in places.items():
+            if not place.lock.acquire(timeout=AGENT_END_S):
+                log.error("repository agent '%s' is not finalised: it has not come back from its initialisation", name)
+                continue
+            if place.agent is not None:
+                place.agent.close()
+            place.lock.release()
 
 
 class NativeAgent:
@@ -80,7 +94,7 @@ class NativeAgent:
         if not path.is_file():
             raise InvalidArg(f"unable to find '{file}' of repository agent '{name}' in the repository agent directory")
         try:
-            self._library = ctypes.CDLL(str(path))
+            self._library = native.open_library(path)
         except OSError as error:
             log.error("unable to load shared library %s: %s", path, error)
             reason = str(error).replace(f"{path.parent}/", "")

@@ -112,6 +112,8 @@ class NativeStore:
             pass
         except ServerError as error:
             self._loop.call_soon_threadsafe(self._note, "lookup", error.message)
+        except MemoryError:  # for a copy of the value
+            self._loop.call_soon_threadsafe(self._note, "lookup", "no memory")
         self._loop.call_soon_threadsafe(done, found)
 
     def _insert(self, name: bytes, value: bytes) -> None:
@@ -124,6 +126,8 @@ class NativeStore:
             ))  # fmt: skip
         except ServerError as error:
             failure = error.message
+        except MemoryError:
+            failure = "no memory"
         self._loop.call_soon_threadsafe(partial(self._inserted, failure))
 
     def _inserted(self, failure: str) -> None:
@@ -154,7 +158,7 @@ def _loaded(name: str, path: Path) -> ctypes.CDLL:
     if not path.is_file():
         raise NotFound(f"unable to find cache library '{path.name}' in the folder '{name}' of the cache directory")
     try:
-        library = ctypes.CDLL(str(path))
+        library = native.open_library(path)
     except OSError as error:
         log.error("unable to load shared library %s: %s", path, error)
         raise InvalidArg(f"unable to load shared library: {str(error).replace(f'{path.parent}/', '')}") from None

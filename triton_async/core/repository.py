@@ -335,7 +335,7 @@ class ModelRepository:
         await asyncio.gather(*(self._unload_locked(self.models[key]) for key in keys))
 
     async def _unload_locked(self, entry: ModelEntry) -> None:
-        async with entry.lock:
+        async with entry.lock.held():
             if entry.key in self.models:
                 self._unload(entry)
 
@@ -370,7 +370,7 @@ class ModelRepository:
         self._check_running()
         namespace, name = self.namespaces.split(key)
         entry = self.models.get(key) or self._wanted.setdefault(key, ModelEntry(name, key, namespace))
-        async with entry.lock:
+        async with entry.lock.held():
             self._check_running()
             if override is not None and override.files:
                 await self._load_given(entry, override)

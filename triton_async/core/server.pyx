@@ -14,6 +14,7 @@ from triton_async.cgroup import memory_limit
 from triton_async.core.describe import model_metadata
 from triton_async.core.ensembles import Serving
 from triton_async.core.metrics import Metrics
+from triton_async.core.model_lock import current
 from triton_async.core.readiness import Readiness
 from triton_async.core.repository import ModelRepository
 from triton_async.core.tracing import Tracing
@@ -49,6 +50,11 @@ cdef int _check_loaded(int state) except -1:
     if state < SERVER_SERVING:
         raise Unavailable("Server not ready")
     return 0
+
+
+# Models that are loaded at the start may ask for others.
+cdef int _check_control(int state) except -1:
+    return 0 if state == SERVER_LOADING and current() is not None else _check_loaded(state)
 
 
 cdef class FutureSink(ResponseSink):
@@ -419,13 +425,13 @@ cdef class InferenceServer:
 
     async def load_model(self, str name, parameters=None):
         """Loads or reloads a model and waits for it. ServerError when that is not allowed or fails."""
-        _check_loaded(self.state)
+        _check_control(self.state)
         await self.repository.load_by_request(name, parameters)
 
     async def unload_model(self, str name, bint unload_dependents=False):
         """Takes a model out of service; it is freed when its requests are done. ServerError when that is not allowed.
         """
-        _check_loaded(self.state)
+        _check_control(self.state)
         await self.repository.unload_by_request(name, unload_dependents)
 
     # -- traces ------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
 from typing import Any
 
 from triton_async.backends.base import InferenceCall, InferenceService, ModelInstance
@@ -31,17 +32,19 @@ _LARGE_NBYTES = 1 << 16
 
 class Services:
     """Of one worker. `instance`: whose worker it is. `inference`: the server's InferenceService, None without a server.
-    `metrics`: metrics.CustomMetrics. Methods are called on the reader's thread.
+    `metrics`: metrics.CustomMetrics. `context`: of the load of its model. Methods are called on the reader's thread.
     """
 
-    def __init__(
-        self, link: Link, instance: ModelInstance, reader: Reader, inference: InferenceService | None, metrics: Any
-    ) -> None:
+    def __init__(  # noqa: PLR0917
+        self, link: Link, instance: ModelInstance, reader: Reader, inference: InferenceService | None, metrics: Any,
+        context: Context,
+    ) -> None:  # fmt: skip
         self._link = link
         self._instance = instance
         self._reader = reader
         self._inference = inference
         self._metrics = metrics
+        self._context = context.copy()
         # What InferenceService.submit gave, by the worker's number.
         self._calls: dict[int, Any] = {}
         self._handles: dict[int, Any] = {}
@@ -148,7 +151,7 @@ class Services:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "worker questions")
         self._questions += 1
-        self._thread.submit(self._serve, number, content)
+        self._thread.submit(self._context.run, self._serve, number, content)
 
     def _serve(self, number: int, content: dict[str, Any]) -> None:
         assert self._inference is not None

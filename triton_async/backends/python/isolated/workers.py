@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping
+from contextvars import Context, copy_context
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,13 +80,14 @@ class IsolatedModel(LoadedModel):
     def create_instance(self, name: str, group: InstanceGroup, device_id: int) -> ModelInstance:
         # Of the thread of this instance, which may have been put there: who is forked has its zygote's, of whenever.
         cores = tuple(sorted(os.sched_getaffinity(0)))
+        context = copy_context()
         start = {
             **self._options.start, "instance": name, "complete": None, "source": self._number,
             "arguments": dict(self._arguments(name, group, device_id)),
         }  # fmt: skip
 
         def make_services(link: Link) -> Services:
-            return Services(link, instance, self._workers.reader, self._inference, self._metrics)
+            return Services(link, instance, self._workers.reader, self._inference, self._metrics, context)
 
         supervisor = Supervisor(
             name, self._home.place(), self._workers.reader, self._pool,
@@ -109,7 +111,7 @@ def complete_config(
     start = {**options.start, "instance": name, "complete": config, "arguments": {}}
     supervisor = Supervisor(
         name, zygote, workers.reader, pool, replace(options, start=start),
-        lambda link: Services(link, ModelInstance(name), workers.reader, None, None), once=True,
+        lambda link: Services(link, ModelInstance(name), workers.reader, None, None, Context()), once=True,
     )  # fmt: skip
     supervisor.start()
     supervisor.close()

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 class Context:
     """Of one instance; made before its model is loaded. `model_dir`: the version's directory. `executing`: between the
-    end of `initialize` and the beginning of `finalize`.
+    end of `initialize` and the beginning of `finalize`; `initializing`: in `initialize`.
     """
 
-    __slots__ = ("channel", "decoupled", "executing", "instance", "model", "model_dir", "version")
+    __slots__ = ("channel", "decoupled", "executing", "initializing", "instance", "model", "model_dir", "version")
 
     def __init__(  # noqa: PLR0917
         self, channel: Channel, model: str, version: int, instance: str, model_dir: str, decoupled: bool
@@ -29,6 +29,7 @@ class Context:
         self.model_dir = model_dir
         self.decoupled = decoupled
         self.executing = False
+        self.initializing = False
 
     def send(self, source: RequestSource, response: InferenceResponse | None, final: bool) -> None:
         """Sends a response, or the error that it has outputs that cannot be sent."""

@@ -103,6 +103,7 @@ class Runner:
                 raise ModelFailure(
                     f"Python model {self._module.__file__} does not implement `execute` method."
                 )
+            self.context.initializing = True
             self._model = model_class()
             if hasattr(self._model, "initialize"):
                 self._model.initialize(arguments)
@@ -110,6 +111,8 @@ class Runner:
             raise
         except BaseException as error:
             raise ModelFailure(describe(error)) from error
+        finally:
+            self.context.initializing = False
         self._execute = self._model.execute
         self._is_ready = getattr(self._model, "is_ready", None)
         self.context.executing = True

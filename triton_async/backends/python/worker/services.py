@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextvars import copy_context
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Callable, Sequence
 
@@ -154,6 +155,8 @@ class ModelControl:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        # Of the load of this model: what threads of its own ask for meanwhile is for that, too.
+        self._load = copy_context()
 
     def load_model(self, model_name: str, config: str = "", files: dict[str, bytes] | None = None) -> None:
         """Loads a model of the repository, or again, and waits. `config`: JSON in place of its file. `files`: contents
@@ -163,12 +166,12 @@ class ModelControl:
         parameters: dict[str, Any] = {"config": config} if config else {}
         for path, content in (files or {}).items():
             parameters[path if path.startswith("file:") else f"file:{path}"] = bytes(content)
-        _asked(self._failed("load"), self._context.channel.load_model, model_name, parameters)
+        self._ask(self._failed("load"), self._context.channel.load_model, model_name, parameters)
 
     def unload_model(self, model_name: str, unload_dependents: bool = False) -> None:
         """Takes a model out of service, without waiting for its end."""
         self._check("unload_model", model_name)
-        _asked(self._failed("unload"), self._context.channel.unload_model, model_name, bool(unload_dependents))
+        self._ask(self._failed("unload"), self._context.channel.unload_model, model_name, bool(unload_dependents))
 
     def is_model_ready(self, model_name: str, model_version: str = "") -> bool:
         """Whether a model takes requests; an unknown one does not."""
@@ -186,8 +189,11 @@ class ModelControl:
     def _check(self, function: str, name: Any) -> None:
         if not isinstance(name, str):
             raise TypeError(f"{function}(): incompatible function arguments: model_name must be a str")
-        if not self._context.executing:
-            raise TritonModelException(f"{function}() is only supported during the 'execute' function.")
+        if not (self._context.executing or self._context.initializing):
+            raise TritonModelException(f"{function}() is only supported during 'initialize' and 'execute'.")
+
+    def _ask(self, before: str, function: Callable[..., Any], *arguments: Any) -> None:
+        self._load.copy().run(_asked, before, function, *arguments)
 
     def _failed(self, what: str) -> str:
         return (
