@@ -198,6 +198,12 @@ void ta_execution_flush(ta_execution *execution) {
     }
 }
 
+/* Its requests are answered one by one; not where there was no memory for that, and it has failed. */
+static void go_by_request(ta_batch *batch) {
+    if (!batch->failed)
+        batch->by_request = 1;
+}
+
 static int is_untouched(ta_execution *execution) {
     if (execution->live)
         return 0;
@@ -218,7 +224,7 @@ static void fail(ta_execution *execution, TRITONSERVER_Error *error) {
     } else {
         if (!execution->live)
             ta_calls->go_live(execution);
-        execution->batch->by_request = 1;
+        go_by_request(execution->batch);
     }
     for (int32_t r = 0; r < execution->n_requests; r++) {
         TRITONBACKEND_Request *request = &execution->requests[r];
@@ -262,7 +268,7 @@ void ta_execution_end(ta_execution *execution, TRITONSERVER_Error *error) {
         fail(execution, error);
         TRITONSERVER_ErrorDelete(error);
     } else if (execution->live) {
-        execution->batch->by_request = 1;
+        go_by_request(execution->batch);
     } else {
         pthread_mutex_lock(&execution->lock);
         int regular = is_regular(execution);
@@ -271,7 +277,7 @@ void ta_execution_end(ta_execution *execution, TRITONSERVER_Error *error) {
             fill(execution);
         } else {
             ta_calls->go_live(execution);
-            execution->batch->by_request = 1;
+            go_by_request(execution->batch);
         }
     }
     for (int32_t i = 0; i < execution->instance->model->n_outputs; i++)

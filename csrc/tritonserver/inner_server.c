@@ -32,6 +32,6 @@ static void inner_free(TRITONSERVER_Server *server) {
 }
 
 EXPORT const ta_inner_side *ta_inner_side_table(void) {
-    static const ta_inner_side TABLE = {inner_new, inner_close, inner_free};
+    static const ta_inner_side TABLE = {inner_new, ta_answers_await, inner_close, inner_free};
     return &TABLE;
 }

@@ -267,6 +267,8 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_InferenceRequestAppendInputData(
         return bad("data of input '%s' lies in memory of an unknown type", name);
     if (byte_size == 0)
         return NULL;
+    if (byte_size > INT64_MAX)
+        return bad("data of input '%s' has more bytes than can be counted", name);
     OUT_OF_MEMORY_IF(!ta_room(&input->parts, &input->room, input->n_parts, sizeof(ta_piece)));
     input->parts[input->n_parts++] = (ta_piece){base, byte_size, memory_type, memory_type_id};
     return NULL;

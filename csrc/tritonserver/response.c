@@ -249,17 +249,41 @@ static void *answer_main(void *argument) {
             continue;
         }
         server->first = server->last = NULL;
+        server->answering = true;
         pthread_mutex_unlock(&server->lock);
         answer_all(server, first);
         pthread_mutex_lock(&server->lock);
+        server->answering = false;
+        pthread_cond_broadcast(&server->told);
     }
     pthread_mutex_unlock(&server->lock);
     return NULL;
 }
 
 void ta_answers_prepare(TRITONSERVER_Server *server) {
+    pthread_condattr_t monotonic;
     pthread_mutex_init(&server->lock, NULL);
     pthread_cond_init(&server->more, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&server->told, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+}
+
+int ta_answers_await(TRITONSERVER_Server *server, uint32_t ms) {
+    struct timespec until;
+    int expired = 0;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += ms / 1000;
+    until.tv_nsec += ms % 1000 * 1000000L;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&server->lock);
+    while ((server->first != NULL || server->answering) && expired == 0)
+        expired = pthread_cond_timedwait(&server->told, &server->lock, &until);
+    int all = server->first == NULL && !server->answering;
+    pthread_mutex_unlock(&server->lock);
+    return all;
 }
 
 TRITONSERVER_Error *ta_answers_ready(TRITONSERVER_Server *server) {
@@ -286,6 +310,7 @@ void ta_answers_stop(TRITONSERVER_Server *server) {
         return;
     pthread_mutex_destroy(&server->lock);
     pthread_cond_destroy(&server->more);
+    pthread_cond_destroy(&server->told);
 }
 
 void ta_answers_leave(TRITONSERVER_Server *server) {
@@ -467,7 +492,7 @@ static void note_tensor(
 }
 
 EXPORT const ta_library *ta_library_calls(void) {
-    static const ta_library CALLS = {error_of,       new_response, add_output, add_parameter,
-                                     ta_answers_put, note,         name_trace, note_tensor};
+    static const ta_library CALLS = {error_of,       new_response,   add_output, add_parameter, ta_answer_free,
+                                     ta_answers_put, note,           name_trace, note_tensor};
     return &CALLS;
 }

@@ -151,7 +151,8 @@ struct TRITONSERVER_Server {
     pthread_mutex_t lock;
     pthread_cond_t more;
     ta_answer *first, *last;
-    bool ending, waiting;
+    bool ending, waiting, answering;  /* answering: what was taken off the list is not all told yet */
+    pthread_cond_t told;
     pthread_t thread;
 };
 
@@ -204,6 +205,8 @@ typedef struct ta_library {
         TRITONSERVER_InferenceResponse *response, const char *name, int32_t datatype, const int64_t *shape,
         uint64_t dim_count, const void *source, uint64_t nbytes);
     int (*add_parameter)(TRITONSERVER_InferenceResponse *response, const char *name, int32_t type, const void *value);
+    /* One that is not put. */
+    void (*drop_response)(TRITONSERVER_InferenceResponse *response);
     void (*put)(TRITONSERVER_Server *server, ta_answer *answer);
     void (*note)(TRITONSERVER_InferenceTrace *trace, int32_t activity, uint64_t ns);
     void (*name_trace)(TRITONSERVER_InferenceTrace *trace, const char *model, int64_t version, const char *request_id);
@@ -218,6 +221,8 @@ const ta_library *ta_library_calls(void);
 typedef struct ta_inner_side {
     TRITONSERVER_Server *(*make)(
         const ta_control_calls *control, const ta_infer_calls *infer, uint64_t number, void *desk);
+    /* Waits until all of its callbacks are over, so many milliseconds; whether they are. */
+    int (*settle)(TRITONSERVER_Server *server, uint32_t ms);
     void (*close)(TRITONSERVER_Server *server);
     void (*free)(TRITONSERVER_Server *server);
 } ta_inner_side;
@@ -259,6 +264,8 @@ TRITONSERVER_Error *ta_answers_ready(TRITONSERVER_Server *server);
 void ta_answers_stop(TRITONSERVER_Server *server);
 /* Ends the thread, if that is not in a callback for long, and keeps the rest. */
 void ta_answers_leave(TRITONSERVER_Server *server);
+/* Waits until all that was put is told, so many milliseconds; whether it is. */
+int ta_answers_await(TRITONSERVER_Server *server, uint32_t ms);
 void ta_answers_put(TRITONSERVER_Server *server, ta_answer *answer);
 void ta_answer_free(TRITONSERVER_InferenceResponse *response);
 /* Tells of the trace what was noted and gives it to its owner. Behind it nothing of it is looked at. */

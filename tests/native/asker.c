@@ -105,6 +105,26 @@ TRITONSERVER_Error *TRITONBACKEND_Initialize(TRITONBACKEND_Backend *backend) {
     return NULL;
 }
 
+typedef struct loading {
+    asker *model;
+    TRITONSERVER_Error *error;
+} loading;
+
+static void *load_on_thread(void *argument) {
+    loading *one = argument;
+    one->error = TRITONSERVER_ServerLoadModel(one->model->server, one->model->whom);
+    return NULL;
+}
+
+/* On a thread of the backend's own. */
+static TRITONSERVER_Error *load_beside(asker *model) {
+    pthread_t thread;
+    loading one = {model, NULL};
+    pthread_create(&thread, NULL, load_on_thread, &one);
+    pthread_join(thread, NULL);
+    return one.error;
+}
+
 TRITONSERVER_Error *TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model *model) {
     TRITONSERVER_Message *config;
     const char *json;
@@ -117,7 +137,19 @@ TRITONSERVER_Error *TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model *model) {
     find_text(json, "whom", state->whom);
     TRITONSERVER_MessageDelete(config);
     TRY(TRITONBACKEND_ModelServer(model, &state->server));
-    return TRITONSERVER_ResponseAllocatorNew(&state->allocator, allocate, give_back, NULL);
+    TRY(TRITONSERVER_ResponseAllocatorNew(&state->allocator, allocate, give_back, NULL));
+    if (is(state, "loads"))
+        return TRITONSERVER_ServerLoadModel(state->server, state->whom);
+    return is(state, "loads_beside") ? load_beside(state) : NULL;
+}
+
+TRITONSERVER_Error *TRITONBACKEND_ModelInstanceInitialize(TRITONBACKEND_ModelInstance *instance) {
+    TRITONBACKEND_Model *model;
+    void *state;
+    TRY(TRITONBACKEND_ModelInstanceModel(instance, &model));
+    TRY(TRITONBACKEND_ModelState(model, &state));
+    return is(state, "instance_loads") ? TRITONSERVER_ServerLoadModel(((asker *)state)->server, ((asker *)state)->whom)
+                                       : NULL;
 }
 
 TRITONSERVER_Error *TRITONBACKEND_ModelFinalize(TRITONBACKEND_Model *model) {
@@ -361,6 +393,50 @@ static TRITONSERVER_Error *leave(asker *model, TRITONBACKEND_Request *request) {
     return NULL;
 }
 
+/* -- What nobody waits for: its callbacks take their time */
+
+static void slow_response(TRITONSERVER_InferenceResponse *response, const uint32_t flags, void *userp) {
+    (void)flags, (void)userp;
+    wait_ms(100);
+    note("forgotten", "response");
+    forget("delete", TRITONSERVER_InferenceResponseDelete(response));
+}
+
+static void slow_release(TRITONSERVER_InferenceRequest *request, const uint32_t flags, void *userp) {
+    (void)flags, (void)userp;
+    wait_ms(100);
+    note("forgotten", "release");
+    forget("delete", TRITONSERVER_InferenceRequestDelete(request));
+}
+
+static void no_activity(TRITONSERVER_InferenceTrace *trace, TRITONSERVER_InferenceTraceActivity activity,
+                        uint64_t ns, void *userp) {
+    (void)trace, (void)activity, (void)ns, (void)userp;
+}
+
+static void slow_trace(TRITONSERVER_InferenceTrace *trace, void *userp) {
+    (void)userp;
+    wait_ms(100);
+    note("forgotten", "trace");
+    forget("delete", TRITONSERVER_InferenceTraceDelete(trace));
+}
+
+static TRITONSERVER_Error *ask_and_forget(asker *model) {
+    static int32_t sent = 5;
+    int64_t shape[2] = {1, 1};
+    TRITONSERVER_InferenceRequest *request;
+    TRITONSERVER_InferenceTrace *trace;
+    TRY(TRITONSERVER_InferenceRequestNew(&request, model->server, model->whom, -1));
+    TRY(TRITONSERVER_InferenceRequestAddInput(request, "INPUT0", TRITONSERVER_TYPE_INT32, shape, 2));
+    TRY(TRITONSERVER_InferenceRequestAppendInputData(
+        request, "INPUT0", &sent, sizeof(sent), TRITONSERVER_MEMORY_CPU, 0));
+    TRY(TRITONSERVER_InferenceRequestSetReleaseCallback(request, slow_release, NULL));
+    TRY(TRITONSERVER_InferenceRequestSetResponseCallback(request, model->allocator, NULL, slow_response, NULL));
+    TRY(TRITONSERVER_InferenceTraceNew(
+        &trace, TRITONSERVER_TRACE_LEVEL_TIMESTAMPS, 0, no_activity, slow_trace, NULL));
+    return TRITONSERVER_ServerInferAsync(model->server, request, trace);
+}
+
 TRITONSERVER_Error *TRITONBACKEND_ModelInstanceExecute(
     TRITONBACKEND_ModelInstance *instance, TRITONBACKEND_Request **requests, const uint32_t request_count) {
     TRITONBACKEND_Model *model;
@@ -368,6 +444,14 @@ TRITONSERVER_Error *TRITONBACKEND_ModelInstanceExecute(
     TRY(TRITONBACKEND_ModelInstanceModel(instance, &model));
     TRY(TRITONBACKEND_ModelState(model, &state));
     for (uint32_t i = 0; i < request_count; i++) {
+        if (is(state, "forget")) {
+            int32_t value = 0;
+            TRITONSERVER_Error *error = ask_and_forget(state);
+            forget("read", read_value(requests[i], &value));
+            forget("send", send(requests[i], value, error));
+            TRITONSERVER_ErrorDelete(error);
+            continue;
+        }
         if (is(state, "leave")) {
             forget("leave", leave(state, requests[i]));
             continue;

@@ -176,6 +176,40 @@ def test_models_are_unloaded_while_they_ask(server: ServerProcess, folder: Path)
     assert "delete " not in lines
 
 
+def test_all_callbacks_are_over_at_the_end_of_a_model(server: ServerProcess, folder: Path) -> None:
+    write(folder / "models", "forgets", "asker", how="forget", whom="mirror")
+    assert control(server, "forgets", "load") == 200
+    for value in range(3):
+        assert ask(server, "forgets", value) == value
+    assert control(server, "forgets", "unload") == 200
+    poll(lambda: "ModelFinalize forget\n" in (folder / "journal").read_text(), "the model's end", 20)
+    told = [line for line in (folder / "journal").read_text().splitlines() if "forg" in line]
+    assert sorted(told[:-1]) == [f"forgotten {what}" for what in ("release", "response", "trace") for _ in range(3)]
+    assert told[-1] == "ModelFinalize forget"
+
+
+@pytest.mark.parametrize("how", ["loads", "loads_beside", "instance_loads"])
+def test_models_load_others_while_they_are_loaded(folder: Path, tmp_path: Path, how: str) -> None:
+    models = tmp_path / "models"
+    write(models, "mirror", "identity")
+    for number in range(4):
+        write(models, f"m{number}", "asker", how=how, whom=f"m{number + 1}" if number < 3 else "mirror")
+    write(models, "itself", "asker", how=how, whom="itself")
+    write(models, "ring_a", "asker", how=how, whom="ring_b")
+    write(models, "ring_b", "asker", how=how, whom="ring_a")
+    options = [f"--backend-directory={folder / 'backends'}", "--model-control-mode=explicit", "--load-model=m3",
+               "--model-load-thread-count=1"]  # fmt: skip
+    with running_server([models], tmp_path, options) as server, ThreadPoolExecutor(8) as pool:
+        assert ask(server, "mirror", 3) == 3
+        assert control(server, "mirror", "unload") == 200
+        loads = [pool.submit(control, server, name, "load") for name in ("m0", "m1", "m2", "m0", "mirror")]
+        assert [one.result(60) for one in loads] == [200] * 5
+        for name, ring in (("itself", "itself -> itself"), ("ring_a", "ring_a -> ring_b -> ring_a")):
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                control(server, name, "load")
+            assert f"by what its own load waits for: {ring}" in json.loads(caught.value.read())["error"]
+
+
 def test_a_server_ends_while_models_wait_for_others(folder: Path, tmp_path: Path) -> None:
     options = [f"--backend-directory={folder / 'backends'}", "--exit-timeout-secs=20"]
     write(tmp_path / "models", "cancelled", "asker", how="wait", whom="cancel")

@@ -229,6 +229,37 @@ def test_instances_are_not_finalised_while_they_are_asked_for_readiness(
     assert lines.count("Ready begins") == lines.count("Ready ends")
 
 
+def test_who_does_not_say_whether_he_is_ready_is_unloaded_all_the_same(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, gate = tmp_path / "journal", tmp_path / "gate"
+    monkeypatch.setenv("PUPPET_JOURNAL", str(journal))
+    monkeypatch.setenv("PUPPET_GATE", str(gate))
+    write(tmp_path / "models", "stuck_ready", "puppet", "stuck_ready")
+    options = [f"--backend-directory={folder / 'backends'}", "--model-control-mode=explicit"]
+    with running_server([tmp_path / "models"], tmp_path, options) as server, ThreadPoolExecutor(1) as pool:
+        assert load(server.http_url, "stuck_ready") == (200, "")
+        with grpc_client.InferenceServerClient(server.grpc_url) as client:
+            asking = pool.submit(client.is_model_ready, "stuck_ready")
+            poll(lambda: "Ready begins" in journal.read_text(), "the backend to be asked", 20)
+            assert load(server.http_url, "stuck_ready", "unload") == (200, "")
+            poll(
+                lambda: client.get_model_repository_index().models[0].reason == "unloaded", "the model to be gone", 20
+            )
+            assert not asking.result(20)
+        lines = [line.split()[0] for line in journal.read_text().splitlines()]
+        assert "ModelInstanceFinalize" not in lines
+        assert "ModelFinalize" not in lines
+        assert load(server.http_url, "stuck_ready") == (200, "")
+        gate.touch()
+        poll(lambda: "ModelFinalize" in journal.read_text(), "the model's end", 20)
+        lines = journal.read_text().splitlines()
+        assert lines.index("Ready ends") < lines.index("ModelInstanceFinalize stuck_ready_0")
+        assert lines.index("ModelInstanceFinalize stuck_ready_0") < lines.index("ModelFinalize stuck_ready")
+        server.stop()
+    assert journal.read_text().count("ModelFinalize stuck_ready") == 2
+
+
 def test_what_is_told_of_the_server_and_preferred_instances(server: ServerProcess, folder: Path) -> None:
     lines = (folder / "journal").read_text().splitlines()
     config = json.loads(next(line for line in lines if line.startswith("Config ")).removeprefix("Config "))

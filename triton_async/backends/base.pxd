@@ -89,6 +89,9 @@ cdef int fail_batch(ta_batch *batch, error) except -1
 cdef class RequestInstance(ModelInstance):
     cdef int _submit_python(self, ta_batch *c) noexcept
     cdef ResponseFactory _factory(self, Batch batch, int number)
+    # Of all requests of a batch. None without memory for them: the batch has failed then, as one whole, and no request
+    # of it is the engine's.
+    cdef list _factories(self, ta_batch *c)
 
 # An instance whose engine is called from Python.
 cdef class PythonInstance(ModelInstance):

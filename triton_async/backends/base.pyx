@@ -91,13 +91,15 @@ class InferenceService:
         """Whether the server has ended: what engines have not given back by then they may never give back."""
         return False
 
-    def ask(self, what, texts):
+    def ask(self, what, texts, context=None):
         """A question or an order of the C API, by its name, with its `texts`: bytes, a number or None. Blocks.
-        ServerError."""
+        ServerError. `context` (contextvars): that in which the model that asks was loaded, for threads that have none.
+        """
         raise Unsupported("this service answers no questions")
 
     def load_model(self, name, parameters):
-        """Loads a model as a load request does, with its `parameters`, and waits. ServerError."""
+        """Loads a model as a load request does, with its `parameters`, and waits. ServerError. What is called in the
+        context (contextvars) of a load is waited for by that: it is refused where that would be a ring."""
         raise Unsupported("this service loads no models")
 
     def unload_model(self, name, unload_dependents):
@@ -371,25 +373,41 @@ cdef class RequestInstance(ModelInstance):
         return 1
 
     cdef int _submit_python(self, ta_batch *c) noexcept:
-        cdef Batch batch = <Batch>c.owner
-        cdef list factories = []
+        cdef list factories
         cdef ResponseFactory factory
-        cdef int i
         c.compute_input_end_ns = ta_now_ns()
+        factories = self._factories(c)
+        if factories is None:
+            return 0
         try:
-            for i in range(c.n_requests):
-                factories.append(self._factory(batch, i))
-            self.execute_factories(list(factories))
+            self.execute_factories(factories[:])
         except BaseException as error:
             problem = as_server_error(error)
             for factory in factories:
                 if not factory.finished:
                     factory.send([], None, problem)
                 factory.release()
-            if len(factories) < c.n_requests:
-                fail_batch(c, error)
         c.compute_output_start_ns = c.compute_end_ns = ta_now_ns()
         return 0
+
+    cdef list _factories(self, ta_batch *c):
+        cdef list made = []
+        cdef ResponseFactory factory = None
+        cdef int i
+        try:
+            for i in range(c.n_requests):
+                factory = self._factory(<Batch>c.owner, i)
+                made.append(factory)
+        except BaseException as error:
+            # None of them says anything.
+            if factory is not None:
+                factory.post = NULL
+            for factory in made:
+                factory.post = NULL
+            c.by_request = 0
+            fail_batch(c, error)
+            return None
+        return made
 
     cdef ResponseFactory _factory(self, Batch batch, int number):
         cdef ResponseFactory factory = ResponseFactory.__new__(ResponseFactory)

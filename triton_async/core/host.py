@@ -64,9 +64,9 @@ class Strategies(Protocol):
 
 class Workers:
     """Threads for what blocks, apart from each other: loads that take minutes hold up no unload, and a file system that
-    hangs holds up neither, nor looks at others. What frees models, and file systems, get further threads when those that
-    are there seem to hang; loads when they wait for other loads. To be used in a `with` block, whose end waits for what
-    they have.
+    hangs holds up neither, nor looks at others. What frees models, and file systems, get further threads when those
+    that are there seem to hang; loads when they wait for other loads. To be used in a `with` block, whose end waits for
+    what they have.
     """
 
     def __init__(self, load_threads: int, cores: Sequence[int] = ()) -> None:
@@ -75,7 +75,7 @@ class Workers:
         self.loads = Threads(load_threads, "load", place)
         self.unloads = Threads(UNLOAD_THREADS, "unload", place, POOL_PATIENCE_S, POOL_MOST_THREADS)
         self.files = Threads(FILE_THREADS, "files", place, POOL_PATIENCE_S, POOL_MOST_THREADS)
-        self._of_roots: WeakKeyDictionary[Root, ThreadPoolExecutor] = WeakKeyDictionary()
+        self._of_roots: WeakKeyDictionary[Root, Threads] = WeakKeyDictionary()
         #: Whether the end of the block waits for none of them: something there does not come to its end.
         self.abandoned = False
 
@@ -86,10 +86,10 @@ class Workers:
         for executor in (self.loads, self.unloads, self.files, *self._of_roots.values()):
             executor.shutdown(wait=not self.abandoned)
 
-    def of_root(self, root: Root) -> Executor:
+    def of_root(self, root: Root) -> Threads:
         """Those that look at one model repository. They end with it."""
         if root not in self._of_roots:
-            self._of_roots[root] = ThreadPoolExecutor(FILE_THREADS, "files", self._place)
+            self._of_roots[root] = Threads(FILE_THREADS, "files", self._place)
         return self._of_roots[root]
 
 

@@ -101,7 +101,7 @@ cdef class NativeDesk(Desk):
         take_inputs(request, c, model.signature, take_raw, wants_tensors(trace))
         model.signature.validate(request)
         if trace != NULL:
-            take_trace(request, c, trace, model.signature)
+            take_trace(request, c, trace, model.signature, None)
         call = NativeCall.__new__(NativeCall)
         call.request = request
         call.c = c

@@ -98,6 +98,7 @@ cdef extern from "tritonserver/server.h":
                           const int64_t *shape, uint64_t dim_count, const void *source, uint64_t nbytes) noexcept nogil
         int (*add_parameter)(TRITONSERVER_InferenceResponse *response, const char *name, int32_t type,
                              const void *value) noexcept nogil
+        void (*drop_response)(TRITONSERVER_InferenceResponse *response) noexcept nogil
         void (*put)(TRITONSERVER_Server *server, ta_answer *answer) noexcept nogil
         void (*note)(TRITONSERVER_InferenceTrace *trace, int32_t activity, uint64_t ns) noexcept nogil
         void (*name_trace)(TRITONSERVER_InferenceTrace *trace, const char *model, int64_t version,
@@ -107,6 +108,7 @@ cdef extern from "tritonserver/server.h":
     ctypedef struct ta_inner_side:
         TRITONSERVER_Server *(*make)(const ta_control_calls *control, const ta_infer_calls *infer, uint64_t number,
                                      void *desk) noexcept nogil
+        int (*settle)(TRITONSERVER_Server *server, uint32_t ms) noexcept nogil
         void (*close)(TRITONSERVER_Server *server) noexcept nogil
         void (*free)(TRITONSERVER_Server *server) noexcept nogil
 
@@ -127,12 +129,16 @@ cdef int take_inputs(InferRequest request, TRITONSERVER_InferenceRequest *c, Mod
                      bint copies) except -1
 
 # Has a program's trace told of the request when that ends: it is put on its server's list then. One that stands for a
-# trace of the server (`owner`) makes the request's a child of that one; it stays the caller's.
+# trace of the server (`owner`) makes the request's a child of that one; it stays the caller's. `over()`: called behind
+# the first, on any thread with the GIL; None: nobody wants to know.
 cdef int take_trace(InferRequest request, TRITONSERVER_InferenceRequest *c, TRITONSERVER_InferenceTrace *trace,
-                    ModelSignature signature) except -1
+                    ModelSignature signature, object over) except -1
+
+# The request was not taken: its trace is the caller's, and not told of it.
+cdef int leave_trace(InferRequest request) except -1
 
 # A response to the C request, to be put on the list: with `error`, or with what `response` has. It keeps `keeper`, of
-# which a reference is given back once it was handed out.
+# which a reference is given back once it was handed out. An error where there is no memory for what it has.
 cdef TRITONSERVER_InferenceResponse *response_to(TRITONSERVER_InferenceRequest *c, InferRequest request,
                                                  InferResponse response, object error, bint final, bint decoupled,
                                                  object keeper) except NULL

@@ -29,6 +29,8 @@ cdef enum:
     LEVEL_TIMESTAMPS = 4     # TRITONSERVER_InferenceTraceLevel
     LEVEL_TENSORS = 8
 
+cdef object NO_MEMORY = InternalError("no memory for a response")
+
 cdef const ta_library *_library = NULL
 
 # TRITONSERVER_InferenceTraceActivity of our events.
@@ -123,6 +125,8 @@ cdef Buffer _bytes_of(ta_input *given, bint copies):
         if <int>given.parts[i].memory_type == <int>MEMORY_GPU:
             raise InvalidArg(f"input '{given.name.decode()}' lies in several pieces, one of them in GPU memory: "
                              "give it in one piece")
+        if given.parts[i].nbytes > <size_t>0x7FFFFFFFFFFFFFFF - nbytes:
+            raise InvalidArg(f"input '{given.name.decode()}' has more bytes than can be counted")
         nbytes += given.parts[i].nbytes
     copy = <char *>malloc(nbytes)
     if copy == NULL:
@@ -143,21 +147,25 @@ cdef void _free(void *owner) noexcept nogil:
 cdef class TraceEnd:
     """Tells of a trace when nobody holds it any more. Any thread with the GIL."""
 
-    cdef TRITONSERVER_InferenceTrace *c
+    cdef TRITONSERVER_InferenceTrace *c      # NULL: it is not told
     cdef TRITONSERVER_Server *server
+    cdef object over
 
     def __call__(self, record):
-        for name, at_ns in sorted(record[5], key=_when):
-            if name in ACTIVITIES:
-                _library.note(self.c, ACTIVITIES[name], at_ns)
-        if record[6]:
-            Py_INCREF(record)
-            self.c.keeper = <void *>record
-            for name, tensor in record[6]:
-                # The program's GPU memory may be gone by now; its host memory was copied.
-                if name == "TENSOR_BACKEND_OUTPUT" or not _on_gpu(tensor):
-                    _note_tensor(self.c, ACTIVITIES[name], tensor)
-        _library.put(self.server, &self.c.answer)
+        if self.c != NULL:
+            for name, at_ns in sorted(record[5], key=_when):
+                if name in ACTIVITIES:
+                    _library.note(self.c, ACTIVITIES[name], at_ns)
+            if record[6]:
+                Py_INCREF(record)
+                self.c.keeper = <void *>record
+                for name, tensor in record[6]:
+                    # The program's GPU memory may be gone by now; its host memory was copied.
+                    if name == "TENSOR_BACKEND_OUTPUT" or not _on_gpu(tensor):
+                        _note_tensor(self.c, ACTIVITIES[name], tensor)
+            _library.put(self.server, &self.c.answer)
+        if self.over is not None:
+            self.over()
 
 
 def _when(event):
@@ -187,7 +195,7 @@ cdef bint wants_tensors(TRITONSERVER_InferenceTrace *trace) noexcept:
 
 
 cdef int take_trace(InferRequest request, TRITONSERVER_InferenceRequest *c, TRITONSERVER_InferenceTrace *trace,
-                    ModelSignature signature) except -1:
+                    ModelSignature signature, object over) except -1:
     cdef TraceEnd end
     cdef int levels = 0
     c_library().name_trace(trace, signature.model_name.encode(), signature.model_version, c.id)
@@ -197,12 +205,19 @@ cdef int take_trace(InferRequest request, TRITONSERVER_InferenceRequest *c, TRIT
     end = TraceEnd.__new__(TraceEnd)
     end.c = trace
     end.server = c.server
+    end.over = over
     if trace.level & LEVEL_TIMESTAMPS:
         levels |= TRACE_TIMESTAMPS
     if trace.level & LEVEL_TENSORS:
         levels |= TRACE_TENSORS
     request.trace = Trace(<int64_t>trace.id, signature.model_name, signature.model_version, request.id, levels, end,
                           <int64_t>trace.parent_id)
+    return 0
+
+
+cdef int leave_trace(InferRequest request) except -1:
+    if request.trace is not None and isinstance(request.trace.done, TraceEnd):
+        (<TraceEnd>request.trace.done).c = NULL
     return 0
 
 
@@ -217,15 +232,21 @@ cdef TRITONSERVER_InferenceResponse *response_to(TRITONSERVER_InferenceRequest *
     cdef bytes model = request.model_name.encode()
     cdef bytes id = request.id.encode()
     cdef int64_t version = c.model_version
-    if error is not None:
-        problem = error_of(error)
     if response is not None:
         version = response.model_version
+    if error is not None:
+        problem = error_of(error)
+        if problem == NULL:
+            raise MemoryError
     made = library.response(c, model, version, id, FINAL if final else 0, problem)
     if made == NULL:
         raise MemoryError
     if problem == NULL:
-        _fill(made, response)
+        try:
+            _fill(made, response)
+        except MemoryError:
+            library.drop_response(made)
+            return response_to(c, request, None, NO_MEMORY, final, decoupled, keeper)
         made.empty = final and decoupled and not response.outputs
     Py_INCREF(keeper)
     made.owner = <void *>keeper

@@ -26,11 +26,11 @@ cdef class ResponseFactory:
     def __dealloc__(self):
         if self.post == NULL:
             return
-        if not self.finished:
-            self._post_response(_failure(self, InternalError(
-                f"model '{self.signature.model_name}' gave up a request without a final response"
-            )))
-        self.release()
+        try:
+            if not self.finished:
+                _give_up(self)
+        finally:
+            self.release()
 
     @property
     def is_cancelled(self):
@@ -144,6 +144,22 @@ cdef class ResponseFactory:
         self.finished = True
         self.request.rescheduled = True
         return self.release()
+
+
+# In the place of one that there is no memory for.
+cdef object GIVEN_UP = InternalError("a request was given up without a final response")
+
+
+# Whoever waits for the request hears of its end, memory or not.
+cdef int _give_up(ResponseFactory factory) except -1:
+    cdef InferResponse response
+    try:
+        response = _failure(factory, InternalError(
+            f"model '{factory.signature.model_name}' gave up a request without a final response"
+        ))
+    except MemoryError:
+        response = _failure(factory, GIVEN_UP)
+    return factory._post_response(response)
 
 
 cdef InferResponse _failure(ResponseFactory factory, object error):

@@ -174,16 +174,23 @@ def test_requests_that_are_none(tmp_path: Path, lines: str, text: str) -> None:
 def test_not_before_execute(tmp_path: Path) -> None:
     write(tmp_path, "m", IDENTITY + """
     def initialize(self, args):
-        for ask in (
-            lambda: pb_utils.InferenceRequest(model_name="m", inputs=[], requested_output_names=[]).exec(),
-            lambda: pb_utils.load_model("m"), lambda: pb_utils.unload_model("m"), lambda: pb_utils.is_model_ready("m"),
-        ):
+        try:
+            pb_utils.InferenceRequest(model_name="m", inputs=[], requested_output_names=[]).exec()
+        except pb_utils.TritonModelException as error:
+            assert "is only supported during the 'execute' function." in str(error)
+        else:
+            raise AssertionError
+
+    @staticmethod
+    def auto_complete_config(config):
+        for ask in pb_utils.load_model, pb_utils.unload_model, pb_utils.is_model_ready:
             try:
-                ask()
+                ask("m")
             except pb_utils.TritonModelException as error:
-                assert "is only supported during the 'execute' function." in str(error)
+                assert "is only supported during 'initialize' and 'execute'." in str(error)
             else:
                 raise AssertionError
+        return config
     """)  # fmt: skip
     with stage(tmp_path) as server:
         assert server.ask("m", X).tolist() == X.tolist()

@@ -39,13 +39,17 @@ cdef class Asker:
     cdef TRITONSERVER_Server *c              # what the backend has of it
     cdef const ta_inner_side *side
     cdef object inference                    # backends.base.InferenceService
+    cdef object context                      # contextvars, of the load that the model is made in
     cdef uint64_t number
     cdef dict calls                          # serial -> NativeInnerCall, of those that are not over
     cdef uint64_t last                       # serial
-    cdef object quiet                        # lock of who waits for the end of all calls, or None
+    cdef int traces                          # of the library's own that have not ended
+    cdef object quiet                        # lock of who waits for the end of all calls and traces, or None
     cdef bint closed
     cdef readonly list instances             # NativeInstances of the model
     cdef bint decoupled                      # the model is
 
     cdef int take(self, TRITONSERVER_InferenceRequest *c, TRITONSERVER_InferenceTrace *trace) except -1
     cdef int ended(self, uint64_t serial) except -1
+    cdef int _look_if_quiet(self) except -1
+    cdef bint _wait_until_quiet(self) except -1

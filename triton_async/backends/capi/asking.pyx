@@ -5,6 +5,7 @@ model that asks, without the GIL.
 import itertools
 import logging
 from _thread import allocate_lock
+from contextvars import copy_context
 
 cimport cython
 from cpython.ref cimport Py_DECREF
@@ -19,6 +20,7 @@ from triton_async.infer.c_api cimport (
     c_library,
     error_of,
     label_of,
+    leave_trace,
     request_of,
     response_to,
     ta_control_calls,
@@ -138,6 +140,7 @@ cdef class Asker:
     def __init__(self, inference):
         global _new_message
         self.inference = inference
+        self.context = copy_context()
         self.calls = {}
         self.instances = []
         self.number = next(_numbers)
@@ -160,10 +163,6 @@ cdef class Asker:
         take_inputs(request, c, signature, NULL, self.inference.keeps_inputs or wants_tensors(trace))
         signature.validate(request)
         call = NativeInnerCall.__new__(NativeInnerCall)
-        if trace != NULL:
-            take_trace(request, c, trace, signature)
-            if trace.owner != NULL:
-                call.trace = trace
         call.request = request
         call.c = c
         call.asker = self
@@ -175,10 +174,17 @@ cdef class Asker:
         call.serial = c.serial = self.last
         self.calls[call.serial] = call
         try:
+            if trace != NULL:
+                take_trace(request, c, trace, signature, self._trace_over)
+                if trace.owner != NULL:
+                    call.trace = trace
+                else:
+                    self.traces += 1
             call.inner = self.inference.submit(request, call, caller)
         except BaseException:
             self.calls.pop(call.serial, None)
             call.c = NULL
+            leave_trace(request)
             raise
         if call.cancelled:
             call.inner()
@@ -195,29 +201,47 @@ cdef class Asker:
 
     cdef int ended(self, uint64_t serial) except -1:
         self.calls.pop(serial, None)
-        if self.quiet is not None and not self.calls:
+        return self._look_if_quiet()
+
+    def _trace_over(self):
+        self.traces -= 1
+        self._look_if_quiet()
+
+    cdef int _look_if_quiet(self) except -1:
+        if self.quiet is not None and not self.calls and not self.traces:
             quiet, self.quiet = self.quiet, None
             quiet.release()
         return 0
 
     def settle(self):
-        """Takes nothing more, cancels all that was asked, and waits until the last of it is over, or the server is,
-        whose engines may never give back what they have. Blocks; not for the loop's thread."""
+        """Takes nothing more, cancels all that was asked, and waits until the last of it is over, and told, or the
+        server is over, whose engines may never give back what they have. Blocks; not for the loop's thread."""
         cdef NativeInnerCall call
+        cdef bint told = False
         self.closed = True
-        lock = allocate_lock()
-        lock.acquire()
         for call in list(self.calls.values()):
             call.cancelled = True
             if call.inner is not None:
                 call.inner()
-        if not self.calls:
-            return
+        # Traces end with what is told last.
+        while self._wait_until_quiet() and not told:
+            with nogil:
+                told = self.side.settle(self.c, <unsigned int>(_LOOKS_S * 1000))
+            if self.inference.over:
+                return
+
+    # False: the server is over instead.
+    cdef bint _wait_until_quiet(self) except -1:
+        if not self.calls and not self.traces:
+            return True
+        lock = allocate_lock()
+        lock.acquire()
         self.quiet = lock
         while not lock.acquire(True, _LOOKS_S):
             if self.inference.over:
                 self.quiet = None
-                return
+                return False
+        return True
 
     def close(self):
         """The backend has it no more: it is unknown from here on. Blocks."""
@@ -228,7 +252,7 @@ cdef class Asker:
             self.side.close(c)
         self.settle()
         self.c = NULL
-        if self.calls:  # which name it
+        if self.calls or self.traces:  # which name it
             return
         _askers.pop(self.number, None)
         with nogil:
@@ -291,7 +315,7 @@ cdef TRITONSERVER_Error *_control(uint64_t server, const char *what, const ta_te
         if asker is None:
             raise Unavailable("the model that asks is being unloaded")
         given = [texts[i].data[:texts[i].nbytes] for i in range(count)]
-        found = asker.inference.ask(what.decode(), given)
+        found = asker.inference.ask(what.decode(), given, asker.context)
         if found is None or answer == NULL:
             return NULL
         text = found if isinstance(found, bytes) else str(found).encode()

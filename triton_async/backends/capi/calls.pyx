@@ -184,6 +184,8 @@ cdef ta_details *_details(InferRequest request) except NULL:
     details.timeout_us = request.timeout_us
     details.flags = request.flags
     details.parameters = <TRITONSERVER_Parameter **>calloc(len(parameters) + 1, sizeof(void *))
+    if details.parameters == NULL:
+        raise MemoryError
     for name, value in parameters.items():
         parameter = _parameter(name, value)
         if parameter != NULL:
@@ -241,22 +243,24 @@ cdef int _asks_for(TRITONBACKEND_Request *request, int32_t output) noexcept with
 
 cdef void go_live(ta_execution *execution) noexcept nogil:
     with gil:
-        try:
-            _make_factories(execution)
-        except BaseException:
-            log.exception("requests could not be handed to a backend")
+        _hand_over(execution)
     _side.flush(execution)
 
 
-cdef int _make_factories(ta_execution *execution) except -1:
+# Without memory the batch has failed, and what the backend says of its requests is for nobody.
+cdef int _hand_over(ta_execution *execution) noexcept:
     cdef RequestInstance instance = <RequestInstance>execution.instance.owner
-    cdef Batch batch = <Batch>execution.batch.owner
+    cdef list factories = instance._factories(execution.batch)
     cdef ResponseFactory factory
     cdef int i
+    if factories is None:
+        # For good: the backend may look at its requests whenever it likes.
+        Py_INCREF(<object>execution.batch.owner)
+        return 0
     for i in range(execution.n_requests):
-        factory = instance._factory(batch, i)
+        factory = <ResponseFactory>factories[i]
         if factory.last_ns == 0:
-            factory.last_ns = batch.c.compute_start_ns
+            factory.last_ns = execution.batch.compute_start_ns
         Py_INCREF(factory)
         execution.requests[i].factory = <void *>factory
         execution.requests[i].inferred = <void *>factory.request

@@ -42,6 +42,13 @@ cdef class ModelHandle:
     cdef readonly dict memory            # who says that it takes how much: instance or 0 -> ((type, id, bytes), …)
     cdef readonly object asker           # Asker, or None: there is no server to be asked
     cdef object on_config                # (dict) -> dict: what a config becomes that the backend sets
+    cdef int held                        # instances that are finalised later than it was closed
+    cdef bint closed
+
+    # It is not finalised before as many `let_go`. Any thread with the GIL.
+    cdef int hold(self) except -1
+    cdef int let_go(self) except -1
+    cdef int _finalise(self) except -1
 
 # What a model's requests are made of. `states`: names of outputs that are states of sequences.
 cdef int fill_specs(TRITONBACKEND_Model *c, ModelSignature signature, states) except -1

@@ -218,23 +218,38 @@ cdef class ModelHandle:
         self.memory[instance] = tuple(places)
 
     def close(self):
-        """Finalises the model, once."""
+        """Finalises the model, once; where one of its instances is yet to be finalised, behind that."""
+        self.closed = True
+        if self.held == 0:
+            self._finalise()
+
+    cdef int hold(self) except -1:
+        self.held += 1
+        return 0
+
+    cdef int let_go(self) except -1:
+        self.held -= 1
+        return self._finalise() if self.closed and self.held == 0 else 0
+
+    cdef int _finalise(self) except -1:
         cdef of_model_t finalize = <of_model_t>self.backend.library.entry(b"TRITONBACKEND_ModelFinalize")
         cdef TRITONSERVER_Error *error = NULL
-        if self.c == NULL:
-            return
+        cdef TRITONBACKEND_Model *c = self.c
+        if c == NULL:
+            return 0
         # None of its callbacks comes behind its end.
         if self.asker is not None:
             self.asker.settle()
         if finalize != NULL and self.initialised:
             with nogil:
-                error = finalize(self.c)
+                error = finalize(c)
             _log_error(error, f"TRITONBACKEND_ModelFinalize of model '{self.name}'")
         if self.asker is not None:
             self.asker.close()
-        self.side.model_free(self.c)
+        self.side.model_free(c)
         self.c = NULL
         self.backend.models -= 1
+        return 0
 
 
 cdef int fill_specs(TRITONBACKEND_Model *c, ModelSignature signature, states) except -1:

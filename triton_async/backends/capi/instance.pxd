@@ -1,6 +1,7 @@
 # One instance of a model of a shared library.
 
 from triton_async.backends.base cimport RequestInstance
+from triton_async.backends.capi.handles cimport ModelHandle
 from triton_async.backends.capi.objects cimport (
     TRITONBACKEND_Model,
     TRITONBACKEND_ModelInstance,
@@ -33,10 +34,15 @@ cdef class NativeInstance(RequestInstance):
     cdef execute_t execute_function
     cdef of_instance_t finalize_function
     cdef of_instance_t ready_function
-    cdef object model                    # ModelHandle, kept
+    cdef ModelHandle model
     cdef object asker                    # Asker of the model, or None
-    cdef object ready_lock               # held while ModelInstanceReady runs, and to begin its end
+    cdef object ready                    # Condition of the next three
+    cdef int asked                       # calls of ModelInstanceReady that have not returned
+    cdef bint ending                     # there are no further ones
+    # What the last of them finalises, as `close` could not wait for it, or NULL.
+    cdef TRITONBACKEND_ModelInstance *left
     cdef SlabPool pool
     cdef int prompt                      # executions in a row that kept no answer waiting; below 0: never again
 
     cdef int _finalise(self, TRITONBACKEND_ModelInstance *c) except -1
+    cdef int _returned(self) except -1

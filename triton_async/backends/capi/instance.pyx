@@ -27,10 +27,10 @@ from triton_async.memory.slab cimport SlabPool
 
 import json
 import logging
-from _thread import allocate_lock
 from contextlib import nullcontext
+from threading import Condition
 
-from triton_async.backends.capi.defines import PROMPT_NS, PROMPT_TRUST
+from triton_async.backends.capi.defines import PROMPT_NS, PROMPT_TRUST, READY_END_S
 
 cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_init(pthread_mutex_t *mutex, void *attributes)
@@ -78,7 +78,7 @@ cdef class NativeInstance(RequestInstance):
         self.finalize_function = <of_instance_t>model.backend.library.entry(b"TRITONBACKEND_ModelInstanceFinalize")
         self.ready_function = <of_instance_t>model.backend.library.entry(b"TRITONBACKEND_ModelInstanceReady")
         self.asks_ready = self.ready_function != NULL
-        self.ready_lock = allocate_lock()
+        self.ready = Condition()
         self.asker = model.asker
         self._make(model, kind, device_id, passive, host_policy, [profile.encode() for profile in profiles])
         with nullcontext() if starting is None else starting:
@@ -122,17 +122,35 @@ cdef class NativeInstance(RequestInstance):
 
     def is_ready(self):
         """What the backend says; its reason is for the verbose log."""
+        cdef TRITONBACKEND_ModelInstance *c
         cdef TRITONSERVER_Error *error
-        # It is not finalised meanwhile.
-        with self.ready_lock:
-            if self.ready_function == NULL or self.c == NULL:
+        with self.ready:
+            c = self.c
+            if self.ready_function == NULL or self.ending or c == NULL:
                 return True
-            with nogil:
-                error = self.ready_function(self.c)
-        problem = taken_error(error)
+            self.asked += 1
+        # It is not finalised meanwhile.
+        with nogil:
+            error = self.ready_function(c)
+        try:
+            problem = taken_error(error)
+        finally:
+            self._returned()
         if problem is not None:
             log.debug("instance '%s' is not ready: %s", self.name, problem.message)
         return problem is None
+
+    cdef int _returned(self) except -1:
+        cdef TRITONBACKEND_ModelInstance *left = NULL
+        with self.ready:
+            self.asked -= 1
+            if self.asked == 0:
+                left, self.left = self.left, NULL
+            self.ready.notify_all()
+        if left != NULL:
+            self._finalise(left)
+            self.model.let_go()
+        return 0
 
     cdef int submit(self, ta_batch *batch) noexcept nogil:
         cdef TRITONSERVER_Error *error
@@ -161,11 +179,23 @@ cdef class NativeInstance(RequestInstance):
 
     def close(self):
         cdef TRITONBACKEND_ModelInstance *c
-        with self.ready_lock:
+        cdef bint in_time
+        with self.ready:
             c = self.c
             self.c = NULL
-        if c != NULL:
+            self.ending = True
+            in_time = c == NULL or self.ready.wait_for(self._is_quiet, READY_END_S)
+            if not in_time:
+                self.left = c
+                self.model.hold()
+        if not in_time:
+            log.error("instance '%s' is finalised when its TRITONBACKEND_ModelInstanceReady comes back, which it has "
+                      "not done for %g s", self.name, READY_END_S)
+        elif c != NULL:
             self._finalise(c)
+
+    def _is_quiet(self):
+        return self.asked == 0
 
     cdef int _finalise(self, TRITONBACKEND_ModelInstance *c) except -1:
         cdef TRITONSERVER_Error *error = NULL

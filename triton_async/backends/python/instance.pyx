@@ -3,7 +3,7 @@
 cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
 
-from triton_async.backends.base cimport ModelInstance, RequestInstance, fail_batch
+from triton_async.backends.base cimport ModelInstance, RequestInstance
 from triton_async.backends.python.local cimport IncomingRequest, LocalChannel, incoming
 from triton_async.infer.batch cimport Batch, ta_batch
 from triton_async.infer.clock cimport ta_now_ns
@@ -53,21 +53,27 @@ cdef class PythonModelInstance(RequestInstance):
     cdef int _submit_python(self, ta_batch *c) noexcept:
         cdef Batch batch = <Batch>c.owner
         cdef ResponseFactory factory
+        cdef list factories
         cdef list sources = []
         cdef list askers = list(batch.requests)
         cdef bint decoupled = self.channel.signature.decoupled
         cdef IncomingRequest source
-        cdef int i
         # On a thread that is in the middle of another model's execution, whose context (NumPy's errstate, say) is none
         # of this one's.
         cdef bint apart = ASKERS.get() is not None
-        cdef object token = None if apart else ASKERS.set(askers)
+        cdef object token = None
         c.compute_input_end_ns = ta_now_ns()
+        factories = self._factories(c)
+        if factories is None:
+            return 0
+        if not apart:
+            token = ASKERS.set(askers)
         self.channel.answered_ns = 0
         self.thread = PyThread_get_thread_ident()
         try:
-            for i in range(c.n_requests):
-                factory = self._factory(batch, i)
+            factories.reverse()
+            while factories:
+                factory = <ResponseFactory>factories.pop()
                 factory.post = _post
                 factory.context = <void *>self
                 factory.keeper = self
@@ -81,10 +87,8 @@ cdef class PythonModelInstance(RequestInstance):
                 Context().run(_execute_apart, self.runner, sources, askers)
             else:
                 self.runner.execute(sources)
-        except BaseException as error:  # no memory, say: what has no answer gets one from the end of its factory
+        except BaseException:  # no memory, say: what has no answer gets one from the end of its factory
             log.exception("instance '%s' could not run a batch", self.name)
-            if len(sources) < c.n_requests:
-                fail_batch(c, error)
         if not apart:
             ASKERS.reset(token)
         if not decoupled:

@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 
-from triton_async.backends.base cimport RequestInstance, fail_batch
+from triton_async.backends.base cimport RequestInstance
 from triton_async.backends.python.isolated.link cimport Link
 from triton_async.infer.batch cimport Batch, ta_batch
 from triton_async.infer.clock cimport ta_now_ns
@@ -62,13 +62,13 @@ cdef class WorkerInstance(RequestInstance):
 
     cdef int _submit(self, ta_batch *c) noexcept:
         cdef Batch batch = <Batch>c.owner
-        cdef list factories = []
+        cdef list factories
         cdef bint taken = False
-        cdef int i
         c.compute_input_end_ns = ta_now_ns()
+        factories = self._factories(c)
+        if factories is None:
+            return 1
         try:
-            for i in range(c.n_requests):
-                factories.append(self._factory(batch, i))
             if not self._has_room():
                 self._wait_for_room()
             if self.link is None:
@@ -79,10 +79,8 @@ cdef class WorkerInstance(RequestInstance):
                     self._watch_limits()
                 c.compute_input_end_ns = ta_now_ns()
                 taken = self.link.submit(batch, factories)
-        except BaseException as error:
+        except BaseException:
             log.exception("a batch could not be given to the worker of instance '%s'", self.name)
-            if len(factories) < c.n_requests:
-                fail_batch(c, error)
             factories.clear()  # they answer with an error when they are gone
         if taken:
             return 0
