@@ -1,6 +1,7 @@
 """Bodies of the generate extension: JSON whose members are inputs, outputs and parameters by their names alone."""
 
 cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t
 
 from triton_async.datatypes cimport DT_BF16, DT_FP16, to_name
@@ -11,7 +12,7 @@ from triton_async.infer.tensor cimport TA_MAX_RANK, Tensor
 from triton_async.memory.buffer cimport Buffer, wrap
 from triton_async.protocol.http_codec cimport grouped, take_parameter
 from triton_async.protocol.json_cut cimport TA_JSON_GENERATE, TA_JSON_PARAMETERS, CutJson, cut_json
-from triton_async.protocol.json_tensor cimport from_json, to_json, to_json_pieces
+from triton_async.protocol.json_tensor cimport from_json, refuse_object, to_json, to_json_pieces
 from triton_async.protocol.json_text cimport loads
 from triton_async.protocol.json_value cimport as_string, members
 
@@ -41,6 +42,8 @@ cpdef InferRequest decode_generate(str model_name, int64_t model_version, ModelS
     if reader.json.c.counts[TA_JSON_PARAMETERS] > MAX_PARAMETERS_PER_REQUEST:
         raise InvalidArg(f"request has {reader.json.c.counts[TA_JSON_PARAMETERS]} parameters and inputs, at most "
                          f"{MAX_PARAMETERS_PER_REQUEST} are supported")
+    if reader.json.c.counts[TA_JSON_PARAMETERS] != _members(reader.json.document):
+        reader.check_repeated()
     reader.read(reader.json.document, False)
     if reader.parameters:
         reader.request.parameters = reader.parameters
@@ -83,6 +86,21 @@ cdef class Reader:
                              "supported")
         return loads(text)
 
+    def check_repeated(self):
+        """Raises for what a dict does not show: an input that is given twice, in Triton's words."""
+        cdef bytes text = PyBytes_FromStringAndSize(self.json.c.left, self.json.c.n_left)
+        cdef set seen = set()
+
+        def note(list pairs):
+            # Objects inside others come first; only those of the document and of its `parameters` are left of them.
+            for key, _ in pairs:
+                if key in seen and key in self.specs:
+                    raise InvalidArg(f"{self.request.log_prefix()}input '{key}' already exists in request")
+                seen.add(key)
+            return pairs
+
+        json.loads(text, object_pairs_hook=note)
+
     cdef int add(self, TensorSpec spec, object item) except -1:
         cdef Tensor tensor
         cdef int64_t[TA_MAX_RANK] dims
@@ -95,6 +113,8 @@ cdef class Reader:
                 raise InvalidArg(f"{self.request.log_prefix()}input '{spec.name}' already exists in request")
         count = self.json.count(self.json.place(item))
         rank = -1 if count < 0 else self.dims_of(spec, count, dims)
+        if rank < 0 and self.json.c.text[self.json.c.spans[self.json.place(item)].at] == c'{':
+            refuse_object(spec.datatype)
         if rank < 0:
             raise InvalidArg(f"The schema can not convert input '{spec.name}' to tensor with proper shape")
         tensor = from_json(spec.name, spec.datatype, dims, rank, count, self.json, item, self.max_nbytes)
@@ -128,6 +148,17 @@ cdef class Reader:
         elif variable >= 0 or fixed != count:
             return -1
         return rank
+
+
+# Inputs and parameters in a document and in its `parameters`, those that are given twice once.
+cdef int64_t _members(object document) except -1:
+    cdef int64_t count = 0
+    if type(document) is dict:
+        count = len(<dict>document)
+        for item in (<dict>document).values():
+            if type(item) is dict:
+                count += len(<dict>item) - 1
+    return count
 
 
 cpdef bint is_long_generate(InferResponse response):

@@ -11,6 +11,9 @@ from triton_async.protocol.json_cut cimport CutJson
 cdef Tensor from_json(str name, int datatype, const int64_t *dims, int rank, int64_t count, CutJson cut, object data,
                       int64_t max_nbytes)
 
+# Raises InvalidArg, in Triton's words for an object in the place of an element.
+cdef int refuse_object(int datatype) except -1
+
 # The JSON array of a tensor's values, row-major: something orjson.dumps takes with OPT_SERIALIZE_NUMPY.
 cdef object to_json(Tensor tensor)
 

@@ -89,6 +89,13 @@ cdef Tensor from_json(str name, int datatype, const int64_t *dims, int rank, int
     return view_dims(name, datatype, dims, rank, count, buffer, buffer.data, buffer.nbytes)
 
 
+cdef int refuse_object(int datatype) except -1:
+    cdef ta_json_kind kind = _kind(datatype)
+    return _refuse_data("", datatype, NULL, TA_JSON_NO_STRING if kind == TA_JSON_STRINGS else
+                        TA_JSON_NO_NUMBER if kind == TA_JSON_FLOATS else TA_JSON_NO_BOOL if kind == TA_JSON_BOOLS else
+                        TA_JSON_NO_UNSIGNED if kind == TA_JSON_UNSIGNED else TA_JSON_NO_SIGNED, None)
+
+
 cdef int _check_datatype(str name, int datatype) except -1:
     if datatype == DT_FP16 or datatype == DT_BF16:
         raise InvalidArg(f"receiving {to_name(datatype)} data via JSON is not supported. Please use the binary data "
