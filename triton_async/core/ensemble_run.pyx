@@ -23,7 +23,7 @@ log = logging.getLogger("triton_async.core")
 
 cdef int64_t MAX_AHEAD = ENSEMBLE_MAX_AHEAD
 
-# In the place of an optional input that the request has not brought.
+# In the place of an optional input that the request has not brought, and of an output that a step has not given.
 cdef object ABSENT = object()
 
 # Calls whose sender waits, of all ensembles.
@@ -164,7 +164,7 @@ cdef class Run:
             scope.tensors[number] = tensor
             numbers.append(number)
         if len(numbers) < len(<list>selection.requested[step.number]):
-            self._check_outputs(step, scope)
+            numbers += self._left_out(step, scope)
         if step.decoupled:
             if call.scope.children is None:
                 call.scope.children = deque()
@@ -178,12 +178,24 @@ cdef class Run:
                 self._try(scope, taker, now_ns)
         return 0
 
-    def _check_outputs(self, Step step, Scope scope):
-        """Raises in Triton's words where it takes the tensor for absent, and may answer without the output."""
+    def _left_out(self, Step step, Scope scope):
+        """Numbers of the outputs that the step has not given: as in Triton it goes on without them, but not where a
+        step behind it needs one. InvalidArg then, in the words that Triton has for steps that come to nothing.
+        """
+        cdef Step taker
+        cdef Wire wire
+        cdef list found = []
         for output in <list>self.selection.requested[step.number]:
-            tensor = step.outputs[output.name]
-            if scope.tensors[tensor] is None:
-                raise self._deadlock(f": model '{step.model_name}' did not give its output '{output.name}'")
+            number = step.outputs[output.name]
+            if scope.tensors[number] is not None:
+                continue
+            for taker in <list>self.selection.takers[number]:
+                for wire in taker.inputs:
+                    if wire.tensor == number and not wire.spec.optional:
+                        raise self._deadlock(f": model '{step.model_name}' did not give its output '{output.name}'")
+            scope.tensors[number] = ABSENT
+            found.append(number)
+        return found
 
     def _deadlock(self, str why):
         return InvalidArg(f"{self.request.log_prefix()}unexpected deadlock, at least one output is not set while no "
@@ -257,7 +269,7 @@ cdef class Run:
                 tensor = scope.find(wire.tensor)
                 if tensor is not ABSENT:
                     response.outputs.append(wire.fitted(<Tensor>tensor))
-            if self.selection.made:
+            if self.selection.made and response.outputs:
                 response.parameters = {
                     "sequence_id": request.sequence_id or 0,
                     "sequence_start": bool(request.flags & FLAG_SEQUENCE_START),

@@ -226,6 +226,27 @@ def test_a_step_without_its_output_fails_by_name(stage: EnsembleStage) -> None:
     ended(stage)
 
 
+def test_a_step_goes_on_without_an_optional_input_that_the_one_before_has_not_given(stage: EnsembleStage) -> None:
+    stage.add_model("a", ["X", "Z?"], ["Y", "W"])
+    stage.add_model("b", ["X", "Z?"], ["Y", "W"])
+    stage.add_ensemble(
+        "e", ["EX", "EZ?"], ["EY", "EW"],
+        [("a", {"X": "EX", "Z": "EZ"}, {"Y": "T", "W": "U"}), ("b", {"X": "T", "Z": "U"}, {"Y": "EY", "W": "EW"})],
+    )  # fmt: skip
+    for outputs in (["EY"], []):
+        _, sink = stage.ask_for("e", outputs=outputs, EX=[[1]])
+        for step in "ab":
+            execution = stage.run(step)
+            assert [tensor.name for tensor in execution.requests[0].inputs] == ["X"]
+            execution.factories[0].send(stage.tensors(Y=[[2]]))
+            execution.factories[0].release()
+            execution.over()
+        response = sink.responses[0]
+        # As with a model alone, an output that is not given is left out.
+        assert response.error is None and [tensor.name for tensor in response.outputs] == ["EY"]
+    ended(stage)
+
+
 @pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("step", ["a", "b"])
 def test_a_cancelled_request_takes_its_steps_along(stage: EnsembleStage, step: str, begun: bool) -> None:
