@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -68,17 +69,20 @@ class State(Enum):
     UNAVAILABLE = "UNAVAILABLE"
 
 
-# All that a config says of one instance.
+# All that a config says of one instance, but for its name and that of its group; and a number among those alike.
 Slot = tuple[Any, ...]
 
 
 def slots(config: ModelConfig) -> dict[Slot, InstanceConfig]:
     """The instances of a config, in the order in which they are made."""
     found: dict[Slot, InstanceConfig] = {}
+    alike: Counter[Slot] = Counter()
     for spec in config.instances():
         group = config.instance_groups[spec.group]
         rest = group.gpus, group.profile, group.resources, group.priority
-        found[(spec.name, spec.kind, spec.device, spec.passive, spec.host_policy, *rest)] = spec
+        slot = (spec.kind, spec.device, spec.passive, spec.host_policy, *rest)
+        found[(*slot, alike[slot])] = spec
+        alike[slot] += 1
     return found
 
 

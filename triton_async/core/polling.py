@@ -47,9 +47,9 @@ class Followed(Protocol):
 
 class Poller:
     """A model is loaded when its directory has appeared or changed since it was last looked at, whether or not that
-    could be loaded, and unloaded when its directory is gone. A repository that cannot be read, or does not answer,
-    changes nothing of its models. A model that is being loaded is left alone until that has ended, and holds up no
-    other.
+    could be loaded, and unloaded when its directory is gone, or several repositories have one. A repository that
+    cannot be read, or does not answer, changes nothing of its models. A model that is being loaded is left alone until
+    that has ended, and holds up no other.
     """
 
     def __init__(self, repository: Followed, period_s: float) -> None:
@@ -158,10 +158,14 @@ class Poller:
             gone |= {key for key, entry in self._repository.models.items() if entry.wanted()} - now.keys()
         for key in sorted(gone):
             if self._is_free(key, unreadable):
-                await self._unload(key)
+                await self._unload(key, "gone from the model repositories")
         changed = [key for key in sorted(now) if now[key] != self._seen.get(key) and self._is_free(key, unreadable)]
         if not changed:
             return
+        for key in changed:
+            # Nobody says which of them is meant: none is served, as in Triton. The load behind it says why.
+            if len(now[key][0]) > 1:
+                await self._unload(key, "in several model repositories")
         self._seen |= {key: now[key] for key in changed}
         self._loading.update(changed)
         load = self._repository.keep(self._load(changed, {key: roots for key, (roots, _) in now.items()}))
@@ -175,10 +179,10 @@ class Poller:
         entry = self._repository.models.get(key)
         return entry is None or not entry.lock.locked()
 
-    async def _unload(self, key: str) -> None:
+    async def _unload(self, key: str, why: str) -> None:
         try:
             if key in self._repository.models:
-                log.info("gone from the model repositories: %s", key)
+                log.info("%s: %s", why, key)
                 await self._repository.unload_gone([key])
         except Exception:
             log.exception("'%s' could not be unloaded, which is tried again", key)

@@ -61,20 +61,24 @@ def test_instances_come_and_go_and_the_model_stays(tmp_path: Path) -> None:
     assert live_objects() == before
 
 
-def test_a_group_of_another_name_replaces_all_and_passive_ones_get_nothing(tmp_path: Path) -> None:
-    write_model(tmp_path, "m", more=group(1))
+def test_names_and_groups_do_not_matter_and_passive_ones_get_nothing(tmp_path: Path) -> None:
+    write_model(tmp_path, "m", more=group(2))
 
     async def test() -> None:
         async with running(tmp_path, *EXPLICIT) as server:
-            model = loaded(server).model
-            write_model(tmp_path, "m", more=group(1, "other") + group(1, "idle", "passive: true"))
-            await server.load_model("m")
-            assert loaded(server).model is model and names(server) == ["other_0", "idle_0"]
+            model, made = loaded(server).model, list(loaded(server).made.values())
+            idle = group(1, "idle", "passive: true")
+            for groups in (group(2, "other"), group(1, "a") + group(1, "b"), group(1) + idle + group(1, "c")):
+                write_model(tmp_path, "m", more=groups)
+                await server.load_model("m")
+                assert loaded(server).model is model
+                assert [instance for instance in loaded(server).made.values() if instance in made] == made
+                await server.infer(request("m", [1.0]))
+            assert names(server) == ["g_0", "idle_0", "g_1"]
             assert [instance.name for instance in loaded(server).passive] == ["idle_0"]
-            await server.infer(request("m", [1.0]))
             write_model(tmp_path, "m", more=group(1, "other"))
             await server.load_model("m")
-            assert loaded(server).model is model and names(server) == ["other_0"]
+            assert loaded(server).model is model and names(server) == ["g_0"]
             await until_gone(loaded(server))
 
     run(test)

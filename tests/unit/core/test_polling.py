@@ -172,6 +172,27 @@ def test_a_model_that_goes_while_it_is_loaded_is_unloaded_behind_that(tmp_path: 
     run(test)
 
 
+def test_a_name_that_two_repositories_come_to_have_is_served_by_none(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for name in "mn":
+        write_model(one, name)
+    two.mkdir()
+
+    async def test() -> None:
+        async with running(one, *ASKED, f"--model-repository={two}") as server:
+            for kept, other in ((two, one), (one, two)):
+                write_model(kept, "m")
+                await server.repository.poll_now()
+                await until(lambda: state(server, "m") == GONE, "the end of 'm'")
+                assert server.repository.all_ready() and state(server, "n") == READY
+                shutil.rmtree(other / "m")
+                await server.repository.poll_now()
+                assert state(server, "m") == READY
+                await server.infer(request("m", [1.0]))
+
+    run(test)
+
+
 def test_a_repository_that_cannot_be_read_holds_up_no_other_one(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     write_model(one, "a")
