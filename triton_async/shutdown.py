@@ -35,6 +35,7 @@ async def shut_down(settings: Settings, server: InferenceServer, endpoints: Coll
         async with asyncio.timeout_at(deadline):
             if endpoints:
                 await _see_off(min(settings.exit_grace_secs, settings.exit_timeout_secs / 2), endpoints)
+                await _finish_sequences(settings, server, deadline)
                 await asyncio.gather(*(endpoint.stop_accepting() for endpoint in endpoints))
                 await asyncio.gather(*(endpoint.close(settings.exit_timeout_secs) for endpoint in endpoints))
             await server.stop()
@@ -53,9 +54,24 @@ async def _see_off(seconds: float, endpoints: Collection[Endpoint]) -> None:
         await asyncio.sleep(SEE_OFF_INTERVAL_S)
 
 
+async def _finish_sequences(settings: Settings, server: InferenceServer, deadline: float) -> None:
+    """Lets sequences that have begun come to their ends, or idle out: their clients connect again for each request."""
+    end = deadline - _give_up_s(settings)
+    if not server.sequences_left():
+        return
+    log.info("%d sequences go on to their ends, no other requests are taken", server.sequences_left())
+    server.finish_sequences()
+    while server.sequences_left() and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110
+        await asyncio.sleep(SEE_OFF_INTERVAL_S)
+
+
+def _give_up_s(settings: Settings) -> float:
+    return min(EXIT_GIVE_UP_S, settings.exit_timeout_secs / 2)
+
+
 async def _give_up_late(settings: Settings, server: InferenceServer) -> None:
     """Ends what still runs a moment before the time is up: its clients get an error instead of a closed connection."""
-    await asyncio.sleep(settings.exit_timeout_secs - min(EXIT_GIVE_UP_S, settings.exit_timeout_secs / 2))
+    await asyncio.sleep(settings.exit_timeout_secs - _give_up_s(settings))
     log.warning("the exit timeout is about to expire: executions that are still running are given up")
     while True:  # what waits behind them is begun, and given up in its turn
         server.interrupt()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sequence_models
 from server_process import STOP_SECONDS, ServerProcess, poll, running_server
 from triton_clients import PROTOCOLS, client_module, infer
 from tritonclient.utils import InferenceServerException
@@ -81,4 +82,31 @@ def test_what_still_runs_when_the_time_is_up_is_given_up_and_answered(extra_mode
             for request in pending:
                 with pytest.raises(InferenceServerException, match="given up"):
                     request.result(STOP_SECONDS)
+        server.stop()
+
+
+def test_sequences_that_have_begun_come_to_their_ends(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    sequence_models.build(repository)
+    with running_server([repository], tmp_path, [*OPTIONS, "--exit-grace-secs=0"]) as server:
+        clients = {name: client_module(name) for name in PROTOCOLS}
+
+        def ask(protocol: str, sequence: int, *, start: bool = False, end: bool = False) -> float:
+            module = clients[protocol]
+            tensor = module.InferInput("X", [1, 1], "FP32")
+            tensor.set_data_from_numpy(np.ones((1, 1), np.float32))
+            with module.InferenceServerClient(server.url(protocol)) as client:
+                result = client.infer("python", [tensor], sequence_id=sequence, sequence_start=start, sequence_end=end)
+                return float(result.as_numpy("Y")[0, 0])
+
+        for number, protocol in enumerate(PROTOCOLS, 1):
+            assert ask(protocol, number, start=True) == 1
+        server.terminate()
+        poll(lambda: "no other requests are taken" in server.output(), "the server to see its sequences off")
+        for number, protocol in enumerate(PROTOCOLS, 1):
+            for sequence, start in ((99, True), (number, True), (98, False)):
+                with pytest.raises(InferenceServerException, match="Server is stopping, scheduler for model has"):
+                    ask(protocol, sequence, start=start)
+            assert ask(protocol, number) == 2
+            assert ask(protocol, number, end=True) == 3
         server.stop()

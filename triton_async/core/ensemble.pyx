@@ -8,7 +8,7 @@ from triton_async.core.dataflow cimport Dataflow, Step
 from triton_async.core.ensemble_run cimport Run
 from triton_async.core.reactor cimport Reactor
 from triton_async.core.servable cimport Servable
-from triton_async.infer.request cimport REQUEST_NEW, REQUEST_RUNNING, InferRequest
+from triton_async.infer.request cimport FLAG_SEQUENCE_START, REQUEST_NEW, REQUEST_RUNNING, InferRequest
 from triton_async.infer.response cimport ResponseSink
 from triton_async.infer.signature cimport ModelSignature
 from triton_async.memory.slab cimport SlabPool
@@ -56,6 +56,10 @@ cdef class Ensemble(Servable):
         if step.model_version == -1:
             return self.latest.get(step.key)
         return self.versions.get((step.key, step.model_version))
+
+    def goes_on_with(self, InferRequest request):
+        # The models of its steps know which sequences have begun.
+        return bool(request.sequence_id) and not request.flags & FLAG_SEQUENCE_START
 
     cdef Servable find(self, Step step):
         target = self._target(step)

@@ -41,6 +41,19 @@ cdef class SequenceModel(Model):
 
     # -- an earlier load, and a later one ----------------------------------------------------------
 
+    def goes_on_with(self, InferRequest request):
+        cdef SequenceModel model = self
+        if request.flags & FLAG_SEQUENCE_START:
+            return False
+        while model is not None:
+            if model.sequences.is_open(request.sequence_id):
+                return True
+            model = model.before
+        return False
+
+    def sequences_left(self):
+        return 0 if self.sequences.iterative else self.sequences.live
+
     def follow(self, Servable old):
         cdef SequenceModel earlier
         if not isinstance(old, SequenceModel):

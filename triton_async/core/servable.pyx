@@ -78,6 +78,14 @@ cdef class Servable(Wakeable):
     cdef int asks_others(self, int64_t now_ns) except -1:
         return 0
 
+    def goes_on_with(self, InferRequest request):
+        """Whether the request belongs to something that has begun, and is to come to its end."""
+        return False
+
+    def sequences_left(self):
+        """How many sequences have begun and not ended."""
+        return 0
+
     cdef int lend(self, InferRequest request) except -1:
         return 0
 

@@ -5,6 +5,7 @@ import logging
 
 from triton_async.core.servable cimport Servable
 from triton_async.core.trace cimport trace_queued
+from triton_async.core.waits cimport Asking
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.signature cimport ModelSignature
@@ -30,12 +31,14 @@ EXTENSIONS = (
 
 log = logging.getLogger("triton_async.core")
 
+# In Triton's words.
+cdef str STOPPING = "Server is stopping, scheduler for model has stopped accepting new inference requests"
 cdef str OVERLOADED = "too many bytes of requests are in flight, try again later"
 
 
 #   STARTING --start--> LOADING --models loaded--> SERVING --drain--> DRAINING --stop_accepting--> STOPPING
 #      ^                   |                                                                          |
-#      +-- a repository is gone                                                          STOPPED <--stop
+#      +-- a repository is gone                           STOPPED <--stop-- FINISHING <--finish_sequences
 # `stop_accepting` and `stop` may come in any state, and pass over those between.
 cdef enum ServerState:
     SERVER_STARTING = 0
@@ -43,7 +46,8 @@ cdef enum ServerState:
     SERVER_SERVING = 2
     SERVER_DRAINING = 3    # not ready, so that load balancers turn away; all else is as before
     SERVER_STOPPING = 4    # neither ready nor live; requests that come over open connections are still served
-    SERVER_STOPPED = 5     # no new requests; those in flight finish
+    SERVER_FINISHING = 5   # the same, of sequences that have begun; nothing else begins
+    SERVER_STOPPED = 6     # no new requests; those in flight finish
 
 
 cdef int _check_loaded(int state) except -1:
@@ -143,6 +147,15 @@ cdef class InferenceServer:
             self.state = SERVER_STOPPING
             self._wake_readiness()
 
+    def finish_sequences(self):
+        """Requests are taken of sequences that have begun, and no others."""
+        if self.state < SERVER_FINISHING:
+            self.state = SERVER_FINISHING
+
+    def sequences_left(self):
+        """How many sequences have begun and not ended."""
+        return sum([model.sequences_left() for model in self.repository.held_models()])
+
     def interrupt(self):
         """Asks the engines to give up what they run: its requests fail soon, if the engines can."""
         for model in self.repository.held_models():
@@ -210,7 +223,7 @@ cdef class InferenceServer:
         return <Servable>model
 
     cdef Servable at_once(self, str name, int64_t version):
-        if self.state == SERVER_STARTING or self.state == SERVER_STOPPED or self.tracing is not None:
+        if self.state == SERVER_STARTING or self.state >= SERVER_FINISHING or self.tracing is not None:
             return None
         if self.reactor.held_nbytes > self.max_held_nbytes:
             return None
@@ -226,6 +239,9 @@ cdef class InferenceServer:
             request.received_ns = now_ns
         if model is None or model.draining:
             model = self.find(request.model_name, request.model_version)
+        # What models ask for the sake of a request is a part of it.
+        if self.state == SERVER_FINISHING and not isinstance(sink, Asking) and not model.goes_on_with(request):
+            raise Unavailable(f"{request.log_prefix()}{STOPPING}")
         if request.trace is not None:
             trace_queued(request)
         elif self.tracing is not None:

@@ -285,6 +285,10 @@ cdef class RemoteServable(Servable):
             self._answer(request, None)
         return self._free(request)
 
+    def goes_on_with(self, InferRequest request):
+        # The model process knows.
+        return True
+
     def retire(self):
         """Another load has taken its place, or none: who has looked it up looks again."""
         self.draining = True
