@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from triton_async.defines import MIN_COMPUTE_CAPABILITY
 from triton_async.errors import InternalError, InvalidArg, ServerError, Unsupported
+from triton_async.importing import import_module
 from triton_async.memory.cuda import load_driver
 
 log = logging.getLogger("triton_async.memory")
@@ -111,7 +112,7 @@ def open_devices(min_compute_capability: float = MIN_COMPUTE_CAPABILITY) -> Devi
     except OSError as error:
         raise _no_gpu(str(error)) from None
     try:
-        import cupy
+        cupy = import_module("cupy")
     except ImportError as error:
         if error.name == "cupy":
             raise _no_gpu("CuPy is not installed; it comes with triton-async[gpu]") from None

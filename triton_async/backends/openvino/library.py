@@ -6,13 +6,13 @@ import logging
 import re
 import threading
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from triton_async.config.external_data import external_files
 from triton_async.config.paths import safe_join
 from triton_async.errors import InternalError, InvalidArg, Unavailable
+from triton_async.importing import import_module
 
 _logger = logging.getLogger(__name__)
 

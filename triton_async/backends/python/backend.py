@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from triton_async import importing
 from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelInstance
 from triton_async.backends.python.affinity import is_neutral
 from triton_async.backends.python.instance import PythonModelInstance
@@ -19,7 +20,7 @@ from triton_async.backends.python.isolated.workers import Workers
 from triton_async.backends.python.local import LocalChannel
 from triton_async.backends.python.metrics import CustomMetrics
 from triton_async.backends.python.options import PythonOptions, check_settings, read_options
-from triton_async.backends.python.worker import api
+from triton_async.backends.python.worker import api, loader
 from triton_async.backends.python.worker.channel import Channel
 from triton_async.backends.python.worker.context import Context
 from triton_async.backends.python.worker.loader import Source
@@ -66,6 +67,7 @@ class PythonBackend(Backend):
         self._checked = False
         line_buffered()
         api.install()
+        loader.imports = importing.lock
 
     def based_on(self, name: str, file: Path) -> PythonBackend:
         """The Python-based backend of this name, whose models all are what `file` makes of their files."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from triton_async.backends.pytorch.archive import (
 )
 from triton_async.backends.pytorch.program import UNDECLARED, Port, Program
 from triton_async.errors import InternalError, InvalidArg
+from triton_async.importing import import_module
 
 _NEEDS_TWO = re.compile(r"dim value is too small at 0, expected it to be >= 2, but got: 1\b")
 

@@ -6,13 +6,13 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from triton_async.cgroup import quota_cpus
 from triton_async.errors import InvalidArg, Unavailable
+from triton_async.importing import import_module
 
 # Process-wide switch of PyTorch, by the parameter that sets it -> how to set it.
 _SWITCHES: dict[str, Callable[[Any, bool], None]] = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from triton_async.backends.tensorflow.options import Options
 from triton_async.config.autocomplete import ModelIO, TensorInfo
 from triton_async.config.model_config import InstanceGroup, ModelConfig
 from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable, Unsupported
+from triton_async.importing import import_module
 from triton_async.infer.tensor import Tensor, decode_bytes, encode_bytes, make
 from triton_async.memory.slab import SlabPool
 

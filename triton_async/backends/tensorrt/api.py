@@ -11,13 +11,13 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from triton_async import datatypes
 from triton_async.errors import InternalError, InvalidArg, Unsupported
+from triton_async.importing import import_module
 
 log = logging.getLogger("triton_async.tensorrt")
 

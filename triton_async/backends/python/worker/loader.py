@@ -5,10 +5,7 @@ what lies in a model's directory is imported by an `__import__` of the instance'
 beside `model.py` in a table of the instance, and leaves everything else to Python. Files are compiled from what they
 say now, once for all instances of a version; nothing is read from or written to `__pycache__`.
 
-`sys.modules` has these modules as well, as long as no other instance has a module of another file under the name: for
-`pickle`, `inspect` and all that looks a module up by the name in `__module__`. Imports by name
-(`importlib.import_module`) find them there, too. A module that is being run is there in any case, for the thread that
-runs it: making a dataclass takes it.
+What looks modules up by their name, as `pickle` and `importlib.import_module` do, finds them by way of `shown`.
 """
 
 from __future__ import annotations
@@ -22,11 +19,12 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-# Names in sys.modules that are modules of models -> those modules, in the order in which they came.
-_shown: dict[str, list[ModuleType]] = {}
-# Of them, those that are being run, with the thread that runs them, by name.
-_run_now: dict[str, list[tuple[int, ModuleType]]] = {}
-_lock = threading.Lock()
+from .shown import Given, enter, hide, is_shown, leave, note_run, show
+
+# Under which modules of others are imported. See triton_async.importing, whose it is in the server.
+imports = threading.RLock()
+# Seconds that code of others, which may have it, waits for the turn of importing modules of an instance.
+_TURN_S = 60.0
 
 
 class Source:
@@ -79,6 +77,7 @@ class Loader:
         self._foreign: set[str] = set()
         self._builtins = dict(vars(builtins)) if names is None else names
         self._builtins["__import__"] = self._import
+        enter(self, self._builtins)
         # Of one thread at a time, as Python's own for a module.
         self._importing = threading.RLock()
 
@@ -90,11 +89,27 @@ class Loader:
 
     def close(self) -> None:
         """Forgets the modules: what they refer to is freed, though threads of the model may still be running."""
+        leave(self._builtins)
         for module in self._own:
-            _hide(module)
+            hide(module)
             vars(module).clear()
         self._own.clear()
         self._modules.clear()
+
+    def module(self, name: str) -> ModuleType | None:
+        """One that it has imported. Any thread."""
+        return self._modules.get(name)
+
+    def found(self, name: str) -> ModuleType | None:
+        """A module of the instance's, imported now where it was not, for who asks by name; None: it has none. Any
+        thread. Raises what running it raises; ModuleNotFoundError for what a package of its lacks.
+        """
+        if not self._importing.acquire(timeout=_TURN_S):
+            raise ImportError(f"module {name!r} is being imported by a thread that does not come to its end", name=name)
+        try:
+            return self._find(name)
+        finally:
+            self._importing.release()
 
     # What stands for `import` in modules of the instance.
     def _import(
@@ -104,13 +119,13 @@ class Loader:
             name = self._absolute(name, (globals or {}).get("__package__") or "", level)
         top = name.partition(".")[0]
         if top in self._foreign:
-            return builtins.__import__(name, globals, locals, fromlist, 0)
+            return _import_of_others(name, globals, locals, fromlist)
         module = self._modules.get(name)
         if module is None:
             module = self._find(name)
             if module is None:
                 self._foreign.add(top)
-                return builtins.__import__(name, globals, locals, fromlist, 0)
+                return _import_of_others(name, globals, locals, fromlist)
         if not fromlist:
             return module if level else self._modules[top]
         if hasattr(module, "__path__"):
@@ -163,7 +178,7 @@ class Loader:
                 break
         else:
             return False
-        if name in sys.builtin_module_names or (name in sys.modules and name not in _shown):
+        if name in sys.builtin_module_names or (name in sys.modules and not is_shown(name)):
             return False
         return PathFinder.find_spec(name) is None
 
@@ -189,14 +204,14 @@ class Loader:
     def _run(self, name: str, path: Path, package: list[str] | None) -> ModuleType:
         code = self._source.code(path)
         module = self._enter(ModuleType(name), str(path), package)
-        _note_run(module, True)
+        note_run(module, True)
         try:
             exec(code, vars(module))
         except BaseException:
             self._leave(module)
             raise
         finally:
-            _note_run(module, False)
+            note_run(module, False)
         # A module may put another object in its place.
         return self._modules[name]
 
@@ -213,7 +228,7 @@ class Loader:
         names = vars(module)
         names["__builtins__"] = self._builtins
         names["__package__"] = name if package is not None else name.rpartition(".")[0]
-        spec = ModuleSpec(name, None, origin=path, is_package=package is not None)
+        spec = ModuleSpec(name, Given(module), origin=path, is_package=package is not None)  # type: ignore[arg-type]
         if path is not None:
             names["__file__"] = path
             spec.has_location = True
@@ -223,72 +238,21 @@ class Loader:
         names["__spec__"] = spec
         self._modules[name] = module
         self._own.append(module)
-        _show(module)
+        show(module)
         return module
 
     def _leave(self, module: ModuleType) -> None:
         self._modules.pop(module.__name__, None)
         self._own.remove(module)
-        _hide(module)
+        hide(module)
 
 
-def _show(module: ModuleType) -> None:
-    """Enters a module in `sys.modules`, unless one that is of no model has its name."""
-    name = module.__name__
-    with _lock:
-        others = _shown.setdefault(name, [])
-        if not others and name in sys.modules:
-            del _shown[name]
-            return
-        others.append(module)
-        _settle(name)
-
-
-def _hide(module: ModuleType) -> None:
-    name = module.__name__
-    with _lock:
-        others = _shown.get(name, [])
-        if module in others:
-            others.remove(module)
-            _settle(name)
-            if not others:
-                del _shown[name]
-
-
-def _note_run(module: ModuleType, begins: bool) -> None:
-    name = module.__name__
-    run = (threading.get_ident(), module)
-    with _lock:
-        running = _run_now.setdefault(name, [])
-        if begins:
-            running.append(run)
-        else:
-            running.remove(run)
-        if not running:
-            del _run_now[name]
-        if name in _shown:
-            _settle(name)
-
-
-class _Several(ModuleType):
-    """In `sys.modules` while several threads run modules of one name: to each it is its own, to others the last one."""
-
-    def __getattribute__(self, name: str) -> Any:
-        running = _run_now.get(ModuleType.__getattribute__(self, "__name__"), [])
-        own = [module for thread, module in running if thread == threading.get_ident()]
-        found = own or [module for _, module in running]
-        return getattr(found[-1], name) if found else ModuleType.__getattribute__(self, name)
-
-
-def _settle(name: str) -> None:
-    # One of several that are of one file is as good as another, unless it is being run; of several files none is, but
-    # the module of model.py and its package, whose names all models share: the newest is the one that is being loaded.
-    modules = _shown[name]
-    files = {getattr(module, "__file__", None) or str(module.__path__) for module in modules}
-    running = _run_now.get(name)
-    if modules and running:
-        sys.modules[name] = running[-1][1] if len(running) == 1 else _Several(name)
-    elif len(files) == 1 or (modules and name.partition(".")[0].isdigit()):
-        sys.modules[name] = modules[-1]
-    else:
-        sys.modules.pop(name, None)
+# What is there needs no turn: an import by one model that takes long holds up no execution of another.
+def _import_of_others(name: str, globals: Any, locals: Any, fromlist: Any) -> Any:
+    module = sys.modules.get(name)
+    spec = getattr(module, "__spec__", None)
+    there = spec is not None and not getattr(spec, "_initializing", False)
+    if there and all(hasattr(module, part) for part in fromlist or ()):
+        return builtins.__import__(name, globals, locals, fromlist, 0)
+    with imports:
+        return builtins.__import__(name, globals, locals, fromlist, 0)

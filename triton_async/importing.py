@@ -1,0 +1,20 @@
+"""Imports of packages when something is loaded, one thread at a time.
+
+Loads run side by side, and those of two models may import one package, say PyTorch, from two ends. Where its modules
+import each other in a circle, Python lets two such threads see modules that are only half there, and one load fails.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from typing import Any
+
+#: Held by who imports packages, for as long as that takes.
+lock = threading.RLock()
+
+
+def import_module(name: str) -> Any:
+    """As importlib's; any thread. Raises what that does."""
+    with lock:
+        return importlib.import_module(name)
