@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -265,6 +266,22 @@ def test_integers_of_every_name() -> None:
             np.dtype(char).itemsize == np.dtype(tensors.TRITON_TO_NUMPY_TYPE[made.triton_dtype()]).itemsize
         )
     assert Tensor("x", np.zeros((2, 3))).shape() == [2, 3]
+
+
+def test_what_is_read_only_goes_by_dlpack_too() -> None:
+    """numpy has what it takes by DLPack as read-only, and would not give it on."""
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    taken = Tensor.from_dlpack("y", Tensor("x", array).to_dlpack())
+    taken.as_numpy()[0, 0] = 9
+    assert array[0, 0] == 9
+    again = Tensor.from_dlpack("z", taken.to_dlpack())
+    assert np.shares_memory(again.as_numpy(), array)
+    constant = Tensor("c", np.frombuffer(b"\1\2\3", np.uint8)[::2])
+    assert np.from_dlpack(constant).tolist() == [1, 3]
+    assert Tensor.from_dlpack("n", Tensor("n", np.empty((0, 2), np.int8))).shape() == [0, 2]
+    held = Tensor.from_dlpack("h", np.full(1000, 7, np.int64))
+    gc.collect()
+    assert held.as_numpy().tolist() == [7] * 1000
 
 
 def test_dlpack() -> None:

@@ -117,7 +117,7 @@ class Tensor:
         if self._gpu() is not None:
             assert self._source is not None
             return self._source.dlpack()
-        capsule = self._open().__dlpack__()
+        capsule = _writable(self._open()).__dlpack__()
         if self._datatype == "BF16":
             _type_code(capsule).value = _DL_BFLOAT
         return capsule
@@ -147,7 +147,7 @@ class Tensor:
                 "DLPack tensor is not contiguous. Only contiguous DLPack tensors that are stored in C-Order are "
                 "supported."
             )
-        made = Tensor(name, array)
+        made = Tensor(name, _writable(array))
         if bf16:
             made._datatype = "BF16"
         return made
@@ -237,6 +237,25 @@ def numpy_to_triton_type(data_type: Any) -> int:
 
 def triton_string_to_numpy(triton_type_string: str) -> Any:
     return TRITON_STRING_TO_NUMPY[triton_type_string]
+
+
+def _writable(array: np.ndarray) -> np.ndarray:
+    """The array, or one over its memory that may be written to: numpy has what came by DLPack as read-only, and does
+    not give on by DLPack what is.
+    """
+    if array.flags.writeable:
+        return array
+    made: np.ndarray = np.asarray(_Writable(array))
+    return made
+
+
+class _Writable:
+    """What numpy takes a writable array from, over the memory of another one, which it keeps."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
 
 
 class _Capsule:
