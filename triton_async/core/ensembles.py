@@ -72,6 +72,11 @@ class Ensembles:
         found = (self._repository.namespaces.step(key, name, there) for name in self._names_of(key))
         return tuple(step for step in found if step)
 
+    def candidates_of(self, key: str, there: There) -> set[str]:
+        """Keys of all models that an ensemble could mean: which one it asks is known when all of them are."""
+        names = self._names_of(key)
+        return {found for name in names for found in self._repository.namespaces.candidates(name, there)}
+
     def _names_of(self, key: str) -> list[str]:
         """Names of the models that it asks."""
         entry = self._repository.models.get(key)

@@ -6,7 +6,7 @@ Loop thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from triton_async.core.entries import ModelEntry
 from triton_async.core.files import Root
@@ -100,13 +100,11 @@ class Namespaces:
         if not self.enabled:
             return name
         own = f"{self.split(user)[0]}{SEPARATOR}{name}"
-        keys = dict.fromkeys(self._candidates(name, there or {}))
+        keys = self.candidates(name, there or {})
         if own in keys:
             return own
         return next(iter(keys)) if len(keys) == 1 else ""
 
-    def _candidates(self, name: str, there: There) -> Iterator[str]:
-        yield from self.meant(name)
-        for key in there:
-            if self.split(key)[1] == name:
-                yield key
+    def candidates(self, name: str, there: There) -> dict[str, None]:
+        """Keys of all models of a name, loaded or `there`, of which a step may mean one."""
+        return dict.fromkeys([*self.meant(name), *(key for key in there if self.split(key)[1] == name)])

@@ -28,8 +28,9 @@ class Models(Protocol):
 
 
 class LoadsTogether:
-    """Of the models `keys` of a scan, `there`. An ensemble is joined as soon as all that it asks was loaded, or tried,
-    whatever the others do. `ended(key)`: the load of one has come to its end, but for the models that an ensemble asks.
+    """Of the models `keys` of a scan, `there`. An ensemble is joined as soon as all that it asks, or may mean, was
+    loaded or tried, whatever the others do. `ended(key)`: the load of one has come to its end, but for the models that
+    an ensemble asks.
     """
 
     def __init__(self, models: Models, keys: Sequence[str], there: There, ended: Callable[[str], object]) -> None:
@@ -78,14 +79,17 @@ class LoadsTogether:
             self._tried[key].set_result(None)
 
     async def _join(self, key: str) -> bool:
+        ensembles = self._models.ensembles
         asked = {key}
         new: Iterable[str] = asked
         while new:
-            new = {step for one in new for step in self._models.ensembles.steps_of(one, self._there)} - asked
+            steps = {step for one in new for step in ensembles.steps_of(one, self._there)}
+            meant = {one for user in new for one in ensembles.candidates_of(user, self._there) if one in self._tried}
+            new = (steps | meant) - asked
             asked |= new
             if new:
                 await asyncio.wait({self._load_of(step) for step in sorted(new)})
-        return self._models.ensembles.join_all(asked)
+        return ensembles.join_all(asked)
 
     def _load_of(self, key: str) -> asyncio.Future[Any]:
         if key not in self._tried:

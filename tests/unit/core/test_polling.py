@@ -147,6 +147,39 @@ def test_an_ensemble_waits_for_none_but_the_models_that_it_asks(tmp_path: Path) 
     run(test)
 
 
+def test_an_ensemble_waits_for_all_models_that_it_may_mean(tmp_path: Path) -> None:
+    backend = GatedBackend()
+    names = ("a", "b", "c")
+    for name in names:
+        (tmp_path / name).mkdir()
+    places = [f"--model-repository={tmp_path / name}" for name in names[1:]]
+
+    async def test() -> None:
+        options = (*ASKED, "--model-namespacing=true", "--model-load-thread-count=1", *places)
+        async with running(tmp_path / "a", *options, backends=backend) as server:
+            backend.load_gate.shut = True
+            for name in names[:2]:
+                write_model(tmp_path / name, "m")
+            write_ensemble(tmp_path / "c", "lost", "m")
+            polled = asyncio.ensure_future(server.repository.poll_now())
+            first = await backend.load_gate.arrival()
+            first.set()
+            second = await backend.load_gate.arrival()
+            backend.load_gate.shut = False
+            try:
+                # One of the two is there, and neither is meant.
+                models = server.repository.models
+                await until(lambda: any(models[f"{tmp_path / name}::m"].ready() for name in "ab"), "one of them")
+                assert state(server, "lost") in {("", ""), ("LOADING", ""), ("UNAVAILABLE", "")}
+            finally:
+                second.set()
+            await polled
+            missing = "ensemble lost contains models that are not available or ambiguous: m"
+            assert state(server, "lost") == ("UNAVAILABLE", missing)
+
+    run(test)
+
+
 def test_a_model_that_goes_while_it_is_loaded_is_unloaded_behind_that(tmp_path: Path) -> None:
     backend = GatedBackend()
     write_model(tmp_path, "m")
