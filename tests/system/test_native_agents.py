@@ -198,16 +198,15 @@ def reasons(server: ServerProcess) -> dict[str, str]:
     return {row["name"]: row.get("reason", "") for row in call(server, "repository/index", {})[1]}
 
 
-@pytest.mark.parametrize("at", ["LOAD", "LOAD_COMPLETE", "UNLOAD", "UNLOAD_COMPLETE", "loaded", "initialize"])
+@pytest.mark.parametrize("at", ["LOAD", "LOAD_COMPLETE", "UNLOAD", "UNLOAD_COMPLETE", "initialize"])
 def test_an_agent_that_hangs_holds_up_its_own_models_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
     agents, models, journal, gate = (tmp_path / name for name in ("agents", "models", "journal", "gate"))
     native_libraries.build(agents / "teller" / "libtritonrepoagent_teller.so", "agent.c")
-    define = {"loaded": "HANG_LOADED", "initialize": "HANG_INITIALIZE"}.get(at)
-    name = "teller" if define is None else "stuck"
-    if define is not None:
-        native_libraries.build(agents / "stuck" / "libtritonrepoagent_stuck.so", "agent.c", define)
+    name = "stuck" if at == "initialize" else "teller"
+    if at == "initialize":
+        native_libraries.build(agents / "stuck" / "libtritonrepoagent_stuck.so", "agent.c", "HANG_INITIALIZE")
     stuck = [f"stuck_{number}" for number in range(5)]
     for model in stuck:
         write(models, model, agent(name, tag=model, do="hang", at=at))
@@ -216,9 +215,6 @@ def test_an_agent_that_hangs_holds_up_its_own_models_alone(
     monkeypatch.setenv("AGENT_GATE", str(gate))
     options = [f"--repoagent-directory={agents}", "--model-control-mode=explicit", "--model-load-thread-count=1"]
     with running_server([models], tmp_path, options) as server, ThreadPoolExecutor(8) as pool:
-        if at == "loaded":  # the loader of the system takes one library after the other
-            assert load(server, "plain") == (200, None)
-            assert load(server, "plain", "unload") == (200, None)
         loads = [pool.submit(load, server, model) for model in stuck]
         if at.startswith("UNLOAD"):
             assert [one.result(30) for one in loads] == [(200, None)] * 5
@@ -236,6 +232,27 @@ def test_an_agent_that_hangs_holds_up_its_own_models_alone(
             poll(lambda: all(reasons(server)[model] == "unloaded" for model in stuck), "all to be gone", 20)
         else:
             assert answer(server, "stuck_4") == [7]
+        server.stop()
+
+
+def test_an_agent_whose_library_does_not_come_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loader of the system takes one library after the other: others may wait for it, but not the loop."""
+    agents, models, journal, gate = (tmp_path / name for name in ("agents", "models", "journal", "gate"))
+    native_libraries.build(agents / "stuck" / "libtritonrepoagent_stuck.so", "agent.c", "HANG_LOADED")
+    write(models, "stuck", agent("stuck", tag="stuck"))
+    write(models, "plain", "")
+    monkeypatch.setenv("AGENT_JOURNAL", str(journal))
+    monkeypatch.setenv("AGENT_GATE", str(gate))
+    options = [f"--repoagent-directory={agents}", "--model-control-mode=explicit"]
+    with running_server([models], tmp_path, options) as server, ThreadPoolExecutor(1) as pool:
+        assert load(server, "plain") == (200, None)
+        assert answer(server, "plain") == [7]
+        stuck = pool.submit(load, server, "stuck")
+        poll(lambda: journal.exists() and " hangs" in journal.read_text(), "the library to hang", 20)
+        assert answer(server, "plain") == [7]
+        gate.touch()
+        assert stuck.result(30) == (200, None)
+        assert answer(server, "stuck") == [7]
         server.stop()
 
 
