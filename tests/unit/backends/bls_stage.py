@@ -94,7 +94,9 @@ async def problem(server: InferenceServer, name: str, *values: float) -> str:
 
 def with_server(root: Path, test: Callable[[InferenceServer], Awaitable[Any]], *options: str) -> None:
     async def main() -> None:
-        async with running(root, *options, backends=BackendRegistry()) as server:
+        backends = BackendRegistry()
+        async with running(root, *options, backends=backends) as server:
             await test(server)
+        backends.close()
 
     run(main)

@@ -201,6 +201,7 @@ class Stage:
     def drop(self) -> None:
         """Ends the loop, and all that is beside the models."""
         self.call(self._inner.close)
+        self.backends.close()
         self.call(self._reactor.detach)
         self._workers.__exit__()
         self.pools.close()

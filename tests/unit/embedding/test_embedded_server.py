@@ -342,6 +342,8 @@ async def main():
     for _ in range(2):
         async with triton_async.Server(model_repository={str(repository)!r}, model_control_mode="explicit") as server:
             await server.load("add")
+            await server.load("slow")
+            await server.unload("slow")
             try:
                 await server.load("none")
             except triton_async.ServerError:

@@ -236,10 +236,13 @@ class PythonModel(LoadedModel):
         return is_neutral(self._source.compiled)
 
     def close(self) -> None:
-        # Models are full of cycles, which the server's own heap, out of collection since it started, holds on to.
+        # Models are full of cycles, which the server's own heap holds on to, where that is out of collection: it is in
+        # processes of our own, since the start. Others may hold servers that end, which must not stay for ever.
+        frozen = gc.get_freeze_count() > 0
         gc.unfreeze()
         gc.collect()
-        gc.freeze()
+        if frozen:
+            gc.freeze()
 
 
 def arguments(  # noqa: PLR0917
