@@ -157,6 +157,16 @@ def write_torch(root: Path, batching: str) -> None:
         torch.jit.script(Sums()).save(str(directory / "1" / "model.pt"))
 
 
+def write_ensemble(root: Path, name: str, model: str) -> None:
+    """The model as the one step of an ensemble."""
+    (root / name / "1").mkdir(parents=True)
+    maps = 'input_map { key: "X" value: "X" } output_map { key: "Y" value: "Y" }'
+    (root / name / "config.pbtxt").write_text(
+        f'platform: "ensemble" max_batch_size: 8 {IO} '
+        f'ensemble_scheduling {{ step {{ model_name: "{model}" model_version: -1 {maps} }} }}'
+    )
+
+
 def build(root: Path) -> None:
     """The repository."""
     idle = "max_sequence_idle_microseconds: 60000000"
@@ -168,6 +178,7 @@ def build(root: Path) -> None:
     write(root, "rows", f"max_batch_size: 8 sequence_batching {{ direct {{ }} {idle} {START} {STATE} }}", sums())
     alone = "max_batch_size: 1 instance_group { kind: KIND_CPU count: 1 }"
     write(root, "one", f"{alone} sequence_batching {{ {idle} {START} {STATE} }}", sums())
+    write_ensemble(root, "ensemble", "rows")
     for name, parameters in (("python", ""), ("isolated", isolated)):
         head = f'backend: "python" max_batch_size: 8 {parameters} {IO}'
         write(root, name, f"{head} sequence_batching {{ {oldest} {STATE} }}", SUMS)

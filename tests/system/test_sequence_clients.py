@@ -23,7 +23,7 @@ from server_process import ServerProcess, running_server
 
 PROTOCOLS = {"http": tritonclient.http, "grpc": tritonclient.grpc}
 _NO_TORCH = pytest.mark.skipif(not sequence_models.has_torch(), reason="PyTorch is not installed")
-ENGINES = ["sums", "rows", "python", "isolated", pytest.param("torch", marks=_NO_TORCH)]
+ENGINES = ["sums", "rows", "python", "isolated", "ensemble", pytest.param("torch", marks=_NO_TORCH)]
 
 
 @pytest.fixture(scope="module")

@@ -107,20 +107,20 @@ def _check_batching(config: ModelConfig, targets: Sequence[Target]) -> None:
 def _check_maps(config: ModelConfig, targets: Sequence[Target]) -> None:
     assert config.ensemble is not None
     for step, target in zip(config.ensemble.steps, targets, strict=True):
-        known = {spec.name for spec in target.signature.inputs}
+        known = {spec.name for spec in target.signature.client_inputs}
         for name, tensor in step.input_map.items():
             if name not in known:
                 raise InvalidArg(
                     f"in ensemble {config.name}, ensemble tensor {tensor} is mapping to non-existing input {name} in "
                     f"model {step.model_name}"
                 )
-        for spec in target.signature.inputs:
+        for spec in target.signature.client_inputs:
             if not spec.optional and spec.name not in step.input_map:
                 raise InvalidArg(
                     f"in ensemble {config.name}, input {spec.name} in model {step.model_name} is not mapped to any "
                     "ensemble tensors"
                 )
-        known = {spec.name for spec in target.signature.outputs}
+        known = {spec.name for spec in target.signature.client_outputs}
         for name, tensor in step.output_map.items():
             if name not in known:
                 raise InvalidArg(
@@ -190,12 +190,12 @@ def _check_tensors(config: ModelConfig, targets: Sequence[Target]) -> dict[str, 
     gives.update((tensor.name, config.max_batch_size > 0) for tensor in config.inputs)
     for step, target in steps:
         batching = target.signature.max_batch_size > 0
-        specs = {spec.name: spec for spec in target.signature.outputs}
+        specs = {spec.name: spec for spec in target.signature.client_outputs}
         for name, tensor_name in step.output_map.items():
             see(tensor_name, step.model_name, specs[name], batching)
             gives[tensor_name] = batching
     for step, target in steps:
-        specs = {spec.name: spec for spec in target.signature.inputs}
+        specs = {spec.name: spec for spec in target.signature.client_inputs}
         for name, tensor_name in step.input_map.items():
             see(tensor_name, step.model_name, specs[name], target.signature.max_batch_size > 0)
     return gives
@@ -247,7 +247,7 @@ def _inputs(
     step: EnsembleStep, target: Target, numbers: Mapping[str, int], gives: Mapping[str, bool]
 ) -> list[Wire]:
     signature = target.signature
-    specs = {spec.name: spec for spec in signature.inputs}
+    specs = {spec.name: spec for spec in signature.client_inputs}
     return [
         Wire(name, numbers[tensor], specs[name], gives[tensor], signature.max_batch_size > 0)
         for name, tensor in step.input_map.items()
@@ -281,7 +281,7 @@ def _labels_of_steps(steps: Sequence[EnsembleStep], targets: Sequence[Target]) -
     return {
         step.output_map[spec.name]: spec.labels
         for step, target in zip(steps, targets, strict=True)
-        for spec in target.signature.outputs
+        for spec in target.signature.client_outputs
         if spec.labels and spec.name in step.output_map
     }
 
@@ -304,4 +304,5 @@ def _key(target: Target, config: ModelConfig) -> tuple[Any, ...]:
 
     # An ensemble's own answers, where they are kept, are those of the models that it was joined to.
     load = target.number if config.proto.response_cache.enable else 0
-    return of(signature.inputs), of(signature.outputs), signature.max_batch_size, signature.decoupled, load, target.key
+    given = of(signature.client_inputs), of(signature.client_outputs)
+    return *given, signature.max_batch_size, signature.decoupled, load, target.key
