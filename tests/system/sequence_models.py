@@ -179,6 +179,10 @@ def build(root: Path) -> None:
     alone = "max_batch_size: 1 instance_group { kind: KIND_CPU count: 1 }"
     write(root, "one", f"{alone} sequence_batching {{ {idle} {START} {STATE} }}", sums())
     write_ensemble(root, "ensemble", "rows")
+    shown = 'output { name: "SUM_OUT" data_type: TYPE_FP32 dims: 1 }'
+    write(root, "shown", f"max_batch_size: 8 {IO} {shown} sequence_batching {{ {oldest} {START} {STATE} }}", sums())
+    head = f'backend: "python" max_batch_size: 8 {IO} {shown}'
+    write(root, "shown_python", f"{head} sequence_batching {{ {oldest} {STATE} }}", SUMS)
     for name, parameters in (("python", ""), ("isolated", isolated)):
         head = f'backend: "python" max_batch_size: 8 {parameters} {IO}'
         write(root, name, f"{head} sequence_batching {{ {oldest} {STATE} }}", SUMS)

@@ -20,6 +20,7 @@ import speech.client as speech
 import tritonclient.grpc
 import tritonclient.http
 from server_process import ServerProcess, running_server
+from tritonclient.utils import InferenceServerException, shared_memory
 
 PROTOCOLS = {"http": tritonclient.http, "grpc": tritonclient.grpc}
 _NO_TORCH = pytest.mark.skipif(not sequence_models.has_torch(), reason="PyTorch is not installed")
@@ -31,7 +32,8 @@ def sequences(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProces
     """A server of the models of `sequence_models`."""
     repository = tmp_path_factory.mktemp("sequences")
     sequence_models.build(repository)
-    with running_server([repository], tmp_path_factory.mktemp("sequence-server")) as process:
+    options = ["--allow-client-shm=true"]
+    with running_server([repository], tmp_path_factory.mktemp("sequence-server"), options) as process:
         yield process
         process.stop()
 
@@ -71,6 +73,32 @@ def test_the_server_keeps_the_state_of_each_sequence(sequences: ServerProcess, p
                 )  # fmt: skip
                 assert total(got) == factor * [1, 3, 6][place]
         assert run(client, module, model, 5, [4, 5]) == [4, 9]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("model", ["shown", "shown_python"])
+def test_states_among_the_outputs_are_for_clients_too(sequences: ServerProcess, protocol: str, model: str) -> None:
+    module = PROTOCOLS[protocol]
+    asked = {name: module.InferRequestedOutput(name) for name in ("Y", "SUM_OUT")}
+    with module.InferenceServerClient(sequences.url(protocol)) as client:
+        steps: list[tuple[int, list[str]]] = [(1, []), (3, ["Y"]), (6, ["SUM_OUT"]), (10, ["Y", "SUM_OUT"])]
+        for place, (expected, names) in enumerate(steps):
+            result = client.infer(
+                model, inputs(module, place + 1), sequence_id=9, sequence_start=place == 0, sequence_end=place == 3,
+                outputs=[asked[name] for name in names] or None,
+            )  # fmt: skip
+            got = {name: result.as_numpy(name) for name in asked if result.as_numpy(name) is not None}
+            assert {name: value.item() for name, value in got.items()} == dict.fromkeys(names or asked, expected)
+        with pytest.raises(InferenceServerException, match="unexpected inference output 'SUM_OUT' for model 'sums'"):
+            client.infer("sums", inputs(module, 1), sequence_id=8, sequence_start=True, outputs=[asked["SUM_OUT"]])
+        # The next step would read what the client may write to meanwhile.
+        region = shared_memory.create_shared_memory_region("states", f"/states-{protocol}-{model}", 4)
+        client.register_system_shared_memory("states", f"/states-{protocol}-{model}", 4)
+        asked["SUM_OUT"].set_shared_memory("states", 4)
+        with pytest.raises(InferenceServerException, match="is a state of its sequences, which can not be placed in"):
+            client.infer(model, inputs(module, 1), sequence_id=8, sequence_start=True, outputs=[asked["SUM_OUT"]])
+        client.unregister_system_shared_memory("states")
+        shared_memory.destroy_shared_memory_region(region)
 
 
 @pytest.mark.parametrize("model", ENGINES)

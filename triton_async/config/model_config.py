@@ -230,10 +230,12 @@ class ModelConfig:
 
     @property
     def engine_outputs(self) -> tuple[TensorConfig, ...]:
-        """What the model returns: `outputs`, then the states of sequences."""
+        """What the model returns: `outputs`, then the states of sequences that are not among them."""
         if self.sequences is None:
             return self.outputs
-        return (*self.outputs, *(_state_tensor(state.output_name, state) for state in self.sequences.states))
+        listed = {tensor.name for tensor in self.outputs}
+        states = [state for state in self.sequences.states if state.output_name not in listed]
+        return (*self.outputs, *(_state_tensor(state.output_name, state) for state in states))
 
     def instances(self) -> tuple[Instance, ...]:
         """All instances in the order they are made; names are `<group>_<i>`, i counted over the group."""

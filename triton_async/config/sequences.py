@@ -159,7 +159,13 @@ def _injected(proto: Any) -> tuple[list[tuple[str, int, tuple[int, ...]]], list[
         (control.name, control.datatype, (1,)) for control in _controls(batching)
     ]
     inputs = [(state.input_name, state.data_type, tuple(state.dims)) for state in batching.state]
-    outputs = [(state.output_name, state.data_type, tuple(state.dims)) for state in batching.state]
+    # What clients may ask for is an output as it is.
+    listed = {io.name for io in proto.output}
+    outputs = [
+        (state.output_name, state.data_type, tuple(state.dims))
+        for state in batching.state
+        if state.output_name not in listed
+    ]
     return controls + inputs + made, outputs
 
 
@@ -326,6 +332,25 @@ def _check_initial(state: Any, where: str, name: str) -> None:
         raise InvalidArg(f"{where} has more than {defines.MAX_STATE_ELEMENTS} elements for {name}")
 
 
+def _check_listed(proto: Any) -> None:
+    """States among the outputs, which are the same tensor twice."""
+    outputs = {io.name: io for io in proto.output}
+    seen: set[str] = set()
+    for state in proto.sequence_batching.state:
+        if state.output_name in seen:
+            raise InvalidArg(f"sequence batching has '{state.output_name}' twice as a state for {proto.name}")
+        seen.add(state.output_name)
+        io = outputs.get(state.output_name)
+        if io is None:
+            continue
+        alike = io.data_type in (0, state.data_type) and not io.HasField("reshape")
+        if not alike or (len(io.dims) and list(io.dims) != list(state.dims)):
+            raise InvalidArg(
+                f"output '{io.name}' is a state of sequence batching too, and must have its 'data_type' and 'dims', "
+                f"and no 'reshape', for {proto.name}"
+            )
+
+
 def _check_names(proto: Any) -> None:
     for what, ios, tensors in zip(("input", "output"), (proto.input, proto.output), _injected(proto), strict=True):
         taken = {io.name for io in ios}
@@ -341,3 +366,4 @@ def _check_names(proto: Any) -> None:
                 f"model configuration has {len(taken)} inputs, controls and states, at most "
                 f"{defines.MAX_TENSORS_PER_REQUEST} are supported for {proto.name}"
             )
+    _check_listed(proto)

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t
 
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse
-from triton_async.infer.signature cimport ModelSignature
+from triton_async.infer.signature cimport ModelSignature, TensorSpec
 from triton_async.infer.tensor cimport Tensor
 
 # Loop thread. Immutable. The tensors that it gives are shared by all requests; nobody writes to them.
@@ -12,7 +12,8 @@ cdef class Injection:
     cdef ModelSignature signature
     cdef Py_ssize_t first_control      # place of the first control among the inputs of the signature
     cdef Py_ssize_t first_state        # of the first state
-    cdef Py_ssize_t first_output       # of the first state among the outputs
+    cdef Py_ssize_t first_output       # of the first state that is no client's output
+    cdef dict places                   # of the states by their outputs' names
     cdef readonly Py_ssize_t n_states
     cdef Py_ssize_t id_place           # of the correlation id among the inputs; -1: the model takes none
     cdef int id_datatype
@@ -38,4 +39,4 @@ cdef class Injection:
     cdef object take_states(self, InferResponse response)
 
     cdef Tensor _owned(self, Tensor tensor, Py_ssize_t place)
-    cdef str _misfit(self, Tensor tensor, Py_ssize_t place)
+    cdef str _misfit(self, Tensor tensor, TensorSpec spec)

@@ -5,7 +5,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t
 
 from triton_async.datatypes cimport DT_BYTES, DT_INT32, DT_INT64, DT_UINT32, nbytes as size_of, to_name
-from triton_async.infer.request cimport REQUEST_DONE, InferRequest
+from triton_async.infer.request cimport REQUEST_DONE, InferRequest, RequestedOutput
 from triton_async.infer.response cimport InferResponse
 from triton_async.infer.signature cimport ModelSignature, TensorSpec
 from triton_async.infer.tensor cimport Tensor, view_dims
@@ -37,6 +37,7 @@ cdef class Injection:
         self.first_state = self.first_control + len(batching.controls)
         self.first_output = len(signature.client_outputs)
         self.n_states = len(batching.states)
+        self.places = {state.output_name: place for place, state in enumerate(batching.states)}
         self.initial = initial
         self.copies = copies
         self.id_place = -1
@@ -149,20 +150,21 @@ cdef class Injection:
             if not spec.injected:
                 outputs.append(tensor)
                 continue
-            place = spec.index - self.first_output
-            problem = self._misfit(tensor, place)
+            place = self.places[tensor.name]
+            problem = self._misfit(tensor, spec)
             if problem is not None:
                 return InternalError(problem)
             if states is None:
                 states = [None] * self.n_states
             states[place] = self._owned(tensor, place)
+            if spec.index < self.first_output and _asked(<InferRequest>response.request, tensor.name):
+                outputs.append(tensor)
         response.outputs[:] = outputs
         if states is not None:
             (<InferRequest>response.request).states = states
         return None
 
-    cdef str _misfit(self, Tensor tensor, Py_ssize_t place):
-        cdef TensorSpec spec = <TensorSpec>self.signature.outputs[self.first_output + place]
+    cdef str _misfit(self, Tensor tensor, TensorSpec spec):
         cdef int first = 1 if self.signature.max_batch_size > 0 else 0
         cdef bint fits = tensor.rank - first == spec.rank and (first == 0 or tensor.dims[0] == 1)
         cdef int i
@@ -187,6 +189,15 @@ cdef class Injection:
                              tensor.data, tensor.nbytes)
         data = PyBytes_FromStringAndSize(tensor.data, tensor.nbytes)
         return _over(name, tensor, data)
+
+
+# Whether the client has asked for the output: without a word it gets all.
+cdef bint _asked(InferRequest request, str name) except -1:
+    cdef RequestedOutput output
+    for output in request.outputs:
+        if output.name == name:
+            return True
+    return not request.outputs
 
 
 cdef Tensor _over(str name, Tensor like, bytes data):

@@ -288,17 +288,19 @@ def make_engines(config: ModelConfig, loaded: LoadedModel, specs: Iterable[Insta
 def make_signature(config: ModelConfig, version: int, model_dir: Path) -> ModelSignature:
     """Signature of a version; reads the labels files."""
 
-    def spec(tensor: TensorConfig) -> TensorSpec:
+    states = {state.output_name for state in config.sequences.states} if config.sequences is not None else set()
+
+    def spec(tensor: TensorConfig, kept: bool = False) -> TensorSpec:
         labels = read_labels(model_dir, tensor.label_filename) if tensor.label_filename else ()
         return TensorSpec(
-            tensor.name, tensor.datatype, tensor.dims, tensor.reshape, tensor.optional, labels, tensor.any_rank
+            tensor.name, tensor.datatype, tensor.dims, tensor.reshape, tensor.optional, labels, tensor.any_rank, kept
         )
 
     return ModelSignature(
         config.name,
         version,
         [spec(tensor) for tensor in config.inputs],
-        [spec(tensor) for tensor in config.outputs],
+        [spec(tensor, tensor.name in states) for tensor in config.outputs],
         config.max_batch_size,
         config.decoupled,
         [spec(tensor) for tensor in config.engine_inputs[len(config.inputs) :]],

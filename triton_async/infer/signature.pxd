@@ -15,7 +15,8 @@ cdef class TensorSpec:
     cdef readonly bint optional
     cdef readonly bint any_rank      # an input that takes any number of dimensions, whatever `dims` say
     cdef readonly tuple labels       # of an output, for the classification extension; () when none
-    cdef bint injected               # between server and model alone: controls and states of sequences
+    # Between server and model: controls and states of sequences. Of a client's output: it is a state too.
+    cdef bint injected
     cdef int rank
     cdef int64_t[16] c_dims
     cdef int index                   # place in the signature

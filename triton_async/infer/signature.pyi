@@ -20,6 +20,7 @@ class TensorSpec:
         optional: bool = False,
         labels: Iterable[str] = (),
         any_rank: bool = False,
+        injected: bool = False,
     ) -> None: ...
 
 class ModelSignature:

@@ -30,7 +30,7 @@ cdef class TensorSpec:
     """One input or output of a model. `dims` and `reshape` are without the batch dimension."""
 
     def __init__(self, str name, int datatype, dims, reshape=None, bint optional=False, labels=(),
-                 bint any_rank=False):
+                 bint any_rank=False, bint injected=False):
         cdef int i
         if len(dims) >= TA_MAX_RANK or (reshape is not None and len(reshape) >= TA_MAX_RANK):
             raise InvalidArg(f"tensor '{name}' has too many dimensions, at most {TA_MAX_RANK - 1} are supported")
@@ -40,6 +40,7 @@ cdef class TensorSpec:
         self.reshape = None if reshape is None else tuple(reshape)
         self.optional = optional
         self.any_rank = any_rank
+        self.injected = injected
         self.labels = tuple(labels)
         self.rank = len(self.dims)
         for i in range(self.rank):
@@ -173,8 +174,11 @@ cdef class ModelSignature:
                 seen.add(output.name)
         for output in request.outputs:
             spec = self.output_by_name.get(output.name)
-            if spec is None or spec.injected:
+            if spec is None or spec.index >= len(self.client_outputs):
                 raise InvalidArg(f"unexpected inference output '{output.name}' for model '{self.model_name}'")
+            if spec.injected and output.region is not None:
+                raise InvalidArg(f"output '{output.name}' of model '{self.model_name}' is a state of its sequences, "
+                                 "which can not be placed in shared memory")
             bit = <uint64_t>1 << (spec.index if spec.index < 63 else 63)
             bits |= bit
         return bits

@@ -120,6 +120,9 @@ BAD = [
     (START + STATE.replace("[ 3 ]", "[ 0 ]"), "state 'SIN' dimension must be integer >= 1"),
     (START + STATE.replace("[ 3 ]", "[ 3 ] use_growable_memory: true"), "'use_growable_memory' is for CUDA memory"),
     (START + STATE + STATE, "sequence batching has 'SIN' as a control or state"),
+    # Closes `sequence_batching`.
+    (START + STATE + '} output { name: "SOUT" data_type: TYPE_FP32 dims: [ 2 ]',
+     "output 'SOUT' is a state of sequence batching too, and must have its 'data_type' and 'dims'"),
     (START + STATE.replace("[ 3 ]", "[ 3 ] initial_state { data_type: TYPE_FP32 dims: [ 2 ] zero_data: true }"),
      "has dims [2], which do not fit [3]"),
     (START + STATE.replace("[ 3 ]", "[ 3 ] initial_state { name: 'i' data_type: TYPE_INT32 dims: 3 zero_data: true }"),
