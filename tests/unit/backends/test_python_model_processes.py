@@ -37,6 +37,11 @@ class TritonPythonModel:
                 for _ in requests]
 """
 PASS, SLEEP, EXIT = 0, 1, 2
+INSTANCES = "triton_async_model_process_instances"
+
+
+def instances(line: str) -> int:
+    return int(float(line.split()[-1]))
 
 
 def parameter(value: str, key: str = "MODEL_PROCESS") -> str:
@@ -135,6 +140,30 @@ def test_instances_that_were_added_count(tmp_path: Path) -> None:
             server.run(server.server.load_model(name))
         assert pid(server, "a") == found["a"]
         assert pid(server, "c") == found["b"]
+
+
+def test_instances_that_went_do_not_count(tmp_path: Path) -> None:
+    def count(name: str, number: int, more: str = "") -> None:
+        group = f"instance_group {{ count: {number} kind: KIND_CPU }}\n"
+        (tmp_path / name / "config.pbtxt").write_text(f'backend: "python"\n{PID_IO}{group}{more}')
+        server.run(server.server.load_model(name))
+        until(lambda: sum(map(instances, server.metrics(INSTANCES))) == number)
+
+    for name in ("spread", "together", "next", "last"):
+        write(tmp_path, name, ACTS, PID_IO)
+    with stage(tmp_path, TWO, EXPLICIT) as server:
+        for number in (2, 1, 2):
+            count("spread", number, parameter("spread"))
+        waiting = [server.send(request("spread", IN=np.float32([SLEEP, 0.3]))) for _ in range(2)]
+        assert len({one.all()[0].outputs[0].numpy()[0] for one in waiting}) == 2
+        del waiting
+        server.run(server.server.unload_model("spread"))
+        until(lambda: not server.metrics(INSTANCES))
+        for number in (3, 1):
+            count("together", number)
+        for name in ("next", "last"):
+            server.run(server.server.load_model(name))
+        assert [pid(server, name) == pid(server, "together") for name in ("next", "last")] == [False, True]
 
 
 @pytest.mark.parametrize(("more", "reason"), [

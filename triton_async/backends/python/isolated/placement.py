@@ -24,6 +24,9 @@ class Home(Protocol):
     def place(self) -> Zygote | ModelProcess:
         """For the next instance. Any thread."""
 
+    def leave(self, place: Zygote | ModelProcess) -> None:
+        """An instance that was to be there is not, or not any more. Any thread."""
+
     def close(self) -> None:
         """Behind the last instance."""
 
@@ -37,6 +40,9 @@ class Alone:
     def place(self) -> Zygote:
         """See Home."""
         return self._zygote
+
+    def leave(self, place: Zygote | ModelProcess) -> None:
+        """See Home."""
 
     def close(self) -> None:
         """See Home."""
@@ -77,26 +83,33 @@ class ModelProcesses:
 
     # Under the lock.
     def _emptiest(self) -> int:
-        return min(range(len(self._placed)), key=self._instances)
-
-    # Versions may get more of them while they serve.
-    def _instances(self, number: int) -> int:
-        return max(self._placed[number], self._processes[number].tenants)
+        return min(range(len(self._placed)), key=self._placed.__getitem__)
 
     def take(self, taken: list[int]) -> ModelProcess:
         """A place in the process that is the least often among `taken`, and then has the fewest instances."""
         with self._lock:
-            number = min(range(len(self._placed)), key=lambda at: (taken.count(at), self._instances(at)))
+            number = min(range(len(self._placed)), key=lambda at: (taken.count(at), self._placed[at]))
             self._placed[number] += 1
             taken.append(number)
             return self._processes[number]
+
+    def leave(self, taken: list[int], number: int) -> None:
+        """Of those that `take` has noted, one goes."""
+        with self._lock:
+            self._placed[number] -= 1
+            taken.remove(number)
+
+    def count(self, number: int, more: int) -> None:
+        """Of a version, so many instances more are there, or less, than `home` was told."""
+        with self._lock:
+            self._placed[number] += more
 
     def process(self, number: int) -> ModelProcess:
         """By its number."""
         return self._processes[number]
 
     def give_back(self, number: int, instances: int, named: str = "") -> None:
-        """What `home` and `take` have counted. `named`: the name that was asked for, if any."""
+        """What `home` and `count` have counted. `named`: the name that was asked for, if any."""
         with self._lock:
             self._placed[number] -= instances
             if named:
@@ -127,14 +140,31 @@ class _Together:
     def __init__(self, processes: ModelProcesses, number: int, instances: int, named: str) -> None:
         self._processes = processes
         self._number = number
-        self._instances = instances
+        self._counted = instances
+        self._there = 0
         self._named = named
+        self._lock = threading.Lock()
 
     def place(self) -> ModelProcess:
+        with self._lock:
+            self._there += 1
+            # A version may get more of them while it serves.
+            if self._there > self._counted:
+                self._count(1)
         return self._processes.process(self._number)
 
+    def leave(self, place: Zygote | ModelProcess) -> None:
+        with self._lock:
+            self._there -= 1
+            self._count(-1)
+
+    # Under the lock.
+    def _count(self, more: int) -> None:
+        self._counted += more
+        self._processes.count(self._number, more)
+
     def close(self) -> None:
-        self._processes.give_back(self._number, self._instances, self._named)
+        self._processes.give_back(self._number, self._counted, self._named)
 
 
 class _Spread:
@@ -147,7 +177,10 @@ class _Spread:
     def place(self) -> ModelProcess:
         return self._processes.take(self._taken)
 
+    def leave(self, place: Zygote | ModelProcess) -> None:
+        assert isinstance(place, ModelProcess)
+        self._processes.leave(self._taken, place.number)
+
     def close(self) -> None:
-        for number in self._taken:
-            self._processes.give_back(number, 1)
-        self._taken.clear()
+        for number in tuple(self._taken):
+            self._processes.leave(self._taken, number)

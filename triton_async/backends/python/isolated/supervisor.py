@@ -87,18 +87,20 @@ class _Question:
 class Supervisor(LinkOwner):
     """`place`: where workers come from: each a process of its own, or all a part of one. `make_services(link)`:
     LinkOwner of what the worker asks for beyond its answers; its `close` is called at the link's end. `once`: the
-    worker says something, `answer`, and ends. State changes happen on the reader's thread.
+    worker says something, `answer`, and ends. `left`: called once, when no worker comes from `place` any more. State
+    changes happen on the reader's thread.
     """
 
     def __init__(  # noqa: PLR0917
         self, name: str, place: Zygote | ModelProcess, reader: Reader, pool: SlabPool, options: WorkerOptions,
-        make_services: Callable[[Link], Any], once: bool = False,
+        make_services: Callable[[Link], Any], once: bool = False, left: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self.name = name
         self.state = State.NEW
         self.restarts = 0
         self.answer = ""  # what the worker said when its model was there
         self._once = once
+        self._left = left
         self._questions: dict[int, _Question] = {}
         self._last_question = 0
         self._lock = threading.Lock()
@@ -131,22 +133,26 @@ class Supervisor(LinkOwner):
     def start(self, instance: WorkerInstance | None = None) -> None:
         """Starts the first worker and waits until it is RUNNING. ServerError with the reason."""
         self._instance = instance
-        self._place.start()
-        self._reader.call(self._spawn)
-        self._settled.wait()
-        if self._problem is not None:
-            raise self._problem
+        try:
+            self._place.start()
+            self._reader.call(self._spawn)
+            self._settled.wait()
+            if self._problem is not None:
+                raise self._problem
+        except BaseException:
+            self._left()
+            raise
 
     def close(self) -> None:
         """Has the model finalized and the worker ended, by force where it must be. Blocks until it is gone."""
         self._reader.call(self._begin_to_close)
-        if self._gone.wait(self._options.finalize_s):
-            return
-        log.warning("the worker of instance '%s' did not end within %g s", self.name, self._options.finalize_s)
-        if (process := self._process) is not None:
-            process.dismiss("did not finalize in time", 0)
-        if not self._gone.wait(WORKER_CLOSE_TIMEOUT_S):
-            log.error("the worker of instance '%s' can not be ended", self.name)
+        if not self._gone.wait(self._options.finalize_s):
+            log.warning("the worker of instance '%s' did not end within %g s", self.name, self._options.finalize_s)
+            if (process := self._process) is not None:
+                process.dismiss("did not finalize in time", 0)
+            if not self._gone.wait(WORKER_CLOSE_TIMEOUT_S):
+                log.error("the worker of instance '%s' can not be ended", self.name)
+        self._left()
 
     def kill(self, reason: str) -> None:
         """Ends the worker, with the process that it is in; `reason` says in its stead how it ended. Any thread."""

@@ -89,10 +89,11 @@ class IsolatedModel(LoadedModel):
         def make_services(link: Link) -> Services:
             return Services(link, instance, self._workers.reader, self._inference, self._metrics, context)
 
+        place = self._home.place()
         supervisor = Supervisor(
-            name, self._home.place(), self._workers.reader, self._pool,
-            replace(self._options, start=start, cores=cores), make_services,
-        )
+            name, place, self._workers.reader, self._pool, replace(self._options, start=start, cores=cores),
+            make_services, left=lambda: self._home.leave(place),
+        )  # fmt: skip
         instance = WorkerInstance(name, supervisor, self._workers.reader, self._limit_ns)
         instance.start()
         return instance
