@@ -50,15 +50,18 @@ class Host:
             if not data:
                 return
             order = json.loads(data)
-            thread = threading.Thread(
-                target=self._main, args=(order["number"], order["cores"], descriptors), name="model", daemon=True
-            )
             try:
-                thread.start()
+                self._begin(order["number"], order["cores"], descriptors)
             except RuntimeError as error:  # a limit of the system
                 for descriptor in descriptors:
                     os.close(descriptor)
                 self._tell(order["number"], "could not be started: " + str(error))
+
+    def _begin(self, number: int, cores: list[int], descriptors: list[int]) -> None:
+        # What there is no room for is left out.
+        if len(descriptors) < DESCRIPTORS:
+            raise RuntimeError("its process has no file descriptors left")
+        threading.Thread(target=self._main, args=(number, cores, descriptors), name="model", daemon=True).start()
 
     # An instance's thread, from its beginning to its end.
     def _main(self, number: int, cores: list[int], descriptors: list[int]) -> None:
