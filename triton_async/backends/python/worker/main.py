@@ -241,12 +241,13 @@ def main() -> None:
         control.sendall(json.dumps({"op": "unusable", "error": what_is_missing(error)}).encode())
         return
     zygote = Zygote(control, instance, host)
-    zygote.tell(op="ready", python=sys.version.split()[0], numpy=numpy.__version__)
-    filled = rehearsal.fill_holes()
-    # Memory that the collector does not touch stays shared with the workers.
-    gc.freeze()
-    zygote.run()
-    del filled
+    with contextlib.suppress(ConnectionError):  # the server has gone, in the middle of a message to it
+        zygote.tell(op="ready", python=sys.version.split()[0], numpy=numpy.__version__)
+        filled = rehearsal.fill_holes()
+        # Memory that the collector does not touch stays shared with the workers.
+        gc.freeze()
+        zygote.run()
+        del filled
 
 
 if __name__ == "__main__":
