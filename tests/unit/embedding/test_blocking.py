@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,6 +93,24 @@ def test_servers_follow_each_other_and_run_side_by_side(repository: Path) -> Non
     failing = triton_async.SyncServer(model_repository="/dev/null/nothing")
     with pytest.raises(triton_async.ServerError):
         failing.start()
+
+
+@pytest.mark.parametrize("options", [{"model_processes": 2}, {"backend_config": "python,isolation=process"}])
+def test_models_in_processes_leave_nothing_of_a_server(repository: Path, options: dict[str, Any]) -> None:
+    def there() -> tuple[set[threading.Thread], int, list[str]]:
+        gc.collect()
+        children = [child for of in Path("/proc/self/task").glob("*/children") for child in of.read_text().split()]
+        return set(threading.enumerate()), len(os.listdir("/proc/self/fd")), children
+
+    found = []
+    for _ in range(3):
+        with triton_async.SyncServer(
+            model_repository=repository, model_control_mode="explicit", load_model="slow", **options
+        ) as server:
+            assert server.infer("slow", {"IN": np.float32([0])})["OUT"][0] == 1
+        found.append(there())
+    # The first one opens what there is once in a program.
+    assert found[1] == found[2] and not found[0][2]
 
 
 def test_arrays_outlive_their_server(repository: Path) -> None:

@@ -83,6 +83,14 @@ class PythonBackend(Backend):
         processes = None if self._processes is None else self._processes[1]
         return [*self.metrics.families(), *(() if processes is None else processes.families())]
 
+    def close(self) -> None:
+        """Ends the processes that its models were in, and what heard them."""
+        if self._processes is not None:
+            workers, processes = self._processes
+            if processes is not None:
+                processes.close()
+            workers.close()
+
     def inspect(self, path: Path, proto: Any) -> ModelIO | None:
         self._check_settings()
         source = self._source(path, proto.name)

@@ -117,6 +117,10 @@ class ModelProcesses:
                 if users > 1:
                     self._named[named] = (process, users - 1)
 
+    def close(self) -> None:
+        """Behind the last instance."""
+        self.zygote.close()
+
     def families(self) -> Iterable[Any]:
         """What is known of those that models are placed in, for the metrics."""
         rows = [

@@ -31,7 +31,8 @@ class Timer:
 
 
 class Reader:
-    """Calls functions on its thread, which starts with the first of them and is a daemon. All methods: any thread.
+    """Calls functions on its thread, which starts with the first of them and is a daemon. All methods: any thread. Is
+    to be closed.
 
     `watcher`: what reads on the loop's thread in its stead where that pays, None for none.
     """
@@ -47,6 +48,23 @@ class Reader:
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._closing = False
+
+    def close(self, within_s: float) -> bool:
+        """Ends the thread, once nothing is watched any more; waits so long for that. What is due is forgotten; whoever
+        comes late still gets a thread, for as long. Not on the reader's thread.
+        """
+        self._closing = True
+        thread = self._thread
+        if thread is None:
+            return True
+        os.eventfd_write(self._wake_fd, 1)
+        thread.join(within_s)
+        return not thread.is_alive()
+
+    # Whoever has it may still wake it.
+    def __del__(self) -> None:
+        os.close(self._wake_fd)
 
     @property
     def watched(self) -> int:
@@ -65,9 +83,9 @@ class Reader:
         elif fd in self._handlers:
             self._epoll.modify(fd, events)
         else:
-            self._start()
             self._handlers[fd] = handler
             self._epoll.register(fd, events)
+            self._start()
 
     def forget(self, fd: int) -> None:
         """Not any more. The descriptor is still open."""
@@ -76,8 +94,8 @@ class Reader:
 
     def call(self, function: Callable[[], None]) -> None:
         """Soon, on the reader's thread."""
-        self._start()
         self._calls.append(function)
+        self._start()
         os.eventfd_write(self._wake_fd, 1)
 
     def call_at(self, at_ns: int, function: Callable[[], None]) -> Timer:
@@ -101,7 +119,7 @@ class Reader:
     def _run(self) -> None:
         poll = self._epoll.poll
         handlers = self._handlers
-        while True:
+        while not self._ends():
             for fd, events in poll(self._timeout_s()):
                 handler = handlers.get(fd)
                 if handler is not None:
@@ -112,6 +130,15 @@ class Reader:
                 self._guarded(self._calls.popleft())
             if self._timers:
                 self._run_due()
+
+    def _ends(self) -> bool:
+        if not self._closing or self._handlers:
+            return False
+        with self._lock:
+            own, self._thread = self._thread, None  # from here on a call starts another one
+            if self._calls:
+                self._thread = own
+            return self._thread is None
 
     def _timeout_s(self) -> float:
         if self._calls:

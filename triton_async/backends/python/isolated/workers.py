@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from triton_async.backends.base import InferenceService, LoadedModel, ModelInstance, Watcher
+from triton_async.backends.python.defines import WORKER_CLOSE_TIMEOUT_S
 from triton_async.backends.python.isolated.instance import WorkerInstance
 from triton_async.backends.python.isolated.link import Link
 from triton_async.backends.python.isolated.placement import Home
@@ -23,6 +25,8 @@ from triton_async.backends.python.isolated.supervisor import Supervisor, WorkerO
 from triton_async.backends.python.isolated.zygote import Zygote
 from triton_async.config.model_config import InstanceGroup
 from triton_async.memory.slab import SlabPool
+
+log = logging.getLogger("triton_async.python")
 
 # Of versions, as workers of several instances tell them apart.
 _NUMBERS = itertools.count(1)
@@ -45,6 +49,15 @@ class Workers:
             if key not in self._zygotes:
                 self._zygotes[key] = Zygote(self.reader, interpreter, home)
             return self._zygotes[key]
+
+    def close(self) -> None:
+        """Ends the processes to fork from, and the reader. Blocks. Behind the last worker."""
+        with self._lock:
+            zygotes = list(self._zygotes.values())
+        for zygote in zygotes:
+            zygote.close()
+        if not self.reader.close(WORKER_CLOSE_TIMEOUT_S):
+            log.error("the processes that Python workers are forked from can not be ended")
 
 
 class IsolatedModel(LoadedModel):
