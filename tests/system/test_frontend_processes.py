@@ -303,6 +303,31 @@ def test_statistics_and_metrics_are_of_all(two: ServerProcess) -> None:
     assert min(messages) > 0
 
 
+@pytest.mark.parametrize("datatype", ["INT33", ""])
+def test_a_data_type_that_is_none_is_refused_and_ends_no_front_end(two: ServerProcess, datatype: str) -> None:
+    before = two.metrics()["triton_async_frontend_restarts_total"]
+    wrong = service_pb2.ModelInferRequest(model_name="numbers", id="w", raw_input_contents=[bytes(4)])
+    wrong.inputs.add(name="INPUT0", datatype=datatype, shape=[1, 1])
+    right = service_pb2.ModelInferRequest(model_name="numbers", id="r", raw_input_contents=[bytes(4)])
+    right.inputs.add(name="INPUT0", datatype="FP32", shape=[1, 1])
+    with grpc.insecure_channel(two.grpc_url) as channel:
+        prefix = "/inference.GRPCInferenceService/Model"
+        infer = channel.unary_unary(f"{prefix}Infer", service_pb2.ModelInferRequest.SerializeToString)
+        stream = channel.stream_stream(
+            f"{prefix}StreamInfer", service_pb2.ModelInferRequest.SerializeToString,
+            service_pb2.ModelStreamInferResponse.FromString,
+        )  # fmt: skip
+        for _ in range(3):
+            with pytest.raises(grpc.RpcError) as refused:
+                infer(wrong, timeout=30)
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert "data-type is '<invalid>', but model 'numbers' expects 'FP32'" in refused.value.details()
+            answers = list(stream(iter([wrong, right]), timeout=30))
+            assert "data-type is '<invalid>'" in answers[0].error_message and answers[1].infer_response.id == "r"
+    assert two.metrics()["triton_async_frontend_restarts_total"] == before
+    wait_until_idle(two)
+
+
 def test_a_killed_front_end_costs_its_connections_alone(two: ServerProcess) -> None:
     body, slow = as_json(inputs=[tensor([1])]), as_json(inputs=[tensor([1], shape=[1])])
     before = two.metrics()["triton_async_frontend_restarts_total"]

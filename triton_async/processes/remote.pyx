@@ -10,8 +10,10 @@ from libc.string cimport memcpy
 from triton_async.backends.python.isolated.wire cimport Cursor, Writer
 from triton_async.core.servable cimport Servable
 from triton_async.core.server cimport InferenceServer
+from triton_async.datatypes cimport DT_INVALID
 from triton_async.infer.request cimport AWAITS_FINAL, REQUEST_DONE, REQUEST_RUNNING, InferRequest, Origin
 from triton_async.infer.response cimport InferResponse, ResponseSink
+from triton_async.infer.tensor cimport Tensor
 from triton_async.memory.buffer cimport MEMORY_GPU
 from triton_async.memory.regions cimport Region, RegionRegistry
 from triton_async.processes.lane cimport ANSWER, CANCEL, LEFT, RELEASED, RESPONSE, TAKEN, TELL, Lane
@@ -269,6 +271,11 @@ cdef class RemoteServable(Servable):
         self.remote_number = number
 
     cdef int submit(self, InferRequest request, ResponseSink sink, int64_t now_ns) except -1:
+        cdef Tensor tensor
+        for tensor in request.inputs:
+            if tensor.datatype == DT_INVALID:
+                # Refused there too, but no message can say it.
+                self.signature.validated(request)
         self.link.submit(request, self)
         request.state = REQUEST_RUNNING
         return self._accept(request, sink)
