@@ -26,7 +26,7 @@ from model_process_stage import (
 )
 from python_stage import IDENTITY, IO, Stage, body, of, request, stage, write
 
-from triton_async.backends.python.isolated import models
+from triton_async.backends.python.isolated import host, models
 from triton_async.errors import InternalError, ServerError
 
 X = np.arange(4, dtype=np.float32)
@@ -287,6 +287,35 @@ def test_a_process_without_descriptors_takes_no_further_model(tmp_path: Path) ->
         process = int(server.ask("hoards", [-1])[0])
         server.run(server.server.load_model("m"))
         assert pid(server, "m") == process
+
+
+# Keeps the interpreter's lock, or stops its process.
+HOLDS = body("""
+import ctypes, os, signal, time
+if x[0] == 1:
+    ctypes.PyDLL(None).sleep(3600)
+if x[0] == 2:
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(3600)
+response = pb_utils.InferenceResponse([pb_utils.Tensor('OUT', np.array([os.getpid()], np.float64))])
+""")
+
+
+@pytest.mark.parametrize("how", [1, 2])
+def test_a_process_where_no_load_begins_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: int) -> None:
+    write(tmp_path, "holds", HOLDS, PID_IO + parameter("0"))
+    write(tmp_path, "m", ACTS, PID_IO + parameter("0"))
+    with stage(tmp_path, TWO, EXPLICIT, "--load-model=holds") as server:
+        before = pid(server, "holds")
+        waiting = server.send(request("holds", IN=np.float32([how])))
+        monkeypatch.setattr(host, "WORKER_FORK_TIMEOUT_S", 0.5)
+        with pytest.raises(ServerError, match="was killed because no instance began there"):
+            server.run(server.server.load_model("m"))
+        monkeypatch.undo()
+        assert waiting.all()[0].error is not None
+        server.run(server.server.load_model("m"))
+        until(lambda: answers(server, "holds"))
+        assert pid(server, "m") == pid(server, "holds") != before
 
 
 @pytest.mark.parametrize(

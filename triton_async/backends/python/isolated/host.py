@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from triton_async.backends.python.defines import WORKER_MESSAGE_NBYTES
+from triton_async.backends.python.defines import WORKER_FORK_TIMEOUT_S, WORKER_MESSAGE_NBYTES
 from triton_async.backends.python.isolated.reader import Reader
 from triton_async.backends.python.isolated.zygote import WorkerProcess, Zygote
 
@@ -36,6 +36,8 @@ class Tenant:
         self.ended = threading.Event()
         self.number = number
         self.reason: str | None = None
+        # Its process has heard of it.
+        self.begun = False
         self._home = home
         self._on_end = on_end
 
@@ -81,6 +83,7 @@ class ModelProcess:
         self._tenants: dict[int, Tenant] = {}
         self._numbers = itertools.count(1)
         self._killed_by: Tenant | None = None
+        self._heard_s = 0.0  # by the monotonic clock, when it last said something of its instances, or began
         # Orders, with descriptors of our own, that the socket had no room for.
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
 
@@ -122,6 +125,7 @@ class ModelProcess:
                 self._end_if_empty()
                 return tenant
             self._tenants[tenant.number] = tenant
+        self._check_later(tenant, WORKER_FORK_TIMEOUT_S)
         return tenant
 
     # Under the lock.
@@ -133,6 +137,7 @@ class ModelProcess:
             )
         self._control = ours
         self._killed_by = None
+        self._heard_s = time.monotonic()
         self._watch(ours)
         return ours
 
@@ -163,6 +168,19 @@ class ModelProcess:
                         self.number)  # fmt: skip
             self._tenant_ended(tenant.number, "was given up")
 
+    def _check_later(self, tenant: Tenant, in_s: float) -> None:
+        self._reader.call_at(time.monotonic_ns() + int(in_s * 1e9), lambda: self._check_begun(tenant))
+
+    # Others may be ahead of it, as long as they begin.
+    def _check_begun(self, tenant: Tenant) -> None:
+        if tenant.begun or tenant.number not in self._tenants:
+            return
+        left_s = self._heard_s + WORKER_FORK_TIMEOUT_S - time.monotonic()
+        if left_s > 0:
+            self._check_later(tenant, left_s)
+        else:
+            self.kill(tenant, f"was killed because no instance began there for {WORKER_FORK_TIMEOUT_S:g} s")
+
     def _on_events(self, control: socket.socket, events: int) -> None:
         if events & select.EPOLLOUT:
             with self._lock:
@@ -190,13 +208,17 @@ class ModelProcess:
             return
         try:
             message = json.loads(data)
-            number, how = int(message["number"]), str(message["how"])
+            number, how = int(message["number"]), message["how"]
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             with self._lock:
                 if control is self._control and self._process is not None:
                     self._process.kill("was killed because it sent nonsense about its instances")
             return
-        self._tenant_ended(number, how[:HOW_LENGTH])
+        self._heard_s = time.monotonic()
+        if how is not None:
+            self._tenant_ended(number, str(how)[:HOW_LENGTH])
+        elif (tenant := self._tenants.get(number)) is not None:
+            tenant.begun = True
 
     def _tenant_ended(self, number: int, how: str) -> None:
         with self._lock:

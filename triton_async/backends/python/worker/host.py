@@ -1,8 +1,8 @@
 """A model process: instances of many models in one process, each on a thread of its own, with a connection and memory
 of its own, as if it were alone. They have the interpreter's lock in common.
 
-The main thread does what the server says on one socket: begin an instance. It tells the server of the end of each, and
-ends the process with the server.
+The main thread does what the server says on one socket: begin an instance. It tells the server of the beginning and
+the end of each, and ends the process with the server.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Host:
         if len(descriptors) < DESCRIPTORS:
             raise RuntimeError("its process has no file descriptors left")
         threading.Thread(target=self._main, args=(number, cores, descriptors), name="model", daemon=True).start()
+        self._tell(number, None)
 
     # An instance's thread, from its beginning to its end.
     def _main(self, number: int, cores: list[int], descriptors: list[int]) -> None:
@@ -103,7 +104,8 @@ class Host:
                 source = self._sources[start["source"]] = Source(start["path"])
             return source
 
-    def _tell(self, number: int, how: str) -> None:
+    # None: it has begun.
+    def _tell(self, number: int, how: str | None) -> None:
         with self._lock, suppress(OSError):  # the server has gone
             self._control.sendall(json.dumps({"number": number, "how": how}).encode())
 
