@@ -89,7 +89,7 @@ class Workers:
     def of_root(self, root: Root) -> Threads:
         """Those that look at one model repository. They end with it."""
         if root not in self._of_roots:
-            self._of_roots[root] = Threads(FILE_THREADS, "files", self._place)
+            self._of_roots[root] = Threads(FILE_THREADS, "files", self._place, POOL_PATIENCE_S, POOL_MOST_THREADS)
         return self._of_roots[root]
 
 
