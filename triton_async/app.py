@@ -9,9 +9,10 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from functools import partial
 
 import uvloop
 
@@ -92,8 +93,16 @@ async def _serve(
     signals = (signal.SIGINT, signal.SIGTERM)
     for number in signals:
         loop.add_signal_handler(number, _on_signal, number, stop_requested)
+    os.register_at_fork(after_in_child=partial(_leave_signals, signals))
     with watching(signals, settings.drain_secs + settings.exit_timeout_secs + STOP_GRACE_S, SECOND_SIGNAL_GRACE_S):
         return await _serve_watched(settings, security, recorder, roots, stop_requested)
+
+
+def _leave_signals(signals: Sequence[int]) -> None:
+    """In a process that a model has forked: what ends it, as `multiprocessing` does, is not said to the server."""
+    signal.set_wakeup_fd(-1)
+    for number in signals:
+        signal.signal(number, signal.SIG_DFL)
 
 
 async def _serve_watched(

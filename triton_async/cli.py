@@ -23,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _open_standard_descriptors()
     given = list(sys.argv[1:] if argv is None else argv)
     program = os.path.basename(sys.argv[0])
+    if argv is None:
+        # Python models must not take the server's options for theirs: Triton's see none.
+        del sys.argv[1:]
     if given and os.path.basename(given[0]) in _PROGRAMS:
         program = os.path.basename(given.pop(0))
     if given and given[0] in _COMMANDS:

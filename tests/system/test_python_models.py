@@ -13,7 +13,10 @@ import pytest
 from server_process import ServerProcess, running_server
 from triton_clients import client_module
 
-HEAD = "import numpy as np\nimport triton_python_backend_utils as pb_utils\n\n\nclass TritonPythonModel:\n"
+HEAD = (
+    "import argparse\nimport multiprocessing\nimport numpy as np\nimport triton_python_backend_utils as pb_utils\n\n\n"
+    "class TritonPythonModel:\n"
+)
 IO = """
 backend: "python"
 input { name: "IN" data_type: TYPE_FP32 dims: -1 }
@@ -37,6 +40,19 @@ MODELS = {
 
     async def is_ready(self):
         return False
+""", ""),
+    "forks": ("""
+    def execute(self, requests):
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            found = np.float32(pool.map(abs, [-1, -2, 3]))
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", found)]) for _ in requests]
+""", ""),
+    "options": ("""
+    def execute(self, requests):
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--size", type=float, default=7)
+        found = np.float32([parser.parse_args().size])
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", found)]) for _ in requests]
 """, ""),
     "count": ("""
     def execute(self, requests):
@@ -90,6 +106,28 @@ def test_infer(models: ServerProcess, protocol: str, size: int) -> None:
             client.infer("fails", [tensor])
         assert client.is_model_ready("same")
         assert not client.is_model_ready("unready")
+
+
+def answer(server: ServerProcess, model: str) -> list[float]:
+    """Of a request without anything in its input."""
+    module: Any = client_module("http")
+    with module.InferenceServerClient(server.http_url) as client:
+        tensor = module.InferInput("IN", [0], "FP32")
+        tensor.set_data_from_numpy(np.empty(0, np.float32))
+        found: list[float] = client.infer(model, [tensor]).as_numpy("OUT").tolist()
+        return found
+
+
+def test_the_end_of_processes_that_a_model_has_forked_is_not_the_servers(models: ServerProcess) -> None:
+    """multiprocessing ends them by the signal that stops the server: they have its handlers."""
+    assert answer(models, "forks") == [1, 2, 3]
+    assert answer(models, "forks") == [1, 2, 3]
+    assert "Signal (15) received" not in models.log.read_text()
+
+
+def test_models_do_not_see_the_servers_options(models: ServerProcess) -> None:
+    """Those that parse a command line get their defaults, as in Triton's processes, which have none."""
+    assert answer(models, "options") == [7]
 
 
 def test_readiness_over_http(models: ServerProcess) -> None:

@@ -160,6 +160,36 @@ def test_responses_of_a_decoupled_model(tmp_path: Path) -> None:
     with_server(tmp_path, test)
 
 
+# COUNT sends as many responses as it is told, and an empty one behind them.
+LOOPS = """
+    def execute(self, requests):
+        found = ask("NEXT", x_of(requests[0])).exec(decoupled=True)
+        next(found)
+        counted = [len(list(found)), len(list(found)), len(list(found))]
+        for _ in found:
+            break
+        next(found)
+        counted.append(len(list(found)))
+        try:
+            next(found)
+        except StopIteration:
+            counted.append(-1)
+        return [y(np.float32(counted))]
+"""
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_loops_over_responses_go_on_where_the_last_one_was_left(tmp_path: Path, isolated: bool) -> None:
+    """And begin anew behind the last response, as with Triton's iterator."""
+    write(tmp_path, "loops", LOOPS, "count", isolated=isolated)
+    write(tmp_path, "count", COUNT, decoupled=True)
+
+    async def test(server: InferenceServer) -> None:
+        assert await ask(server, "loops", 4) == [4, 5, 5, 3, -1]
+
+    with_server(tmp_path, test)
+
+
 def test_a_decoupled_model_asks_itself_behind_its_execution(tmp_path: Path) -> None:
     write(tmp_path, "recurse", RECURSE, "recurse", decoupled=True)
 

@@ -196,6 +196,47 @@ def test_not_before_execute(tmp_path: Path) -> None:
         assert server.ask("m", X).tolist() == X.tolist()
 
 
+@pytest.mark.parametrize("where", ["@staticmethod\n    def auto_complete_config(config)", "def finalize(self)"])
+def test_models_are_not_loaded_for_a_model_before_and_behind_its_life(tmp_path: Path, where: str) -> None:
+    write(tmp_path, "m", IDENTITY + f"""
+    {where}:
+        for ask in (pb_utils.load_model, pb_utils.unload_model, pb_utils.is_model_ready):
+            try:
+                ask("m")
+            except pb_utils.TritonModelException as error:
+                open({str(tmp_path / "said")!r}, "a").write(str(error) + "\\n")
+        return locals().get("config")
+    """)
+    with stage(tmp_path, "--model-control-mode=explicit", "--load-model=m") as server:
+        assert server.ask("m", X).tolist() == X.tolist()
+    said = (tmp_path / "said").read_text().splitlines()
+    assert len(said) == 3 and all("is only supported during 'initialize' and 'execute'." in x for x in said)
+
+
+def test_what_is_none_among_tensors(tmp_path: Path) -> None:
+    """Triton's own tests of arguments tell these apart from other wrong objects."""
+    write(tmp_path, "m", body("""
+        said = []
+        for make in (
+            lambda: pb_utils.InferenceRequest(model_name="n", inputs=[None], requested_output_names=[], request_id="7"),
+            lambda: pb_utils.InferenceRequest(model_name="n", inputs=[], requested_output_names=[""], request_id="7"),
+            lambda: pb_utils.InferenceResponse([None]),
+        ):
+            try:
+                make()
+            except pb_utils.TritonModelException as error:
+                said.append(str(error))
+        assert said == [
+            "Input tensor for request with id '7' and model name 'n' should not be empty.",
+            "Requested output name for request with id '7' and model name 'n' should not be empty.",
+            "Output tensor for response should not be empty.",
+        ], said
+        response = pb_utils.InferenceResponse([pb_utils.Tensor("OUT", x)])
+    """))
+    with stage(tmp_path) as server:
+        assert server.ask("m", X).tolist() == X.tolist()
+
+
 def test_model_control(tmp_path: Path) -> None:
     write(tmp_path, "i", IDENTITY)
     write(tmp_path, "m", body("""

@@ -225,7 +225,7 @@ def what_is_missing(error: BaseException) -> str:
 
 def main() -> None:
     """`main.py DESCRIPTOR`: of the socket to the server."""
-    control = socket.socket(fileno=int(sys.argv[1]))
+    control = socket.socket(fileno=int(sys.argv.pop(1)))
     os.set_inheritable(control.fileno(), False)
     try:
         if sys.version_info < LEAST_PYTHON:

@@ -9,6 +9,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Iterator, Sequence, cast
 
 from .calls import Call
+from .forks import REFUSAL, is_fork
 from .tensors import Tensor, TritonModelException, from_source
 
 if TYPE_CHECKING:
@@ -111,7 +112,9 @@ class InferenceResponse:
             raise _wrong_response()
         for tensor in outputs:
             if not isinstance(tensor, Tensor):
-                raise _wrong_response()
+                raise _wrong_response() if tensor is not None else TritonModelException(
+                    "Output tensor for response should not be empty."
+                )
         if parameters is not None:
             check_parameters(parameters)
         self._outputs = [] if error is not None else outputs
@@ -144,6 +147,8 @@ class InferenceResponseSender:
     def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
         """Sends a response, or none with the final flag. Waits for a reader that is much slower than the model."""
         context, source = self._context, self._source
+        if is_fork():
+            raise TritonModelException(REFUSAL)
         if response is not None and not isinstance(response, InferenceResponse):
             raise TypeError(f"send(): expected an InferenceResponse, found type '{type(response)}'.")
         if flags not in (0, COMPLETE_FINAL):
@@ -324,6 +329,8 @@ class InferenceRequest:
         context = self._context
         if not context.executing:
             raise TritonModelException("BLS is only supported during the 'execute' function.")
+        if is_fork():
+            raise TritonModelException(REFUSAL)
         if type(self._source) is not OutgoingRequest:
             raise TritonModelException("exec() is for requests that the model has made, not for those it is to answer.")
         call = Call(bool(decoupled), waits)
@@ -340,17 +347,19 @@ def incoming(request_class: type[InferenceRequest], source: RequestSource) -> In
 
 
 class ResponseIterator:
-    """The responses of a request to a decoupled model. May be gone through several times, also by `async for`. Its end
-    cancels what has not come yet.
+    """The responses of a request to a decoupled model. May be gone through several times, also by `async for`: a loop
+    goes on where the last one was left, and begins anew behind the last response. Its end cancels what has not come
+    yet.
     """
 
     def __init__(self, call: Call) -> None:
         self._call = call
         self._seen: list[InferenceResponse] = []
         self._at = 0
+        self._complete = False
 
     def __iter__(self) -> Iterator[InferenceResponse]:
-        self._at = 0
+        self._begin()
         return self
 
     def __next__(self) -> InferenceResponse:
@@ -360,7 +369,7 @@ class ResponseIterator:
         return self._seen[self._at - 1]
 
     def __aiter__(self) -> ResponseIterator:
-        self._at = 0
+        self._begin()
         return self
 
     async def __anext__(self) -> InferenceResponse:
@@ -376,10 +385,15 @@ class ResponseIterator:
     def __del__(self) -> None:
         self._call.cancel()
 
+    def _begin(self) -> None:
+        if self._complete and self._at == len(self._seen):
+            self._at = 0
+
     # Word alone that nothing follows is an empty response: what a model sends behind the others.
     def _add(self, item: Any) -> bool:
         if item is None:
             return False
+        self._complete = item[1]
         self._seen.append(InferenceResponse() if item[0] is None else item[0])
         return True
 
@@ -422,10 +436,21 @@ def check_parameters(parameters: Any) -> None:
 def _check_request(request_id: Any, correlation_id: Any, inputs: Any, names: Any, model: Any) -> None:
     if type(request_id) is not str or type(model) is not str or not isinstance(correlation_id, (int, str)):
         raise _wrong_request("request_id and model_name must be str, correlation_id int or str")
-    if not isinstance(inputs, (list, tuple)) or not all(isinstance(tensor, Tensor) for tensor in inputs):
+    if not isinstance(inputs, (list, tuple)):
         raise _wrong_request("inputs must be a list of Tensor objects")
+    for tensor in inputs:
+        if tensor is None:
+            raise TritonModelException(
+                f"Input tensor for request with id '{request_id}' and model name '{model}' should not be empty."
+            )
+        if not isinstance(tensor, Tensor):
+            raise _wrong_request("inputs must be a list of Tensor objects")
     if isinstance(names, (str, bytes)) or not all(isinstance(name, str) for name in names):
         raise _wrong_request("requested_output_names must be a list of str")
+    if "" in names:
+        raise TritonModelException(
+            f"Requested output name for request with id '{request_id}' and model name '{model}' should not be empty."
+        )
 
 
 def _check_numbers(correlation_id: Any, version: Any, flags: Any, timeout: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Callable, Sequence
 import numpy as np
 
 from . import wire
+from .forks import is_fork
 from .tensors import NUMBERS, Tensor, encode
 
 
@@ -97,7 +98,7 @@ class Outgoing:
             message = b"".join(self._parts)
             self._parts.clear()
             self._nbytes = 0
-            if self.closed:
+            if self.closed or is_fork():  # what its copies of finalizers say is not for the server
                 return
             with suppress(BrokenPipeError, ConnectionResetError):  # the server has gone: who reads hears of it
                 self._socket.send(message, socket.MSG_NOSIGNAL)

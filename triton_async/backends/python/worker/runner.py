@@ -15,6 +15,7 @@ from . import api
 from .channel import ERROR, INFO, Refused
 from .completion import ModelConfig
 from .context import Context, refused
+from .forks import watch
 from .loader import Loader, Source
 from .messages import (
     RELEASE_RESCHEDULE,
@@ -57,6 +58,7 @@ class Runner:
         self._modules = modules or api.make_modules(context)
         self._loader = Loader(source, self._modules, f"{context.version}.model", search, names)
         self._request_class: type[InferenceRequest] = self._modules[api.UTILS].InferenceRequest
+        watch()
         self._module: ModuleType | None = None
         self._model: Any = None
         self._execute: Any = None

@@ -9,6 +9,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 from .channel import COUNTER, ERROR, GAUGE, HISTOGRAM, INFO, VERBOSE, WARNING, Refused
+from .forks import REFUSAL, is_fork
 from .tensors import TritonModelException
 
 if TYPE_CHECKING:
@@ -68,6 +69,9 @@ class Logger:
     def _write(cls, level: int, message: str) -> None:
         if not isinstance(message, str):
             raise TypeError("log(): incompatible function arguments: message must be a str")
+        if is_fork():
+            sys.stderr.write(message + "\n")
+            return
         frame = sys._getframe(2)
         cls._context.channel.log(level, message, os.path.basename(frame.f_code.co_filename), frame.f_lineno)
 
@@ -202,6 +206,8 @@ class ModelControl:
 
 
 def _asked(before: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    if is_fork():
+        raise TritonModelException(before + REFUSAL)
     try:
         return function(*arguments)
     except Refused as error:
