@@ -258,6 +258,29 @@ def test_the_sender_in_default_mode(tmp_path: Path) -> None:
         assert server.ask("m", X + 1).tolist() == (X + 1).tolist()
 
 
+def test_the_final_flag_behind_the_only_response(tmp_path: Path) -> None:
+    """Says what is known, once: models do so that serve in both modes."""
+    write(tmp_path, "m", body("""
+        sender = request.get_response_sender()
+        sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", x)]))
+        sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        texts = []
+        for response, flags in ((None, 1), (pb_utils.InferenceResponse(), 0)):
+            try:
+                sender.send(response, flags)
+            except pb_utils.TritonModelException as error:
+                texts.append(str(error))
+        assert texts == [
+            "Unable to send response. Response sender has been closed.",
+            "Unable to send response. Non-decoupled model cannot send more than one response.",
+        ], texts
+        response = None
+    """))
+    with stage(tmp_path) as server:
+        assert server.ask("m", X).tolist() == X.tolist()
+        assert server.statistics("m")["inference_stats"]["fail"]["count"] == 0
+
+
 def test_a_sender_and_a_response_the_first_wins(tmp_path: Path) -> None:
     write(tmp_path, "m", body("""
         request.get_response_sender().send(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", x)]), 1)
@@ -288,3 +311,38 @@ def test_a_sender_that_is_dropped_ends_its_request(tmp_path: Path) -> None:
         assert response.error.message == FAILED + (
             "execute returned None for a request whose response sender was not used"
         )
+
+
+@pytest.mark.parametrize("isolation", ["none", "process"])
+def test_a_coroutine_answers_behind_its_return(tmp_path: Path, isolation: str) -> None:
+    """By a task, or whatever else it has left in its event loop, which goes on; later executions share that."""
+    write(tmp_path, "m", """
+        import asyncio
+
+        class TritonPythonModel:
+            async def execute(self, requests):
+                loop = asyncio.get_running_loop()
+                self.loops = getattr(self, "loops", set()) | {id(loop)}
+                kept = []
+                for request in requests:
+                    x = request.inputs()[0].as_numpy()
+                    if x[0] == 0:
+                        return [self.made(len(self.loops))]
+                    if x[0] == 1:
+                        kept.append(asyncio.ensure_future(self.later(request.get_response_sender(), x)))
+                    else:
+                        loop.call_later(0.05, request.get_response_sender().send, self.made(x[0]))
+                self.kept = kept
+                return None
+
+            async def later(self, sender, x):
+                await asyncio.sleep(0.05)
+                sender.send(self.made(x[0]))
+
+            def made(self, value):
+                return pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.float32([value]))])
+    """, IO + f'parameters {{ key: "ISOLATION" value {{ string_value: "{isolation}" }} }}')
+    with stage(tmp_path) as server:
+        for value in (0, 2, 1, 2, 1):
+            assert server.ask("m", np.float32([value])).tolist() == [value or 1]
+        assert server.ask("m", np.float32([0])).tolist() == [1]

@@ -138,11 +138,13 @@ class InferenceResponse:
 class InferenceResponseSender:
     """Answers one request, from any thread, also after `execute` has returned."""
 
-    __slots__ = ("_context", "_source")
+    # `_open`: it has sent the only response of a model that is not decoupled, and not yet the final flag.
+    __slots__ = ("_context", "_open", "_source")
 
     def __init__(self, context: Context, source: RequestSource) -> None:
         self._context = context
         self._source = source
+        self._open = False
 
     def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
         """Sends a response, or none with the final flag. Waits for a reader that is much slower than the model."""
@@ -156,6 +158,9 @@ class InferenceResponseSender:
                 "Unable to send response. Unsupported flag provided. Only TRITONSERVER_RESPONSE_COMPLETE_FINAL flag "
                 "and 0 are supported."
             )
+        if self._open and response is None and flags:
+            self._open = False  # Triton's may be told what it knows
+            return
         if source.finished and (context.decoupled or response is None or not source.sent):
             raise TritonModelException("Unable to send response. Response sender has been closed.")
         if not context.decoupled:
@@ -180,6 +185,7 @@ class InferenceResponseSender:
         elif context.channel.congested(source):
             context.channel.wait_for_relief(source)
         source.sent += 1
+        self._open = final and not flags
         context.send(source, response, final)
         if final:
             context.channel.release(source)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import inspect
 import os
 import sys
@@ -64,7 +65,8 @@ class Runner:
         self._execute: Any = None
         self._is_ready: Any = None
         # Where coroutines of `execute` run: one at a time on this thread, or, decoupled, side by side on another.
-        self._own_loop: asyncio.AbstractEventLoop | None = None
+        # On that one, too, once any has left something to be done behind its return.
+        self._own_loop: _OwnLoop | None = None
         self._loop: _Loop | None = None
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -176,9 +178,14 @@ class Runner:
                 if self.context.decoupled:
                     self._run_beside(result, sources)
                     return
-                if self._own_loop is None:
-                    self._own_loop = asyncio.new_event_loop()
-                result = self._own_loop.run_until_complete(result)
+                if self._loop is not None:
+                    result = self._loop.run(result).result()
+                else:
+                    if self._own_loop is None:
+                        self._own_loop = _OwnLoop()
+                    result = self._own_loop.run(result)
+                    if self._own_loop.has_tasks() or _some_wait(result, sources):
+                        self._go_beside()
         except BaseException as error:
             self.context.channel.returned()
             self._fail(sources, error)
@@ -247,6 +254,12 @@ class Runner:
                 self._without_response(source)
         sources.clear()
 
+    # What a coroutine has left in its loop goes on, while this thread has other things to do.
+    def _go_beside(self) -> None:
+        assert self._own_loop is not None
+        self._loop = _Loop(self.context.instance, self._own_loop.loop)
+        self._own_loop = None
+
     # -- asynchronous executions of decoupled models ---------------------------------------------------------------
 
     # The coroutine has the list of requests that `execute` was given, so that list is left as it is.
@@ -290,16 +303,45 @@ class Runner:
         self.context.channel.respond(source, InferenceResponse([], TritonError(message, ErrorCode(code))), True)
 
 
-class _Loop:
-    """The event loop of a decoupled model whose `execute` is asynchronous: calls overlap there."""
+class _OwnLoop:
+    """The event loop of a model whose `execute` is asynchronous, and that is not decoupled: runs where it is called."""
 
-    def __init__(self, instance: str) -> None:
-        self._loop = asyncio.new_event_loop()
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._tasks: list[asyncio.Task[Any]] = []
+        self.loop.set_task_factory(self._make)
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """What it returns, or raises."""
+        self._tasks.clear()
+        return self.loop.run_until_complete(coroutine)
+
+    def has_tasks(self) -> bool:
+        """Whether tasks of the last `run` have not come to their end."""
+        return any(not task.done() for task in self._tasks)
+
+    def close(self) -> None:
+        self.loop.close()
+
+    def _make(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **more: Any) -> asyncio.Task[Any]:
+        task = asyncio.Task(coroutine, loop=loop, **more)
+        self._tasks.append(task)
+        return task
+
+
+class _Loop:
+    """The event loop of a model whose `execute` is asynchronous, on a thread of its own: calls of a decoupled one
+    overlap there. `loop`: one that has been begun elsewhere.
+    """
+
+    def __init__(self, instance: str, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._loop = loop or asyncio.new_event_loop()
+        self._loop.set_task_factory(None)
         self._thread = threading.Thread(target=self._main, name=f"async {instance}", daemon=True)
         self._thread.start()
 
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> concurrent.futures.Future[Any]:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def close(self) -> None:
         """Lets what still runs end, then the thread."""
@@ -319,6 +361,13 @@ class _Loop:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+
+
+def _some_wait(result: Any, sources: list[Any]) -> bool:
+    """Whether requests are to be answered behind the return of `execute`, in default mode."""
+    if isinstance(result, list) and None not in result:
+        return False
+    return any(not source.finished and source.release_flags != RELEASE_RESCHEDULE for source in sources)
 
 
 def _wrong_list(responses: Any, sources: list[Any]) -> str | None:
