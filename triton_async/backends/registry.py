@@ -12,7 +12,7 @@ from typing import Any
 from triton_async.backends.base import Backend, BatchRule, InferenceService, Watcher
 from triton_async.config.paths import safe_name
 from triton_async.config.place import ModelPlace
-from triton_async.errors import InvalidArg
+from triton_async.errors import InvalidArg, Unavailable
 
 log = logging.getLogger("triton_async.backends")
 
@@ -63,6 +63,7 @@ class BackendRegistry:
         self._cores = cores
         self._processes = processes
         self._made: dict[str, Backend] = {}
+        self._closed = False
         self._lock = threading.Lock()
 
     def get(self, name: str, place: ModelPlace | None = None) -> Backend:
@@ -76,6 +77,8 @@ class BackendRegistry:
         with self._lock:
             backend = self._made.get(key)
             if backend is None:
+                if self._closed:
+                    raise Unavailable("Server exiting")
                 made = self._make(name, place) if library is None else self._native(name, library)
                 backend = self._add(key, name, made)
             return backend
@@ -183,8 +186,9 @@ class BackendRegistry:
         return [family for backend in made for family in backend.families()]
 
     def close(self) -> None:
-        """Closes all backends, behind their models. Blocking."""
+        """Closes all backends, behind their models. None is made any more. Blocking."""
         with self._lock:
+            self._closed = True
             made = list(self._made.values())
             self._made.clear()
         for backend in made:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from triton_async.config.model_config import ModelConfig
 from triton_async.config.override import Override
@@ -32,6 +32,8 @@ class Models(Protocol):
     """What the repository is asked of its models."""
 
     ensembles: Ensembles
+
+    def check_running(self) -> None: ...
 
     def changed(self, entry: ModelEntry) -> None: ...
 
@@ -67,7 +69,7 @@ class Loader:
         try:
             found = await self._host.loading(
                 partial(
-                    open_model, given=None if override is None else override.config, keeps=partial(self._keeps, entry)
+                    self._open, given=None if override is None else override.config, keeps=partial(self._keeps, entry)
                 ),
                 self._host, self._settings, entry.name, directory, on_versions,
             )  # fmt: skip
@@ -78,6 +80,11 @@ class Loader:
         finally:
             if found.agents:
                 await self._host.loading(found.agents.complete if found.agents.users else found.agents.fail)
+
+    # Load thread, which may have been waited for until the server stopped.
+    def _open(self, *arguments: Any, **more: Any) -> OpenModel:
+        self._models.check_running()
+        return open_model(*arguments, **more)
 
     async def _take(self, entry: ModelEntry, given: files.ModelFiles, found: OpenModel) -> None:
         # Of a copy, that of what it was made from.

@@ -339,7 +339,8 @@ class ModelRepository:
             if entry.key in self.models:
                 self._unload(entry)
 
-    def _check_running(self) -> None:
+    def check_running(self) -> None:
+        """Unavailable behind `stop`. Any thread."""
         if self._stopping:
             raise Unavailable("Server exiting")
 
@@ -367,11 +368,11 @@ class ModelRepository:
         """`load` without the steps of an ensemble, which is left to be joined to them. `roots`: the repositories that
         have the model, where they are known.
         """
-        self._check_running()
+        self.check_running()
         namespace, name = self.namespaces.split(key)
         entry = self.models.get(key) or self._wanted.setdefault(key, ModelEntry(name, key, namespace))
         async with entry.lock.held():
-            self._check_running()
+            self.check_running()
             if override is not None and override.files:
                 await self._load_given(entry, override)
                 return

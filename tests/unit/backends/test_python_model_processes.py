@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from dataclasses import replace
@@ -287,6 +288,25 @@ def test_a_process_without_descriptors_takes_no_further_model(tmp_path: Path) ->
         process = int(server.ask("hoards", [-1])[0])
         server.run(server.server.load_model("m"))
         assert pid(server, "m") == process
+
+
+def test_loads_that_wait_for_a_thread_do_not_begin_behind_a_stop(tmp_path: Path) -> None:
+    says = f"""
+class TritonPythonModel:
+    def initialize(self, args):
+        import time
+        open({str(tmp_path / "began")!r}, "a").write(args["model_name"])
+        time.sleep(0.5)
+
+    execute = 1
+"""
+    for name in "abcdefgh":
+        write(tmp_path / "models", name, says, IO + "version_policy { all {} }\n")
+    with stage(tmp_path / "models", TWO, EXPLICIT) as server:
+        loads = [asyncio.run_coroutine_threadsafe(server.server.load_model(name), server._loop) for name in "abcdefgh"]
+        until(lambda: (tmp_path / "began").exists() and len((tmp_path / "began").read_text()) == 4)
+    assert len((tmp_path / "began").read_text()) == 4
+    assert sum(load.exception() is None for load in loads) == 4
 
 
 # Keeps the interpreter's lock, or stops its process.

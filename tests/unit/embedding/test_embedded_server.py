@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -300,6 +301,30 @@ def test_a_start_that_is_cancelled_leaves_nothing(repository: Path) -> None:
         assert not server.live()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("wait_s", [0, 0.05, 0.3])
+def test_nor_does_one_with_models_in_processes(repository: Path, wait_s: float) -> None:
+    async def main() -> None:
+        server = triton_async.Server(
+            model_repository=repository, model_control_mode="explicit", load_model=["slow", "count"], model_processes=2
+        )
+        starting = asyncio.ensure_future(server.start())
+        await asyncio.sleep(wait_s)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+
+    def left() -> list[str]:
+        children = [child for of in Path("/proc/self/task").glob("*/children") for child in of.read_text().split()]
+        return children + [thread.name for thread in threading.enumerate() if thread.name == "python workers"]
+
+    before = left()
+    asyncio.run(main())
+    deadline = time.monotonic() + 5
+    while left() != before:
+        assert time.monotonic() < deadline, left()
+        time.sleep(0.01)
 
 
 def test_stopping_waits_for_what_runs_and_no_longer_than_is_said(repository: Path) -> None:

@@ -29,7 +29,7 @@ from triton_async.config.autocomplete import ModelIO
 from triton_async.config.config_json import config_json
 from triton_async.config.model_config import InstanceGroup, InstanceKind, ModelConfig
 from triton_async.config.taken_over import take_over
-from triton_async.errors import NotFound, from_code
+from triton_async.errors import NotFound, Unavailable, from_code
 from triton_async.infer.signature import ModelSignature
 from triton_async.memory.slab import SlabPool
 
@@ -63,6 +63,7 @@ class PythonBackend(Backend):
         self._lock = threading.Lock()
         self._processes: tuple[Workers, ModelProcesses | None] | None = None
         self._isolated_models: IsolatedModels | None = None
+        self._closed = False
         self.metrics = CustomMetrics()
         self._checked = False
         line_buffered()
@@ -85,8 +86,11 @@ class PythonBackend(Backend):
 
     def close(self) -> None:
         """Ends the processes that its models were in, and what heard them."""
-        if self._processes is not None:
-            workers, processes = self._processes
+        with self._lock:
+            self._closed = True
+            made = self._processes
+        if made is not None:
+            workers, processes = made
             if processes is not None:
                 processes.close()
             workers.close()
@@ -130,6 +134,8 @@ class PythonBackend(Backend):
     # One reader, and the same model processes, for all backends that are made of this one.
     def _workers(self) -> tuple[Workers, ModelProcesses | None]:
         with self._lock:
+            if self._closed:
+                raise Unavailable("Server exiting")
             if self._processes is None:
                 workers = Workers(self.watcher)
                 several = self.processes > 1

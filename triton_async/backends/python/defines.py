@@ -40,8 +40,8 @@ WORKER_MAX_CALLS = 4096
 WORKER_RESPONSE_CREDITS = 64
 
 # Seconds until the process that workers are forked from must have imported NumPy, on a busy machine with a cold disk;
-# until a worker must have been forked, or a model process that is to begin one must have said something of any; and that
-# the first one is kept after its last worker, for the next load.
+# until a worker must have been forked, or a model process that is to begin one must have said something of any; and how
+# long the first one is kept after its last worker, for the next load.
 WORKER_ZYGOTE_TIMEOUT_S = 120.0
 WORKER_FORK_TIMEOUT_S = 30.0
 WORKER_ZYGOTE_LINGER_S = 10.0

@@ -119,7 +119,7 @@ class ModelProcesses:
 
     def close(self) -> None:
         """Behind the last instance."""
-        self.zygote.close()
+        self.zygote.close(for_good=True)
 
     def families(self) -> Iterable[Any]:
         """What is known of those that models are placed in, for the metrics."""

@@ -55,7 +55,7 @@ class Workers:
         with self._lock:
             zygotes = list(self._zygotes.values())
         for zygote in zygotes:
-            zygote.close()
+            zygote.close(for_good=True)
         if not self.reader.close(WORKER_CLOSE_TIMEOUT_S):
             log.error("the processes that Python workers are forked from can not be ended")
 

@@ -26,7 +26,7 @@ from triton_async.backends.python.defines import (
 from triton_async.backends.python.isolated.activation import activated
 from triton_async.backends.python.isolated.reader import Reader, Timer
 from triton_async.defines import GIL_SWITCH_S
-from triton_async.errors import InternalError, InvalidArg, ServerError
+from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable
 
 log = logging.getLogger("triton_async.python")
 
@@ -102,6 +102,7 @@ class Zygote:
         self._started = threading.Event()
         self._problem: ServerError | None = None
         self._linger: Timer | None = None
+        self._closed = False
 
     def start(self) -> None:
         """Starts it, if it is not, and waits until it can fork. ServerError with the reason. Not on the reader's
@@ -164,9 +165,10 @@ class Zygote:
             except OSError:  # it does not listen: then they all end
                 self._kill_process()
 
-    def close(self) -> None:
-        """Ends it, and with it whatever workers it has."""
+    def close(self, for_good: bool = False) -> None:
+        """Ends it, and with it whatever workers it has. `for_good`: it is not started again, whoever asks."""
         with self._lock:
+            self._closed = self._closed or for_good
             self._kill_process()
 
     @property
@@ -176,6 +178,8 @@ class Zygote:
 
     # Under the lock.
     def _launch(self) -> None:
+        if self._closed:
+            raise Unavailable("Server exiting")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
