@@ -332,7 +332,7 @@ def test_classification_refused() -> None:
     output.parameters["classification"].int64_param = 0
     assert refused(message) == "invalid value for 'classification' parameter, expected >= 0"
     output.parameters["classification"].int64_param = 1_000_001
-    assert "at most 1000000" in refused(message)
+    decode_request(message.SerializeToString())  # a tensor has as many as it has: its answer says whether it can be
 
 
 @pytest.mark.parametrize("where", ["inputs", "outputs"])
