@@ -9,6 +9,26 @@ import pytest
 from python_stage import IO, stage, write
 
 X = np.float32([1, 2])
+RETURNS = """
+    import os, sys
+
+    def status(leave):
+        child = os.fork()
+        if child:
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        leave()
+
+    class TritonPythonModel:
+        def execute(self, requests):
+            found = []
+            for code in (7, None, "a word"):
+                found.append(status(lambda: sys.exit(code)))
+            child = os.fork()
+            if not child:
+                return []
+            found.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.float32(found))]) for _ in requests]
+"""
 FORKS = """
     import multiprocessing
 
@@ -59,3 +79,11 @@ def test_children_compute_and_do_not_ask(tmp_path: Path, isolation: str) -> None
     with stage(tmp_path) as server:
         assert server.ask("m", X).tolist() == [2, 4]
         assert server.metrics("forks ") == ["forks 1"]
+
+
+@pytest.mark.parametrize("isolation", ["none", "process"])
+def test_a_child_that_comes_back_from_the_model_ends(tmp_path: Path, isolation: str) -> None:
+    write(tmp_path, "m", RETURNS, IO + f'parameters {{ key: "ISOLATION" value {{ string_value: "{isolation}" }} }}')
+    with stage(tmp_path) as server:
+        for _ in range(2):
+            assert server.ask("m", X).tolist() == [7, 0, 1, 0]

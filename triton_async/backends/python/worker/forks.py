@@ -5,6 +5,9 @@ parent's, who goes on using it.
 from __future__ import annotations
 
 import os
+import sys
+import traceback
+from typing import NoReturn
 
 _watching = False
 _forked = False
@@ -27,6 +30,24 @@ def _note() -> None:
 def is_fork() -> bool:
     """Whether this is a process that a model has forked."""
     return _forked
+
+
+def end(error: BaseException | None) -> NoReturn:
+    """Of such a process, when it comes back from the model's code, with `error` or without: as at the end of a script.
+    What runs the model is the parent.
+    """
+    status = 0
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        status = error.code or 0
+    elif error is not None:
+        traceback.print_exception(error)
+        status = 1
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # the model has closed it
+            status = status or 1
+    os._exit(status & 0xFF)
 
 
 #: Why such a process is refused what it asks of the server.

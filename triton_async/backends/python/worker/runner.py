@@ -16,7 +16,7 @@ from . import api
 from .channel import ERROR, INFO, Refused
 from .completion import ModelConfig
 from .context import Context, refused
-from .forks import watch
+from .forks import end, is_fork, watch
 from .loader import Loader, Source
 from .messages import (
     RELEASE_RESCHEDULE,
@@ -187,9 +187,13 @@ class Runner:
                     if self._own_loop.has_tasks() or _some_wait(result, sources):
                         self._go_beside()
         except BaseException as error:
+            if is_fork():
+                end(error)
             self.context.channel.returned()
             self._fail(sources, error)
             return
+        if is_fork():
+            end(None)
         del requests
         self.context.channel.returned()
         if self.context.decoupled:
