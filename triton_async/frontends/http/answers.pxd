@@ -133,6 +133,7 @@ cdef class Answers:
     cdef int _end_behind(self, Exchange exchange) except -1
     # The last answer is written.
     cdef int _end(self) except -1
+    cdef int _linger(self) except -1
     # No more is read; what was written still leaves.
     cdef int _close(self) except -1
     # The connection is lost: cancels what is in work and lets go of everything.

@@ -34,8 +34,10 @@ cdef int _DEBUG = logging.DEBUG
 cdef int64_t WRITE_S = int(HTTP_WRITE_TIMEOUT_S)
 cdef int64_t PIECE_NBYTES = HTTP_PIECE_NBYTES
 
-# Seconds between the last answer and the end of a connection whose client went on sending (RFC 9112 9.6).
+# Seconds between the last answer and the end of a connection whose client went on sending (RFC 9112 9.6), and how often
+# it gets so many again because it still does.
 cdef double LINGER_S = 1.0
+cdef int LINGER_TIMES = 3
 
 
 # As paths have them, by HeadCall.
@@ -453,8 +455,20 @@ cdef class Answers:
             return self._close()
         self.state = CONNECTION_CLOSING
         self.stalled_nbytes = -1
-        self.hub.loop.call_later(LINGER_S, self.transport.close)
+        return self._linger()
+
+    # Whatever comes is dropped, as fast as it comes: a large body, say, that was refused by its head.
+    cdef int _linger(self) except -1:
+        self.linger(LINGER_TIMES)
         return 0
+
+    def linger(self, int times):
+        """Closes, unless something has come since the last time."""
+        if self.unread and times and not self.gone and not self.hub.stopping:
+            self.unread = False
+            self.hub.loop.call_later(LINGER_S, self.linger, times - 1)
+        else:
+            self.transport.close()
 
     cdef int _close(self) except -1:
         if self.state < CONNECTION_CLOSING:

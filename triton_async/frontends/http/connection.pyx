@@ -86,7 +86,7 @@ cdef enum:
 # Heads up to this size are kept, to know them when they come again.
 cdef Py_ssize_t KNOWN_NBYTES = 1024
 
-# Bytes behind the last request that are read, only to be dropped.
+# Bytes behind the last request that are read, only to be dropped, while that has no answer yet.
 cdef Py_ssize_t LINGER_NBYTES = 1 << 16
 
 cdef int64_t _live = 0
@@ -490,9 +490,13 @@ cdef class Connection(SlowLane):
     cdef int _drop(self, Py_ssize_t count) except -1:
         self.unread = True
         self.linger_nbytes -= count
-        if self.linger_nbytes < 0 and self.state == CONNECTION_CLOSING:
-            self.transport.close()
         return self._update_reading()
+
+    cdef int _linger(self) except -1:
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        return SlowLane._linger(self)
 
     cdef int _update_reading(self) except -1:
         cdef bint pause = self.relay_paused or self.linger_nbytes < 0 or self.left_nbytes < 0 or (
