@@ -27,7 +27,8 @@ cdef enum HeadProblem:
     PROBLEM_LENGTH = 10
     PROBLEM_CODING = 11      # a transfer coding that nobody here knows
     PROBLEM_CODINGS = 12     # Transfer-Encoding is not the one word `chunked`
-    PROBLEM_OLD_CODING = 13  # Transfer-Encoding in HTTP/1.0
+    PROBLEM_FRAMING = 13     # Content-Length and Transfer-Encoding
+    PROBLEM_OLD_CODING = 14  # Transfer-Encoding in HTTP/1.0
 
 # What a plain inference call asks for: the last word of its path.
 cdef enum HeadCall:
@@ -44,7 +45,6 @@ ctypedef struct Head:
     bint closes                 # the client wants the connection closed behind the answer
     bint expects                # it waits for 100 Continue before it sends the body
     bint upgrades               # it offers another protocol (RFC 9110 7.8): nobody here has one
-    bint overruled              # a Content-Length beside the chunks, which does not count
     int coding                  # that it asks for (http_coding), of CALL_INFER: no other call's answer is ever coded
     int64_t content_length      # 0 when chunked
     int64_t header_length       # Inference-Header-Content-Length; -1: absent, or without meaning for the call
@@ -62,6 +62,5 @@ cdef int parse_head(const unsigned char *data, Py_ssize_t size, Head *head) noex
 # (HTTP status, message) of a HeadProblem.
 cdef tuple head_problem(int problem)
 
-# The head as a full parser is to see it: without Upgrade fields, as it takes what follows them for another protocol,
-# and without a Content-Length that does not count, but with `Connection: close` then.
-cdef bytes head_for_relay(bytes head, const Head *parsed)
+# The head without its Upgrade fields: a full parser takes what follows them for another protocol.
+cdef bytes without_upgrade(bytes head)

@@ -29,6 +29,10 @@ cdef dict PROBLEMS = {
     PROBLEM_LENGTH: (400, "Content-Length is one decimal number without sign and leading zeros"),
     PROBLEM_CODING: (501, "unsupported transfer coding: only chunked is known"),
     PROBLEM_CODINGS: (400, "Transfer-Encoding is the one word chunked"),
+    PROBLEM_FRAMING: (
+        400, "a request has Content-Length or Transfer-Encoding, not both: leave out Content-Length when the body is "
+        "sent in chunks, else Transfer-Encoding"
+    ),
     PROBLEM_OLD_CODING: (400, "HTTP/1.0 has no Transfer-Encoding"),
 }  # fmt: skip
 
@@ -231,7 +235,7 @@ cdef void _fields(const unsigned char *data, Py_ssize_t size, Py_ssize_t at, Fie
     fields.host = NULL
     fields.host_length = 0
     fields.expected = fields.accepted = fields.coded = fields.keeps = False
-    head.chunked = head.closes = head.expects = head.upgrades = head.overruled = False
+    head.chunked = head.closes = head.expects = head.upgrades = False
     head.coding = 0
     head.content_length = 0
     head.header_length = -1
@@ -257,6 +261,8 @@ cdef void _check(Head *head, Fields *fields, const unsigned char *host, Py_ssize
     if head.chunked and head.old:
         # Somebody in between may take the body for the next request (RFC 9112 6.1).
         head.problem = PROBLEM_OLD_CODING
+    elif head.chunked and fields.lengths:
+        head.problem = PROBLEM_FRAMING
     elif fields.hosts == 0 and not head.old:
         head.problem = PROBLEM_HOST
     elif host != NULL and fields.hosts and not _equal(host, host_length, fields.host, fields.host_length):
@@ -265,11 +271,6 @@ cdef void _check(Head *head, Fields *fields, const unsigned char *host, Py_ssize
         # Either of the two may have been meant for another hop; nobody waits for 100 Continue.
         fields.plain = fields.plain and not (head.closes and fields.keeps) and not head.expects
         head.closes = not fields.keeps
-    elif head.chunked and fields.lengths:
-        # The chunks count, and nothing behind them is a request (RFC 9112 6.1): somebody in between may have gone by
-        # the length.
-        head.overruled = head.closes = True
-        head.content_length = 0
 
 
 cdef void _field(const unsigned char *name, Py_ssize_t name_length, const unsigned char *value, Py_ssize_t length,
@@ -387,15 +388,8 @@ cdef tuple head_problem(int problem):
     return PROBLEMS[problem]
 
 
-cdef bytes head_for_relay(bytes head, const Head *parsed):
-    cdef list lines
-    if not parsed.upgrades and not parsed.overruled:
-        return head
-    lines = [line for line in head.split(b"\r\n") if line[:8].lower() != b"upgrade:"]
-    if parsed.overruled:
-        lines = [line for line in lines if not line.lower().startswith((b"content-length:", b"connection:"))]
-        lines.insert(1, b"Connection: close")
-    return b"\r\n".join(lines)
+cdef bytes without_upgrade(bytes head):
+    return b"\r\n".join([line for line in head.split(b"\r\n") if line[:8].lower() != b"upgrade:"])
 
 
 def classify(const unsigned char[::1] data):
@@ -408,7 +402,7 @@ def classify(const unsigned char[::1] data):
     kind = parse_head(&data[0], end, &head)
     fields = {}
     if kind <= HEAD_CHUNKED:
-        flags = {"chunked": head.chunked, "old": head.old, "upgrades": head.upgrades, "overruled": head.overruled}
+        flags = {"chunked": head.chunked, "old": head.old, "upgrades": head.upgrades}
         if kind == HEAD_INFER:
             flags.update(closes=head.closes, expects=head.expects)
         fields = {name: True for name, value in flags.items() if value}

@@ -171,6 +171,8 @@ RULES: dict[bytes, Callable[[list[bytes]], None]] = {
 def _check_fields(named: dict[bytes, list[bytes]], old: bool, authority: bytes | None) -> None:
     if b"transfer-encoding" in named and old:
         raise Refused(400, "HTTP/1.0")
+    if b"transfer-encoding" in named and b"content-length" in named:
+        raise Refused(400, "not both")
     hosts = named.get(b"host", [])
     if not (hosts or old) or (hosts and authority is not None and hosts[0].lower() != authority.lower()):
         raise Refused(400, "Host")
@@ -184,8 +186,7 @@ def _describe(line: bytes, named: dict[bytes, list[bytes]], old: bool) -> tuple[
     chunked = b"transfer-encoding" in named
     length = int(named.get(b"content-length", [b"0"])[0])
     sizes = named.get(b"inference-header-content-length", [])
-    overruled = chunked and b"content-length" in named
-    flags = {"chunked": chunked, "old": old, "upgrades": b"upgrade" in named, "overruled": overruled}
+    flags = {"chunked": chunked, "old": old, "upgrades": b"upgrade" in named}
     infer = INFER_LINE.fullmatch(line)
     plain = (
         all(re.fullmatch(TOKEN, option) for option in options if option)
@@ -197,7 +198,7 @@ def _describe(line: bytes, named: dict[bytes, list[bytes]], old: bool) -> tuple[
     )
     kind = "infer" if infer and plain and (chunked or length) else "chunked" if chunked else "length"
     if kind == "infer":
-        flags.update(closes=not keeps if old else closes or overruled, expects=bool(expect))
+        flags.update(closes=not keeps if old else closes, expects=bool(expect))
     fields: dict[str, Any] = {name: True for name, value in flags.items() if value}
     if not chunked:
         fields["content_length"] = length

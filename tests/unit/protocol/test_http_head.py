@@ -185,17 +185,6 @@ def test_transfer_codings(value: bytes, expected: int) -> None:
     assert status(LINE, HOST, LENGTH, b"Transfer-Encoding: " + value + b"\r\n") == expected
 
 
-def test_chunks_overrule_a_length_and_end_the_connection() -> None:
-    both = LENGTH + b"Transfer-Encoding: chunked\r\nConnection: keep-alive\r\n\r\n"
-    for line, expected in ((LINE, "infer"), (b"POST /v2/repository/index HTTP/1.1\r\n", "chunked")):
-        found, _, fields = classify(line + HOST + both)
-        assert (found, fields["chunked"], fields["overruled"]) == (expected, True, True)
-        assert "content_length" not in fields
-        assert fields.get("closes", True)
-    assert status(LINE, HOST, b"Content-Length: x\r\nTransfer-Encoding: chunked\r\n") == 400
-    assert status(b"POST /v2/models/m/infer HTTP/1.0\r\n", HOST, LENGTH, b"Transfer-Encoding: chunked\r\n") == 400
-
-
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -253,6 +242,8 @@ def test_no_guessing_at_content_length(value: bytes) -> None:
     [
         [LENGTH, LENGTH],
         [LENGTH, b"content-length: 6\r\n"],
+        [LENGTH, b"Transfer-Encoding: chunked\r\n"],
+        [b"Transfer-Encoding: chunked\r\n", LENGTH],
         [b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: chunked\r\n"],
         [b"Content-Length : 5\r\n"],
         [b"Content-Length\t: 5\r\n"],
@@ -269,6 +260,11 @@ def test_no_guessing_at_content_length(value: bytes) -> None:
 def test_uncertain_framing_is_refused(lines: list[bytes]) -> None:
     assert status(LINE, HOST, *lines) == 400
     assert status(b"GET /v2 HTTP/1.1\r\n", HOST, *lines) == 400
+
+
+def test_two_kinds_of_framing_are_refused_with_the_remedy() -> None:
+    fields = classify(LINE + HOST + LENGTH + b"Transfer-Encoding: chunked\r\n\r\n")[2]
+    assert "leave out Content-Length" in str(fields["message"])
 
 
 @pytest.mark.parametrize(("fields", "expected"), [([b"X: " + b"a" * 8_188], 431), ([b"X: y"] * 128, 431)])

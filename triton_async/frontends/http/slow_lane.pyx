@@ -5,7 +5,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from triton_async.frontends.http.answers cimport CONNECTION_HEAD, CONNECTION_RELAY
 from triton_async.frontends.http.handover cimport Handover
 from triton_async.frontends.http.streams cimport Streams
-from triton_async.protocol.http_head cimport head_for_relay
+from triton_async.protocol.http_head cimport without_upgrade
 
 
 cdef class SlowLane(Streams):
@@ -16,7 +16,9 @@ cdef class SlowLane(Streams):
 
     cdef Py_ssize_t _hand_over(self, const unsigned char *data, Py_ssize_t end, Py_ssize_t size) except -1:
         cdef Handover handover = self.handover
-        cdef bytes head = head_for_relay(PyBytes_FromStringAndSize(<const char *>data, end), &self.head)
+        cdef bytes head = PyBytes_FromStringAndSize(<const char *>data, end)
+        if self.head.upgrades:
+            head = without_upgrade(head)
         if handover.relay is None:
             handover.relay = self.hub.make_relay(self, self.transport)
         handover.begin(self.head.content_length, self.head.chunked, self.hub.now_s)

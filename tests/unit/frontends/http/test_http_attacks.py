@@ -39,7 +39,9 @@ def target(text: bytes) -> bytes:
 
 # Answered with the status, then closed; nothing behind is answered.
 REFUSED: list[tuple[int, bytes]] = [
-    # Framing by two lengths.
+    # Framing by two lengths, or by one and chunks.
+    (400, POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    (400, POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"),
     (400, POST + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello"),
     (400, POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello"),
     *((400, length(v)) for v in (b"5, 5", b"5,6", b"+5", b"-0", b"0x5", b"5_0", b"5 5", b"", b"\xd9\xa5", b"005")),

@@ -182,11 +182,12 @@ def test_status_numbers() -> None:
         b"GET /v2 HTTP/1.1\r\nBad Name: x\r\n\r\n",
         POST + b"Content-Length: +5\r\n\r\nhello",
         POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
         b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /v2 HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 9000 + b"\r\n\r\n",
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_broken_framing_is_refused_and_nothing_behind_it_is_answered(tmp_path: Path, text: bytes) -> None:
     write_model(tmp_path, "m")
