@@ -10,11 +10,16 @@ import importlib
 import threading
 from typing import Any
 
-#: Held by who imports packages, for as long as that takes.
+#: Held by who imports packages, for as long as that takes. Who has waited TURN_S goes on without.
 lock = threading.RLock()
+TURN_S = 60.0
 
 
 def import_module(name: str) -> Any:
     """As importlib's; any thread. Raises what that does."""
-    with lock:
+    had = lock.acquire(timeout=TURN_S)
+    try:
         return importlib.import_module(name)
+    finally:
+        if had:
+            lock.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 from pathlib import Path
@@ -10,6 +11,8 @@ from textwrap import dedent
 import numpy as np
 import pytest
 from python_stage import IO, stage, write
+
+from triton_async.backends.python.worker import loader
 
 X = np.float32([0])
 BY_NAME = """
@@ -138,3 +141,40 @@ def test_one_package_is_imported_from_two_ends_at_once(
     finally:
         for name in [name for name in sys.modules if name.startswith("ring_of_modules")]:
             del sys.modules[name]
+
+
+def test_a_package_that_hangs_while_it_is_imported_holds_up_who_imports_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "installed"
+    installed.mkdir()
+    begun, gate = threading.Event(), threading.Event()
+    monkeypatch.setattr(threading, "package_begun", begun, raising=False)
+    monkeypatch.setattr(threading, "package_gate", gate, raising=False)
+    monkeypatch.setattr(loader, "_TURN_S", 0.1)
+    monkeypatch.syspath_prepend(str(installed))
+    (installed / "hanging_package.py").write_text(dedent("""
+        import threading
+        threading.package_begun.set()
+        assert threading.package_gate.wait(30)
+    """))
+    (installed / "other_package.py").write_text("")
+    for name in ("hanging", "other"):
+        write(tmp_path / "models", name, f"import {name}_package\n" + dedent("""
+            class TritonPythonModel:
+                def execute(self, requests):
+                    return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.float32([1]))]) for _ in requests]
+        """))
+    try:
+        with stage(tmp_path / "models", "--model-control-mode=explicit") as server:
+            load = server.call(asyncio.ensure_future, server.server.load_model("hanging"))
+            assert begun.wait(30)
+            server.run(server.server.load_model("other"))
+            assert server.ask("other", X).tolist() == [1] and not load.done()
+            gate.set()
+            server.run(asyncio.wait_for(load, 30))
+            assert server.ask("hanging", X).tolist() == [1]
+    finally:
+        gate.set()
+        for name in ("hanging_package", "other_package"):
+            sys.modules.pop(name, None)

@@ -23,7 +23,8 @@ from .shown import Given, enter, hide, is_shown, leave, note_run, show
 
 # Under which modules of others are imported. See triton_async.importing, whose it is in the server.
 imports = threading.RLock()
-# Seconds that code of others, which may have it, waits for the turn of importing modules of an instance.
+# Seconds that a thread waits for its turn: to import modules of others, and goes on without it then, since one package
+# that hangs is to hold up no other model; to import modules of an instance, for code that may have the former turn.
 _TURN_S = 60.0
 
 
@@ -254,5 +255,9 @@ def _import_of_others(name: str, globals: Any, locals: Any, fromlist: Any) -> An
     there = spec is not None and not getattr(spec, "_initializing", False)
     if there and all(hasattr(module, part) for part in fromlist or ()):
         return builtins.__import__(name, globals, locals, fromlist, 0)
-    with imports:
+    had = imports.acquire(timeout=_TURN_S)
+    try:
         return builtins.__import__(name, globals, locals, fromlist, 0)
+    finally:
+        if had:
+            imports.release()
