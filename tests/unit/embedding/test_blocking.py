@@ -102,6 +102,7 @@ def test_models_in_processes_leave_nothing_of_a_server(repository: Path, options
         children = [child for of in Path("/proc/self/task").glob("*/children") for child in of.read_text().split()]
         return set(threading.enumerate()), len(os.listdir("/proc/self/fd")), children
 
+    _, _, before = there()
     found = []
     for _ in range(3):
         with triton_async.SyncServer(
@@ -110,7 +111,7 @@ def test_models_in_processes_leave_nothing_of_a_server(repository: Path, options
             assert server.infer("slow", {"IN": np.float32([0])})["OUT"][0] == 1
         found.append(there())
     # The first one opens what there is once in a program.
-    assert found[1] == found[2] and not found[0][2]
+    assert found[1] == found[2] and set(found[0][2]) <= set(before)
 
 
 def test_arrays_outlive_their_server(repository: Path) -> None:
