@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# onnxruntime-extensions 0.15.2, with onnx installed: importing it writes PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python into the
+# onnxruntime-extensions 0.15.2, with onnx installed: importing it writes PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python to the
 # environment of the process. Where protobuf was not imported before, this process has it in pure Python; and so has every
 # process that it starts from then on, whatever these are, without having heard of the package.
 #

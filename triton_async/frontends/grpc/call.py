@@ -149,7 +149,7 @@ class Call:
                 return request_type.FromString(view)
             # A load with files.
             return await asyncio.to_thread(request_type.FromString, view)
-        except (DecodeError, UnicodeDecodeError):  # the latter from protobuf in Python, which an environment may ask for
+        except (DecodeError, UnicodeDecodeError):  # the latter: protobuf in Python, if so asked
             raise Malformed from None
 
     async def _recv_bytes(self) -> bytes | Buffer | None:
