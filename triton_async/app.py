@@ -41,7 +41,6 @@ from triton_async.frontends.gate import ApiKeys
 from triton_async.frontends.renewal import Renewal
 from triton_async.fronts import Fronts, open_fronts
 from triton_async.memory.binding import bind_process
-from triton_async.memory.huge_pages import collapse
 from triton_async.shutdown import drain, shut_down
 from triton_async.watchdog import watching
 
@@ -215,12 +214,10 @@ def _settle() -> None:
     Both express lanes make no cyclic garbage (tests/unit/frontends), the slow lanes make some. So collection stays on
     with Python's thresholds, over a heap that holds the requests and connections of the moment only: 53,000 objects of
     imports and loaded models cost 5 ms of standstill in each full collection before this, nothing after it. Nothing of
-    glibc's allocator is set, because nothing gave anything (bench/results/memory.md). What stays gets huge pages, on
-    another thread: a request that arrives alone takes 5 to 10 % less CPU.
+    glibc's allocator is set, because nothing gave anything (bench/results/memory.md).
     """
     gc.collect()
     gc.freeze()
-    asyncio.get_running_loop().run_in_executor(None, collapse)
 
 
 async def _start_endpoints(

@@ -412,9 +412,6 @@ SLAB_CACHE_NBYTES = 1 << 28
 IDLE_S = 2.0
 IDLE_CPU_SHARE = 0.02
 
-# Memory in use that gets huge pages when the server is up: its heap without models is some 40 MB.
-HUGE_PAGES_MAX_NBYTES = 128 << 20
-
 # Alignment of every slab in bytes: a cache line, and the widest vector loads of CPU engines.
 SLAB_ALIGNMENT = 64
 
