@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from core_harness import request, run, running, write_model
+from memory_limit import little_memory
 
 from triton_async.config.model_config import DynamicBatching
 from triton_async.core.batcher import DynamicBatcher
@@ -23,18 +21,6 @@ from triton_async.infer.tensor import from_numpy
 FP32 = 11
 # A batch has room for every input of every request: with so many inputs 2,000 requests take 128 MB.
 INPUTS, REQUESTS = 2_000, 2_000
-
-
-@contextmanager
-def little_memory(nbytes: int) -> Iterator[None]:
-    """Not more than `nbytes` beyond what the process has."""
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + nbytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def test_a_batch_that_cannot_be_made_leaves_its_requests_behind() -> None:

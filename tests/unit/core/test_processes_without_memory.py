@@ -6,15 +6,14 @@ Each in a process of its own: what others have left to the allocator would do fo
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from core_harness import write_model
 from lane_pair import Pair, request, run, until
+from memory_limit import little_memory
 from test_processes import Heard
 
 from triton_async.infer.request import InferRequest
@@ -26,18 +25,6 @@ STRINGS = """
     output { name: "OUTPUT0" data_type: TYPE_STRING dims: -1 }
     parameters { key: "execute_delay_ms" value { string_value: "200" } }
 """
-
-
-@contextmanager
-def little_memory(nbytes: int) -> Iterator[None]:
-    """Not more than `nbytes` beyond what the process has."""
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + nbytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def alone(test: Callable[[Path], None], root: Path) -> None:
