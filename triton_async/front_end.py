@@ -122,6 +122,7 @@ class FrontEndProcess:
             pool = SlabPool(0, self._bodies.arena, SlabPool(SLAB_CACHE_NBYTES), INLINE_NBYTES + 1)
             reactor = Reactor()
             reactor.attach(self._loop)
+            self._link.share(reactor.turn)
             self._server = RemoteServer(
                 settings, reactor, self._loop, pool, self._link, settings.frontend_processes
             )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -126,6 +126,7 @@ def test_what_a_burst_took_is_given_back_when_the_server_is_idle(tmp_path: Path)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
     (tmp_path / "models" / "m" / "1").mkdir(parents=True)
     onnx.save(model, str(tmp_path / "models" / "m" / "1" / "model.onnx"))
+    (tmp_path / "models" / "m" / "config.pbtxt").write_text('backend: "onnxruntime" max_batch_size: 0')
     count = 8 << 20
     entry = {"name": "INPUT0", "datatype": "FP32", "shape": [count], "parameters": {"binary_data_size": 4 * count}}
     header = json.dumps({"inputs": [entry], "parameters": {"binary_data_output": True}}).encode()
@@ -133,16 +134,9 @@ def test_what_a_burst_took_is_given_back_when_the_server_is_idle(tmp_path: Path)
     with started(tmp_path, f"--model-repository={tmp_path / 'models'}") as server:
         server.wait_until_it_answers()
         before = memory(server, "RssAnon")
-        threads = [
-            threading.Thread(
-                target=post, args=(server, "/v2/models/m/infer", body),
-                kwargs={"Inference_Header_Content_Length": str(len(header))},
-            )
-            for _ in range(4)
-        ]  # fmt: skip
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        length = {"Inference_Header_Content_Length": str(len(header))}
+        with ThreadPoolExecutor(4) as threads:
+            answers = [threads.submit(post, server, "/v2/models/m/infer", body, **length) for _ in range(4)]
+            assert all(len(answer.result()) > 4 * count for answer in answers)
         assert memory(server, "VmHWM") > before + 8 * count
         poll(lambda: memory(server, "RssAnon") < before + FIXED, "the memory of large requests to go", 20)

@@ -11,6 +11,7 @@ import pytest
 import uvloop
 
 from triton_async.addresses import host_of, shown
+from triton_async.core.turn import Turn
 from triton_async.frontends.sockets import ListeningSocket, listen, probe
 
 
@@ -42,7 +43,8 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="the machine has no IPv6"
 
 def served(address: str, test: Callable[[ListeningSocket], Awaitable[None]], **options: bool) -> None:
     async def run() -> None:
-        listening = await listen(asyncio.Protocol, address, 0, backlog=5, **options)
+        turn = Turn(asyncio.get_running_loop())
+        listening = listen(asyncio.Protocol, turn, address, 0, backlog=5, **options)
         try:
             await test(listening)
         finally:

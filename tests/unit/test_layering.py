@@ -13,7 +13,9 @@ PACKAGE = ROOT / "triton_async"
 # Module or package prefix -> packages of ours it may import besides its own; most specific first.
 ALLOWED = {
     "core": {"config", "memory", "infer", "backends.base"},
-    "frontends": {"memory", "infer", "protocol", "core.server", "core.servable", "config.access", "config.clouds"},
+    "frontends": {
+        "memory", "infer", "protocol", "core.server", "core.servable", "core.turn", "config.access", "config.clouds",
+    },
     "backends.base": {"config", "memory", "infer"},
     "backends.registry": {"backends", "config.paths", "config.place"},
     "backends.device": {"memory", "infer", "backends.base"},

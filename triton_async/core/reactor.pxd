@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t
 
+from triton_async.core.turn cimport Turn
 from triton_async.core.wakeup cimport ta_events
 from triton_async.infer.batch cimport Batch
 from triton_async.infer.event cimport ta_message
@@ -56,6 +57,7 @@ cdef class Reactor:
     cdef readonly bint draining      # messages are being handled
     cdef list late                   # Sleepers, and functions that wake others, for the end of that
     cdef readonly object loop
+    cdef readonly Turn turn          # of the loop
     cdef Clock clock
     cdef int n_left                  # chains that were left since the ring was emptied
     cdef int64_t left_ns             # when the first of them was

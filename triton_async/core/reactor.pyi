@@ -1,6 +1,8 @@
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 
+from triton_async.core.turn import Turn
+
 class Clock: ...
 
 class Reactor:
@@ -8,6 +10,7 @@ class Reactor:
     n_here: int
     longest_here_ns: int
     loop: AbstractEventLoop
+    turn: Turn
     def __init__(self, clock: Clock | None = None) -> None: ...
     def attach(self, loop: AbstractEventLoop) -> None: ...
     def detach(self) -> None: ...

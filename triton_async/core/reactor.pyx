@@ -8,6 +8,7 @@ from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t, uint32_t
 from posix.unistd cimport close
 
+from triton_async.core.turn cimport Turn
 from triton_async.core.wakeup cimport (
     ta_events_close,
     ta_events_collect,
@@ -131,6 +132,7 @@ cdef class Reactor:
     def attach(self, loop):
         """Call on the loop's thread before anything else."""
         self.loop = loop
+        self.turn = Turn(loop)
         loop.add_reader(self.events.fd, self._on_events)
         loop.add_reader(self.timer_fd, self._on_timer)
         loop.add_reader(self.watch_fd, self._on_watched)
@@ -141,6 +143,7 @@ cdef class Reactor:
             for fd in (self.events.fd, self.timer_fd, self.watch_fd):
                 self.loop.remove_reader(fd)
             self.loop = None
+            self.turn.close()
             self.turn_method = None
 
     # -- events ------------------------------------------------------------------------------------
@@ -185,7 +188,12 @@ cdef class Reactor:
             self.longest_here_ns = execution_ns
 
     def _on_events(self):
-        self.drain()
+        cdef bint own = self.turn.begin()
+        try:
+            self.drain()
+        finally:
+            if own:
+                self.turn.end()
 
     cdef int drain(self, bint woken=True) except -1:
         cdef int rounds = 0
@@ -272,13 +280,18 @@ cdef class Reactor:
         else:
             count = epoll_wait(self.watch_fd, ready, WATCHED_AT_ONCE, 0)
             due = [self.handlers.get(ready[i].data.fd) for i in range(count)]
-        for handler in due:
-            if handler is not None:
-                try:
-                    handler()
-                except Exception:
-                    log.exception("what an engine's process sent could not be dealt with")
-        self.drain(False)
+        own = self.turn.begin()
+        try:
+            for handler in due:
+                if handler is not None:
+                    try:
+                        handler()
+                    except Exception:
+                        log.exception("what an engine's process sent could not be dealt with")
+            self.drain(False)
+        finally:
+            if own:
+                self.turn.end()
 
     # -- deadlines ---------------------------------------------------------------------------------
 
@@ -302,9 +315,14 @@ cdef class Reactor:
         return 0
 
     def _on_timer(self):
+        cdef bint own = self.turn.begin()
         ta_timer_clear(self.timer_fd)
         self.timer_ns = 0
-        self._expire(self.clock.now_ns())
+        try:
+            self._expire(self.clock.now_ns())
+        finally:
+            if own:
+                self.turn.end()
 
     cdef int _expire(self, int64_t now_ns) except -1:
         cdef Wakeable wakeable
@@ -331,7 +349,7 @@ cdef class Reactor:
             self.waiting.append(wakeable)
             wakeable.due = True
         if not self.scheduled:
-            self.loop.call_soon(self.turn_method)
+            self.turn.call_late(self.turn_method)
             self.scheduled = True
         return 0
 
@@ -356,7 +374,7 @@ cdef class Reactor:
                 # The time of this turn is used up: sockets first, then those that had none of it.
                 self.waiting = waiting[i:] + self.waiting
                 if not self.scheduled:
-                    self.loop.call_soon(self.turn_method)
+                    self.turn.call_next(self.turn_method)
                     self.scheduled = True
                 return
             wakeable = <Wakeable>waiting[i]

@@ -7,6 +7,7 @@ from triton_async.core.host import Host
 from triton_async.core.repository import ModelRepository
 from triton_async.core.servable import Servable
 from triton_async.core.tracing import TraceRecorder, Tracing
+from triton_async.core.turn import Turn
 from triton_async.infer.request import InferRequest
 from triton_async.infer.response import InferResponse, ResponseSink
 from triton_async.infer.signature import ModelSignature
@@ -16,6 +17,8 @@ from triton_async.memory.slab import SlabPool
 class InferenceServer:
     max_held_nbytes: int
     share_nbytes: int
+    @property
+    def turn(self) -> Turn: ...
     id: str
     version: str
     extensions: tuple[str, ...]

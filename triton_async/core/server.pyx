@@ -329,6 +329,11 @@ cdef class InferenceServer:
         return False
 
     @property
+    def turn(self):
+        """Turns of its loop (core.turn)."""
+        return self.reactor.turn
+
+    @property
     def serving(self):
         """Whether models may be loaded and unloaded."""
         return self.state == SERVER_SERVING or self.state == SERVER_DRAINING

@@ -11,8 +11,6 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-import uvloop
-
 from triton_async.composition import composed, open_root, trace_recorder
 from triton_async.config.affinity import ANYWHERE
 from triton_async.config.settings import Settings
@@ -150,8 +148,6 @@ class Server:
 
     async def _start(self) -> None:
         settings, stack = self.settings, self._stack
-        if _listens(settings) and not isinstance(asyncio.get_running_loop(), uvloop.Loop):
-            raise Unsupported("front-ends run on uvloop: start the program by uvloop.run, or use SyncServer")
         stack.enter_context(logged(settings, self.log_handler(settings)))
         security = Security(
             open_certificates(settings), ApiKeys(settings.api_key_file) if settings.api_key_file else None
@@ -339,12 +335,6 @@ class Server:
     async def metrics(self) -> str:
         """The page of metrics in Prometheus's text form."""
         return b"".join(await self.core.metrics_parts()).decode()
-
-
-def _listens(settings: Settings) -> bool:
-    """Whether any port is asked for."""
-    allowed = (settings.allow_http, settings.allow_grpc, settings.allow_metrics, settings.sagemaker, settings.vertex_ai)
-    return any(allowed)
 
 
 def check_one_response(core: InferenceServer, request: InferRequest) -> None:

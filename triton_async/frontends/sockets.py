@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import errno
+import logging
 import os
 import socket
 import stat
@@ -13,8 +14,11 @@ import struct
 from collections.abc import Callable
 
 from triton_async.addresses import host_of, unix_path
+from triton_async.core.turn import Turn
+from triton_async.frontends.defines import ACCEPTS_PER_TURN, REST_S
 from triton_async.frontends.tls import ServerTls
 from triton_async.frontends.tls_transport import TlsFactory
+from triton_async.frontends.transport import Clients
 
 _ANY_IPV6 = "::"
 
@@ -31,18 +35,76 @@ _NO_SYN = (
 )
 
 
+# What accept(2) says of connections that were not to be, of those only, and of what has run out.
+_GONE = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH}
+_RUN_OUT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+_log = logging.getLogger("triton_async.frontends")
+
+
 class ListeningSocket:
-    """A bound socket that accepts until it is closed. `address` as it was asked for, `port` 0 for a Unix socket."""
+    """Bound sockets of one port that accept until they are closed. `address` as it was asked for, `port` 0 for a Unix
+    socket.
+    """
 
     def __init__(
-        self, server: asyncio.Server, address: str, port: int, path: str = ""
+        self,
+        turn: Turn,
+        bound: list[socket.socket],
+        factory: Callable[[], asyncio.BaseProtocol],
+        address: str,
+        *,
+        backlog: int,
+        path: str = "",
     ) -> None:
-        self._server = server
+        self._turn = turn
+        self._sockets = bound
+        self._factory = factory
         self._retired = bool(path)
         self._path = path
         self._file = _identity(path) if path else None
+        self._clients = Clients(turn)
+        self._resting = False
         self.address = address
-        self.port = port
+        self.port: int = 0 if path else bound[0].getsockname()[1]
+        for sock in bound:
+            sock.setblocking(False)
+            sock.listen(backlog)
+        self._watch()
+
+    def _watch(self) -> None:
+        self._resting = False
+        for sock in self._sockets:
+            self._turn.loop.add_reader(sock, self._accept, sock)
+
+    def _rest(self, why: OSError) -> None:
+        _log.warning("no connection can be accepted for now: %s", why)
+        self._resting = True
+        for sock in self._sockets:
+            self._turn.loop.remove_reader(sock)
+        self._turn.loop.call_later(REST_S, self._go_on)
+
+    def _go_on(self) -> None:
+        if self._resting:
+            self._watch()
+
+    def _accept(self, bound: socket.socket) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                sock, peer = bound.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _RUN_OUT:
+                    self._rest(error)
+                    return
+                if error.errno not in _GONE:
+                    raise
+                continue
+            sock.setblocking(False)
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._clients.adopt(sock, peer, self._factory())
 
     async def retire(self) -> None:
         """`close`, behind every connection to a port that has begun. The next server of the port, or the next choice of
@@ -50,7 +112,7 @@ class ListeningSocket:
         """
         if not self._retired:
             self._retired = True
-            for sock in self._server.sockets:
+            for sock in self._sockets:
                 _drop_beginnings(sock.fileno())
             # Those that had begun are through, and the loop has accepted them.
             await asyncio.sleep(_HANDSHAKE_S)
@@ -58,15 +120,21 @@ class ListeningSocket:
 
     def close(self) -> None:
         """Accepts no more; the socket file goes, unless somebody has put another in its place. May be repeated."""
-        self._server.close()
+        bound, self._sockets = self._sockets, []
+        self._resting = False
+        for sock in bound:
+            self._turn.loop.remove_reader(sock)
+            sock.close()
+        self._clients.close()
         if self._path and _identity(self._path) == self._file is not None:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
         self._path = ""
 
 
-async def listen(
+def listen(
     make_protocol: Callable[[], asyncio.BaseProtocol],
+    turn: Turn,
     address: str,
     port: int,
     *,
@@ -76,23 +144,15 @@ async def listen(
     required_alpn: str | None = None,
 ) -> ListeningSocket:
     """Binds `address`, or the socket file of `unix:<path>`; port 0 takes a free one. OSError when it is not to be had.
-    `::` is for clients of IPv4 too.
+    `::` is for clients of IPv4 too. Clients are served in the turns of `turn`.
 
     `tls`: what is accepted speaks TLS, and has agreed to `required_alpn` when that is given.
     """
-    loop = asyncio.get_running_loop()
-    factory = make_protocol if tls is None else TlsFactory(tls, make_protocol, loop, required_alpn)
+    factory = make_protocol if tls is None else TlsFactory(tls, make_protocol, turn.loop, required_alpn)
     path = unix_path(address)
     if path is not None:
-        server = await loop.create_unix_server(factory, sock=_bind_unix(path), backlog=backlog)
-        return ListeningSocket(server, address, 0, path)
-    host = host_of(address)
-    if host == _ANY_IPV6:
-        server = await loop.create_server(factory, sock=_bind_any(port, reuse_port), backlog=backlog)
-    else:
-        server = await loop.create_server(factory, host, port, backlog=backlog, reuse_port=reuse_port or None)
-    bound: tuple[str, int] = server.sockets[0].getsockname()[:2]
-    return ListeningSocket(server, *bound)
+        return ListeningSocket(turn, [_bind_unix(path)], factory, address, backlog=backlog, path=path)
+    return ListeningSocket(turn, _bind(host_of(address), port, reuse_port), factory, address, backlog=backlog)
 
 
 def _drop_beginnings(descriptor: int) -> None:
@@ -112,42 +172,38 @@ def probe(address: str, port: int, reuse_port: bool = False) -> None:
     if path is not None:
         _remove_stale(path)
         return
-    host = host_of(address)
-    if host == _ANY_IPV6:
-        _bind_any(port, reuse_port).close()
-        return
-    for family, kind, _, _, where in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
-        with socket.socket(family, kind) as bound:
-            _set_reuse(bound, reuse_port)
-            if family == socket.AF_INET6:
-                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            bound.bind(where)
+    for bound in _bind(host_of(address), port, reuse_port):
+        bound.close()
 
 
 def reserve(address: str, port: int) -> list[socket.socket]:
     """Binds an address and takes no connections: its port, the same for all sockets and known from now on, stays for
     those that share it. OSError when it is not to be had.
     """
-    host = host_of(address)
+    return _bind(host_of(address), port, True)
+
+
+def _bind(host: str, port: int, reuse_port: bool) -> list[socket.socket]:
+    """A socket for each of the host's addresses, all of one port."""
     if host == _ANY_IPV6:
-        return [_bind_any(port, True)]
-    reserved: list[socket.socket] = []
+        return [_bind_any(port, reuse_port)]
+    bound: list[socket.socket] = []
     try:
         for family, kind, _, _, where in socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         ):
-            bound = socket.socket(family, kind)
-            reserved.append(bound)
-            _set_reuse(bound, True)
+            sock = socket.socket(family, kind)
+            bound.append(sock)
+            _set_reuse(sock, reuse_port)
             if family == socket.AF_INET6:
-                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            bound.bind((where[0], port, *where[2:]))
-            port = bound.getsockname()[1]
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((where[0], port, *where[2:]))
+            port = sock.getsockname()[1]
     except BaseException:
-        for bound in reserved:
-            bound.close()
+        for sock in bound:
+            sock.close()
         raise
-    return reserved
+    return bound
 
 
 def _bind_any(port: int, reuse_port: bool) -> socket.socket:
@@ -157,7 +213,6 @@ def _bind_any(port: int, reuse_port: bool) -> socket.socket:
         _set_reuse(bound, reuse_port)
         bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         bound.bind((_ANY_IPV6, port))
-        bound.setblocking(False)
     except BaseException:
         bound.close()
         raise
@@ -177,7 +232,6 @@ def _bind_unix(path: str) -> socket.socket:
         bound.bind(path)
         # The umask decides about owner and group; others never. Nobody can connect before it listens.
         os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) & 0o770)
-        bound.setblocking(False)
     except BaseException:
         bound.close()
         raise

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from triton_async.backends.python.isolated.memory cimport SharedMemory
 from triton_async.backends.python.isolated.wire cimport Cursor, Writer
+from triton_async.core.turn cimport Turn
 from triton_async.memory.buffer cimport Buffer
 
 cdef extern from "lane.h" nogil:
@@ -69,6 +70,7 @@ cdef class Lane:
     cdef readonly int64_t n_received
     cdef readonly int64_t n_rings        # times that the other side had to be woken
     cdef object loop
+    cdef Turn turn                       # at the end of which it speaks
     cdef object socket
     cdef int own_fd                      # eventfd that the other side writes to
     cdef int other_fd

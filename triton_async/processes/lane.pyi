@@ -2,6 +2,7 @@ import asyncio
 import socket
 
 from triton_async.backends.python.isolated.memory import SharedMemory
+from triton_async.core.turn import Turn
 
 NO_ROOM: str
 
@@ -21,6 +22,7 @@ class Lane:
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, rings: SharedMemory, mine: SharedMemory,
         theirs: SharedMemory, own_fd: int, other_fd: int, *, front_end: bool,
     ) -> None: ...  # fmt: skip
+    def share(self, turn: Turn) -> None: ...
     def open(self) -> None: ...
     def close(self) -> None: ...
     def hear_out(self) -> None: ...

@@ -12,6 +12,7 @@ from libc.string cimport memcpy
 
 from triton_async.backends.python.isolated.memory cimport SharedMemory
 from triton_async.backends.python.isolated.wire cimport Cursor, Writer, cursor_over
+from triton_async.core.turn cimport Turn
 from triton_async.memory.arena cimport ta_lease, ta_lease_return
 from triton_async.memory.buffer cimport MEMORY_CPU, Buffer, foreign
 
@@ -63,6 +64,7 @@ cdef class Lane:
         cdef char *first
         cdef char *second
         self.loop = loop
+        self.turn = Turn(loop)
         self.socket = sock
         self.rings = rings
         self.mine = mine
@@ -84,6 +86,10 @@ cdef class Lane:
         self.inbox = PyBytes_FromStringAndSize(NULL, INBOX_NBYTES)
         self.flush_method = self._flush
         self.thread = threading.get_ident()
+
+    def share(self, Turn turn):
+        """Speaks at the ends of these turns, instead of some of its own. To be called before anything is said."""
+        self.turn = turn
 
     def open(self):
         """Begins to listen."""
@@ -210,7 +216,7 @@ cdef class Lane:
         if not self.scheduled:
             self.scheduled = True
             ta_lane_stay_awake(&self.incoming)
-            self.loop.call_soon(self.flush_method)
+            self.turn.call_late(self.flush_method)
         return 0
 
     def _flush(self):
@@ -316,8 +322,13 @@ cdef class Lane:
 
     def _on_doorbell(self):
         cdef uint64_t count
-        c_read(self.own_fd, &count, 8)
-        self._listen()
+        cdef bint own = self.turn.begin()
+        try:
+            c_read(self.own_fd, &count, 8)
+            self._listen()
+        finally:
+            if own:
+                self.turn.end()
 
     def _on_socket(self):
         try:

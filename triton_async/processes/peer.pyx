@@ -78,6 +78,7 @@ cdef class FrontEnd(Lane):
     def __init__(self, loop, sock, rings, mine, theirs, own_fd, other_fd, InferenceServer server, answering, on_told,
                  on_over):
         Lane.__init__(self, loop, sock, rings, mine, theirs, own_fd, other_fd, front_end=False)
+        self.share(server.reactor.turn)
         self.server = server
         self.sinks = {}
         self.origins = {}

@@ -10,6 +10,7 @@ from triton_async.protocol.http2_guard cimport FrameGuard
 from triton_async.protocol.http2_headers cimport HeaderList
 from triton_async.protocol.http2_output cimport HeaderBlock, OutBuffer
 from triton_async.protocol.nghttp2 cimport nghttp2_frame, nghttp2_session
+from triton_async.protocol.receiver cimport Receiver
 
 #   OPEN --send_head--> ANSWERING --send_trailers--> ENDING --last frame sent--> CLOSED
 #     |                     |                          |                           ^
@@ -77,7 +78,7 @@ cdef class Http2Stream:
 # Invariants
 #   - held_nbytes == sum of queued_nbytes over the open streams
 #   - a stream is in `streams` iff its state is not CLOSED and it was opened
-cdef class Http2Session:
+cdef class Http2Session(Receiver):
     cdef nghttp2_session *session  # NULL once closed
     cdef FrameGuard guard
     cdef OutBuffer out

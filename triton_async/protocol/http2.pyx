@@ -7,6 +7,7 @@ from triton_async.protocol.http2_guard cimport VIOLATION_HEADER_BLOCK, FrameGuar
 from triton_async.protocol.http2_headers cimport HeaderList
 from triton_async.protocol.http2_output cimport HeaderBlock, OutBuffer
 from triton_async.protocol.nghttp2 cimport *
+from triton_async.protocol.receiver cimport Receiver
 
 from triton_async.defines import (
     GRPC_CONNECTION_WINDOW_NBYTES, GRPC_DRIBBLE_NBYTES, GRPC_MAX_CONCURRENT_STREAMS, GRPC_MAX_DECODED_HEADERS_NBYTES,
@@ -168,7 +169,7 @@ cdef class Http2Stream:
             self.session = None
 
 
-cdef class Http2Session:
+cdef class Http2Session(Receiver):
     """One connection. `out`: where output is gathered, when the sessions of a thread are to share it."""
 
     def __cinit__(self, OutBuffer out=None, *args):

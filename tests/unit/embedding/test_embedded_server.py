@@ -30,7 +30,6 @@ from triton_async.errors import (
     NotFound,
     ServerError,
     Unavailable,
-    Unsupported,
 )
 
 Work = Callable[[triton_async.Server], Coroutine[Any, Any, None]]
@@ -220,7 +219,8 @@ def test_models_come_and_go(repository: Path) -> None:
     serve(repository, work)
 
 
-def test_ports_are_opened_for_who_asks(repository: Path) -> None:
+@pytest.mark.parametrize("run", [uvloop.run, asyncio.run])
+def test_ports_are_opened_for_who_asks(repository: Path, run: Callable[..., Any]) -> None:
     async def work(server: triton_async.Server) -> None:
         assert set(server.ports) == {"http"}
         url = f"http://127.0.0.1:{server.ports['http']}/v2/models/same/ready"
@@ -228,9 +228,7 @@ def test_ports_are_opened_for_who_asks(repository: Path) -> None:
         assert (await loop.run_in_executor(None, urllib.request.urlopen, url)).status == 200
 
     listening = {"http_port": 0, "http_address": "127.0.0.1", "exit_grace_secs": 0}
-    serve(repository, work, uvloop.run, load_model="same", **listening)
-    with pytest.raises(Unsupported, match="front-ends run on uvloop"):
-        serve(repository, work, **listening)
+    serve(repository, work, run, load_model="same", **listening)
 
     async def closed(server: triton_async.Server) -> None:
         assert server.ports == {}

@@ -68,6 +68,7 @@ class GrpcEndpoint:
         gate: Gate = OPEN,
         forwarded: re.Pattern[str] | None = None,
     ) -> None:
+        self._turn = server.turn
         self._health = Health(server)
         mapping = handlers(server, self._health, response_compression, max_waiting, gate=gate, forwarded=forwarded)
         entry = entry_of(gate, forwarded, _headers_of)
@@ -81,8 +82,9 @@ class GrpcEndpoint:
         self.port = 0
 
     async def listen(self, address: str, port: int, reuse_port: bool, tls: ServerTls | None) -> None:
-        self._listener = await listen(
+        self._listener = listen(
             self._accept,
+            self._turn,
             address,
             port,
             backlog=GRPC_BACKLOG,

@@ -9,6 +9,7 @@ from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.signature cimport ModelSignature
 from triton_async.infer.trace cimport Trace
 from triton_async.protocol.http_repeat cimport KnownReply
+from triton_async.protocol.receiver cimport Receiver
 
 # The responses to a generate call. Its exchange, while that has one.
 cdef class Generated(Generation):
@@ -77,7 +78,7 @@ cdef enum ConnectionState:
     CONNECTION_CLOSED = 5
 
 # The writing half of a connection. `first`..`last` are the exchanges not yet written, `in_flight` of them.
-cdef class Answers:
+cdef class Answers(Receiver):
     cdef Hub hub
     cdef object transport
     cdef int state                   # ConnectionState

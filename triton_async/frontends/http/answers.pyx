@@ -190,7 +190,7 @@ cdef int64_t _body_nbytes(object data) except -1:
     return nbytes
 
 
-cdef class Answers:
+cdef class Answers(Receiver):
     """The part of a connection that writes."""
 
     cdef Exchange _enqueue(self, ModelSignature signature):
@@ -269,7 +269,7 @@ cdef class Answers:
         elif exchange is self.first and not self.write_paused and not self.flush_scheduled:
             # What else comes in this turn leaves with it.
             self.flush_scheduled = True
-            self.hub.loop.call_soon(self.flush)
+            self.hub.server.reactor.turn.call_late(self.flush)
         return 0
 
     def flush(self):

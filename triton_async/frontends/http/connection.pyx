@@ -56,6 +56,7 @@ from triton_async.defines import (
     HTTP_MAX_LINE_NBYTES,
     HTTP_MAX_PIPELINED,
     HTTP_NBYTES_PER_TURN,
+    HTTP_RECEIVE_NBYTES,
     HTTP_REQUESTS_PER_TURN,
 )
 from triton_async.errors import InvalidArg, ServerError
@@ -75,6 +76,7 @@ cdef int64_t MAX_BODY_NBYTES = HTTP_MAX_BODY_NBYTES
 cdef int MAX_PIPELINED = HTTP_MAX_PIPELINED
 # Seconds after which a client that sends no more, and waits, is asked for a sign of life.
 cdef double PROBE_S = 0.1
+cdef Py_ssize_t RECEIVE_NBYTES = HTTP_RECEIVE_NBYTES
 cdef int64_t LONG_AGO_S = 1 << 30
 cdef int REQUESTS_PER_TURN = HTTP_REQUESTS_PER_TURN
 cdef int64_t NBYTES_PER_TURN = HTTP_NBYTES_PER_TURN
@@ -94,7 +96,7 @@ cdef int64_t _live = 0
 
 @cython.final
 cdef class Connection(SlowLane):
-    """One client connection. A BufferedProtocol in all but name: uvloop asks for the methods, not for the base."""
+    """One client connection."""
 
     def __cinit__(self, Hub hub):
         global _live
@@ -123,17 +125,18 @@ cdef class Connection(SlowLane):
         if self.hub.stopping or len(self.hub.connections) > self.hub.max_connections:
             transport.close()
 
-    def get_buffer(self, Py_ssize_t sizehint):
+    cdef Py_ssize_t make_room(self, unsigned char **at) except -1:
         if self.state == CONNECTION_BODY and not self.intake.chunked:
-            return memoryview(self.intake.body)[self.intake.at:]
-        return self.hub.scratch_view
+            at[0] = <unsigned char *>self.intake.body.data + self.intake.at
+            return self.intake.body.nbytes - self.intake.at
+        at[0] = <unsigned char *>self.hub.scratch
+        return RECEIVE_NBYTES
 
-    def buffer_updated(self, Py_ssize_t nbytes):
+    cdef int take_bytes(self, Py_ssize_t nbytes) except -1:
         cdef const unsigned char *data = <const unsigned char *>self.hub.scratch
         cdef Py_ssize_t taken
         if self.state >= CONNECTION_LAST:
-            self._drop(nbytes)
-            return
+            return self._drop(nbytes)
         self.touched_s = self.hub.now_s
         try:
             if self.state == CONNECTION_BODY and not self.intake.chunked:
@@ -143,7 +146,7 @@ cdef class Connection(SlowLane):
                 if self.left_nbytes < 0:
                     self._call_soon()
                     self._update_reading()
-                return
+                return 0
             if self.held.size == 0 and not self._blocked():
                 taken = self._consume(data, nbytes)
                 if taken < nbytes:
@@ -154,6 +157,7 @@ cdef class Connection(SlowLane):
             self._update_reading()
         except Exception:
             self._break_off()
+        return 0
 
     # What goes wrong here is no client's doing. Where the next request begins nobody knows.
     def _break_off(self):
@@ -517,7 +521,7 @@ cdef class Connection(SlowLane):
     cdef int _call_soon(self) except -1:
         if not self.resume_scheduled:
             self.resume_scheduled = True
-            self.hub.loop.call_soon(self._resume)
+            self.hub.server.reactor.turn.call_next(self._resume)
         return 0
 
     def _resume(self):

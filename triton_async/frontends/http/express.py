@@ -41,7 +41,7 @@ class ExpressListener(Listener):
         max_connections: int = 1 << 30,
         entry: Entry | None = None,
     ) -> None:
-        super().__init__(handler)
+        super().__init__(handler, server.turn)
         self.receiving = receiving or Receiving()
         self._loop = asyncio.get_running_loop()
         self._drained = asyncio.Event()
@@ -58,7 +58,7 @@ class ExpressListener(Listener):
         return self._hub
 
     def accept(self) -> Any:
-        """The protocol of an accepted connection; uvloop asks for a BufferedProtocol's methods, not for its type."""
+        """The protocol of an accepted connection."""
         return Connection(self._hub)
 
     def _make_relay(self, connection: Connection, transport: asyncio.Transport) -> Relay:

@@ -28,7 +28,6 @@ cdef class Hub:
     cdef readonly bint stopping      # none are taken any more
     cdef int64_t now_s               # coarse clock: seconds since start, advanced by `tick`
     cdef char *scratch               # HTTP_RECEIVE_NBYTES that every connection receives into; used up at once
-    cdef object scratch_view
 
     # Room for a body of `nbytes` whose first tensor, behind `header_nbytes` of JSON, starts at an aligned address.
     # `liked`: the pool of its model, None for the host's. MemoryError.

@@ -1,8 +1,6 @@
 """What the HTTP connections of one listener share: the server, the clock, memory to receive into. Event-loop thread."""
 
 cimport cython
-from cpython.buffer cimport PyBUF_WRITE
-from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdlib cimport free, malloc
 
 from triton_async.memory.buffer cimport Buffer
@@ -42,7 +40,6 @@ cdef class Hub:
         self.scratch = <char *>malloc(RECEIVE_NBYTES)
         if self.scratch == NULL:
             raise MemoryError
-        self.scratch_view = PyMemoryView_FromMemory(self.scratch, RECEIVE_NBYTES, PyBUF_WRITE)
 
     def __dealloc__(self):
         free(self.scratch)

@@ -11,6 +11,7 @@ from typing import Any, cast
 from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from triton_async.core.turn import Turn
 from triton_async.defines import HTTP_MAX_LINE_NBYTES
 from triton_async.errors import ServerError
 from triton_async.frontends.http import replies
@@ -106,10 +107,13 @@ class _HalfClosable(asyncio.Protocol):
 
 
 class Listener:
-    """Accepts connections until told to stop; every request goes through `handler`."""
+    """Accepts connections until told to stop, and serves them in the turns of `turn`; every request goes through
+    `handler`.
+    """
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, turn: Turn | None = None) -> None:
         self._handler = handler
+        self._turn = turn or Turn(asyncio.get_running_loop())
         self._active = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -134,8 +138,8 @@ class Listener:
         self, address: str, port: int, reuse_port: bool = False, tls: ServerTls | None = None
     ) -> None:
         """Binds; port 0 takes a free one, `unix:<path>` a socket file. OSError when the address is not to be had."""
-        self._socket = await listen(
-            self._factory, address, port, backlog=_BACKLOG, reuse_port=reuse_port, tls=tls
+        self._socket = listen(
+            self._factory, self._turn, address, port, backlog=_BACKLOG, reuse_port=reuse_port, tls=tls
         )
         self.address, self.port = self._socket.address, self._socket.port
 

@@ -1,4 +1,4 @@
-"""A connection of the express lane on uvloop: one read in, one write out per turn of the loop. Loop thread."""
+"""A connection of the express lane: one read in, one write out per turn of the loop. Loop thread."""
 
 import asyncio
 import logging
@@ -74,11 +74,15 @@ cdef class ExpressConnection(ExpressSession):
         self._arm(self.opened_ns)
         self.flush()
 
-    def get_buffer(self, _):
+    cdef Py_ssize_t make_room(self, unsigned char **at) except -1:
         self.room = self.receive_room()
-        return self.lane.receive_view if self.room is None else self.room
+        if self.room is None:
+            at[0] = <unsigned char *>self.lane.receive_data
+            return _RECEIVE
+        at[0] = <unsigned char *>PyMemoryView_GET_BUFFER(self.room).buf
+        return PyMemoryView_GET_BUFFER(self.room).len
 
-    def buffer_updated(self, Py_ssize_t nbytes):
+    cdef int take_bytes(self, Py_ssize_t nbytes) except -1:
         cdef int64_t now_ns = ta_now_ns()
         cdef const uint8_t *data = <const uint8_t *>self.lane.receive_data
         cdef Py_ssize_t size = _RECEIVE
@@ -87,10 +91,10 @@ cdef class ExpressConnection(ExpressSession):
             data = <const uint8_t *>PyMemoryView_GET_BUFFER(room).buf
             size = len(room)
         if self.transport is None or not 0 < nbytes <= size:
-            return
+            return 0
         self.room_taken = room is not None
         self.last_read_ns = now_ns
-        self._take(data, nbytes, now_ns)
+        return self._take(data, nbytes, now_ns)
 
     # Acts on bytes that came, on so many of them that others get their turn: the rest waits for the next one.
     cdef int _take(self, const uint8_t *data, Py_ssize_t nbytes, int64_t now_ns) except -1:

@@ -19,7 +19,6 @@ cdef class Lane:
     cdef object entry              # asked before one of the inference RPCs is taken here; None: nothing is asked
     cdef OutBuffer out
     cdef object receive_buffer     # bytearray, lent to one connection at a time
-    cdef object receive_view       # of all of it
     cdef char *receive_data
     cdef list dirty                # connections with output, once each
     cdef bint scheduled            # flush_all is on the loop's list

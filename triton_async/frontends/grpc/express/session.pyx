@@ -32,7 +32,6 @@ cdef class Lane:
         self.entry = entry
         self.out = OutBuffer()
         self.receive_buffer = bytearray(GRPC_RECEIVE_NBYTES)
-        self.receive_view = memoryview(self.receive_buffer)
         self.receive_data = <char *>self.receive_buffer
         self.dirty = []
         self.flush_all_method = self._flush_all
@@ -48,7 +47,7 @@ cdef class Lane:
         self.dirty.append(session)
         if not self.scheduled:
             self.scheduled = True
-            self.loop.call_soon(self.flush_all_method)
+            self.server.reactor.turn.call_late(self.flush_all_method)
         return 0
 
     def _flush_all(self):

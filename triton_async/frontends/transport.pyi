@@ -1,0 +1,11 @@
+import asyncio
+import socket
+from typing import Any
+
+from triton_async.core.turn import Turn
+
+class Clients:
+    turn: Turn
+    def __init__(self, turn: Turn) -> None: ...
+    def adopt(self, sock: socket.socket, peer: Any, protocol: asyncio.BaseProtocol) -> None: ...
+    def close(self) -> None: ...
