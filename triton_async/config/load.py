@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from triton_async.config.padding import padding_problems
 from triton_async.config.paths import check_readable, safe_join
 from triton_async.config.placement import FindGpus, Gpus, may_use_gpus, names_gpus, no_gpus
 from triton_async.config.ragged import ragged_problems
-from triton_async.config.sequences import with_injected, without_injected
+from triton_async.config.sequences import state_problems, with_injected, without_injected
 from triton_async.config.settings import DEFAULT_MAX_BATCH_SIZE
 from triton_async.config.unsupported import refuse_unsupported, unsupported, unsupported_fields
 from triton_async.config.validate import config_problems, validate_config, validate_instances, validate_name
-from triton_async.config.validate_io import io_problems, validate_io
+from triton_async.config.validate_io import io_problems
 from triton_async.config.versions import list_versions
 from triton_async.config.warmup import check_warm_up
 from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable
@@ -76,7 +76,7 @@ def read(
     model_dir: Path, name: str, *, auto_complete: bool = True, config_name: str = "", given: ConfigFile | None = None
 ) -> ConfigFile:
     """The config file of the model in `model_dir`, which is known as `name`, with what needs no look into the
-    model filled in. InvalidArg when it cannot be read, or breaks a rule that needs no such look either.
+    model filled in. InvalidArg when it cannot be read, or breaks a rule that is about no tensor.
 
     `auto_complete` False is --disable-auto-complete-config, `config_name` is --model-config-name. `given`: what to use
     in place of any file. Blocks on file I/O.
@@ -103,8 +103,6 @@ def read(
             _deduce(proto, model_dir, name)
             normalise(proto)
             validate_config(proto)
-            validate_io(proto, complete=not auto_complete)
-            _check_uneven(proto, complete=not auto_complete)
     except ServerError as error:
         raise _in_file(error, filename) from None
     return ConfigFile(proto, filename, unbatched)
@@ -128,11 +126,13 @@ def complete_config(
     Unsupported, whose message names the config file, and whatever ServerError the two raise.
     """
     proto, filename = file.proto, file.filename
+    ensemble = proto.HasField("ensemble_scheduling")
     try:
         refuse_unsupported(proto)
+        _check_tensors(proto, complete=ensemble or not auto_complete)
     except ServerError as error:
         raise _in_file(error, filename) from None
-    if proto.HasField("ensemble_scheduling"):
+    if ensemble:
         return _complete_ensemble(proto, model_dir, filename)
     gpus = find_gpus(proto.backend, names_gpus(proto)) if may_use_gpus(proto) else Gpus()
     try:
@@ -159,8 +159,7 @@ def complete_config(
                 warnings += complete(proto, seen, 0 if file.unbatched else default_max_batch_size)
             normalise(proto)
             validate_config(proto)
-        validate_io(proto)
-        _check_uneven(proto)
+        _check_tensors(proto)
         validate_graph_specs(proto)
         check_batching_needs(proto)
         check_warm_up(proto)
@@ -180,7 +179,6 @@ def complete_config(
 
 def _complete_ensemble(proto: Any, model_dir: Path, filename: str | None) -> ModelConfig:
     try:
-        validate_io(proto)
         check_batching_needs(proto)
         _check_labels(proto, model_dir)
     except ServerError as error:
@@ -188,9 +186,17 @@ def _complete_ensemble(proto: Any, model_dir: Path, filename: str | None) -> Mod
     return freeze(proto)
 
 
-def _check_uneven(proto: Any, complete: bool = True) -> None:
-    for problem in (*ragged_problems(proto, complete), *padding_problems(proto, complete)):
+def _check_tensors(proto: Any, complete: bool = True) -> None:
+    for problem in _tensor_problems(proto, complete):
         raise problem
+
+
+def _tensor_problems(proto: Any, complete: bool) -> Iterator[InvalidArg]:
+    """What is wrong with inputs, outputs, states, and what is made of them. Not `complete`: as in `io_problems`."""
+    yield from io_problems(proto, complete)
+    yield from ragged_problems(proto, complete)
+    yield from padding_problems(proto, complete)
+    yield from state_problems(proto)
 
 
 def _check_labels(proto: Any, model_dir: Path) -> None:
@@ -220,9 +226,7 @@ def mistakes(model_dir: Path, name: str, *, auto_complete: bool = True, config_n
             found.append(error)
         normalise(proto)
         found += config_problems(proto)
-    found += io_problems(proto, complete=not auto_complete)
-    found += ragged_problems(proto, complete=not auto_complete)
-    found += padding_problems(proto, complete=not auto_complete)
+    found += _tensor_problems(proto, complete=not auto_complete)
     return [_in_file(error, filename) for error in found]
 
 

@@ -6,7 +6,7 @@ Controls and states are inputs and outputs of the model that no client sends or 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from math import prod
@@ -88,10 +88,19 @@ def normalise_sequences(proto: Any) -> None:
 
 
 def sequence_problems(proto: Any) -> Iterator[InvalidArg]:
-    """What is wrong with it: the first of each part."""
+    """What is wrong with its controls and its strategy: the first of each."""
+    yield from _problems(proto, _check_controls, _check_strategy)
+
+
+def state_problems(proto: Any) -> Iterator[InvalidArg]:
+    """What is wrong with its states, and with names that it shares with the model's tensors: the first of each."""
+    yield from _problems(proto, _check_states, _check_names)
+
+
+def _problems(proto: Any, *checks: Callable[[Any], None]) -> Iterator[InvalidArg]:
     if not proto.HasField("sequence_batching"):
         return
-    for check in (_check_controls, _check_strategy, _check_states, _check_names):
+    for check in checks:
         try:
             check(proto)
         except InvalidArg as error:
@@ -170,15 +179,19 @@ def _injected(proto: Any) -> tuple[list[tuple[str, int, tuple[int, ...]]], list[
 
 
 def _controls(batching: Any) -> Iterator[Control]:
+    # Also of a config that is wrong, whose mistakes are to be told all at once: what is no control is left out.
     for tensor in batching.control_input:
         for control in tensor.control:
+            if control.kind not in tuple(ControlKind):
+                continue
             kind = ControlKind(control.kind)
             if kind is ControlKind.CORRID:
                 yield Control(tensor.name, kind, control.data_type)
                 continue
-            field = next(field for field in _VALUES if len(getattr(control, field)))
-            values = tuple(getattr(control, field))
-            yield Control(tensor.name, kind, datatypes.from_name(_VALUE_TYPES[field]), values)
+            for field in _VALUES:
+                if values := tuple(getattr(control, field)):
+                    yield Control(tensor.name, kind, datatypes.from_name(_VALUE_TYPES[field]), values)
+                    break
 
 
 def _state(state: Any) -> State:

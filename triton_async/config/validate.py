@@ -107,10 +107,7 @@ def check_cache(proto: Any) -> None:
 def _check_version_policy(proto: Any) -> None:
     if proto.version_policy.WhichOneof("policy_choice") != "specific":
         return
-    versions = proto.version_policy.specific.versions
-    if not versions:
-        raise InvalidArg(f"'version_policy.specific' must specify one or more 'versions' for {proto.name}")
-    for version in versions:
+    for version in proto.version_policy.specific.versions:
         if version < 1:
             raise InvalidArg(
                 f"'version_policy.specific' has version {version}, must be >= 1 for {proto.name}"

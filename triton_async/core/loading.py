@@ -112,7 +112,10 @@ class Loader:
             failed = {v: reason for v, reason in zip(found.versions, reasons, strict=True) if reason}
         else:
             assert config is not None
-            failed = {version: self._failed(entry, version, config) for version in found.versions}
+            blamed = found.versions[-1:] if found.looked_into else found.versions
+            for version in found.versions[: -len(blamed)]:
+                self._left_out(entry, version)
+            failed = {version: self._failed(entry, version, config) for version in blamed}
         if failed:
             text = "".join(f"version {v} is at UNAVAILABLE state: {reason};\n" for v, reason in failed.items())
             raise InvalidArg(f"load failed for model '{entry.name}': {text}")
@@ -179,6 +182,12 @@ class Loader:
             self._models.retire(old)
         log.info("successfully loaded '%s' version %d", entry.key, version)
         return ""
+
+    def _left_out(self, entry: ModelEntry, version: int) -> None:
+        """Notes that a version is not loaded because of another one; an older load that still serves goes on."""
+        state = entry.versions[version]
+        if state.loaded is None:
+            state.state, state.reason = State.UNAVAILABLE, "unloaded"
 
     def _failed(self, entry: ModelEntry, version: int, error: ServerError) -> str:
         """Notes why a version did not load; an older load that still serves goes on. Returns the reason."""

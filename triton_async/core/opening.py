@@ -89,7 +89,7 @@ class OpenEnsemble:
 class OpenModel:
     """A model as far as one step gets. `versions`: what the policy serves, ascending, maybe nothing. `config`: or why
     there is none. `newest`: the last of the versions, or why that could not be loaded; None while it is still to be.
-    `ensemble`: in the place of versions.
+    `ensemble`: in the place of versions. `looked_into`: there is no config because of what is in the last version.
     """
 
     fingerprint: Fingerprint
@@ -97,31 +97,41 @@ class OpenModel:
     config: ModelConfig | ServerError | None = None
     newest: OpenVersion | ServerError | None = None
     ensemble: OpenEnsemble | None = None
+    looked_into: bool = False
     # Who is told what becomes of the load, and where the files are; always set behind `open_model`.
     agents: AgentRun = field(default_factory=lambda: AgentRun(Path()))
 
 
 class Inspection:
-    """The `inspect` of a config: asks the backend, and keeps what that has opened. `begun`: when, in seconds."""
+    """The `inspect` of a config: asks the backend, and keeps what that has opened. `begun`: when, in seconds. `failed`:
+    the backend could make nothing of the version.
+    """
 
     def __init__(self, host: Host, place: ModelPlace) -> None:
         self._host = host
         self._place = place
         self.begun = time.monotonic()
         self.opened: Opened | None = None
+        self.failed = False
 
     def __call__(self, backend: str, path: Path, proto: Any) -> ModelIO | None:
         engine = self._host.backends.get(backend, self._place)
         engine.prepare()
         # What is opened here may be what is loaded, with threads of its own.
         with _placed(self._host, proto):
-            model_io = engine.inspect(path, proto)
+            model_io = self._of_version(engine.inspect, path, proto)
         if model_io is None:
             return None
         self.opened = model_io.opened
         if model_io.complete is None:
             return model_io
-        return replace(model_io, complete=partial(_complete, self._host, model_io.complete))
+        return replace(model_io, complete=partial(self._of_version, _complete, self._host, model_io.complete))
+
+    def _of_version(self, look: Callable[..., Any], *arguments: Any) -> Any:
+        self.failed = True
+        found = look(*arguments)
+        self.failed = False
+        return found
 
     def close(self) -> None:
         """Lets go of what no load has taken."""
@@ -197,6 +207,7 @@ def _opened_by(  # noqa: PLR0917
             model.newest = _opened(host, config, newest, directory, inspection)
     except Exception as error:
         model.config = as_server_error(error, LOADING, open_model, directory.parent)
+        model.looked_into = inspection.failed
     finally:
         inspection.close()
     return model

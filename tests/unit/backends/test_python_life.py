@@ -276,6 +276,22 @@ def test_an_edited_model_is_loaded_anew(tmp_path: Path) -> None:
         assert server.ask("m", X).tolist() == [2]  # the older one serves on
 
 
+@pytest.mark.parametrize("broken", [
+    "raise ValueError('broken')", "TritonPythonModel.auto_complete_config = staticmethod(lambda config: int('broken'))",
+])  # fmt: skip
+def test_a_load_blames_the_version_that_is_broken(tmp_path: Path, broken: str) -> None:
+    write(tmp_path, "m", constant("1"))
+    with (tmp_path / "m" / "config.pbtxt").open("a") as config:
+        config.write("version_policy { all {} }\n")
+    (tmp_path / "m" / "2").mkdir()
+    (tmp_path / "m" / "2" / "model.py").write_text(f'{constant("2")}\n{broken}\n')
+    with stage(tmp_path, "--model-control-mode=explicit") as server:
+        with pytest.raises(Exception, match="version 2 is at UNAVAILABLE state: Internal: ValueError: ") as caught:
+            server.run(server.server.load_model("m"))
+        assert "version 1" not in str(caught.value)
+        assert [(row["version"], row["reason"]) for row in server.server.repository.index(False)][0] == ("1", "unloaded")
+
+
 def test_the_end_of_a_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "triton_async")
     write(tmp_path, "m", IDENTITY + """

@@ -16,7 +16,7 @@ from tritonclient.grpc import model_config_pb2
 from triton_async import defines
 from triton_async.config.config_json import config_json
 from triton_async.config.labels import read_labels
-from triton_async.config.load import load, model_path, read, select_versions
+from triton_async.config.load import complete_config, load, mistakes, model_path, read, select_versions
 from triton_async.config.model_config import TimeoutAction, VersionPolicy
 from triton_async.config.paths import read_bounded, safe_join, safe_name
 from triton_async.config.pbtxt import parse
@@ -161,8 +161,6 @@ def test_links_of_the_operator_may_lead_anywhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("config", "words"), [
     ("platform: 'nope'", "unexpected platform type 'nope' for m"),
     ("backend: 'onnxruntime' max_batch_size: -1", "'max_batch_size' must be non-negative"),
-    ("backend: 'onnxruntime' input { name: 'a' data_type: TYPE_FP32 dims: 0 }", "'a' dimension must be integer >= 1"),
-    ("backend: 'onnxruntime' input { name: 'a' dims: 4 reshape { shape: 3 } }", "'a' has different size for dims and"),
     ("backend: 'onnxruntime' dynamic_batching { priority_levels: 2 }", "default priority level must be in range"),
     ("backend: 'onnxruntime' max_batch_size: 2 dynamic_batching { preserve_ordering: true default_queue_policy "
      "{ timeout_action: DELAY default_timeout_microseconds: 1 } }", "can not have DELAY as timeout action"),
@@ -175,12 +173,47 @@ def test_a_config_is_checked_before_a_version_is_looked_for(tmp_path: Path, conf
     assert caught.value.message.endswith("(in config.pbtxt)")
 
 
-def test_what_is_left_out_is_missed_before_a_version_is_looked_for_without_completion(tmp_path: Path) -> None:
-    (tmp_path / "m").mkdir()
+def untouched(backend: str, path: Path, proto: Any) -> Any:
+    pytest.fail(f"somebody looked into {path}")
+
+
+_STEPS = "sequence_batching { state { input_name: 's' output_name: 't' data_type: TYPE_FP32 dims: 1"
+
+
+@pytest.mark.parametrize(("config", "words"), [
+    ("input { name: 'a' data_type: TYPE_FP32 dims: 0 }", "'a' dimension must be integer >= 1"),
+    ("input { name: 'a' dims: 4 reshape { shape: 3 } }", "'a' has different size for dims and"),
+    ("output { name: 'b' is_shape_tensor: true }", "shape tensors are only supported for TensorRT"),
+    (_STEPS + " initial_state { name: 'z' data_type: TYPE_FP32 dims: 2 zero_data: true } } }", r"dims \[2\], which do"),
+])  # fmt: skip
+def test_what_is_wrong_with_tensors_is_a_failure_of_the_load(tmp_path: Path, config: str, words: str) -> None:
+    """As in Triton: the file could be read, its versions could not be loaded. Nobody looks into the model."""
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "config.pbtxt").write_text("backend: 'onnxruntime' max_batch_size: 2 " + config)
+    file = read(tmp_path / "m", "m")
+    with pytest.raises(InvalidArg, match=words) as caught:
+        complete_config(file, tmp_path / "m", "m", inspect=untouched)
+    assert caught.value.message.endswith("(in config.pbtxt)")
+
+
+def test_what_is_left_out_is_missed_before_anybody_looks_into_the_model_without_completion(tmp_path: Path) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
     (tmp_path / "m" / "config.pbtxt").write_text("backend: 'x' input { name: 'a' dims: 1 } output { name: 'b' }")
-    assert read(tmp_path / "m", "m").proto.input[0].name == "a"
+    file = read(tmp_path / "m", "m", auto_complete=False)
     with pytest.raises(InvalidArg, match="model input 'a' must specify 'data_type' for m"):
-        read(tmp_path / "m", "m", auto_complete=False)
+        complete_config(file, tmp_path / "m", "m", inspect=untouched, auto_complete=False)
+
+
+@pytest.mark.parametrize("control", ["kind: CONTROL_SEQUENCE_START", "kind: 9 int32_false_true: [0, 1]"])
+def test_a_control_that_is_none_hides_no_other_mistake(tmp_path: Path, control: str) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "config.pbtxt").write_text(
+        "backend: 'x' input { name: 'a' dims: 0 } "
+        f"sequence_batching {{ control_input {{ name: 'c' control {{ {control} }} }} }}"
+    )
+    found = [problem.message for problem in mistakes(tmp_path / "m", "m")]
+    assert any("control" in message for message in found)
+    assert any("'a' dimension must be integer >= 1" in message for message in found)
 
 
 def test_what_the_json_form_prints_for_an_empty_map_can_be_written() -> None:

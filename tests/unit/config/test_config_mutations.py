@@ -175,7 +175,7 @@ INVALID = [
     (
         "versions empty",
         with_extra("version_policy { specific { } }"),
-        ["'version_policy.specific' must specify"],
+        ["at least one version must be available under the version policy of model 'm'"],
     ),
     ("version 0", with_extra("version_policy { specific { versions: 0 } }"), ["has version 0, must be >= 1"]),
     (
