@@ -119,7 +119,7 @@ class Inspection:
         engine.prepare()
         # What is opened here may be what is loaded, with threads of its own.
         with _placed(self._host, proto):
-            model_io = self._of_version(engine.inspect, path, proto)
+            model_io: ModelIO | None = self._of_version(engine.inspect, path, proto)
         if model_io is None:
             return None
         self.opened = model_io.opened
