@@ -563,6 +563,10 @@ RENEWAL_S = 1.0
 # Files that a load request may bring for its model, and bytes of the config: a hundred times that of a large ensemble.
 OVERRIDE_MAX_FILES = 1024
 OVERRIDE_CONFIG_MAX_NBYTES = 1 << 20
+# Bytes of the path of such a file below the model's directory, and of a name in it: what file systems take (PATH_MAX,
+# NAME_MAX), less the directory that it comes to lie in.
+OVERRIDE_MAX_PATH_NBYTES = 2048
+OVERRIDE_MAX_NAME_NBYTES = 255
 
 # Traces that wait to be written or sent, and bytes of tensors in them; more are lost and counted. A trace of
 # timestamps takes some 3 KiB.

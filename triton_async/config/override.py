@@ -6,6 +6,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 import orjson
@@ -13,7 +14,13 @@ from google.protobuf import json_format
 
 from triton_async.config.load import ConfigFile
 from triton_async.config.paths import safe_relative
-from triton_async.defines import JSON_MAX_DEPTH, OVERRIDE_CONFIG_MAX_NBYTES, OVERRIDE_MAX_FILES
+from triton_async.defines import (
+    JSON_MAX_DEPTH,
+    OVERRIDE_CONFIG_MAX_NBYTES,
+    OVERRIDE_MAX_FILES,
+    OVERRIDE_MAX_NAME_NBYTES,
+    OVERRIDE_MAX_PATH_NBYTES,
+)
 from triton_async.errors import InvalidArg
 from triton_async.protos import POOL, ModelConfig
 
@@ -41,6 +48,10 @@ def parse_override(parameters: Mapping[str, Any]) -> Override:
     files = {_path(key): bytes(content) for key, content in parameters.items() if key.startswith(_FILE)}
     if len(files) > OVERRIDE_MAX_FILES:
         raise InvalidArg(f"a load request brings at most {OVERRIDE_MAX_FILES} files")
+    for path in files:
+        for parent in PurePosixPath(path).parents:
+            if str(parent) in files:
+                raise InvalidArg(f"Invalid file path '{path}': '{parent}' is a file of the same request")
     if "config" not in parameters:
         raise InvalidArg("Load parameter 'config' must be specified for model file override")
     return Override(_config(parameters["config"]), files)
@@ -57,6 +68,12 @@ def _path(key: str) -> str:
         shown = posixpath.normpath(path)[:200]
         raise InvalidArg(
             f"Invalid file parameter '{key[:200]}' with normalized path '{shown}' must stay within model directory."
+        )
+    names = [len(name.encode(errors="surrogatepass")) for name in normal.split("/")]
+    if max(names) > OVERRIDE_MAX_NAME_NBYTES or sum(names) + len(names) > OVERRIDE_MAX_PATH_NBYTES:
+        raise InvalidArg(
+            f"Invalid file path '{normal[:80]}...': it has more than {OVERRIDE_MAX_PATH_NBYTES} bytes, or a name in it "
+            f"more than {OVERRIDE_MAX_NAME_NBYTES}"
         )
     return normal
 

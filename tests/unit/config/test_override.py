@@ -51,6 +51,15 @@ def test_other_paths_are_refused(path: str) -> None:
         parsed(**{f"file:{path}": b"x"})
 
 
+@pytest.mark.parametrize("paths", [
+    ["1/" + "x" * 256], ["é" * 128], ["/".join(["x" * 200] * 11)], ["1", "1/x"], ["1/x/y", "1/x"],
+])  # fmt: skip
+def test_paths_that_no_file_system_takes_are_refused(paths: list[str]) -> None:
+    with pytest.raises(InvalidArg, match="Invalid file path '"):
+        parsed(**{f"file:{path}": b"x" for path in paths})
+    assert parsed(**{"file:1/" + "x" * 255: b"", "file:1/xx": b""}).files
+
+
 @given(st.text(max_size=40))
 def test_no_path_leads_out(path: str) -> None:
     try:
