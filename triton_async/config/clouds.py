@@ -52,23 +52,30 @@ def take_clouds(values: dict[str, Any], environ: Mapping[str, str]) -> None:
             values.setdefault(name, value)
     given = {name: values.pop(name) for name in list(values) if name.startswith(("sagemaker_", "vertex_ai_"))}
     allowed = values.pop("allow_sagemaker", False), values.pop("allow_vertex_ai", False)
-    values["sagemaker"] = _sagemaker(given, environ) if allowed[0] else None
+    ports = _safe_ports(given)
+    values["sagemaker"] = _sagemaker(given, environ, ports) if allowed[0] else None
     values["vertex_ai"] = _vertex_ai(given, environ) if allowed[1] else None
     if allowed[1] and not values.get("model_repository") and environ.get("AIP_STORAGE_URI"):
         values["model_repository"] = (environ["AIP_STORAGE_URI"],)
 
 
-def _sagemaker(given: Mapping[str, Any], environ: Mapping[str, str]) -> SageMaker:
+def _safe_ports(given: Mapping[str, Any]) -> range | None:
+    text = given.get("sagemaker_safe_port_range")
+    if not text:
+        return None
+    match = _RANGE.match(text)
+    if match is None or not int(match[1]) <= int(match[2]) <= _LARGEST_PORT:
+        raise CloudProblem(f"--sagemaker-safe-port-range is '<integer>-<integer>', two ports. Got {text}")
+    return range(int(match[1]), int(match[2]) + 1)
+
+
+def _sagemaker(given: Mapping[str, Any], environ: Mapping[str, str], ports: range | None) -> SageMaker:
     port = given.get("sagemaker_port", 8080)
-    if text := given.get("sagemaker_safe_port_range"):
-        match = _RANGE.match(text)
-        if match is None or not int(match[1]) <= int(match[2]) <= _LARGEST_PORT:
-            raise CloudProblem(f"--sagemaker-safe-port-range is '<integer>-<integer>', two ports. Got {text}")
-        if not int(match[1]) <= port <= int(match[2]):
-            raise CloudProblem(
-                f"The server cannot listen to Sagemaker requests at port {port}, allowed port range is "
-                f"[{match[1]}, {match[2]}]"
-            )
+    if ports is not None and port not in ports:
+        raise CloudProblem(
+            f"The server cannot listen to Sagemaker requests at port {port}, allowed port range is "
+            f"[{ports[0]}, {ports[-1]}]"
+        )
     ping = environ.get("SAGEMAKER_TRITON_PING_MODE", "ready")
     if ping not in ("ready", "live"):
         raise CloudProblem(f"SAGEMAKER_TRITON_PING_MODE is ready or live. Got {ping}")

@@ -430,6 +430,8 @@ def _check_together(settings: Settings) -> None:
         raise UsageError(
             "Error: Use of '--load-model' requires setting '--model-control-mode=explicit' as well."
         )
+    if "*" in settings.load_model and len(settings.load_model) > 1:
+        raise UsageError("Error: Wildcard model name '*' must be the ONLY startup model if specified at all.")
     if settings.http_max_input_size <= 0:
         raise UsageError("Error: --http-max-input-size must be greater than 0.")
     if settings.grpc_max_response_pool_size <= 0:

@@ -53,6 +53,10 @@ def test_what_is_wrong_for_sagemaker(options: tuple[str, ...], environ: dict[str
     assert problem in refusal("--allow-sagemaker=true", *options, **environ)
 
 
+def test_a_range_that_is_none_is_wrong_without_sagemaker_too() -> None:
+    assert "'<integer>-<integer>', two ports" in refusal("--sagemaker-safe-port-range=all")
+
+
 def test_a_container_of_vertex_ai_needs_no_options() -> None:
     settings = parse([], {**PREDICTION, "AIP_HTTP_PORT": "7080", "AIP_STORAGE_URI": "/mnt/models"})
     assert settings.vertex_ai == VertexAi(7080, "/predict", "/health")

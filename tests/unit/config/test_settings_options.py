@@ -257,6 +257,10 @@ BAD = [
         [REPOSITORY, "--load-model=x"],
         "Use of '--load-model' requires setting '--model-control-mode=explicit'",
     ),
+    (
+        [REPOSITORY, "--model-control-mode=explicit", "--load-model=x", "--load-model=*"],
+        "Wildcard model name '*' must be the ONLY startup model if specified at all.",
+    ),
     ([REPOSITORY, "--http-max-input-size=0"], "Error: --http-max-input-size must be greater than 0."),
     ([REPOSITORY, "--backend-config=foo"], "option format is '<backend name>,<setting>=<value>'. Got foo"),
     ([REPOSITORY, "--backend-config=,a=b"], "No backend specified."),
