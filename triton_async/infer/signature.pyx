@@ -2,7 +2,7 @@
 
 from libc.string cimport memcpy
 
-from triton_async.datatypes cimport DT_BYTES, nbytes, to_name
+from triton_async.datatypes cimport DT_BYTES, elements, nbytes, to_name
 from triton_async.infer.framing cimport ta_bytes_skip
 from triton_async.infer.plan cimport BatchPlan
 from triton_async.infer.request cimport InferRequest, RequestedOutput
@@ -56,11 +56,31 @@ cdef class TensorSpec:
             memcpy(out, dims, rank * sizeof(int64_t))
             return rank
         if rank - first != len(self.reshape):
-            return -1
+            return _as_client_dims(self, dims, rank, first, out)
         for i in range(first, rank):
             if self.reshape[i - first] not in (-1, dims[i]):
-                return -1
+                return _as_client_dims(self, dims, rank, first, out)
         return _reshape(self.reshape, self.dims, dims, rank, batching, out)
+
+
+# Of an engine that gives another shape than `reshape` says: many models give the client's, or one of as many elements in
+# place of dims that are all known, and Triton does not look. -1 for any other.
+cdef int _as_client_dims(TensorSpec spec, const int64_t *dims, int rank, int first, int64_t *out) noexcept:
+    cdef int i
+    if rank < first:
+        return -1
+    if first:
+        out[0] = dims[0]
+    if -1 not in spec.dims:
+        memcpy(&out[first], spec.c_dims, spec.rank * sizeof(int64_t))
+        return first + spec.rank if elements(out, first + spec.rank) == elements(dims, rank) else -1
+    if rank != first + spec.rank:
+        return -1
+    for i in range(first, rank):
+        if spec.c_dims[i - first] not in (-1, dims[i]):
+            return -1
+        out[i] = dims[i]
+    return rank
 
 
 # Variable dims keep their order under a reshape, so the n-th -1 of `to` takes the value of the n-th -1 of `source`.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from python_stage import IDENTITY, IO, body, of, request, stage, write
 
-from triton_async.errors import Code
+from triton_async.errors import Code, ServerError
 
 X = np.arange(4, dtype=np.float32)
 FAILED = "Failed to process the request(s) for model 'm_0', message: "
@@ -205,6 +205,32 @@ def test_reshape(tmp_path: Path) -> None:
     with stage(tmp_path) as server:
         given = np.arange(12, dtype=np.float32).reshape(2, 6)
         assert server.ask("m", given).tolist() == [[0, 3], [6, 9]]
+
+
+@pytest.mark.parametrize(("dims", "reshape", "made", "given"), [
+    ("[1]", "[]", "(2, 1)", [2, 1]), ("[1]", "[]", "(2, 1, 1)", [2, 1]), ("[1, 4]", "[4, 1]", "(2, 4)", [2, 1, 4]),
+    ("[-1, 4]", "[-1, 2, 2]", "(2, 3, 4)", [2, 3, 4]), ("[-1]", "[-1, 1]", "(2, 5)", [2, 5]),
+    ("[1]", "[]", "(2, 2)", None), ("[1]", "[]", "()", None),
+    ("[-1, 4]", "[-1, 2, 2]", "(2, 12)", None), ("[-1, 4]", "[-1, 2, 2]", "(2, 3, 2)", None),
+])  # fmt: skip
+def test_outputs_that_are_not_as_their_reshape_says(
+    tmp_path: Path, dims: str, reshape: str, made: str, given: list[int] | None
+) -> None:
+    """The client's shape, and any with as many elements in place of one that is known, as in Triton."""
+    write(tmp_path, "m", body(f"""
+        response = pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.zeros({made}, np.float32))])
+    """), f"""
+        max_batch_size: 4
+        input {{ name: "IN" data_type: TYPE_FP32 dims: 6 }}
+        output {{ name: "OUT" data_type: TYPE_FP32 dims: {dims} reshape {{ shape: {reshape} }} }}
+    """)  # fmt: skip
+    with stage(tmp_path) as server:
+        sent = np.zeros((2, 6), np.float32)
+        if given is not None:
+            assert list(server.ask("m", sent).shape) == given
+            return
+        with pytest.raises(ServerError, match="which its reshape does not allow|which are not the rows"):
+            server.ask("m", sent)
 
 
 def test_async_execute_runs_to_its_end(tmp_path: Path) -> None:

@@ -120,7 +120,15 @@ def test_the_engine_sees_the_reshaped_dims_and_the_client_its_own(
     assert np.array_equal(arrays(response)["OUT"], array)
 
 
-@pytest.mark.parametrize("shape", [(1, 3), (1, 2, 3), (1, 2, 2, 1), (2,)])
+@pytest.mark.parametrize("shape", [(1, 4), (1, 2, 2, 1), (1, 4, 1)])
+def test_an_output_with_as_many_elements_as_its_reshape_is_taken(shape: tuple[int, ...]) -> None:
+    model = same(dims=[4], reshape=[2, 2])
+    made = np.arange(4, dtype=np.float32)
+    (response,) = execute(model, lambda _: [made.reshape(shape)], [request(fp32("IN", np.zeros((1, 4))))])
+    assert arrays(response)["OUT"].tolist() == [made.tolist()]
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 2, 3), (1, 2, 2, 2), (2,)])
 def test_an_output_that_does_not_match_its_reshape_is_an_error(shape: tuple[int, ...]) -> None:
     model = same(dims=[4], reshape=[2, 2])
     (response,) = execute(model, lambda _: [np.zeros(shape, np.float32)], [request(fp32("IN", np.zeros((1, 4))))])
