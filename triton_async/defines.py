@@ -560,13 +560,10 @@ API_KEYS_MAX_NBYTES = 1 << 20
 # Seconds between two looks at certificates and keys that may have been replaced.
 RENEWAL_S = 1.0
 
-# Files that a load request may bring for its model, and bytes of the config: a hundred times that of a large ensemble.
-OVERRIDE_MAX_FILES = 1024
+# Of a load request: files; bytes of their paths, and of a name in these, as file systems take them; bytes of the
+# config, a hundred times that of a large ensemble.
+OVERRIDE_MAX_FILES, OVERRIDE_MAX_PATH_NBYTES, OVERRIDE_MAX_NAME_NBYTES = 1024, 2048, 255
 OVERRIDE_CONFIG_MAX_NBYTES = 1 << 20
-# Bytes of the path of such a file below the model's directory, and of a name in it: what file systems take (PATH_MAX,
-# NAME_MAX), less the directory that it comes to lie in.
-OVERRIDE_MAX_PATH_NBYTES = 2048
-OVERRIDE_MAX_NAME_NBYTES = 255
 
 # Traces that wait to be written or sent, and bytes of tensors in them; more are lost and counted. A trace of
 # timestamps takes some 3 KiB.

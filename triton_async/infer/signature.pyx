@@ -63,8 +63,8 @@ cdef class TensorSpec:
         return _reshape(self.reshape, self.dims, dims, rank, batching, out)
 
 
-# Of an engine that gives another shape than `reshape` says: many models give the client's, or one of as many elements in
-# place of dims that are all known, and Triton does not look. -1 for any other.
+# Of an engine that gives another shape than `reshape` says: many models give the client's, or one of as many elements
+# in place of dims that are all known, and Triton does not look. -1 for any other.
 cdef int _as_client_dims(TensorSpec spec, const int64_t *dims, int rank, int first, int64_t *out) noexcept:
     cdef int i
     if rank < first:

@@ -229,7 +229,7 @@ def test_outputs_that_are_not_as_their_reshape_says(
         if given is not None:
             assert list(server.ask("m", sent).shape) == given
             return
-        with pytest.raises(ServerError, match="which its reshape does not allow|which are not the rows"):
+        with pytest.raises(ServerError, match="which its reshape does not allow"):
             server.ask("m", sent)
 
 
