@@ -102,6 +102,9 @@ def test_a_file_of_requests_over_both_protocols(models: Path, tmp_path: Path) ->
     options = ("--trace-config=level=TIMESTAMPS", "--trace-config=level=TENSORS", "--trace-config=rate=1")
     with started(tmp_path, f"--model-repository={models}", f"--trace-config=triton,file={file}", *options) as server:
         server.wait_until_it_answers()
+        refused = json.dumps({"inputs": [{"name": "INPUT0", "datatype": "INT8", "shape": [1], "data": [1]}]}).encode()
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/v2/models/m/infer", refused, 30)
         infer(server, httpclient, request_id="http")
         infer(server, httpclient, request_id="slow", request_compression_algorithm="gzip")
         infer(server, grpcclient, request_id="grpc")

@@ -9,6 +9,7 @@ from triton_async.core.waits cimport Asking
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse, ResponseSink
 from triton_async.infer.signature cimport ModelSignature
+from triton_async.infer.trace cimport Trace
 
 from triton_async import logs
 from triton_async.cgroup import memory_limit
@@ -59,6 +60,17 @@ cdef int _check_loaded(int state) except -1:
 # Models that are loaded at the start may ask for others.
 cdef int _check_control(int state) except -1:
     return 0 if state == SERVER_LOADING and current() is not None else _check_loaded(state)
+
+
+# A request that is refused has no trace in Triton's files; its span, which others may be below, ends.
+cdef int _submit_traced(Servable model, InferRequest request, ResponseSink sink, int64_t now_ns) except -1:
+    cdef Trace trace = request.trace
+    try:
+        return model.submit(request, sink, now_ns)
+    except BaseException:
+        if trace.span is None:
+            trace.done = None
+        raise
 
 
 cdef class FutureSink(ResponseSink):
@@ -246,6 +258,8 @@ cdef class InferenceServer:
             trace_queued(request)
         elif self.tracing is not None:
             self._trace(request, model)
+        if request.trace is not None:
+            return _submit_traced(model, request, sink, now_ns)
         return model.submit(request, sink, now_ns)
 
     # What goes wrong with a trace is no business of the request.
