@@ -77,6 +77,9 @@ static bool grow(void *array, uint32_t *room, uint32_t count, size_t nbytes) {
     return there;
 }
 
+/* So few bytes are copied at once: the callback thread need not give back what keeps them. */
+#define SMALL_NBYTES 4096
+
 static int add_output(
     TRITONSERVER_InferenceResponse *response, const char *name, int32_t datatype, const int64_t *shape,
     uint64_t dim_count, const void *source, uint64_t nbytes) {
@@ -86,11 +89,17 @@ static int add_output(
     *output = (ta_output){
         .datatype = (TRITONSERVER_DataType)datatype, .dim_count = dim_count, .source = source, .nbytes = nbytes};
     output->name = strdup(name);
-    output->shape = malloc((dim_count + 1) * sizeof(int64_t));
+    bool small = nbytes <= SMALL_NBYTES;
+    output->shape = malloc((dim_count + 1) * sizeof(int64_t) + (small ? nbytes : 0));
     response->n_outputs++; /* from here on it is freed with the response */
     if (output->name == NULL || output->shape == NULL)
         return -1;
     memcpy(output->shape, shape, dim_count * sizeof(int64_t));
+    if (!small)
+        return 1;
+    output->source = output->shape + dim_count + 1;
+    if (nbytes != 0)
+        memcpy(output->shape + dim_count + 1, source, nbytes);
     return 0;
 }
 
@@ -201,6 +210,7 @@ static void hand_back(TRITONSERVER_InferenceRequest *request) {
     void *userp = request->release_userp;
     bool foreign = request->foreign;
     request->foreign = false;
+    atomic_fetch_sub(&request->server->on_way, 1);
     atomic_store_explicit(&request->in_flight, false, memory_order_release);
     release(request, TRITONSERVER_REQUEST_RELEASE_ALL, userp);
     ta_leave(foreign);

@@ -339,6 +339,7 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_ServerInferAsync(
     if (atomic_exchange(&request->in_flight, true))
         return ta_error(TRITONSERVER_ERROR_INVALID_ARG, "the request is on its way already");
     atomic_store(&request->cancelled, false);
+    atomic_fetch_add(&server->on_way, 1);
     /* While it is on its way it counts as a call. */
     TRITONSERVER_Error *error = ta_enter(server, &request->foreign);
     if (error == NULL)
@@ -350,6 +351,7 @@ EXPORT TRITONSERVER_Error *TRITONSERVER_ServerInferAsync(
     if (error != NULL) {
         ta_leave(request->foreign);
         request->foreign = false;
+        atomic_fetch_sub(&server->on_way, 1);
         atomic_store(&request->in_flight, false);
         if (trace != NULL)
             trace->release(trace, trace->userp);

@@ -75,7 +75,7 @@ typedef struct ta_output {
     TRITONSERVER_DataType datatype;
     uint64_t dim_count;
     int64_t *shape;
-    const void *source; /* the server's bytes, until the response was handed out */
+    const void *source; /* the server's bytes, until the response was handed out, or a copy behind the shape */
     size_t nbytes;
     void *base; /* the allocator's */
     void *userp;
@@ -147,6 +147,7 @@ struct TRITONSERVER_Server {
     void *desk;                       /* what inference is asked of, kept by whoever made it */
     bool inner;                       /* a backend's: it is neither stopped nor deleted by who has it */
     bool running;                     /* there is a thread of callbacks */
+    _Atomic uint32_t on_way;          /* requests that their senders have not got back */
     _Atomic bool stopped, stuck;      /* stuck: its end was given up once, and requests may still name it */
     pthread_mutex_t lock;
     pthread_cond_t more;
@@ -201,6 +202,7 @@ typedef struct ta_library {
     TRITONSERVER_InferenceResponse *(*response)(
         TRITONSERVER_InferenceRequest *request, const char *model, int64_t version, const char *id, uint32_t flags,
         TRITONSERVER_Error *error);
+    /* 0: the bytes were copied; 1: they have to stay until the response was handed out; -1: no memory. */
     int (*add_output)(
         TRITONSERVER_InferenceResponse *response, const char *name, int32_t datatype, const int64_t *shape,
         uint64_t dim_count, const void *source, uint64_t nbytes);

@@ -12,7 +12,8 @@ from triton_async.memory.slab cimport SlabPool
 # Made, warmed up and closed on that thread too, unless LoadedModel says otherwise; never used by two threads at once.
 cdef class ModelInstance:
     cdef readonly str name               # Triton's instance name, `<group>_<i>`
-    # `execute` may run on any thread while no batch is out, and neither waits nor takes the GIL: core runs the shortest
+    # `execute`, or `submit` of one that answers by request, may run on any thread while no batch is out, is done when
+    # it returns, and waits for no other thread, so that it may be called with the GIL: core runs the shortest
     # executions on the loop thread.
     cdef readonly bint any_thread
     # Of one that answers by request: `submit` may be called on any thread while no batch is out, and is done when it

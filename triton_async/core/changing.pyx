@@ -25,25 +25,25 @@ def change_instances(Model model, config, list instances, list gone, on_gone):
         elif instance in model.idle:
             instance.desk = DESK_KEPT
             model.idle.remove(instance)
-        _take_back(model, instance)
+        take_back(model, instance.out[1:])
     if isinstance(model.scheduler, DynamicBatcher) and (<DynamicBatcher>model.scheduler).auto is not None:
         (<DynamicBatcher>model.scheduler).auto.instances = max(len(instances), 1)
     let_instances_go(model)
     model.reactor.call_turn(model)
 
 
-# What it has been handed and has not begun goes to others. The empty batches come back through it.
-cdef int _take_back(Model model, Instance instance) except -1:
+cdef int take_back(object model, list ahead) except -1:
+    cdef Model found = <Model>model
     cdef Batch batch
     cdef InferRequest request
     # What was taken last goes back first.
-    for batch in instance.out[:0:-1]:
+    for batch in reversed(ahead):
         if not ta_batch_revoke(&batch.c):
             continue
         for request in batch.requests:
             request.batch = None
             request.awaits &= ~AWAITS_EXECUTION
-        model.scheduler.requeue(list(batch.requests))
+        found.scheduler.requeue(list(batch.requests))
     return 0
 
 

@@ -23,7 +23,7 @@ cdef enum InstanceState:
     INSTANCE_STOPPING = 2
     INSTANCE_STOPPED = 3
 
-# Who may use an idle instance: nobody but the loop, or a thread of a model too, that waits for a response of this one.
+# Who may use an idle instance: nobody but the loop, or a thread of a model or a program too (core.lending).
 # Of whoever holds the GIL.
 #
 #   KEPT <--the loop-- OFFERED <---> BORROWED --given back, as the loop wants it--> KEPT

@@ -289,6 +289,10 @@ cdef bint _serve(Instance self) except -1:
 cdef void execute_batch(Instance instance, Batch batch) noexcept nogil:
     ta_batch_begin(&batch.c)
     batch.c.compute_start_ns = ta_now_ns()
+    if instance.by_request:
+        instance.engine.submit(&batch.c)
+        check_batch(&batch.c)
+        return
     if batch.c.assembly != NULL:
         assemble(&batch.c, instance.transfer.pool.pool)
     if not batch.c.failed:

@@ -1,5 +1,5 @@
 # Instances lent to threads of models that ask: an inner request runs where its asker waits for it, and the loop hears
-# of it later.
+# of it later. And to threads of the program that the server is in.
 
 from libc.stdint cimport int64_t
 
@@ -9,6 +9,7 @@ from triton_async.core.waits cimport Asking
 from triton_async.infer.batch cimport Batch
 from triton_async.infer.event cimport ta_message
 from triton_async.infer.request cimport InferRequest
+from triton_async.infer.response cimport ResponseSink
 
 # One execution, of one request, on an idle instance that its model has OFFERED (core.instances), by the thread that
 # waits for the response. The engine is that thread's meanwhile; of core's state it changes nothing: the loop is told
@@ -22,9 +23,10 @@ from triton_async.infer.request cimport InferRequest
 cdef class Loan(Borrower):
     cdef Model model
     cdef Instance instance           # the one that is lent
-    cdef Instance host               # whose thread runs it, for an execution of its own
+    cdef Instance host               # whose thread runs it, for an execution of its own; None: a program's does
     cdef InferRequest request
-    cdef Asking asking               # its sink
+    cdef ResponseSink sink           # of the request
+    cdef Asking asking               # the same, of a request of a model; else None
     cdef Batch batch
     cdef ta_message *first           # what the loop is still to be told, the oldest first; NULL: nothing
     cdef ta_message *last
@@ -43,7 +45,11 @@ cdef class Loan(Borrower):
     # Behind the execution: has the loop hear of all.
     cdef int _report(self, object response, bint wanted) except -1
 
-# A loan of an instance of `model` to the thread that runs the executions of `host`, or None. `asking`: the sink of
-# `request`, which the model takes as it is (ModelSignature.validate). `bound`: that thread is in the middle of what
-# other Python code must not be run in.
-cdef Loan borrow(Model model, Instance host, InferRequest request, Asking asking, bint bound)
+# A loan of an instance of `model` to the thread that runs the executions of `host`, or None. `sink`: of `request`,
+# which the model takes as it is (ModelSignature.validate). `bound`: that thread is in the middle of what other Python
+# code must not be run in.
+cdef Loan borrow(Model model, Instance host, InferRequest request, ResponseSink sink, bint bound)
+
+# The same for a thread that does not wait: where the model is trusted to be as short with such a request as the loop's
+# thread runs it itself (core.inline).
+cdef Loan borrow_briefly(Model model, InferRequest request, ResponseSink sink)

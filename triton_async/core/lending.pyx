@@ -1,4 +1,5 @@
-"""Runs requests of models to models on the threads that wait for them, on instances that are idle."""
+"""Runs requests on the threads that make them, on instances that are idle: those of models that wait for the response,
+and of programs where they are short."""
 
 import logging
 from _thread import get_ident
@@ -13,11 +14,10 @@ from triton_async.core.instances cimport (
 )
 from triton_async.core.model cimport Model
 from triton_async.core.waits cimport Asking
-from triton_async.infer.batch cimport TA_BEGUN, Batch, check_batch, closed_batch, ta_batch_begin, ta_batch_phase
-from triton_async.infer.clock cimport ta_now_ns
+from triton_async.infer.batch cimport TA_BEGUN, Batch, closed_batch, ta_batch_phase
 from triton_async.infer.event cimport TA_RESPONSE, ta_message
 from triton_async.infer.request cimport AWAITS_EXECUTION, REQUEST_RUNNING, InferRequest
-from triton_async.infer.response cimport InferResponse
+from triton_async.infer.response cimport InferResponse, ResponseSink
 
 log = logging.getLogger("triton_async.core")
 
@@ -31,14 +31,17 @@ cdef class Loan(Borrower):
     # -- the thread that runs it -------------------------------------------------------------------
 
     cdef object run(self):
-        cdef Borrower before = self.host.runs
+        cdef Borrower before = None
         cdef object response
         cdef bint wanted
-        self.host.runs = self
+        if self.host is not None:
+            before = self.host.runs
+            self.host.runs = self
         try:
             self._execute()
         finally:
-            self.host.runs = before
+            if self.host is not None:
+                self.host.runs = before
             wanted = self._give_back()
             # Else whoever waits for it is the loop's.
             response = None if self.told else self._answer()
@@ -46,30 +49,29 @@ cdef class Loan(Borrower):
         return response
 
     cdef int _execute(self) except -1:
-        cdef Batch batch
+        cdef Batch batch = self.batch
         cdef ModelInstance engine = self.instance.engine
-        try:
-            batch = closed_batch(self.model.signature, [self.request])
-        except BaseException:
-            self.void = True
-            raise
-        self.batch = batch
+        if batch is None:
+            try:
+                batch = closed_batch(self.model.signature, [self.request])
+            except BaseException:
+                self.void = True
+                raise
+            self.batch = batch
         self.request.state = REQUEST_RUNNING
         self.request.queue_start_ns = self.request.received_ns
-        self.request.sink = self.asking
+        self.request.sink = self.sink
         self.request.batch = batch
         Py_INCREF(self)
         self._keep(&self.message)
-        if engine.by_request:
-            ta_batch_begin(&batch.c)
-            batch.c.compute_start_ns = ta_now_ns()
-            engine.submit(&batch.c)
-            check_batch(&batch.c)
-            self._keep_all(batch.c.told)
-            batch.c.told = NULL
+        if engine.by_request and not engine.any_thread:
+            execute_batch(self.instance, batch)  # an engine of Python
         else:
             with nogil:
                 execute_batch(self.instance, batch)
+        self._keep_all(batch.c.told)
+        batch.c.told = NULL
+        if not batch.c.by_request:
             self._split()
         Py_INCREF(batch)
         return self._keep(&batch.c.message)
@@ -148,11 +150,10 @@ cdef class Loan(Borrower):
 
     cdef int tell(self) noexcept:
         cdef ta_message *first = self.first
-        cdef Borrower outer = self.host.borrower
         if self.told:
             return 0
-        if outer is not None:
-            outer.tell()
+        if self.host is not None and self.host.borrower is not None:
+            self.host.borrower.tell()
         self.told = True
         self.first = self.last = NULL
         if first != NULL:
@@ -166,16 +167,16 @@ cdef class Loan(Borrower):
         if self.void:
             model._go_on(now_ns)
             return model._note_drained()
-        model._accept(self.request, self.asking)
+        model._accept(self.request, self.sink)
         self.request.awaits |= AWAITS_EXECUTION
         self.batch.runner = model
         self.batch.instance = self.instance
         self.instance.out.append(self.batch)
         self.instance.in_flight += 1
-        return self.asking.begun()
+        return self.asking.begun() if self.asking is not None else 0
 
     cdef int forsaken(self) except -1:
-        if self.told or not self.asking.unwanted():
+        if self.told or self.asking is None or not self.asking.unwanted():
             return 0
         self.request.cancelled = True
         self.give_up()
@@ -191,14 +192,29 @@ cdef class Loan(Borrower):
         return self.model.signature.model_name
 
 
-cdef Loan borrow(Model model, Instance host, InferRequest request, Asking asking, bint bound):
+cdef Loan borrow_briefly(Model model, InferRequest request, ResponseSink sink):
+    cdef Batch batch
+    cdef Loan loan
+    if not model.offers or not model.any_thread or not model.inline.allowed or model.scheduler.pending:
+        return None
+    batch = closed_batch(model.signature, [request])
+    if not model._runs_here(batch):
+        return None
+    loan = borrow(model, None, request, sink, False)
+    if loan is not None:
+        loan.batch = batch
+    return loan
+
+
+cdef Loan borrow(Model model, Instance host, InferRequest request, ResponseSink sink, bint bound):
     cdef Loan loan = Loan.__new__(Loan)
     cdef Instance instance
     cdef Py_ssize_t i
     loan.model = model
     loan.host = host
     loan.request = request
-    loan.asking = asking
+    loan.sink = sink
+    loan.asking = <Asking>sink if isinstance(sink, Asking) else None
     loan.thread = get_ident()
     # From here on nothing lets go of the GIL until the instance is taken.
     if not model.offers or model.draining:

@@ -52,6 +52,7 @@ cdef class Model(Servable):
     cdef Batch _take(self, Instance instance, bint idle, int64_t now_ns)
     cdef Batch _take_any(self, Instance instance, bint idle, int64_t now_ns)
     cdef int _hand_over(self, Instance instance, Batch batch) except -1
+    cdef int _bind(self, Instance instance, Batch batch) except -1
     cdef int _dispatch_ahead(self, int64_t now_ns) except -1
     cdef int _arm(self) except -1
     cdef int _expire(self, int64_t now_ns) except -1
@@ -64,9 +65,13 @@ cdef class Model(Servable):
 
     # An instance has nothing to do with the batch any more. Whether it was taken back before it began.
     cdef bint _come_back(self, Batch batch) except -1
+    # The same for one that ran on the loop thread and answers by request. What the instance still has of it.
+    cdef int _leave_late(self, Instance instance, Batch batch) except -1
+    cdef int _note_late(self, Instance instance, Batch batch) except -1
     # The responses of a whole batch, of its requests alone.
     cdef list _finish(self, Batch batch, int64_t now_ns)
     # Answers and accounts for a whole batch; of an engine that answers by request, closes the books on the execution.
+    cdef int _close(self, Batch batch, int64_t now_ns) except -1
     cdef int _deliver_batch(self, Batch batch, int64_t now_ns) except -1
     cdef int _end_execution(self, Batch batch, int64_t now_ns) except -1
     cdef int _account(self, InferRequest request, Batch batch, int64_t now_ns) except -1

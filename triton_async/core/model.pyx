@@ -3,7 +3,7 @@
 import logging
 
 from triton_async.core.cache cimport ResponseCache
-from triton_async.core.changing cimport let_instances_go
+from triton_async.core.changing cimport let_instances_go, take_back
 from triton_async.core.inline cimport InlinePolicy, displaced_since, shape_of, ta_switches, ta_switches_of_thread
 from triton_async.core.instances cimport DESK_BORROWED, DESK_KEPT, Instance, call_in, execute_batch, has_lent, offer
 from triton_async.core.limiter cimport RateLimiter
@@ -199,7 +199,7 @@ cdef class Model(Servable):
         for batch in here:
             now_ns = max(now_ns, batch.c.compute_end_ns)
             try:
-                self._deliver_batch(batch, now_ns)
+                self._close(batch, now_ns)
             except Exception:  # the others have to be answered all the same
                 log.exception("model '%s' could not answer a batch", self.signature.model_name)
         return now_ns
@@ -219,6 +219,8 @@ cdef class Model(Servable):
             if here is not None and self._runs_here(batch):
                 here.append(batch)
                 self._run_here(instance, batch)
+                if batch.c.by_request:
+                    self._leave_late(instance, batch)
                 now_ns = batch.c.compute_end_ns
                 if now_ns > until_ns and self.scheduler.pending:
                     self.reactor.call_turn(self)
@@ -351,6 +353,10 @@ cdef class Model(Servable):
                 self._end_later(request, InternalError("no memory for a batch"))
 
     cdef int _hand_over(self, Instance instance, Batch batch) except -1:
+        self._bind(instance, batch)
+        return instance.run(batch)
+
+    cdef int _bind(self, Instance instance, Batch batch) except -1:
         cdef InferRequest request
         batch.runner = self
         batch.instance = instance
@@ -360,7 +366,7 @@ cdef class Model(Servable):
             request.batch = batch
             if instance.by_request:
                 request.awaits |= AWAITS_EXECUTION
-        return instance.run(batch)
+        return 0
 
     # Sets how far instances run ahead, from how long their executions take.
     cdef int _note_execution(self, Batch batch, bint here, bint displaced=False) except -1:
@@ -402,24 +408,13 @@ cdef class Model(Servable):
 
     cdef int asks_others(self, int64_t now_ns) except -1:
         cdef Instance instance
-        cdef Batch batch
-        cdef InferRequest request
         cdef list ahead = []
         if self.most_ahead == 0:
             return 0
         self.most_ahead = self.least_ahead = self.run_ahead = 0
         for instance in self.instances:
-            for batch in instance.out[1:]:
-                if ta_batch_revoke(&batch.c):
-                    ahead.append(batch)
-        # What was taken last goes back first.
-        ahead.sort(key=_first_arrival, reverse=True)
-        for batch in ahead:
-            for request in batch.requests:
-                request.batch = None
-                request.awaits &= ~AWAITS_EXECUTION
-            self.scheduler.requeue(list(batch.requests))
-        return 0
+            ahead += instance.out[1:]
+        return take_back(self, sorted(ahead, key=_first_arrival))
 
     cdef int lend(self, InferRequest request) except -1:
         cdef Batch batch = <Batch>request.batch
@@ -432,16 +427,28 @@ cdef class Model(Servable):
 
     cdef int executed(self, Batch batch, int64_t now_ns) except -1:
         cdef Instance instance = <Instance>batch.instance
-        cdef InferRequest request
         cdef bint revoked = self._come_back(batch)
-        if batch.c.by_request and not batch.c.failed and not revoked:
+        if batch.c.by_request:
+            self._note_late(instance, batch)
+        # The instance gets its next batch before anything is delivered: it works while the loop writes.
+        self._go_on(now_ns)
+        return 0 if revoked else self._close(batch, now_ns)
+
+    cdef int _note_late(self, Instance instance, Batch batch) except -1:
+        cdef InferRequest request
+        if not batch.c.failed:
             for request in batch.requests:
                 if request.awaits & (AWAITS_FINAL | AWAITS_RELEASE):
                     self.late[request] = instance
-        # The instance gets its next batch before anything is delivered: it works while the loop writes.
-        self._go_on(now_ns)
-        if revoked:
-            return 0
+        return 0
+
+    # What it has said of its requests is on the ring.
+    cdef int _leave_late(self, Instance instance, Batch batch) except -1:
+        self._bind(instance, batch)
+        batch.runner = batch.instance = None
+        return self._note_late(instance, batch)
+
+    cdef int _close(self, Batch batch, int64_t now_ns) except -1:
         return self._end_execution(batch, now_ns) if batch.c.by_request else self._deliver_batch(batch, now_ns)
 
     cdef bint _come_back(self, Batch batch) except -1:

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint64_t
 
+from triton_async.core.servable cimport Servable
 from triton_async.embedding.desk cimport Call, Desk
 from triton_async.infer.c_api cimport TRITONSERVER_InferenceRequest, TRITONSERVER_InferenceTrace
 from triton_async.infer.response cimport InferResponse
@@ -25,5 +26,11 @@ cdef class NativeCall(Call):
 cdef class NativeDesk(Desk):
     cdef dict calls                          # serial -> NativeCall, of those that are not over
     cdef uint64_t last                       # serial
+    cdef int alone                           # requests in a row that were the only one, at most ALONE
 
+    # Whether the program waits for each of its requests.
+    cdef bint _is_alone(self, TRITONSERVER_InferenceRequest *c) noexcept
+    # Where the model answers as fast as the loop's thread would be woken: whether the caller's thread has run the
+    # request itself.
+    cdef bint _runs_now(self, NativeCall call, Servable model) except -1
     cdef int take(self, TRITONSERVER_InferenceRequest *c, TRITONSERVER_InferenceTrace *trace) except -1

@@ -1,5 +1,6 @@
 """Requests of C programs into the server's core, and responses out of it. Requests come on any thread, which takes the
-GIL for them; responses leave on the loop for the callback thread of the C library, which runs without it.
+GIL for them, and may run what is short; responses leave, on the loop or there, for the callback thread of the C
+library, which runs without it.
 """
 
 import logging
@@ -8,6 +9,8 @@ cimport cython
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 
+from triton_async.core.lending cimport Loan, borrow_briefly
+from triton_async.core.model cimport Model
 from triton_async.core.servable cimport Servable
 from triton_async.embedding.desk cimport Call, Desk
 from triton_async.infer.c_api cimport (
@@ -25,6 +28,7 @@ from triton_async.infer.c_api cimport (
     take_trace,
     wants_tensors,
 )
+from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse
 from triton_async.protocol.http_codec cimport take_raw
@@ -34,6 +38,9 @@ from triton_async.errors import Cancelled, Unavailable
 log = logging.getLogger("triton_async.native")
 
 cdef ta_infer_calls calls
+
+# So many requests in a row, each sent when there was no other, until they run on the threads that send them.
+cdef int ALONE = 8
 
 
 @cython.final
@@ -110,7 +117,34 @@ cdef class NativeDesk(Desk):
         self.last += 1
         call.serial = c.serial = self.last
         self.calls[call.serial] = call
-        return self.submit(call)
+        return 0 if trace == NULL and self._is_alone(c) and self._runs_now(call, model) else self.submit(call)
+
+    # Whoever keeps several on their way has more of the loop's thread, which is woken once for all of them.
+    cdef bint _is_alone(self, TRITONSERVER_InferenceRequest *c) noexcept:
+        self.alone = min(self.alone + 1, ALONE) if c.server.on_way == 1 else 0
+        return self.alone == ALONE
+
+    cdef bint _runs_now(self, NativeCall call, Servable model) except -1:
+        cdef InferResponse response
+        cdef Loan loan
+        if not isinstance(model, Model) or not (<Model>model).lends:
+            return False
+        if self.server.at_once(call.request.model_name, call.request.model_version) is not model:
+            return False
+        (<Model>model).offers = True
+        loan = borrow_briefly(<Model>model, call.request, call)
+        if loan is None:
+            return False
+        call.request.received_ns = ta_now_ns()
+        call.asked = True
+        response = loan.run()
+        # The loop is told of it later, or was: then it answers. It may have cancelled the call meanwhile.
+        if response is not None:
+            if not call.final:
+                call._answer(response, response.error, True)
+            call.free = True
+            call._give_back()
+        return True
 
     def close(self):
         """See Desk. Requests that engines still hold are answered, and stay theirs."""

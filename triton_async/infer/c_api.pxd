@@ -13,7 +13,7 @@ cdef extern from "tritonserver/server.h":
     ctypedef struct TRITONSERVER_Message:
         pass
     ctypedef struct TRITONSERVER_Server:
-        pass
+        uint32_t on_way
     ctypedef struct ta_answer:
         pass
     ctypedef struct ta_text:
@@ -138,7 +138,8 @@ cdef int take_trace(InferRequest request, TRITONSERVER_InferenceRequest *c, TRIT
 cdef int leave_trace(InferRequest request) except -1
 
 # A response to the C request, to be put on the list: with `error`, or with what `response` has. It keeps `keeper`, of
-# which a reference is given back once it was handed out. An error where there is no memory for what it has.
+# which a reference is given back once it was handed out; the response itself only where it needs its bytes. An error
+# where there is no memory for what it has.
 cdef TRITONSERVER_InferenceResponse *response_to(TRITONSERVER_InferenceRequest *c, InferRequest request,
                                                  InferResponse response, object error, bint final, bint decoupled,
                                                  object keeper) except NULL

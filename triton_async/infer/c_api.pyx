@@ -229,6 +229,7 @@ cdef TRITONSERVER_InferenceResponse *response_to(TRITONSERVER_InferenceRequest *
     cdef const ta_library *library = c_library()
     cdef TRITONSERVER_InferenceResponse *made
     cdef TRITONSERVER_Error *problem = NULL
+    cdef int refers = 0
     cdef bytes model = request.model_name.encode()
     cdef bytes id = request.id.encode()
     cdef int64_t version = c.model_version
@@ -243,16 +244,18 @@ cdef TRITONSERVER_InferenceResponse *response_to(TRITONSERVER_InferenceRequest *
         raise MemoryError
     if problem == NULL:
         try:
-            _fill(made, response)
+            refers = _fill(made, response)
         except MemoryError:
             library.drop_response(made)
             return response_to(c, request, None, NO_MEMORY, final, decoupled, keeper)
         made.empty = final and decoupled and not response.outputs
-    Py_INCREF(keeper)
-    made.owner = <void *>keeper
+    if refers or keeper is not response:
+        Py_INCREF(keeper)
+        made.owner = <void *>keeper
     return made
 
 
+# Whether it refers to the response's bytes.
 cdef int _fill(TRITONSERVER_InferenceResponse *made, InferResponse response) except -1:
     cdef Tensor tensor
     cdef int status = 0
@@ -262,9 +265,9 @@ cdef int _fill(TRITONSERVER_InferenceResponse *made, InferResponse response) exc
         )
     for name, value in (response.parameters or {}).items():
         status |= _add_parameter(made, name.encode(errors="backslashreplace"), value)
-    if status != 0:
+    if status < 0:
         raise MemoryError
-    return 0
+    return status
 
 
 cdef int _add_parameter(TRITONSERVER_InferenceResponse *made, bytes name, object value) except? -1:

@@ -153,6 +153,7 @@ class NativeModel(LoadedModel):
         self._lock = threading.Lock()
         library = model.backend.library
         # Hooks of its own, where no other library has them.
+        self._anywhere = self._runs_anywhere()
         if context.config.dynamic_batching is not None and not context.has_strategy and has_hooks(library):
             self.batch_rule = NativeRule(library, context.signature, model=model)
 
@@ -161,7 +162,18 @@ class NativeModel(LoadedModel):
         return NativeInstance(
             name, self._model, self._context.signature, self._context.pool, _KINDS[group.kind], max(device_id, 0),
             group.passive, policy, group.profile, self._turn(group.kind, device_id), self._starting,
+            self._anywhere and group.kind is not InstanceKind.GPU,
         )  # fmt: skip
+
+    # Whether executions may run on other threads than their instance's: the library's code could not tell, and nothing
+    # that the server promises of threads is in the way.
+    def _runs_anywhere(self) -> bool:
+        backend, config = self._model.backend, self._context.config
+        if backend.library.threads is not None:
+            log.debug("model '%s' runs on the threads of its instances alone: of its library, %s", config.name,
+                      backend.library.threads)  # fmt: skip
+            return False
+        return not (backend.device_blocking or config.sequences is not None or self._context.signature.decoupled)
 
     # Sequences have their instances to themselves, whatever the library's policy is.
     def _turn(self, kind: InstanceKind, device: int) -> Turn | None:

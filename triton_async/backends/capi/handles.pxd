@@ -15,6 +15,7 @@ ctypedef TRITONSERVER_Error *(*of_model_t)(TRITONBACKEND_Model *model) noexcept 
 cdef class Library:
     cdef void *handle                    # of dlopen; never closed: the library may have threads
     cdef readonly str file               # its name, without folders
+    cdef readonly str threads            # why its code may notice which thread calls it; None: it can not
 
     # The address of a function; NULL when it has none of that name.
     cdef void *entry(self, bytes name) noexcept

@@ -7,6 +7,7 @@ from triton_async.infer.signature import ModelSignature
 
 class Library:
     file: str
+    threads: str | None
     def __init__(self, path: Path | str) -> None: ...
 
 class BackendHandle:

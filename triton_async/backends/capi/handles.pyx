@@ -16,7 +16,9 @@ from triton_async.infer.signature cimport ModelSignature, TensorSpec
 import json
 import logging
 import os
+from pathlib import Path
 
+from triton_async.backends.capi.imports import minds_threads
 from triton_async.errors import InvalidArg, NotFound
 
 cdef extern from "<dlfcn.h>" nogil:
@@ -45,6 +47,7 @@ cdef class Library:
         cdef const char *c_name = name
         cdef const char *reason = NULL
         self.file = os.path.basename(path)
+        self.threads = minds_threads(Path(path))
         side_table()  # what the library asks for is there before it
         with nogil:
             self.handle = dlopen(c_name, RTLD_NOW | RTLD_LOCAL)

@@ -22,4 +22,5 @@ class NativeInstance(ModelInstance):
         profiles: Iterable[str],
         turn: Turn | None,
         starting: AbstractContextManager[object] | None,
+        any_thread: bool = False,
     ) -> None: ...

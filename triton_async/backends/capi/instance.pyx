@@ -64,11 +64,13 @@ cdef class Turn:
 @cython.no_gc_clear
 cdef class NativeInstance(RequestInstance):
     """`kind`, `device_id`: what the backend is told; `turn`: with which others it takes turns, or None; `starting`: a
-    lock that holds others back while it is initialised, or None. ServerError of ModelInstanceInitialize."""
+    lock that holds others back while it is initialised, or None; `any_thread`: its executions do not depend on theirs.
+    ServerError of ModelInstanceInitialize."""
 
     def __init__(self, str name, ModelHandle model, ModelSignature signature, SlabPool pool, int kind, int device_id,
-                 bint passive, str host_policy, profiles, Turn turn, starting):
+                 bint passive, str host_policy, profiles, Turn turn, starting, bint any_thread=False):
         RequestInstance.__init__(self, name)
+        self.any_thread = any_thread
         self.signature = signature
         self.model = model
         self.pool = pool
