@@ -20,7 +20,7 @@ from triton_async.backends.python.isolated.workers import Workers
 from triton_async.backends.python.local import LocalChannel
 from triton_async.backends.python.metrics import CustomMetrics
 from triton_async.backends.python.options import PythonOptions, check_settings, read_options
-from triton_async.backends.python.worker import api, loader
+from triton_async.backends.python.worker import api, kept, loader
 from triton_async.backends.python.worker.channel import Channel
 from triton_async.backends.python.worker.context import Context
 from triton_async.backends.python.worker.loader import Source
@@ -120,8 +120,8 @@ class PythonBackend(Backend):
         def of_instance(name: str, group: InstanceGroup, device: int) -> dict[str, str]:
             return arguments(config, text, context.version, directory, name, group.kind, device)
 
-        file = Path(self._source(path, config.name).path)
-        return self._isolated.load(context, options, file, self.search(path), of_instance, self.inference)
+        source = context.opened.source if isinstance(context.opened, Found) else self._source(path, config.name)
+        return self._isolated.load(context, options, source, self.search(path), of_instance, self.inference)
 
     @property
     def _isolated(self) -> IsolatedModels:
@@ -155,7 +155,16 @@ class PythonBackend(Backend):
         file = self._file or (path / MODEL_FILE if path.is_dir() else path)
         if not file.is_file():
             raise NotFound(f"Python model file not found in '{file.parent.name}' of model '{model}'")
-        return Source(str(file))
+        try:
+            found = kept.read(file, [Path(place) for place in self.search(path) or (file.parent, file.parent.parent)])
+        except OSError as error:
+            raise NotFound(f"the file of Python model '{model}' can not be read: {error.strerror}") from None
+        if not found.complete:
+            log.warning(
+                "model '%s' has more Python files, or other files beside them, than are kept from its load on: when an "
+                "instance is started again, it reads the others as they are then", model,
+            )  # fmt: skip
+        return Source(str(file), found)
 
     def search(self, path: Path) -> list[str] | None:
         """Where modules of a model are looked for: of a Python-based backend, beside its file first."""
@@ -170,7 +179,7 @@ class PythonBackend(Backend):
         if self._file is not None and not proto.runtime:
             proto.runtime = MODEL_FILE
         if options.isolated or options.process is not None:
-            completed = self._isolated.complete(proto, path, options, Path(source.path), self.search(path))
+            completed = self._isolated.complete(proto, path, options, source, self.search(path))
             if completed is not None:
                 take_over(proto, completed, "auto_complete_config")
             return []

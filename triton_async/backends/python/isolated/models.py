@@ -15,6 +15,7 @@ from triton_async.backends.python.isolated.supervisor import WorkerOptions
 from triton_async.backends.python.isolated.workers import IsolatedModel, Workers, complete_config
 from triton_async.backends.python.isolated.zygote import Zygote
 from triton_async.backends.python.options import PythonOptions
+from triton_async.backends.python.worker.loader import Source
 from triton_async.config.config_json import config_json
 from triton_async.config.model_config import InstanceGroup, ModelConfig
 from triton_async.memory.slab import SlabPool
@@ -37,18 +38,18 @@ class IsolatedModels:
         self,
         context: LoadContext,
         options: PythonOptions,
-        file: Path,
+        source: Source,
         search: list[str] | None,
         arguments: Callable[[str, InstanceGroup, int], Mapping[str, str]],
         inference: InferenceService | None,
     ) -> IsolatedModel:
-        """A version. `file`: its `model.py`; `search`: see Loader; `arguments`: of `initialize`, by an instance's name,
+        """A version. `source`: its files; `search`: see Loader; `arguments`: of `initialize`, by an instance's name,
         group and device. ServerError.
         """
         config, sequences = context.config, context.config.sequences
         version_dir = _directory(context.path)
         start = {
-            **_start(file, search, config.name, context.version, version_dir),
+            **_start(source, search, config.name, context.version, version_dir),
             "decoupled": config.decoupled,
             "output_names": [output.name for output in config.outputs],
             "state_names": [] if sequences is None else [state.output_name for state in sequences.states],
@@ -58,21 +59,21 @@ class IsolatedModels:
             self._workers,
             self._home(options, version_dir.parent, config),
             context.pool,
-            _worker_options(start, options),
+            _worker_options(start, source, options),
             arguments,
             int(options.execution_limit_s * 1e9),
             inference,
             self._metrics,
         )
 
-    def complete(self, proto: Any, path: Path, options: PythonOptions, file: Path, search: list[str] | None) -> Any:
+    def complete(self, proto: Any, path: Path, options: PythonOptions, source: Source, search: list[str] | None) -> Any:
         """The config as `auto_complete_config` completes it, a dict, or None. ServerError."""
         version_dir = _directory(path)
         number = int(version_dir.name) if version_dir.name.isdigit() else 1
-        start = _start(file, search, proto.name, number, version_dir)
+        start = _start(source, search, proto.name, number, version_dir)
         zygote = self._zygote(options, version_dir.parent, proto.name)
         text = json.dumps(config_json(proto))
-        return complete_config(self._workers, zygote, SlabPool(0), _worker_options(start, options), text)
+        return complete_config(self._workers, zygote, SlabPool(0), _worker_options(start, source, options), text)
 
     def _home(self, options: PythonOptions, model_directory: Path, config: ModelConfig) -> Home:
         if options.process is None:
@@ -94,14 +95,15 @@ def _directory(path: Path) -> Path:
 
 
 # What worker/process.py is told; see there.
-def _start(file: Path, search: list[str] | None, model: str, version: int, version_dir: Path) -> dict[str, Any]:
+def _start(source: Source, search: list[str] | None, model: str, version: int, version_dir: Path) -> dict[str, Any]:
     return {
-        "path": str(file), "search": search, "model": model, "version": version, "model_dir": str(version_dir),
+        "path": str(source.path), "search": search, "model": model, "version": version, "model_dir": str(version_dir),
         "decoupled": False, "output_names": [], "state_names": [], "reschedules": False,
         "credits": WORKER_RESPONSE_CREDITS,
     }  # fmt: skip
 
 
-def _worker_options(start: Mapping[str, Any], options: PythonOptions) -> WorkerOptions:
+def _worker_options(start: Mapping[str, Any], source: Source, options: PythonOptions) -> WorkerOptions:
     limit = options.memory_limit_nbytes
-    return WorkerOptions(start, limit, shared_nbytes=min(WORKER_MEMORY_NBYTES, limit or WORKER_MEMORY_NBYTES))
+    code = source.kept.pack()
+    return WorkerOptions(start, code, limit, shared_nbytes=min(WORKER_MEMORY_NBYTES, limit or WORKER_MEMORY_NBYTES))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import select
 import socket
 import threading
@@ -64,11 +65,13 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """What a worker is told (`start`, for worker/process.py) and allowed. `memory_limit`: bytes, 0 for any.
+    """What a worker is told (`start`, for worker/process.py), runs (`code`, its files as worker/kept.py packs
+    them) and is allowed. `memory_limit`: bytes, 0 for any.
     `finalize_s`: seconds for `finalize`. `cores`: that it runs on, () for any.
     """
 
     start: Mapping[str, Any]
+    code: bytes
     memory_limit: int = 0
     finalize_s: float = WORKER_CLOSE_TIMEOUT_S
     shared_nbytes: int = field(default=WORKER_MEMORY_NBYTES)
@@ -237,8 +240,10 @@ class Supervisor(LinkOwner):
             self._link = link
             self._services = self._make_services(link)
             link.start(self._options.start)
+            code = stack.enter_context(open(os.memfd_create("triton-async code", os.MFD_CLOEXEC), "wb", buffering=0))
+            code.write(self._options.code)
             self._process = self._place.fork(
-                [theirs.fileno(), requests.fd, responses.fd], self._options.memory_limit,
+                [theirs.fileno(), requests.fd, responses.fd, code.fileno()], self._options.memory_limit,
                 lambda how: self._process_ended(link, how), self._options.cores,
             )  # fmt: skip
             for memory in (requests, responses):  # mapped here, handed over there

@@ -19,15 +19,16 @@ from typing import Any, Callable
 from weakref import WeakValueDictionary
 
 from . import api
-from .instance import live, new_context, open_channel, settle
+from .instance import live, new_context, open_channel, settle, take_code
+from .kept import Kept
 from .loader import Source
 from .process import WorkerChannel
 from .runner import Runner
 
 Receive = Callable[[socket.socket, int], "tuple[bytes, list[int]]"]
 
-# That come with an instance: its connection, memory of requests, of responses.
-DESCRIPTORS = 3
+# That come with an instance: its connection, memory of requests, of responses, its version's files.
+DESCRIPTORS = 4
 
 
 class Host:
@@ -68,11 +69,13 @@ class Host:
     def _main(self, number: int, cores: list[int], descriptors: list[int]) -> None:
         channel = None
         try:
-            channel = open_channel(*descriptors)
+            *ours, code = descriptors
+            kept = take_code(code)
+            channel = open_channel(*ours)
             channel.gone = _end_thread
             if cores:
                 os.sched_setaffinity(0, cores)  # of this thread, and of those that the model starts
-            self._run(channel)
+            self._run(channel, kept)
         except SystemExit:
             pass
         except BaseException:
@@ -85,23 +88,23 @@ class Host:
         channel = None
         gc.collect()  # models are full of cycles
 
-    def _run(self, channel: WorkerChannel) -> None:
+    def _run(self, channel: WorkerChannel, kept: Kept) -> None:
         start = channel.wait_for_start()
         context = new_context()
         settle(channel, context, start)
         threading.current_thread().name = start["instance"]
-        runner = Runner(self._source(start), context, start["search"])
+        runner = Runner(self._source(start, kept), context, start["search"])
         try:
             live(channel, runner, start)
         finally:
             runner.close()
 
     # Instances of a version share the compiled files.
-    def _source(self, start: dict[str, Any]) -> Source:
+    def _source(self, start: dict[str, Any], kept: Kept) -> Source:
         with self._lock:
             source = self._sources.get(start["source"])
             if source is None:
-                source = self._sources[start["source"]] = Source(start["path"])
+                source = self._sources[start["source"]] = Source(start["path"], kept)
             return source
 
     # None: it has begun.

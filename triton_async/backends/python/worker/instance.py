@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from . import api, wire
 from .context import Context
+from .kept import Kept, unpack
 from .loader import Source
 from .process import WorkerChannel, serve
 from .runner import ModelFailure, Runner
@@ -34,12 +35,13 @@ class Prepared:
             sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
-def main(prepared: Prepared, connection: int, requests: int, responses: int) -> int:
+def main(prepared: Prepared, connection: int, requests: int, responses: int, code: int) -> int:
     """Runs the only instance of this process, on its main thread: its exit status."""
+    kept = take_code(code)
     channel = open_channel(connection, requests, responses)
     start = channel.wait_for_start()
     settle(channel, prepared.context, start)
-    runner = Runner(Source(start["path"]), prepared.context, start["search"], prepared.modules, prepared.names)
+    runner = Runner(Source(start["path"], kept), prepared.context, start["search"], prepared.modules, prepared.names)
     return 0 if live(channel, runner, start) else 1
 
 
@@ -56,6 +58,14 @@ def open_channel(connection: int, requests: int, responses: int) -> WorkerChanne
     finally:
         os.close(requests)
         os.close(responses)
+
+
+def take_code(descriptor: int) -> Kept:
+    """The files of a version. Takes the descriptor over."""
+    try:
+        return unpack(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def settle(channel: WorkerChannel, context: Context, start: dict[str, Any]) -> None:

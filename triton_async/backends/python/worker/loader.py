@@ -3,7 +3,8 @@
 Two models may have modules of one name, and each instance has module globals of its own, as if it were a process. So
 what lies in a model's directory is imported by an `__import__` of the instance's own: it finds the API and the files
 beside `model.py` in a table of the instance, and leaves everything else to Python. Files are compiled from what they
-say now, once for all instances of a version; nothing is read from or written to `__pycache__`.
+said when the version was loaded (`kept`), once for all instances of a version; nothing is read from or written to
+`__pycache__`. What a model writes itself until the end of its `initialize` is read as it has written it.
 
 What looks modules up by their name, as `pickle` and `importlib.import_module` do, finds them by way of `shown`.
 """
@@ -11,14 +12,18 @@ What looks modules up by their name, as `pickle` and `importlib.import_module` d
 from __future__ import annotations
 
 import builtins
+import linecache
+import os
 import sys
 import threading
+import time
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec, PathFinder
 from importlib.util import module_from_spec
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from .kept import Kept
 from .shown import Given, enter, hide, is_shown, leave, note_run, show
 
 # Under which modules of others are imported. See triton_async.importing, whose it is in the server.
@@ -28,13 +33,33 @@ imports = threading.RLock()
 _TURN_S = 60.0
 
 
-class Source:
-    """The files of one model version, compiled when an instance first needs them. Any thread."""
+# The clock of files' times, which goes by ticks.
+_FILE_CLOCK = 5  # CLOCK_REALTIME_COARSE, clock_gettime(2)
 
-    def __init__(self, path: str) -> None:
+
+class _Disk:
+    """The files that there are now."""
+
+    @staticmethod
+    def is_file(path: Path) -> bool:
+        return path.is_file()
+
+    @staticmethod
+    def has_modules(place: Path) -> bool:
+        return place.is_dir() and next(place.rglob("*.py"), None) is not None
+
+
+class Source:
+    """The files of one model version, compiled when an instance first needs them. `kept`: as they were at its load;
+    what it does not have is read when it is needed. Any thread.
+    """
+
+    def __init__(self, path: str, kept: Kept | None = None) -> None:
         """`path`: of `model.py`, or of what has its place."""
         self.path = Path(path)
         self.directory = self.path.parent
+        self.kept = kept or Kept({})
+        self._written: dict[Path, bytes] = {}
         self._code: dict[Path, CodeType] = {}
 
     @property
@@ -46,12 +71,47 @@ class Source:
         """Takes this for what is in the file."""
         self._code[path] = code
 
-    def code(self, path: Path) -> CodeType:
-        """SyntaxError, UnicodeDecodeError, OSError."""
+    def code(self, path: Path, since_ns: int = 0) -> CodeType:
+        """`since_ns`: see `reread`, 0 for never. SyntaxError, UnicodeDecodeError, OSError."""
         code = self._code.get(path)
         if code is None:
-            code = self._code[path] = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+            if since_ns:
+                self.reread(path, since_ns)
+            text = self._written.get(path)
+            if text is None:
+                text = self.kept.text(str(path))
+            if text is None:
+                text = path.read_bytes()
+            else:
+                self._tell_lines(path, text)
+            code = self._code[path] = compile(text, str(path), "exec", dont_inherit=True)
         return code
+
+    def reread(self, path: Path, since_ns: int) -> None:
+        """Takes what is in a file now, if it was written since then, by the clock of files: by the model itself."""
+        kept = self.kept.rows.get(str(path))
+        if kept is None or path in self._code:
+            return
+        try:
+            status = os.stat(path)
+            if status.st_mtime_ns >= since_ns and (status.st_size, status.st_mtime_ns) != tuple(kept[1:]):
+                self._written[path] = path.read_bytes()
+        except OSError:
+            pass
+
+    # Who asks for a function's source, as `torch.jit.script` does, gets that which it is of.
+    def _tell_lines(self, path: Path, text: bytes) -> None:
+        name = str(path)
+        _, nbytes, written = self.kept.rows[name]
+        try:
+            status = os.stat(path)
+            if (status.st_size, status.st_mtime_ns) == (nbytes, written):
+                linecache.cache.pop(name, None)
+                return
+        except OSError:
+            pass
+        lines = text.decode(errors="replace").splitlines(keepends=True)
+        linecache.cache[name] = (len(text), None, lines, name)
 
 
 class Loader:
@@ -81,12 +141,20 @@ class Loader:
         enter(self, self._builtins)
         # Of one thread at a time, as Python's own for a module.
         self._importing = threading.RLock()
+        self._since_ns = 0  # when the instance began, until `settle`
 
     def load(self) -> ModuleType:
         """Runs `model.py`: its module. Raises what that raises."""
+        self._since_ns = time.clock_gettime_ns(_FILE_CLOCK)
         # It is a module of a package whose name is the version's number.
         self._enter(ModuleType(self._package), None, [str(self._source.directory)])
         return self._run(self._name, self._source.path, None)
+
+    def settle(self) -> None:
+        """The model is initialized: who writes to its files from now on is not the model."""
+        since_ns, self._since_ns = self._since_ns, 0
+        for path in self._source.kept.rows:
+            self._source.reread(Path(path), since_ns)
 
     def close(self) -> None:
         """Forgets the modules: what they refer to is freed, though threads of the model may still be running."""
@@ -161,49 +229,55 @@ class Loader:
             if parent is None and not self._is_own(name):
                 return None
             places = self._search if parent is None else [Path(path) for path in getattr(parent, "__path__", ())]
-            for place in places:
-                found = self._look(name, place / last)
-                if found is not None:
-                    if parent is not None:
-                        setattr(parent, last, found)
-                    return found
+            for files in (self._source.kept, _Disk):
+                for place in places:
+                    found = self._look(files, name, place / last)
+                    if found is not None:
+                        if parent is not None:
+                            setattr(parent, last, found)
+                        return found
         if parent is not None and not hasattr(parent, last):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return None
 
     # Whether a top-level name is of a file of the model's. What is installed comes first.
     def _is_own(self, name: str) -> bool:
-        for place in self._search:
-            path = place / name
-            if path.is_dir() or any(Path(f"{path}{suffix}").is_file() for suffix in (".py", *EXTENSION_SUFFIXES)):
-                break
-        else:
+        if not any(self._is_there(place / name) for place in self._search):
             return False
         if name in sys.builtin_module_names or (name in sys.modules and not is_shown(name)):
             return False
-        return PathFinder.find_spec(name) is None
+        spec = PathFinder.find_spec(name)
+        if spec is None:
+            return True
+        # Its own files may be found there, too: models put their directory into the search path.
+        found = {spec.origin} if spec.origin is not None else set(spec.submodule_search_locations or ())
+        own = [os.path.join(place, name) for place in self._search]
+        suffixes = ("", ".py", "/__init__.py", *EXTENSION_SUFFIXES)
+        return found <= {path + suffix for path in own for suffix in suffixes}
 
-    def _look(self, name: str, place: Path) -> ModuleType | None:
+    def _is_there(self, place: Path) -> bool:
+        paths = [Path(f"{place}{suffix}") for suffix in (".py", *EXTENSION_SUFFIXES)]
+        kept = self._source.kept
+        return kept.has_modules(place) or place.is_dir() or any(kept.is_file(path) or path.is_file() for path in paths)
+
+    def _look(self, files: Kept | type[_Disk], name: str, place: Path) -> ModuleType | None:
         package = place / "__init__.py"
-        if package.is_file():
+        if files.is_file(package):
             return self._run(name, package, [str(place)])
         for suffix in EXTENSION_SUFFIXES:
             path = Path(f"{place}{suffix}")
-            if path.is_file():
+            if files.is_file(path):
                 return self._run_extension(name, str(path))
         path = place.with_name(f"{place.name}.py")
-        if path.is_file():
+        if files.is_file(path):
             return self._run(name, path, None)
-        if place.is_dir() and (self._has_modules(place) or "." in name):  # a namespace package
+        # A namespace package.
+        if files.has_modules(place) or ("." in name and files is _Disk and place.is_dir()):
             return self._enter(ModuleType(name), None, [str(place)])
         return None
 
-    @staticmethod
-    def _has_modules(place: Path) -> bool:
-        return next(place.rglob("*.py"), None) is not None
-
     def _run(self, name: str, path: Path, package: list[str] | None) -> ModuleType:
-        code = self._source.code(path)
+        code = self._source.code(path, self._since_ns)
         module = self._enter(ModuleType(name), str(path), package)
         note_run(module, True)
         try:

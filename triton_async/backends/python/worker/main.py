@@ -28,7 +28,7 @@ TYPED = ("wire", "outgoing")
 PR_SET_PDEATHSIG = 1
 LEAST_PYTHON = (3, 8)
 # Bytes of one message of the server, and descriptors that come with it at most: for a worker socket, memory of
-# requests, of responses.
+# requests, of responses, its version's files.
 MESSAGE_NBYTES = 1 << 16
 DESCRIPTORS = 8
 # How much rather than other processes a worker is killed when the system has no memory left (proc(5)).

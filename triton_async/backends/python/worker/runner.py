@@ -117,6 +117,7 @@ class Runner:
             raise ModelFailure(describe(error)) from error
         finally:
             self.context.initializing = False
+        self._loader.settle()
         self._execute = self._model.execute
         self._is_ready = getattr(self._model, "is_ready", None)
         self.context.executing = True
