@@ -13,6 +13,7 @@ import stat
 import struct
 from collections.abc import Callable
 
+from triton_async import forking
 from triton_async.addresses import host_of, unix_path
 from triton_async.core.turn import Turn
 from triton_async.frontends.defines import ACCEPTS_PER_TURN, REST_S
@@ -68,6 +69,7 @@ class ListeningSocket:
         self.address = address
         self.port: int = 0 if path else bound[0].getsockname()[1]
         for sock in bound:
+            forking.serves_at(path or sock.getsockname())
             sock.setblocking(False)
             sock.listen(backlog)
         self._watch()
@@ -180,7 +182,10 @@ def reserve(address: str, port: int) -> list[socket.socket]:
     """Binds an address and takes no connections: its port, the same for all sockets and known from now on, stays for
     those that share it. OSError when it is not to be had.
     """
-    return _bind(host_of(address), port, True)
+    bound = _bind(host_of(address), port, True)
+    for sock in bound:
+        forking.hold(sock)
+    return bound
 
 
 def _bind(host: str, port: int, reuse_port: bool) -> list[socket.socket]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from triton_async import forking
 from triton_async.backends.python.isolated.memory import SharedMemory
 from triton_async.backends.python.isolated.reader import Reader
 from triton_async.backends.python.isolated.zygote import WorkerProcess, Zygote
@@ -117,6 +118,7 @@ class FrontEnds:
         with ExitStack() as stack:
             failed = stack.enter_context(ExitStack())
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            forking.hold(ours)
             stack.callback(theirs.close)
             failed.callback(ours.close)
             ours.setblocking(False)

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from triton_async import forking
 from triton_async.backends.python.defines import WORKER_FORK_TIMEOUT_S, WORKER_MESSAGE_NBYTES
 from triton_async.backends.python.isolated.reader import Reader
 from triton_async.backends.python.isolated.zygote import WorkerProcess, Zygote
@@ -131,6 +132,7 @@ class ModelProcess:
     # Under the lock.
     def _launch(self, cores: Sequence[int]) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        forking.hold(ours)
         with theirs:
             self._process = self._zygote.fork(
                 [theirs.fileno()], 0, lambda how: self._process_ended(ours, how), cores, host=True

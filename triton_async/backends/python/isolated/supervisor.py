@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
+from triton_async import forking
 from triton_async.backends.python.defines import (
     WORKER_CLOSE_TIMEOUT_S,
     WORKER_END_TIMEOUT_S,
@@ -229,6 +230,7 @@ class Supervisor(LinkOwner):
     def _make_worker(self) -> None:
         with contextlib.ExitStack() as stack:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            forking.hold(ours)
             stack.callback(theirs.close)
             failed = stack.enter_context(contextlib.ExitStack())
             failed.callback(ours.close)

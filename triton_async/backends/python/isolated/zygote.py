@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from triton_async import forking
 from triton_async.backends.python.defines import (
     WORKER_FORK_TIMEOUT_S,
     WORKER_MESSAGE_NBYTES,
@@ -181,6 +182,7 @@ class Zygote:
         if self._closed:
             raise Unavailable("Server exiting")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        forking.hold(ours)
         with theirs:
             try:
                 self._process = subprocess.Popen(

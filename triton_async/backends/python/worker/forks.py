@@ -1,16 +1,20 @@
-"""Processes that a model forks, as `multiprocessing` does: the way to the server that they have copies of is the
-parent's, who goes on using it.
+"""Processes that a model forks, as `multiprocessing` does: the way to the server is the parent's, who goes on using it.
+They keep no copy of it, with which its end would be none.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import traceback
+from contextlib import suppress
 from typing import NoReturn
+from weakref import WeakSet
 
 _watching = False
 _forked = False
+_links: WeakSet[socket.socket] = WeakSet()
 
 
 def watch() -> None:
@@ -22,9 +26,23 @@ def watch() -> None:
         os.register_at_fork(after_in_child=_note)
 
 
+def hold(link: socket.socket) -> None:
+    """A way to the server, until it is closed."""
+    _links.add(link)
+
+
 def _note() -> None:
     global _forked
     _forked = True
+    links = [link.fileno() for link in list(_links) if link.fileno() >= 0]
+    _links.clear()
+    if links:
+        # The numbers stay taken, by nothing: objects that have them may close them later.
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for link in links:
+            with suppress(OSError):
+                os.dup2(nothing, link, inheritable=False)
+        os.close(nothing)
 
 
 def is_fork() -> bool:

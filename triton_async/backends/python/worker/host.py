@@ -19,6 +19,7 @@ from typing import Any, Callable
 from weakref import WeakValueDictionary
 
 from . import api
+from .forks import hold
 from .instance import live, new_context, open_channel, settle, take_code
 from .kept import Kept
 from .loader import Source
@@ -123,5 +124,7 @@ def main(control: int, receive: Receive, switch_s: float) -> int:
     """
     sys.setswitchinterval(switch_s)
     api.install()
-    Host(socket.socket(fileno=control), receive).run()
+    link = socket.socket(fileno=control)
+    hold(link)
+    Host(link, receive).run()
     return 0

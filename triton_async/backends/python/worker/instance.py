@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from . import api, wire
 from .context import Context
+from .forks import hold
 from .kept import Kept, unpack
 from .loader import Source
 from .process import WorkerChannel, serve
@@ -53,6 +54,7 @@ def new_context() -> Context:
 def open_channel(connection: int, requests: int, responses: int) -> WorkerChannel:
     """The channel of the instance that this thread is to run. Takes the descriptors over."""
     own = socket.socket(fileno=connection)
+    hold(own)
     try:
         return WorkerChannel(own, wire.Memory(requests), wire.Memory(responses))
     finally:
