@@ -230,6 +230,10 @@ class LoadedModel:
     # A BatchRule, of a model that has one: its dynamic batcher asks it.
     batch_rule = None
 
+    # Seconds that an unload waits for executions and responses until it calls `give_up` of instances, set by `load`; 0:
+    # for ever.
+    unload_limit_s = 0.0
+
     # Whether what an instance allocates follows the memory policy of the thread that makes and runs it.
     follows_memory_policy = True
 
@@ -274,6 +278,15 @@ cdef class ModelInstance:
         """Whether the model can answer requests, of an instance that `asks_ready`. May block; any thread, at any time
         before `close`, and a little later. ServerError: it could not be told, which counts as no."""
         return True
+
+    def give_up(self, reason):
+        """Nobody waits any more for what it has not ended, and nothing else is to come: ends it, if it can, so that its
+        requests fail. `reason`: why, "its model ...". Does not block. Loop thread, at any time before `close`, once and
+        again."""
+
+    def begin_to_close(self):
+        """`close` follows: begins what takes long of it, without waiting for it. The thread of `close`, which need not
+        have called it."""
 
     def close(self):
         """Frees the engine's context. Called once, when no batch is out, on the instance's thread, or on a load thread

@@ -1,4 +1,4 @@
-"""Limits of response caches and repository agents, each with its unit and the reason for its value."""
+"""Limits of response caches, repository agents and unloads, each with its unit and the reason for its value."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ NATIVE_CACHE_WAIT_S = 0.2
 
 # Seconds that the end of a server waits for a repository agent that is still being initialised.
 AGENT_END_S = 5.0
+
+# Seconds until an unload says what it waits for, and between two looks at it; and between two looks at a model that is
+# to give up what it has.
+UNLOAD_TOLD_S = 10.0
+UNLOAD_GIVE_UP_S = 1.0

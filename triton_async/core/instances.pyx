@@ -100,6 +100,12 @@ cdef class Instance(Sleeper):
         """Whether the thread was started: it is ended by `stop`, and by `close` where not."""
         return self.thread is not None
 
+    def begin_to_close(self):
+        """`close` follows: begins what takes long of it. Blocks no more than a moment."""
+        cdef ModelInstance engine = self.engine
+        if engine is not None:
+            engine.begin_to_close()
+
     def close(self):
         """Closes the engine of an instance whose thread never started. Blocking; any thread, nobody runs it."""
         engine, self.engine = self.engine, None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -22,6 +23,7 @@ from triton_async.core.agents import AgentRun
 from triton_async.core.auto_delay import AutoDelay
 from triton_async.core.batcher import DynamicBatcher
 from triton_async.core.changing import change_instances
+from triton_async.core.defines import UNLOAD_GIVE_UP_S, UNLOAD_TOLD_S
 from triton_async.core.files import Fingerprint, ModelFiles
 from triton_async.core.host import Host
 from triton_async.core.injection import Injection
@@ -48,6 +50,7 @@ from triton_async.core.scheduler import Scheduler
 from triton_async.core.sequence_model import SequenceModel
 from triton_async.core.sequences import SequenceBatcher
 from triton_async.core.servable import Servable
+from triton_async.core.stuck import give_up, holding
 from triton_async.core.warmup_samples import read_samples
 from triton_async.errors import InternalError, InvalidArg
 from triton_async.infer.signature import ModelSignature
@@ -266,8 +269,40 @@ async def _leave(host: Host, instance: Instance, has_nothing: asyncio.Future[Non
         log.exception("an instance could not be freed")
 
 
-async def retire(host: Host, version: LoadedVersion) -> None:
-    """Lets the version finish what it has, then stops its instances and frees it."""
+async def retire(host: Host, version: LoadedVersion, tell: Callable[[str], None] | None = None) -> None:
+    """Lets the version finish what it has, then stops its instances and frees it. `tell`: is called with what it waits
+    for, when that takes long.
+    """
+    watching = host.loop.create_task(_watch_end(version, tell))
+    try:
+        await _retire(host, version)
+    finally:
+        watching.cancel()
+
+
+async def _watch_end(version: LoadedVersion, tell: Callable[[str], None] | None) -> None:
+    """Says what an unload waits for, and has engines give it up behind the time that their model has for it."""
+    model, told = version.model, ""
+    limit_s = (0.0 if version.loaded is None else version.loaded.unload_limit_s) or math.inf
+    waited_s = 0.0
+    while True:
+        step_s = min(UNLOAD_TOLD_S, limit_s - waited_s) if waited_s < limit_s else UNLOAD_GIVE_UP_S
+        await asyncio.sleep(step_s)
+        waited_s += step_s
+        reason = holding(model)
+        if limit_s < math.inf and model.in_flight:
+            reason += f", for {limit_s:g} s at the most"
+        if reason != told:
+            told = reason
+            signature = model.signature
+            log.warning("the unload of '%s' version %d %s", signature.model_name, signature.model_version, reason)
+            if tell is not None:
+                tell(reason)
+        if waited_s >= limit_s:
+            give_up(model, f"it is unloaded, and it had not ended what it executed within {limit_s:g} s")
+
+
+async def _retire(host: Host, version: LoadedVersion) -> None:
     agents = version.agents
     if agents is not None:
         agents.users -= 1
@@ -284,14 +319,13 @@ async def retire(host: Host, version: LoadedVersion) -> None:
 
 
 async def _free(host: Host, instances: list[Instance], rest: Closable | None) -> None:
-    await _stop_threads(host, [instance for instance in instances if instance.started])
-    unused: list[Closable] = [instance for instance in instances if not instance.started]
-    if isinstance(rest, LoadedModel):
-        unused += parts_of(rest)
-    elif rest is not None:
-        unused.append(rest)
+    ends = [_stop_threads(host, [instance for instance in instances if instance.started])]
+    unused = [instance for instance in instances if not instance.started]
     if unused:
-        await host.unloading(close_all, unused)
+        ends.append(host.unloading(close_all, unused))
+    await asyncio.gather(*ends)
+    if rest is not None:
+        await host.unloading(close_all, parts_of(rest) if isinstance(rest, LoadedModel) else [rest])
 
 
 def _input_pool(config: ModelConfig, loaded: LoadedModel) -> SlabPool | None:

@@ -28,6 +28,7 @@ from triton_async.core.files import Fingerprint, fingerprint
 from triton_async.core.host import LOADING, Host, as_server_error
 from triton_async.core.identity import ModelFiles
 from triton_async.core.initial_states import read_initial_states
+from triton_async.core.instances import Instance as Runner
 from triton_async.core.placement import check_backend, find_gpus, gpus_in_use
 from triton_async.core.planning import check_assembly, make_plan, without_ignored
 from triton_async.core.warmup_samples import Sample, read_samples
@@ -338,7 +339,13 @@ def parts_of(loaded: LoadedModel) -> list[Closable]:
 
 
 def close_all(parts: Iterable[Closable]) -> None:
-    """Closes one after the other. What one raises goes to the log: the others are to be freed all the same."""
+    """Closes one after the other, engines that take long at once. What one raises goes to the log: the others are to be
+    freed all the same.
+    """
+    parts = list(parts)
+    for part in parts:
+        if isinstance(part, (Runner, ModelInstance)):
+            part.begin_to_close()
     for part in parts:
         try:
             part.close()

@@ -444,7 +444,7 @@ class ModelRepository:
             if state.state is not State.UNLOADING:
                 state.state, state.reason = State.UNAVAILABLE, UNLOADED
             return
-        state.state, state.leaving = State.UNLOADING, loaded
+        state.state, state.reason, state.leaving = State.UNLOADING, "", loaded
         self.retire(loaded, entry, state)
 
     async def leave_files(self, given: files.ModelFiles | None) -> None:
@@ -457,9 +457,14 @@ class ModelRepository:
     def retire(
         self, loaded: LoadedVersion, entry: ModelEntry | None = None, state: VersionEntry | None = None
     ) -> None:
+        def tell(reason: str) -> None:
+            if state is not None and entry is not None and state.leaving is loaded:
+                state.reason = reason
+                self.changed(entry)
+
         async def run() -> None:
             try:
-                await retire(self.host, loaded)
+                await retire(self.host, loaded, tell)
                 await self.leave_files(loaded.files)
             except Exception:
                 log.exception("a model version could not be freed")

@@ -19,6 +19,7 @@ from triton_async.core.metrics import Metrics
 from triton_async.core.model_lock import current
 from triton_async.core.readiness import Readiness
 from triton_async.core.repository import ModelRepository
+from triton_async.core.stuck import give_up
 from triton_async.core.tracing import Tracing
 from triton_async.defines import IN_FLIGHT_SHARE, STATISTICS_PER_TURN, UNSENT_SHARE
 from triton_async.errors import InternalError, InvalidArg, Overloaded, ServerError, Unavailable
@@ -172,6 +173,7 @@ cdef class InferenceServer:
         """Asks the engines to give up what they run: its requests fail soon, if the engines can."""
         for model in self.repository.held_models():
             model.interrupt()
+            give_up(model, "the server ends, and it had not ended what it executed")
 
     async def stop(self):
         """Finishes what is in flight and frees every model."""

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t
 
 from triton_async.core.instances cimport Instance
 from triton_async.core.model cimport Model
+from triton_async.core.servable cimport Servable
 from triton_async.core.waits cimport Asking
 from triton_async.infer.batch cimport TA_BEGUN, Batch, ta_batch_phase
 from triton_async.infer.request cimport InferRequest
@@ -49,3 +50,43 @@ cdef list _asked(Batch batch):
                 if inner.target is not None:
                     names.add(inner.target.signature.model_name)
     return sorted(names)
+
+
+cpdef str holding(Servable model):
+    cdef list executing, answering
+    if isinstance(model, Model):
+        executing, answering = _busy(<Model>model)
+        if executing:
+            return f"waits for the execution on {_named(executing)} to end"
+        if answering:
+            return f"waits for responses of {_named(answering)}"
+    if model.in_flight or model.holds:
+        return "waits for its requests to end"
+    return "waits for its instances to be freed"
+
+
+cpdef int give_up(Servable model, str reason) except -1:
+    cdef Instance instance
+    cdef list executing, answering
+    if not isinstance(model, Model):
+        return 0
+    executing, answering = _busy(<Model>model)
+    for instance in executing + answering:
+        if instance.engine is not None:
+            instance.engine.give_up(reason)
+    return 0
+
+
+# Instances that execute, and those that only have to answer what they have executed.
+cdef tuple _busy(Model model):
+    cdef Instance instance
+    cdef list every = [*model.instances, *model.leaving]
+    cdef set late = set(model.late.values())
+    executing = [instance for instance in every if instance.out]
+    return executing, [instance for instance in every if instance in late and not instance.out]
+
+
+cdef str _named(list instances):
+    cdef Instance instance
+    names = ", ".join(sorted([f"'{instance.name}'" for instance in instances]))
+    return f"instance {names}" if len(instances) == 1 else f"instances {names}"

@@ -82,7 +82,10 @@ ENVIRONMENT_SETUP_TIMEOUT_S = 1800.0
 # Seconds for the scripts of a conda environment that set variables.
 ACTIVATION_TIMEOUT_S = 30.0
 
-# Seconds that EXECUTION_TIMEOUT_SECONDS may be at most, and bytes that MEMORY_LIMIT_BYTES must be at least: an
-# interpreter with NumPy and its threads' stacks needs about as much.
+# Seconds that an unload waits for what a worker executes: by then it hangs, or has no client that waits so long.
+UNLOAD_TIMEOUT_S = 600.0
+
+# Seconds that EXECUTION_TIMEOUT_SECONDS and UNLOAD_TIMEOUT_SECONDS may be at most, and bytes that MEMORY_LIMIT_BYTES
+# must be at least: an interpreter with NumPy and its threads' stacks needs about as much.
 EXECUTION_LIMIT_MAX_S = 1_000_000
 MEMORY_LIMIT_LEAST_NBYTES = 1 << 27

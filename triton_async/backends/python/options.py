@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from triton_async.backends.python.defines import EXECUTION_LIMIT_MAX_S, MEMORY_LIMIT_LEAST_NBYTES
+from triton_async.backends.python.defines import EXECUTION_LIMIT_MAX_S, MEMORY_LIMIT_LEAST_NBYTES, UNLOAD_TIMEOUT_S
 from triton_async.errors import InvalidArg
 
 # Options of Triton's Python backend that are about its own shared memory and processes.
@@ -41,6 +41,8 @@ class PythonOptions:
     any_thread: bool | None = None
     # Of a model in one of several model processes: number or name of that, SPREAD, "" for any; None: it is in none.
     process: str | None = None
+    # Seconds that an unload waits for what is executed, of a model that is not in the server process.
+    unload_limit_s: float = UNLOAD_TIMEOUT_S
 
 
 def check_settings(settings: Mapping[str, str]) -> list[str]:
@@ -95,14 +97,20 @@ def read_options(
                 f"parameter '{name}' of model '{model}' is for models that run in a process of their own: set "
                 f"ISOLATION to '{ISOLATED}' as well"
             )
+    if parameters.get("UNLOAD_TIMEOUT_SECONDS") and not isolated and process is None:
+        raise InvalidArg(
+            f"parameter 'UNLOAD_TIMEOUT_SECONDS' of model '{model}' is for models that run in a process of their own "
+            "or in a model process: what runs in the server can not be ended"
+        )
     return PythonOptions(
         isolated,
         environment,
-        _seconds(parameters.get("EXECUTION_TIMEOUT_SECONDS", ""), model),
+        _seconds("EXECUTION_TIMEOUT_SECONDS", parameters, model),
         _limit_nbytes(parameters.get("MEMORY_LIMIT_BYTES", ""), model),
         gpu_inputs,
         _any_thread(parameters.get("ANY_THREAD", ""), model, isolated=isolated, process=process),
         process,
+        _seconds("UNLOAD_TIMEOUT_SECONDS", parameters, model) or UNLOAD_TIMEOUT_S,
     )
 
 
@@ -145,7 +153,8 @@ def _any_thread(value: str, model: str, *, isolated: bool, process: str | None) 
     return {"yes": True, "no": False}.get(value)
 
 
-def _seconds(value: str, model: str) -> float:
+def _seconds(name: str, parameters: Mapping[str, str], model: str) -> float:
+    value = parameters.get(name, "")
     if not value:
         return 0.0
     try:
@@ -154,7 +163,7 @@ def _seconds(value: str, model: str) -> float:
         found = 0.0
     if not 0.001 <= found <= EXECUTION_LIMIT_MAX_S:
         raise InvalidArg(
-            f"parameter 'EXECUTION_TIMEOUT_SECONDS' of model '{model}' must be a number of seconds from 0.001 to "
+            f"parameter '{name}' of model '{model}' must be a number of seconds from 0.001 to "
             f"{EXECUTION_LIMIT_MAX_S}, got '{value}'"
         )
     return found

@@ -139,6 +139,12 @@ cdef class WorkerInstance(RequestInstance):
                 self.changed.wait()
             self.waited_for = False
 
+    def give_up(self, reason):
+        self.supervisor.give_up(reason)
+
+    def begin_to_close(self):
+        self.supervisor.begin_to_close()
+
     def close(self):
         self.supervisor.close()
 

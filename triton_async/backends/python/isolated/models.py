@@ -55,7 +55,7 @@ class IsolatedModels:
             "state_names": [] if sequences is None else [state.output_name for state in sequences.states],
             "reschedules": sequences is not None and sequences.iterative,
         }
-        return IsolatedModel(
+        model = IsolatedModel(
             self._workers,
             self._home(options, version_dir.parent, config),
             context.pool,
@@ -65,6 +65,8 @@ class IsolatedModels:
             inference,
             self._metrics,
         )
+        model.unload_limit_s = options.unload_limit_s
+        return model
 
     def complete(self, proto: Any, path: Path, options: PythonOptions, source: Source, search: list[str] | None) -> Any:
         """The config as `auto_complete_config` completes it, a dict, or None. ServerError."""

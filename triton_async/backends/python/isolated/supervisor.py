@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import select
 import socket
@@ -125,6 +126,8 @@ class Supervisor(LinkOwner):
         self._pause_s = 0.0
         self._served = False  # the worker has executed a batch
         self._due = 0.0
+        self._given_up = False
+        self._close_by: float | None = None
         self._timer: Timer | None = None
 
     @property
@@ -147,16 +150,32 @@ class Supervisor(LinkOwner):
             self._left()
             raise
 
+    def begin_to_close(self) -> None:
+        """Has the model finalized and the worker ended, for `close` to wait for. Not on the reader's thread."""
+        if self._close_by is None:
+            self._close_by = time.monotonic() + self._options.finalize_s
+            self._reader.call(self._begin_to_close)
+
     def close(self) -> None:
         """Has the model finalized and the worker ended, by force where it must be. Blocks until it is gone."""
-        self._reader.call(self._begin_to_close)
-        if not self._gone.wait(self._options.finalize_s):
+        self.begin_to_close()
+        assert self._close_by is not None
+        if not self._gone.wait(max(self._close_by - time.monotonic(), 0)):
             log.warning("the worker of instance '%s' did not end within %g s", self.name, self._options.finalize_s)
             if (process := self._process) is not None:
                 process.dismiss("did not finalize in time", 0)
             if not self._gone.wait(WORKER_CLOSE_TIMEOUT_S):
                 log.error("the worker of instance '%s' can not be ended", self.name)
         self._left()
+
+    def give_up(self, reason: str) -> None:
+        """Ends the worker, or leaves it behind where others are in its process, for good: no other one is started. Any
+        thread, at once; does nothing the second time.
+        """
+        if not self._given_up:
+            self._given_up = True
+            if (process := self._process) is not None:
+                process.dismiss(f"was ended because {reason}", 0)
 
     def kill(self, reason: str) -> None:
         """Ends the worker, with the process that it is in; `reason` says in its stead how it ended. Any thread."""
@@ -173,12 +192,14 @@ class Supervisor(LinkOwner):
 
     def is_restarting(self) -> bool:
         """Whether a worker is on its way, and no long pause before it."""
-        return self.state is State.STARTING or (
+        return (not self._given_up and self.state is State.STARTING) or (
             self.state is State.DOWN and self._due <= time.monotonic() + WORKER_SHORT_PAUSE_S
         )
 
     def absence(self) -> str:
         """Why there is no worker."""
+        if self._given_up:
+            return f"the worker of model instance '{self.name}' {self._how}"
         if self.state is State.STARTING:
             return f"the worker of model instance '{self.name}' {self._how}, and a new one is not ready yet"
         wait_s = max(self._due - time.monotonic(), 0)
@@ -217,7 +238,7 @@ class Supervisor(LinkOwner):
 
     def _spawn(self) -> None:
         self._timer = None
-        if self.state in (State.CLOSING, State.CLOSED):
+        if self._given_up or self.state in (State.CLOSING, State.CLOSED):
             return
         self.state = State.STARTING
         try:
@@ -294,6 +315,10 @@ class Supervisor(LinkOwner):
             self._restart(how, before, served)
 
     def _restart(self, how: str, before: State, served: bool) -> None:
+        if self._given_up:
+            log.warning("the worker of instance '%s' %s", self.name, how)
+            self._due = math.inf
+            return
         now = time.monotonic()
         steady = before is State.RUNNING and now - self._running_since >= WORKER_STEADY_S
         most_s = WORKER_RESTART_SERVED_S if served else WORKER_RESTART_MAX_S
