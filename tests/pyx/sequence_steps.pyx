@@ -50,7 +50,7 @@ def check(SequenceBatcher batcher):
     cdef Lane lane
     cdef int64_t owned = 0
     owners = set()
-    for slot in batcher.slots:
+    for slot in batcher.slots.values():
         if slot.owner is not None:
             owned += 1
             assert slot.owner.slot is slot and slot.owner.generation == slot.generation
@@ -59,8 +59,8 @@ def check(SequenceBatcher batcher):
             assert slot.number not in batcher.free
         else:
             assert batcher.free.count(slot.number) == 1
-    assert owned + len(batcher.free) == len(batcher.slots) <= batcher.most_slots
-    assert batcher.backlog.size == 0 or owned == batcher.most_slots
+    assert owned + len(batcher.free) == len(batcher.slots)
+    assert batcher.backlog.size == 0 or (batcher.unmade == 0 and not batcher.free)
     assert batcher.live == owned + batcher.backlog.size
     for sequence in batcher.by_id.values():
         assert sequence.state != SEQUENCE_IDLE or sequence.first is None

@@ -45,6 +45,5 @@ cdef class Summary:
 cdef class Latencies:
     cdef list histograms             # by Phase; None where none is wanted
     cdef list summaries
-    cdef readonly bint single        # a request has one response: its first is its last
 
     cdef int note(self, int phase, int64_t ns, int64_t now_ns) except -1

@@ -146,14 +146,13 @@ cdef double middle_of(int cell) noexcept:
 @cython.final
 cdef class Latencies:
     """`histograms`: by Phase, of upper bounds in nanoseconds, None where none is wanted. `summaries`: whether one is
-    wanted, by Phase. `single`: of a model that is not decoupled."""
+    wanted, by Phase. The first response is counted of decoupled models alone."""
 
-    def __init__(self, list histograms, list summaries, bint single):
+    def __init__(self, list histograms, list summaries):
         if len(histograms) != N_PHASES or len(summaries) != N_PHASES:
             raise ValueError(f"{N_PHASES} phases")
         self.histograms = [None if bounds is None else Histogram(bounds) for bounds in histograms]
         self.summaries = [Summary() if wanted else None for wanted in summaries]
-        self.single = single
 
     cdef int note(self, int phase, int64_t ns, int64_t now_ns) except -1:
         histogram = self.histograms[phase]

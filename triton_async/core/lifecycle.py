@@ -108,6 +108,8 @@ class LoadedVersion:
     made: dict[Slot, Instance] = field(default_factory=dict)
     passive: list[Instance] = field(default_factory=list)
     leaving: set[asyncio.Task[None]] = field(default_factory=set)
+    # Of a model with sequences.
+    injection: Injection | None = None
     # Who hears of the end of what it was loaded with; None: nobody.
     agents: AgentRun | None = None
 
@@ -185,16 +187,16 @@ async def start_version(host: Host, config: ModelConfig, opened: OpenVersion) ->
     passive = [instance for instance in made if instance not in instances]
     return LoadedVersion(
         opened.version, model, loaded, time.monotonic() - opened.begun,
-        made=dict(zip(slots(config), made, strict=True)), passive=passive,
+        made=dict(zip(slots(config), made, strict=True)), passive=passive, injection=injection,
     )  # fmt: skip
 
 
 def fits_in_place(host: Host, version: LoadedVersion, config: ModelConfig, contents: Fingerprint) -> bool:
     """Whether `config` differs from what the version has in instances alone, or in its version policy, and its files do
-    not. Never with sequences, on GPUs, and where instances wait for the rate limiter: these are loaded anew.
+    not. Never on GPUs, and where instances wait for the rate limiter: these are loaded anew.
     """
     loaded, old = version.loaded, version.model.config
-    if loaded is None or not contents or contents != version.contents or config.sequences is not None:
+    if loaded is None or not contents or contents != version.contents:
         return False
     if version.agents is not None:  # they are told of each load
         return False
@@ -234,7 +236,7 @@ async def update_version(host: Host, version: LoadedVersion, config: ModelConfig
         signature = version.model.signature
         samples = await host.loading(read_samples, config, signature, model_dir) if made else []
         active = [instance for instance, spec in zip(made, new.values(), strict=True) if not spec.passive]
-        await host.warm_ups.run(host.reactor, config, signature, active, samples, None)
+        await host.warm_ups.run(host.reactor, config, signature, active, samples, version.injection)
     except BaseException:
         await _free(host, made, None)
         raise

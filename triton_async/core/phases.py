@@ -75,6 +75,8 @@ def latencies_of(config: ModelConfig, wanted: MetricsConfig, cached: bool) -> La
     histograms: list[list[int] | None] = [None] * 8
     summaries = [False] * 8
     for family, buckets in wanted.histograms(config.metric_buckets).items():
+        if family == FIRST_RESPONSE_FAMILY and not config.decoupled:  # as in Triton
+            continue
         phase, unit_ns, _ = HISTOGRAMS[family]
         histograms[phase] = [round(bound * unit_ns) for bound in buckets]
     if wanted.summary_latencies:
@@ -82,4 +84,4 @@ def latencies_of(config: ModelConfig, wanted: MetricsConfig, cached: bool) -> La
             summaries[phase] = True
     if not any(summaries) and all(bounds is None for bounds in histograms):
         return None
-    return Latencies(histograms, summaries, not config.decoupled)
+    return Latencies(histograms, summaries)

@@ -23,10 +23,18 @@ cdef class SequenceModel(Model):
     cdef readonly bint lingers           # followed by a later load, and held, while sequences that began here go on
     cdef bint followed                   # ever
     cdef object end_timer                # ends lingering
+    # Instance that is to go once its sequences are over -> what to call when it has gone (core.changing).
+    cdef dict retiring
 
     # The model of an earlier load that has the sequence of this request, or None. One that starts anew leaves it.
     cdef SequenceModel _earlier(self, InferRequest request)
     cdef int _depart(self) except -1
+
+    # These serve from now on, in order. Those of the model that are not among them keep the sequences that they have, and
+    # get no others, until these are over: then they go, and `on_gone(instance)` is called.
+    cdef int change(self, list instances, list gone, on_gone) except -1
+    # Has those of `instances` leave that are retiring.
+    cdef int _let_go_of(self, list instances) except -1
 
     cdef bint _step_over(self, InferRequest request, int64_t now_ns) except -1
     # A request was released to be run once more, and its execution is over.

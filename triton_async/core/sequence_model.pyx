@@ -4,6 +4,7 @@ import logging
 
 from libc.stdint cimport int64_t
 
+from triton_async.core.changing cimport let_instances_go
 from triton_async.core.instances cimport Instance
 from triton_async.core.model cimport Model, is_away
 from triton_async.core.sequences cimport SequenceBatcher
@@ -35,6 +36,7 @@ cdef class SequenceModel(Model):
         self.bound = True
         self.sequences = scheduler
         scheduler.wake = self._wake
+        self.retiring = {}
 
     def _wake(self):
         self.reactor.call_turn(self)
@@ -103,8 +105,40 @@ cdef class SequenceModel(Model):
                 model._depart()
                 model = model.before
         await Model.drain(self)
+        self._let_go_of(list(self.retiring))
+
+    # -- in-place updates --------------------------------------------------------------------------
+
+    cdef int change(self, list instances, list gone, on_gone) except -1:
+        cdef Instance instance
+        cdef list new = [instance for instance in instances if instance not in self.instances]
+        self.instances = [*instances, *self.retiring, *gone]
+        self.idle[:0] = new[::-1]
+        for instance in gone:
+            self.retiring[instance] = on_gone
+        self.sequences.change_instances(instances)
+        self._wake()
+        return 0
+
+    cdef int _let_go_of(self, list instances) except -1:
+        cdef Instance instance
+        for instance in instances:
+            on_gone = self.retiring.pop(instance, None)
+            if on_gone is not None:
+                self.leaving[instance] = on_gone
+                self.instances.remove(instance)
+        let_instances_go(self)
+        return 0
 
     cdef int _arm(self) except -1:
+        cdef list emptied = self.sequences.emptied
+        if emptied:
+            self.sequences.emptied = []
+            for instance in emptied:
+                self.sequences.forget_instance(instance)
+            self._let_go_of(emptied)
+        elif self.leaving:
+            let_instances_go(self)
         Model._arm(self)
         return self._depart() if self.lingers and self.sequences.live == 0 else 0
 

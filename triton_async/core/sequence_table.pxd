@@ -25,7 +25,8 @@ cdef enum SequenceState:
 # A place on an instance; with the direct strategy also a row of its batches.
 cdef class Slot:
     cdef Lane lane
-    cdef Py_ssize_t number             # among all slots: the lowest free one is given away
+    # The lowest free one is given away: of all instances the first slot before the second of any.
+    cdef int64_t number
     cdef Sequence owner                # None: free
     cdef uint64_t generation           # grows with each owner
 
@@ -62,6 +63,9 @@ cdef class SequenceLine:
 cdef class Lane:
     cdef object instance
     cdef list slots                    # of Slot, made as they are first needed
+    cdef int64_t owned                 # of these, those with a sequence
+    cdef int64_t serial                # grows from lane to lane
+    cdef bint leaves                   # its slots go to no other sequences: its instance is to go
     cdef SequenceLine ready            # READY sequences, as they became so
     cdef int64_t n_ready
     cdef int64_t wait_until_ns         # when something is to be taken from it by time alone; 0: not
@@ -83,9 +87,13 @@ cdef class SequenceTable(Scheduler):
     cdef dict by_id                    # id -> Sequence
     cdef dict lanes                    # instance -> Lane
     cdef list lane_order
-    cdef list slots                    # of Slot, by number
-    cdef Py_ssize_t most_slots
+    cdef Py_ssize_t per_lane           # slots of an instance
+    cdef dict slots                    # number -> Slot, of those that were used, on instances that stay or have owners
+    cdef Py_ssize_t unmade             # slots that were not
+    cdef Lane next_lane                # whose slot is made next; None: all are
+    cdef int64_t lanes_made            # ever
     cdef list free                     # heap of numbers of free slots that were used
+    cdef list emptied                  # instances that are to go and have no sequence any more; not yet taken
     cdef SequenceLine idle
     cdef SequenceLine backlog
     cdef int64_t backlog_requests
@@ -106,6 +114,11 @@ cdef class SequenceTable(Scheduler):
     cdef int close_one(self, object sequence_id) except -1
     # Gives up a sequence whose client has gone, and all that waits of it.
     cdef int leave(self, Sequence sequence) except -1
+    # Those are the instances that take batches from now on, in order; others that have sequences take batches for these
+    # until they end, and stand in `emptied` then, those without at once. None of `instances` is among those.
+    cdef int change_instances(self, list instances) except -1
+    # Of an instance in `emptied`, or whose sequences are all over with it: it takes no batches any more.
+    cdef int forget_instance(self, object instance) except -1
     # Forgets everything. No request waits or runs.
     cpdef int close(self) except -1
 
@@ -119,6 +132,10 @@ cdef class SequenceTable(Scheduler):
     cdef int _place(self, Sequence sequence, int64_t now_ns) except -1
     cdef bint _has_free(self) noexcept
     cdef Slot _free_slot(self)
+    cdef Lane _add_lane(self, object instance)
+    cdef int _find_next_lane(self) except -1
+    # The first one that waits for a slot, without a place in that line.
+    cdef Sequence _leave_backlog(self)
     cdef int _give_slot(self, Sequence sequence, Slot slot, int64_t now_ns) except -1
     # The slot of a sequence goes to the first one that waits for it, or becomes free.
     cdef int _take_slot(self, Sequence sequence, int64_t now_ns) except -1

@@ -5,7 +5,7 @@ import logging
 cimport cython
 from libc.stdint cimport int64_t, uint64_t
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from triton_async.core.injection cimport Injection
 from triton_async.core.queue cimport Deadlines
@@ -30,6 +30,8 @@ log = logging.getLogger("triton_async.core")
 
 cdef uint64_t MAX_TIMEOUT_US = MAX_DELAY_US
 cdef Py_ssize_t MAX_ID = MAX_SEQUENCE_ID
+# Instances that a model has at once and one after the other, far beyond what there may be.
+cdef int64_t MOST_LANES = 1 << 32
 
 
 # Of ten thousand sequences none is in the processor's caches: what the next step reads of this one comes while it is
@@ -109,7 +111,6 @@ cdef class SequenceTable(Scheduler):
     """`batching`: config SequenceBatching. `instances`: those that take batches, in order."""
 
     def __init__(self, ModelSignature signature, batching, Injection injection, instances):
-        cdef Lane lane
         self.signature = signature
         self.injection = injection
         self.iterative = batching.iterative
@@ -117,14 +118,13 @@ cdef class SequenceTable(Scheduler):
         self.by_id = {}
         self.lanes = {}
         self.lane_order = []
-        for instance in instances:
-            lane = Lane()
-            lane.instance = instance
-            self.lanes[instance] = lane
-            self.lane_order.append(lane)
-        self.slots = []
-        self.most_slots = batching.candidates * len(self.lane_order)
+        self.per_lane = batching.candidates
+        self.slots = {}
         self.free = []
+        self.emptied = []
+        for instance in instances:
+            self._add_lane(instance)
+        self._find_next_lane()
         self.idle = SequenceLine()
         self.backlog = SequenceLine()
         self.deadlines = Deadlines()
@@ -138,7 +138,7 @@ cdef class SequenceTable(Scheduler):
     @property
     def free_slots(self):
         """Slots without a sequence."""
-        return len(self.free) + self.most_slots - len(self.slots)
+        return len(self.free) + self.unmade
 
     # -- requests in -------------------------------------------------------------------------------
 
@@ -235,18 +235,83 @@ cdef class SequenceTable(Scheduler):
     # -- slots -------------------------------------------------------------------------------------
 
     cdef bint _has_free(self) noexcept:
-        return len(self.free) > 0 or len(self.slots) < self.most_slots
+        return len(self.free) > 0 or self.unmade > 0
 
     cdef Slot _free_slot(self):
+        cdef Lane lane = self.next_lane
         cdef Slot slot
-        if self.free:
+        cdef int64_t number = 0 if lane is None else len(lane.slots) * MOST_LANES + lane.serial
+        if self.free and (lane is None or <int64_t>self.free[0] < number):
             return <Slot>self.slots[heappop(self.free)]
         slot = Slot.__new__(Slot)
-        slot.number = len(self.slots)
-        slot.lane = <Lane>self.lane_order[slot.number % len(self.lane_order)]
-        self.slots.append(slot)
-        slot.lane.slots.append(slot)
+        slot.number = number
+        slot.lane = lane
+        self.unmade -= 1
+        self.slots[number] = slot
+        lane.slots.append(slot)
+        self._find_next_lane()
         return slot
+
+    cdef int _find_next_lane(self) except -1:
+        cdef Lane lane, found = None
+        for lane in self.lane_order:
+            if not lane.leaves and len(lane.slots) < (self.per_lane if found is None else len(found.slots)):
+                found = lane
+        self.next_lane = found
+        return 0
+
+    cdef Lane _add_lane(self, object instance):
+        cdef Lane lane = Lane()
+        lane.serial = self.lanes_made
+        self.lanes_made += 1
+        lane.instance = instance
+        self.lanes[instance] = lane
+        self.lane_order.append(lane)
+        self.unmade += self.per_lane
+        return lane
+
+    cdef int change_instances(self, list instances) except -1:
+        cdef Lane lane
+        cdef Slot slot
+        cdef Sequence sequence
+        for lane in list(self.lane_order):
+            if lane.instance in instances or lane.leaves:
+                continue
+            lane.leaves = True
+            self.unmade -= self.per_lane - len(lane.slots)
+            for slot in lane.slots:
+                if slot.owner is None:
+                    self.free.remove(slot.number)
+                    del self.slots[slot.number]
+            if lane.owned == 0:
+                self.emptied.append(lane.instance)
+        heapify(self.free)
+        for instance in instances:
+            if instance not in self.lanes:
+                self._add_lane(instance)
+        self.lane_order.sort(key=lambda lane: _place_of(<Lane>lane, instances))
+        self._find_next_lane()
+        while self.backlog.size and self._has_free():
+            sequence = self._leave_backlog()
+            self._give_slot(sequence, self._free_slot(), sequence.first.queue_start_ns)
+        return self._note()
+
+    cdef int forget_instance(self, object instance) except -1:
+        cdef Lane lane = <Lane>self.lanes.pop(instance)
+        assert lane.leaves and lane.owned == 0
+        self.lane_order.remove(lane)
+        lane.slots = []  # they know their lane
+        lane.instance = None
+        return 0
+
+    cdef Sequence _leave_backlog(self):
+        cdef Sequence sequence = self.backlog.first
+        cdef InferRequest request = sequence.first
+        self.backlog.unlink(sequence)
+        while request is not None:
+            self.backlog_requests -= 1
+            request = request.behind
+        return sequence
 
     cdef int _place(self, Sequence sequence, int64_t now_ns) except -1:
         cdef InferRequest request = sequence.first
@@ -263,6 +328,7 @@ cdef class SequenceTable(Scheduler):
         cdef InferRequest request = sequence.first
         assert slot.owner is None and sequence.slot is None
         slot.owner = sequence
+        slot.lane.owned += 1
         slot.generation += 1
         sequence.slot = slot
         sequence.lane = slot.lane
@@ -278,24 +344,23 @@ cdef class SequenceTable(Scheduler):
 
     cdef int _take_slot(self, Sequence sequence, int64_t now_ns) except -1:
         cdef Slot slot = sequence.slot
-        cdef Sequence following = self.backlog.first
-        cdef InferRequest request
         if slot is None:
             return 0
         if slot.owner is not sequence or slot.generation != sequence.generation:
             raise AssertionError(f"slot {slot.number} of model '{self.signature.model_name}' is not this sequence's")
         slot.owner = None
+        slot.lane.owned -= 1
         sequence.slot = None
         sequence.lane = None
-        if following is None:
+        if slot.lane.leaves:
+            del self.slots[slot.number]
+            if slot.lane.owned == 0:
+                self.emptied.append(slot.lane.instance)
+            return 0
+        if self.backlog.size == 0:
             heappush(self.free, slot.number)
             return 0
-        self.backlog.unlink(following)
-        request = following.first
-        while request is not None:
-            self.backlog_requests -= 1
-            request = request.behind
-        return self._give_slot(following, slot, now_ns)
+        return self._give_slot(self._leave_backlog(), slot, now_ns)
 
     cdef int _make_ready(self, Sequence sequence, int64_t now_ns, bint first=False) noexcept:
         cdef Lane lane = sequence.lane
@@ -453,11 +518,17 @@ cdef class SequenceTable(Scheduler):
         for lane in self.lane_order:  # slots know their lanes
             (<Lane>lane).slots = []
             (<Lane>lane).instance = None
-        self.slots = []
+        self.slots = {}
         self.lanes = {}
         self.free = []
-        self.most_slots = 0
+        self.emptied = []
+        self.next_lane = None
+        self.unmade = 0
         return 0
+
+
+def _place_of(Lane lane, list instances):
+    return len(instances) if lane.leaves else instances.index(lane.instance)
 
 
 # When something is to be done about a request that still waits; 0: never.

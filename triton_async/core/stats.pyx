@@ -88,12 +88,10 @@ cdef class ModelStatistics:
         latencies.note(PHASE_COMPUTE_INPUT, input_ns, now_ns)
         latencies.note(PHASE_COMPUTE_INFER, infer_ns, now_ns)
         latencies.note(PHASE_COMPUTE_OUTPUT, output_ns, now_ns)
-        if latencies.single:
-            latencies.note(PHASE_FIRST_RESPONSE, now_ns - start_ns, now_ns)
         return 0
 
     cdef int record_first(self, int64_t start_ns, int64_t now_ns) except -1:
-        if self.latencies is not None and not self.latencies.single:
+        if self.latencies is not None:
             self.latencies.note(PHASE_FIRST_RESPONSE, now_ns - start_ns, now_ns)
         return 0
 

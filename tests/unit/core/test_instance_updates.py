@@ -84,17 +84,16 @@ def test_names_and_groups_do_not_matter_and_passive_ones_get_nothing(tmp_path: P
     run(test)
 
 
-@pytest.mark.parametrize("change", ["files", "config", "sequences", "override"])
+@pytest.mark.parametrize("change", ["files", "config", "override"])
 def test_what_differs_in_more_is_loaded_anew(tmp_path: Path, change: str) -> None:
-    more = "sequence_batching { }" if change == "sequences" else ""
-    write_model(tmp_path, "m", more=group(1) + more)
+    write_model(tmp_path, "m", more=group(1))
 
     async def test() -> None:
         async with running(tmp_path, *EXPLICIT) as server:
             model = loaded(server).model
             if change == "files":
                 (tmp_path / "m" / "1" / "weights").write_bytes(b"new")
-            write_model(tmp_path, "m", max_batch_size=8 * (change == "config"), more=group(2) + more)
+            write_model(tmp_path, "m", max_batch_size=8 * (change == "config"), more=group(2))
             if change == "override":
                 config = {"backend": "identity", "max_batch_size": 4, "instance_group": [{"count": 2}],
                           "input": [{"name": "INPUT0", "data_type": "TYPE_FP32", "dims": [-1]}],

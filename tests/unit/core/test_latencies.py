@@ -20,7 +20,7 @@ TIMES = st.lists(st.integers(0, 1 << 45), max_size=60)
 def latencies(bounds: list[int] | None = None, *, summary: bool = False) -> Latencies:
     histograms: list[list[int] | None] = [None] * 8
     histograms[REQUEST] = bounds
-    return Latencies(histograms, [summary and phase == REQUEST for phase in range(8)], True)
+    return Latencies(histograms, [summary and phase == REQUEST for phase in range(8)])
 
 
 def quantiles(times: list[int], wanted: list[float], now_ns: int = 0) -> list[float]:
