@@ -37,7 +37,7 @@ from triton_async.memory.slab import SlabPool
 from triton_async.processes.calls import encoded
 from triton_async.processes.defines import INLINE_NBYTES, TELL_S
 from triton_async.processes.lane import lease_rings
-from triton_async.processes.remote import ModelProcess, RemoteServer
+from triton_async.processes.remote import ModelsLane, RemoteServer
 from triton_async.version import VERSION
 
 log = logging.getLogger("triton_async.front_end")
@@ -57,7 +57,7 @@ class FrontEndProcess:
         lease_rings(self._bodies)
         connection = socket.socket(fileno=sock)
         connection.setblocking(False)
-        self._link = ModelProcess(
+        self._link = ModelsLane(
             self._loop, connection, self._bodies, self._bodies, SharedMemory(0, False, fd=responses), own_bell,
             other_bell, self._on_told, self._on_over,
         )  # fmt: skip

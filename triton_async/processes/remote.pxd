@@ -9,11 +9,11 @@ from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse
 from triton_async.processes.lane cimport Lane
 
-# The front-end's end of its lane to the model process.
+# The front-end's end of its lane to the models' process.
 #
 # Invariants
-#   - a request is in `requests` from `submit` until the model process says that it is over
-cdef class ModelProcess(Lane):
+#   - a request is in `requests` from `submit` until the models' process says that it is over
+cdef class ModelsLane(Lane):
     cdef RemoteServer server
     cdef dict requests               # number -> InferRequest
     cdef dict taken                  # number -> responses that were passed on since the last message
@@ -22,7 +22,7 @@ cdef class ModelProcess(Lane):
     cdef list origins_over           # numbers of origins whose end is to be told
     cdef dict calls                  # number -> future
     cdef uint64_t last_call
-    cdef object on_told              # gets what the model process tells: a dict
+    cdef object on_told              # gets what the models' process tells: a dict
     cdef object on_over              # called at its end, with what is wrong, or None
 
     cdef int submit(self, InferRequest request, RemoteServable model) except -1
@@ -33,14 +33,14 @@ cdef class ModelProcess(Lane):
     cdef int _hold_window(self, InferRequest request, uint64_t number) except -1
     cdef uint64_t _origin(self, InferRequest request) except? 0
 
-# A model version of the model process. What `Servable` says of order, cache and statistics is done there.
+# A model version of the models' process. What `Servable` says of order, cache and statistics is done there.
 cdef class RemoteServable(Servable):
-    cdef ModelProcess link
-    cdef uint64_t remote_number      # Servable.number of the model process
+    cdef ModelsLane link
+    cdef uint64_t remote_number      # Servable.number of the models' process
 
-    # The model process has it no more.
+    # The models' process has it no more.
     cdef int over(self, InferRequest request) except -1
 
 cdef class RemoteServer(InferenceServer):
-    cdef ModelProcess link
+    cdef ModelsLane link
     cdef bint models_asked           # models say themselves whether they are ready

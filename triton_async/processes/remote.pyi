@@ -11,7 +11,7 @@ from triton_async.core.server import InferenceServer
 from triton_async.memory.slab import SlabPool
 from triton_async.processes.lane import Lane
 
-class ModelProcess(Lane):
+class ModelsLane(Lane):
     in_flight: int
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, rings: SharedMemory, mine: SharedMemory,
@@ -26,7 +26,7 @@ class RemoteServable(Servable):
 class RemoteServer(InferenceServer):
     def __init__(
         self, settings: Settings, reactor: Reactor, loop: asyncio.AbstractEventLoop, pool: SlabPool,
-        link: ModelProcess, n_frontends: int,
+        link: ModelsLane, n_frontends: int,
     ) -> None: ...  # fmt: skip
     def set_state(self, state: int, max_held_nbytes: int, reads_context: bool, models_asked: bool) -> None: ...
     def set_models(self, changed: Mapping[str, Any]) -> None: ...

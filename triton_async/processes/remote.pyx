@@ -1,4 +1,4 @@
-"""The server as a front-end process has it. It knows the models by what the model process says of them."""
+"""The server as a front-end process has it. It knows the models by what the models' process says of them."""
 
 import asyncio
 import logging
@@ -46,10 +46,10 @@ cdef InferResponse _no_memory(InferRequest request, int64_t version, bint final)
     return response
 
 
-# Keeps, for an Origin of this process, that of the model process. __dealloc__ uses `link`.
+# Keeps, for an Origin of this process, that of the models' process. __dealloc__ uses `link`.
 @cython.no_gc_clear
 cdef class _RemoteOrigin:
-    cdef ModelProcess link
+    cdef ModelsLane link
     cdef uint64_t number
 
     def left(self):
@@ -63,8 +63,8 @@ cdef class _RemoteOrigin:
             self.link.origins_over.append((self.number, False))
 
 
-cdef class ModelProcess(Lane):
-    """See Lane. `on_told(dict)`: what the model process tells; `on_over(problem)`: it has ended."""
+cdef class ModelsLane(Lane):
+    """See Lane. `on_told(dict)`: what the models' process tells; `on_over(problem)`: it has ended."""
 
     def __init__(self, loop, sock, rings, mine, theirs, own_fd, other_fd, on_told, on_over):
         Lane.__init__(self, loop, sock, rings, mine, theirs, own_fd, other_fd, front_end=True)
@@ -77,7 +77,7 @@ cdef class ModelProcess(Lane):
 
     @property
     def in_flight(self):
-        """Requests that the model process has."""
+        """Requests that the models' process has."""
         return len(self.requests)
 
     def on_end(self, problem):
@@ -151,7 +151,7 @@ cdef class ModelProcess(Lane):
         message.u64(number)
         self.send(message)
 
-    # -- from the model process --------------------------------------------------------------------
+    # -- from the models' process --------------------------------------------------------------------
 
     cdef int receive(self, int kind, Cursor cursor) except -1:
         cdef InferRequest request
@@ -229,7 +229,7 @@ cdef class ModelProcess(Lane):
         return self._passed_on(request, <RemoteServable>request.model,
                                _no_memory(request, answered.version, flags & FINAL != 0), answered.request, flags)
 
-    # The model process hears of what was passed on, unless its client had better get no more: then later.
+    # The models' process hears of what was passed on, unless its client had better get no more: then later.
     cdef int _hold_window(self, InferRequest request, uint64_t number) except -1:
         if request.cancelled:
             return 0
@@ -248,7 +248,7 @@ cdef class ModelProcess(Lane):
     # -- calls -------------------------------------------------------------------------------------
 
     async def ask(self, str name, *arguments):
-        """What the model process answers to a control call. ServerError, as it raises it."""
+        """What the models' process answers to a control call. ServerError, as it raises it."""
         cdef uint64_t number
         if self.closed:
             raise Unavailable("Server exiting")
@@ -263,7 +263,7 @@ cdef class ModelProcess(Lane):
 
 
 cdef class RemoteServable(Servable):
-    """A version that the model process serves. `number`: that it has there."""
+    """A version that the models' process serves. `number`: that it has there."""
 
     def __init__(self, RemoteServer server, uint64_t number, signature, config):
         Servable.__init__(self, server.reactor, signature, config)
@@ -293,7 +293,7 @@ cdef class RemoteServable(Servable):
         return self._free(request)
 
     def goes_on_with(self, InferRequest request):
-        # The model process knows.
+        # The models' process knows.
         return True
 
     def retire(self):
@@ -326,9 +326,9 @@ class _Repository:
 
 
 cdef class RemoteServer(InferenceServer):
-    """`pool`: memory that the model process sees, for what is received. `n_frontends`: that share the machine."""
+    """`pool`: memory that the models' process sees, for what is received. `n_frontends`: that share the machine."""
 
-    def __init__(self, settings, reactor, loop, pool, ModelProcess link, n_frontends):
+    def __init__(self, settings, reactor, loop, pool, ModelsLane link, n_frontends):
         self.id = settings.id
         self.version = TRITON_VERSION
         self.settings = settings
@@ -349,10 +349,10 @@ cdef class RemoteServer(InferenceServer):
         self.link = link
         link.server = self
 
-    # -- what the model process tells --------------------------------------------------------------
+    # -- what the models' process tells --------------------------------------------------------------
 
     def set_state(self, int state, int64_t max_held_nbytes, bint reads_context, bint models_asked):
-        """ServerState of the model process, and what it wants to know of requests."""
+        """ServerState of the models' process, and what it wants to know of requests."""
         self.state = state
         self.max_held_nbytes = max_held_nbytes
         self.reads_context = reads_context

@@ -27,7 +27,7 @@ from triton_async.processes.calls import Answering, encoded
 from triton_async.processes.lane import lease_rings, rings_nbytes
 from triton_async.processes.news import News
 from triton_async.processes.peer import FrontEnd
-from triton_async.processes.remote import ModelProcess, RemoteServer
+from triton_async.processes.remote import ModelsLane, RemoteServer
 
 NBYTES = 1 << 26
 RING_AT = {"front-end": 0, "model process": defines.RING_NBYTES + 128}
@@ -66,7 +66,7 @@ class Pair:
         )  # fmt: skip
         self.reactor = Reactor()
         self.reactor.attach(loop)
-        self.model_process = ModelProcess(
+        self.model_process = ModelsLane(
             loop, theirs, own, own, SharedMemory(0, False, fd=os.dup(responses.fd)), bells[3], bells[2], self._on_told,
             lambda problem: self.problems.append(("model process", problem)),
         )  # fmt: skip
