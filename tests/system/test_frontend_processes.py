@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import queue
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -356,6 +357,16 @@ def test_a_killed_front_end_costs_its_connections_alone(two: ServerProcess) -> N
     wait_until_idle(two)
     assert len(os.listdir(f"/proc/{two.pid}/fd")) <= descriptors + 4
     assert "front-end process" in two.output()
+
+
+def test_a_front_end_that_had_listened_is_soon_back_however_often_it_is_killed(two: ServerProcess) -> None:
+    before = two.metrics()["triton_async_frontend_restarts_total"]
+    for turn in range(6):
+        os.kill(front_ends(two)[-1], signal.SIGKILL)  # the one that was started last
+        wait_for_metric(two, "triton_async_frontend_restarts_total", before + turn + 1)
+        wait_for_metric(two, "triton_async_frontend_processes", COUNT)
+    pauses = [float(pause) for pause in re.findall(r"front-end process .* is started in ([\d.]+) s", two.output())]
+    assert len(pauses) >= 6 and max(pauses) <= 0.2
 
 
 def test_memory_and_descriptors_stay_flat(two: ServerProcess) -> None:

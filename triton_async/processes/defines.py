@@ -41,11 +41,12 @@ RESPONSE_WINDOW = 16
 SETTLE_S = 10.0
 END_S = 2.0
 
-# Seconds until a front-end is started again that ended within STEADY_S of its start: a pause that doubles. Others are
-# replaced at once.
+# Seconds until a front-end is started again that ended within STEADY_S of its start: a pause that doubles up to
+# RESTART_MAX_S, or RESTART_SERVED_S when it had listened. Others are replaced at once.
 STEADY_S = 5.0
 RESTART_S = 0.1
 RESTART_MAX_S = 5.0
+RESTART_SERVED_S = 0.2
 
 # Seconds for all front-ends to listen when the server starts.
 START_S = 60.0

@@ -202,7 +202,8 @@ class FrontEnds:
         if steady or (was_listening and place.pause_s == 0):
             pause_s, place.pause_s = 0.0, 0.0 if steady else defines.RESTART_S
         else:
-            pause_s = place.pause_s = min(max(2 * place.pause_s, defines.RESTART_S), defines.RESTART_MAX_S)
+            most_s = defines.RESTART_SERVED_S if was_listening else defines.RESTART_MAX_S
+            pause_s = place.pause_s = min(max(2 * place.pause_s, defines.RESTART_S), most_s)
         if self._watching is None:
             place.problem = place.problem or f"a front-end process {how}"
             self._changed.set()
