@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import http.client
 import os
 import random
@@ -25,6 +26,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from .holds import HEAD, holds
 from .load import Requests, require, wrk
 from .perf import CPU_TICK_US, own_ticks
 
@@ -122,13 +124,11 @@ def kills(server: ServerProcess, seconds: float, clients: int) -> list[str]:
     for thread in threads:
         thread.join()
     print(f"{killed} front-ends killed in {seconds:g} s; requests: {dict(outcomes)}")
-    print(f"another one listened after {statistics.median(away):.2f} s (median), {max(away):.2f} s (longest)")
+    print(
+        f"another one listened after {statistics.median(away):.2f} s (median), {max(away):.2f} s (longest); "
+        f"{sum(one > 1 for one in away)} took more than a second"
+    )
     return [what for what in outcomes if what.startswith("wrong")]
-
-
-def held(server: ServerProcess) -> tuple[int, int]:
-    """Descriptors of the models' process, and front-ends."""
-    return len(os.listdir(f"/proc/{server.pid}/fd")), len(front_ends(server))
 
 
 def main() -> None:
@@ -166,12 +166,18 @@ def run(server: ServerProcess, count: int, folder: Path, options: Any) -> None:
     elif options.kill_seconds:
         kills(server, 3, 8)
         wait_until_idle(server)
-        before = held(server)
-        wrong = kills(server, options.kill_seconds, 8)
-        wait_until_idle(server)
-        print(f"descriptors and front-ends: {before} before, {held(server)} afterwards")
-        if wrong or held(server)[0] > before[0] + 4:
-            raise SystemExit(f"wrong: {wrong}, left: {held(server)} where {before} were")
+        before = holds(server.pid)
+        wrong, rows = [], [before.row("before")]
+        for name in ("half way", "afterwards"):
+            wrong += kills(server, options.kill_seconds / 2, 8)
+            wait_until_idle(server)
+            with contextlib.suppress(AssertionError):
+                poll(lambda: holds(server.pid).same_as(before), "nothing to be left")
+            after = holds(server.pid)
+            rows.append(after.row(name))
+        print(HEAD, *rows, sep="\n")
+        if wrong or not after.same_as(before):
+            raise SystemExit(f"wrong: {wrong}, or something is left")
     else:
         rate(server, count, folder, options.seconds, options.concurrency)
 

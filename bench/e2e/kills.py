@@ -11,6 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from .holds import HEAD, holds
+
 _WORKERS = 2
 _SETTLE_S = 2.0
 _TESTS = Path(__file__).resolve().parents[2] / "tests" / "system"
@@ -38,9 +40,6 @@ def main() -> None:
         models.add(folder / "models", "echo", models.ECHO, config)
         with running_server([folder / "models"], folder, flags) as server:
 
-            def held() -> tuple[int, int]:
-                return worker_kills.open_descriptors(server.pid), len(worker_kills.family(server.pid))
-
             def settle() -> None:
                 server.wait_until_idle()
                 poll(lambda: len(worker_kills.workers_of(server)) == _WORKERS, "all workers to be there")
@@ -48,17 +47,25 @@ def main() -> None:
             worker_kills.run(server, "echo", 3, options.clients)
             settle()
             time.sleep(_SETTLE_S)  # connections of clients that have gone
-            before = held()
-            found = worker_kills.run(server, "echo", options.seconds, options.clients)
+            before = holds(server.pid)
+            found = worker_kills.Outcome()
+            rows = [before.row("before")]
+            for when in ("half way", "afterwards"):
+                found.add(worker_kills.run(server, "echo", options.seconds / 2, options.clients))
+                settle()
+                with contextlib.suppress(AssertionError):
+                    poll(lambda: holds(server.pid).same_as(before), "nothing to be left")
+                after = holds(server.pid)
+                rows.append(after.row(when))
             away = sorted(found.away_s)
             print(f"{found.kills} workers killed in {options.seconds:g} s")
             print(f"{found.asked} requests: {dict(found.answers)}")
-            print(f"a worker was back after {statistics.median(away):.2f} s (median), {away[-1]:.2f} s (longest)")
-            settle()
-            with contextlib.suppress(AssertionError):
-                poll(lambda: held() == before, "nothing to be left")
-            print(f"descriptors and processes: {before} before, {held()} afterwards")
-            found.wrong += [] if held() == before else ["something is left"]
+            print(
+                f"a worker was back after {statistics.median(away):.2f} s (median), {away[-1]:.2f} s (longest); "
+                f"{sum(one > 1 for one in away)} took more than a second"
+            )
+            print(HEAD, *rows, sep="\n")
+            found.wrong += [] if after.same_as(before) else ["something is left"]
             server.stop()
     if found.wrong:
         raise SystemExit("\n".join(found.wrong[:10]))

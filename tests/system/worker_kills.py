@@ -37,6 +37,13 @@ class Outcome:
     def asked(self) -> int:
         return sum(self.answers.values())
 
+    def add(self, other: Outcome) -> None:
+        """Takes in what became of more requests."""
+        self.answers += other.answers
+        self.kills += other.kills
+        self.away_s += other.away_s
+        self.wrong += other.wrong
+
 
 def family(root: int) -> list[int]:
     """Processes that a process has started, and those that they have."""
