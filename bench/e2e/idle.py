@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import socket
 import struct
+import time
 from pathlib import Path
 
 from .load import Requests
@@ -112,6 +113,19 @@ class Idle:
     def __exit__(self, *_: object) -> None:
         for sock in self._sockets:
             sock.close()
+
+    def ask(self, first: int, count: int) -> list[int]:
+        """HTTP: so many from the first one on ask again, all at once. Nanoseconds until each had its answer."""
+        these = [self._sockets[at % len(self._sockets)] for at in range(first, first + count)]
+        sent_ns = []
+        for sock in these:
+            sent_ns.append(time.perf_counter_ns())
+            sock.sendall(self._greeting)
+        took_ns = []
+        for sock, sent in zip(these, sent_ns, strict=True):
+            read_http(sock)
+            took_ns.append(time.perf_counter_ns() - sent)
+        return took_ns
 
     def grow(self, count: int) -> None:
         """Opens further ones until there are `count`."""
