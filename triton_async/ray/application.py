@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Any
 
 try:
@@ -95,7 +95,9 @@ class Replica:
     async def call(self, path: str, request: bytes, context: Any) -> _Message:
         """A call with one message each way."""
         try:
-            async with self._using(path, request):
+            if self._models is None:
+                return _Message(await self._server.grpc.unary(path, request, _metadata(context), context.peer()))
+            async with self._models.using(_model_of(path, request)):
                 return _Message(await self._server.grpc.unary(path, request, _metadata(context), context.peer()))
         except CallFailed as failed:
             # Raised, Ray would log it twice with its trace.
@@ -112,14 +114,6 @@ class Replica:
             except CallFailed as failed:
                 _fail(context, failed)
                 raise
-
-    @asynccontextmanager
-    async def _using(self, path: str, request: bytes) -> AsyncIterator[None]:
-        if self._models is None:
-            yield
-            return
-        async with self._models.using(_model_of(path, request)):
-            yield
 
     async def _lending(
         self, path: str, requests: AsyncIterator[bytes], stack: AsyncExitStack

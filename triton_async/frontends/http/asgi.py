@@ -24,7 +24,6 @@ Fields = list[tuple[bytes, bytes]]
 _HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"te", b"expect")
 )
-_FORBIDDEN = (b"\r", b"\n", b"\0")
 _END_OF_HEAD = b"\r\n\r\n"
 # Up to this many bytes a body is copied behind its head, so that the connection looks at the request once.
 _SMALL_NBYTES = 1 << 15
@@ -45,7 +44,7 @@ class _Answer:
         self._left = -1  # bytes of the body, or of the chunk, that are still to come; -1: until the end
         self._chunked = False
         self._lost = False
-        self._changed = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
 
     def feed(self, data: bytes) -> None:
         if self.complete:
@@ -59,7 +58,7 @@ class _Answer:
                 self._take_chunks(data)
             else:
                 self._take_body(data)
-        self._changed.set()
+        self._tell()
 
     def end(self) -> None:
         """The connection has closed."""
@@ -67,15 +66,14 @@ class _Answer:
             self.complete = True
         self._lost = not self.complete
         self.closes = True
-        self._changed.set()
+        self._tell()
 
     async def head(self) -> None:
         """Waits for status and fields. ConnectionResetError when there are none."""
         while not self.status:
             if self._lost:
                 raise ConnectionResetError("the connection has ended without an answer")
-            self._changed.clear()
-            await self._changed.wait()
+            await self._change()
 
     async def body(self) -> bytes | None:
         """What there is of the body; None behind it. ConnectionResetError when it has broken off."""
@@ -84,12 +82,19 @@ class _Answer:
                 return None
             if self._lost:
                 raise ConnectionResetError("the connection has ended inside an answer")
-            self._changed.clear()
-            await self._changed.wait()
+            await self._change()
         found = self._pieces.popleft() if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         self.unread_nbytes = 0
         return found
+
+    def _tell(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _change(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
 
     def _take_head(self, data: bytes) -> bytes:
         self._buffer += data
@@ -335,22 +340,28 @@ def _head_of(scope: Scope, message: Message) -> bytes | None:
     """The request's head in HTTP/1.1; None when it would end a line where none ends. `message`: the first one, which
     tells whether the length of the body is known.
     """
-    fields: list[tuple[bytes, bytes]] = [
-        (name, value) for name, value in scope["headers"] if name.lower() not in _HOP_BY_HOP
-    ]
-    given = [value for name, value in fields if name.lower() == b"content-length"]
-    if not message.get("more_body", False):
-        fields = [(name, value) for name, value in fields if name.lower() != b"content-length"]
-        if given or message.get("body", b"") or scope["method"] not in ("GET", "HEAD"):
-            fields.append((b"content-length", b"%d" % len(message.get("body", b""))))
-    elif not given:
-        fields.append((b"transfer-encoding", b"chunked"))
-    target = _target_of(scope)
-    parts: list[bytes] = [scope["method"].encode("latin-1"), target, *(part for field in fields for part in field)]
-    if any(bad in part for part in parts for bad in _FORBIDDEN) or b" " in target:
+    body, more = message.get("body", b""), message.get("more_body", False)
+    method, target = scope["method"].encode("latin-1"), _target_of(scope)
+    lines, given = [], False
+    for name, value in scope["headers"]:
+        kind = name.lower()
+        if kind == b"content-length":
+            given = True
+            if not more:  # it is said anew
+                continue
+        elif kind in _HOP_BY_HOP:
+            continue
+        lines.append(b"%b: %b\r\n" % (name, value))
+    if more:
+        if not given:
+            lines.append(b"transfer-encoding: chunked\r\n")
+    elif given or body or scope["method"] not in ("GET", "HEAD"):
+        lines.append(b"content-length: %d\r\n" % len(body))
+    head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, b"".join(lines))
+    ends = len(lines) + 2
+    if head.count(b"\r") != ends or head.count(b"\n") != ends or b"\0" in head or b" " in target:
         return None
-    lines = b"".join(name + b": " + value + b"\r\n" for name, value in fields)
-    return parts[0] + b" " + target + b" HTTP/1.1\r\n" + lines + b"\r\n"
+    return head
 
 
 def path_of(scope: Scope) -> bytes:
