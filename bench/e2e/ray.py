@@ -25,23 +25,26 @@ from .curves_load import Load, Measured
 _COLUMNS = ("model", "deployment", "replicas", "clients", "requests/s", "p50 ms", "p99 ms", "÷ plain", "÷ 1 replica")
 _KEYS = ("model", "name", "replicas", "clients", "per_s", "p50_ms", "p99_ms", "to_plain", "to_one")
 _NOTE = (
-    "`waits`: 20 ms for an execution, however many rows it has, as a GPU would; `small`: four dense layers of 1024 in "
-    "ONNX Runtime, on one thread; `identity`: nothing, which leaves Ray's own cost. `plain`: the deployment that Ray's "
-    "documentation begins with, a class whose `__call__` reads JSON and runs the model; `plain, batched`: with "
-    "`serve.batch`. All through Ray's HTTP proxy, with its access log off. Of several windows the best counts: what "
-    "others do on the machine can only make it slower. With two processors the proxy, the replicas and the clients "
-    "share them: where no model waits, the proxy is what is measured."
+    "`waits`: 20 ms for an execution, however many rows it has, as a GPU would; `heavy`: 200 ms, for four rows at "
+    "most, so that replicas are what is waited for, and neither the proxy nor a processor; `small`: four dense layers "
+    "of 1024 in ONNX Runtime, on one thread; `identity`: nothing, which leaves Ray's own cost. `plain`: the "
+    "deployment that Ray's documentation begins with, a class whose `__call__` reads JSON and runs the model; `plain, "
+    "batched`: with `serve.batch`. All through Ray's HTTP proxy, with its access log off. Of several windows the best "
+    "counts: what others do on the machine can only make it slower. With two processors the proxy, the replicas and "
+    "the clients share them: where no model waits, the proxy is what is measured."
 )
-_DELAY_S = 0.02
+_DEPLOYMENTS = ("plain", "plain, batched", "ours")
+_DELAYS_S = {"waits": 0.02, "heavy": 0.2}
+_BATCHES = {"heavy": 4}
 _BATCH = 16
 _SMALL_WIDTH = 1024
-_WAITS = f"""
+_WAITS = """
 import time
 import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
     def execute(self, requests):
-        time.sleep({_DELAY_S})
+        time.sleep({delay_s})
         return [pb_utils.InferenceResponse([pb_utils.Tensor(
             "OUTPUT", pb_utils.get_input_tensor_by_name(request, "INPUT").as_numpy())]) for request in requests]
 """
@@ -55,13 +58,16 @@ dynamic_batching {{ }}
 
 
 def _write(root: Path) -> None:
-    for name, backend, width in (("waits", "python", 4), ("identity", "identity", 4), ("small", "onnxruntime", 1024)):
+    engines = {"waits": "python", "heavy": "python", "identity": "identity", "small": "onnxruntime"}
+    for name, backend in engines.items():
+        width = _SMALL_WIDTH if name == "small" else 4
         (root / name / "1").mkdir(parents=True)
-        text = _CONFIG.format(backend=backend, batch=_BATCH, width=width)
+        text = _CONFIG.format(backend=backend, batch=_BATCHES.get(name, _BATCH), width=width)
         if name == "small":
             text += 'parameters { key: "intra_op_thread_count" value { string_value: "1" } }\n'
         (root / name / "config.pbtxt").write_text(text)
-    (root / "waits" / "1" / "model.py").write_text(_WAITS)
+    for name, delay_s in _DELAYS_S.items():
+        (root / name / "1" / "model.py").write_text(_WAITS.format(delay_s=delay_s))
     (root / "small" / "1" / "model.onnx").write_bytes(curves_models.small().SerializeToString())
 
 
@@ -71,10 +77,11 @@ def _runner(model: str, root: str) -> Callable[[np.ndarray], np.ndarray]:
 
     if model == "identity":
         return lambda rows: rows
-    if model == "waits":
+    if model in _DELAYS_S:
+        delay_s = _DELAYS_S[model]
 
         def wait(rows: np.ndarray) -> np.ndarray:
-            time.sleep(_DELAY_S)
+            time.sleep(delay_s)
             return rows
 
         return wait
@@ -105,7 +112,7 @@ def _plain(model: str, root: str, replicas: int, batched: bool) -> Any:
             return self._answer(self._run(rows)[0])
 
     class Batched(Plain):
-        @serve.batch(max_batch_size=_BATCH, batch_wait_timeout_s=0)
+        @serve.batch(max_batch_size=_BATCHES.get(model, _BATCH), batch_wait_timeout_s=0)
         async def _several(self, several: list[np.ndarray]) -> list[np.ndarray]:
             return list(self._run(np.stack(several)))
 
@@ -197,7 +204,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each window")
     parser.add_argument("--rounds", type=int, default=4, help="windows, of which the best one counts")
     parser.add_argument("--clients", type=int, nargs="+", default=[32])
-    parser.add_argument("--models", nargs="+", default=["waits", "small", "identity"])
+    parser.add_argument("--models", nargs="+", default=["waits", "heavy", "small", "identity"])
+    parser.add_argument("--deployments", nargs="+", choices=_DEPLOYMENTS, default=list(_DEPLOYMENTS))
     parser.add_argument("--out", type=Path, default=Path("bench/results/ray"))
     options = parser.parse_args()
     os.environ["RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING"] = "0"
@@ -219,8 +227,8 @@ def main() -> None:
             _write(Path(folder))
             runs = _Runs(port, folder, pool, options)
             for model in options.models:
-                for name in ("plain", "plain, batched", "ours"):
-                    for replicas in (1, 2) if model == "waits" else (1,):
+                for name in options.deployments:
+                    for replicas in (1, 2) if model in _DELAYS_S else (1,):
                         runs.measure(model, name, replicas)
         serve.shutdown()
     finally:
