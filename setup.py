@@ -278,8 +278,6 @@ COMPILE_LIGHTLY = COMPILE if DEBUG else [*COMPILE, "-O1"]
 LIGHT = [
     # An execution on a GPU.
     "backends.device.*", "backends.tensorrt.*", "memory.cuda", "memory.device",
-    # Calls of Python objects, all they do.
-    "backends.python.local", "backends.python.worker.*", "embedding.*", "infer.c_api",
     # Once for a model, a region or a connection.
     "backends.onnxruntime.api", "backends.onnxruntime.session", "core.changing", "core.ensemble", "core.warmup_runs",
     "memory.mapping", "memory.regions", "watchdog",
