@@ -196,11 +196,17 @@ class Build(build_ext):
 
     def translate(self) -> None:
         """Here and not for every command: pip asks for names and versions first, on machines without a compiler too."""
-        made = cythonize(
-            self.extensions, compiler_directives=DIRECTIVES, build_dir=None, shared_utility_qualified_name=SHARED,
-            force=not (ROOT / SHARED.replace(".", "/")).with_suffix(".c").exists(),  # C that shares nothing yet
-            nthreads=self.parallel if self.parallel > 1 else 0,
-        )  # fmt: skip
+        alone = [extension for extension in self.extensions if stands_alone(extension.name)]
+        others = [extension for extension in self.extensions if not stands_alone(extension.name)]
+        options = {
+            "compiler_directives": DIRECTIVES, "build_dir": None,
+            "force": not (ROOT / SHARED.replace(".", "/")).with_suffix(".c").exists(),  # C that shares nothing yet
+            "nthreads": self.parallel if self.parallel > 1 else 0,
+        }  # fmt: skip
+        made = [
+            *cythonize(others, shared_utility_qualified_name=SHARED, **options),
+            *cythonize(alone, **options),
+        ]
         found = {extension.name: extension for extension in made}
         for extension in self.extensions:
             extension.sources = found[extension.name].sources
@@ -288,6 +294,11 @@ LIGHT = [
     "infer.trace",
 ]  # fmt: skip
 HEADERS = [f"csrc/{path.name}" for path in sorted((ROOT / "csrc").glob("*.h"))]
+
+
+def stands_alone(name: str) -> bool:
+    """Whether the module shares nothing with the rest of the package, which processes of models do not have."""
+    return f"{name.replace('.', '/')}.py" in ALSO_COMPILED
 
 
 def is_light(name: str) -> bool:

@@ -166,8 +166,8 @@ def test_large_tensors_of_models_that_share_a_process(hosted: ServerProcess, ele
 def test_a_process_is_as_apart_as_a_worker(hosted: ServerProcess) -> None:
     assert act(hosted, "group") == "True"
     descriptors = eval(act(hosted, "descriptors"))
-    # The connection to the server, and of each model one and the memory that it shares with the server.
-    assert [name.partition(":")[0] for name in descriptors] == ["/memfd"] * 6 + ["socket"] * 4, descriptors
+    # The connection to the server, and of each model one, the memory that it shares with the server, and its code.
+    assert [name.partition(":")[0] for name in descriptors] == ["/memfd"] * 9 + ["socket"] * 4, descriptors
 
 
 # -- ends ----------------------------------------------------------------------------------------------------------
