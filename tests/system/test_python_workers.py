@@ -263,8 +263,8 @@ def test_a_model_says_itself_whether_it_is_ready(workers: ServerProcess) -> None
 
 def test_a_worker_has_what_is_its_own_and_nothing_else(workers: ServerProcess) -> None:
     descriptors = eval(act(workers, "descriptors"))
-    # Its connection, and the memory that it shares with the server.
-    assert [name.partition(":")[0] for name in descriptors] == ["/memfd", "/memfd", "socket"], descriptors
+    # Its connection, the memory that it shares with the server, and its code.
+    assert [name.partition(":")[0] for name in descriptors] == ["/memfd", "/memfd", "/memfd", "socket"], descriptors
     assert act(workers, "group") == "True"
     assert act(workers, "variable PYTHONPATH") == "None"
     assert act(workers, "variable PATH") == os.environ["PATH"]

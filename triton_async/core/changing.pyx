@@ -3,7 +3,6 @@
 from triton_async.core.batcher cimport DynamicBatcher
 from triton_async.core.instances cimport DESK_BORROWED, DESK_KEPT, Instance
 from triton_async.core.model cimport Model
-from triton_async.core.sequence_model cimport SequenceModel
 from triton_async.infer.batch cimport Batch, ta_batch_revoke
 from triton_async.infer.request cimport AWAITS_EXECUTION, InferRequest
 
@@ -11,14 +10,10 @@ from triton_async.infer.request cimport AWAITS_EXECUTION, InferRequest
 def change_instances(Model model, config, list instances, list gone, on_gone):
     """`instances`: all that serve from now on, in order; those that are new are READY and idle. `gone`: those of the
     model that leave it: they get no batch any more, finish what they have begun, and `on_gone(instance)` is called,
-    once for each, when they have nothing, and no sequence. `config`: that of all this, and else what the model has.
-    Not for a model that waits for the rate limiter.
+    once for each, when they have nothing. `config`: that of all this, and else what the model has. Not for a model
+    with sequences (SequenceModel.change_instances), and not for one that waits for the rate limiter.
     """
     cdef Instance instance
-    if isinstance(model, SequenceModel):
-        model.config = config
-        (<SequenceModel>model).change(instances, gone, on_gone)
-        return
     cdef list new = [instance for instance in instances if instance not in model.instances]
     model.config = config
     model.instances = instances

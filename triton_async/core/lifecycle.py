@@ -247,7 +247,8 @@ async def update_version(host: Host, version: LoadedVersion, config: ModelConfig
     leaving = [(known[slot], known[slot] in version.passive) for slot in gone]
     version.passive = [instance for instance in version.made.values() if instance not in serving]
     ends = {instance: host.loop.create_future() for instance, _ in leaving}
-    change_instances(
+    change = SequenceModel.change_instances if isinstance(version.model, SequenceModel) else change_instances
+    change(
         version.model, config, serving, [instance for instance, passive in leaving if not passive],
         lambda instance: ends[instance].set_result(None),
     )  # fmt: skip

@@ -30,9 +30,6 @@ cdef class SequenceModel(Model):
     cdef SequenceModel _earlier(self, InferRequest request)
     cdef int _depart(self) except -1
 
-    # `instances` serve from now on, in order. Those in `gone` keep the sequences that they have, and get no others,
-    # until these are over: then they go, and `on_gone(instance)` is called.
-    cdef int change(self, list instances, list gone, on_gone) except -1
     # Has those of `instances` leave that are retiring.
     cdef int _let_go_of(self, list instances) except -1
 

@@ -1,4 +1,5 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from triton_async.config.model_config import ModelConfig
 from triton_async.core.instances import Instance
@@ -20,4 +21,7 @@ class SequenceModel(Model):
         input_pool: SlabPool | None = None,
         runs_here: bool = True,
         identity: bytes = b"",
+    ) -> None: ...
+    def change_instances(
+        self, config: ModelConfig, instances: list[Instance], gone: list[Instance], on_gone: Callable[[Instance], Any]
     ) -> None: ...

@@ -109,16 +109,19 @@ cdef class SequenceModel(Model):
 
     # -- in-place updates --------------------------------------------------------------------------
 
-    cdef int change(self, list instances, list gone, on_gone) except -1:
+    def change_instances(self, config, list instances, list gone, on_gone):
+        """As core.changing's of other models. Those of `gone` keep the sequences that they have, and get no others,
+        until these are over: then they go.
+        """
         cdef Instance instance
         cdef list new = [instance for instance in instances if instance not in self.instances]
         self.instances = [*instances, *self.retiring, *gone]
         self.idle[:0] = new[::-1]
+        self.config = config
         for instance in gone:
             self.retiring[instance] = on_gone
         self.sequences.change_instances(instances)
         self._wake()
-        return 0
 
     cdef int _let_go_of(self, list instances) except -1:
         cdef Instance instance
