@@ -39,16 +39,15 @@ cdef class Turn:
         cdef list methods
         cdef int rounds = 0
         try:
-            while self.late and rounds < ROUNDS:
+            # Who has room again for what it sends may write more.
+            while (self.late or self.senders) and rounds < ROUNDS:
                 rounds += 1
                 methods = self.late
                 self.late = []
                 self._call(methods)
                 if self.senders:
                     self._send()
-            if self.senders:
-                self._send()
-            if self.late:
+            if self.late or self.senders:
                 self._schedule()
         except Exception:
             log.exception("a turn of the loop failed")

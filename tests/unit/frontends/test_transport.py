@@ -181,6 +181,40 @@ def test_who_writes_more_than_the_client_reads_is_told_once_and_told_again() -> 
     run(Told, test)
 
 
+class Resuming(Told):
+    """Writes more than its client reads, whose bytes it takes itself then, and the end as soon as there is room."""
+
+    peer: socket.socket
+    n_written = 0
+    n_read = 0
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(b"x")
+        while "full" not in self.events:
+            self.transport.write(bytes(WRITE_NBYTES))
+            self.n_written += WRITE_NBYTES
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.n_read += len(self.peer.recv(1 << 20))
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.transport.write(b"end")
+
+
+def test_what_is_written_when_there_is_room_again_leaves() -> None:
+    async def test(server: Server) -> None:
+        async with server.client() as sock:
+            protocol = server.protocols[0]
+            protocol.peer = sock
+            await send(sock, b"go")
+            await protocol.until(lambda: "has room" in protocol.events)
+            rest = await read(sock, 1 + protocol.n_written - protocol.n_read + 3)
+            assert rest[-3:] == b"end"
+
+    run(Resuming, test)
+
+
 def test_limits_of_what_waits() -> None:
     async def test(server: Server) -> None:
         async with server.client():
