@@ -322,13 +322,14 @@ cdef class Lane:
 
     def _on_doorbell(self):
         cdef uint64_t count
-        cdef bint own = self.turn.begin()
+        cdef Turn turn = self.turn  # what is heard may have it share others
+        cdef bint own = turn.begin()
         try:
             c_read(self.own_fd, &count, 8)
             self._listen()
         finally:
             if own:
-                self.turn.end()
+                turn.end()
 
     def _on_socket(self):
         try:

@@ -56,6 +56,7 @@ class Pair:
         lease_rings(own)
         responses = SharedMemory(NBYTES, True, kept=True)
         self.problems: list[tuple[str, str | None]] = []
+        self.when_told: Callable[[], None] | None = None
         self.news = News(server)
         self.server = server
         self.bodies = bodies
@@ -90,6 +91,8 @@ class Pair:
         self.remote.set_state(told["state"], told["max_held_nbytes"], told["reads_context"], told["models_asked"])
         self.remote.set_models(told["models"])
         self.remote.set_regions(told["regions"])
+        if self.when_told is not None:
+            self.when_told()
 
     def write(self, author: str, data: bytes, tail: int) -> None:
         """Puts bytes on the author's ring and says that so many were written, without its help."""

@@ -56,6 +56,27 @@ def test_tensors_come_back_whatever_their_size(tmp_path: Path, count: int) -> No
     run(tmp_path, scenario)
 
 
+def test_who_hears_that_it_is_to_begin_speaks_from_then_on(tmp_path: Path) -> None:
+    async def scenario(both: Pair) -> None:
+        begun = asyncio.Event()
+
+        def begin() -> None:
+            both.when_told = None
+            both.model_process.tell(encoded({"pid": 1}))
+            both.model_process.share(both.reactor.turn)
+            begun.set()
+
+        both.when_told = begin
+        both.publish()
+        async with asyncio.timeout(20):
+            await begun.wait()
+            sent = np.arange(4, dtype=np.float32).reshape(1, -1)
+            response = await both.remote.infer(request(sent))
+        assert response.outputs[0].numpy().tolist() == sent.tolist()
+
+    run(tmp_path, scenario)
+
+
 def test_what_refuses_a_request_is_what_the_server_says(tmp_path: Path) -> None:
     async def scenario(both: Pair) -> None:
         with pytest.raises(InvalidArg, match="data-type is 'INT32'"):
