@@ -61,7 +61,7 @@ class ListeningSocket:
         self._turn = turn
         self._sockets = bound
         self._factory = factory
-        self._retired = bool(path)
+        self._retired = False
         self._path = path
         self._file = _identity(path) if path else None
         self._clients = Clients(turn)
@@ -90,16 +90,17 @@ class ListeningSocket:
         if self._resting:
             self._watch()
 
-    def _accept(self, bound: socket.socket) -> None:
+    def _accept(self, bound: socket.socket) -> bool:
+        """Whether there may be more."""
         for _ in range(ACCEPTS_PER_TURN):
             try:
                 sock, peer = bound.accept()
             except (BlockingIOError, InterruptedError):
-                return
+                return False
             except OSError as error:
                 if error.errno in _RUN_OUT:
                     self._rest(error)
-                    return
+                    return False
                 if error.errno not in _GONE:
                     raise
                 continue
@@ -107,17 +108,25 @@ class ListeningSocket:
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._clients.adopt(sock, peer, self._factory())
+        return True
 
     async def retire(self) -> None:
-        """`close`, behind every connection to a port that has begun. The next server of the port, or the next choice of
-        a load balancer, gets those that come later.
+        """`close`, behind every connection that has begun. The next server of the port, or the next choice of a load
+        balancer, gets those that come later.
         """
         if not self._retired:
             self._retired = True
+            if self._path:
+                self._remove_file()
+            else:
+                for sock in self._sockets:
+                    _drop_beginnings(sock.fileno())
+                # Those that had begun are through then.
+                await asyncio.sleep(_HANDSHAKE_S)
+            # The loop may have had no time for them.
             for sock in self._sockets:
-                _drop_beginnings(sock.fileno())
-            # Those that had begun are through, and the loop has accepted them.
-            await asyncio.sleep(_HANDSHAKE_S)
+                while self._accept(sock):
+                    pass
         self.close()
 
     def close(self) -> None:
@@ -128,6 +137,9 @@ class ListeningSocket:
             self._turn.loop.remove_reader(sock)
             sock.close()
         self._clients.close()
+        self._remove_file()
+
+    def _remove_file(self) -> None:
         if self._path and _identity(self._path) == self._file is not None:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
@@ -194,9 +206,9 @@ def _bind(host: str, port: int, reuse_port: bool) -> list[socket.socket]:
         return [_bind_any(port, reuse_port)]
     bound: list[socket.socket] = []
     try:
-        for family, kind, _, _, where in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
+        # A name may stand for an address twice.
+        found = dict.fromkeys(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE))
+        for family, kind, _, _, where in found:
             sock = socket.socket(family, kind)
             bound.append(sock)
             _set_reuse(sock, reuse_port)

@@ -9,6 +9,7 @@ import gc
 import resource
 import socket
 import struct
+import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 import uvloop
 
 from triton_async.core.turn import Turn
-from triton_async.frontends.defines import RECEIVE_NBYTES, WRITE_NBYTES
+from triton_async.frontends.defines import ACCEPTS_PER_TURN, RECEIVE_NBYTES, WRITE_NBYTES
 from triton_async.frontends.sockets import ListeningSocket, listen
 
 # More than the buffers of both sockets hold.
@@ -85,7 +86,7 @@ class Server:
         self.protocols: list[Any] = []
         self._came = asyncio.Event()
         self.listening: ListeningSocket = listen(
-            lambda: self._made(kind), Turn(asyncio.get_running_loop()), address, 0, backlog=64
+            lambda: self._made(kind), Turn(asyncio.get_running_loop()), address, 0, backlog=256
         )
 
     def _made(self, kind: type[Told]) -> Told:
@@ -415,6 +416,43 @@ def test_a_closed_port_takes_no_clients_and_keeps_those_it_has() -> None:
             assert await read(sock, 5) == b"still"
 
     run(Echo, test)
+
+
+@pytest.mark.parametrize("kind", ["port", "socket file"])
+def test_who_came_before_a_port_retires_is_served_however_busy_the_loop(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "socket"
+    count = 4 * ACCEPTS_PER_TURN
+
+    async def test(server: Server) -> None:
+        clients = [socket.socket(socket.AF_INET if kind == "port" else socket.AF_UNIX) for _ in range(count)]
+        try:
+            for sock in clients:
+                sock.connect(("127.0.0.1", server.listening.port) if kind == "port" else str(path))
+                sock.setblocking(False)
+                sock.send(b"x")
+            retiring = asyncio.ensure_future(server.listening.retire())
+            await asyncio.sleep(0)
+            time.sleep(0.3)  # noqa: ASYNC251 - a model that executes on the loop
+            await retiring
+            for sock in clients:
+                assert await read(sock, 1) == b"x"
+        finally:
+            for sock in clients:
+                sock.close()
+
+    run(Echo, test, "127.0.0.1" if kind == "port" else f"unix:{path}")
+
+
+def test_a_name_that_has_an_address_twice_is_bound_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = socket.getaddrinfo("127.0.0.1", 0, type=socket.SOCK_STREAM)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found * 2)
+
+    async def test(server: Server) -> None:
+        async with server.client() as sock:
+            await send(sock, b"x")
+            assert await read(sock, 1) == b"x"
+
+    run(Echo, test, "twice.test")
 
 
 def test_addresses_of_both_sides() -> None:
