@@ -64,14 +64,20 @@ class ListeningSocket:
         self._retired = False
         self._path = path
         self._file = _identity(path) if path else None
-        self._clients = Clients(turn)
         self._resting = False
         self.address = address
         self.port: int = 0 if path else bound[0].getsockname()[1]
-        for sock in bound:
-            forking.serves_at(path or sock.getsockname())
-            sock.setblocking(False)
-            sock.listen(backlog)
+        try:
+            for sock in bound:
+                forking.serves_at(path or sock.getsockname())
+                sock.setblocking(False)
+                sock.listen(backlog)
+            self._clients = Clients(turn)
+        except BaseException:
+            for sock in bound:
+                sock.close()
+            self._remove_file()
+            raise
         self._watch()
 
     def _watch(self) -> None:

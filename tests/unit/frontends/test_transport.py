@@ -6,6 +6,7 @@ import array
 import asyncio
 import contextlib
 import gc
+import os
 import resource
 import socket
 import struct
@@ -453,6 +454,23 @@ def test_a_name_that_has_an_address_twice_is_bound_once(monkeypatch: pytest.Monk
             assert await read(sock, 1) == b"x"
 
     run(Echo, test, "twice.test")
+
+
+@pytest.mark.parametrize("kind", ["port", "socket file"])
+def test_a_port_that_cannot_listen_leaves_nothing(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "socket"
+
+    async def test() -> None:
+        turn = Turn(asyncio.get_running_loop())
+        before = os.listdir("/proc/self/fd")
+        for _ in range(3):
+            with pytest.raises(OverflowError):
+                listen(Told, turn, "127.0.0.1" if kind == "port" else f"unix:{path}", 0, backlog=1 << 40)
+        assert os.listdir("/proc/self/fd") == before
+        assert not path.exists()
+
+    uvloop.run(test())
+    asyncio.run(test())
 
 
 def test_addresses_of_both_sides() -> None:
