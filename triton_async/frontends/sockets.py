@@ -127,8 +127,8 @@ class ListeningSocket:
             else:
                 for sock in self._sockets:
                     _drop_beginnings(sock.fileno())
-                # Those that had begun are through then.
-                await asyncio.sleep(_HANDSHAKE_S)
+            # Those that had begun are through then, and have asked what they came for.
+            await asyncio.sleep(_HANDSHAKE_S)
             # The loop may have had no time for them.
             for sock in self._sockets:
                 while self._accept(sock):

@@ -18,9 +18,11 @@ from typing import Any
 
 import pytest
 import uvloop
+from aiohttp import web
 
 from triton_async.core.turn import Turn
 from triton_async.frontends.defines import ACCEPTS_PER_TURN, RECEIVE_NBYTES, WRITE_NBYTES
+from triton_async.frontends.http.listener import Listener
 from triton_async.frontends.sockets import ListeningSocket, listen
 
 # More than the buffers of both sockets hold.
@@ -442,6 +444,29 @@ def test_who_came_before_a_port_retires_is_served_however_busy_the_loop(tmp_path
                 sock.close()
 
     run(Echo, test, "127.0.0.1" if kind == "port" else f"unix:{path}")
+
+
+@pytest.mark.parametrize("kind", ["port", "socket file"])
+def test_who_connects_before_a_server_stops_may_still_ask(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "socket"
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        return web.Response(text="answer")
+
+    async def whole() -> None:
+        listener = Listener(answer)
+        await listener.start("127.0.0.1" if kind == "port" else f"unix:{path}", 0)
+        with socket.socket(socket.AF_INET if kind == "port" else socket.AF_UNIX) as sock:
+            sock.connect(("127.0.0.1", listener.port) if kind == "port" else str(path))
+            sock.setblocking(False)
+            stopping = asyncio.ensure_future(listener.close(20))
+            await asyncio.sleep(0.02)
+            await send(sock, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await read(sock, 1 << 16)).endswith(b"answer")
+            await stopping
+
+    uvloop.run(whole())
+    asyncio.run(whole())
 
 
 def test_a_name_that_has_an_address_twice_is_bound_once(monkeypatch: pytest.MonkeyPatch) -> None:
