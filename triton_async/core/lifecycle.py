@@ -218,6 +218,16 @@ def _without_instances(config: ModelConfig) -> Any:
     return proto
 
 
+def _change(
+    model: Servable, config: ModelConfig, serving: list[Instance], gone: list[Instance],
+    on_gone: Callable[[Instance], None],
+) -> None:  # fmt: skip
+    if isinstance(model, SequenceModel):
+        model.change_instances(config, serving, gone, on_gone)
+    else:
+        change_instances(model, config, serving, gone, on_gone)
+
+
 async def update_version(host: Host, version: LoadedVersion, config: ModelConfig, model_dir: Path) -> None:
     """Brings the instances of a READY version to those of a config that `fits_in_place`: new ones are made first, and
     what has to go finishes what it has begun. ServerError with the reason; all is as it was then.
@@ -247,11 +257,8 @@ async def update_version(host: Host, version: LoadedVersion, config: ModelConfig
     leaving = [(known[slot], known[slot] in version.passive) for slot in gone]
     version.passive = [instance for instance in version.made.values() if instance not in serving]
     ends = {instance: host.loop.create_future() for instance, _ in leaving}
-    change = SequenceModel.change_instances if isinstance(version.model, SequenceModel) else change_instances
-    change(
-        version.model, config, serving, [instance for instance, passive in leaving if not passive],
-        lambda instance: ends[instance].set_result(None),
-    )  # fmt: skip
+    active = [instance for instance, passive in leaving if not passive]
+    _change(version.model, config, serving, active, lambda instance: ends[instance].set_result(None))
     for instance, passive in leaving:
         if passive:
             ends[instance].set_result(None)

@@ -12,6 +12,7 @@ import socket
 import stat
 import struct
 from collections.abc import Callable
+from typing import Any
 
 from triton_async import forking
 from triton_async.addresses import host_of, unix_path
@@ -38,6 +39,8 @@ _NO_SYN = (
 
 # What accept(2) says of connections that were not to be, of those only, and of what has run out.
 _GONE = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH}
+# What is said of addresses that a name has and this machine does not: `localhost` is ::1 too where there is no IPv6.
+_MISSING = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 _RUN_OUT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 _log = logging.getLogger("triton_async.frontends")
@@ -65,6 +68,7 @@ class ListeningSocket:
         self._path = path
         self._file = _identity(path) if path else None
         self._resting = False
+        self._short = False  # of descriptors or memory, since the last client
         self.address = address
         self.port: int = 0 if path else bound[0].getsockname()[1]
         try:
@@ -86,8 +90,9 @@ class ListeningSocket:
             self._turn.loop.add_reader(sock, self._accept, sock)
 
     def _rest(self, why: OSError) -> None:
-        _log.warning("no connection can be accepted for now: %s", why)
-        self._resting = True
+        if not self._short:
+            _log.warning("no connection can be accepted for now: %s", why)
+        self._short = self._resting = True
         for sock in self._sockets:
             self._turn.loop.remove_reader(sock)
         self._turn.loop.call_later(REST_S, self._go_on)
@@ -110,6 +115,7 @@ class ListeningSocket:
                 if error.errno not in _GONE:
                     raise
                 continue
+            self._short = False
             sock.setblocking(False)
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -207,26 +213,43 @@ def reserve(address: str, port: int) -> list[socket.socket]:
 
 
 def _bind(host: str, port: int, reuse_port: bool) -> list[socket.socket]:
-    """A socket for each of the host's addresses, all of one port."""
+    """A socket for each of the host's addresses that this machine has, all of one port. OSError when it has none."""
     if host == _ANY_IPV6:
         return [_bind_any(port, reuse_port)]
     bound: list[socket.socket] = []
+    missing: OSError | None = None
     try:
         # A name may stand for an address twice.
         found = dict.fromkeys(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE))
         for family, kind, _, _, where in found:
-            sock = socket.socket(family, kind)
-            bound.append(sock)
-            _set_reuse(sock, reuse_port)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((where[0], port, *where[2:]))
-            port = sock.getsockname()[1]
+            try:
+                bound.append(_bind_one(family, kind, (where[0], port, *where[2:]), reuse_port))
+            except OSError as error:
+                if error.errno not in _MISSING:
+                    raise
+                missing = error
+                continue
+            port = bound[-1].getsockname()[1]
+        if missing is not None and not bound:
+            raise missing
     except BaseException:
         for sock in bound:
             sock.close()
         raise
     return bound
+
+
+def _bind_one(family: int, kind: int, where: tuple[Any, ...], reuse_port: bool) -> socket.socket:
+    sock = socket.socket(family, kind)
+    try:
+        _set_reuse(sock, reuse_port)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(where)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _bind_any(port: int, reuse_port: bool) -> socket.socket:

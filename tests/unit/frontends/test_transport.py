@@ -498,6 +498,22 @@ def test_a_port_that_cannot_listen_leaves_nothing(tmp_path: Path, kind: str) -> 
     asyncio.run(test())
 
 
+def test_addresses_of_a_name_that_the_machine_does_not_have_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = socket.getaddrinfo("127.0.0.1", 0, type=socket.SOCK_STREAM)
+    other = socket.getaddrinfo("192.0.2.1", 0, type=socket.SOCK_STREAM)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: other + found)
+
+    async def test(server: Server) -> None:
+        async with server.client() as sock:
+            await send(sock, b"x")
+            assert await read(sock, 1) == b"x"
+
+    run(Echo, test, "some.test")
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: other)
+    with pytest.raises(OSError, match="assign"):
+        run(Echo, test, "other.test")
+
+
 def test_addresses_of_both_sides() -> None:
     async def test(server: Server) -> None:
         async with server.client() as sock:
@@ -557,4 +573,4 @@ def test_clients_wait_while_descriptors_have_run_out(caplog: pytest.LogCaptureFi
             assert await read(sock, 8) == b"patience"
 
     run(Echo, test)
-    assert "no connection can be accepted for now" in caplog.text
+    assert caplog.text.count("no connection can be accepted for now") == 2  # once for each loop

@@ -143,7 +143,7 @@ cdef class ExpressConnection(ExpressSession):
             return 0
         self.waiting = (<const char *>data)[:nbytes]
         self.transport.pause_reading()
-        self.lane.loop.call_soon(self._go_on)
+        self.lane.server.reactor.turn.call_next(self._go_on)
         return 0
 
     def _go_on(self):
