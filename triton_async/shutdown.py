@@ -37,7 +37,9 @@ async def shut_down(settings: Settings, server: InferenceServer, endpoints: Coll
                 await _see_off(min(settings.exit_grace_secs, settings.exit_timeout_secs / 2), endpoints)
                 await _finish_sequences(settings, server, deadline)
                 await asyncio.gather(*(endpoint.stop_accepting() for endpoint in endpoints))
-                await asyncio.gather(*(endpoint.close(settings.exit_timeout_secs) for endpoint in endpoints))
+                # Who does not read is not waited for to the end: behind this the models are still to be freed.
+                left_s = max(deadline - asyncio.get_running_loop().time() - _give_up_s(settings) / 2, 0)
+                await asyncio.gather(*(endpoint.close(left_s) for endpoint in endpoints))
             await server.stop()
     finally:
         giving_up.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -83,6 +84,26 @@ def test_what_still_runs_when_the_time_is_up_is_given_up_and_answered(extra_mode
                 with pytest.raises(InferenceServerException, match="given up"):
                     request.result(STOP_SECONDS)
         server.stop()
+
+
+def test_a_client_that_does_not_read_its_answer_is_left_behind(tmp_path: Path) -> None:
+    (tmp_path / "models" / "same" / "1").mkdir(parents=True)
+    (tmp_path / "models" / "same" / "config.pbtxt").write_text("""
+        backend: "identity"
+        input { name: "INPUT0" data_type: TYPE_FP32 dims: -1 }
+        output { name: "OUTPUT0" data_type: TYPE_FP32 dims: -1 }
+    """)
+    count = 16 << 20
+    entry = {"name": "INPUT0", "datatype": "FP32", "shape": [count], "parameters": {"binary_data_size": 4 * count}}
+    header = json.dumps({"inputs": [entry], "parameters": {"binary_data_output": True}}).encode()
+    with running_server([tmp_path / "models"], tmp_path, ["--exit-timeout-secs=4"]) as server:
+        with closing(http.client.HTTPConnection(server.http_url)) as client:
+            client.request("POST", "/v2/models/same/infer", header + bytes(4 * count), {
+                "Inference-Header-Content-Length": str(len(header)),
+            })  # fmt: skip
+            with closing(client.getresponse()):
+                server.stop()
+        assert "successfully unloaded 'same' version 1" in server.output()
 
 
 def test_sequences_that_have_begun_come_to_their_ends(tmp_path: Path) -> None:
