@@ -23,6 +23,7 @@ cdef class Clients:
     cdef Py_ssize_t n_open
 
     cdef int watch(self, Transport transport, uint32_t events) except -1
+    # How many were ready.
     cdef int _serve(self) except -1
     cdef int _serve_one(self, Transport transport, uint32_t events) except -1
     cdef bint _read(self, Transport transport) except -1
