@@ -67,6 +67,8 @@ cdef class Transport(Sender):
     cdef bint read(self) except -1
     cdef Py_ssize_t _receive(self) except -100000
     cdef int _end_input(self) except -1
+    cpdef write(self, data)
+    cpdef writelines(self, parts)
     cdef int _put(self, object data) except -1
     # Sends now, or with all others of the turn.
     cdef int _send_soon(self) except -1

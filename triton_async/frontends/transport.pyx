@@ -282,13 +282,13 @@ cdef class Transport(Sender):
 
     # -- writing -----------------------------------------------------------------------------------
 
-    def write(self, data):
+    cpdef write(self, data):
         """Sends `data`, any contiguous buffer that does not change until it has left."""
         if self.state == TRANSPORT_OPEN and not self.ends:
             self._put(data)
             self._send_soon()
 
-    def writelines(self, parts):
+    cpdef writelines(self, parts):
         """The same for several."""
         if self.state == TRANSPORT_OPEN and not self.ends:
             for data in parts:

@@ -32,7 +32,7 @@ cdef char _EMPTY = 0
 # Blocks that ended batches of ordinary size have left for the next ones. Under the GIL.
 cdef enum:
     SPARE_NBYTES = 1536
-    MOST_SPARES = 8
+    MOST_SPARES = 64
 cdef void *_spares[MOST_SPARES]
 cdef int _n_spares = 0
 
@@ -61,7 +61,7 @@ cdef void _give_back(void *memory, size_t size) noexcept:
 
 
 @cython.final
-@cython.freelist(8)
+@cython.freelist(64)
 cdef class Batch:
     """Requests of one model version that run together."""
 

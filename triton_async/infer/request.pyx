@@ -52,7 +52,7 @@ cdef class RequestedOutput:
 
 # A line of requests that is given up as a whole would otherwise be freed by one recursion as deep as it is long.
 @cython.trashcan(True)
-@cython.freelist(32)
+@cython.freelist(64)
 cdef class InferRequest:
     """One request. Built by a codec, then owned by core until its final response."""
 

@@ -5,7 +5,7 @@ cimport cython
 cdef int64_t _live = 0
 
 
-@cython.freelist(32)
+@cython.freelist(64)
 cdef class InferResponse:
     """One response. Holds the leases of its outputs; dropping it gives them back."""
 

@@ -16,7 +16,7 @@ from triton_async.errors import InvalidArg
 cdef int64_t _live = 0
 
 
-@cython.freelist(64)
+@cython.freelist(128)
 cdef class Tensor:
     """One named tensor. `shape`: tuple of ints; bytes are row-major, little-endian."""
 

@@ -8,7 +8,7 @@ from libc.stdlib cimport free, malloc
 cdef int64_t _live = 0
 
 
-@cython.freelist(64)
+@cython.freelist(128)
 cdef class Buffer:
     """Bytes on loan. Exports the buffer protocol (1-D, unsigned bytes) for host memory."""
 

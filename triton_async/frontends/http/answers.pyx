@@ -3,6 +3,7 @@
 cimport cython
 from libc.stdint cimport int64_t
 
+from triton_async.frontends.transport cimport Transport
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.tensor cimport Tensor
 from triton_async.protocol.http_codec cimport encode_long
@@ -55,7 +56,7 @@ cdef class Generated(Generation):
 
 
 @cython.final
-@cython.freelist(32)
+@cython.freelist(64)
 cdef class Exchange(ResponseSink):
     """Takes the response of one request and waits for its turn."""
 
@@ -369,7 +370,10 @@ cdef class Answers(Receiver):
         if exchange.trace is not None:
             exchange.trace.note("HTTP_SEND_START", ta_now_ns())
         if type(data) is bytes:
-            self.transport.write(data)
+            if isinstance(self.transport, Transport):
+                (<Transport>self.transport).write(data)
+            else:
+                self.transport.write(data)
         else:
             # What was made of the outputs is sent; they themselves are not needed any more.
             exchange.response = exchange.encoded = exchange.compressed = None
