@@ -8,11 +8,12 @@ import contextlib
 import os
 import socket
 import stat
+from collections import Counter
 from typing import Any
 from weakref import WeakSet
 
 # Where this process listens; also of sockets that are closed by now, but for what they have accepted.
-_addresses: set[Any] = set()
+_addresses: Counter[Any] = Counter()
 _held: WeakSet[socket.socket] = WeakSet()
 _watching = False
 
@@ -22,7 +23,14 @@ _ANY = ("0.0.0.0", "::")
 def serves_at(address: Any) -> None:
     """Sockets of this process with this address (`getsockname`) are the server's, those that it accepts included."""
     _watch()
-    _addresses.add(_plain(address))
+    _addresses[_plain(address)] += 1
+
+
+def leaves(address: Any) -> None:
+    """Ends one `serves_at`: the last socket of that time with this address is closed."""
+    _addresses[_plain(address)] -= 1
+    if _addresses[_plain(address)] <= 0:
+        del _addresses[_plain(address)]
 
 
 def hold(sock: socket.socket) -> None:
@@ -43,7 +51,8 @@ def _let_go() -> None:
     ours = {sock.fileno() for sock in list(_held)} - {-1}
     _held.clear()
     if _addresses:
-        ours.update(_at_addresses())
+        with contextlib.suppress(OSError):  # no /proc, say: what is held is let go of all the same
+            ours.update(_at_addresses())
     if not ours:
         return
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -109,7 +108,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results/connections"))
     options = parser.parse_args()
     raise_limit(sum(options.counts))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         held = [Held(stack, Path(name) / str(count), count, options) for count in options.counts]
         for _ in range(options.rounds):

@@ -296,6 +296,9 @@ async def _watch_end(version: LoadedVersion, tell: Callable[[str], None] | None)
     limit_s = (0.0 if version.loaded is None else version.loaded.unload_limit_s) or math.inf
     waited_s = 0.0
     while True:
+        if isinstance(model, SequenceModel) and model.lingers:  # its sequences go on, for as long as they may
+            await asyncio.sleep(UNLOAD_TOLD_S)
+            continue
         step_s = min(UNLOAD_TOLD_S, limit_s - waited_s) if waited_s < limit_s else UNLOAD_GIVE_UP_S
         await asyncio.sleep(step_s)
         waited_s += step_s

@@ -52,7 +52,7 @@ cdef class Reactor:
     cdef list deadlines              # heap of (ns, number, Wakeable); entries that are out of date are passed over
     cdef int64_t n_entries           # ever
     cdef list waiting                # Wakeables that are due
-    cdef bint scheduled              # `_turn` is on the loop's list
+    cdef bint scheduled              # `_turn` is due in a turn
     cdef object turn_method          # the bound method, made once
     cdef readonly bint draining      # messages are being handled
     cdef list late                   # Sleepers, and functions that wake others, for the end of that

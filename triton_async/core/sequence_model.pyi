@@ -11,6 +11,7 @@ from triton_async.memory.slab import SlabPool
 
 class SequenceModel(Model):
     sequences: SequenceBatcher
+    lingers: bool
     def __init__(
         self,
         reactor: Reactor,

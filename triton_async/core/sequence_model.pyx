@@ -5,7 +5,7 @@ import logging
 from libc.stdint cimport int64_t
 
 from triton_async.core.changing cimport let_instances_go
-from triton_async.core.instances cimport Instance
+from triton_async.core.instances cimport DESK_KEPT, Instance
 from triton_async.core.model cimport Model, is_away
 from triton_async.core.sequences cimport SequenceBatcher
 from triton_async.core.servable cimport Servable
@@ -130,6 +130,9 @@ cdef class SequenceModel(Model):
             if on_gone is not None:
                 self.leaving[instance] = on_gone
                 self.instances.remove(instance)
+                if instance in self.idle:
+                    instance.desk = DESK_KEPT
+                    self.idle.remove(instance)
         let_instances_go(self)
         return 0
 
@@ -227,10 +230,13 @@ cdef class SequenceModel(Model):
     # -- the three events --------------------------------------------------------------------------
 
     cdef int executed(self, Batch batch, int64_t now_ns) except -1:
+        cdef Instance instance = <Instance>batch.instance
         cdef bint revoked = self._come_back(batch)
         try:
             if revoked:
                 return 0
+            if batch.c.by_request:
+                self._note_late(instance, batch)
             if batch.c.by_request:
                 return self._end_execution(batch, now_ns)
             return self._deliver_batch(batch, now_ns)
@@ -287,6 +293,7 @@ cdef class SequenceModel(Model):
     cdef int _resume(self, InferRequest request, int64_t now_ns) except -1:
         request.rescheduled = False
         request.batch = None
+        self.late.pop(request, None)
         self.statistics.record_pass(request.rows)
         if not request.cancelled:
             return self.sequences.reschedule(request, now_ns)

@@ -45,7 +45,7 @@ cdef int ALONE = 8
 
 @cython.final
 cdef class NativeCall(Call):
-    """See capi_infer.pxd. Loop thread."""
+    """See capi_infer.pxd. On the loop, or on the thread that sends a request that runs at once; with the GIL."""
 
     cdef int deliver(self, InferResponse response) except -1:
         return 0 if self.final else self._answer(response, response.error, response.final)
@@ -63,9 +63,10 @@ cdef class NativeCall(Call):
         return self._give_back()
 
     cdef int _answer(self, InferResponse response, object error, bint final) except -1:
-        cdef TRITONSERVER_InferenceResponse *made = response_to(
-            self.c, self.request, response, error, final, self.decoupled, response
-        )
+        cdef TRITONSERVER_InferenceResponse *made
+        if self.final:
+            return 0
+        made = response_to(self.c, self.request, response, error, final, self.decoupled, response)
         c_library().put(self.c.server, &made.answer)
         if final:
             self.final = True
@@ -117,7 +118,13 @@ cdef class NativeDesk(Desk):
         self.last += 1
         call.serial = c.serial = self.last
         self.calls[call.serial] = call
-        return 0 if trace == NULL and self._is_alone(c) and self._runs_now(call, model) else self.submit(call)
+        try:
+            return 0 if trace == NULL and self._is_alone(c) and self._runs_now(call, model) else self.submit(call)
+        except BaseException:  # the request stays the program's
+            call.final = True
+            call.c = NULL
+            self.calls.pop(call.serial, None)
+            raise
 
     # Whoever keeps several on their way has more of the loop's thread, which is woken once for all of them.
     cdef bint _is_alone(self, TRITONSERVER_InferenceRequest *c) noexcept:

@@ -13,7 +13,7 @@ cdef enum CallErrand:
     CALL_CANCEL = 2
 
 # One request of another thread, and who hears of it. Made on any thread; its fields belong to the loop once it was
-# submitted, but for `errands`, which belongs to whoever holds the GIL.
+# submitted, or taken up by the thread that sends it, but for `errands`, which belongs to whoever holds the GIL.
 #
 # Invariants
 #   - `refused` is called once, on the loop, for a request that was not taken, and nothing else is called then

@@ -71,16 +71,19 @@ class ListeningSocket:
         self._short = False  # of descriptors or memory, since the last client
         self.address = address
         self.port: int = 0 if path else bound[0].getsockname()[1]
+        self._names = [path or sock.getsockname() for sock in bound]
+        for name in self._names:
+            forking.serves_at(name)
         try:
             for sock in bound:
-                forking.serves_at(path or sock.getsockname())
                 sock.setblocking(False)
                 sock.listen(backlog)
-            self._clients = Clients(turn)
+            self._clients = Clients(turn, self._leave)
         except BaseException:
             for sock in bound:
                 sock.close()
             self._remove_file()
+            self._leave()
             raise
         self._watch()
 
@@ -150,6 +153,10 @@ class ListeningSocket:
             sock.close()
         self._clients.close()
         self._remove_file()
+
+    def _leave(self) -> None:
+        for name in self._names:
+            forking.leaves(name)
 
     def _remove_file(self) -> None:
         if self._path and _identity(self._path) == self._file is not None:

@@ -1,6 +1,5 @@
 # The sockets of a listener's clients: read and written here, all that are ready in one turn. uvloop's transports do the
-# same with two calls into Python and three takings of the GIL for each request, a third of all that a small one needs.
-# Loop thread.
+# same with two calls into Python and three takings of the GIL for each request. Loop thread.
 
 from libc.stdint cimport uint32_t
 
@@ -20,6 +19,7 @@ cdef class Clients:
     cdef object scratch              # memory that is received into, used up at once
     cdef object scratch_view
     cdef bint closing                # ends behind the last of them
+    cdef object on_end               # is called then
     cdef Py_ssize_t n_open
 
     cdef int watch(self, Transport transport, uint32_t events) except -1

@@ -72,13 +72,14 @@ cdef enum:
 @cython.final
 cdef class Clients:
     """The clients of one listener, as the turns of `turn`'s loop serve them. Close it behind the listener: it ends with
-    the last client."""
+    the last client, and then calls `on_end`."""
 
-    def __cinit__(self, Turn turn):
+    def __cinit__(self, Turn turn, on_end):
         self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll_fd < 0:
             raise OSError(errno, os.strerror(errno))
         self.turn = turn
+        self.on_end = on_end
         self.transports = []
         self.scratch = bytearray(RECEIVE_NBYTES)
         self.scratch_view = memoryview(self.scratch)
@@ -122,6 +123,7 @@ cdef class Clients:
             close(self.epoll_fd)
             self.epoll_fd = -1
             self.lone = None
+            self.on_end()
         return 0
 
     cdef int watch(self, Transport transport, uint32_t events) except -1:

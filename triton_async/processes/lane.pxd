@@ -78,7 +78,7 @@ cdef class Lane:
     cdef dict lent                       # number -> what holds the memory
     cdef uint64_t last_number
     cdef list freed                      # numbers of Helds that are gone
-    cdef bint scheduled                  # `_flush` is on the loop's list
+    cdef bint scheduled                  # `_flush` is due in a turn
     cdef bint calling                    # another thread has called for it
     cdef object flush_method
     cdef object thread                   # identity of the loop's

@@ -88,7 +88,7 @@ cdef class Lane:
         self.thread = threading.get_ident()
 
     def share(self, Turn turn):
-        """Speaks at the ends of these turns, instead of some of its own. To be called before anything is said."""
+        """Speaks at the ends of these turns, instead of some of its own; what was said before leaves in those."""
         self.turn = turn
 
     def open(self):

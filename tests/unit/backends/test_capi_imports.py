@@ -61,6 +61,9 @@ def test_mathematics_and_containers_do_not_mind(tmp_path: Path) -> None:
     ("#include <fenv.h>\nint f(void) { return fesetround(FE_UPWARD); }", "it calls fesetround"),
     ('#include "triton/core/tritonserver.h"\nvoid *f(void) { return (void *)TRITONSERVER_ServerInferAsync; }',
      "it calls TRITONSERVER_ServerInferAsync"),
+    ("#include <string.h>\nchar *f(int n) { return strerror(n); }", "it calls strerror"),
+    ("#include <string.h>\nint f(const char *a, const char *b) { return strcoll(a, b); }", "it calls strcoll"),
+    ("#include <unistd.h>\nint f(int fd) { return isatty(fd); }", "it calls isatty"),
     ("int unheard_of(void); int f(void) { return unheard_of(); }", "it calls unheard_of"),
 ])  # fmt: skip
 def test_code_that_waits_or_knows_its_thread_minds(tmp_path: Path, text: str, reason: str) -> None:
@@ -87,7 +90,14 @@ def test_what_a_library_is_linked_with_counts(tmp_path: Path) -> None:
     assert str(minds_threads(made)).startswith("it needs ")
 
 
-@pytest.mark.parametrize("data", [b"", b"no library", b"\x7fELF\x02\x01" + bytes(200)])
+# Where a header says that the sections begin.
+SECTIONS_AT = 40
+
+
+@pytest.mark.parametrize("data", [
+    b"", b"no library", b"\x7fELF\x02\x01" + bytes(200),
+    b"\x7fELF\x02\x01" + bytes(SECTIONS_AT - 6) + (1 << 63).to_bytes(8, "little") + bytes([0] * 12 + [9]) + bytes(200),
+])  # fmt: skip
 def test_files_that_say_nothing_mind(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "file").write_bytes(data)
     assert str(minds_threads(tmp_path / "file")).startswith("its file says nothing: ")

@@ -85,12 +85,9 @@ def test_what_a_model_in_the_server_imports_late_is_what_was_loaded(tmp_path: Pa
 
 @pytest.mark.parametrize("where", [(), (ISOLATED,)], ids=["server", "isolated"])
 def test_an_instance_that_is_added_runs_what_was_loaded(tmp_path: Path, where: tuple[str, ...]) -> None:
-    """Its model's files are another version of it then, but for those that only the new instance looks at."""
     one = "instance_group { count: 1 kind: KIND_CPU }"
     code = """
 class TritonPythonModel:
-    def initialize(self, args):
-        self.first = args["model_instance_name"].endswith("0_0") or args["model_instance_name"].endswith("_0")
     def execute(self, requests):
         import helper
         return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.array([helper.VALUE], np.float32))])

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from model_process_stage import EXPLICIT, TWO, alive, parameter, until
-from python_stage import IO, Stage, request, stage, write
+from python_stage import IO, Stage, of, request, stage, write
 
 from triton_async.core import lifecycle
 from triton_async.core.lifecycle import State
 from triton_async.errors import ServerError
+from triton_async.infer.request import InferRequest
 
 # Returns from `execute` when a file is there.
 WAITS = """
@@ -39,6 +40,7 @@ class TritonPythonModel:
         SENDERS.extend(request.get_response_sender() for request in requests)
 """
 DECOUPLED = IO + "model_transaction_policy { decoupled: true }\n"
+SEQUENCES = DECOUPLED + "sequence_batching { max_sequence_idle_microseconds: 60000000 }\n"
 PID = """
 import os
 
@@ -67,6 +69,11 @@ def begun(root: Path, name: str) -> int:
     return int(file.read_text())
 
 
+def whole(sequence: int) -> InferRequest:
+    """A sequence of one request, START and END, for models that have such."""
+    return of(request("m", IN=ONE), sequence_id=sequence, flags=3)
+
+
 def state(server: Stage, name: str) -> str:
     rows = server.run(server.server.repository_index())
     return str(next(row["state"] for row in rows if row["name"] == name))
@@ -93,7 +100,8 @@ def test_an_unload_in_the_server_says_what_it_waits_for(tmp_path: Path, caplog: 
         assert state(server, "m") == State.UNAVAILABLE.value
 
 
-def test_an_unload_says_that_it_waits_for_responses(tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", [DECOUPLED, SEQUENCES], ids=["requests", "sequences"])
+def test_an_unload_says_that_it_waits_for_responses(tmp_path: Path, config: str) -> None:
     write(tmp_path, "m", STREAMS + """
         threading.Thread(target=self.end, args=(folder,)).start()
 
@@ -101,9 +109,9 @@ def test_an_unload_says_that_it_waits_for_responses(tmp_path: Path) -> None:
         while not (folder / "go").exists():
             time.sleep(0.01)
         SENDERS.pop().send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-""", DECOUPLED)  # fmt: skip
+""", config)  # fmt: skip
     with stage(tmp_path, EXPLICIT, "--load-model=m") as server:
-        sent = server.send(request("m", IN=ONE))
+        sent = server.send(whole(1))
         begun(tmp_path, "m")
         unload(server, "m")
         until(lambda: server.reason("m") == "waits for responses of instance 'm_0'")
@@ -112,7 +120,9 @@ def test_an_unload_says_that_it_waits_for_responses(tmp_path: Path) -> None:
         until(lambda: server.reason("m") == "unloaded")
 
 
-@pytest.mark.parametrize(("code", "config"), [(WAITS, IO), (STREAMS, DECOUPLED)], ids=["execute", "sender"])
+@pytest.mark.parametrize(("code", "config"), [
+    (WAITS, IO), (STREAMS, DECOUPLED), (STREAMS, SEQUENCES),
+], ids=["execute", "sender", "sequence's sender"])  # fmt: skip
 @pytest.mark.parametrize("where", [*ISOLATED, TWO])
 def test_a_worker_that_does_not_come_back_is_ended(
     tmp_path: Path, where: str, code: str, config: str, caplog: pytest.LogCaptureFixture
@@ -122,7 +132,7 @@ def test_a_worker_that_does_not_come_back_is_ended(
     loads = ("--load-model=m", "--load-model=other")
     with stage(tmp_path, EXPLICIT, *loads, where) as server:
         other = server.ask("other", [0]).tolist()
-        sent = [server.send(request("m", IN=ONE)) for _ in range(3)]
+        sent = [server.send(whole(number)) for number in range(1, 4)]
         process = begun(tmp_path, "m")
         unload(server, "m")
         errors = [collected.all()[-1].error for collected in sent]

@@ -6,139 +6,14 @@ import array
 import asyncio
 import contextlib
 import gc
-import os
-import resource
 import socket
 import struct
-import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
-import uvloop
-from aiohttp import web
+from socket_server import LARGE_NBYTES, Echo, Server, Told, read, run, send
 
-from triton_async.core.turn import Turn
-from triton_async.frontends.defines import ACCEPTS_PER_TURN, RECEIVE_NBYTES, WRITE_NBYTES
-from triton_async.frontends.http.listener import Listener
-from triton_async.frontends.sockets import ListeningSocket, listen
-
-# More than the buffers of both sockets hold.
-LARGE_NBYTES = 32 << 20
-
-
-class Told(asyncio.Protocol):
-    """A protocol that writes down what it is told."""
-
-    keeps_open = False
-
-    def __init__(self) -> None:
-        self.received = bytearray()
-        self.events: list[str] = []
-        self.error: Exception | None = None
-        self.transport: Any = None
-        self.lost = asyncio.Event()
-        self.changed = asyncio.Event()
-
-    def _note(self, event: str) -> None:
-        self.events.append(event)
-        self.changed.set()
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-        self._note("made")
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
-        self.changed.set()
-
-    def eof_received(self) -> bool:
-        self._note("end of input")
-        return self.keeps_open
-
-    def pause_writing(self) -> None:
-        self._note("full")
-
-    def resume_writing(self) -> None:
-        self._note("has room")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.error = exc
-        self._note("lost")
-        self.lost.set()
-
-    async def until(self, happened: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not happened():
-                self.changed.clear()
-                await self.changed.wait()
-
-
-class Echo(Told):
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self.transport.write(data)
-
-
-class Server:
-    """A listener whose protocols are kept."""
-
-    def __init__(self, kind: type[Told], address: str) -> None:
-        self.protocols: list[Any] = []
-        self._came = asyncio.Event()
-        self.listening: ListeningSocket = listen(
-            lambda: self._made(kind), Turn(asyncio.get_running_loop()), address, 0, backlog=256
-        )
-
-    def _made(self, kind: type[Told]) -> Told:
-        self.protocols.append(kind())
-        self._came.set()
-        return self.protocols[-1]
-
-    @contextlib.asynccontextmanager
-    async def client(self) -> AsyncIterator[socket.socket]:
-        """A client's plain socket, when the server has its protocol."""
-        before = len(self.protocols)
-        self._came.clear()
-        with socket.socket() as sock:
-            sock.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.listening.port))
-            async with asyncio.timeout(20):
-                await self._came.wait()
-            assert len(self.protocols) == before + 1
-            yield sock
-
-
-def run(kind: type[Told], test: Callable[[Server], Awaitable[None]], address: str = "127.0.0.1") -> None:
-    """Runs `test` on each kind of loop."""
-
-    async def whole() -> None:
-        server = Server(kind, address)
-        try:
-            await test(server)
-        finally:
-            for protocol in server.protocols:
-                protocol.transport.abort()
-            server.listening.close()
-            await asyncio.sleep(0)
-
-    uvloop.run(whole())
-    asyncio.run(whole())
-
-
-async def read(sock: socket.socket, nbytes: int) -> bytes:
-    loop = asyncio.get_running_loop()
-    data = bytearray()
-    async with asyncio.timeout(20):
-        while len(data) < nbytes and (piece := await loop.sock_recv(sock, 1 << 20)):
-            data += piece
-    return bytes(data)
-
-
-async def send(sock: socket.socket, data: bytes) -> None:
-    await asyncio.get_running_loop().sock_sendall(sock, data)
+from triton_async.frontends.defines import RECEIVE_NBYTES, WRITE_NBYTES
 
 
 @pytest.mark.parametrize("nbytes", [1, RECEIVE_NBYTES, RECEIVE_NBYTES + 1, LARGE_NBYTES])
@@ -392,128 +267,6 @@ def test_others_are_served_beside_a_client_that_never_stops() -> None:
     run(Echo, test)
 
 
-def test_hundreds_of_clients_at_once() -> None:
-    async def test(server: Server) -> None:
-        async def ask(number: int) -> None:
-            reader, writer = await asyncio.open_connection("127.0.0.1", server.listening.port)
-            for _ in range(5):
-                writer.write(b"%06d" % number)
-                assert await reader.readexactly(6) == b"%06d" % number
-            writer.close()
-            await writer.wait_closed()
-
-        await asyncio.wait_for(asyncio.gather(*map(ask, range(300))), 60)
-        for protocol in server.protocols:
-            await asyncio.wait_for(protocol.lost.wait(), 20)
-
-    run(Echo, test)
-
-
-def test_a_closed_port_takes_no_clients_and_keeps_those_it_has() -> None:
-    async def test(server: Server) -> None:
-        async with server.client() as sock:
-            server.listening.close()
-            with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", server.listening.port))
-            await send(sock, b"still")
-            assert await read(sock, 5) == b"still"
-
-    run(Echo, test)
-
-
-@pytest.mark.parametrize("kind", ["port", "socket file"])
-def test_who_came_before_a_port_retires_is_served_however_busy_the_loop(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "socket"
-    count = 4 * ACCEPTS_PER_TURN
-
-    async def test(server: Server) -> None:
-        clients = [socket.socket(socket.AF_INET if kind == "port" else socket.AF_UNIX) for _ in range(count)]
-        try:
-            for sock in clients:
-                sock.connect(("127.0.0.1", server.listening.port) if kind == "port" else str(path))
-                sock.setblocking(False)
-                sock.send(b"x")
-            retiring = asyncio.ensure_future(server.listening.retire())
-            await asyncio.sleep(0)
-            time.sleep(0.3)  # noqa: ASYNC251 - a model that executes on the loop
-            await retiring
-            for sock in clients:
-                assert await read(sock, 1) == b"x"
-        finally:
-            for sock in clients:
-                sock.close()
-
-    run(Echo, test, "127.0.0.1" if kind == "port" else f"unix:{path}")
-
-
-@pytest.mark.parametrize("kind", ["port", "socket file"])
-def test_who_connects_before_a_server_stops_may_still_ask(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "socket"
-
-    async def answer(request: web.BaseRequest) -> web.Response:
-        return web.Response(text="answer")
-
-    async def whole() -> None:
-        listener = Listener(answer)
-        await listener.start("127.0.0.1" if kind == "port" else f"unix:{path}", 0)
-        with socket.socket(socket.AF_INET if kind == "port" else socket.AF_UNIX) as sock:
-            sock.connect(("127.0.0.1", listener.port) if kind == "port" else str(path))
-            sock.setblocking(False)
-            stopping = asyncio.ensure_future(listener.close(20))
-            await asyncio.sleep(0.02)
-            await send(sock, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert (await read(sock, 1 << 16)).endswith(b"answer")
-            await stopping
-
-    uvloop.run(whole())
-    asyncio.run(whole())
-
-
-def test_a_name_that_has_an_address_twice_is_bound_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = socket.getaddrinfo("127.0.0.1", 0, type=socket.SOCK_STREAM)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found * 2)
-
-    async def test(server: Server) -> None:
-        async with server.client() as sock:
-            await send(sock, b"x")
-            assert await read(sock, 1) == b"x"
-
-    run(Echo, test, "twice.test")
-
-
-@pytest.mark.parametrize("kind", ["port", "socket file"])
-def test_a_port_that_cannot_listen_leaves_nothing(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "socket"
-
-    async def test() -> None:
-        turn = Turn(asyncio.get_running_loop())
-        before = os.listdir("/proc/self/fd")
-        for _ in range(3):
-            with pytest.raises(OverflowError):
-                listen(Told, turn, "127.0.0.1" if kind == "port" else f"unix:{path}", 0, backlog=1 << 40)
-        assert os.listdir("/proc/self/fd") == before
-        assert not path.exists()
-
-    uvloop.run(test())
-    asyncio.run(test())
-
-
-def test_addresses_of_a_name_that_the_machine_does_not_have_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = socket.getaddrinfo("127.0.0.1", 0, type=socket.SOCK_STREAM)
-    other = socket.getaddrinfo("192.0.2.1", 0, type=socket.SOCK_STREAM)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: other + found)
-
-    async def test(server: Server) -> None:
-        async with server.client() as sock:
-            await send(sock, b"x")
-            assert await read(sock, 1) == b"x"
-
-    run(Echo, test, "some.test")
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: other)
-    with pytest.raises(OSError, match="assign"):
-        run(Echo, test, "other.test")
-
-
 def test_addresses_of_both_sides() -> None:
     async def test(server: Server) -> None:
         async with server.client() as sock:
@@ -524,20 +277,6 @@ def test_addresses_of_both_sides() -> None:
             assert transport.get_extra_info("sslcontext", "none") == "none"
 
     run(Told, test)
-
-
-def test_a_socket_file(tmp_path: Path) -> None:
-    path = tmp_path / "socket"
-
-    async def test(server: Server) -> None:
-        reader, writer = await asyncio.open_unix_connection(str(path))
-        writer.write(b"hello")
-        assert await asyncio.wait_for(reader.readexactly(5), 20) == b"hello"
-        writer.close()
-        await asyncio.wait_for(server.protocols[0].lost.wait(), 20)
-
-    run(Echo, test, f"unix:{path}")
-    assert not path.exists()
 
 
 def test_connections_that_ended_leave_nothing() -> None:
@@ -554,23 +293,3 @@ def test_connections_that_ended_leave_nothing() -> None:
         assert [ref() for ref in gone] == [None] * 3
 
     run(Echo, test)
-
-
-def test_clients_wait_while_descriptors_have_run_out(caplog: pytest.LogCaptureFixture) -> None:
-    async def test(server: Server) -> None:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        with socket.socket() as sock:
-            sock.setblocking(False)
-            try:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (sock.fileno() + 1, hard))
-                with contextlib.suppress(BlockingIOError):
-                    sock.connect(("127.0.0.1", server.listening.port))
-                await asyncio.sleep(0.3)
-                assert server.protocols == []
-            finally:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            await send(sock, b"patience")
-            assert await read(sock, 8) == b"patience"
-
-    run(Echo, test)
-    assert caplog.text.count("no connection can be accepted for now") == 2  # once for each loop

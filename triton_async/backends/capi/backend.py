@@ -152,8 +152,8 @@ class NativeModel(LoadedModel):
         self._turns: dict[tuple[InstanceKind, int], Turn] = {}
         self._lock = threading.Lock()
         library = model.backend.library
-        # Hooks of its own, where no other library has them.
         self._anywhere = self._runs_anywhere()
+        # Hooks of its own, where no other library has them.
         if context.config.dynamic_batching is not None and not context.has_strategy and has_hooks(library):
             self.batch_rule = NativeRule(library, context.signature, model=model)
 

@@ -31,10 +31,10 @@ _LIBRARIES = frozenset((
 # By library, what of it neither waits nor depends on the thread, nor changes anything of that.
 _HARMLESS = {
     "libc.so.6": re.compile(
-        r"(__)?(v?sn?printf|(mem|str|stp)[a-z]+|qsort|bsearch|abs|labs|ldexp|frexp|modf|atoi|atol|atoll|atof)(_chk)?"
+        r"(__)?(v?sn?printf|(mem|stp|str(?!error|signal|coll|xfrm|tok))[a-z]+|qsort|bsearch|abs|labs|ldexp|frexp|modf|atoi|atol|atoll|atof)(_chk)?"
         r"|malloc|calloc|realloc|reallocarray|free|aligned_alloc|posix_memalign|malloc_usable_size"
         r"|__isoc\w+_(strto\w+|sscanf)|sscanf|clock_gettime|gettimeofday|time|abort|__stack_chk_fail|__assert_fail"
-        r"|__cxa_finalize|__cxa_atexit|__errno_location|__ctype_(b|tolower|toupper)_loc|is[a-z]+|to(lower|upper)"
+        r"|__cxa_finalize|__cxa_atexit|__errno_location|__ctype_(b|tolower|toupper)_loc|is(?!atty|astream)[a-z]+|to(lower|upper)"
         r"|_?_?_?(sig)?(set|long)jmp(_chk)?|__(is(nan|inf)|finite|signbit|fpclassify)[fl]?"
     ),
     "libm.so.6": re.compile(r"(?!fe(set|enable|disable|hold|update))\w+"),
@@ -53,10 +53,12 @@ _HARMLESS = {
 
 
 class Imports(NamedTuple):
-    """What a library needs. `symbols`: of each its name, and the file it has to come from, "" where any will do."""
+    """What a library needs. `symbols`: of each its name, and the file it has to come from, "" where any will do; None
+    where the rest says enough: large libraries have very many.
+    """
 
     libraries: frozenset[str]
-    symbols: frozenset[tuple[str, str]]
+    symbols: frozenset[tuple[str, str]] | None
     thread_local: bool
 
 
@@ -65,7 +67,7 @@ def imports_of(path: Path) -> Imports:
     with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as file:
         try:
             return _read(file)
-        except (struct.error, IndexError, UnicodeDecodeError) as error:
+        except (struct.error, IndexError, OverflowError, UnicodeDecodeError) as error:
             raise ValueError(f"not an ELF file that can be read: {error}") from None
 
 
@@ -80,6 +82,10 @@ def _read(file: mmap.mmap) -> Imports:
     by_kind = {section[1]: section for section in table}
     if _SYMBOLS not in by_kind or _DYNAMICS not in by_kind:
         raise ValueError("no table of symbols")
+    libraries = frozenset(_libraries(file, by_kind[_DYNAMICS], table))
+    thread_local = _THREAD_LOCAL_SEGMENT in kinds
+    if thread_local or not libraries <= _LIBRARIES:
+        return Imports(libraries, None, thread_local)
     symbols = by_kind[_SYMBOLS]
     names = table[symbols[6]][4]
     files = dict(_version_files(file, by_kind[_NEEDED_VERSIONS], table)) if _NEEDED_VERSIONS in by_kind else {}
@@ -89,8 +95,7 @@ def _read(file: mmap.mmap) -> Imports:
         if not defined:
             version = struct.unpack_from("<H", file, by_kind[_VERSIONS][4] + 2 * i)[0] if files else 0
             found.add((_text(file, names + name), files.get(version & 0x7FFF, "")))
-    return Imports(frozenset(_libraries(file, by_kind[_DYNAMICS], table)), frozenset(found),
-                   _THREAD_LOCAL_SEGMENT in kinds)  # fmt: skip
+    return Imports(libraries, frozenset(found), thread_local)
 
 
 # Which file each number of a version comes from.
@@ -102,7 +107,11 @@ def _version_files(file: mmap.mmap, section: _Section, table: list[_Section]) ->
         for _ in range(count):
             _, _, number, _, next_version = _NEEDED_VERSION.unpack_from(file, version_at)
             yield number, _text(file, names + name)
+            if not next_version:
+                break
             version_at += next_version
+        if not next_file:
+            return
         at += next_file
 
 
@@ -129,7 +138,7 @@ def minds_threads(path: Path) -> str | None:
         return "it has thread-local variables"
     for library in sorted(imports.libraries - _LIBRARIES):
         return f"it needs {library}"
-    for name, file in sorted(imports.symbols):
+    for name, file in sorted(imports.symbols or ()):
         harmless = _HARMLESS.get(file)
         if harmless is None or harmless.fullmatch(name) is None:
             return f"it calls {name}"

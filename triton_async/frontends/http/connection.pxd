@@ -70,5 +70,5 @@ cdef class Connection(SlowLane):
     cdef int _drop(self, Py_ssize_t count) except -1
     cdef int _schedule_resume(self) except -1
     # Has `_resume` called in the next turn of the loop.
-    cdef int _call_soon(self) except -1
+    cdef int _call_next(self) except -1
     cdef bint _idle(self) noexcept

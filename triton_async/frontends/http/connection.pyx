@@ -144,7 +144,7 @@ cdef class Connection(SlowLane):
                 self._received()
                 self.left_nbytes -= nbytes
                 if self.left_nbytes < 0:
-                    self._call_soon()
+                    self._call_next()
                     self._update_reading()
                 return 0
             if self.held.size == 0 and not self._blocked():
@@ -288,7 +288,7 @@ cdef class Connection(SlowLane):
         self.last_chance = False
         self.left -= 1
         if self.left == 0:
-            self._call_soon()
+            self._call_next()
         if kind == HEAD_EMPTY and not self.blank:
             self.blank = True
             return end
@@ -516,9 +516,9 @@ cdef class Connection(SlowLane):
         return 0
 
     cdef int _schedule_resume(self) except -1:
-        return self._call_soon() if self.held.size else 0
+        return self._call_next() if self.held.size else 0
 
-    cdef int _call_soon(self) except -1:
+    cdef int _call_next(self) except -1:
         if not self.resume_scheduled:
             self.resume_scheduled = True
             self.hub.server.reactor.turn.call_next(self._resume)

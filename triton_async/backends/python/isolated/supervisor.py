@@ -170,12 +170,11 @@ class Supervisor(LinkOwner):
 
     def give_up(self, reason: str) -> None:
         """Ends the worker, or leaves it behind where others are in its process, for good: no other one is started. Any
-        thread, at once; does nothing the second time.
+        thread, at once. May be repeated, for one that was just being started.
         """
-        if not self._given_up:
-            self._given_up = True
-            if (process := self._process) is not None:
-                process.dismiss(f"was ended because {reason}", 0)
+        self._given_up = True
+        if (process := self._process) is not None:
+            process.dismiss(f"was ended because {reason}", 0)
 
     def kill(self, reason: str) -> None:
         """Ends the worker, with the process that it is in; `reason` says in its stead how it ended. Any thread."""
@@ -192,7 +191,9 @@ class Supervisor(LinkOwner):
 
     def is_restarting(self) -> bool:
         """Whether a worker is on its way, and no long pause before it."""
-        return (not self._given_up and self.state is State.STARTING) or (
+        if self._given_up:
+            return False
+        return self.state is State.STARTING or (
             self.state is State.DOWN and self._due <= time.monotonic() + WORKER_SHORT_PAUSE_S
         )
 

@@ -17,6 +17,9 @@ MOST_NBYTES = 1 << 24
 MOST_ENTRIES = 100_000
 MOST_DEPTH = 16
 
+# In place of a file's path.
+_TOO_DEEP = "/too deep"
+
 # Where a file's text begins, its bytes, and when it was written.
 _Row = Sequence[int]
 
@@ -73,7 +76,7 @@ def read(file: Path, search: Sequence[Path]) -> Kept:
     text = bytearray()
     rows: dict[str, _Row] = {}
     natives: list[str] = []
-    _take(file, rows, text)
+    complete = _take(file, rows, text)
     seen = 0
     for directory in search:
         for path in _walk(str(directory), 0):
@@ -82,25 +85,31 @@ def read(file: Path, search: Sequence[Path]) -> Kept:
                 return Kept(rows, natives, bytes(text), complete=False)
             if path.endswith(".py") and path not in rows:
                 try:
-                    _take(Path(path), rows, text)
+                    complete &= _take(Path(path), rows, text)
                 except OSError:  # who imports it is told
                     continue
+            elif path == _TOO_DEEP:
+                complete = False
             elif path.endswith(".so"):
                 natives.append(path)
-    return Kept(rows, natives, bytes(text))
+    return Kept(rows, natives, bytes(text), complete)
 
 
-def _take(path: Path, rows: dict[str, _Row], text: bytearray) -> None:
+# False where it is too large.
+def _take(path: Path, rows: dict[str, _Row], text: bytearray) -> bool:
     with open(path, "rb") as file:
         status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or len(text) + status.st_size > 2 * MOST_NBYTES:
-            return
+        if not stat.S_ISREG(status.st_mode):
+            return True
+        if len(text) + status.st_size > 2 * MOST_NBYTES:
+            return False
         content = file.read()
     rows[str(path)] = (len(text), len(content), status.st_mtime_ns)
     text += content
+    return True
 
 
-# Files below a directory, those at its top first, with "" for what else there is.
+# Files below a directory, those at its top first, with "" for what else there is, and _TOO_DEEP for what is not shown.
 def _walk(directory: str, depth: int) -> Iterator[str]:
     try:
         with os.scandir(directory) as entries:
@@ -118,6 +127,8 @@ def _walk(directory: str, depth: int) -> Iterator[str]:
         except OSError:
             continue
     if depth >= MOST_DEPTH:
+        if below:
+            yield _TOO_DEEP
         return
     for entry in below:
         name = entry.name

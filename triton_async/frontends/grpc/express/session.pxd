@@ -21,7 +21,7 @@ cdef class Lane:
     cdef object receive_buffer     # bytearray, lent to one connection at a time
     cdef char *receive_data
     cdef list dirty                # connections with output, once each
-    cdef bint scheduled            # flush_all is on the loop's list
+    cdef bint scheduled            # flush_all is due in a turn
     cdef object flush_all_method   # the bound method, made once
     cdef readonly int64_t receiving_nbytes  # sum of the connections'
     cdef readonly int64_t held_nbytes  # sum of the connections' noted_nbytes
