@@ -169,5 +169,9 @@ def test_a_worker_ends_though_its_child_goes_on(tmp_path: Path, children: list[i
         children.append(child)
         links = [os.readlink(link) for link in Path(f"/proc/{worker}/fd").iterdir() if link.is_symlink()]
         sockets = {link for link in links if link.startswith("socket:")}
-        held = {os.readlink(link) for link in Path(f"/proc/{child}/fd").iterdir()}
-        assert sockets and not sockets & held
+        assert sockets
+
+        def held() -> set[str]:
+            return {os.readlink(link) for link in Path(f"/proc/{child}/fd").iterdir()}
+
+        poll(lambda: not sockets & held(), "the child to let go of its parent's sockets")
