@@ -5,7 +5,7 @@ import logging
 
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.ref cimport Py_DECREF
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t
 from posix.unistd cimport close
 
 from triton_async.core.turn cimport Turn
@@ -24,6 +24,16 @@ from triton_async.core.wakeup cimport (
     ta_timer_clear,
     ta_timer_open,
 )
+from triton_async.epoll cimport (
+    EPOLL_CLOEXEC,
+    EPOLL_CTL_ADD,
+    EPOLL_CTL_DEL,
+    EPOLLIN,
+    epoll_create1,
+    epoll_ctl,
+    epoll_event,
+    epoll_wait,
+)
 from triton_async.infer.batch cimport Batch
 from triton_async.infer.clock cimport ta_now_ns
 from triton_async.infer.event cimport TA_ERRAND, TA_EXECUTED, TA_RESPONSE, ta_message
@@ -31,20 +41,6 @@ from triton_async.infer.request cimport InferRequest
 from triton_async.infer.response cimport InferResponse
 
 from triton_async.defines import INLINE_STALL_NS, RETRY_TURN_S
-
-cdef extern from "<sys/epoll.h>" nogil:
-    ctypedef union epoll_data_t:
-        int fd
-    struct epoll_event:
-        uint32_t events
-        epoll_data_t data
-    enum: EPOLL_CLOEXEC
-    enum: EPOLL_CTL_ADD
-    enum: EPOLL_CTL_DEL
-    enum: EPOLLIN
-    int epoll_create1(int flags)
-    int epoll_ctl(int watcher, int operation, int fd, epoll_event *event)
-    int epoll_wait(int watcher, epoll_event *events, int most, int timeout)
 
 log = logging.getLogger("triton_async.core")
 

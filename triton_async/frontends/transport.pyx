@@ -10,6 +10,18 @@ from libc.string cimport memset
 from posix.unistd cimport close
 
 from triton_async.core.turn cimport Sender, Turn
+from triton_async.epoll cimport (
+    EPOLL_CLOEXEC,
+    EPOLL_CTL_ADD,
+    EPOLL_CTL_DEL,
+    EPOLL_CTL_MOD,
+    EPOLLIN,
+    EPOLLOUT,
+    epoll_create1,
+    epoll_ctl,
+    epoll_event,
+    epoll_wait,
+)
 from triton_async.protocol.receiver cimport Receiver
 
 import logging
@@ -17,22 +29,6 @@ import os
 import socket
 
 from triton_async.frontends import defines
-
-cdef extern from "<sys/epoll.h>" nogil:
-    ctypedef union epoll_data_t:
-        int fd
-    struct epoll_event:
-        uint32_t events
-        epoll_data_t data
-    enum: EPOLL_CLOEXEC
-    enum: EPOLL_CTL_ADD
-    enum: EPOLL_CTL_DEL
-    enum: EPOLL_CTL_MOD
-    enum: EPOLLIN
-    enum: EPOLLOUT
-    int epoll_create1(int flags)
-    int epoll_ctl(int watcher, int operation, int fd, epoll_event *event)
-    int epoll_wait(int watcher, epoll_event *events, int most, int timeout)
 
 cdef extern from "<sys/socket.h>" nogil:
     struct iovec:

@@ -8,7 +8,8 @@ cdef class Receiver:
     """A BufferedProtocol by shape, for transports that know no better."""
 
     cdef Py_ssize_t make_room(self, unsigned char **at) except -1:
-        raise NotImplementedError
+        at[0] = NULL
+        return 0
 
     cdef int take_bytes(self, Py_ssize_t nbytes) except -1:
         return 0
