@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Mapping
 from importlib import import_module
@@ -110,7 +111,8 @@ class BackendRegistry:
         folders = [*place.folders]
         if self._directory is not None:
             folders.append(self._directory / safe_name(config.backend, "backend"))
-        return next((file for folder in folders if (file := folder / _STRATEGY_FILE).is_file()), None)
+        found = next((one for one in folders if os.path.isfile(os.path.join(one, _STRATEGY_FILE))), None)
+        return None if found is None else found / _STRATEGY_FILE
 
     def batch_rule(self, library: Path, config: Any, signature: Any, place: ModelPlace) -> BatchRule:
         """The strategy in `library`, for a version of a model. ServerError when it has none, or does not want to."""
@@ -140,7 +142,7 @@ class BackendRegistry:
             raise InvalidArg(f"--backend-config={name},{_NATIVE}={native}: it is true or false")
         if self._directory is not None and (name not in _BACKENDS or native == "true"):
             folders = (*folders, self._directory / name)
-        found = next((folder / file for folder in folders if (folder / file).is_file()), None)
+        found = next((folder / file for folder in folders if os.path.isfile(os.path.join(folder, file))), None)
         if found is None and native == "true":
             raise InvalidArg(
                 f"unable to find '{file}' of backend '{name}', which --backend-config={name},{_NATIVE}=true asks for"

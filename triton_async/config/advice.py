@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from triton_async.config.autocomplete import MODEL_FILES
@@ -16,11 +17,13 @@ NO_MODELS = frozenset(("lost+found", "__pycache__"))
 _SHOWN = 8
 
 
-def directory_warnings(model_dir: Path) -> list[str]:
-    """Lines for the log about what in the model's folder is ignored."""
-    lines = ignored_versions(model_dir)
-    for version in list_versions(model_dir):
-        if (model_dir / str(version) / FILENAME).is_file():
+def directory_warnings(model_dir: Path, versions: Iterable[int], others: Iterable[str]) -> list[str]:
+    """Lines for the log about what in the model's folder is ignored. `versions`, `others`: its directories, see
+    `versions.look`.
+    """
+    lines = ignored_versions(others)
+    for version in versions:
+        if os.path.isfile(os.path.join(model_dir, str(version), FILENAME)):
             lines.append(
                 f"ignore '{model_dir.name}/{version}/{FILENAME}': a version has no config of its own, move it to "
                 f"'{model_dir.name}/{FILENAME}'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,15 +139,16 @@ def _by_files(model_dir: Path) -> _Kind | None:
     versions = list_versions(model_dir)
     if not versions:
         return None
-    directory = model_dir / str(versions[0])
+    directory = os.path.join(model_dir, str(versions[0]))
+    try:
+        held = os.listdir(directory)
+    except OSError:
+        return None
     for kind in _KINDS:
-        if any((directory / name).is_file() for name in kind.found):
-            return kind
-        if not kind.filename:
-            continue
-        path = directory / kind.filename
-        if path.is_file() or (kind.directory and path.is_dir()):
-            return kind
+        for name in (*kind.found, kind.filename):
+            path = os.path.join(directory, name)
+            if name in held and (os.path.isfile(path) or (kind.directory and os.path.isdir(path))):
+                return kind
     return None
 
 

@@ -230,9 +230,9 @@ def mistakes(model_dir: Path, name: str, *, auto_complete: bool = True, config_n
     return [_in_file(error, filename) for error in found]
 
 
-def select_versions(file: ConfigFile, model_dir: Path) -> tuple[int, ...]:
-    """Versions that the model's policy serves of those in its directory, ascending."""
-    return version_policy(file.proto).select(list_versions(model_dir))
+def select_versions(file: ConfigFile, held: tuple[int, ...]) -> tuple[int, ...]:
+    """Versions that the model's policy serves of those that its directory holds, ascending."""
+    return version_policy(file.proto).select(held)
 
 
 def model_path(proto: Any, model_dir: Path, version: int | None = None) -> Path:
@@ -257,13 +257,12 @@ def check_model_file(proto: Any, model_dir: Path, path: Path) -> None:
     """ServerError, saying what lies there, when the model's file is not at `path`, or cannot be read. Backends that
     need no file, or look for several, say themselves what they miss.
     """
-    others = _OF_ONE_FILE.get(proto.backend)
-    if others is not None and not os.path.lexists(path):
-        other = path.with_name(others.get(path.name, path.name))
-        if not os.path.lexists(other):
-            raise Unavailable(missing_file(model_dir, path))
     if os.path.lexists(path):
         check_readable(path, f"'{path.relative_to(model_dir.parent)}'")
+        return
+    others = _OF_ONE_FILE.get(proto.backend)
+    if others is not None and not os.path.lexists(path.with_name(others.get(path.name, path.name))):
+        raise Unavailable(missing_file(model_dir, path))
 
 
 def _deduce(proto: Any, model_dir: Path, name: str) -> None:

@@ -8,19 +8,19 @@ from typing import BinaryIO
 
 def fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """(number, bytes) of the length-delimited fields; the others hold no message. ValueError for what is no message."""
-    at = 0
-    while at < len(message):
+    at, end = 0, len(message)
+    while at < end:
         tag, at = varint(message, at)
         wire_type = tag & 7
         if wire_type == 0:
             _, at = varint(message, at)
         elif wire_type in (1, 5):
             at += 8 if wire_type == 1 else 4
-            if at > len(message):
+            if at > end:
                 raise ValueError("a field is longer than its message")
         elif wire_type == 2:
             size, at = varint(message, at)
-            if size > len(message) - at:
+            if size > end - at:
                 raise ValueError("a field is longer than its message")
             yield tag >> 3, message[at : at + size]
             at += size
@@ -30,6 +30,8 @@ def fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 def varint(message: memoryview, at: int) -> tuple[int, int]:
     """The number that begins at `at`, and where it ends. ValueError."""
+    if at < len(message) and (byte := message[at]) < 0x80:  # most of them
+        return byte, at + 1
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from triton_async.config.paths import is_directory
@@ -21,24 +22,30 @@ def is_version(name: str) -> bool:
     return int(name) <= _LARGEST
 
 
+def look(model_dir: Path) -> tuple[tuple[int, ...], list[str]]:
+    """Versions that the model's directory holds, ascending, and the names of its other directories, sorted. Nothing
+    when it cannot be read.
+    """
+    try:
+        with os.scandir(model_dir) as entries:
+            names = sorted(entry.name for entry in entries if is_directory(entry))
+    except OSError:
+        return (), []
+    versions = sorted(int(name) for name in names if is_version(name))
+    return tuple(versions), [name for name in names if not is_version(name)]
+
+
 def list_versions(model_dir: Path) -> tuple[int, ...]:
     """Versions that the model's directory holds, ascending; () when it cannot be read."""
-    try:
-        with os.scandir(model_dir) as entries:
-            found = [int(entry.name) for entry in entries if is_version(entry.name) and is_directory(entry)]
-    except OSError:
-        return ()
-    return tuple(sorted(found))
+    versions, _ = look(model_dir)
+    return versions
 
 
-def ignored_versions(model_dir: Path) -> list[str]:
-    """For each directory of a model that could be meant as a version and is none: a line that says why, by name."""
-    try:
-        with os.scandir(model_dir) as entries:
-            names = sorted(entry.name for entry in entries if not is_version(entry.name) and is_directory(entry))
-    except OSError:
-        return []
-    shown = [name for name in names if name not in _OTHERS and not name.startswith(".")]
+def ignored_versions(others: Iterable[str]) -> list[str]:
+    """For each directory of a model that could be meant as a version and is none: a line that says why. `others`: see
+    `look`.
+    """
+    shown = [name for name in others if name not in _OTHERS and not name.startswith(".")]
     return [f"ignore version directory '{name}' {_why_ignored(name)}" for name in shown]
 
 

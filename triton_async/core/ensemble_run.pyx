@@ -380,7 +380,6 @@ cdef class Run:
 
 
 @cython.final
-@cython.freelist(32)
 cdef class StepCall(Asking):
     """The request of a step."""
 

@@ -173,7 +173,7 @@ class Host:
 
     def policies_of(self, config: ModelConfig) -> set[str]:
         """Host policies that say something of instances of a model."""
-        return {spec.host_policy for spec in config.instances()} & self.policies.keys()
+        return {spec.host_policy for spec in config.instances()} & self.policies.keys() if self.policies else set()
 
     def open_devices(self) -> Devices:
         """The machine's GPUs. The first call may load CUDA and block. Unsupported, with the reason, for none."""

@@ -109,7 +109,7 @@ cdef class Summary:
 
 
 cdef double _quantile(const uint64_t *counts, uint64_t seen, double quantile) noexcept:
-    cdef uint64_t rank = max(1, <uint64_t>ceil(quantile * <double>seen))
+    cdef uint64_t rank = max(<uint64_t>1, <uint64_t>ceil(quantile * <double>seen))
     cdef uint64_t below = 0
     cdef int cell
     if seen == 0:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from triton_async.backends.base import LoadContext, LoadedModel, ModelInstance
+from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelInstance
 from triton_async.config.advice import directory_warnings, no_version
 from triton_async.config.autocomplete import ModelIO, Opened
 from triton_async.config.ensemble import EnsembleStep
@@ -23,6 +23,7 @@ from triton_async.config.load import ConfigFile, check_model_file, complete_conf
 from triton_async.config.model_config import Instance, ModelConfig, TensorConfig, host_policies
 from triton_async.config.place import ModelPlace
 from triton_async.config.settings import Settings
+from triton_async.config.versions import look
 from triton_async.core.agents import AgentRun
 from triton_async.core.files import Fingerprint, fingerprint
 from triton_async.core.host import LOADING, Host, as_server_error
@@ -110,13 +111,14 @@ class Inspection:
 
     def __init__(self, host: Host, place: ModelPlace) -> None:
         self._host = host
-        self._place = place
+        self._backends: dict[str, Backend] = {}
+        self.place = place
         self.begun = time.monotonic()
         self.opened: Opened | None = None
         self.failed = False
 
     def __call__(self, backend: str, path: Path, proto: Any) -> ModelIO | None:
-        engine = self._host.backends.get(backend, self._place)
+        engine = self.backend(backend)
         engine.prepare()
         # What is opened here may be what is loaded, with threads of its own.
         with _placed(self._host, proto):
@@ -127,6 +129,13 @@ class Inspection:
         if model_io.complete is None:
             return model_io
         return replace(model_io, complete=partial(self._of_version, _complete, self._host, model_io.complete))
+
+    def backend(self, name: str) -> Backend:
+        """Looked for once: the folders that may have a library of it are files, too."""
+        found = self._backends.get(name)
+        if found is None:
+            found = self._backends[name] = self._host.backends.get(name, self.place)
+        return found
 
     def _of_version(self, look: Callable[..., Any], *arguments: Any) -> Any:
         self.failed = True
@@ -175,9 +184,10 @@ def _opened_by(  # noqa: PLR0917
     directory, auto_complete = agents.directory, not settings.disable_auto_complete_config
     if agents:
         file = read(directory, name, auto_complete=auto_complete, config_name=settings.model_config_name, given=given)
-    for line in directory_warnings(directory):
+    held, others = look(directory)
+    for line in directory_warnings(directory, held, others):
         log.warning("%s (model '%s')", line, name)
-    model = OpenModel(found, select_versions(file, directory), agents=agents)
+    model = OpenModel(found, select_versions(file, held), agents=agents)
     if not model.versions:
         log.error("model '%s' has no version to serve: %s", name, no_version(directory))
         return model
@@ -189,7 +199,7 @@ def _opened_by(  # noqa: PLR0917
         config = complete_config(
             file, directory, name, inspect=inspection, version=newest, auto_complete=auto_complete,
             default_max_batch_size=settings.default_max_batch_size,
-            find_gpus=lambda backend, named: find_gpus(host.backends.get(backend, place), host.open_devices, named),
+            find_gpus=lambda backend, named: find_gpus(inspection.backend(backend), host.open_devices, named),
         )  # fmt: skip
         model.config = config
         if config.ensemble is not None:
@@ -200,7 +210,7 @@ def _opened_by(  # noqa: PLR0917
             labels = {io.name: read_labels(directory, io.label_filename) for io in config.outputs if io.label_filename}
             model.ensemble = OpenEnsemble(config, model.versions, labels, inspection.begun)
             return model
-        backend = host.backends.get(config.backend, place)
+        backend = inspection.backend(config.backend)
         check_backend(backend, config, host.open_devices)
         check_assembly(backend, config)
         # A version on a GPU is loaded by itself: its memory is told from what the GPU had in use before.
@@ -234,13 +244,16 @@ def open_version(
     begun, opened = (time.monotonic(), None) if inspection is None else (inspection.begun, inspection.opened)
     settings = {**host.backend_config.get("", {}), **host.backend_config.get(config.backend, {})}
     place = ModelPlace(directory, version, config.proto.runtime)
-    backend = host.backends.get(config.backend, place)
+    path = model_path(config.proto, directory, version)
+    if inspection is not None and inspection.place == place:  # and what there was to find of it has been looked at
+        backend = inspection.backend(config.backend)
+    else:
+        backend = host.backends.get(config.backend, place)
+        check_model_file(config.proto, directory, path)
     strategies = host.strategies
     strategy = None if strategies is None else strategies.strategy(config, place)
     config = without_ignored(backend, config)
     files = ModelFiles(directory, version) if host.cache is not None and host.cache.remote else None
-    path = model_path(config.proto, directory, version)
-    check_model_file(config.proto, directory, path)
     signature = make_signature(config, version, directory)
     initial_states = read_initial_states(config, directory)
     samples = read_samples(config, signature, directory)
@@ -274,7 +287,7 @@ def _complete(host: Host, complete: Callable[[Any], list[str]], proto: Any) -> l
 @contextmanager
 def _placed(host: Host, proto: Any) -> Iterator[None]:
     """What instances share, threads of engines among it, is made where they run, if they have one place."""
-    named = host_policies(proto)
+    named = host_policies(proto) if host.policies else set()
     policy = host.policies.get(next(iter(named))) if len(named) == 1 else None
     try:
         with nullcontext() if policy is None else bound(policy.cpu_cores, policy.numa_node):

@@ -30,7 +30,7 @@ cdef class Level:
     cdef bint may_override
     cdef bint delays
 
-    cdef Line line_of(self, InferRequest request) noexcept
+    cdef Line line_of(self, InferRequest request)
 
 cdef struct Due:
     int64_t at_ns

@@ -86,7 +86,7 @@ cdef class Level:
         self.may_override = policy.allow_timeout_override
         self.delays = policy.timeout_action == TIMEOUT_DELAY
 
-    cdef Line line_of(self, InferRequest request) noexcept:
+    cdef Line line_of(self, InferRequest request):
         return self.delayed if request.delayed else self.line
 
 

@@ -195,7 +195,7 @@ cdef class BatchPlan:
             if padded < 0:
                 raise InvalidArg(
                     f"{request.log_prefix()}input '{first.name}' has {size} for length '{name}', but the longest that "
-                    f"model '{self.model}' is padded to is {self.buckets[length][-1]}"
+                    f"model '{self.model}' is padded to is {max(self.buckets[length])}"
                 )
             padded = max(padded, 1)
             if total > self.max_elements // padded:

@@ -28,11 +28,15 @@ def load_driver(path=None):
     global _api, _loaded
     cdef char[256] error
     cdef ta_cuda found
-    cdef bytes name = None if path is None else path.encode()
+    cdef bytes name
+    cdef const char *c_name = NULL
+    if path is not None:
+        name = path.encode()
+        c_name = name
     with _lock:
         if _loaded and path is None:
             return
-        if ta_cuda_load(&found, NULL if name is None else <const char *>name, error, sizeof(error)) < 0:
+        if ta_cuda_load(&found, c_name, error, sizeof(error)) < 0:
             raise OSError(error.decode("utf-8", "replace"))
         _api = found
         _loaded = True

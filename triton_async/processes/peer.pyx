@@ -43,7 +43,6 @@ cdef object NO_MEMORY = InternalError("no memory for a request or a response")
 
 
 @cython.final
-@cython.freelist(64)
 cdef class RemoteSink(ResponseSink):
     cdef int deliver(self, InferResponse response) except -1:
         return 0 if self.link is None else self.link.respond(self, response)

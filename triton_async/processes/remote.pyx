@@ -135,7 +135,7 @@ cdef class ModelsLane(Lane):
             self.send(message)
             del self.taken[number]
         while self.origins_over:
-            number, left = self.origins_over[-1]
+            number, left = self.origins_over[len(self.origins_over) - 1]
             message = self.fresh()
             message.u8(LEFT)
             message.u64(number)

@@ -35,7 +35,7 @@ cdef class HeaderList:
             self.overflow = True
             return 0
         if nbytes > self.block_capacity - self.block_nbytes:
-            capacity = max(2 * self.block_capacity, self.block_nbytes + nbytes, 512)
+            capacity = max(2 * self.block_capacity, self.block_nbytes + nbytes, <size_t>512)
             grown = <char *>realloc(self.block, capacity)
             if grown == NULL:
                 raise MemoryError

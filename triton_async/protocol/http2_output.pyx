@@ -25,7 +25,7 @@ cdef class HeaderBlock:
             NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE)
         self.keep = [(bytes(name), bytes(value)) for name, value in fields]
         self.count = len(self.keep)
-        self.fields = <nghttp2_nv *>malloc(max(self.count, 1) * sizeof(nghttp2_nv))
+        self.fields = <nghttp2_nv *>malloc(max(self.count, <size_t>1) * sizeof(nghttp2_nv))
         if self.fields == NULL:
             raise MemoryError
         for i in range(self.count):

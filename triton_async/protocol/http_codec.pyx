@@ -356,7 +356,7 @@ cpdef tuple encode_infer(InferRequest request, InferResponse response, ModelSign
 
 
 cpdef tuple encode_long(InferRequest request, InferResponse response, ModelSignature signature):
-    cdef list pieces = [orjson.dumps(_head(request, response))[:-1], b',"outputs":[']
+    cdef list pieces = [orjson.dumps(_head(request, response)).removesuffix(b"}"), b',"outputs":[']
     cdef list parts = []
     cdef Tensor tensor
     for tensor in response.outputs:
@@ -367,7 +367,7 @@ cpdef tuple encode_long(InferRequest request, InferResponse response, ModelSigna
         if tensor is None:
             pieces.append(text)
         else:
-            pieces.append(text[:-1] + b',"data":')
+            pieces.append(text.removesuffix(b"}") + b',"data":')
             pieces += to_json_pieces(tensor)
             pieces.append(b"}")
     pieces.append(b"]}")

@@ -188,7 +188,8 @@ cdef list to_json_pieces(Tensor tensor):
 cdef int _put_piece(list pieces, object values) except -1:
     if len(pieces) > 1:
         pieces.append(b",")
-    pieces.append(orjson.dumps(values, None, orjson.OPT_SERIALIZE_NUMPY)[1:-1])
+    cdef bytes text = orjson.dumps(values, None, orjson.OPT_SERIALIZE_NUMPY)
+    pieces.append(text[1 : len(text) - 1])
     with nogil:
         usleep(PAUSE_US)
     return 0

@@ -43,7 +43,7 @@ cpdef bytes dumps(object value):
 cdef str _cut(str message):
     if len(message) > LONGEST:
         message = f"{message[:LONGEST // 2]}...{message[-LONGEST // 4:]}"
-    return NAME.sub(lambda found: f"{found[0][:NAME_LENGTH]}...{found[0][-1]}", message)
+    return NAME.sub(lambda found: f"{found[0][:NAME_LENGTH]}...{found[0][len(found[0]) - 1]}", message)
 
 
 cpdef bytes error_body(str message):

@@ -9,6 +9,7 @@ from config_models import BATCHED, FULL, make_model
 
 from triton_async.config.advice import directory_warnings, no_version, repository_warnings
 from triton_async.config.load import load
+from triton_async.config.versions import look
 from triton_async.errors import ServerError
 
 
@@ -76,9 +77,9 @@ def test_a_pointer_of_git_lfs_is_told_from_the_file(tmp_path: Path, name: str) -
 
 def test_what_is_ignored_in_a_models_folder_is_named(tmp_path: Path) -> None:
     model = make_model(tmp_path, FULL)
-    assert directory_warnings(model) == []
+    assert directory_warnings(model, *look(model)) == []
     files(model, "1/config.pbtxt", "v2/model.onnx")
-    assert directory_warnings(model) == [
+    assert directory_warnings(model, *look(model)) == [
         "ignore version directory 'v2' which fails to convert to integral number",
         "ignore 'm/1/config.pbtxt': a version has no config of its own, move it to 'm/config.pbtxt'",
     ]

@@ -20,7 +20,7 @@ from triton_async.config.load import complete_config, load, mistakes, model_path
 from triton_async.config.model_config import TimeoutAction, VersionPolicy
 from triton_async.config.paths import read_bounded, safe_join, safe_name
 from triton_async.config.pbtxt import parse
-from triton_async.config.versions import ignored_versions, list_versions
+from triton_async.config.versions import ignored_versions, list_versions, look
 from triton_async.errors import InvalidArg
 from triton_async.protos import POOL
 
@@ -68,7 +68,7 @@ def test_versions_are_positive_numbers_without_leading_zero(tmp_path: Path) -> N
     (tmp_path / "7").write_text("a file")
     assert list_versions(tmp_path) == (1, 3, 20, stamp, largest)
     assert list_versions(tmp_path / "nowhere") == ()
-    assert ignored_versions(tmp_path) == [
+    assert ignored_versions(look(tmp_path)[1]) == [
         "ignore version directory '-1' which fails to convert to integral number",
         f"ignore version directory '0' which is not in the range from 1 to {largest}",
         "ignore version directory '003' which contains leading zeros in its directory name",
@@ -77,7 +77,7 @@ def test_versions_are_positive_numbers_without_leading_zero(tmp_path: Path) -> N
         "ignore version directory 'x' which fails to convert to integral number",
         "ignore version directory '٣' which fails to convert to integral number",
     ]
-    assert ignored_versions(tmp_path / "nowhere") == []
+    assert look(tmp_path / "nowhere") == ((), [])
 
 
 def test_version_policies() -> None:
@@ -102,7 +102,7 @@ def test_the_highest_served_version_is_inspected_unless_one_is_named(tmp_path: P
     load(model, "m", inspect=inspect)
     load(model, "m", inspect=inspect, version=1)
     assert seen == [("onnxruntime", model / v / "model.onnx") for v in ("2", "1")]
-    assert select_versions(read(model, "m"), model) == (1, 2)
+    assert select_versions(read(model, "m"), list_versions(model)) == (1, 2)
 
 
 def test_a_model_without_versions_is_refused(tmp_path: Path) -> None:

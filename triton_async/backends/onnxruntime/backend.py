@@ -6,16 +6,23 @@ import logging
 import threading
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from triton_async.backends.base import Backend, LoadContext, LoadedModel, ModelInstance
 from triton_async.backends.onnxruntime.api import Environment, Library, find_library
 from triton_async.backends.onnxruntime.cuda_libraries import preload
-from triton_async.backends.onnxruntime.graph import read_graph
+from triton_async.backends.onnxruntime.graph import Graph, read_graph
 from triton_async.backends.onnxruntime.instance import OnnxRuntimeInstance
 from triton_async.backends.onnxruntime.operators import operator_libraries
-from triton_async.backends.onnxruntime.options import INSPECT, SessionSettings, session_settings, thread_pools
+from triton_async.backends.onnxruntime.options import (
+    INSPECT,
+    SessionSettings,
+    session_settings,
+    thread_pools,
+    usable_cores,
+)
 from triton_async.backends.onnxruntime.providers import CUDA, OPENVINO, Provider, missing
 from triton_async.backends.onnxruntime.session import Session
 from triton_async.backends.onnxruntime.zipmap import unzip
@@ -60,6 +67,11 @@ class OnnxRuntimeBackend(Backend):
         with self._lock:
             return "" if CUDA in self._loaded().providers else missing(CUDA)
 
+    @cached_property
+    def usable(self) -> int:
+        """Cores that a session may use, as of the first one: the threads that sessions share are made then."""
+        return usable_cores(self.cores)
+
     def prepare(self) -> None:
         """Has the environment, whose threads are all models', before one binds its own to cores."""
         self._started()
@@ -68,29 +80,31 @@ class OnnxRuntimeBackend(Backend):
         """Inputs and outputs of the model as its session has them: optimising one may settle shapes that the file
         leaves open. Inputs that it has a default for are optional.
         """
-        return _described(self._inspect(path, proto), path)
+        # Before the session, which has the file's content of that moment or a later one.
+        graph = read_graph(_model_file(path))
+        return _described(self._inspect(path, proto, graph), graph)
 
-    def _inspect(self, path: Path, proto: Any) -> ModelIO:
+    def _inspect(self, path: Path, proto: Any, graph: Graph | None) -> ModelIO:
         if proto is None:
-            found: ModelIO = self.make_session(path, "", INSPECT).model_io()
+            found: ModelIO = self.make_session(path, "", INSPECT, graph).model_io()
             return found
         config = freeze(proto)
         kind, device = _first_place(config)
-        settings = _settings(config, kind, device, path, self.cores)
+        settings = _settings(config, kind, device, path, self.usable)
         if settings.device < 0:
-            session = self.make_session(path, config.name, settings)
+            session = self.make_session(path, config.name, settings, graph)
             return replace(session.model_io(), opened=OpenedSession(session, path, settings))
         # Not yet on the GPU, whose memory is watched while a model loads.
-        settings = _settings(config, InstanceKind.CPU, 0, path, self.cores)
+        settings = _settings(config, InstanceKind.CPU, 0, path, self.usable)
         settings = replace(settings, providers=(), entries=(*settings.entries, *INSPECT.entries))
         try:
-            return self.make_session(path, config.name, settings).model_io()
+            return self.make_session(path, config.name, settings, graph).model_io()
         except InternalError as error:
             if f"error {_NOT_IMPLEMENTED}:" not in error.message:
                 raise
         # Some operators have a kernel for GPUs alone.
         settings = replace(settings, providers=(Provider(CUDA, (("device_id", str(device)),)),), device=device)
-        return self.make_session(path, config.name, settings).model_io()
+        return self.make_session(path, config.name, settings, graph).model_io()
 
     def load(self, context: LoadContext) -> LoadedModel:
         """A session of the model, checked against its config."""
@@ -108,13 +122,11 @@ class OnnxRuntimeBackend(Backend):
                 self._preloaded = True
                 preload(find_library().parent)
 
-    def make_session(self, path: Path, model: str, settings: SessionSettings) -> Session:
-        """A session of the model file, or folder, at `path`. ServerError."""
+    def make_session(self, path: Path, model: str, settings: SessionSettings, graph: Graph | None) -> Session:
+        """A session of the model file, or folder, at `path`, of which `read_graph` has read `graph`. ServerError."""
         self._provide(model, settings)
         alone = any(provider.name == OPENVINO for provider in settings.providers)
         file = _model_file(path)
-        # Before the session, which has the file's content of that moment or a later one.
-        graph = read_graph(file)
         try:
             with _openvino if alone else nullcontext():
                 session = self._new_session(file, model, settings)
@@ -151,7 +163,7 @@ class OnnxRuntimeBackend(Backend):
     def _started(self) -> Environment:
         with self._lock:
             if self._environment is None:
-                self._environment = Environment(self._loaded(), thread_pools(self.settings, self.cores))
+                self._environment = Environment(self._loaded(), thread_pools(self.settings, self.usable))
             return self._environment
 
 
@@ -223,12 +235,13 @@ class OnnxRuntimeModel(LoadedModel):
         settings = self._settings.get((kind, device))
         if settings is None:
             settings = self._settings[kind, device] = _settings(
-                self._context.config, kind, device, self._context.path, self._backend.cores
+                self._context.config, kind, device, self._context.path, self._backend.usable
             )
         return settings
 
     def _make_session(self, settings: SessionSettings) -> Session:
-        return self._backend.make_session(self._context.path, self._context.config.name, settings)
+        path = self._context.path
+        return self._backend.make_session(path, self._context.config.name, settings, read_graph(_model_file(path)))
 
 
 def _settings(config: ModelConfig, kind: InstanceKind, device: int, path: Path, cores: int) -> SessionSettings:
@@ -241,9 +254,8 @@ def _first_place(config: ModelConfig) -> tuple[InstanceKind, int]:
     return (InstanceKind.CPU, 0) if first is None else (first.kind, first.device)
 
 
-def _described(found: ModelIO, path: Path) -> ModelIO:
+def _described(found: ModelIO, graph: Graph | None) -> ModelIO:
     """With what the file says and no session does: names of dimensions, and operators."""
-    graph = read_graph(_model_file(path))
     if graph is None:
         return found
     return replace(

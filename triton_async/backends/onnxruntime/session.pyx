@@ -94,7 +94,9 @@ cdef class Session:
         cdef ort_status *status
         cdef bytes c_path = bytes(path)
         cdef const char *c_string = c_path
-        cdef const char *c_model = NULL if model is None else <const char *>model
+        cdef const char *c_model = NULL
+        if model is not None:
+            c_model = model
         cdef size_t nbytes = 0 if model is None else len(model)
         _check_file(path)
         self.library = library

@@ -56,7 +56,6 @@ cdef class Generated(Generation):
 
 
 @cython.final
-@cython.freelist(64)
 cdef class Exchange(ResponseSink):
     """Takes the response of one request and waits for its turn."""
 

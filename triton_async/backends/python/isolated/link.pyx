@@ -197,7 +197,8 @@ cdef class Link(Outbound):
             message = PyBytes_FromStringAndSize(data, nbytes)
             if nbytes > LOOP_NBYTES:
                 return self._leave(message, None)
-            cursor = cursor_over(PyBytes_AS_STRING(message), nbytes, message)
+            start = PyBytes_AS_STRING(message)
+            cursor = cursor_over(start, nbytes, message)
             cursor.most_nbytes = LOOP_NBYTES
             while cursor.at < cursor.end:
                 start = cursor.at
