@@ -48,6 +48,8 @@ log = logging.getLogger("triton_async.app")
 
 # Objects made, less those freed, between two collections while models load; Python's own is 700.
 _LOADING_GC_THRESHOLD = 50_000
+# Seconds after which one load thread leaves the GIL to another one.
+_LOADING_SWITCH_S = 0.005
 
 
 def run(settings: Settings) -> int:
@@ -173,7 +175,7 @@ async def _run_server(
         if early:
             await _start_endpoints(settings, security, server, endpoints, fronts, loaded=False)
         starting = asyncio.ensure_future(server.start())
-        with _few_collections():
+        with _made_for_loads(alone=not early):
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             # A load in a backend cannot be interrupted; nobody is served yet, so nothing is lost.
@@ -213,17 +215,21 @@ def _outcome(starting: asyncio.Future[bool], settings: Settings) -> bool:
 
 
 @contextmanager
-def _few_collections() -> Iterator[None]:
+def _made_for_loads(alone: bool) -> Iterator[None]:
     """While models load, which makes much that stays and little cyclic garbage: looking for that again and again took a
-    tenth of the time until 1,000 models were ready. What imports made is not looked at any more.
+    tenth of the time until 1,000 models were ready. What imports made is not looked at any more. `alone`: nobody is
+    served meanwhile, whom a load thread could keep from the GIL.
     """
-    thresholds = gc.get_threshold()
+    thresholds, switch_s = gc.get_threshold(), sys.getswitchinterval()
     gc.freeze()
     gc.set_threshold(_LOADING_GC_THRESHOLD, *thresholds[1:])
+    if alone:
+        sys.setswitchinterval(_LOADING_SWITCH_S)
     try:
         yield
     finally:
         gc.set_threshold(*thresholds)
+        sys.setswitchinterval(switch_s)
 
 
 def _settle() -> None:
