@@ -23,6 +23,7 @@ PROTOS = [
     "model_config.proto",
     "grpc_service.proto",
     "health.proto",
+    "onnx_graph.proto",
     "reflection_v1.proto",
     "reflection_v1alpha.proto",
 ]

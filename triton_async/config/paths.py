@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
 from triton_async.errors import InvalidArg
+
+_SEPARATORS = re.compile(r"[/\\\0]")
 
 # How the text begins that Git leaves in the place of a large file that was not fetched, and what to say of it.
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -17,7 +20,7 @@ def safe_name(name: str, what: str) -> str:
     """`name` when it is one plain path component. InvalidArg (naming `what`) when it could lead elsewhere."""
     if not name:
         raise InvalidArg(f"{what} cannot be empty")
-    if name in (".", "..") or any(c in "/\\\0" for c in name):
+    if name in (".", "..") or _SEPARATORS.search(name):
         raise InvalidArg(f"{what} '{_shown(name)}' must not contain path traversal characters")
     return name
 

@@ -6,27 +6,23 @@ Weights are not read: they are skipped in the file.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from triton_async.config.message_fields import fields, file_varint
+from google.protobuf.message import DecodeError
+
+from triton_async.config.message_fields import file_varint
+from triton_async.protos import message
 
 # Nodes above this size carry a constant; what operator they are is not looked up.
 _LARGEST_NODE = 1 << 20
-# Depth of subgraphs in subgraphs; exporters make a handful.
-_MAX_DEPTH = 64
-
 # Field numbers.
 _MODEL_GRAPH, _MODEL_FUNCTION = 7, 25
 _GRAPH_NODE, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 11, 12
-_FUNCTION_NODE = 7
-_NODE_OPERATOR, _NODE_ATTRIBUTE = 4, 5
-_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 6, 11
-_VALUE_NAME, _VALUE_TYPE = 1, 2
-_TYPE_TENSOR, _TENSOR_SHAPE = 1, 2
-_SHAPE_DIM, _DIM_NAME = 1, 2
+
+_Function, _Node, _Value = (message(f"triton_async.onnx.{name}") for name in ("Function", "Node", "Value"))
 
 # Operators that look at a whole tensor where a batch is one tensor: each row depends on the others in it.
 _WHOLE_TENSOR = frozenset(("DynamicQuantizeLinear", "DynamicQuantizeMatMul"))
@@ -95,7 +91,7 @@ def read_graph(path: Path) -> Graph | None:
     try:
         with path.open("rb") as file:
             _read_model(file, os.fstat(file.fileno()).st_size, graph)
-    except (OSError, ValueError):
+    except (OSError, ValueError, DecodeError):
         return None
     return graph
 
@@ -105,7 +101,7 @@ def _read_model(file: BinaryIO, end: int, graph: Graph) -> None:
         if number == _MODEL_GRAPH:
             _read_graph_of_file(file, file.tell() + size, graph)
         elif number == _MODEL_FUNCTION:
-            _nodes_of(memoryview(file.read(size)), _FUNCTION_NODE, graph, 0)
+            _add_nodes(_Function.FromString(file.read(size)).node, graph)
         else:
             file.seek(size, os.SEEK_CUR)
 
@@ -117,45 +113,24 @@ def _read_graph_of_file(file: BinaryIO, end: int, graph: Graph) -> None:
         if not wanted:
             file.seek(size, os.SEEK_CUR)
         elif number == _GRAPH_NODE:
-            _read_node(memoryview(file.read(size)), graph, 0)
+            _add_nodes((_Node.FromString(file.read(size)),), graph)
         else:
-            _read_value(memoryview(file.read(size)), graph)
+            _add_value(_Value.FromString(file.read(size)), graph)
 
 
-def _nodes_of(message: memoryview, field_number: int, graph: Graph, depth: int) -> None:
-    if depth > _MAX_DEPTH:
-        raise ValueError("graphs are nested too deeply")
-    for number, value in fields(message):
-        if number == field_number:
-            _read_node(value, graph, depth)
+def _add_nodes(nodes: Iterable[Any], graph: Graph) -> None:
+    for node in nodes:
+        graph.operators.add(node.op_type)
+        for attribute in node.attribute:
+            _add_nodes(attribute.g.node, graph)
+            for inner in attribute.graphs:
+                _add_nodes(inner.node, graph)
 
 
-def _read_node(node: memoryview, graph: Graph, depth: int) -> None:
-    for number, value in fields(node):
-        if number == _NODE_OPERATOR:
-            graph.operators.add(bytes(value).decode())
-        elif number == _NODE_ATTRIBUTE:
-            for kind, inner in fields(value):
-                if kind in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
-                    _nodes_of(inner, _GRAPH_NODE, graph, depth + 1)
-
-
-def _read_value(value: memoryview, graph: Graph) -> None:
-    name, dims, tensor = "", None, False
-    for number, part in fields(value):
-        if number == _VALUE_NAME:
-            name = bytes(part).decode()
-        elif number == _VALUE_TYPE:
-            for shape in _at(part, _TYPE_TENSOR):
-                tensor = True
-                for found in _at(shape, _TENSOR_SHAPE):
-                    dims = tuple(_dim_name(dim) for dim in _at(found, _SHAPE_DIM))
-    if tensor:
-        graph.shapes[name] = dims
-
-
-def _dim_name(dim: memoryview) -> str:
-    return next((bytes(name).decode() for name in _at(dim, _DIM_NAME)), "")
+def _add_value(value: Any, graph: Graph) -> None:
+    if value.type.HasField("tensor_type"):
+        shape = value.type.tensor_type.shape if value.type.tensor_type.HasField("shape") else None
+        graph.shapes[value.name] = None if shape is None else tuple(dim.dim_param for dim in shape.dim)
 
 
 def _named(shapes: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
@@ -166,10 +141,6 @@ def _named(shapes: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
             if dim:
                 found.setdefault(dim, tensor)
     return found
-
-
-def _at(message: memoryview, wanted: int) -> Iterator[memoryview]:
-    return (value for number, value in fields(message) if number == wanted)
 
 
 def _file_fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int]]:
