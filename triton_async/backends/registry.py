@@ -36,6 +36,11 @@ _BACKENDS = {
     "tensorrt": ("tensorrt", "TensorRTBackend"),
 }
 
+# What a config's `runtime` says where Python code is the backend.
+_PYTHON = "model.py"
+# Of the engines here whose models may be Python code, what runs those.
+_PYTHON_RUNTIMES = {"pytorch": Path(__file__).parent / "pytorch" / "modules" / "torch_module_runtime.py"}
+
 
 class BackendRegistry:
     """Makes each backend once. Any thread.
@@ -73,20 +78,32 @@ class BackendRegistry:
         `place`: of the model that asks. A library in its version's folder or its own comes before anything else; one
         of the backend directory where there is no engine of that name, or where its setting `native` asks for it.
         """
+        runtime = "" if place is None else place.runtime
         library = self._library(name, place)
-        key = name if library is None else str(library)
+        file = self._python_file(name, runtime) if library is None else None
+        if library is None and file is None:
+            self._check_engine(name, runtime)
+        key = str(library or file or name)
         with self._lock:
             backend = self._made.get(key)
             if backend is None:
                 if self._closed:
                     raise Unavailable("Server exiting")
-                made = self._make(name, place) if library is None else self._native(name, library)
-                backend = self._add(key, name, made)
+                if library is not None:
+                    backend = self._add(key, self._native(name, library), name)
+                elif file is not None:
+                    # There for what all models that are Python have in common, though no model may name it.
+                    python: Any = self._made.get("python") or self._add("python", self._make("python"), "python")
+                    names = ("python",) if name in _BACKENDS else ("python", name)
+                    backend = self._add(key, python.based_on(name, file), *names)
+                else:
+                    backend = self._add(key, self._make(name), name)
             return backend
 
-    def _add(self, key: str, name: str, backend: Any) -> Backend:
+    # `names`: whose settings of --backend-config it has, the last before the others.
+    def _add(self, key: str, backend: Any, *names: str) -> Backend:
         assert isinstance(backend, Backend)
-        backend.settings = self._settings(name)
+        backend.settings = self._settings(*names)
         backend.pools = self._pools
         backend.cores = self._cores
         backend.processes = self._processes
@@ -125,8 +142,10 @@ class BackendRegistry:
         log.info("model '%s' is batched by the library %s", config.name, library)
         return NativeRule(opened, signature, config=config.json(), directory=place.directory)
 
-    def _settings(self, name: str) -> dict[str, str]:
-        settings = {**self._backend_config.get("", {}), **self._backend_config.get(name, {})}
+    def _settings(self, *names: str) -> dict[str, str]:
+        settings: dict[str, str] = {}
+        for name in ("", *names):
+            settings.update(self._backend_config.get(name, {}))
         settings.pop(_NATIVE, None)
         return settings
 
@@ -135,7 +154,7 @@ class BackendRegistry:
         runtime = "" if place is None else place.runtime
         if runtime.endswith(".py"):
             return None
-        file = safe_name(runtime or f"libtriton_{safe_name(name, 'backend')}.so", "runtime")
+        file = safe_name(runtime or _library_name(safe_name(name, "backend")), "runtime")
         folders = () if place is None else place.folders
         native = self._backend_config.get(name, {}).get(_NATIVE, "")
         if native not in ("", "true", "false"):
@@ -155,31 +174,35 @@ class BackendRegistry:
         directory = "" if self._directory is None else str(self._directory)
         return NativeBackend(name, library, {"backend-directory": directory, **self._options})
 
-    def _make(self, name: str, place: ModelPlace | None = None) -> Any:
-        if name in _BACKENDS:
-            module, class_name = _BACKENDS[name]
-            return getattr(import_module(f"triton_async.backends.{module}"), class_name)()
-        file = self._python_file(name)
-        if file is None:
-            runtime = "" if place is None else place.runtime
-            if runtime and not runtime.endswith(".py"):
-                raise InvalidArg(
-                    f"unable to find '{runtime}' for backend '{name}', searched: the version's folder, the model's "
-                    f"folder, the folder '{name}' of the backend directory"
-                )
-            raise InvalidArg(
-                f"unable to find backend library for backend '{name}', try specifying runtime on the model "
-                f"configuration. This server has: {', '.join(sorted(_BACKENDS))}"
-            )
-        # There for what all models that are Python have in common, though no model may name it.
-        python: Any = self._made.get("python") or self._add("python", "python", self._make("python"))
-        return python.based_on(name, file)
+    def _make(self, name: str) -> Any:
+        module, class_name = _BACKENDS[name]
+        return getattr(import_module(f"triton_async.backends.{module}"), class_name)()
 
-    def _python_file(self, name: str) -> Path | None:
-        if self._directory is None:
+    # Of a model that neither a library nor Python code runs: that it does not ask for one, and that there is an engine.
+    @staticmethod
+    def _check_engine(name: str, runtime: str) -> None:
+        if name in _BACKENDS and (runtime in ("", _library_name(name)) or (name, runtime) == ("python", _PYTHON)):
+            return
+        if runtime:
+            raise InvalidArg(
+                f"unable to find '{runtime}' for backend '{name}', searched: the version's folder, the model's "
+                f"folder, the folder '{name}' of the backend directory"
+            )
+        raise InvalidArg(
+            f"unable to find backend library for backend '{name}', try specifying runtime on the model "
+            f"configuration. This server has: {', '.join(sorted(_BACKENDS))}"
+        )
+
+    # What runs all models of a Python-based backend, None: it is none. An engine of that name goes before it, unless
+    # the model's config asks for Python.
+    def _python_file(self, name: str, runtime: str) -> Path | None:
+        if name == "python" or (name in _BACKENDS and runtime != _PYTHON):
             return None
-        file = self._directory / safe_name(name, "backend") / "model.py"
-        return file if file.is_file() else None
+        if self._directory is not None:
+            file = self._directory / safe_name(name, "backend") / _PYTHON
+            if file.is_file():
+                return file
+        return _PYTHON_RUNTIMES.get(name)
 
     def families(self) -> list[Any]:
         """Metric families that models have made. Loop thread."""
@@ -203,3 +226,8 @@ class BackendRegistry:
         """Names of the backends made so far, for the start-up table."""
         with self._lock:
             return sorted({backend.name for backend in self._made.values()})
+
+
+def _library_name(name: str) -> str:
+    """The library of a backend whose models say nothing of a runtime."""
+    return f"libtriton_{name}.so"

@@ -115,7 +115,9 @@ def deduce(proto: Any, model_dir: Path, name: str) -> None:
     if kind is not None:
         proto.backend = proto.backend or kind.backend
         proto.platform = proto.platform or kind.platform
-        proto.default_model_filename = proto.default_model_filename or kind.filename
+        # A PyTorch model that is Python code has its weights in the file that is the model otherwise.
+        if not (kind.backend == "pytorch" and proto.runtime == "model.py"):
+            proto.default_model_filename = proto.default_model_filename or kind.filename
         return
     if not (proto.backend or proto.platform or proto.default_model_filename):
         _by_name(proto, name)

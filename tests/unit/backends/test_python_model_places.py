@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,37 @@ def test_models_of_python_based_backends_are_in_the_same_processes(tmp_path: Pat
         assert server.metrics("triton_async_model_process_instances") == [
             'triton_async_model_process_instances{process="0"} 2'
         ]
+
+
+def test_settings_of_the_python_backend_are_those_of_backends_based_on_it(tmp_path: Path) -> None:
+    backends = tmp_path / "backends"
+    (backends / "where").mkdir(parents=True)
+    (backends / "where" / "model.py").write_text(
+        "import numpy as np\nimport triton_python_backend_utils as pb_utils\n" + PID
+    )
+    root = tmp_path / "models"
+    (write(root, "based", "", PID_IO + 'backend: "where"') / "1" / "model.py").unlink()
+    options = [f"--backend-directory={backends}", "--backend-config=python,isolation=process"]
+    with stage(root, *options) as server:
+        assert pid(server, "based") != os.getpid()
+    with stage(root, *options, "--backend-config=where,isolation=none") as server:
+        assert pid(server, "based") == os.getpid()
+
+
+def test_an_environment_beside_a_backend_is_that_of_its_models(tmp_path: Path) -> None:
+    backends = tmp_path / "backends"
+    (backends / "where").mkdir(parents=True)
+    (backends / "where" / "model.py").write_text(
+        "import numpy as np\nimport triton_python_backend_utils as pb_utils\n" + PID
+    )
+    (backends / "where" / "pb_exec_env_model.py.tar.gz").write_bytes(b"not yet whole")
+    root = tmp_path / "models"
+    own = parameter(sys.prefix, "EXECUTION_ENV_PATH")
+    for name, more in (("based", ""), ("own", own)):
+        (write(root, name, "", PID_IO + 'backend: "where"' + more) / "1" / "model.py").unlink()
+    with stage(root, f"--backend-directory={backends}", "--exit-on-error=false") as server:
+        assert "no whole tar archive" in server.reason("based")
+        assert pid(server, "own") != os.getpid()
 
 
 def test_models_have_the_environment_of_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,11 +246,6 @@ def test_parameters_that_are_not_supported(tmp_path: Path, pool: SlabPool, key: 
         Loaded(write(tmp_path, AddSub(), config(*PAIR, rest=parameter(key, "x"))), pool)
 
 
-def test_a_model_that_is_python_code_is_refused(tmp_path: Path, pool: SlabPool) -> None:
-    with pytest.raises(Unsupported, match=r"models that are Python code \(runtime 'model.py'\) are not supported"):
-        Loaded(write(tmp_path, AddSub(), config(*PAIR, rest="runtime: 'model.py'")), pool)
-
-
 def test_nvfuser_is_accepted_with_a_warning(
     tmp_path: Path, pool: SlabPool, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -36,6 +36,7 @@ from triton_async.memory.slab import SlabPool
 log = logging.getLogger("triton_async.python")
 
 MODEL_FILE = "model.py"
+_ENVIRONMENT = "EXECUTION_ENV_PATH"
 
 
 class Found:
@@ -97,6 +98,8 @@ class PythonBackend(Backend):
 
     def inspect(self, path: Path, proto: Any) -> ModelIO | None:
         self._check_settings()
+        if self._file is not None:
+            self._tell_config(self._file, proto)
         source = self._source(path, proto.name)
         return ModelIO(
             (), (), check=_takes_any, complete=lambda config: self._complete(source, path, config), opened=Found(source)
@@ -104,7 +107,7 @@ class PythonBackend(Backend):
 
     def load(self, context: LoadContext) -> LoadedModel:
         self._check_settings()
-        options = self._options(context.config.name, context.config.parameters, context.backend_config)
+        options = self._options(context.config.name, context.config.parameters)
         if options.isolated or options.process is not None:
             return self._load_isolated(context, options)
         source = context.opened.source if isinstance(context.opened, Found) else None
@@ -142,8 +145,16 @@ class PythonBackend(Backend):
                 self._processes = workers, ModelProcesses(self.processes, workers.reader) if several else None
             return self._processes
 
-    def _options(self, model: str, parameters: Mapping[str, str], settings: Mapping[str, str]) -> PythonOptions:
-        return read_options(model, parameters, settings, self.processes)
+    def _options(self, model: str, parameters: Mapping[str, str]) -> PythonOptions:
+        return read_options(model, parameters, self.settings, self.processes)
+
+    # What of a Python-based backend stands in the configs of its models: that it is one, and the environment which lies
+    # beside it for all of them.
+    def _tell_config(self, file: Path, proto: Any) -> None:
+        proto.runtime = proto.runtime or MODEL_FILE
+        environment = file.with_name(f"pb_exec_env_{MODEL_FILE}.tar.gz")
+        if _ENVIRONMENT not in proto.parameters and environment.is_file():
+            proto.parameters[_ENVIRONMENT].string_value = str(environment.absolute())
 
     def _check_settings(self) -> None:
         if not self._checked:
@@ -175,9 +186,7 @@ class PythonBackend(Backend):
     def _complete(self, source: Source, path: Path, proto: Any) -> list[str]:
         """Runs `auto_complete_config`, in modules of its own, and takes over what it may decide."""
         parameters = {name: value.string_value for name, value in proto.parameters.items()}
-        options = self._options(proto.name, parameters, self.settings)
-        if self._file is not None and not proto.runtime:
-            proto.runtime = MODEL_FILE
+        options = self._options(proto.name, parameters)
         if options.isolated or options.process is not None:
             completed = self._isolated.complete(proto, path, options, source, self.search(path))
             if completed is not None:

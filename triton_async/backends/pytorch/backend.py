@@ -17,7 +17,7 @@ from triton_async.backends.pytorch.exported import CompiledProgram, ExportedProg
 from triton_async.backends.pytorch.instance import DeviceQueue, PyTorchInstance
 from triton_async.backends.pytorch.library import Library
 from triton_async.backends.pytorch.naming import bind_inputs, bind_outputs
-from triton_async.backends.pytorch.options import model_options, refuse_runtime
+from triton_async.backends.pytorch.options import model_options
 from triton_async.backends.pytorch.program import Port, Program
 from triton_async.backends.pytorch.script import ScriptProgram
 from triton_async.backends.pytorch.tensors import BYTES, Converter
@@ -61,7 +61,6 @@ class PyTorchBackend(Backend):
 
         None for the other kinds, which do not say what they take: InvalidArg when the config does not either.
         """
-        refuse_runtime(proto)
         path = _model_file(path)
         torch = self._loaded().torch
         reader = open_archive(torch, path, proto.name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from triton_async.config.model_config import ModelConfig
 from triton_async.errors import InvalidArg, Unsupported
@@ -35,9 +34,11 @@ def model_options(config: ModelConfig) -> Options:
     """Options of a model. InvalidArg or Unsupported, naming model and parameter, for what can not be done."""
     where = f"model '{config.name}': parameter"
     parameters = config.parameters
-    refuse_runtime(config.proto)
     if "TORCH_COMPILE_OPTIONAL_PARAMETERS" in parameters:
-        raise Unsupported(f"{where} 'TORCH_COMPILE_OPTIONAL_PARAMETERS' belongs to models that are Python code")
+        raise Unsupported(
+            f"{where} 'TORCH_COMPILE_OPTIONAL_PARAMETERS' belongs to models that are Python code, whose runtime is "
+            "'model.py'"
+        )
     if "MODEL_INIT_LIBRARY" in parameters:
         raise Unsupported(f"{where} 'MODEL_INIT_LIBRARY' is not supported: no native library is loaded for a model")
     warnings = []
@@ -53,15 +54,6 @@ def model_options(config: ModelConfig) -> Options:
         switches={key: _flag(where, parameters, key, False) for key in _SWITCHES if key in parameters},
         warnings=tuple(warnings),
     )
-
-
-def refuse_runtime(proto: Any) -> None:
-    """Unsupported for a config whose model is Python code."""
-    if proto.runtime:
-        raise Unsupported(
-            f"unable to load model '{proto.name}': PyTorch models that are Python code (runtime '{proto.runtime}') are "
-            "not supported; save the model with torch.jit.save or torch.export.save"
-        )
 
 
 def _flag(where: str, parameters: Mapping[str, str], key: str, default: bool) -> bool:

@@ -131,6 +131,7 @@ class Loader:
         self._source = source
         self._name = name
         self._package = name.partition(".")[0]
+        self._given = search
         self._search = [Path(path) for path in search or [str(source.directory), str(source.directory.parent)]]
         self._modules = dict(api)
         self._own: list[ModuleType] = []
@@ -146,8 +147,10 @@ class Loader:
     def load(self) -> ModuleType:
         """Runs `model.py`: its module. Raises what that raises."""
         self._since_ns = time.clock_gettime_ns(_FILE_CLOCK)
-        # It is a module of a package whose name is the version's number.
-        self._enter(ModuleType(self._package), None, [str(self._source.directory)])
+        # It is a module of a package whose name is the version's number. What runs the files of a version, and is none
+        # of them, finds these there, too.
+        above = [str(self._source.directory)] if self._given is None else self._given
+        self._enter(ModuleType(self._package), None, above)
         return self._run(self._name, self._source.path, None)
 
     def settle(self) -> None:

@@ -57,7 +57,8 @@ class Runner:
     ) -> None:
         self.context = context
         self._modules = modules or api.make_modules(context)
-        self._loader = Loader(source, self._modules, f"{context.version}.model", search, names)
+        name = f"{context.version}.{source.path.stem.replace('.', '_')}"
+        self._loader = Loader(source, self._modules, name, search, names)
         self._request_class: type[InferenceRequest] = self._modules[api.UTILS].InferenceRequest
         watch()
         self._module: ModuleType | None = None
