@@ -26,7 +26,7 @@ TRITON_EXTENSIONS = (
 
 # What is to be known of a field of the config beyond that it works.
 NOTES = {
-    "runtime": "of backends that are shared libraries, see [c-api.md](c-api.md); `model.py` of those that are Python code",
+    "runtime": "of backends that are shared libraries, see [c-api.md](c-api.md); `model.py` of those in Python",
     "input.format": "checked, as in Triton",
     "input.allow_ragged_batch": "ONNX Runtime, PyTorch and Python; refused for other backends; see "
     "[batching.md](batching.md)",
