@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -272,3 +273,30 @@ def test_a_second_version_is_checked_too(tmp_path: Path, pool: SlabPool) -> None
     shutil.rmtree(directory)
     with pytest.raises(Unavailable, match=r"unable to find 'model\.xml' for model 'm'"):
         OpenVINOBackend().load(loaded.context)
+
+
+# As threads that load models at once do it, as far as it matters, with turns that are as short as can be.
+AT_ONCE = """
+import sys, threading
+from triton_async.backends.openvino.library import Library
+sys.setswitchinterval(1e-6)
+library = Library() if sys.argv[1] == "shared" else None
+begin = threading.Barrier(4)
+
+def load():
+    begin.wait()
+    (library or Library()).openvino.Type.f32.to_dtype()
+
+threads = [threading.Thread(target=load, daemon=True) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+@pytest.mark.parametrize("library", ["shared", "each"])
+@pytest.mark.parametrize("turn", range(4))
+def test_threads_that_load_the_first_models_at_once_do_not_wait_for_each_other(turn: int, library: str) -> None:
+    """OpenVINO makes its table of NumPy's types when it is first asked, under a lock that knows nothing of the GIL."""
+    subprocess.run([sys.executable, "-c", AT_ONCE, library], check=True, timeout=60)

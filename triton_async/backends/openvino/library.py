@@ -26,6 +26,8 @@ _WEIGHTS = re.compile(rb'offset="(\d{1,18})" [^<>]*?\bsize="(\d{1,18})"')
 # How much of an .xml file is looked at for the element that all IR begin with.
 _HEAD_NBYTES = 1 << 16
 
+_first_call = threading.Lock()
+
 
 class Library:
     """OpenVINO, and its core, which models without extensions share. Made once; any thread. Unavailable when OpenVINO
@@ -39,6 +41,10 @@ class Library:
                 f"unable to load backend '{backend}': OpenVINO can not be imported ({error}); install it with: "
                 "pip install 'triton-async[openvino]'"
             ) from None
+        # Its table of NumPy's types is made at the first call, by Python code and under a lock of C++: another thread
+        # that asks meanwhile keeps the GIL while it waits for that lock, and the process stands still.
+        with _first_call:
+            self.openvino.Type.f32.to_dtype()
         self.version = str(self.openvino.get_version()).split("-", maxsplit=1)[0]
         self._lock = threading.Lock()
         self._cores: dict[str, Any] = {}
