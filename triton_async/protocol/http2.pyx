@@ -524,6 +524,8 @@ cdef int _set_up() except -1:
     nghttp2_option_set_no_auto_window_update(_option, 1)
     # It would count resets that we forgive.
     ta_lift_reset_limit(_option)
+    # gRPC's own clients send metadata as they are, against RFC 9113, 8.2.1.
+    ta_take_blanks(_option)
     for i, (setting, value) in enumerate((
         (NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, GRPC_MAX_CONCURRENT_STREAMS),
         (NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, GRPC_STREAM_WINDOW_NBYTES),

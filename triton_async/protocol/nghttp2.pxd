@@ -8,10 +8,17 @@ cdef extern from *:
 
     extern void nghttp2_option_set_stream_reset_rate_limit(nghttp2_option *option, uint64_t burst, uint64_t rate)
         __attribute__((weak));
+    extern void nghttp2_option_set_no_rfc9113_leading_and_trailing_ws_validation(nghttp2_option *option, int value)
+        __attribute__((weak));
 
     static inline void ta_lift_reset_limit(nghttp2_option *option) {
         if (nghttp2_option_set_stream_reset_rate_limit)
             nghttp2_option_set_stream_reset_rate_limit(option, UINT32_MAX, UINT32_MAX);
+    }
+
+    static inline void ta_take_blanks(nghttp2_option *option) {
+        if (nghttp2_option_set_no_rfc9113_leading_and_trailing_ws_validation)
+            nghttp2_option_set_no_rfc9113_leading_and_trailing_ws_validation(option, 1);
     }
     """
     ctypedef struct nghttp2_session:
@@ -149,6 +156,8 @@ cdef extern from *:
 
     # nghttp2_option_set_stream_reset_rate_limit, where there is one at run time (since 1.57).
     void ta_lift_reset_limit(nghttp2_option *option)
+    # Blanks around the value of a field; versions before 1.50 refuse none.
+    void ta_take_blanks(nghttp2_option *option)
 
     int nghttp2_session_server_new2(
         nghttp2_session **session, const nghttp2_session_callbacks *callbacks, void *user_data,
