@@ -139,7 +139,7 @@ def test_requests_of_a_model_are_children_and_settings_are_those_of_the_moment(m
         infer(server, httpclient, "asks")
         with httpclient.InferenceServerClient(f"127.0.0.1:{server.http_port}") as client:
             client.update_trace_settings("asks", {"trace_level": ["TIMESTAMPS"], "trace_rate": "1"})
-        infer(server, httpclient, "asks", "first")  # of a model that is traced, by one that is not
+        infer(server, httpclient, "asks", "first")  # of a model that is traced, which asks one that is not
         with grpcclient.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
             client.update_trace_settings(settings={"trace_level": ["TIMESTAMPS"], "trace_count": "0"})
             settings = client.get_trace_settings("asks").settings
@@ -147,13 +147,28 @@ def test_requests_of_a_model_are_children_and_settings_are_those_of_the_moment(m
             client.update_trace_settings("asks", {"trace_count": "1"})
         infer(server, grpcclient, "asks", "second")
         infer(server, grpcclient, "asks", "beyond the count")
-        found = traces(file, 3)
-        assert [trace.get("request_id") for trace in found.values() if "parent_id" not in trace] == ["first", "second"]
-        (child,) = [trace for trace in found.values() if "parent_id" in trace]
-        assert child["model_name"] == "m" and found[child["parent_id"]]["request_id"] == "second"
-        parent = found[child["parent_id"]]["at"]
-        assert parent["COMPUTE_START"] <= child["at"]["REQUEST_START"] <= child["at"]["REQUEST_END"]
-        assert child["at"]["INFER_RESPONSE_COMPLETE"] <= parent["COMPUTE_END"]
+        # what a count ends is a file of its own
+        for found, name in ((traces(file, 2), "first"), (traces(Path(f"{file}.0"), 2), "second")):
+            (parent,) = [number for number, trace in found.items() if "parent_id" not in trace]
+            (child,) = [trace for trace in found.values() if "parent_id" in trace]
+            assert found[parent]["request_id"] == name
+            assert child["model_name"] == "m" and child["parent_id"] == parent
+            at = found[parent]["at"]
+            assert at["COMPUTE_START"] <= child["at"]["REQUEST_START"] <= child["at"]["REQUEST_END"]
+            assert child["at"]["INFER_RESPONSE_COMPLETE"] <= at["COMPUTE_END"]
+
+
+@pytest.mark.parametrize("name", ["asks", "asks_isolated"])
+def test_a_rate_counts_what_clients_ask_for(models: Path, tmp_path: Path, name: str) -> None:
+    file = tmp_path / "trace.json"
+    options = (f"--trace-config=triton,file={file}", "--trace-config=level=TIMESTAMPS", "--trace-config=rate=2")
+    with started(tmp_path, f"--model-repository={models}", *options) as server:
+        server.wait_until_it_answers()
+        for number in range(4):
+            infer(server, httpclient, name, f"{number}")
+        found = traces(file, 4)
+        outer = [trace.get("request_id") for trace in found.values() if "parent_id" not in trace]
+        assert outer == ["1", "3"]
 
 
 class Collector:
@@ -228,9 +243,6 @@ def test_spans_follow_the_context_of_the_client_over_both_protocols(
         assert len(collector.spans) == 2 * 5 + 3
         assert collector.resources[0]["service.name"] == "mine"
         assert {span.trace_id.hex() for span in collector.spans} == {TRACE}
-        for headers, expected in (({"traceparent": sampled}, True), ({"traceparent": not_sampled}, False)):
-            answer = infer(server, httpclient, "asks_isolated", "e", headers=headers).get_response()
-            assert (TRACE in answer["parameters"]["context"]) == expected
         by_id = {span.span_id: span for span in collector.spans}
         calls = collector.named("InferRequest")
         assert len(calls) == 3 and {span.parent_span_id.hex() for span in calls} == {PARENT}
@@ -249,6 +261,9 @@ def test_spans_follow_the_context_of_the_client_over_both_protocols(
             settings = json.load(answer)
         assert settings["trace_mode"] == "opentelemetry" and "trace_file" not in settings
         assert settings["resource"] == "service.name=mine" and settings["bsp_schedule_delay"] == "100"
+        for headers, expected in (({"traceparent": sampled}, True), ({"traceparent": not_sampled}, False)):
+            answer = infer(server, httpclient, "asks_isolated", "e", headers=headers).get_response()
+            assert (TRACE in answer["parameters"]["context"]) == expected
 
 
 def test_spans_are_sent_before_the_server_ends(models: Path, tmp_path: Path, collector: Collector) -> None:

@@ -37,8 +37,9 @@ def _empty() -> Mapping[str, str]:
 @dataclass(frozen=True, slots=True)
 class TraceConfig:
     """Tracing as the command line asks for it. `levels`: TIMESTAMPS and TENSORS bits, 0: off. One of `rate` requests is
-    traced, `count` in all (-1: without end). `log_frequency`: traces to a file, 0: all to one. For OpenTelemetry: `url`
-    of the collector, `resource` attributes, `batching` by the names of BATCHING where they are given.
+    traced (0: none, but those that bring a context), `count` in all (-1: without end). `log_frequency`: traces to a
+    file, 0: all to one. For OpenTelemetry: `url` of the collector as it was given, `resource` attributes, `batching` by
+    the names of BATCHING where they are given.
     """
 
     mode: str = TRITON
@@ -50,6 +51,11 @@ class TraceConfig:
     url: str = DEFAULT_URL
     resource: Mapping[str, str] = field(default_factory=_empty)
     batching: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def endpoint(self) -> str:
+        """Of the collector. As with Triton's URLs the scheme may be left out."""
+        return self.url if "://" in self.url else f"http://{self.url}"
 
 
 class TraceProblem(ValueError):
@@ -86,8 +92,6 @@ def parse_number(name: str, text: str, gap: str = "") -> int:
         raise InvalidArg(f"Unable to parse '{name}'. Expecting value >= {low}, got:{gap}{text[:100]}")
     if not low <= value <= high:
         raise InvalidArg(f"Unable to parse '{name}', value is out of range [ {low}, {high} ], got: {text[:100]}")
-    if name == "trace_rate" and not value:
-        raise InvalidArg("Attempting to set invalid trace setting :sample rate must be non-zero")
     return value
 
 
@@ -122,7 +126,7 @@ def _config(
     _check_known(general, known, "")
     _check_known(by_mode[TRITON], ("file", "log-frequency"), TRITON)
     _check_known(by_mode[OPENTELEMETRY], ("url", "resource", *BATCHING), OPENTELEMETRY)
-    mode = general.get("mode", [TRITON])[-1]
+    mode = general.get("mode", [TRITON])[-1].lower()
     if mode not in MODES:
         raise TraceProblem(f"unknown trace mode '{mode}', expected triton or opentelemetry")
     levels = general.get("level") or [str(level) for level in _sequence(legacy.get("trace-level", ()))]
@@ -138,7 +142,7 @@ def _config(
         count=parse_number("trace_count", count),
         log_frequency=parse_number("log_frequency", frequency),
         file=triton.get("file", [str(legacy.get("trace-file", ""))])[-1],
-        url=_url(telemetry.get("url", [DEFAULT_URL])[-1]),
+        url=telemetry.get("url", [DEFAULT_URL])[-1],
         resource=MappingProxyType(dict(_attribute(text) for text in telemetry.get("resource", ()))),
         batching={name: _positive(name, telemetry[name][-1]) for name in BATCHING if name in telemetry},
     )
@@ -153,11 +157,6 @@ def _check_known(given: Mapping[str, object], known: Sequence[str], mode: str) -
         if name not in known:
             of = f" of mode {mode}" if mode else ""
             raise TraceProblem(f"unknown trace setting '{name}'{of}; there are {', '.join(known)}")
-
-
-def _url(text: str) -> str:
-    # As with Triton's, the scheme may be left out.
-    return text if "://" in text else f"http://{text}"
 
 
 def _attribute(text: str) -> tuple[str, str]:

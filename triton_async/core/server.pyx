@@ -258,7 +258,8 @@ cdef class InferenceServer:
             raise Unavailable(f"{request.log_prefix()}{STOPPING}")
         if request.trace is not None:
             trace_queued(request)
-        elif self.tracing is not None:
+        elif self.tracing is not None and (request.trace_parent is not None or not isinstance(sink, Asking)):
+            # What a model asks is traced with what it is asked for, and is no client's request to be counted.
             self._trace(request, model)
         if request.trace is not None:
             return _submit_traced(model, request, sink, now_ns)

@@ -72,7 +72,7 @@ class Telemetry:
         attributes = {"service.name": "triton-inference-server", "service.instance.id": server_id, **config.resource}
         batching = config.batching
         processor = BatchSpanProcessor(
-            OTLPSpanExporter(endpoint=config.url),
+            OTLPSpanExporter(endpoint=config.endpoint),
             max_queue_size=batching.get("bsp_max_queue_size"),
             schedule_delay_millis=batching.get("bsp_schedule_delay"),
             max_export_batch_size=batching.get("bsp_max_export_batch_size"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,12 +23,14 @@ log = logging.getLogger("triton_async.core")
 # What happens before core knows of a request.
 _RECEIVED = ("HTTP_RECV_START", "HTTP_RECV_END", "GRPC_WAITREAD_START", "GRPC_WAITREAD_END")
 _END = b"\n]\n"
+_ROW = re.compile(rb'(\{"id":([0-9]+)[,}].*?),?$')
 _GPU = 2  # TRITONSERVER_MEMORY_GPU
 
 
 class TraceFiles:
     """The recorder of trace mode triton. All traces go to `path`, which is a whole JSON document after each write, or,
-    where a group has a `log_frequency`, so many of them to each of `path`.0, .1, ….
+    where a group has a `log_frequency`, so many of them to each of `path`.0, .1, …. Those of a group with a count are
+    moved to such a file, too, once there are so many.
     """
 
     reads_context = False
@@ -42,6 +45,8 @@ class TraceFiles:
         # The thread's own.
         self._all = _File(path)
         self._files: dict[Group, _File] = {}
+        # Of groups with a count: the traces in `path`, by number, and how many of them are of clients' requests.
+        self._counted: dict[Group, tuple[set[int], int]] = {}
         self._next_file = 0
         self._failed = False
 
@@ -100,6 +105,8 @@ class TraceFiles:
             try:
                 if isinstance(item, Group):
                     self._files.pop(item, None)
+                    self._counted.pop(item, None)
+                    item.count = -1
                 else:
                     self._held_nbytes -= sum(tensor.nbytes for _, tensor in item[6])
                     self._write(item)
@@ -116,6 +123,8 @@ class TraceFiles:
         rows = list(format_trace(record))
         if not group.log_frequency:
             self._all.append(rows)
+            if group.count > 0:
+                self._count(record, group)
             return
         if group not in self._files:
             self._files[group] = _File(f"{self._path}.{self._next_file}")
@@ -124,6 +133,16 @@ class TraceFiles:
         file.append(rows)
         if file.traces >= group.log_frequency:
             del self._files[group]
+
+    def _count(self, record: Record, group: Group) -> None:
+        numbers, roots = self._counted.get(group, (set(), 0))
+        numbers.add(record[0])
+        roots += not record[1]
+        self._counted[group] = numbers, roots
+        if roots == group.count:
+            del self._counted[group]
+            self._all.move(numbers, f"{self._path}.{self._next_file}")
+            self._next_file += 1
 
 
 class _File:
@@ -141,6 +160,27 @@ class _File:
                 file.seek(-len(_END), os.SEEK_END)
             file.write((b",\n" if self.traces else b"[") + data)
         self.traces += 1
+
+    def move(self, numbers: set[int], path: str) -> None:
+        """Takes the traces of these numbers out, to a file of their own. OSError."""
+        rest = f"{self._path}.new"
+        with open(self._path, "rb") as file, open(path, "wb") as moved, open(rest, "wb") as kept:
+            between = {moved: b"[", kept: b"["}
+            # Each row is a line.
+            for line in file:
+                if (found := _ROW.search(line)) is not None:
+                    to = moved if int(found[2]) in numbers else kept
+                    to.write(between[to] + found[1])
+                    between[to] = b",\n"
+            moved.write(_END)
+            kept.write(_END)
+        self.traces -= len(numbers)
+        if between[kept] == b"[":
+            self.traces = 0
+            os.unlink(rest)
+            os.unlink(self._path)
+        else:
+            os.replace(rest, self._path)
 
 
 def format_trace(record: Record) -> Iterator[bytes]:

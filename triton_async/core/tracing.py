@@ -24,19 +24,19 @@ class Group:
     share a count, a rate and, written to files, these.
     """
 
-    __slots__ = ("left", "levels", "log_frequency", "rate", "seen")
+    __slots__ = ("count", "left", "levels", "log_frequency", "rate", "seen")
 
     def __init__(self, levels: int, rate: int, count: int, log_frequency: int) -> None:
         self.levels = levels
         self.rate = rate
         self.log_frequency = log_frequency
-        #: How many are still to be traced; -1: without end.
-        self.left = count
+        #: How many were to be traced, and still are; -1: without end.
+        self.count = self.left = count
         self.seen = 0
 
     def takes(self) -> bool:
         """Whether this request is one to trace; it is counted."""
-        if not self.levels or not self.left:
+        if not self.levels or not self.left or not self.rate:
             return False
         self.seen += 1
         if self.seen % self.rate:
@@ -116,6 +116,9 @@ class Tracing:
         """Changes settings of a model that is known, or of the server (""); None takes back a change. `changes`:
         checked values by the names of FIELDS. InvalidArg, and nothing is changed, when they can not be in force.
         """
+        if changes.get("trace_rate") == 0:
+            # As an option it is one, for those that are to trace nothing but what comes with a context.
+            raise InvalidArg("Attempting to set invalid trace setting :sample rate must be non-zero")
         if self._config.mode == OPENTELEMETRY and "log_frequency" in changes:
             raise InvalidArg("log_frequency is a setting of trace mode triton")
         if self._config.mode == OPENTELEMETRY and (changes.get("trace_level") or 0) & TENSORS:
@@ -163,14 +166,18 @@ class Tracing:
         made, or the headers that it came with, or None.
         """
         recorder = self._recorder
-        group = self._groups.get(model, self._global)
-        if recorder is None or not group.levels:
+        if recorder is None:
             return None
         parent = request.trace_parent
         parent_id, span = 0, None
         if isinstance(parent, Trace):
-            parent_id, span = parent.id, parent.span
+            # A part of that one, whatever is set for its own model.
+            parent_id, span, group, levels = parent.id, parent.span, parent.group, parent.levels
         else:
+            group = self._groups.get(model, self._global)
+            levels = group.levels
+            if not levels:
+                return None
             found = recorder.context(parent) if parent is not None else None
             if found is not None:
                 span, sampled = found
@@ -178,7 +185,7 @@ class Tracing:
                 return None
         number, self._next_id = self._next_id, self._next_id + 1
         span = recorder.begin(model, request.id, span, request.received_ns or time.monotonic_ns())
-        return Trace(number, model, version, request.id, group.levels, recorder.put, parent_id, group, span)
+        return Trace(number, model, version, request.id, levels, recorder.put, parent_id, group, span)
 
     def close(self) -> None:
         """Writes what was traced. Blocks; behind the last request."""

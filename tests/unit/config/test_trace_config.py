@@ -30,7 +30,9 @@ def test_all_settings_of_the_mode_opentelemetry() -> None:
         "--trace-config=opentelemetry,resource=service.name=x=y", "--trace-config=opentelemetry,resource=a=b",
         "--trace-config=opentelemetry,bsp_schedule_delay=50",
     )  # fmt: skip
-    assert (found.mode, found.url) == ("opentelemetry", "http://localhost:9/v1/traces")
+    assert (found.mode, found.url, found.endpoint) == (
+        "opentelemetry", "localhost:9/v1/traces", "http://localhost:9/v1/traces",
+    )  # fmt: skip
     assert dict(found.resource) == {"service.name": "x=y", "a": "b"} and found.batching == {"bsp_schedule_delay": 50}
 
 
@@ -58,7 +60,7 @@ def test_tensors_are_no_part_of_spans() -> None:
 
 @pytest.mark.parametrize(("option", "problem"), [
     ("level", "format is"), ("level=", "format is"), ("=x", "format is"), (",file=x", "format is"),
-    ("level=LOUD", "unknown trace level 'LOUD'"), ("rate=0", "sample rate must be non-zero"),
+    ("level=LOUD", "unknown trace level 'LOUD'"),
     ("rate=x", "Unable to parse 'trace_rate', got: x"), ("count=-2", "Expecting value >= -1"),
     ("file=x", "unknown trace setting 'file'"), ("triton,url=x", "unknown trace setting 'url' of mode triton"),
     ("zipkin,url=x", "unknown trace mode 'zipkin'"), ("mode=zipkin", "unknown trace mode 'zipkin'"),
@@ -91,7 +93,7 @@ def test_levels_that_are_none(names: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("name", "least", "most"), [
-    ("trace_rate", 1, 2**32 - 1), ("trace_count", -1, 2**31 - 1), ("log_frequency", 0, 2**32 - 1),
+    ("trace_rate", 0, 2**32 - 1), ("trace_count", -1, 2**31 - 1), ("log_frequency", 0, 2**32 - 1),
 ])  # fmt: skip
 def test_each_number_is_taken_at_its_ends_and_refused_one_beyond(name: str, least: int, most: int) -> None:
     assert (parse_number(name, str(least)), parse_number(name, str(most))) == (least, most)

@@ -69,6 +69,16 @@ def test_every_so_many_th_request_is_traced_until_the_count_is_used_up() -> None
     assert tracing.settings()["trace_count"] == "0"
 
 
+def test_a_rate_of_zero_leaves_what_comes_with_a_context_and_is_no_setting_of_a_running_server() -> None:
+    tracing = Tracing(TraceConfig(levels=TIMESTAMPS, rate=0), Recorder())
+    assert not any(traced(tracing, 3))
+    assert all(traced(tracing, 2, trace_parent=[("traceparent", "sampled")]))
+    assert tracing.settings()["trace_rate"] == "0"
+    for model in ("", "m"):
+        with pytest.raises(InvalidArg, match="sample rate must be non-zero"):
+            tracing.update(model, {"trace_rate": 0})
+
+
 def test_nothing_is_traced_when_it_is_off_or_nobody_records() -> None:
     assert not any(traced(Tracing(TraceConfig(rate=1), Recorder()), 3))
     assert not any(traced(Tracing(TraceConfig(levels=TIMESTAMPS, rate=1), None), 3))
@@ -130,6 +140,20 @@ def test_what_a_traced_request_asks_for_is_traced_and_not_counted() -> None:
     assert inner is not None and inner.parent_id == outer.id and recorder.parents == [None, "span of m"]
 
 
+def test_a_part_of_a_trace_is_traced_as_that_is_whatever_is_set_for_its_own_model() -> None:
+    recorder = Recorder()
+    tracing = Tracing(TraceConfig(levels=0, rate=1), recorder)
+    tracing.update("m", {"trace_level": TIMESTAMPS, "trace_count": 1})
+    tracing.update("n", {"trace_level": TENSORS})
+    outer = tracing.begin(InferRequest("m"), "m", 1)
+    assert outer is not None
+    for model in ("n", "other"):
+        request = InferRequest(model)
+        request.trace_parent = outer
+        inner = tracing.begin(request, model, 1)
+        assert inner is not None and (inner.levels, inner.group) == (TIMESTAMPS, outer.group)
+
+
 def test_a_trace_is_recorded_when_nobody_holds_it_any_more() -> None:
     recorder = Recorder()
     trace = Tracing(TraceConfig(levels=TIMESTAMPS, rate=1), recorder).begin(InferRequest("m", id="r"), "m", 1)
@@ -162,8 +186,8 @@ def test_a_trace_in_tritons_form() -> None:
     ]  # fmt: skip
 
 
-def record(number: int, group: Group) -> Any:
-    return Trace(number, "m", 1, "", TIMESTAMPS, None, group=group).record()
+def record(number: int, group: Group, parent: int = 0) -> Any:
+    return Trace(number, "m", 1, "", TIMESTAMPS, None, parent, group).record()
 
 
 def ids(path: Path) -> list[int]:
@@ -200,6 +224,34 @@ def test_so_many_traces_go_to_each_file_and_a_change_of_the_settings_begins_a_ne
     files.close()
     assert [ids(tmp_path / f"t.{number}") for number in range(3)] == [[1, 2], [3], [4]]
     assert not (tmp_path / "t").exists()
+
+
+def test_traces_of_a_count_are_moved_to_a_file_of_their_own_once_there_are_so_many(tmp_path: Path) -> None:
+    files = TraceFiles(str(tmp_path / "t"))
+    unlimited, counted, unfinished = (Group(TIMESTAMPS, 1, count, 0) for count in (-1, 2, 3))
+    files.put(record(1, unlimited))
+    files.put(record(12, counted, parent=11))
+    files.put(record(11, counted))
+    files.put(record(2, unlimited))
+    files.put(record(21, unfinished))
+    files.put(record(13, counted))
+    files.end_group(unfinished)
+    files.put(record(22, unfinished))
+    files.put(record(23, unfinished))
+    files.close()
+    assert (ids(tmp_path / "t"), ids(tmp_path / "t.0")) == ([1, 2, 21, 22, 23], [12, 11, 13])
+    assert {path.name for path in tmp_path.iterdir()} == {"t", "t.0"}
+
+
+def test_no_empty_file_is_left_where_all_traces_were_of_a_count(tmp_path: Path) -> None:
+    files = TraceFiles(str(tmp_path / "t"))
+    for first in (1, 3):
+        group = Group(TIMESTAMPS, 1, 2, 0)
+        files.put(record(first, group))
+        files.put(record(first + 1, group))
+    files.put(record(5, Group(TIMESTAMPS, 1, 2, 0)))
+    files.close()
+    assert [ids(tmp_path / name) for name in ("t.0", "t.1", "t")] == [[1, 2], [3, 4], [5]]
 
 
 def test_a_folder_that_is_not_there_is_told_once_and_harms_nothing(
