@@ -44,7 +44,7 @@ def infer(url: str, vendor: str, **headers: str) -> list[float]:
 def test_sagemaker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAGEMAKER_TRITON_DEFAULT_MODEL_NAME", "simple")
     (port,) = free_ports(1)
-    options = ("--allow-sagemaker=true", f"--sagemaker-port={port}", f"--sagemaker-safe-port-range={port}-{port}")
+    options = ("--allow-sagemaker=true", f"--sagemaker-port={port}")
     with running_server([write_model(tmp_path / "models")], tmp_path, options) as server:
         url = f"http://127.0.0.1:{port}"
         assert requests.get(f"{url}/ping", timeout=30).status_code == 200

@@ -21,7 +21,8 @@ class CloudProblem(ValueError):
 class SageMaker:
     """--allow-sagemaker. `default_model`: what /invocations asks, "" where the variable names none. `ping_live`: /ping
     tells whether the server runs, not whether its models are ready. `inference_type`: one of INFERENCE_TYPES.
-    `models`: the folder below which models come while the server runs.
+    `models`: the folder below which models come while the server runs. `safe_ports`: those that SageMaker leaves to
+    the other front-ends; None: any.
     """
 
     port: int
@@ -29,6 +30,7 @@ class SageMaker:
     ping_live: bool = False
     inference_type: str = "infer"
     models: str = "/opt/ml/models"
+    safe_ports: range | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +73,14 @@ def _safe_ports(given: Mapping[str, Any]) -> range | None:
 
 def _sagemaker(given: Mapping[str, Any], environ: Mapping[str, str], ports: range | None) -> SageMaker:
     port = given.get("sagemaker_port", 8080)
-    if ports is not None and port not in ports:
-        raise CloudProblem(
-            f"The server cannot listen to Sagemaker requests at port {port}, allowed port range is "
-            f"[{ports[0]}, {ports[-1]}]"
-        )
     ping = environ.get("SAGEMAKER_TRITON_PING_MODE", "ready")
     if ping not in ("ready", "live"):
         raise CloudProblem(f"SAGEMAKER_TRITON_PING_MODE is ready or live. Got {ping}")
     kind = environ.get("SAGEMAKER_TRITON_INFERENCE_TYPE", "infer")
     if kind not in INFERENCE_TYPES:
         raise CloudProblem(f"SAGEMAKER_TRITON_INFERENCE_TYPE is one of {', '.join(INFERENCE_TYPES)}. Got {kind}")
-    return SageMaker(port, environ.get("SAGEMAKER_TRITON_DEFAULT_MODEL_NAME", ""), ping == "live", kind)
+    default = environ.get("SAGEMAKER_TRITON_DEFAULT_MODEL_NAME", "")
+    return SageMaker(port, default, ping == "live", kind, safe_ports=ports)
 
 
 def _vertex_ai(given: Mapping[str, Any], environ: Mapping[str, str]) -> VertexAi:

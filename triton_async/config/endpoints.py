@@ -47,6 +47,17 @@ def address_problem(front_ends: list[Listens]) -> str | None:
     return None
 
 
+def safe_ports_problem(sagemaker: Listens, others: list[Listens], ports: range) -> str | None:
+    """Which of `others` listens where SageMaker does, at a port that SageMaker keeps for itself. Its own may be any."""
+    for name, address, port in others:
+        if unix_path(address) is None and host_of(address) == host_of(sagemaker.address) and port not in ports:
+            return (
+                f"The server cannot listen to {name} requests at port {port}, allowed port range is "
+                f"[{ports[0]}, {ports[-1]}]"
+            )
+    return None
+
+
 def _socket_file(address: str) -> str | None:
     path = unix_path(address)
     return os.path.normpath(path) if path else path

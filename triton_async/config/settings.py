@@ -21,7 +21,7 @@ from triton_async.config.access import (
 from triton_async.config.affinity import ANYWHERE, Affinity, AffinityProblem, parse_affinity
 from triton_async.config.cache import CacheProblem, LibraryCache, RedisConfig, parse_cache
 from triton_async.config.clouds import CloudProblem, SageMaker, VertexAi, take_clouds
-from triton_async.config.endpoints import Listens, address_problem, tls_problem
+from triton_async.config.endpoints import Listens, address_problem, safe_ports_problem, tls_problem
 from triton_async.config.host_policy import HostPolicy, HostPolicyProblem, parse_host_policies
 from triton_async.config.locations import LocationProblem, has_scheme, parse_location
 from triton_async.config.metrics_config import MetricsConfig, MetricsProblem, parse_metrics
@@ -300,9 +300,12 @@ def _read(option: Option, text: str) -> Scalar:
     if option.kind is Kind.FLOAT:
         return _float(option, text)
     if option.kind is Kind.STRING:
-        if option.choices and text not in option.choices:
-            raise _bad(option, f"invalid argument for --{_CHOICE_NAMES.get(option.name, option.name)}")
-        return text
+        if not option.choices or text in option.choices:
+            return text
+        # Triton's words may be written in capitals, too.
+        if text.lower() in option.choices:
+            return text.lower()
+        raise _bad(option, f"invalid argument for --{_CHOICE_NAMES.get(option.name, option.name)}")
     if option.kind is Kind.LEVEL and text.lower() in _TRUE | _FALSE:
         return int(text.lower() in _TRUE)
     return _int(option, text)
@@ -453,8 +456,15 @@ def _check_together(settings: Settings) -> None:
         if unix_path(where.address) is None and not 0 <= where.port <= _LARGEST_PORT:
             option = OPTIONS["grpc-port" if where.name == "GRPC" else f"{where.name.lower().replace(' ', '-')}-port"]
             raise _bad(option, f"Provided option value is out of bound. Got {where.port}")
-    if problem := address_problem(listening) or process_problem(settings):
+    if problem := address_problem(listening) or _beside_sagemaker(settings, listening) or process_problem(settings):
         raise UsageError(problem)
+
+
+def _beside_sagemaker(settings: Settings, listening: list[Listens]) -> str | None:
+    if settings.sagemaker is None or settings.sagemaker.safe_ports is None:
+        return None
+    (own,) = (where for where in listening if where.name == "Sagemaker")
+    return safe_ports_problem(own, [where for where in listening if where is not own], settings.sagemaker.safe_ports)
 
 
 def _backend_config(texts: Sequence[str]) -> Mapping[str, Mapping[str, str]]:

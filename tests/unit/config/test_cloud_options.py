@@ -31,17 +31,17 @@ def test_nothing_is_on_unless_it_is_asked_for() -> None:
 def test_the_options_and_variables_of_sagemaker() -> None:
     assert parse([REPOSITORY, "--allow-sagemaker=true"]).sagemaker == SageMaker(8080)
     settings = parse(
-        [REPOSITORY, "--allow-sagemaker=true", "--sagemaker-port=8002", "--sagemaker-safe-port-range=8000-8002",
-         "--allow-metrics=false"],
+        [REPOSITORY, "--allow-sagemaker=true", "--sagemaker-port=7000", "--sagemaker-safe-port-range=8000-8002"],
         {"SAGEMAKER_TRITON_DEFAULT_MODEL_NAME": "m", "SAGEMAKER_TRITON_PING_MODE": "live",
          "SAGEMAKER_TRITON_INFERENCE_TYPE": "generate_stream"},
     )  # fmt: skip
-    assert settings.sagemaker == SageMaker(8002, "m", True, "generate_stream")
+    assert settings.sagemaker == SageMaker(7000, "m", True, "generate_stream", safe_ports=range(8000, 8003))
 
 
 @pytest.mark.parametrize(("options", "environ", "problem"), [
-    (("--sagemaker-safe-port-range=1-2",), {}, "at port 8080, allowed port range is [1, 2]"),
-    (("--sagemaker-safe-port-range=8081-8090",), {}, "allowed port range is [8081, 8090]"),
+    (("--sagemaker-safe-port-range=8001-8090",), {}, "HTTP requests at port 8000, allowed port range is [8001, 8090]"),
+    (("--sagemaker-safe-port-range=8002-8090", "--allow-http=false"), {}, "GRPC requests at port 8001"),
+    (("--sagemaker-safe-port-range=8000-8001",), {}, "metrics requests at port 8002, allowed"),
     (("--sagemaker-safe-port-range=8090-8000",), {}, "'<integer>-<integer>', two ports"),
     (("--sagemaker-safe-port-range=8000",), {}, "'<integer>-<integer>', two ports"),
     (("--sagemaker-port=8000",), {}, "HTTP requests and Sagemaker requests at the same address and port 0.0.0.0:8000"),
@@ -51,6 +51,14 @@ def test_the_options_and_variables_of_sagemaker() -> None:
 ])  # fmt: skip
 def test_what_is_wrong_for_sagemaker(options: tuple[str, ...], environ: dict[str, str], problem: str) -> None:
     assert problem in refusal("--allow-sagemaker=true", *options, **environ)
+
+
+def test_the_ports_that_sagemaker_leaves_to_others_are_not_asked_of_its_own() -> None:
+    only = ["--allow-http=false", "--allow-grpc=false", "--allow-metrics=false"]
+    options = [REPOSITORY, "--allow-sagemaker=true", "--sagemaker-safe-port-range=8081-9000"]
+    assert parse([*options, *only]).sagemaker == SageMaker(8080, safe_ports=range(8081, 9001))
+    elsewhere = ["--http-address=127.0.0.1", "--grpc-address=unix:/run/g", "--metrics-address=127.0.0.1"]
+    assert parse([*options, *elsewhere]).allow_http
 
 
 def test_a_range_that_is_none_is_wrong_without_sagemaker_too() -> None:
@@ -119,7 +127,7 @@ def test_what_sagemaker_starts_follows_its_variables(tmp_path: Path) -> None:
         SAGEMAKER_SAFE_PORT_RANGE="8000-8999", SAGEMAKER_TRITON_LOG_VERBOSE="2", SAGEMAKER_TRITON_LOG_INFO="false",
         SAGEMAKER_TRITON_MODEL_LOAD_GPU_LIMIT="0.5", SAGEMAKER_TRITON_SHM_DEFAULT_BYTE_SIZE="1048576",
     )  # fmt: skip
-    assert settings.sagemaker == SageMaker(8090, "other")
+    assert settings.sagemaker == SageMaker(8090, "other", safe_ports=range(8000, 9000))
     assert settings.load_model == ("other",)
     assert (settings.log_verbose, settings.log_info) == (2, False)
     assert dict(settings.model_load_gpu_limit) == {0: 0.5, 1: 0.5}

@@ -86,6 +86,15 @@ def test_values_follow_an_equals_sign_or_stand_alone(argv: list[str]) -> None:
     assert settings(*argv).http_port == 9000
 
 
+def test_words_may_be_written_in_capitals() -> None:
+    found = settings(
+        "--model-control-mode=Explicit", "--rate-limit=EXECUTION_COUNT", "--trace-config=mode=Triton",
+        "--grpc-infer-response-compression-level=None", "--log-format=ISO8601",
+    )  # fmt: skip
+    assert (found.model_control_mode, found.rate_limit, found.trace.mode) == ("explicit", "execution_count", "triton")
+    assert (found.grpc_infer_response_compression_level, found.log_format) == ("none", "ISO8601")
+
+
 def test_the_last_of_a_repeated_single_option_wins() -> None:
     assert settings("--id=a", "--id=b").id == "b"
 
