@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from triton_async.config.re2 import compile_re2
+
 # Categories of routes and RPCs (Triton's names), and ours for the metrics port.
 METRICS = "metrics"
 CATEGORIES = (
@@ -54,13 +56,18 @@ def parse_restrictions(option: str, texts: Sequence[str], prefix: str = "") -> R
 
 
 def parse_pattern(option: str, text: str) -> re.Pattern[str] | None:
-    """Of the names of headers that become parameters; None for none. Case does not count. AccessProblem."""
+    """Of the names of headers that become parameters; None for none. Case does not count, but behind `(?-i)`.
+    AccessProblem.
+    """
     if not text:
         return None
     try:
-        return re.compile(text, re.IGNORECASE)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise AccessProblem(f"--{option}: '{text}' is no regular expression: {error}") from None
+        return compile_re2(text, re.IGNORECASE)
+    except re.error as error:
+        problem = error.msg
+    except (RecursionError, OverflowError) as error:
+        problem = str(error)
+    raise AccessProblem(f"--{option}: '{text}' is no regular expression: {problem}")
 
 
 def parse_exempt(option: str, text: str) -> frozenset[str]:

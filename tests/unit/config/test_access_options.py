@@ -48,6 +48,8 @@ def test_exemptions_and_patterns() -> None:
     assert found.api_key_exempt == {"health", "metrics"}
     assert found.http_header_forward_pattern is not None and found.http_header_forward_pattern.search("My-Header")
     assert found.grpc_header_forward_pattern is None
+    found = settings("--grpc-header-forward-pattern=(?-i)^My-")
+    assert found.grpc_header_forward_pattern is not None and not found.grpc_header_forward_pattern.search("my-header")
 
 
 def test_headers_win_over_parameters_of_the_body() -> None:
