@@ -135,6 +135,7 @@ def test_http_1_0_is_plain_too(lines: list[bytes], found: dict[str, object]) -> 
         b"Content-Encoding: identity\r\nContent-Encoding: identity\r\n",
         b'Connection: "close"\r\n',
         b"Connection: close keep-alive\r\n",
+        b"Endpoint-Load-Metrics-Format: json\r\n",
         b"Inference-Header-Content-Length: 05\r\n",
         b"Inference-Header-Content-Length: +5\r\n",
         b"Inference-Header-Content-Length: -5\r\n",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 
@@ -11,7 +12,7 @@ from aiohttp import HttpVersion11, web
 from triton_async.core.server import InferenceServer
 from triton_async.errors import InvalidArg
 from triton_async.frontends.entry import forward, forwarded_of
-from triton_async.frontends.http import replies
+from triton_async.frontends.http import load_report, replies
 from triton_async.frontends.http.body import Receiving, read_body
 from triton_async.frontends.http.compression import request_encoding
 from triton_async.frontends.http.framing import sent_headers
@@ -22,6 +23,8 @@ from triton_async.infer.strings import has_many_strings
 from triton_async.protocol.generate import decode_generate
 from triton_async.protocol.http_codec import is_long_json
 from triton_async.protocol.version import parse_version
+
+log = logging.getLogger("triton_async.http")
 
 
 async def generate(
@@ -64,18 +67,34 @@ async def generate(
         await generation.wait()
         if trace is not None:
             trace.add("HTTP_SEND_START", time.monotonic_ns())
+        more = await _load(server, request)
         if streaming:
-            return await _stream(request, generation)
+            return await _stream(request, generation, more)
     finally:
         generation.close()
     if (problem := generation.failure()) is not None:
         raise problem
-    return await replies.long_json(request, generation.take()[0])
+    return await replies.long_json(request, generation.take()[0], more)
 
 
-async def _stream(request: web.BaseRequest, generation: Generation) -> web.StreamResponse:
-    """Sends the events as they come. The status tells whether the first response is an error."""
+async def _load(server: InferenceServer, request: web.BaseRequest) -> dict[str, str]:
+    """The header with the load of this replica, where the client asks for it and there is one."""
+    form = request.headers.get(load_report.ASKS)
+    if form is None:
+        return {}
+    report = load_report.load_report(form, await server.metrics_parts())
+    if report is None:
+        log.debug("no load to report in the answer to a generate call: no metrics of its kind, or no format of it")
+        return {}
+    return {load_report.ANSWERS: report}
+
+
+async def _stream(
+    request: web.BaseRequest, generation: Generation, more: dict[str, str]
+) -> web.StreamResponse:
+    """Sends the events as they come. The status tells whether the first response is an error. `more`: headers."""
     response = replies.events(200 if generation.error is None else http_status(generation.error.code))
+    response.headers.update(more)
     if request.version < HttpVersion11:
         response.force_close()  # the only end that its client can see
     await response.prepare(request)

@@ -120,9 +120,9 @@ async def _written(
     return response
 
 
-async def long_json(request: web.BaseRequest, pieces: list[bytes]) -> web.StreamResponse:
-    """200 with a JSON body of any length."""
-    return await _written(request, _JSON, pieces)
+async def long_json(request: web.BaseRequest, pieces: list[bytes], more: Mapping[str, str]) -> web.StreamResponse:
+    """200 with a JSON body of any length. `more`: headers."""
+    return await _written(request, {**_JSON, **more}, pieces)
 
 
 async def packed(
