@@ -26,6 +26,7 @@ _FIELDS = {
         "region": "AWS_DEFAULT_REGION",
         "session_token": "AWS_SESSION_TOKEN",
         "profile": "AWS_PROFILE",
+        "use_virtual_addressing": "S3_USE_VIRTUAL_ADDRESSING",
     },
     GCS: {"": "GOOGLE_APPLICATION_CREDENTIALS"},
     AZURE: {
@@ -104,9 +105,19 @@ def _read_entry(entry: Any, scheme: str, key: str) -> dict[str, str]:
     for name, value in entry.items():
         if name not in fields:
             raise InvalidArg(f"{where} has the field '{name}', which is none of {', '.join(fields)}")
-        if not isinstance(value, str):
+        if not isinstance(value, str) and not (name == "use_virtual_addressing" and isinstance(value, bool)):
             raise InvalidArg(f"{where} has a field '{name}' that is no string")
-    return {fields[name]: value for name, value in entry.items() if value}
+    return {fields[name]: str(value) for name, value in entry.items() if value}
+
+
+def s3_virtual(credentials: Credentials) -> bool:
+    """Whether a bucket is part of the host's name, not of the path. InvalidArg."""
+    text = credentials.get("S3_USE_VIRTUAL_ADDRESSING")
+    if text.lower() in ("true", "on", "1"):
+        return True
+    if text.lower() in ("false", "off", "0", ""):
+        return False
+    raise InvalidArg(f"S3_USE_VIRTUAL_ADDRESSING is true or false. Got {text[:64]}")
 
 
 def s3_keys(credentials: Credentials, environment: Mapping[str, str]) -> S3Keys | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from triton_async.cloud.credentials import Credentials, find_credentials, s3_keys, s3_region
+from triton_async.cloud.credentials import Credentials, find_credentials, s3_keys, s3_region, s3_virtual
 from triton_async.cloud.defines import CHUNK_NBYTES, CONNECT_S, CREDENTIALS_S, OBJECT_S, READ_S, RETRIES, RETRY_S
 from triton_async.config.locations import AZURE, GCS, S3, Location
 from triton_async.errors import InternalError, InvalidArg, ServerError, Unavailable, Unsupported
@@ -172,9 +172,12 @@ def _open_s3(
     stores: Any, location: Location, credentials: Credentials, environment: Mapping[str, str], common: Any
 ) -> Any:
     config: dict[str, Any] = {"region": s3_region(credentials, environment)}
+    virtual = config["virtual_hosted_style_request"] = s3_virtual(credentials)
     if location.endpoint:
-        config["endpoint"] = location.endpoint
-        common["client_options"]["allow_http"] = location.endpoint.startswith("http://")
+        # With the bucket in its name it is the bucket's own.
+        protocol, _, host = location.endpoint.partition("://")
+        config["endpoint"] = f"{protocol}://{location.bucket}.{host}" if virtual else location.endpoint
+        common["client_options"]["allow_http"] = protocol == "http"
     more: dict[str, Any] = {}
     if s3_keys(credentials, environment) is not None:
         more["credential_provider"] = _provider(location, environment)

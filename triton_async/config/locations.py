@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 S3, GCS, AZURE = "s3", "gs", "as"
 
+# One and several are the same to Triton in S3.
+_SLASHES = re.compile("//+")
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _HOST = re.compile(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]")
 _BUCKET = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._-]*")
@@ -58,7 +60,8 @@ def parse_location(repository: str) -> Location:
     rest = repository[len(scheme) + 3 :]
     endpoint = ""
     if scheme == S3:
-        endpoint, rest = _endpoint(rest)
+        endpoint, rest = _endpoint(rest.lstrip("/"))
+        rest = _SLASHES.sub("/", rest.lstrip("/"))
     account = ""
     if scheme == AZURE:
         account, _, rest = rest.partition("/")

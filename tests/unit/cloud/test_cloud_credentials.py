@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -87,6 +90,7 @@ def test_profiles_of_the_shared_file_are_read(tmp_path: Path) -> None:
     ({"s3": {"": SECRET}}, "the entry '' of 's3'"),
     ({"s3": {"": {"secret": SECRET}}}, "the field 'secret', which is none of key_id"),
     ({"s3": {"": {"secret_key": [SECRET]}}}, "a field 'secret_key' that is no string"),
+    ({"s3": {"": {"use_virtual_addressing": 1}}}, "a field 'use_virtual_addressing' that is no string"),
     ({"s3": {"s3://other": {}}}, "has no credentials for s3://bucket/models"),
     ({"gs": {"": SECRET}}, "has no credentials for s3://bucket/models"),
     ("x" * (CREDENTIALS_MAX_NBYTES + 1), "is larger than"),
@@ -134,3 +138,46 @@ def test_what_the_library_does_not_take_is_said_without_its_secrets(tmp_path: Pa
         assert SECRET not in caught.value.message
     with pytest.raises(InvalidArg, match="'certificate' is none of default, managed_identity"):
         open_store(parse_location("as://account/container"), {"AZURE_STORAGE_AUTH_TYPE": "certificate"})
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The URLs of the calls, of whatever host: a proxy takes them all, and answers that there is one folder."""
+    found: list[str] = []
+
+    class Storage(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found.append(self.path)
+            body = b"<ListBucketResult><CommonPrefixes><Prefix>m/</Prefix></CommonPrefixes></ListBucketResult>"
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Storage) as server:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield found
+        server.shutdown()
+        thread.join()
+
+
+def test_a_bucket_may_be_a_part_of_the_hosts_name(tmp_path: Path, asked: list[str]) -> None:
+    location = parse_location("s3://storage.example:9000/bucket")
+    keys = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": SECRET}
+    entry = {"key_id": "id", "secret_key": SECRET, "use_virtual_addressing": True}
+    for environment in (
+        keys, keys | {"S3_USE_VIRTUAL_ADDRESSING": "0"}, keys | {"S3_USE_VIRTUAL_ADDRESSING": "true"},
+        of_file(tmp_path, {"s3": {"": entry}}),
+    ):  # fmt: skip
+        assert open_store(location, environment).folders("") == ["m"]
+    assert [url.partition("?")[0].rstrip("/") for url in asked] == [
+        "http://storage.example:9000/bucket", "http://storage.example:9000/bucket",
+        "http://bucket.storage.example:9000", "http://bucket.storage.example:9000",
+    ]  # fmt: skip
+    with pytest.raises(InvalidArg, match=r"S3_USE_VIRTUAL_ADDRESSING is true or false\. Got perhaps"):
+        open_store(location, keys | {"S3_USE_VIRTUAL_ADDRESSING": "perhaps"})
