@@ -258,6 +258,7 @@ async def _start_endpoints(
 
 
 async def _shut_down(settings: Settings, server: InferenceServer, endpoints: Mapping[str, Endpoint]) -> int:
+    log.info("Waiting for in-flight requests to complete.")
     try:
         await shut_down(settings, server, endpoints.values())
     except TimeoutError:

@@ -255,4 +255,4 @@ def _started(service: str, endpoint: Endpoint, endpoints: dict[str, Endpoint], q
 
 def say_started(service: str, address: str, port: int) -> None:
     """The line that scripts wait for."""
-    log.info("Started %s at %s", service, shown(address, port), extra={"table": True})
+    log.info("Started %s at %s", service, shown(address, port))

@@ -143,7 +143,7 @@ def test_log_lines_name_the_files(unix_server: UnixServer) -> None:
         ("HTTPService", unix_server.sockets.http),
         ("Metrics Service", unix_server.sockets.metrics),
     ):
-        assert f"Started {service} at unix:{path}\n" in output
+        assert f'"Started {service} at unix:{path}"\n' in output
 
 
 def test_others_may_not_connect(unix_server: UnixServer) -> None:

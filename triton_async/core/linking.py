@@ -181,8 +181,9 @@ def _check_tensors(config: ModelConfig, targets: Sequence[Target]) -> dict[str, 
             )
         if not known.fits(seen):
             raise InvalidArg(
-                f"in ensemble {config.name}, ensemble tensor {tensor}: inconsistent shape: {format_dims(known.dims)} "
-                f"is inferred from model {known.where} while {format_dims(seen.dims)} is inferred from model {where}"
+                f"in ensemble {config.name}, ensemble tensor {tensor}: inconsistent shape: "
+                f"{format_dims(known.full_dims)} is inferred from model {known.where} while "
+                f"{format_dims(seen.full_dims)} is inferred from model {where}"
             )
 
     for tensor in (*config.inputs, *config.outputs):

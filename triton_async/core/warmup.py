@@ -65,9 +65,13 @@ class WarmUps:
         self._running.add(model)
         try:
             for sample in samples:
-                for _ in range(sample.count):
+                for number in range(sample.count):
                     if self._stopped:
                         raise Unavailable("the server is stopping")
+                    log.debug(
+                        "model '%s' instance %s is running warmup sample '%s' for iteration %d",
+                        model.signature.model_name, instance, sample.name, number + 1,
+                    )  # fmt: skip
                     error = await _run_sample(model, sample)
                     if error is not None:
                         raise InvalidArg(

@@ -50,8 +50,8 @@ TWO = [("m", {"X": "EX"}, {"Y": "t"}), ("n", {"X": "t"}, {"Y": "EY"})]
          "in ensemble e, ensemble tensor t: inconsistent data type: TYPE_STRING is inferred from model m while "
          "TYPE_FP32 is inferred from model n"),
         (TWO, [model("m", dims=(-1,)), model("n", dims=(2, -1))],
-         "in ensemble e, ensemble tensor EY: inconsistent shape: [-1] is inferred from model e while [2,-1] is "
-         "inferred from model n"),
+         "in ensemble e, ensemble tensor EY: inconsistent shape: [-1,-1] is inferred from model e while "
+         "[-1,2,-1] is inferred from model n"),
         (ONE, [model("m", batch=3)],
          "ensemble e allows maximum batch size 4, but it contains model m which only allows maximum batch size to be "
          "3"),

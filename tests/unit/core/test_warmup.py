@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from core_harness import request, run, running, write_model
 from gated_backend import GatedBackend, GatedModel, until
 
-from triton_async.core.warmup_samples import read_samples
+from triton_async import datatypes
+from triton_async.core.warmup_samples import Sample, read_samples
 from triton_async.errors import InvalidArg
 from triton_async.infer.signature import ModelSignature, TensorSpec
 
@@ -33,7 +35,10 @@ def values(backend: GatedBackend) -> list[Any]:
     return [batch[0].tolist() for batch in backend.batches]
 
 
-def test_each_instance_runs_all_samples_before_the_model_is_ready(tmp_path: Path) -> None:
+def test_each_instance_runs_all_samples_before_the_model_is_ready(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "triton_async.core")
     directory = write_model(tmp_path, "m", max_batch_size=4, more=(
         TWO + sample(ZEROS, size=3, count=2)
         + sample("data_type: TYPE_FP32 dims: 2 input_data_file: 'in/x'", name="file") + sample(ZEROS, name="no", size=0)
@@ -68,6 +73,9 @@ def test_each_instance_runs_all_samples_before_the_model_is_ready(tmp_path: Path
 
     run(test)
     assert sorted(backend.closed) == ["m_0_0", "m_0_1", "model 1"]
+    lines = [line for line in caplog.messages if "is running warmup sample" in line]
+    assert lines.count("model 'm' instance m_0_1 is running warmup sample 's' for iteration 2") == 1
+    assert len(lines) == 6
 
 
 @pytest.mark.parametrize("thread_bound", [True, False])
@@ -143,12 +151,18 @@ def test_stopping_does_not_wait_for_the_rest_of_a_warm_up(tmp_path: Path) -> Non
     assert len(backend.batches) == 1
 
 
+def test_samples_of_a_sequence_begin_and_end_it_and_others_have_no_flags() -> None:
+    number = datatypes.from_name("FP32")
+    for injected, flags in (((), 0), ((TensorSpec("START", number, (1,)),), 3)):
+        signature = ModelSignature("m", 1, [TensorSpec("IN", number, (1,))], [], injected_inputs=injected)
+        assert Sample("s", 1, 1, []).request(signature).flags == flags
+
+
 @pytest.mark.parametrize(("name", "low", "high"), [
     ("FP32", 0, 1), ("FP64", 0, 1), ("FP16", 0, 1), ("BOOL", 0, 1), ("BF16", 0, 0x3F80), ("INT8", -128, 127),
     ("UINT64", 0, 2**64 - 1), ("INT64", -(2**63), 2**63 - 1),
 ])  # fmt: skip
 def test_random_data_are_sound_and_the_same_each_time(tmp_path: Path, name: str, low: int, high: int) -> None:
-    from triton_async import datatypes
     from triton_async.config.warmup import WarmUpData, WarmUpInput, WarmUpSample
 
     datatype = datatypes.from_name(name)
