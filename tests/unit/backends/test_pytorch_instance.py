@@ -15,6 +15,8 @@ from torch_models import AddSub, Loaded, config, export, from_source, parameter,
 
 from triton_async import datatypes
 from triton_async.backends.base import execute_requests
+from triton_async.backends.pytorch.calls import Caller
+from triton_async.backends.pytorch.options import Options
 from triton_async.errors import InternalError, InvalidArg
 from triton_async.infer.tensor import from_numpy, make
 from triton_async.memory.slab import SlabPool
@@ -429,3 +431,32 @@ def test_unloading_frees_the_model(tmp_path: Path, pool: SlabPool) -> None:
     assert program() is None
     with pytest.raises(InternalError, match="closed"):
         loaded.run_one(x=np.zeros((1, 4), np.float32))
+
+
+def test_instances_keep_their_numbers_of_threads() -> None:
+    """Whatever others set before their first run, and without a word to threads that are nobody's instance."""
+    counts: dict[int, int] = {}
+    ready, go = threading.Barrier(4), threading.Event()
+
+    def instance(count: int) -> None:
+        Caller(torch, None, None, Options(intra_op_threads=count), 1)  # type: ignore[arg-type]
+        ready.wait()
+        go.wait()
+        counts[count] = torch.get_num_threads()
+
+    before: list[int] = []
+    first = threading.Thread(target=lambda: before.append(torch.get_num_threads()))
+    first.start()
+    first.join()
+    threads = [threading.Thread(target=instance, args=(count,)) for count in (1, 2, 3)]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    go.set()
+    last = threading.Thread(target=lambda: before.append(torch.get_num_threads()))
+    for thread in (*threads, last):
+        if thread is last:
+            thread.start()
+        thread.join()
+    assert counts == {1: 1, 2: 2, 3: 3}
+    assert before[0] == before[1]

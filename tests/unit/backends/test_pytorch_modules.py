@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -190,3 +191,29 @@ def test_instances_have_modules_of_their_own(tmp_path: Path) -> None:
         found = [server.infer(request(name, IN=np.zeros(1, np.float32))) for name in ("one", "one", "other")]
     assert [int(answer["CALLS"][0]) for answer in found] == [1, 2, 1]
     assert {int(answer["PID"][0]) for answer in found} == {os.getpid()}
+
+
+def test_numbers_of_threads_are_of_the_model_that_has_set_them(tmp_path: Path) -> None:
+    """PyTorch has a thread take what any has set last, at its own first call."""
+    code = """
+    import torch
+
+    class Count(torch.nn.Module):
+        def forward(self, x):
+            return torch.full((1,), torch.get_num_threads())
+"""
+    io = MODULE + """
+        input { name: "IN" data_type: TYPE_FP32 dims: 1 }
+        output { name: "OUT" data_type: TYPE_INT64 dims: 1 }
+    """
+    before: list[int] = []
+    others = threading.Thread(target=lambda: before.append(torch.get_num_threads()))
+    others.start()
+    others.join()
+    for count in (1, 3, 2):
+        write(tmp_path, f"m{count}", code, io + parameter("NUM_THREADS", str(count)))
+    write(tmp_path, "plain", code, io)
+    with stage(tmp_path) as server:
+        found = [int(server.ask(f"m{count}", [0])[0]) for count in (1, 2, 3)]
+        assert found == [1, 2, 3]
+        assert int(server.ask("plain", [0])[0]) == before[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,6 +79,19 @@ class Binding:
         return [found[place] for place in self.results]
 
 
+def set_threads(torch: Any, count: int) -> None:
+    """PyTorch's number of threads for the calling thread, and for no other one."""
+    # PyTorch notes it for every thread that has not called it yet, also where that has been given a number itself. So
+    # this one calls it first, and those to come are given back what they had. The lock is the process's: modules that
+    # Python models run have no other way to it.
+    with vars(torch).setdefault("_lock_of_set_threads", threading.Lock()):
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        other = threading.Thread(target=torch.set_num_threads, args=(before,))
+        other.start()
+        other.join()
+
+
 class Caller:
     """Runs a bound program under a model's options. Instance thread, of which it sets PyTorch's thread count.
 
@@ -95,7 +109,7 @@ class Caller:
         #: A CUDA error was raised that lasts until the process ends.
         self.broken = False
         # Each thread that calls PyTorch has a pool of its own, of this size.
-        torch.set_num_threads(options.intra_op_threads or threads)
+        set_threads(torch, options.intra_op_threads or threads)
 
     def __enter__(self) -> Caller:
         """A batch is converted and run under it; what PyTorch raises comes out as InternalError."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from typing import Any
 
 # Files of a version, the first that is there: Python code with a torch.nn.Module, or TorchScript.
@@ -114,12 +115,19 @@ class TritonPythonModel:
         return made
 
     def _set_threads(self, parameters: dict[str, str]) -> None:
+        torch = self._torch
         if "NUM_THREADS" in parameters:
-            self._torch.set_num_threads(int(parameters["NUM_THREADS"]))
+            # As in triton_async.backends.pytorch.calls.set_threads, which says why.
+            with vars(torch).setdefault("_lock_of_set_threads", threading.Lock()):
+                before = torch.get_num_threads()
+                torch.set_num_threads(int(parameters["NUM_THREADS"]))
+                other = threading.Thread(target=torch.set_num_threads, args=(before,))
+                other.start()
+                other.join()
         count = int(parameters.get("NUM_INTEROP_THREADS", "0"))
-        if count and count != self._torch.get_num_interop_threads():
+        if count and count != torch.get_num_interop_threads():
             try:
-                self._torch.set_num_interop_threads(count)
+                torch.set_num_interop_threads(count)
             except RuntimeError:
                 self._api.Logger.log_warn(
                     f"NUM_INTEROP_THREADS={count} has no effect: PyTorch's threads are there already, and their number "
