@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 #: Held by who imports packages, for as long as that takes. Who has waited TURN_S goes on without.
@@ -15,11 +17,18 @@ lock = threading.RLock()
 TURN_S = 60.0
 
 
-def import_module(name: str) -> Any:
-    """As importlib's; any thread. Raises what that does."""
+@contextmanager
+def turn() -> Iterator[None]:
+    """With `lock`, or without it when that is not to be had. Any thread."""
     had = lock.acquire(timeout=TURN_S)
     try:
-        return importlib.import_module(name)
+        yield
     finally:
         if had:
             lock.release()
+
+
+def import_module(name: str) -> Any:
+    """As importlib's; any thread. Raises what that does."""
+    with turn():
+        return importlib.import_module(name)

@@ -300,3 +300,30 @@ for thread in threads:
 def test_threads_that_load_the_first_models_at_once_do_not_wait_for_each_other(turn: int, library: str) -> None:
     """OpenVINO makes its table of NumPy's types when it is first asked, under a lock that knows nothing of the GIL."""
     subprocess.run([sys.executable, "-c", AT_ONCE, library], check=True, timeout=60)
+
+
+# The same of Python models that use it themselves.
+IN_MODELS = """
+import sys, threading
+from triton_async.backends.python.worker.loader import Loader, Source
+begin = threading.Barrier(4)
+
+def load():
+    loader = Loader(Source(sys.argv[1]), {}, "1.model")
+    begin.wait()
+    loader.load()
+
+import numpy
+sys.setswitchinterval(1e-6)
+threads = [threading.Thread(target=load, daemon=True) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+@pytest.mark.parametrize("turn", range(4))
+def test_neither_do_python_models_that_use_it(tmp_path: Path, turn: int) -> None:
+    (tmp_path / "model.py").write_text("import openvino\nopenvino.Type.f32.to_dtype()\n")
+    subprocess.run([sys.executable, "-c", IN_MODELS, str(tmp_path / "model.py")], check=True, timeout=60)

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from triton_async import importing
 from triton_async.config.external_data import external_files
 from triton_async.config.paths import safe_join
 from triton_async.errors import InternalError, InvalidArg, Unavailable
-from triton_async.importing import import_module
 
 _logger = logging.getLogger(__name__)
 
@@ -26,8 +26,6 @@ _WEIGHTS = re.compile(rb'offset="(\d{1,18})" [^<>]*?\bsize="(\d{1,18})"')
 # How much of an .xml file is looked at for the element that all IR begin with.
 _HEAD_NBYTES = 1 << 16
 
-_first_call = threading.Lock()
-
 
 class Library:
     """OpenVINO, and its core, which models without extensions share. Made once; any thread. Unavailable when OpenVINO
@@ -35,7 +33,7 @@ class Library:
 
     def __init__(self, backend: str = "openvino") -> None:
         try:
-            self.openvino: Any = import_module("openvino")
+            self.openvino: Any = importing.import_module("openvino")
         except ImportError as error:
             raise Unavailable(
                 f"unable to load backend '{backend}': OpenVINO can not be imported ({error}); install it with: "
@@ -43,7 +41,7 @@ class Library:
             ) from None
         # Its table of NumPy's types is made at the first call, by Python code and under a lock of C++: another thread
         # that asks meanwhile keeps the GIL while it waits for that lock, and the process stands still.
-        with _first_call:
+        with importing.turn():
             self.openvino.Type.f32.to_dtype()
         self.version = str(self.openvino.get_version()).split("-", maxsplit=1)[0]
         self._lock = threading.Lock()

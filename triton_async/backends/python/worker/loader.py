@@ -17,11 +17,12 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec, PathFinder
 from importlib.util import module_from_spec
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, Callable
 
 from .kept import Kept
 from .shown import Given, enter, hide, is_shown, leave, note_run, show
@@ -31,6 +32,11 @@ imports = threading.RLock()
 # Seconds that a thread waits for its turn: to import modules of others, and goes on without it then, since one package
 # that hangs is to hold up no other model; to import modules of an instance, for code that may have the former turn.
 _TURN_S = 60.0
+
+
+# What is called with a package when it has been imported, by one thread. The first call makes a table, by Python code
+# and under a lock of C++: threads that made it at once would wait for that lock with the GIL, for ever.
+_first_calls: dict[str, Callable[[ModuleType], object]] = {"openvino": lambda module: module.Type.f32.to_dtype()}
 
 
 # The clock of files' times, which goes by ticks.
@@ -329,12 +335,18 @@ class Loader:
 def _import_of_others(name: str, globals: Any, locals: Any, fromlist: Any) -> Any:
     module = sys.modules.get(name)
     spec = getattr(module, "__spec__", None)
-    there = spec is not None and not getattr(spec, "_initializing", False)
+    top = name.partition(".")[0]
+    there = spec is not None and not getattr(spec, "_initializing", False) and top not in _first_calls
     if there and all(hasattr(module, part) for part in fromlist or ()):
         return builtins.__import__(name, globals, locals, fromlist, 0)
     had = imports.acquire(timeout=_TURN_S)
     try:
-        return builtins.__import__(name, globals, locals, fromlist, 0)
+        found = builtins.__import__(name, globals, locals, fromlist, 0)
+        for package in [one for one in _first_calls if one in sys.modules]:
+            with suppress(Exception):  # of another version, or another package of the name
+                _first_calls[package](sys.modules[package])
+            _first_calls.pop(package, None)
+        return found
     finally:
         if had:
             imports.release()
