@@ -74,7 +74,9 @@ def find_credentials(location: Location, environment: Mapping[str, str]) -> Cred
     if not path:
         return Credentials({name: value for name, value in environment.items() if name in names})
     entries = _entries(Path(path), location.scheme)
-    fitting = [key for key in entries if location.url.startswith(key)]
+    # As it was given, and as it is meant: without slashes that count for nothing.
+    urls = (location.url, location.shown(location.prefix))
+    fitting = [key for key in entries if any(url.startswith(key) for url in urls)]
     if not fitting:
         raise InvalidArg(f"{_WHAT} has no credentials for {location.url}: add them under '{location.scheme}'")
     key = max(fitting, key=len)

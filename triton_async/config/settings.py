@@ -13,6 +13,7 @@ from triton_async.addresses import unix_path
 from triton_async.config.access import (
     GRPC_PREFIX,
     AccessProblem,
+    Pattern,
     Restrictions,
     parse_exempt,
     parse_pattern,
@@ -138,8 +139,8 @@ class Settings:
 
     http_restricted_api: Restrictions = field(default_factory=_empty)
     grpc_restricted_protocol: Restrictions = field(default_factory=_empty)
-    http_header_forward_pattern: re.Pattern[str] | None = None
-    grpc_header_forward_pattern: re.Pattern[str] | None = None
+    http_header_forward_pattern: Pattern | None = None
+    grpc_header_forward_pattern: Pattern | None = None
     api_key_file: str = _default("api-key-file")
     api_key_exempt: frozenset[str] = frozenset()
 
@@ -300,11 +301,11 @@ def _read(option: Option, text: str) -> Scalar:
     if option.kind is Kind.FLOAT:
         return _float(option, text)
     if option.kind is Kind.STRING:
-        if not option.choices or text in option.choices:
+        if not option.choices:
             return text
-        # Triton's words may be written in capitals, too.
-        if text.lower() in option.choices:
-            return text.lower()
+        for choice in option.choices:
+            if choice.lower() == text.lower():  # Triton's words may be written in capitals, too
+                return choice
         raise _bad(option, f"invalid argument for --{_CHOICE_NAMES.get(option.name, option.name)}")
     if option.kind is Kind.LEVEL and text.lower() in _TRUE | _FALSE:
         return int(text.lower() in _TRUE)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from triton_async.config.access import is_reserved, with_forwarded
+from triton_async.config.access import Pattern, is_reserved, with_forwarded
 from triton_async.errors import InvalidArg
 from triton_async.frontends.gate import Gate, Headers
 from triton_async.infer.request import InferRequest
@@ -14,7 +13,7 @@ from triton_async.infer.request import InferRequest
 Fields = Iterable[tuple[str, str]]
 
 
-def forwarded_of(fields: Fields, pattern: re.Pattern[str]) -> dict[str, str]:
+def forwarded_of(fields: Fields, pattern: Pattern) -> dict[str, str]:
     """The headers, among `fields`, whose names have `pattern` in them. InvalidArg for one that would be the protocol's
     own parameter.
     """
@@ -39,7 +38,7 @@ class Entry:
     """
 
     def __init__(
-        self, gate: Gate, pattern: re.Pattern[str] | None, headers_of: Callable[[Fields], tuple[Headers, Fields]]
+        self, gate: Gate, pattern: Pattern | None, headers_of: Callable[[Fields], tuple[Headers, Fields]]
     ) -> None:
         self._gate = gate
         self._pattern = pattern
@@ -66,7 +65,7 @@ class Entry:
 
 
 def entry_of(
-    gate: Gate, pattern: re.Pattern[str] | None, headers_of: Callable[[Fields], tuple[Headers, Fields]]
+    gate: Gate, pattern: Pattern | None, headers_of: Callable[[Fields], tuple[Headers, Fields]]
 ) -> Entry | None:
     """None where nothing is asked of inference calls and none of their headers matter."""
     return Entry(gate, pattern, headers_of) if pattern is not None or gate.guards(("inference",)) else None

@@ -34,7 +34,7 @@ def test_the_longest_beginning_of_the_url_says_which_credentials(tmp_path: Path)
         "s3://bucket/other": {"key_id": "of-other", "secret_key": SECRET},
     }}) | {"AWS_ACCESS_KEY_ID": "ignored", "AWS_SECRET_ACCESS_KEY": SECRET}  # fmt: skip
     keys = {}
-    for url in ("s3://bucket/models", "s3://bucket/other/x", "s3://else"):
+    for url in ("s3://bucket/models", "s3://bucket/other/x", "s3:///bucket//other/y", "s3://else"):
         credentials = find_credentials(parse_location(url), environment)
         found = s3_keys(credentials, environment)
         assert found is not None and SECRET not in repr((found, credentials))
@@ -42,6 +42,7 @@ def test_the_longest_beginning_of_the_url_says_which_credentials(tmp_path: Path)
     assert keys == {
         "s3://bucket/models": ("of-bucket", "t", "eu-west-1"),
         "s3://bucket/other/x": ("of-other", "", "us-east-1"),
+        "s3:///bucket//other/y": ("of-other", "", "us-east-1"),
         "s3://else": ("any", "", "us-east-1"),
     }
 

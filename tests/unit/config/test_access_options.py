@@ -52,6 +52,26 @@ def test_exemptions_and_patterns() -> None:
     assert found.grpc_header_forward_pattern is not None and not found.grpc_header_forward_pattern.search("my-header")
 
 
+@pytest.mark.parametrize(("pattern", "names", "others"), [
+    ("my_(?-i)HEADER|other", ["MY_HEADER", "other"], ["my_header", "OTHER"]),
+    ("^[[:alpha:]]+[[:punct:]][^[:space:]]$", ["ab-1"], ["a1-1"]),
+    (r"^\Qa.b\E\z", ["A.b"], ["axb"]),
+    ("(?<name>my)_", ["my_"], ["my"]),
+    # Linear in the length of a name, where others try each way to divide it.
+    ("^x-([a-z]+-?)*$", ["x-a-b"], [f"x-{'a' * 4000}!"]),
+])  # fmt: skip
+def test_patterns_mean_what_they_mean_to_triton(pattern: str, names: list[str], others: list[str]) -> None:
+    found = settings(f"--http-header-forward-pattern={pattern}").http_header_forward_pattern
+    assert found is not None
+    assert [name for name in names + others if found.search(name)] == names
+
+
+@pytest.mark.parametrize("pattern", ["[[:nothing:]]", "a**", "\\", "(?=a)", r"(a)\1"])
+def test_what_is_no_pattern_to_triton_is_refused(pattern: str) -> None:
+    with pytest.raises(UsageError, match="is no regular expression"):
+        settings(f"--http-header-forward-pattern={pattern}")
+
+
 def test_headers_win_over_parameters_of_the_body() -> None:
     assert with_forwarded({"a": 1, "my-user": "forged"}, {"My-User": "u"}) == {"a": 1, "My-User": "u"}
     assert with_forwarded(None, {"x": "u"}) == {"x": "u"}

@@ -89,7 +89,7 @@ def test_values_follow_an_equals_sign_or_stand_alone(argv: list[str]) -> None:
 def test_words_may_be_written_in_capitals() -> None:
     found = settings(
         "--model-control-mode=Explicit", "--rate-limit=EXECUTION_COUNT", "--trace-config=mode=Triton",
-        "--grpc-infer-response-compression-level=None", "--log-format=ISO8601",
+        "--grpc-infer-response-compression-level=None", "--log-format=Iso8601",
     )  # fmt: skip
     assert (found.model_control_mode, found.rate_limit, found.trace.mode) == ("explicit", "execution_count", "triton")
     assert (found.grpc_infer_response_compression_level, found.log_format) == ("none", "ISO8601")

@@ -6,7 +6,6 @@ Loop thread.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 from grpclib.const import Handler
 
+from triton_async.config.access import Pattern
 from triton_async.core.server import InferenceServer
 from triton_async.errors import Unsupported
 from triton_async.frontends.entry import forward, forwarded_of
@@ -33,7 +33,7 @@ def forwardable(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(name, value) for name, value in metadata.items() if not name.startswith((":", "grpc-"))]
 
 
-def _forward(request: InferRequest, pattern: re.Pattern[str], metadata: Mapping[str, str]) -> None:
+def _forward(request: InferRequest, pattern: Pattern, metadata: Mapping[str, str]) -> None:
     forward(request, forwarded_of(forwardable(metadata), pattern))
 
 
@@ -42,7 +42,7 @@ class Inference:
     """
 
     def __init__(
-        self, server: InferenceServer, level: int, max_waiting: int, forwarded: re.Pattern[str] | None = None
+        self, server: InferenceServer, level: int, max_waiting: int, forwarded: Pattern | None = None
     ) -> None:
         self._server = server
         self._forwarded = forwarded
@@ -95,7 +95,7 @@ class InferStream(StreamRequests):
     """One ModelStreamInfer call: a task reads requests, the call's own task writes answers."""
 
     def __init__(
-        self, server: InferenceServer, call: Call, max_waiting: int, forwarded: re.Pattern[str] | None = None
+        self, server: InferenceServer, call: Call, max_waiting: int, forwarded: Pattern | None = None
     ) -> None:
         ends_on_error = call.metadata.get("triton_grpc_error") == "true"
         super().__init__(server, ends_on_error, call.answer_by_ns, max_waiting)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable
 from typing import Any
 
 from grpclib.const import Handler
 
+from triton_async.config.access import Pattern
 from triton_async.core.server import InferenceServer
 from triton_async.defines import GRPC_BACKLOG, GRPC_GOAWAY_ROUND_TRIP_S, GRPC_MAX_STREAM_REQUESTS
 from triton_async.frontends.entry import Fields, entry_of
@@ -44,7 +44,7 @@ def handlers(
     max_waiting: int,
     *,
     gate: Gate = OPEN,
-    forwarded: re.Pattern[str] | None = None,
+    forwarded: Pattern | None = None,
 ) -> dict[str, Handler]:
     """What answers each RPC, by its path. The arguments are those of `start`."""
     return guarded({
@@ -66,7 +66,7 @@ class GrpcEndpoint:
         max_waiting: int,
         *,
         gate: Gate = OPEN,
-        forwarded: re.Pattern[str] | None = None,
+        forwarded: Pattern | None = None,
     ) -> None:
         self._turn = server.turn
         self._health = Health(server)
@@ -137,7 +137,7 @@ async def start(
     max_waiting: int = GRPC_MAX_STREAM_REQUESTS,
     tls: ServerTls | None = None,
     gate: Gate = OPEN,
-    forwarded: re.Pattern[str] | None = None,
+    forwarded: Pattern | None = None,
 ) -> GrpcEndpoint:
     """Serves gRPC on the running loop. `port` 0: any free one. `pings`: keep-alive and age of connections.
     `max_waiting`: answers of one stream that may wait for the client before who sends more for a request is held back.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 
 from aiohttp import HttpVersion11, web
 
+from triton_async.config.access import Pattern
 from triton_async.core.server import InferenceServer
 from triton_async.errors import InvalidArg
 from triton_async.frontends.entry import forward, forwarded_of
@@ -36,7 +36,7 @@ async def generate(
     *,
     streaming: bool,
     receiving: Receiving,
-    forwarded: re.Pattern[str] | None = None,
+    forwarded: Pattern | None = None,
 ) -> web.StreamResponse:
     """Answers one call. A client that goes cancels the request; one that reads slowly holds the model's sender back."""
     version = parse_version(version_text)

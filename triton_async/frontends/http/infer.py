@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from triton_async.config.access import Pattern
 from triton_async.errors import InvalidArg, Unsupported
 from triton_async.frontends.entry import forward, forwarded_of
 from triton_async.frontends.http import replies
@@ -100,7 +101,7 @@ async def infer(
     max_input_nbytes: int,
     *,
     receiving: Receiving,
-    forwarded: re.Pattern[str] | None = None,
+    forwarded: Pattern | None = None,
     framing: Framing = TRITON,
 ) -> web.StreamResponse:
     """Answers one infer request. Checks come in Triton's order. `forwarded`: names of headers to make parameters."""

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from triton_async.config.access import Pattern
 from triton_async.core.server import InferenceServer
 from triton_async.defines import CONTROL_MAX_NBYTES, HTTP_MAX_RECEIVING_NBYTES
 from triton_async.errors import InvalidArg, ServerError, Unsupported
@@ -45,7 +46,7 @@ class HttpService:
         server: InferenceServer,
         max_input_nbytes: int,
         gate: Gate = OPEN,
-        forwarded: re.Pattern[str] | None = None,
+        forwarded: Pattern | None = None,
         page: Page | None = None,
     ) -> None:
         """`forwarded`: names of headers that become parameters of inference requests. `page`: what `/` shows."""
@@ -242,7 +243,7 @@ def express_listener(
     *,
     max_input_nbytes: int,
     gate: Gate = OPEN,
-    forwarded: re.Pattern[str] | None = None,
+    forwarded: Pattern | None = None,
     page: Page | None = None,
 ) -> ExpressListener:
     """What accepts connections, without a port. The arguments are those of `start`."""
@@ -261,7 +262,7 @@ async def start(
     tls: ServerTls | None = None,
     express: bool = True,
     gate: Gate = OPEN,
-    forwarded: re.Pattern[str] | None = None,
+    forwarded: Pattern | None = None,
     page: Page | None = None,
 ) -> Listener:
     """Serves `server` over HTTP until the returned listener is closed. OSError when the port is taken.

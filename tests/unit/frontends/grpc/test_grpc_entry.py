@@ -130,7 +130,7 @@ def test_a_key_that_is_taken_back_no_longer_opens_a_connection_that_it_has_opene
 def test_forwarded_metadata_are_those_of_each_call(root: Path) -> None:
     pattern = re.compile("^x-")
     with serving(root / "models", forwarded=pattern) as server, RawClient(server.url) as client:
-        # Blanks around a value come from Triton's clients too, and are none of its.
+        # Blanks around a value come from Triton's clients, too, and are part of it as they are to Triton.
         for user in ("a", "a", "b", None, None, "a", " a", "b ", " c "):
             headers = {} if user is None else {"x_user": user}
             expected = {} if user is None else {"x-user": user}
