@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import multiprocessing
 import os
 import shlex
 import shutil
@@ -10,11 +12,11 @@ import subprocess
 import sys
 import sysconfig
 import threading
-from fnmatch import fnmatch
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -121,6 +123,8 @@ DIRECTIVES = {
     "embedsignature": True,
     # Nothing of ours is pickled, and the code for it is a quarter of the time that compiling takes.
     "auto_pickle": False,
+    # The lines of the sources beside the C made of them are for who reads it.
+    "emit_code_comments": DEBUG,
 }
 
 
@@ -150,9 +154,19 @@ def say(text: str) -> None:
             file.write(f"{text}\n")
 
 
+def compiler_command() -> list[str]:
+    return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+
+
+def takes(flags: list[str]) -> bool:
+    """Whether the compiler knows them all."""
+    command = [*compiler_command(), *flags, "-x", "c", "-c", os.devnull, "-o", os.devnull]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 def check_tools() -> None:
     """Ends the build with one sentence for the first thing that is missing."""
-    command = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    command = compiler_command()
     if shutil.which(command[-1] if command[0] == "ccache" else command[0]) is None:
         raise SystemExit(f"triton-async is compiled, and there is no C compiler '{command[0]}': install gcc, or set CC")
     flags = [*shlex.split(os.environ.get("CPPFLAGS", "")), *shlex.split(os.environ.get("CFLAGS", ""))]
@@ -179,6 +193,12 @@ def workers() -> int:
     return max(count, 1)
 
 
+class Order(build):
+    """Leaves the C library to `Build`, which has it made beside other things."""
+
+    sub_commands = tuple(command for command in build.sub_commands if command[0] != "build_clib")
+
+
 class Build(build_ext):
     """Compiles in parallel, and adds what the package reads at run time: protocol descriptors, kernels."""
 
@@ -187,10 +207,24 @@ class Build(build_ext):
         self.parallel = int(self.parallel or workers())
         self.built, self.counter = 0, threading.Lock()
         say(f"{len(self.extensions)} modules to translate to C and to compile, {self.parallel} at a time")
+        # A process and not a thread, since translating forks others.
+        beside = multiprocessing.get_context("fork").Process(target=self.build_others)
+        beside.start()
         self.translate()
-        self.run_command("build_clib")  # in-place builds do not come by it
+        beside.join()
+        if beside.exitcode:
+            raise SystemExit("what is not Cython could not be compiled")
+        # The longest first, so that all compilers come to an end together.
+        self.extensions.sort(key=lambda extension: -os.path.getsize(extension.sources[0]))
+        if not DEBUG and not takes(OPTIMISED):
+            for extension in self.extensions:
+                extension.extra_compile_args = [*COMPILE, "-O2"]
         super().run()
+
+    def build_others(self) -> None:
+        """While Cython looks for what depends on what, which is work for one processor."""
         base = ROOT if self.inplace else Path(self.build_lib)
+        self.run_command("build_clib")
         self.add_protos(base)
         self.add_kernels(base)
         self.add_c_api(base)
@@ -199,6 +233,9 @@ class Build(build_ext):
         """Here and not for every command: pip asks for names and versions first, on machines without a compiler too."""
         alone = [extension for extension in self.extensions if stands_alone(extension.name)]
         others = [extension for extension in self.extensions if not stands_alone(extension.name)]
+        # Most of what it makes stays until a module is written: looking for garbage is a sixth of the time.
+        gc.freeze()
+        gc.set_threshold(100_000, 10, 10)
         options = {
             "compiler_directives": DIRECTIVES, "build_dir": None,
             "force": not (ROOT / SHARED.replace(".", "/")).with_suffix(".c").exists(),  # C that shares nothing yet
@@ -235,12 +272,13 @@ class Build(build_ext):
         if target.exists() and target.stat().st_mtime > max(path.stat().st_mtime for path in read):
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        objects = self.compiler.compile(
+        compiler = self.get_finalized_command("build_clib").compiler
+        objects = compiler.compile(
             sources, output_dir=self.build_temp, include_dirs=[str(C_API), "csrc"], macros=C_API_MACROS,
-            extra_postargs=["-std=gnu11", "-fPIC", "-pthread", *COMPILE],
+            extra_postargs=["-std=gnu11", "-fPIC", "-pthread", *COMPILE, *OPTIMISED_C],
         )  # fmt: skip
         # -z defs: a function that it lacks is an error here, not where a backend calls it.
-        self.compiler.link_shared_object(
+        compiler.link_shared_object(
             objects, str(target),
             extra_postargs=["-pthread", "-ldl", "-Wl,-soname,libtritonserver.so", "-Wl,-z,defs"], target_lang="c",
         )  # fmt: skip
@@ -275,25 +313,20 @@ class Build(build_ext):
             target.unlink(missing_ok=True)
 
 
-FLAGS = ["-O0", "-g", "-UNDEBUG", "-DTA_DEBUG"] if DEBUG else ["-O2", "-g0", "-fno-strict-aliasing"]
-COMPILE = ["-Wall", "-Wno-unused-function", "-fvisibility=hidden", *FLAGS]
-# The loops over data are in C; what Cython makes of the modules takes a quarter longer at -O3 and is no faster.
-COMPILE_C = COMPILE if DEBUG else [*COMPILE, "-O3"]
-# Compiled in two thirds of the time into some 5 % more instructions: what is off the way of most requests, or beside
-# work that is many times its own.
-COMPILE_LIGHTLY = COMPILE if DEBUG else [*COMPILE, "-O1"]
-LIGHT = [
-    # An execution on a GPU.
-    "backends.device.*", "backends.tensorrt.*", "memory.cuda", "memory.device",
-    # Once for a model, a region or a connection.
-    "backends.onnxruntime.api", "backends.onnxruntime.session", "core.changing", "core.ensemble", "core.warmup_runs",
-    "memory.mapping", "memory.regions", "watchdog",
-    # Calls that are not inference, and whatever else a whole parser has to read.
-    "frontends.grpc.express.slow", "protocol.http_coding",
-    # Features that few models use: sequences, rate limits, delays that find themselves; traces.
-    "core.auto_delay", "core.injection", "core.limited_model", "core.limiter", "core.sequence*", "core.trace",
-    "infer.trace",
+COMPILE = [
+    "-Wall", "-Wno-unused-function", "-fvisibility=hidden",
+    *(["-O0", "-g", "-UNDEBUG", "-DTA_DEBUG"] if DEBUG else ["-g0", "-fno-strict-aliasing"]),
 ]  # fmt: skip
+# What Cython makes of the modules: -O1, and of -O2 what makes it faster. All else of -O2 takes half as long again to
+# compile, and its code as many instructions.
+OPTIMISED = [] if DEBUG else [
+    "-O1", "-finline-functions", "-finline-small-functions", "-findirect-inlining", "-fpartial-inlining",
+    "-foptimize-sibling-calls", "-fcaller-saves", "-fipa-ra", "-fpeephole2", "-freorder-blocks-algorithm=stc",
+    "-freorder-functions",
+]  # fmt: skip
+# The C API, and the loops over data.
+OPTIMISED_C = [] if DEBUG else ["-O2"]
+OPTIMISED_LOOPS = [] if DEBUG else ["-O3"]
 HEADERS = [f"csrc/{path.name}" for path in sorted((ROOT / "csrc").glob("*.h"))]
 
 
@@ -302,12 +335,8 @@ def stands_alone(name: str) -> bool:
     return f"{name.replace('.', '/')}.py" in ALSO_COMPILED
 
 
-def is_light(name: str) -> bool:
-    return any(fnmatch(name, f"triton_async.{pattern}") for pattern in LIGHT)
-
-
 def extensions() -> list[Extension]:
-    found = [Extension(SHARED, [], extra_compile_args=COMPILE)]
+    found = [Extension(SHARED, [], extra_compile_args=[*COMPILE, *OPTIMISED])]
     for path in [*sorted((ROOT / "triton_async").rglob("*.pyx")), *(ROOT / name for name in ALSO_COMPILED)]:
         relative = path.relative_to(ROOT)
         name = ".".join(relative.with_suffix("").parts)
@@ -322,7 +351,7 @@ def extensions() -> list[Extension]:
                 include_dirs=["csrc"],
                 depends=[*HEADERS, *called, *(inside if ".capi." in name else [])],
                 libraries=LIBRARIES.get(name, []),
-                extra_compile_args=COMPILE_LIGHTLY if is_light(name) else COMPILE,
+                extra_compile_args=[*COMPILE, *OPTIMISED],
                 extra_link_args=["-pthread"],
             )
         )
@@ -334,7 +363,7 @@ C_LIBRARY = (
     {
         "sources": sorted({source for sources in C_SOURCES.values() for source in sources}),
         "include_dirs": ["csrc"],
-        "cflags": COMPILE_C,
+        "cflags": [*COMPILE, *OPTIMISED_LOOPS],
         "obj_deps": {"": HEADERS},
     },
 )
@@ -342,7 +371,7 @@ C_LIBRARY = (
 setup(
     ext_modules=extensions(),
     libraries=[C_LIBRARY],
-    cmdclass={"build_ext": Build},
+    cmdclass={"build": Order, "build_ext": Build},
     # A folder of its own, so that neither build takes the other's objects for its own.
     options={"build": {"build_base": "build/debug"}} if DEBUG else {},
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -91,9 +90,3 @@ def test_modules_are_listed_with_what_they_call() -> None:
         for name, sources in c_sources().items()
     }
     assert listed == {name: called(path) for name, path in paths.items() if called(path)}
-
-
-def test_what_is_compiled_lightly_is_there() -> None:
-    modules = [".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py*")]
-    for pattern in constant("LIGHT"):
-        assert any(fnmatch(module, pattern) for module in modules), pattern
