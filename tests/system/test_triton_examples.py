@@ -291,8 +291,8 @@ def test_the_same_objects_with_regions_and_without(examples: ServerProcess, prot
                 shared_memory.set_shared_memory_region(regions["output_data"], [np.zeros(32, np.int32)])
             status = client.get_system_shared_memory_status()
             assert len(status if protocol == "http" else status.regions) == 2
-            client.unregister_system_shared_memory()
         finally:
+            client.unregister_system_shared_memory()
             for region in regions.values():
                 shared_memory.destroy_shared_memory_region(region)
 
