@@ -183,6 +183,10 @@ class BackendRegistry:
     def _check_engine(name: str, runtime: str) -> None:
         if name in _BACKENDS and (runtime in ("", _library_name(name)) or (name, runtime) == ("python", _PYTHON)):
             return
+        if runtime.endswith(".py") and runtime != _PYTHON:
+            raise InvalidArg(
+                f"runtime '{runtime}' of backend '{name}' is no library, and a backend in Python is a '{_PYTHON}'"
+            )
         if runtime:
             raise InvalidArg(
                 f"unable to find '{runtime}' for backend '{name}', searched: the version's folder, the model's "
@@ -196,7 +200,7 @@ class BackendRegistry:
     # What runs all models of a Python-based backend, None: it is none. An engine of that name goes before it, unless
     # the model's config asks for Python.
     def _python_file(self, name: str, runtime: str) -> Path | None:
-        if name == "python" or (name in _BACKENDS and runtime != _PYTHON):
+        if name == "python" or not (runtime == _PYTHON or (runtime == "" and name not in _BACKENDS)):
             return None
         if self._directory is not None:
             file = self._directory / safe_name(name, "backend") / _PYTHON

@@ -181,6 +181,21 @@ def test_settings_of_the_python_backend_are_those_of_backends_based_on_it(tmp_pa
         assert pid(server, "based") == os.getpid()
 
 
+def test_a_python_based_backend_has_no_other_runtime(tmp_path: Path) -> None:
+    backends, root = tmp_path / "backends", tmp_path / "models"
+    (backends / "where").mkdir(parents=True)
+    for name in ("model.py", "other.py"):
+        (backends / "where" / name).write_text(
+            "import numpy as np\nimport triton_python_backend_utils as pb_utils\n" + PID
+        )
+    for name, runtime in (("none", ""), ("same", "model.py"), ("gone", "libtriton_gone.so"), ("other", "other.py")):
+        (write(root, name, "", f'{PID_IO} backend: "where" runtime: "{runtime}"') / "1" / "model.py").unlink()
+    with stage(root, f"--backend-directory={backends}", "--exit-on-error=false") as server:
+        assert pid(server, "none") == pid(server, "same") == os.getpid()
+        assert "unable to find 'libtriton_gone.so' for backend 'where'" in server.reason("gone")
+        assert "runtime 'other.py' of backend 'where' is no library" in server.reason("other")
+
+
 def test_an_environment_beside_a_backend_is_that_of_its_models(tmp_path: Path) -> None:
     backends = tmp_path / "backends"
     (backends / "where").mkdir(parents=True)
