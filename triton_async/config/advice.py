@@ -52,12 +52,14 @@ def no_model_file(model_dir: Path, version: int) -> str:
     )
 
 
-def missing_file(model_dir: Path, path: Path) -> str:
+def missing_file(model_dir: Path, path: Path, backend: str) -> str:
     """That the file which a config asks for is not there, and what is."""
+    code = backend == "pytorch" and path.with_name("model.py").exists()
     return (
         f"unable to find '{path.relative_to(model_dir.parent)}' for model '{model_dir.name}': its folder holds "
         f"{_held(path.parent)}. Rename the model's file, or set 'default_model_filename' in "
         f"'{model_dir.name}/{FILENAME}'"
+        + (", or 'runtime: \"model.py\"' for a model that is the code in model.py" if code else "")
     )
 
 

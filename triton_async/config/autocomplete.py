@@ -116,11 +116,16 @@ def deduce(proto: Any, model_dir: Path, name: str) -> None:
         proto.backend = proto.backend or kind.backend
         proto.platform = proto.platform or kind.platform
         # A PyTorch model that is Python code has its weights in the file that is the model otherwise.
-        if not (kind.backend == "pytorch" and proto.runtime == "model.py"):
+        if not is_torch_code(proto):
             proto.default_model_filename = proto.default_model_filename or kind.filename
         return
     if not (proto.backend or proto.platform or proto.default_model_filename):
         _by_name(proto, name)
+
+
+def is_torch_code(proto: Any) -> bool:
+    """Whether it is a PyTorch model that is Python code, by a config whose backend is known."""
+    return bool(proto.backend == "pytorch" and proto.runtime == "model.py")
 
 
 def _by_config(proto: Any) -> _Kind | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from triton_async.config import pbtxt
 from triton_async.config.advice import missing_file, no_model_file, no_version
-from triton_async.config.autocomplete import ModelIO, advice, complete, deduce, unranked_inputs
+from triton_async.config.autocomplete import ModelIO, advice, complete, deduce, is_torch_code, unranked_inputs
 from triton_async.config.batching import check_batching_needs
 from triton_async.config.consistency import check_against_model
 from triton_async.config.device_options import unused_device_options, validate_graph_specs
@@ -36,6 +36,9 @@ _OF_ONE_FILE: dict[str, dict[str, str]] = {
     "onnxruntime": {}, "openvino": {"model.xml": "model.onnx"}, "pytorch": {"model.pt": "model.pt2"},
     "tensorflow": {},
 }
+
+# Of PyTorch models that are Python code: what is taken in the place of a named file.
+_TORCH_CODE = ("model.py", "model.pt")
 
 # Backend name, path of the model (file or directory), config so far -> what the model has; None when the
 # backend cannot tell: the config then stays as written.
@@ -261,8 +264,15 @@ def check_model_file(proto: Any, model_dir: Path, path: Path) -> None:
         check_readable(path, f"'{path.relative_to(model_dir.parent)}'")
         return
     others = _OF_ONE_FILE.get(proto.backend)
-    if others is not None and not os.path.lexists(path.with_name(others.get(path.name, path.name))):
-        raise Unavailable(missing_file(model_dir, path))
+    if others is None:
+        return
+    if is_torch_code(proto):
+        version = model_dir / path.relative_to(model_dir).parts[0]
+        instead = [version / name for name in _TORCH_CODE]
+    else:
+        instead = [path.with_name(others.get(path.name, path.name))]
+    if not any(os.path.lexists(other) for other in instead):
+        raise Unavailable(missing_file(model_dir, path, proto.backend))
 
 
 def _deduce(proto: Any, model_dir: Path, name: str) -> None:

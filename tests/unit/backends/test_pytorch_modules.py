@@ -217,3 +217,17 @@ def test_numbers_of_threads_are_of_the_model_that_has_set_them(tmp_path: Path) -
         found = [int(server.ask(f"m{count}", [0])[0]) for count in (1, 2, 3)]
         assert found == [1, 2, 3]
         assert int(server.ask("plain", [0])[0]) == before[0]
+
+
+@pytest.mark.parametrize("named", ["model.pt", "weights.pt", "other.py"])
+def test_a_named_file_that_is_not_there_leaves_those_of_the_usual_names(tmp_path: Path, named: str) -> None:
+    write(tmp_path, "m", ADD_SUB, PAIR + f'default_model_filename: "{named}"\n')
+    with stage(tmp_path) as server:
+        assert np.array_equal(server.infer(request("m", A=A, B=B))["SUM"], A + B)
+
+
+def test_no_file_of_any_name_is_an_error_that_says_what_lies_there(tmp_path: Path) -> None:
+    folder = write(tmp_path, "m", ADD_SUB, PAIR + 'default_model_filename: "weights.pt"\n') / "1"
+    (folder / "model.py").rename(folder / "net.py")
+    with stage(tmp_path, "--exit-on-error=false") as server:
+        assert "unable to find 'm/1/weights.pt' for model 'm': its folder holds net.py" in server.reason("m")

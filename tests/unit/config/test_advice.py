@@ -56,6 +56,17 @@ def test_a_missing_file_is_named_with_what_is_there_instead(tmp_path: Path) -> N
     assert load(model, "m", inspect=lambda *_: BATCHED).default_model_filename == "resnet.onnx"
 
 
+def test_python_code_in_the_place_of_a_pytorch_model_is_told_of_its_runtime(tmp_path: Path) -> None:
+    model = make_model(tmp_path, 'backend: "pytorch"', filename="model.py")
+    assert refusal(model) == (
+        "unable to find 'm/1/model.pt' for model 'm': its folder holds model.py. Rename the model's file, or set "
+        "'default_model_filename' in 'm/config.pbtxt', or 'runtime: \"model.py\"' for a model that is the code in "
+        "model.py (in config.pbtxt)"
+    )
+    (model / "config.pbtxt").write_text('backend: "onnxruntime"')
+    assert "runtime" not in refusal(model)
+
+
 def test_files_that_cannot_be_read_are_named_with_the_reason(tmp_path: Path) -> None:
     model = make_model(tmp_path, FULL)
     (model / "1" / "model.onnx").unlink()
