@@ -460,3 +460,28 @@ def test_instances_keep_their_numbers_of_threads() -> None:
         thread.join()
     assert counts == {1: 1, 2: 2, 3: 3}
     assert before[0] == before[1]
+
+
+def test_a_thread_that_sets_its_number_twice_sets_nobody_else_s() -> None:
+    """As when an instance that is broken is made anew."""
+
+    def of_a_new_thread() -> int:
+        found: list[int] = []
+        thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        return found[0]
+
+    counts: list[int] = []
+
+    def instances(first: int, second: int) -> None:
+        for count in (first, second):
+            Caller(torch, None, None, Options(intra_op_threads=count), 1)  # type: ignore[arg-type]
+            counts.append(torch.get_num_threads())
+
+    before = of_a_new_thread()
+    thread = threading.Thread(target=instances, args=(before + 1, before + 2))
+    thread.start()
+    thread.join()
+    assert counts == [before + 1, before + 2]
+    assert of_a_new_thread() == before

@@ -12,6 +12,8 @@ import pytest
 from python_stage import request, stage, write
 from torch_models import parameter, script, torch
 
+from triton_async.backends.pytorch.modules.torch_module_runtime import TritonPythonModel
+
 MODULE = 'backend: "pytorch"\nruntime: "model.py"\n'
 PAIR = MODULE + """
     input { name: "A" data_type: TYPE_FP32 dims: 4 }
@@ -217,6 +219,30 @@ def test_numbers_of_threads_are_of_the_model_that_has_set_them(tmp_path: Path) -
         found = [int(server.ask(f"m{count}", [0])[0]) for count in (1, 2, 3)]
         assert found == [1, 2, 3]
         assert int(server.ask("plain", [0])[0]) == before[0]
+
+
+def test_a_model_that_is_loaded_again_sets_nobody_else_s_threads(tmp_path: Path) -> None:
+    """Of several instances on one thread, such as those of a model process."""
+    before: list[int] = []
+
+    def look() -> None:
+        thread = threading.Thread(target=lambda: before.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+
+    look()
+    runtime = TritonPythonModel()
+    runtime._torch = torch
+
+    def twice() -> None:
+        for count in (before[0] + 1, before[0] + 2):
+            runtime._set_threads({"NUM_THREADS": str(count)})
+
+    setting = threading.Thread(target=twice)
+    setting.start()
+    setting.join()
+    look()
+    assert before[0] == before[1]
 
 
 @pytest.mark.parametrize("named", ["model.pt", "weights.pt", "other.py"])

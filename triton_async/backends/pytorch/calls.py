@@ -82,12 +82,14 @@ class Binding:
 def set_threads(torch: Any, count: int) -> None:
     """PyTorch's number of threads for the calling thread, and for no other one."""
     # PyTorch notes it for every thread that has not called it yet, also where that has been given a number itself. So
-    # this one calls it first, and those to come are given back what they had. The lock is the process's: modules that
-    # Python models run have no other way to it.
-    with vars(torch).setdefault("_lock_of_set_threads", threading.Lock()):
-        before = torch.get_num_threads()
+    # this one calls it first, and those to come are given back what they had: the number before the first such call,
+    # as this thread's is its own from then on. Lock and number are the process's: modules that Python models run have
+    # no other way to them.
+    kept = vars(torch)
+    with kept.setdefault("_lock_of_set_threads", threading.Lock()):
+        first = kept.setdefault("_first_of_set_threads", torch.get_num_threads())
         torch.set_num_threads(count)
-        other = threading.Thread(target=torch.set_num_threads, args=(before,))
+        other = threading.Thread(target=torch.set_num_threads, args=(first,))
         other.start()
         other.join()
 

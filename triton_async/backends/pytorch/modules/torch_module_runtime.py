@@ -118,10 +118,11 @@ class TritonPythonModel:
         torch = self._torch
         if "NUM_THREADS" in parameters:
             # As in triton_async.backends.pytorch.calls.set_threads, which says why.
-            with vars(torch).setdefault("_lock_of_set_threads", threading.Lock()):
-                before = torch.get_num_threads()
+            kept = vars(torch)
+            with kept.setdefault("_lock_of_set_threads", threading.Lock()):
+                first = kept.setdefault("_first_of_set_threads", torch.get_num_threads())
                 torch.set_num_threads(int(parameters["NUM_THREADS"]))
-                other = threading.Thread(target=torch.set_num_threads, args=(before,))
+                other = threading.Thread(target=torch.set_num_threads, args=(first,))
                 other.start()
                 other.join()
         count = int(parameters.get("NUM_INTEROP_THREADS", "0"))
