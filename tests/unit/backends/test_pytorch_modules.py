@@ -6,13 +6,15 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from python_stage import request, stage, write
+from python_stage import Stage, request, stage, write
 from torch_models import parameter, script, torch
 
 from triton_async.backends.pytorch.modules.torch_module_runtime import TritonPythonModel
+from triton_async.errors import ServerError
 
 MODULE = 'backend: "pytorch"\nruntime: "model.py"\n'
 PAIR = MODULE + """
@@ -243,6 +245,64 @@ def test_a_model_that_is_loaded_again_sets_nobody_else_s_threads(tmp_path: Path)
     setting.join()
     look()
     assert before[0] == before[1]
+
+
+PICKY = """
+    import torch
+
+    class Picky(torch.nn.Module):
+        calls = 0
+
+        def forward(self, x):
+            Picky.calls += 1
+            if (x < 0).any():
+                raise ValueError("no negative values")
+            return x.sum(1, keepdim=True), torch.full((len(x), 1), Picky.calls)
+"""
+PICKY_IO = MODULE + """
+    max_batch_size: 8
+    input { name: "IN" data_type: TYPE_FP32 dims: -1 allow_ragged_batch: true }
+    output { name: "OUT" data_type: TYPE_FP32 dims: 1 }
+    output { name: "CALL" data_type: TYPE_INT64 dims: 1 }
+    dynamic_batching { max_queue_delay_microseconds: 3000000 preferred_batch_size: 5 }
+"""
+
+
+def picky(server: Stage, rows: list[list[float]]) -> list[Any]:
+    """What becomes of these requests of one row each, in one batch: the sum and the call's number, or the error."""
+
+    def ask(row: list[float]) -> Any:
+        try:
+            found = server.infer(request("m", IN=np.asarray([row], np.float32)))
+        except ServerError as error:
+            return error.message
+        return found["OUT"].item(), found["CALL"].item()
+
+    with ThreadPoolExecutor(len(rows)) as pool:
+        return list(pool.map(ask, rows))
+
+
+def test_requests_of_unlike_shapes_are_a_call_for_each_shape(tmp_path: Path) -> None:
+    write(tmp_path, "m", PICKY, PICKY_IO)
+    with stage(tmp_path) as server:
+        found = picky(server, [[1, 2], [3], [4, 5], [6, 7], [8]])
+        assert server.statistics("m")["execution_count"] == 1
+    assert [total for total, _ in found] == [3, 3, 9, 13, 8]
+    calls = [call for _, call in found]
+    assert sorted(set(calls)) == [1, 2]
+    assert calls[0] == calls[2] == calls[3] and calls[1] == calls[4]
+
+
+def test_a_call_that_fails_is_the_error_of_its_own_requests(tmp_path: Path) -> None:
+    write(tmp_path, "m", PICKY, PICKY_IO)
+    with stage(tmp_path) as server:
+        found = picky(server, [[1, 2], [-3], [4, 5], [6], [7, 8, 9]])
+        assert server.statistics("m")["execution_count"] == 1
+        again = picky(server, [[1, 2]] * 5)
+    assert [found[0][0], found[2][0], found[4][0]] == [3, 9, 24]
+    for failed in (found[1], found[3]):
+        assert failed.startswith("Failed to process the request(s) for model 'm_0', message: ValueError: no negative")
+    assert [total for total, _ in again] == [3] * 5
 
 
 @pytest.mark.parametrize("named", ["model.pt", "weights.pt", "other.py"])

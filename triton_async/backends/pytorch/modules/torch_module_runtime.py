@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 # Files of a version, the first that is there: Python code with a torch.nn.Module, or TorchScript.
@@ -26,6 +27,7 @@ class TritonPythonModel:
         self._api: Any = pb_utils
         config = json.loads(args["model_config"])
         name = args["model_name"]
+        self._instance = args["model_instance_name"]
         self._inputs = [tensor["name"] for tensor in config["input"]]
         self._outputs = [tensor["name"] for tensor in config["output"]]
         self._batches = config["max_batch_size"] > 0
@@ -50,16 +52,23 @@ class TritonPythonModel:
         self._module = module
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """A batch is one call of the module, where its requests fit together."""
+        """Requests of a batch that fit together are one call of the module, which answers or fails them alone."""
         with self._torch.inference_mode():
             given = [[self._input(request, name) for name in self._inputs] for request in requests]
-            if self._batches and len(given) > 1 and _fit(given):
-                rows = [len(tensors[0]) for tensors in given]
-                results = self._results([self._torch.cat(parts) for parts in zip(*given)])
-                answers = list(zip(*(self._torch.split(result, rows) for result in results)))
-            else:
-                answers = [tuple(self._results(tensors)) for tensors in given]
-            return [self._response(answer) for answer in answers]
+            calls: dict[Any, list[int]] = {}
+            for place, tensors in enumerate(given):
+                calls.setdefault(_shapes(tensors) if self._batches else place, []).append(place)
+            answers: list[Any] = [None] * len(given)
+            for places in calls.values():
+                try:
+                    found = self._call([given[place] for place in places])
+                except Exception as error:
+                    if len(calls) == 1:  # shown in full
+                        raise
+                    found = [self._failed(error)] * len(places)
+                for place, answer in zip(places, found):
+                    answers[place] = answer
+            return answers
 
     def finalize(self) -> None:
         """Lets go of the module."""
@@ -71,6 +80,20 @@ class TritonPythonModel:
             return None
         return self._torch.from_dlpack(tensor.to_dlpack()).to(self._device)
 
+    # The answers of requests that fit together.
+    def _call(self, given: list[list[Any]]) -> list[Any]:
+        if len(given) == 1:
+            return [self._response(self._results(given[0]))]
+        rows = [len(tensors[0]) for tensors in given]
+        results = self._results([None if parts[0] is None else self._torch.cat(parts) for parts in zip(*given)])
+        return [self._response(parts) for parts in zip(*(self._torch.split(result, rows) for result in results))]
+
+    def _failed(self, error: Exception) -> Any:
+        text = f"{type(error).__name__}: {error}"
+        self._api.Logger.log_error(f"execute of model '{self._instance}' failed: {text}")
+        message = f"Failed to process the request(s) for model '{self._instance}', message: {text}"
+        return self._api.InferenceResponse([], self._api.TritonError(message))
+
     def _results(self, tensors: list[Any]) -> list[Any]:
         found = self._module(*tensors)
         results = list(found) if isinstance(found, (tuple, list)) else [found]
@@ -80,7 +103,7 @@ class TritonPythonModel:
             )
         return results[: len(self._outputs)]
 
-    def _response(self, results: tuple[Any, ...]) -> Any:
+    def _response(self, results: Iterable[Any]) -> Any:
         tensors = [
             self._api.Tensor.from_dlpack(name, result.detach().contiguous())
             for name, result in zip(self._outputs, results)
@@ -145,7 +168,6 @@ class TritonPythonModel:
         return options
 
 
-def _fit(given: list[list[Any]]) -> bool:
-    """Whether requests have all inputs, and of equal shapes but for the rows."""
-    shapes = {tuple(None if tensor is None else tuple(tensor.shape[1:]) for tensor in tensors) for tensors in given}
-    return len(shapes) == 1 and None not in next(iter(shapes))
+def _shapes(tensors: list[Any]) -> tuple[Any, ...]:
+    """What requests that fit together have in common: the inputs, and their shapes but for the rows."""
+    return tuple(None if tensor is None else tuple(tensor.shape[1:]) for tensor in tensors)
