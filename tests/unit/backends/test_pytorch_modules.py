@@ -293,6 +293,33 @@ def test_requests_of_unlike_shapes_are_a_call_for_each_shape(tmp_path: Path) -> 
     assert calls[0] == calls[2] == calls[3] and calls[1] == calls[4]
 
 
+def test_requests_without_an_optional_input_are_one_call(tmp_path: Path) -> None:
+    code = """
+    import torch
+
+    class Maybe(torch.nn.Module):
+        calls = 0
+
+        def forward(self, x, y):
+            Maybe.calls += 1
+            return torch.full((len(y), 1), Maybe.calls), y if x is None else x + y
+"""
+    write(tmp_path, "m", code, MODULE + """
+        max_batch_size: 8
+        input { name: "X" data_type: TYPE_FP32 dims: 1 optional: true }
+        input { name: "Y" data_type: TYPE_FP32 dims: 1 }
+        output { name: "CALL" data_type: TYPE_INT64 dims: 1 }
+        output { name: "OUT" data_type: TYPE_FP32 dims: 1 }
+        dynamic_batching { max_queue_delay_microseconds: 3000000 preferred_batch_size: 4 }
+    """)
+    one = np.ones((1, 1), np.float32)
+    with stage(tmp_path) as server, ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda y: server.infer(request("m", Y=y * one)), (1, 2, 3, 4)))
+        assert server.infer(request("m", X=one, Y=one))["OUT"].item() == 2
+    assert [answer["OUT"].item() for answer in found] == [1, 2, 3, 4]
+    assert [answer["CALL"].item() for answer in found] == [1] * 4
+
+
 def test_a_call_that_fails_is_the_error_of_its_own_requests(tmp_path: Path) -> None:
     write(tmp_path, "m", PICKY, PICKY_IO)
     with stage(tmp_path) as server:

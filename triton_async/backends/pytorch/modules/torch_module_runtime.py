@@ -57,7 +57,9 @@ class TritonPythonModel:
             given = [[self._input(request, name) for name in self._inputs] for request in requests]
             calls: dict[Any, list[int]] = {}
             for place, tensors in enumerate(given):
-                calls.setdefault(_shapes(tensors) if self._batches else place, []).append(place)
+                shapes = _shapes(tensors)
+                alone = not self._batches or not any(shape is not None for shape in shapes)
+                calls.setdefault(place if alone else shapes, []).append(place)
             answers: list[Any] = [None] * len(given)
             for places in calls.values():
                 try:
@@ -84,7 +86,7 @@ class TritonPythonModel:
     def _call(self, given: list[list[Any]]) -> list[Any]:
         if len(given) == 1:
             return [self._response(self._results(given[0]))]
-        rows = [len(tensors[0]) for tensors in given]
+        rows = [next(len(tensor) for tensor in tensors if tensor is not None) for tensors in given]
         results = self._results([None if parts[0] is None else self._torch.cat(parts) for parts in zip(*given)])
         return [self._response(parts) for parts in zip(*(self._torch.split(result, rows) for result in results))]
 
