@@ -158,6 +158,30 @@ def test_requests_of_a_model_are_children_and_settings_are_those_of_the_moment(m
             assert child["at"]["INFER_RESPONSE_COMPLETE"] <= at["COMPUTE_END"]
 
 
+def test_groups_with_counts_have_files_of_their_own_and_what_the_end_finds_is_in_the_one_file(
+    models: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "traces" / "t"
+    file.parent.mkdir()
+    options = (f"--trace-config=triton,file={file}", "--trace-config=level=TENSORS", "--trace-config=count=2")
+    with started(tmp_path, f"--model-repository={models}", *options, "--trace-config=rate=1") as server:
+        server.wait_until_it_answers()
+        with httpclient.InferenceServerClient(f"127.0.0.1:{server.http_port}") as client:
+            client.update_trace_settings("asks", {"trace_count": "1"})
+            infer(server, httpclient, "m", "first")
+            infer(server, httpclient, "asks", "asks")
+            assert of(traces(Path(f"{file}.0"), 2), "asks")
+            infer(server, httpclient, "m", "second")
+            infer(server, httpclient, "m", "beyond the count")
+            assert [trace["request_id"] for trace in traces(Path(f"{file}.1"), 2).values()] == ["first", "second"]
+            client.update_trace_settings(settings={"trace_count": "2"})
+            infer(server, httpclient, "m", "of an unfinished count")
+        server.process.terminate()
+        assert server.process.wait(60) == 0
+    assert [trace["request_id"] for trace in read(file).values()] == ["of an unfinished count"]
+    assert sorted(path.name for path in file.parent.iterdir()) == ["t", "t.0", "t.1"]
+
+
 @pytest.mark.parametrize("name", ["asks", "asks_isolated"])
 def test_a_rate_counts_what_clients_ask_for(models: Path, tmp_path: Path, name: str) -> None:
     file = tmp_path / "trace.json"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import re
+import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,19 @@ log = logging.getLogger("triton_async.core")
 # What happens before core knows of a request.
 _RECEIVED = ("HTTP_RECV_START", "HTTP_RECV_END", "GRPC_WAITREAD_START", "GRPC_WAITREAD_END")
 _END = b"\n]\n"
-_ROW = re.compile(rb'(\{"id":([0-9]+)[,}].*?),?$')
+# Elements that are made text at once; between two pieces other threads have their turn.
+_PIECE = 1 << 14
+_COPY_NBYTES = 1 << 20
+# For the thread, of which nothing is to be written.
+_WAKE: Record = ()
 _GPU = 2  # TRITONSERVER_MEMORY_GPU
 
 
 class TraceFiles:
     """The recorder of trace mode triton. All traces go to `path`, which is a whole JSON document after each write, or,
-    where a group has a `log_frequency`, so many of them to each of `path`.0, .1, …. Those of a group with a count are
-    moved to such a file, too, once there are so many.
+    where a group has a `log_frequency`, so many of them to each of `path`.0, .1, …. Those of a group with a count have
+    a file from the first one on, `path`.counting.0, …, which becomes the next of these once there are so many; what the
+    end, of the group or the server, finds unfinished goes to `path`, as in Triton.
     """
 
     reads_context = False
@@ -41,13 +47,15 @@ class TraceFiles:
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._lost = 0
+        # Of each request of a client's whose trace is lost, the group: it counts all the same.
+        self._lost_of: deque[Group] = deque()
         self._held_nbytes = 0
         # The thread's own.
         self._all = _File(path)
-        self._files: dict[Group, _File] = {}
-        # Of groups with a count: the traces in `path`, by number, and how many of them are of clients' requests.
-        self._counted: dict[Group, tuple[set[int], int]] = {}
+        # Groups with a count that is not reached: how many requests of clients were traced.
+        self._counted: dict[Group, int] = {}
         self._next_file = 0
+        self._next_counting = 0
         self._failed = False
 
     def settings(self) -> Mapping[str, str]:
@@ -67,6 +75,13 @@ class TraceFiles:
         nbytes = sum(tensor.nbytes for _, tensor in record[6])
         if self._waiting.qsize() >= TRACE_QUEUE or (nbytes and self._held_nbytes + nbytes > TRACE_TENSORS_NBYTES):
             self._lost += 1
+            group: Group = record[7]
+            if group.count > 0 and not record[1]:
+                self._lost_of.append(group)
+                if self._waiting.empty():  # or else the thread finds it behind what it writes
+                    self._waiting.put(_WAKE)
+                    if self._thread is None:
+                        self._start()
             return
         self._held_nbytes += nbytes
         self._waiting.put(record)
@@ -102,47 +117,78 @@ class TraceFiles:
 
     def _main(self) -> None:
         while (item := self._waiting.get()) is not None:
-            try:
-                if isinstance(item, Group):
-                    self._files.pop(item, None)
-                    self._counted.pop(item, None)
-                    item.count = -1
-                else:
-                    self._held_nbytes -= sum(tensor.nbytes for _, tensor in item[6])
-                    self._write(item)
-            except OSError as error:
-                if not self._failed:
-                    log.error("traces cannot be written to '%s': %s", self._path, error.strerror)
-                self._failed = True
-            except Exception:
-                log.exception("a trace could not be written")
+            if isinstance(item, Group):
+                self._guarded(self._end, item)
+            elif item is not _WAKE:
+                self._held_nbytes -= sum(tensor.nbytes for _, tensor in item[6])
+                self._guarded(self._write, item)
             del item  # with the tensors in it
+            while self._lost_of:
+                self._guarded(self._count, self._lost_of.popleft())
+        for group in [*self._counted]:
+            self._guarded(self._end, group)
+
+    def _guarded(self, step: Callable[[Any], None], item: Any) -> None:
+        try:
+            step(item)
+        except OSError as error:
+            if not self._failed:
+                log.error("traces cannot be written to '%s': %s", self._path, error.strerror)
+            self._failed = True
+        except Exception:
+            log.exception("a trace could not be written")
 
     def _write(self, record: Record) -> None:
         group: Group = record[7]
-        rows = list(format_trace(record))
-        if not group.log_frequency:
-            self._all.append(rows)
-            if group.count > 0:
-                self._count(record, group)
-            return
-        if group not in self._files:
-            self._files[group] = _File(f"{self._path}.{self._next_file}")
-            self._next_file += 1
-        file = self._files[group]
-        file.append(rows)
-        if file.traces >= group.log_frequency:
-            del self._files[group]
+        if group.log_frequency:
+            if group.file is None:
+                group.file = _File(self._next_path())
+            file = group.file
+            file.append(list(format_trace(record)))
+            if file.traces >= group.log_frequency:
+                group.file = None
+        elif group.count > 0:
+            self._write_counted(record, group)
+        else:
+            self._all.append(list(format_trace(record)))
 
-    def _count(self, record: Record, group: Group) -> None:
-        numbers, roots = self._counted.get(group, (set(), 0))
-        numbers.add(record[0])
-        roots += not record[1]
-        self._counted[group] = numbers, roots
-        if roots == group.count:
-            del self._counted[group]
-            self._all.move(numbers, f"{self._path}.{self._next_file}")
-            self._next_file += 1
+    # Parts of a request may come before its trace, or behind it when the count is reached and the file has its name.
+    def _write_counted(self, record: Record, group: Group) -> None:
+        if group.file is None:
+            group.file = _File(f"{self._path}.counting.{self._next_counting}")
+            self._next_counting += 1
+            self._counted.setdefault(group, 0)
+        try:
+            group.file.append(list(format_trace(record)))
+        finally:
+            if not record[1]:
+                self._count(group)
+
+    # One more of the requests that the group is to have, written or lost.
+    def _count(self, group: Group) -> None:
+        if group.count <= 0 or (group.file is not None and group not in self._counted):
+            return  # ended, or finished
+        self._counted[group] = self._counted.get(group, 0) + 1
+        if self._counted[group] < group.count:
+            return
+        del self._counted[group]
+        if group.file is None or not group.file.traces:
+            group.count, group.file = -1, None  # all were lost
+        else:
+            group.file.rename(self._next_path())
+
+    def _end(self, group: Group) -> None:
+        counted = self._counted.pop(group, None)
+        if counted is None and group.file is not None and not group.log_frequency:
+            return  # what still comes belongs to the others
+        file, group.file, group.count = group.file, None, -1
+        if counted is not None and file is not None and file.traces:
+            self._all.take(file)
+
+    def _next_path(self) -> str:
+        path = f"{self._path}.{self._next_file}"
+        self._next_file += 1
+        return path
 
 
 class _File:
@@ -161,26 +207,23 @@ class _File:
             file.write((b",\n" if self.traces else b"[") + data)
         self.traces += 1
 
-    def move(self, numbers: set[int], path: str) -> None:
-        """Takes the traces of these numbers out, to a file of their own. OSError."""
-        rest = f"{self._path}.new"
-        with open(self._path, "rb") as file, open(path, "wb") as moved, open(rest, "wb") as kept:
-            between = {moved: b"[", kept: b"["}
-            # Each row is a line.
-            for line in file:
-                if (found := _ROW.search(line)) is not None:
-                    to = moved if int(found[2]) in numbers else kept
-                    to.write(between[to] + found[1])
-                    between[to] = b",\n"
-            moved.write(_END)
-            kept.write(_END)
-        self.traces -= len(numbers)
-        if between[kept] == b"[":
-            self.traces = 0
-            os.unlink(rest)
-            os.unlink(self._path)
+    def rename(self, path: str) -> None:
+        """Gives it another name. OSError."""
+        os.replace(self._path, path)
+        self._path = path
+
+    def take(self, other: _File) -> None:
+        """Adds all traces of another file, which is no more. OSError."""
+        if not self.traces:
+            os.replace(other._path, self._path)
         else:
-            os.replace(rest, self._path)
+            with open(other._path, "rb") as source, open(self._path, "r+b") as file:
+                file.seek(-len(_END), os.SEEK_END)
+                file.write(b",\n")
+                source.seek(len(b"["))
+                shutil.copyfileobj(source, file, _COPY_NBYTES)
+            os.unlink(other._path)
+        self.traces += other.traces
 
 
 def format_trace(record: Record) -> Iterator[bytes]:
@@ -220,4 +263,4 @@ def _data(tensor: Tensor) -> str:
     array = tensor.numpy().ravel()
     if datatype == "BF16":
         array = (array.astype(np.uint32) << 16).view(np.float32)
-    return ",".join(map(str, array.tolist()))
+    return ",".join([",".join(map(str, array[at : at + _PIECE].tolist())) for at in range(0, array.size, _PIECE)])

@@ -24,7 +24,7 @@ class Group:
     share a count, a rate and, written to files, these.
     """
 
-    __slots__ = ("count", "left", "levels", "log_frequency", "rate", "seen")
+    __slots__ = ("count", "file", "left", "levels", "log_frequency", "rate", "seen")
 
     def __init__(self, levels: int, rate: int, count: int, log_frequency: int) -> None:
         self.levels = levels
@@ -32,6 +32,8 @@ class Group:
         self.log_frequency = log_frequency
         #: How many were to be traced, and still are; -1: without end.
         self.count = self.left = count
+        #: A recorder's own: where it puts its traces.
+        self.file: Any = None
         self.seen = 0
 
     def takes(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,10 @@ def record(number: int, group: Group, parent: int = 0) -> Any:
     return Trace(number, "m", 1, "", TIMESTAMPS, None, parent, group).record()
 
 
+def with_tensor(found: Any, tensor: Any) -> Any:
+    return (*found[:6], [("TENSOR_QUEUE_INPUT", tensor)], *found[7:])
+
+
 def ids(path: Path) -> list[int]:
     return [row["id"] for row in json.loads(path.read_text())]
 
@@ -200,6 +205,13 @@ def ids_so_far(path: Path) -> list[int] | None:
         return ids(path)
     except (FileNotFoundError, json.JSONDecodeError):
         return None
+
+
+def wait_for(path: Path, expected: list[int]) -> None:
+    deadline = time.monotonic() + 10
+    while ids_so_far(path) is None or list(dict.fromkeys(ids_so_far(path) or ())) != expected:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def test_the_one_file_is_a_whole_document_after_each_trace(tmp_path: Path) -> None:
@@ -226,7 +238,7 @@ def test_so_many_traces_go_to_each_file_and_a_change_of_the_settings_begins_a_ne
     assert not (tmp_path / "t").exists()
 
 
-def test_traces_of_a_count_are_moved_to_a_file_of_their_own_once_there_are_so_many(tmp_path: Path) -> None:
+def test_traces_of_a_count_are_in_a_file_of_their_own_once_there_are_so_many(tmp_path: Path) -> None:
     files = TraceFiles(str(tmp_path / "t"))
     unlimited, counted, unfinished = (Group(TIMESTAMPS, 1, count, 0) for count in (-1, 2, 3))
     files.put(record(1, unlimited))
@@ -252,6 +264,64 @@ def test_no_empty_file_is_left_where_all_traces_were_of_a_count(tmp_path: Path) 
     files.put(record(5, Group(TIMESTAMPS, 1, 2, 0)))
     files.close()
     assert [ids(tmp_path / name) for name in ("t.0", "t.1", "t")] == [[1, 2], [3, 4], [5]]
+
+
+def test_the_other_traces_stay_as_they_are_when_a_count_is_reached(tmp_path: Path) -> None:
+    files = TraceFiles(str(tmp_path / "t"))
+    unlimited, first, second = (Group(TIMESTAMPS, 1, count, 0) for count in (-1, 3, 2))
+    values = from_numpy("X", np.arange(1 << 18, dtype=np.float32))
+    files.put(with_tensor(record(1, unlimited), values))
+    wait_for(tmp_path / "t", [1])
+    with open(tmp_path / "t") as kept:
+        # The file of who finishes first has the first number.
+        for number, group in ((2, first), (3, second), (4, first), (5, second), (6, first)):
+            files.put(record(number, group))
+        files.close()
+        assert os.path.samestat(os.fstat(kept.fileno()), os.stat(tmp_path / "t"))
+    assert (ids(tmp_path / "t.0"), ids(tmp_path / "t.1")) == ([3, 5], [2, 4, 6])
+    rows = json.loads((tmp_path / "t").read_text())
+    assert {row["id"] for row in rows} == {1}
+    assert rows[-1]["tensor"]["data"] == ",".join(f"{value}.0" for value in range(1 << 18))
+    assert {path.name for path in tmp_path.iterdir()} == {"t", "t.0", "t.1"}
+
+
+def test_parts_that_come_behind_the_last_trace_of_a_count_are_in_its_file(tmp_path: Path) -> None:
+    files = TraceFiles(str(tmp_path / "t"))
+    group = Group(TIMESTAMPS, 1, 1, 0)
+    files.put(record(1, group))
+    files.put(record(2, group, parent=1))
+    files.end_group(group)
+    files.put(record(3, group, parent=1))
+    files.put(record(4, Group(TIMESTAMPS, 1, -1, 0)))
+    files.close()
+    assert (ids(tmp_path / "t.0"), ids(tmp_path / "t")) == ([1, 2, 3], [4])
+
+
+def test_counts_that_are_not_reached_are_in_the_one_file_in_the_end(tmp_path: Path) -> None:
+    files = TraceFiles(str(tmp_path / "t"))
+    first, second = Group(TIMESTAMPS, 1, 3, 0), Group(TIMESTAMPS, 1, 3, 0)
+    for number, group in ((1, first), (2, second), (3, first)):
+        files.put(record(number, group))
+    wait_for(tmp_path / "t.counting.0", [1, 3])
+    files.close()
+    assert ids(tmp_path / "t") == [1, 3, 2]
+    assert {path.name for path in tmp_path.iterdir()} == {"t"}
+
+
+def test_traces_that_are_lost_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("triton_async.core.trace_files.TRACE_TENSORS_NBYTES", 15)
+    files = TraceFiles(str(tmp_path / "t"))
+    group, lost = Group(TIMESTAMPS, 1, 3, 0), Group(TIMESTAMPS, 1, 1, 0)
+    values = from_numpy("X", np.zeros(4, np.float32))
+    files.put(with_tensor(record(1, group), values))
+    files.put(with_tensor(record(2, lost), values))
+    files.put(record(3, group))
+    files.put(with_tensor(record(4, group, parent=3), values))
+    wait_for(tmp_path / "t.counting.0", [3])
+    files.put(with_tensor(record(5, group), values))
+    wait_for(tmp_path / "t.0", [3])
+    files.close()
+    assert {path.name for path in tmp_path.iterdir()} == {"t.0"}
 
 
 def test_a_folder_that_is_not_there_is_told_once_and_harms_nothing(
