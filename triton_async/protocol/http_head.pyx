@@ -313,7 +313,8 @@ cdef void _field(const unsigned char *name, Py_ssize_t name_length, const unsign
     elif name_length == 17 and same(name, b"transfer-encoding", 17):
         _transfer_coding(value, length, head)
     elif name_length == 28 and same(name, b"endpoint-load-metrics-format", 28):
-        fields.plain = False  # its answer has a header of its own
+        # The answers of the two generate calls to it have a header of their own; those of no other.
+        fields.plain = fields.plain and fields.head.call == CALL_INFER
     elif name_length == 31 and same(name, b"inference-header-content-length", 31):
         fields.plain = fields.plain and head.header_length < 0
         head.header_length = _decimal(value, length)

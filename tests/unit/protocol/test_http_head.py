@@ -135,7 +135,6 @@ def test_http_1_0_is_plain_too(lines: list[bytes], found: dict[str, object]) -> 
         b"Content-Encoding: identity\r\nContent-Encoding: identity\r\n",
         b'Connection: "close"\r\n',
         b"Connection: close keep-alive\r\n",
-        b"Endpoint-Load-Metrics-Format: json\r\n",
         b"Inference-Header-Content-Length: 05\r\n",
         b"Inference-Header-Content-Length: +5\r\n",
         b"Inference-Header-Content-Length: -5\r\n",
@@ -149,6 +148,15 @@ def test_fields_that_only_the_full_parser_may_answer(field: bytes) -> None:
     assert kind(LINE, HOST, LENGTH, field) == "length"
     assert kind(LINE, field, LENGTH, HOST) == "length"
     assert kind(LINE, HOST, field, b"Transfer-Encoding: chunked\r\n") == "chunked"
+
+
+@pytest.mark.parametrize("call", [b"generate", b"generate_stream"])
+def test_who_asks_for_the_load_is_answered_by_the_full_parser_where_the_answer_has_it(call: bytes) -> None:
+    field = b"Endpoint-Load-Metrics-Format: json\r\n"
+    assert kind(LINE.replace(b"/infer", b"/" + call), HOST, LENGTH) == "infer"
+    assert kind(LINE.replace(b"/infer", b"/" + call), HOST, field, LENGTH) == "length"
+    assert kind(LINE, HOST, field, LENGTH) == "infer"
+    assert kind(b"GET /v2 HTTP/1.1\r\n", HOST, field) == "length"
 
 
 @pytest.mark.parametrize("field", [b"Expect: 100-continue\r\n", b"Connection: keep-alive, close\r\n"])

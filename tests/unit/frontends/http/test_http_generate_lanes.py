@@ -95,6 +95,7 @@ def others(call: str) -> dict[str, bytes]:
         "too big": post(call, b" " * (LIMIT + 1)), "longer word": ask(f"{call}s"), "shorter word": ask(call[:-1]),
         "GET": message("GET", f"/v2/models/m/{call}"), "slash": ask(f"{call}/"),
         "expects, 1.0": old(ask(call, [("Expect", "100-continue")])),
+        "load": ask(call, [("Endpoint-Load-Metrics-Format", "json")]),
         "odd header length": ask(call, [("Inference-Header-Content-Length", "-1")]),
     }  # fmt: skip
 

@@ -75,6 +75,7 @@ def plain() -> dict[str, bytes]:
         "upgrade": ("Connection", "Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ"),
         "websocket": ("Connection", "upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: eHg="),
         "close twice": ("Connection", "close\r\nConnection: close"), "trailer": ("Trailer", "Digest"),
+        "load": ("Endpoint-Load-Metrics-Format", "json"),
         "both": ("Connection", "keep-alive, close"),
     }  # fmt: skip
     found = {f"{client} {name}": post(body, [*fields, *lengths])
