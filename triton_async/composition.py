@@ -81,7 +81,7 @@ async def composed(
                 held_schedulers=held_schedulers(os.environ),
                 limiter=_limiter(settings, reactor),
                 open_root=roots.__getitem__,
-                strategies=backends, agents=agents, metrics_text=native.metrics_text,
+                strategies=backends, agents=agents, metrics_text=native.metrics_text, made_families=backends.families,
             )  # fmt: skip
             server = InferenceServer(settings, host, recorder)
             backends.inference = inner = InnerRequests(server, control.answer)

@@ -110,8 +110,10 @@ HTTP_MAX_RECEIVING_NBYTES = 1 << 34
 # that it is never us who close under a request (Triton never closes).
 HTTP_KEEPALIVE_TIMEOUT_S = 3630.0
 
-# Seconds without any progress after which a response that the client does not read is given up.
+# Seconds without any progress after which a response that the client does not read is given up, and that a finished one
+# waits for another process to tell the load that is to go with it.
 HTTP_WRITE_TIMEOUT_S = 60.0
+HTTP_LOAD_REPORT_S = 0.05
 
 # Bytes of answers over all connections that wait for their clients to read. Beyond it the connection with the most of
 # them is closed: who reads as fast as answers come never holds many.

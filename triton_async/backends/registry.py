@@ -208,11 +208,11 @@ class BackendRegistry:
                 return file
         return _PYTHON_RUNTIMES.get(name)
 
-    def families(self) -> list[Any]:
-        """Metric families that models have made. Loop thread."""
+    def families(self, name: str = "") -> list[Any]:
+        """Metric families that models have made, or those of this name. Loop thread."""
         with self._lock:
             made = list(self._made.values())
-        return [family for backend in made for family in backend.families()]
+        return [family for backend in made for family in backend.families(name)]
 
     def close(self) -> None:
         """Closes all backends, behind their models. None is made any more. Blocking."""

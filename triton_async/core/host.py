@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +18,7 @@ from triton_async.config.metrics_config import MetricsConfig
 from triton_async.config.model_config import ModelConfig
 from triton_async.config.place import ModelPlace
 from triton_async.core.cache import ResponseCache
-from triton_async.core.families import MetricSource
+from triton_async.core.families import Family, MetricSource
 from triton_async.core.files import LocalRoot, Root
 from triton_async.core.limiter import RateLimiter
 from triton_async.core.model_lock import current, in_turn
@@ -144,6 +144,8 @@ class Host:
     gpu_uuid: Callable[[int], str] = lambda device: ""
     #: Lines of families that are not known here, at the end of the page.
     metrics_text: Callable[[], str] = lambda: ""
+    #: The families of one name that models have made, of those in `metric_sources`.
+    made_families: Callable[[str], Iterable[Family]] = lambda name: ()
     #: What is measured of models.
     measured: MetricsConfig = field(default_factory=MetricsConfig)
     #: Of the models whose config asks for it; None: no answer is kept.

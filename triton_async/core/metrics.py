@@ -91,6 +91,13 @@ class Metrics:
         page.write(self._machine.metrics_text())
         return page.close()
 
+    def made(self, name: str) -> str:
+        """The samples of the families of this name that models and libraries have made."""
+        text = "".join(map(family_text, self._machine.made_families(name)))
+        # What libraries have is only there as text.
+        known = self._machine.metrics_text()
+        return text + "".join(line for line in known.splitlines(True) if line.startswith((f"{name}{{", f"{name} ")))
+
     def _families(self) -> Iterable[tuple[str, str, str]]:
         yield _SUCCESS, "counter", "Number of successful inference requests, all batch sizes"
         yield _FAILURE, "counter", "Number of failed inference requests, all batch sizes"

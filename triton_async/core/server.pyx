@@ -549,3 +549,8 @@ cdef class InferenceServer:
         """Prometheus text exposition, as a list of bytes."""
         self.reactor.drain(False)
         return await self.metrics.render()
+
+    async def made_metrics(self, str name):
+        """The lines of the metric families of this name that models and libraries have made; "" where there are none.
+        """
+        return self.metrics.made(name)

@@ -26,7 +26,7 @@ CHANGING = frozenset((
 READY = frozenset(("is_ready", "model_is_ready"))
 TELLING = frozenset(("repository_index", "model_statistics", "all_statistics"))
 CALLS = CHANGING | READY | TELLING | frozenset((
-    "ask_trace_settings", "log_settings", "ask_regions", "metrics_parts",
+    "ask_trace_settings", "log_settings", "ask_regions", "metrics_parts", "made_metrics",
 ))  # fmt: skip
 
 

@@ -459,3 +459,6 @@ cdef class RemoteServer(InferenceServer):
 
     async def metrics_parts(self):
         return await self.link.ask("metrics_parts")
+
+    async def made_metrics(self, str name):
+        return await self.link.ask("made_metrics", name)

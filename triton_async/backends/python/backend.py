@@ -80,8 +80,10 @@ class PythonBackend(Backend):
         backend.metrics = self.metrics
         return backend
 
-    def families(self) -> Iterable[Any]:
+    def families(self, name: str = "") -> Iterable[Any]:
         """The models' metrics, and those of model processes."""
+        if name:
+            return self.metrics.families(name)
         processes = None if self._processes is None else self._processes[1]
         return [*self.metrics.families(), *(() if processes is None else processes.families())]
 
@@ -218,7 +220,7 @@ _NO_POOL = SlabPool(0)
 class _PythonBased(PythonBackend):
     """Its metrics are those of the Python backend, which shows them."""
 
-    def families(self) -> Iterable[Any]:
+    def families(self, name: str = "") -> Iterable[Any]:
         return ()
 
 

@@ -81,12 +81,14 @@ class CustomMetrics:
             family.handles += 1
         return FamilyHandle(self, family)
 
-    def families(self) -> list[tuple[str, str, str, list[Any]]]:
-        """Name, type, text and samples of each: labels, value and, of a histogram, the end of the name."""
+    def families(self, name: str = "") -> list[tuple[str, str, str, list[Any]]]:
+        """Name, type, text and samples of each, or of that one: labels, value and, of a histogram, the end of the name.
+        """
         with self._lock:
+            found = self._families.values() if not name else [self._families[name]] if name in self._families else []
             return [
                 (family.name, _KINDS[family.kind], " ".join(family.description.split()), list(family.samples()))
-                for family in self._families.values()
+                for family in found
             ]
 
     def _drop(self, family: _Family) -> None:

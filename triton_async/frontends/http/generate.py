@@ -10,6 +10,7 @@ from aiohttp import HttpVersion11, web
 
 from triton_async.config.access import Pattern
 from triton_async.core.server import InferenceServer
+from triton_async.defines import HTTP_LOAD_REPORT_S
 from triton_async.errors import InvalidArg
 from triton_async.frontends.entry import forward, forwarded_of
 from triton_async.frontends.http import load_report, replies
@@ -78,11 +79,20 @@ async def generate(
 
 
 async def _load(server: InferenceServer, request: web.BaseRequest) -> dict[str, str]:
-    """The header with the load of this replica, where the client asks for it and there is one."""
+    """The header with the load of this replica, where the client asks for it and there is one. Never raises: by now
+    there is an answer, which it holds up for HTTP_LOAD_REPORT_S at most, and only in a front-end process.
+    """
     form = request.headers.get(load_report.ASKS)
     if form is None:
         return {}
-    report = load_report.load_report(form, await server.metrics_parts())
+    report = None
+    if form in load_report.FORMS:
+        try:
+            async with asyncio.timeout(HTTP_LOAD_REPORT_S):
+                report = load_report.load_report(form, await server.made_metrics(load_report.FAMILY))
+        except Exception as error:
+            log.debug("the load could not be found out for the answer to a generate call: %r", error)
+            return {}
     if report is None:
         log.debug("no load to report in the answer to a generate call: no metrics of its kind, or no format of it")
         return {}
