@@ -182,8 +182,8 @@ class Backend:
         return None
 
     def families(self, str name=""):
-        """Metric families that its models have made, as core.families has them: (name, type, text, samples); or those of
-        this name. Loop thread, at each scrape."""
+        """Metric families that its models have made, as core.families has them: (name, type, text, samples); or those
+        of this name. Loop thread, at each scrape."""
         return ()
 
     def load(self, context):
