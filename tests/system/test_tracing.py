@@ -6,6 +6,7 @@ import json
 import threading
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -88,9 +89,17 @@ def read(file: Path) -> dict[int, dict[str, Any]]:
 
 def traces(file: Path, number: int) -> dict[int, dict[str, Any]]:
     """Those of a file, once there are so many."""
-    poll(lambda: file.exists() and len(read(file)) >= number, f"{number} traces", 30)
-    assert len(read(file)) == number
-    return read(file)
+    found: dict[int, dict[str, Any]] = {}
+
+    def are_there() -> bool:
+        # Whoever reads while a trace is written may see half of it.
+        with suppress(FileNotFoundError, json.JSONDecodeError):
+            found.update(read(file))
+        return len(found) >= number
+
+    poll(are_there, f"{number} traces", 30)
+    assert len(found) == number
+    return found
 
 
 def of(found: dict[int, dict[str, Any]], request_id: str) -> dict[str, Any]:

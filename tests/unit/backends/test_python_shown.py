@@ -79,6 +79,29 @@ def test_each_model_finds_its_own(tmp_path: Path, isolation: str) -> None:
     assert not {"late", "later", "parts", "model", "1.model"} & set(sys.modules)
 
 
+def test_what_a_model_adds_to_the_search_path_does_not_hide_files_of_others(tmp_path: Path) -> None:
+    code = """
+import os, sys
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import early_on_path
+
+class TritonPythonModel:
+    def execute(self, requests):
+        import late_beside
+        said = np.float32([early_on_path.VALUE, late_beside.VALUE])
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", said)]) for _ in requests]
+"""
+    for value, name in ((1, "a"), (2, "b"), (3, "c")):
+        write(tmp_path, name, code, IO, early_on_path=f"VALUE = {value}", late_beside=f"VALUE = {value}")
+    before = list(sys.path)
+    try:
+        with stage(tmp_path) as server:
+            for value, name in ((1, "a"), (2, "b"), (3, "c")):
+                assert server.ask(name, X).tolist() == [value] * 2
+    finally:
+        sys.path[:] = before
+
+
 def test_a_name_that_a_model_lacks(tmp_path: Path) -> None:
     write(tmp_path, "has", """
         import helper_of_one

@@ -65,8 +65,16 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def begun(root: Path, name: str) -> int:
     """The process in which it has begun to execute."""
     file = root / name / "1" / "begun"
-    until(lambda: file.exists() and file.read_text())
-    return int(file.read_text())
+    told = [""]
+
+    # The next execution writes it anew: for a moment it is empty again.
+    def is_told() -> bool:
+        if file.exists():
+            told[0] = file.read_text()
+        return bool(told[0])
+
+    until(is_told)
+    return int(told[0])
 
 
 def whole(sequence: int) -> InferRequest:

@@ -39,6 +39,10 @@ _TURN_S = 60.0
 _first_calls: dict[str, Callable[[ModuleType], object]] = {"openvino": lambda module: module.Type.f32.to_dtype()}
 
 
+# The search path before any model ran. What models add to it, their directories most of all, is for what they lack
+# themselves: their processes have it for all of them.
+_installed: list[str] = []
+
 # The clock of files' times, which goes by ticks.
 _FILE_CLOCK = 5  # CLOCK_REALTIME_COARSE, clock_gettime(2)
 
@@ -134,6 +138,8 @@ class Loader:
         search: list[str] | None = None,
         names: dict[str, Any] | None = None,
     ) -> None:
+        if not _installed:
+            _installed.extend(sys.path)
         self._source = source
         self._name = name
         self._package = name.partition(".")[0]
@@ -255,10 +261,10 @@ class Loader:
             return False
         if name in sys.builtin_module_names or (name in sys.modules and not is_shown(name)):
             return False
-        spec = PathFinder.find_spec(name)
+        spec = PathFinder.find_spec(name, _installed)
         if spec is None:
             return True
-        # Its own files may be found there, too: models put their directory into the search path.
+        # Its own files may be found there, too.
         found = {spec.origin} if spec.origin is not None else set(spec.submodule_search_locations or ())
         own = [os.path.join(place, name) for place in self._search]
         suffixes = ("", ".py", "/__init__.py", *EXTENSION_SUFFIXES)
