@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from triton_async.config.model_config import DynamicBatching, QueuePolicy, TimeoutAction
@@ -323,6 +323,8 @@ class Traffic:
             one = self.plain.waiting.pop(index % len(self.plain.waiting))
             self.batcher.remove(one.request)
             self.ended.append(one.request)
+            if not self.plain.waiting:  # nobody is held any more: whoever comes next is from then on
+                self.held_since_ns = 0
 
     def check(self) -> None:
         waiting = self.plain.order()
@@ -403,6 +405,14 @@ def test_random_traffic(levels: int, policy: QueuePolicy, policies: dict[int, Qu
 
 @settings(max_examples=100, deadline=None, database=None)
 @given(LEVELS, PLAIN_POLICY | POLICIES, AUTO, STEPS)
+# Who is held back is cancelled, and another one comes.
+@example(0, QueuePolicy(), DynamicBatching((2, 5), 3, auto_delay=True), [
+    (Traffic.push, 0, 2, 0, 0, 0), (Traffic.push, 3, 1, 0, 0, 0), (Traffic.push, 0, 1, 0, 0, 0), (Traffic.advance, 0),
+    (Traffic.advance, 0), (Traffic.push, 0, 1, 0, 0, 0), (Traffic.push, 1, 1, 0, 0, 0), (Traffic.push, 0, 1, 0, 0, 0),
+    (Traffic.push, 0, 1, 0, 0, 0), (Traffic.push, 0, 1, 0, 0, 0), (Traffic.take, False), (Traffic.take, False),
+    (Traffic.push, 1, 1, 0, 0, 1), (Traffic.expire,), (Traffic.advance, 1), (Traffic.begin, 5), (Traffic.begin, 5),
+    (Traffic.take, True), (Traffic.cancel, 0), (Traffic.push, 1, 1, 0, 0, 0),
+])  # fmt: skip
 def test_random_traffic_of_which_the_server_expects_company(
     levels: int, policy: QueuePolicy, batching: DynamicBatching, steps: list[tuple[Any, ...]]
 ) -> None:
