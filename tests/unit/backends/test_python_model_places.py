@@ -149,12 +149,17 @@ def test_models_that_are_isolated_or_get_inputs_on_gpus_are_in_none(tmp_path: Pa
         assert pid(server, "gpu") == os.getpid()
 
 
+def python_based(root: Path, *files: str) -> Path:
+    """A backend directory with the backend `where`, whose models say in which process they run."""
+    folder = root / "backends" / "where"
+    folder.mkdir(parents=True)
+    for file in files or ("model.py",):
+        (folder / file).write_text("import numpy as np\nimport triton_python_backend_utils as pb_utils\n" + PID)
+    return folder.parent
+
+
 def test_models_of_python_based_backends_are_in_the_same_processes(tmp_path: Path) -> None:
-    backends = tmp_path / "backends"
-    (backends / "where").mkdir(parents=True)
-    (backends / "where" / "model.py").write_text(
-        "import numpy as np\nimport triton_python_backend_utils as pb_utils\n" + PID
-    )
+    backends = python_based(tmp_path)
     root = tmp_path / "models"
     write(root, "based", "", PID_IO + 'backend: "where"' + parameter("here"))
     (root / "based" / "1" / "model.py").unlink()
@@ -167,11 +172,7 @@ def test_models_of_python_based_backends_are_in_the_same_processes(tmp_path: Pat
 
 
 def test_settings_of_the_python_backend_are_those_of_backends_based_on_it(tmp_path: Path) -> None:
-    backends = tmp_path / "backends"
-    (backends / "where").mkdir(parents=True)
-    (backends / "where" / "model.py").write_text(
-        "import numpy as np\nimport triton_python_backend_utils as pb_utils\n" + PID
-    )
+    backends = python_based(tmp_path)
     root = tmp_path / "models"
     (write(root, "based", "", PID_IO + 'backend: "where"') / "1" / "model.py").unlink()
     options = [f"--backend-directory={backends}", "--backend-config=python,isolation=process"]
@@ -182,12 +183,7 @@ def test_settings_of_the_python_backend_are_those_of_backends_based_on_it(tmp_pa
 
 
 def test_a_python_based_backend_has_no_other_runtime(tmp_path: Path) -> None:
-    backends, root = tmp_path / "backends", tmp_path / "models"
-    (backends / "where").mkdir(parents=True)
-    for name in ("model.py", "other.py"):
-        (backends / "where" / name).write_text(
-            "import numpy as np\nimport triton_python_backend_utils as pb_utils\n" + PID
-        )
+    backends, root = python_based(tmp_path, "model.py", "other.py"), tmp_path / "models"
     for name, runtime in (("none", ""), ("same", "model.py"), ("gone", "libtriton_gone.so"), ("other", "other.py")):
         (write(root, name, "", f'{PID_IO} backend: "where" runtime: "{runtime}"') / "1" / "model.py").unlink()
     with stage(root, f"--backend-directory={backends}", "--exit-on-error=false") as server:
@@ -197,11 +193,7 @@ def test_a_python_based_backend_has_no_other_runtime(tmp_path: Path) -> None:
 
 
 def test_an_environment_beside_a_backend_is_that_of_its_models(tmp_path: Path) -> None:
-    backends = tmp_path / "backends"
-    (backends / "where").mkdir(parents=True)
-    (backends / "where" / "model.py").write_text(
-        "import numpy as np\nimport triton_python_backend_utils as pb_utils\n" + PID
-    )
+    backends = python_based(tmp_path)
     (backends / "where" / "pb_exec_env_model.py.tar.gz").write_bytes(b"not yet whole")
     root = tmp_path / "models"
     own = parameter(sys.prefix, "EXECUTION_ENV_PATH")
@@ -209,6 +201,7 @@ def test_an_environment_beside_a_backend_is_that_of_its_models(tmp_path: Path) -
         (write(root, name, "", PID_IO + 'backend: "where"' + more) / "1" / "model.py").unlink()
     with stage(root, f"--backend-directory={backends}", "--exit-on-error=false") as server:
         assert "no whole tar archive" in server.reason("based")
+        assert str(tmp_path) not in server.reason("based")
         assert pid(server, "own") != os.getpid()
 
 

@@ -101,7 +101,7 @@ class PythonBackend(Backend):
     def inspect(self, path: Path, proto: Any) -> ModelIO | None:
         self._check_settings()
         if self._file is not None:
-            self._tell_config(self._file, proto)
+            proto.runtime = proto.runtime or MODEL_FILE
         source = self._source(path, proto.name)
         return ModelIO(
             (), (), check=_takes_any, complete=lambda config: self._complete(source, path, config), opened=Found(source)
@@ -148,15 +148,12 @@ class PythonBackend(Backend):
             return self._processes
 
     def _options(self, model: str, parameters: Mapping[str, str]) -> PythonOptions:
+        if self._file is not None and _ENVIRONMENT not in parameters:
+            # What lies beside a Python-based backend is for all of its models. Their configs do not tell clients where.
+            environment = self._file.with_name(f"pb_exec_env_{MODEL_FILE}.tar.gz")
+            if environment.is_file():
+                parameters = {**parameters, _ENVIRONMENT: str(environment.absolute())}
         return read_options(model, parameters, self.settings, self.processes)
-
-    # What of a Python-based backend stands in the configs of its models: that it is one, and the environment which lies
-    # beside it for all of them.
-    def _tell_config(self, file: Path, proto: Any) -> None:
-        proto.runtime = proto.runtime or MODEL_FILE
-        environment = file.with_name(f"pb_exec_env_{MODEL_FILE}.tar.gz")
-        if _ENVIRONMENT not in proto.parameters and environment.is_file():
-            proto.parameters[_ENVIRONMENT].string_value = str(environment.absolute())
 
     def _check_settings(self) -> None:
         if not self._checked:

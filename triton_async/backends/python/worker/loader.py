@@ -38,7 +38,6 @@ _TURN_S = 60.0
 # and under a lock of C++: threads that made it at once would wait for that lock with the GIL, for ever.
 _first_calls: dict[str, Callable[[ModuleType], object]] = {"openvino": lambda module: module.Type.f32.to_dtype()}
 
-
 # The search path before any model ran. What models add to it, their directories most of all, is for what they lack
 # themselves: their processes have it for all of them.
 _installed: list[str] = []
