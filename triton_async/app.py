@@ -10,7 +10,6 @@ import resource
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 
@@ -25,6 +24,7 @@ from triton_async.config.settings import Settings
 from triton_async.core.caches import OpenCache, open_cache
 from triton_async.core.files import Root
 from triton_async.core.server import InferenceServer
+from triton_async.core.threads import for_bodies
 from triton_async.core.tracing import TraceRecorder
 from triton_async.defines import GIL_SWITCH_S, SECOND_SIGNAL_GRACE_S, STOP_GRACE_S
 from triton_async.endpoints import (
@@ -116,8 +116,7 @@ async def _serve_watched(
     roots: Mapping[str, Root],
     stop_requested: asyncio.Event,
 ) -> int:
-    # Bodies are read, written and compressed there, mostly without the GIL: one thread for each processor.
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max(2, min(usable_cores(), 32)), "bodies"))
+    asyncio.get_running_loop().set_default_executor(for_bodies(usable_cores()))
     for warning in settings.warnings:
         log.warning("%s", warning)
     log.info("%s", division(settings))

@@ -154,9 +154,6 @@ ASGI_IDLE_CONNECTIONS = 64
 # Bytes of an answer that may wait for such a server before who writes it is held back, as in a socket.
 ASGI_UNSENT_NBYTES = 1 << 20
 
-# Bytes of a large body that are read in one turn: copying them, and having their memory made, takes half a millisecond.
-HTTP_NBYTES_PER_TURN = 1 << 20
-
 # Characters of an error's text over HTTP, and of a word in it: names that clients have sent come back in part.
 ERROR_MAX_LENGTH = 65536
 ERROR_NAME_LENGTH = 200

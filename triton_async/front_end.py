@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import uvloop
@@ -26,6 +25,7 @@ from triton_async.config.processes import usable_cores
 from triton_async.config.settings import Settings, parse
 from triton_async.core.metrics import live_objects
 from triton_async.core.reactor import Reactor
+from triton_async.core.threads import for_bodies
 from triton_async.defines import GIL_SWITCH_S, SEE_OFF_INTERVAL_S, SLAB_CACHE_NBYTES
 from triton_async.endpoints import Endpoint, Security, open_certificates, start_services
 from triton_async.errors import ServerError
@@ -115,7 +115,7 @@ class FrontEndProcess:
         try:
             if told["cores"]:
                 bind_process(told["cores"])
-            self._loop.set_default_executor(ThreadPoolExecutor(max(2, min(usable_cores(), 32)), "bodies"))
+            self._loop.set_default_executor(for_bodies(usable_cores()))
             settings = parse(told["arguments"], told["environ"])
             settings = dataclasses.replace(settings, **told["ports"], reuse_http_port=True, reuse_grpc_port=True)
             _configure_logs(settings)

@@ -359,6 +359,11 @@ def test_a_killed_front_end_costs_its_connections_alone(two: ServerProcess) -> N
     assert "front-end process" in two.output()
 
 
+def test_front_ends_have_the_priority_of_the_server(two: ServerProcess) -> None:
+    nice = [os.getpriority(os.PRIO_PROCESS, pid) for pid in (0, two.pid, *front_ends(two))]
+    assert nice == nice[:1] * (2 + COUNT)
+
+
 def test_a_front_end_that_had_listened_is_soon_back_however_often_it_is_killed(two: ServerProcess) -> None:
     before = two.metrics()["triton_async_frontend_restarts_total"]
     for turn in range(6):

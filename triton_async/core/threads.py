@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+from triton_async.core.defines import BODY_NICE
 from triton_async.defines import POOL_WAITS
 from triton_async.errors import Unavailable
 
@@ -21,6 +23,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _here = threading.local()
+
+
+def for_bodies(count: int) -> ThreadPoolExecutor:
+    """Threads on which bodies are read, written and compressed, mostly without the GIL: for `count` processors. What
+    they do is long, so where processors are few they give way to the loop and to models.
+    """
+    return ThreadPoolExecutor(max(2, min(count, 32)), "bodies", partial(os.nice, BODY_NICE))
 
 
 class _Job(NamedTuple):

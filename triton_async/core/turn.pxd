@@ -1,6 +1,8 @@
 # A round of work on the loop's thread: what has come is taken in, then what that made due is done, then what was
 # written is sent, each once for all. Loop thread.
 
+from libc.stdint cimport uint64_t
+
 # Who gathers what it has to send until the end of a turn.
 cdef class Sender:
     cdef bint gathers                # is in `senders` of a turn
@@ -15,6 +17,7 @@ cdef class Sender:
 cdef class Turn:
     cdef readonly object loop
     cdef readonly bint running
+    cdef uint64_t number             # of the turn that runs, or ran last
     cdef bint scheduled              # `_run` is on the loop's list
     cdef object run_method           # the bound method, made once
     cdef list late                   # what is called before the end

@@ -33,6 +33,7 @@ cdef class Turn:
         if self.running:
             return False
         self.running = True
+        self.number += 1
         return True
 
     cdef int end(self) noexcept:

@@ -1,7 +1,7 @@
 # The sockets of a listener's clients: read and written here, all that are ready in one turn. uvloop's transports do the
 # same with two calls into Python and three takings of the GIL for each request. Loop thread.
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from triton_async.core.turn cimport Sender, Turn
 from triton_async.protocol.receiver cimport Receiver
@@ -18,6 +18,7 @@ cdef class Clients:
     cdef int n_tried                 # how often it was tried since all were asked about
     cdef object scratch              # memory that is received into, used up at once
     cdef object scratch_view
+    cdef Py_ssize_t share            # bytes that each of those who are ready may send in this turn
     cdef bint closing                # ends behind the last of them
     cdef object on_end               # is called then
     cdef Py_ssize_t n_open
@@ -55,6 +56,8 @@ cdef class Transport(Sender):
     cdef bint ended                  # the client sends no more
     cdef bint ends                   # close the sending half behind what waits
     cdef bint filled                 # the last read brought as much as there was room for
+    cdef uint64_t turn_number        # of the turn in which
+    cdef Py_ssize_t sent_nbytes      # so many bytes left
     cdef bint paused                 # the protocol is asked to write no more
     cdef list waiting                # bytes and other buffers to be sent
     cdef Py_ssize_t first            # of them that has not left; those before it are None
@@ -65,14 +68,18 @@ cdef class Transport(Sender):
 
     # Reads what there is, or enough for one turn. Whether there was anything.
     cdef bint read(self) except -1
-    cdef Py_ssize_t _receive(self) except -100000
+    # At most `most` bytes.
+    cdef Py_ssize_t _receive(self, Py_ssize_t most) except -100000
     cdef int _end_input(self) except -1
     cpdef write(self, data)
     cpdef writelines(self, parts)
     cdef int _put(self, object data) except -1
     # Sends now, or with all others of the turn.
     cdef int _send_soon(self) except -1
-    cdef Py_ssize_t _send_some(self) except -100000
+    # Bytes that may leave in this turn.
+    cdef Py_ssize_t _room(self) noexcept
+    # At most `most` bytes.
+    cdef Py_ssize_t _send_some(self, Py_ssize_t most) except -100000
     cdef int _drop_sent(self, Py_ssize_t count) except -1
     cdef int _drop_all(self) except -1
     # Nothing waits any more.

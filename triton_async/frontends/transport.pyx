@@ -46,12 +46,10 @@ cdef extern from "<sys/socket.h>" nogil:
 log = logging.getLogger("triton_async.frontends")
 
 cdef Py_ssize_t RECEIVE_NBYTES = defines.RECEIVE_NBYTES
+cdef Py_ssize_t TURN_NBYTES = defines.TURN_NBYTES
 cdef Py_ssize_t WRITE_NBYTES = defines.WRITE_NBYTES
 # From so many bytes on, others may have the GIL while the kernel copies.
 cdef Py_ssize_t LONG_NBYTES = 1 << 16
-
-# How often the socket of a client that sends much is read in one turn.
-cdef int READS_AT_ONCE = 8
 
 # Turns in a row, of those in which many clients are ready, before the loop looks at all else.
 cdef int ROUNDS = 4
@@ -160,10 +158,12 @@ cdef class Clients:
         # Where one client asks one thing after the other, it is the one that is ready; others wait a few turns at most.
         if transport is not None and self.n_lone >= LONE_TIMES and self.n_tried < LONE_TRIES:
             self.n_tried += 1
+            self.share = TURN_NBYTES
             if transport.events & EPOLLIN and transport.reading and self._read(transport):
                 return 1
         self.n_tried = 0
         count = epoll_wait(self.epoll_fd, ready, READY_AT_ONCE, 0)
+        self.share = max(TURN_NBYTES // max(count, 1), RECEIVE_NBYTES)
         for i in range(count):
             transport = self.transports[ready[i].data.fd]
             if transport is not None:  # or it was closed for what came before it in this turn
@@ -211,13 +211,15 @@ cdef class Transport(Sender):
     # -- reading -----------------------------------------------------------------------------------
 
     cdef bint read(self) except -1:
-        cdef int times = 1
-        cdef Py_ssize_t count = self._receive()
+        cdef Py_ssize_t left = self.clients.share
+        cdef Py_ssize_t count = self._receive(left)
         # What fills the room that was made for it goes on in the socket.
-        while self.filled and times < READS_AT_ONCE and self.reading and self.state == TRANSPORT_OPEN:
-            count = self._receive()
-            times += 1
-        if times > 1 and (count == -EAGAIN or count == -EINTR):
+        while self.filled and left > count and self.reading and self.state == TRANSPORT_OPEN:
+            left -= count
+            count = self._receive(left)
+        if self.filled:
+            self.clients.n_lone = 0  # others are asked about before it goes on
+        if left < self.clients.share and (count == -EAGAIN or count == -EINTR):
             return True
         if count == -EAGAIN or count == -EINTR:
             return False
@@ -228,7 +230,7 @@ cdef class Transport(Sender):
         return True
 
     # Bytes that are with the protocol now, 0 at the end, or an error's number with a minus.
-    cdef Py_ssize_t _receive(self) except -100000:
+    cdef Py_ssize_t _receive(self, Py_ssize_t most) except -100000:
         cdef unsigned char *at
         cdef Py_ssize_t size, count
         cdef int problem
@@ -241,6 +243,7 @@ cdef class Transport(Sender):
                 view = memoryview(view)
             size = PyMemoryView_GET_BUFFER(view).len
             at = <unsigned char *>PyMemoryView_GET_BUFFER(view).buf
+        size = min(size, most)
         if size > LONG_NBYTES:
             with nogil:
                 count = recv(self.fd, at, size, MSG_DONTWAIT)
@@ -321,10 +324,13 @@ cdef class Transport(Sender):
 
     cdef int send(self) except -1:
         cdef Py_ssize_t count
+        cdef Py_ssize_t room = self._room()
         try:
             while self.waiting_nbytes:
-                count = self._send_some()
+                count = self._send_some(room) if room > 0 else -EAGAIN
                 if count >= 0:
+                    room -= count
+                    self.sent_nbytes += count
                     self._drop_sent(count)
                 elif count == -EAGAIN:
                     self.clients.watch(self, self.events | EPOLLOUT)
@@ -340,8 +346,14 @@ cdef class Transport(Sender):
             self._fail(error)
         return 0
 
+    cdef Py_ssize_t _room(self) noexcept:
+        if self.turn_number != self.clients.turn.number:
+            self.turn_number = self.clients.turn.number
+            self.sent_nbytes = 0
+        return TURN_NBYTES - self.sent_nbytes
+
     # Bytes that have left, or an error's number with a minus.
-    cdef Py_ssize_t _send_some(self) except -100000:
+    cdef Py_ssize_t _send_some(self, Py_ssize_t most) except -100000:
         cdef iovec[PARTS_AT_ONCE] parts
         cdef Py_buffer[PARTS_AT_ONCE] views
         cdef msghdr message
@@ -357,7 +369,8 @@ cdef class Transport(Sender):
         memset(&message, 0, sizeof(message))
         message.msg_iov = parts
         try:
-            while n < PARTS_AT_ONCE and self.first + n < len(self.waiting):
+            nbytes = -self.start
+            while n < PARTS_AT_ONCE and self.first + n < len(self.waiting) and nbytes < most:
                 PyObject_GetBuffer(self.waiting[self.first + n], &views[n], PyBUF_SIMPLE)
                 parts[n].iov_base = views[n].buf
                 parts[n].iov_len = views[n].len
@@ -365,6 +378,9 @@ cdef class Transport(Sender):
                 n += 1
             parts[0].iov_base = <char *>parts[0].iov_base + self.start
             parts[0].iov_len -= self.start
+            if nbytes > most:
+                parts[n - 1].iov_len -= nbytes - most
+                nbytes = most
             message.msg_iovlen = n
             if nbytes >= LONG_NBYTES:
                 with nogil:

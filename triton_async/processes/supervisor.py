@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -68,6 +69,8 @@ class FrontEnds:
         self._loop = asyncio.get_running_loop()
         self._reader = Reader()
         self._zygote = Zygote(self._reader, sys.executable, command=MAIN)
+        # A thread that is not nice, as those for bodies are: processes are as nice as who starts them.
+        self._starter = ThreadPoolExecutor(1, "front-end processes")
         self._answering = Answering(server, self._settle)
         self._places = [_Place(index) for index in range(count)]
         self._by_link: dict[FrontEnd, _Place] = {}
@@ -80,12 +83,12 @@ class FrontEnds:
 
     def prepare(self) -> None:
         """Starts the process that they are forked from, which takes a moment: before models are loaded."""
-        self._loop.run_in_executor(None, self._zygote.start).add_done_callback(_ignore)
+        self._loop.run_in_executor(self._starter, self._zygote.start).add_done_callback(_ignore)
 
     async def start(self) -> None:
         """Returns when all of them listen. OSError with the reason why one does not."""
         try:
-            await self._loop.run_in_executor(None, self._zygote.start)
+            await self._loop.run_in_executor(self._starter, self._zygote.start)
         except ServerError as error:
             raise OSError(f"failed to start front-end processes: {error.message}") from None
         for place in self._places:
@@ -295,6 +298,7 @@ class FrontEnds:
         for link in list(self._by_link):
             link.close()
         self._zygote.close()
+        self._starter.shutdown(wait=False)
 
     def _order(self, what: str, **more: Any) -> None:
         for link, place in self._by_link.items():

@@ -384,12 +384,17 @@ cdef list grouped(list pieces):
     pieces.reverse()
     while pieces:
         piece = pieces.pop()
-        if group and nbytes + len(piece) > PIECE_NBYTES:
-            groups.append(b"".join(group))  # which copies nothing of one alone
+        if nbytes and len(piece) >= PIECE_NBYTES:
+            groups.append(b"".join(group))
             group.clear()
             nbytes = 0
         group.append(piece)
         nbytes += len(piece)
+        if nbytes > PIECE_NBYTES:
+            # Python copies nothing of one alone, and gives the GIL away for more than a MiB: others wait for one group.
+            groups.append(b"".join(group))
+            group.clear()
+            nbytes = 0
     if group:
         groups.append(b"".join(group))
     return groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import CancelledError, Future, wait
@@ -9,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from triton_async.core.threads import Threads, waiting
+from triton_async.core.defines import BODY_NICE
+from triton_async.core.threads import Threads, for_bodies, waiting
 from triton_async.defines import POOL_WAITS
 from triton_async.errors import Unavailable
 
@@ -164,3 +166,16 @@ def test_many_short_jobs_of_many_threads() -> None:
         sender.join()
     pool.shutdown()
     assert len(done) == 4000
+
+
+def test_threads_for_bodies_give_way_to_those_that_start_them() -> None:
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    with for_bodies(1) as pool:
+        both = threading.Barrier(2)
+
+        def niceness() -> int:
+            both.wait(SECONDS)
+            return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+        assert [job.result() for job in [pool.submit(niceness) for _ in range(2)]] == [nice + BODY_NICE] * 2
+    assert os.getpriority(os.PRIO_PROCESS, 0) == nice

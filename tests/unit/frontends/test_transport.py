@@ -9,11 +9,12 @@ import gc
 import socket
 import struct
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from socket_server import LARGE_NBYTES, Echo, Server, Told, read, run, send
 
-from triton_async.frontends.defines import RECEIVE_NBYTES, WRITE_NBYTES
+from triton_async.frontends.defines import RECEIVE_NBYTES, TURN_NBYTES, WRITE_NBYTES
 
 
 @pytest.mark.parametrize("nbytes", [1, RECEIVE_NBYTES, RECEIVE_NBYTES + 1, LARGE_NBYTES])
@@ -265,6 +266,49 @@ def test_others_are_served_beside_a_client_that_never_stops() -> None:
             hammering.cancel()
 
     run(Echo, test)
+
+
+class Roomy(Told):
+    """Has room for all that can come at once, and writes down how much came each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = bytearray(LARGE_NBYTES)
+        self.sizes: list[int] = []
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return memoryview(self.memory)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.sizes.append(nbytes)
+        self.changed.set()
+
+
+def test_what_a_client_sends_is_read_over_several_turns() -> None:
+    async def test(server: Server) -> None:
+        async with server.client() as sock:
+            protocol = server.protocols[0]
+            with ThreadPoolExecutor(1) as executor:
+                sock.setblocking(True)
+                sending = executor.submit(sock.sendall, bytes(4 * LARGE_NBYTES))
+                await protocol.until(lambda: sum(protocol.sizes) == 4 * LARGE_NBYTES)
+                sending.result()
+            assert max(protocol.sizes) <= TURN_NBYTES
+
+    run(Roomy, test)
+
+
+def test_what_a_client_is_sent_leaves_over_several_turns() -> None:
+    async def test(server: Server) -> None:
+        async with server.client() as sock:
+            transport = server.protocols[0].transport
+            data = bytes(range(256)) * (LARGE_NBYTES // 256)
+            transport.write(data)
+            assert transport.get_write_buffer_size() >= LARGE_NBYTES - TURN_NBYTES
+            transport.writelines([b"behind it"] * 100)
+            assert await read(sock, LARGE_NBYTES + 900) == data + b"behind it" * 100
+
+    run(Told, test)
 
 
 def test_addresses_of_both_sides() -> None:

@@ -20,7 +20,6 @@ cdef class Connection(SlowLane):
     cdef bint read_paused
     cdef bint resume_scheduled
     cdef bint last_chance            # the server goes, and bytes in the socket are still to be answered
-    cdef int64_t left_nbytes         # of a body received straight into its memory, that may still be read in it
     cdef int left                    # requests that may still be begun in this turn of the loop
     cdef bint blank                  # an empty line stood in front of the next request
     cdef int64_t head_s              # when the held part of a head began

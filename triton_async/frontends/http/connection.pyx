@@ -55,7 +55,6 @@ from triton_async.defines import (
     HTTP_MAX_HEADERS_NBYTES,
     HTTP_MAX_LINE_NBYTES,
     HTTP_MAX_PIPELINED,
-    HTTP_NBYTES_PER_TURN,
     HTTP_RECEIVE_NBYTES,
     HTTP_REQUESTS_PER_TURN,
 )
@@ -79,7 +78,6 @@ cdef double PROBE_S = 0.1
 cdef Py_ssize_t RECEIVE_NBYTES = HTTP_RECEIVE_NBYTES
 cdef int64_t LONG_AGO_S = 1 << 30
 cdef int REQUESTS_PER_TURN = HTTP_REQUESTS_PER_TURN
-cdef int64_t NBYTES_PER_TURN = HTTP_NBYTES_PER_TURN
 
 # Kind of a head that is not complete.
 cdef enum:
@@ -105,7 +103,6 @@ cdef class Connection(SlowLane):
         self.intake = Intake(hub)
         self.linger_nbytes = LINGER_NBYTES
         self.left = REQUESTS_PER_TURN
-        self.left_nbytes = NBYTES_PER_TURN
 
     def __dealloc__(self):
         global _live
@@ -142,10 +139,6 @@ cdef class Connection(SlowLane):
             if self.state == CONNECTION_BODY and not self.intake.chunked:
                 self.intake.at += nbytes
                 self._received()
-                self.left_nbytes -= nbytes
-                if self.left_nbytes < 0:
-                    self._call_next()
-                    self._update_reading()
                 return 0
             if self.held.size == 0 and not self._blocked():
                 taken = self._consume(data, nbytes)
@@ -503,7 +496,7 @@ cdef class Connection(SlowLane):
         return SlowLane._linger(self)
 
     cdef int _update_reading(self) except -1:
-        cdef bint pause = self.relay_paused or self.linger_nbytes < 0 or self.left_nbytes < 0 or (
+        cdef bint pause = self.relay_paused or self.linger_nbytes < 0 or (
             self.held.size and (self.left == 0 or self.held.size >= HELD_NBYTES)
         )
         if pause == self.read_paused or self.half_closed or self.state >= CONNECTION_CLOSING:
@@ -527,7 +520,6 @@ cdef class Connection(SlowLane):
     def _resume(self):
         self.resume_scheduled = False
         self.left = REQUESTS_PER_TURN
-        self.left_nbytes = NBYTES_PER_TURN
         try:
             if self.state < CONNECTION_LAST:
                 self._consume_held()

@@ -198,22 +198,6 @@ def test_pipelined_requests_share_turns_with_others(tmp_path: Path, count: int) 
     run(test)
 
 
-def test_a_large_body_is_read_over_several_turns(tmp_path: Path) -> None:
-    write_model(tmp_path, "m", max_batch_size=0)
-    large = binary_infer(1 << 20)
-
-    async def test() -> None:
-        async with express(tmp_path) as (_, listener):
-            wire = Wire(listener)
-            wire.send(large, 1 << 18)
-            read = len(large) - wire.unread
-            assert defines.HTTP_NBYTES_PER_TURN < read <= defines.HTTP_NBYTES_PER_TURN + (1 << 19)
-            (answer,) = await wire.answers(1)
-            assert len(answer) > 4 << 20
-
-    run(test)
-
-
 def test_requests_beyond_the_memory_for_them_are_refused_at_once(tmp_path: Path) -> None:
     write_model(tmp_path, "m", max_batch_size=0)
 

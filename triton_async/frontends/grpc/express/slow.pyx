@@ -2,7 +2,10 @@
 
 import asyncio
 
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t
+from libc.string cimport memcpy
 
 from triton_async.frontends.grpc.express.session cimport ExpressSession, Lane
 from triton_async.protocol.http2 cimport STREAM_CLOSED, STREAM_ENDING, STREAM_OPEN, Http2Stream
@@ -27,14 +30,18 @@ cdef class SlowStream(Http2Stream):
         return 0
 
     cdef int on_data(self, const char *data, size_t nbytes) except -1:
+        cdef size_t taken = 0
         if self.at_end or self.state == STREAM_ENDING:
             return self.consume(nbytes)
-        self.received += data[:nbytes]
-        self.held += nbytes
-        self._give_back()
-        if len(self.received) >= self.wanted:
-            _wake(self.waiter)
-        return 0
+        if self.room is not None:
+            taken = min(nbytes, <size_t>(PyBytes_GET_SIZE(self.room) - self.filled))
+            memcpy(PyBytes_AS_STRING(self.room) + self.filled, data, taken)
+            self.filled += taken
+            if self.filled == PyBytes_GET_SIZE(self.room):
+                _wake(self.waiter)
+        if taken < nbytes:
+            self.received += data[taken:nbytes]
+        return self.consume(taken) if taken else 0
 
     cdef int on_end(self) except -1:
         self.eof()
@@ -53,13 +60,11 @@ cdef class SlowStream(Http2Stream):
         calls.cancel(self)
         return 0
 
-    # Bytes that the reader waits for, or has taken, need not be held back.
-    cdef int _give_back(self) except -1:
-        cdef Py_ssize_t keep = max(<Py_ssize_t>0, <Py_ssize_t>len(self.received) - self.wanted)
-        cdef Py_ssize_t nbytes = self.held - min(keep, self.held)
-        if nbytes:
-            self.held -= nbytes
-            self.consume(nbytes)
+    cdef int _take_received(self, char *out, Py_ssize_t size) except -1:
+        if size:
+            memcpy(out, PyByteArray_AS_STRING(self.received), size)
+            del self.received[:size]
+            self.consume(size)
         return 0
 
     # -- what handlers do --------------------------------------------------------------------------
@@ -75,35 +80,41 @@ cdef class SlowStream(Http2Stream):
 
     async def recv_data(self, Py_ssize_t size, bint paced=False):
         """`size` bytes; fewer when the stream ends before. `paced`: GRPCError when they come too slowly."""
-        self.wanted = size
-        self._give_back()
-        while len(self.received) < size and not self.at_end:
-            self.waiter = asyncio.get_running_loop().create_future()
-            if paced:
-                self._look_later()
-            try:
-                await self.waiter
-            finally:
-                self.waiter = None
-                if self.timer is not None:
-                    self.timer.cancel()
-                    self.timer = None
-        self.wanted = 0
-        data = bytes(memoryview(self.received)[:size])
-        del self.received[:size]
-        self._give_back()
-        return data
+        cdef bytes data = PyBytes_FromStringAndSize(NULL, size)
+        self.filled = min(size, <Py_ssize_t>len(self.received))
+        self._take_received(PyBytes_AS_STRING(data), self.filled)
+        if self.filled == size:
+            return data
+        self.room = data
+        try:
+            while self.filled < size and not self.at_end:
+                await self._wait(paced)
+        finally:
+            self.room = None
+        return data if self.filled == size else data[:self.filled]
+
+    async def _wait(self, bint paced):
+        self.waiter = asyncio.get_running_loop().create_future()
+        if paced:
+            self._look_later()
+        try:
+            await self.waiter
+        finally:
+            self.waiter = None
+            if self.timer is not None:
+                self.timer.cancel()
+                self.timer = None
 
     cdef int _look_later(self) except -1:
         cdef Lane lane = (<ExpressSession>self.session).lane
-        self.timer = lane.loop.call_later(lane.message_timeout_s, self._look, len(self.received))
+        self.timer = lane.loop.call_later(lane.message_timeout_s, self._look, self.filled)
         return 0
 
     def _look(self, Py_ssize_t before):
         cdef Lane lane = (<ExpressSession>self.session).lane
         if self.waiter is None or self.waiter.done():
             return
-        if len(self.received) - before < lane.message_pace_nbytes:
+        if self.filled - before < lane.message_pace_nbytes:
             self.waiter.set_exception(GRPCError(Status.DEADLINE_EXCEEDED, "timed out waiting for the request message"))
         else:
             self._look_later()
