@@ -24,6 +24,6 @@ AGENT_END_S = 5.0
 UNLOAD_TOLD_S = 10.0
 UNLOAD_GIVE_UP_S = 1.0
 
-# How much nicer (nice(2)) threads are that read and write long bodies. On a processor that the loop shares with them, it
+# How much nicer (nice(2)) threads are that read and write long bodies. On a processor that they share with the loop, it
 # would wait for the system's next tick (4 ms) behind each of its steps; so it waits a fourth as often.
 BODY_NICE = 10
