@@ -29,7 +29,12 @@ def for_bodies(count: int) -> ThreadPoolExecutor:
     """Threads on which bodies are read, written and compressed, mostly without the GIL: for `count` processors. What
     they do is long, so where processors are few they give way to the loop and to models.
     """
-    return ThreadPoolExecutor(max(2, min(count, 32)), "bodies", partial(os.nice, BODY_NICE))
+    return ThreadPoolExecutor(max(2, min(count, 32)), "bodies", _give_way)
+
+
+def _give_way() -> None:
+    with suppress(OSError):  # a sandbox without priorities
+        os.nice(BODY_NICE)
 
 
 class _Job(NamedTuple):
