@@ -37,7 +37,7 @@ class _Stream:
         self.message = ""
         self._peer = peer
         self._messages: AsyncIterator[bytes] | None = None
-        self._input = bytearray()
+        self._input: deque[bytes] = deque()  # prefixes and messages in turn, as they are asked for
         self._asked: asyncio.Future[bytes] | None = None  # the client's next message
         if isinstance(messages, bytes):
             self._take(messages)
@@ -54,7 +54,7 @@ class _Stream:
         return self._peer
 
     async def recv_data(self, size: int, paced: bool = False) -> bytes:
-        while len(self._input) < size and self._messages is not None:
+        while not self._input and self._messages is not None:
             self._asked = asyncio.ensure_future(anext(self._messages))
             try:
                 self._take(await self._asked)
@@ -63,13 +63,11 @@ class _Stream:
             except asyncio.CancelledError:
                 if self._messages is not None:  # the call is cancelled, not what it waits for
                     raise
-        found = bytes(self._input[:size])
-        del self._input[:size]
-        return found
+        return self._input.popleft() if self._input else b""
 
     def _take(self, message: bytes) -> None:
-        self._input += b"\0" + len(message).to_bytes(PREFIX_NBYTES - 1, "big")
-        self._input += message
+        self._input.append(b"\0" + len(message).to_bytes(PREFIX_NBYTES - 1, "big"))
+        self._input.append(message)
 
     def eof(self) -> None:
         self._messages = None
