@@ -70,6 +70,10 @@ class ModelEntry:
             version.state is not State.UNLOADING and version.reason != UNLOADED for version in self.versions.values()
         )
 
+    def gone(self) -> bool:
+        """Whether there is nothing to say of it but that it was there."""
+        return not self.wanted() and all(version.state is State.UNAVAILABLE for version in self.versions.values())
+
     def shown_versions(self) -> Collection[int] | None:
         """Those that clients are told of; None: they are told that there is no such model."""
         return self.versions if self.versions or (self.polled and self.ensemble is None) else None
@@ -87,9 +91,11 @@ class ModelEntry:
     def index(self) -> list[Row]:
         """Its rows of the index."""
         if self.rows is None:
-            self.rows = [_row(self.name, version, entry) for version, entry in sorted(self.versions.items())] or [
-                {"name": self.name, "state": State.UNAVAILABLE.value, "reason": self.reason}
-            ]
+            self.rows = [_row(self.name, version, entry) for version, entry in sorted(self.versions.items())]
+            if not self.rows and self.reason:
+                self.rows = [{"name": self.name, "state": State.UNAVAILABLE.value, "reason": self.reason}]
+            elif not self.rows:
+                self.rows = [{"name": self.name}]
         return self.rows
 
 

@@ -112,20 +112,19 @@ class ModelRepository:
 
     def index(self, ready_only: bool, there: Mapping[str, Sequence[files.Root]] | None = None) -> list[Row]:
         """Rows of the repository index, sorted by name, with namespaces by repository before; not to be changed.
-        `there`: what `scan` found; only models that were loaded, or tried, when it is left out.
+        `there`: what `scan` found, where models that have left are not listed once they are unloaded; only models that
+        were loaded, or tried, when it is left out.
         """
-        if ready_only:
-            ready = State.READY.value
-            keys = self.namespaces.ordered(self.models)
-            return [row for key in keys for row in self.models[key].index() if row["state"] == ready]
-        there = there or {}
+        if ready_only or there is None:
+            known = [row for key in self.namespaces.ordered(self.models) for row in self.models[key].index()]
+            return [row for row in known if row.get("state") == State.READY.value] if ready_only else known
         # A long one is not made again while nothing changes.
         if self._index is None or self._index[0] != there:
             rows: list[Row] = []
             for key in self.namespaces.ordered({*self.models, *there}):
                 entry = self.models.get(key)
                 if entry is not None:
-                    rows += entry.index()
+                    rows += entry.index() if key in there or not entry.gone() else []
                     continue
                 _, name = self.namespaces.split(key)
                 if len(there[key]) > 1:
@@ -434,6 +433,8 @@ class ModelRepository:
         entry.asked_for = False
         for version in entry.versions:
             self.unload_version(entry, version)
+        if not entry.versions:
+            entry.reason, entry.polled = "", False
         entry.fingerprint = ()
         self.changed(entry)
 

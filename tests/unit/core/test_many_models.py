@@ -41,7 +41,7 @@ def process_threads() -> int:
 
 
 def states(server: InferenceServer) -> dict[str, str]:
-    return {row["name"]: row["state"] for row in server.repository.index(False)}
+    return {row["name"]: row.get("state", "") for row in server.repository.index(False)}
 
 
 def test_statistics_of_many_models_let_others_have_turns_in_between(tmp_path: Path) -> None:
