@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from triton_async.core.lifecycle import (
     State,
     fits_in_place,
     load_version,
+    retire,
     start_version,
     update_version,
 )
@@ -106,10 +108,7 @@ class Loader:
                 log.warning("%s", warning)
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("config of '%s' as it is served: %s", entry.key, config.proto)
-            reasons = await asyncio.gather(
-                *(self._bring(entry, config, version, given, found) for version in found.versions)
-            )
-            failed = {v: reason for v, reason in zip(found.versions, reasons, strict=True) if reason}
+            failed = await self._bring(entry, config, given, found)
         else:
             assert config is not None
             blamed = found.versions[-1:] if found.looked_into else found.versions
@@ -142,29 +141,59 @@ class Loader:
         return fits_in_place(self._host, known.loaded, config, files.of_version(found, version))
 
     async def _bring(
-        self,
-        entry: ModelEntry,
-        config: ModelConfig,
-        version: int,
-        given: files.ModelFiles,
-        found: OpenModel,
-    ) -> str:
-        """Brings one version to its config and files; the reason when it fails, else ''."""
+        self, entry: ModelEntry, config: ModelConfig, given: files.ModelFiles, found: OpenModel
+    ) -> dict[int, str]:
+        """Brings all versions to their config and files at once, or, where one of them fails, none; why which failed.
+        What changes its instances alone does so when all others are loaded.
+        """
+        kept = {}
+        for version in found.versions if not found.agents else ():
+            newest = found.newest if version == found.versions[-1] else None
+            served = entry.versions[version].loaded
+            if newest is None and served and self._keeps(entry, config, version, found.fingerprint):
+                kept[version] = served
+        new = [version for version in found.versions if version not in kept]
+        outcomes = await asyncio.gather(
+            *(self._make(config, version, found) for version in new), return_exceptions=True
+        )
+        made = {v: loaded for v, loaded in zip(new, outcomes, strict=True) if isinstance(loaded, LoadedVersion)}
+        problems = {v: error for v, error in zip(new, outcomes, strict=True) if isinstance(error, BaseException)}
+        if not problems:
+            updates = (update_version(self._host, loaded, config, found.agents.directory) for loaded in kept.values())
+            ends = await asyncio.gather(*updates, return_exceptions=True)
+            problems = {v: error for v, error in zip(kept, ends, strict=True) if isinstance(error, BaseException)}
+        if problems:
+            await self._give_up(entry, made)
+            for problem in problems.values():
+                if not isinstance(problem, ServerError):
+                    raise problem
+            return {v: self._failed(entry, v, error) for v, error in problems.items() if isinstance(error, ServerError)}
+        for version, loaded in made.items():
+            self._serve(entry, version, loaded, given, found)
+        return {}
+
+    async def _make(self, config: ModelConfig, version: int, found: OpenModel) -> LoadedVersion:
         opened = found.newest if version == found.versions[-1] else None
         if isinstance(opened, ServerError):
-            return self._failed(entry, version, opened)
-        try:
-            if opened is None and not found.agents and self._keeps(entry, config, version, found.fingerprint):
-                served = entry.versions[version].loaded
-                assert served is not None
-                await update_version(self._host, served, config, found.agents.directory)
-                return ""
-            if opened is None:
-                loaded = await load_version(self._host, config, version, found.agents.directory)
-            else:
-                loaded = await start_version(self._host, config, opened)
-        except ServerError as error:
-            return self._failed(entry, version, error)
+            raise opened
+        if opened is None:
+            return await load_version(self._host, config, version, found.agents.directory)
+        return await start_version(self._host, config, opened)
+
+    async def _give_up(self, entry: ModelEntry, made: Mapping[int, LoadedVersion]) -> None:
+        """Frees versions of a load that has failed, while their files are there."""
+        for version in made:
+            self._left_out(entry, version)
+        if made:
+            self._models.changed(entry)
+        ends = (retire(self._host, loaded) for loaded in made.values())
+        for problem in await asyncio.gather(*ends, return_exceptions=True):
+            if problem is not None:
+                log.error("a version of '%s' could not be freed", entry.key, exc_info=problem)
+
+    def _serve(
+        self, entry: ModelEntry, version: int, loaded: LoadedVersion, given: files.ModelFiles, found: OpenModel
+    ) -> None:
         loaded.files = given
         loaded.contents = files.of_version(found.fingerprint, version)
         given.users += 1
@@ -181,7 +210,6 @@ class Loader:
         if old is not None:
             self._models.retire(old)
         log.info("successfully loaded '%s' version %d", entry.key, version)
-        return ""
 
     def _left_out(self, entry: ModelEntry, version: int) -> None:
         """Notes that a version is not loaded because of another one; an older load that still serves goes on."""
