@@ -199,7 +199,7 @@ def test_repositories_are_followed(models: Path, tmp_path: Path) -> None:
             (models / "broken" / "config.pbtxt").write_text("what")
             poll(lambda: infer(triton, httpclient) == 3 and triton.is_model_ready("more"), "changes", 30)
             assert infer(triton, httpclient, "more") == 4
-            poll(lambda: "failed to load 'broken'" in server.output(), "the broken one", 30)
+            poll(lambda: "Poll failed for model directory 'broken': " in server.output(), "the broken one", 30)
             shutil.rmtree(models / "m")
             poll(lambda: not triton.is_model_ready("m"), "the model to go", 30)
             # A repository that is away for a moment takes nothing with it.
@@ -212,7 +212,7 @@ def test_repositories_are_followed(models: Path, tmp_path: Path) -> None:
             poll(lambda: triton.is_model_ready("m"), "the model to come back", 30)
             assert infer(triton, httpclient) == 9
             assert triton.is_server_ready()
-        assert len([line for line in server.output().splitlines() if "failed to load 'broken'" in line]) == 1
+        assert len([line for line in server.output().splitlines() if "directory 'broken'" in line]) == 1
         server.process.terminate()
         assert server.end() == 0
 

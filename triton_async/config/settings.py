@@ -338,9 +338,17 @@ def _float(option: Option, text: str) -> float:
     return value
 
 
+def _once(paths: tuple[str, ...]) -> tuple[str, ...]:
+    """One that is given twice is one, as in Triton: its models are not in two repositories."""
+    found: dict[str, str] = {}
+    for path in paths:
+        found.setdefault(path.rstrip("/"), path)
+    return tuple(found.values())
+
+
 def _settings(values: dict[str, Any], warnings: list[str], environ: Mapping[str, str]) -> Settings:
     """Settings of the values of active options: pairs read, deprecated spellings folded in, rules checked."""
-    values["model_repository"] = values.pop("model_store", ()) + values.get("model_repository", ())
+    values["model_repository"] = _once(values.pop("model_store", ()) + values.get("model_repository", ()))
     try:
         take_clouds(values, environ)
     except CloudProblem as wrong:

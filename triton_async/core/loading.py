@@ -227,6 +227,14 @@ class Loader:
         return error.as_status()
 
 
+def in_log(key: str, name: str, message: str) -> str:
+    """Of a load that has failed, in the words of Triton's log; each version has a line of its own before."""
+    polled = not_polled(name, "").message
+    if message.startswith(polled):
+        return f"Poll failed for model directory '{key}': {message.removeprefix(polled)}"
+    return message if message.startswith("load failed for model") else f"failed to load '{key}': {message}"
+
+
 def not_polled(name: str, message: str) -> InternalError:
     """Of a load, in Triton's words."""
     return InternalError(f"failed to load '{name}', failed to poll from model repository: {message}")

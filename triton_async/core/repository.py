@@ -17,7 +17,7 @@ from triton_async.core.entries import TWO_REPOSITORIES, UNLOADED, ModelEntry, Ro
 from triton_async.core.host import Host
 from triton_async.core.idle_memory import IdleMemory
 from triton_async.core.lifecycle import LoadedVersion, State, retire
-from triton_async.core.loading import Loader, not_polled
+from triton_async.core.loading import Loader, in_log, not_polled
 from triton_async.core.looks import Looks
 from triton_async.core.namespaces import Namespaces, There
 from triton_async.core.polling import Poller
@@ -245,7 +245,7 @@ class ModelRepository:
         try:
             await self._load_alone(key, roots)
         except ServerError as error:
-            log.error("failed to load '%s': %s", key, error.message.strip())
+            log.error("%s", in_log(key, self.namespaces.split(key)[1], error.message.strip()))
             return False
         except Exception:  # that must not hold up the others
             log.exception("failed to load '%s'", key)

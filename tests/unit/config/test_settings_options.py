@@ -405,3 +405,9 @@ def test_options_may_stand_in_the_environment_and_the_command_line_wins() -> Non
         from_environment({"TRITON_ASYNC_OPT_HTTP_PROT": "1"})
     with pytest.raises(UsageError, match=r"Invalid option value\. Got x"):
         parse([*from_environment({**environ, "TRITON_ASYNC_OPT_HTTP_PORT": "x"})])
+
+
+def test_a_repository_that_is_given_twice_is_one() -> None:
+    given = ("/b", "/a", "/b/", "s3://bucket/models", "/a", "s3://bucket/models/", "/b")
+    settings = parse([f"--model-repository={path}" for path in given])
+    assert settings.model_repository == ("/b", "/a", "s3://bucket/models")
