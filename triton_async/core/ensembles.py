@@ -272,6 +272,7 @@ class Ensembles:
                 version, self._make(linked, version), None, time.monotonic() - ensemble.begun
             )
             if old is not None:
+                state.loaded.follow(old)
                 self._repository.retire(old)
             log.info("successfully loaded '%s' version %d", entry.key, version)
         for version in gone:

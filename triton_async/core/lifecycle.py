@@ -22,6 +22,7 @@ from triton_async.config.model_config import InstanceKind, ModelConfig
 from triton_async.core.agents import AgentRun
 from triton_async.core.auto_delay import AutoDelay
 from triton_async.core.batcher import DynamicBatcher
+from triton_async.core.carried import Earlier, same_series
 from triton_async.core.changing import change_instances
 from triton_async.core.defines import UNLOAD_GIVE_UP_S, UNLOAD_TOLD_S
 from triton_async.core.files import Fingerprint, ModelFiles
@@ -112,6 +113,14 @@ class LoadedVersion:
     injection: Injection | None = None
     # Who hears of the end of what it was loaded with; None: nobody.
     agents: AgentRun | None = None
+    # What the counters of its metrics begin with; None: zero.
+    earlier: Earlier | None = None
+
+    def follow(self, old: LoadedVersion) -> None:
+        """Is to serve in the place of the older load from now on."""
+        self.model.follow(old.model)
+        if same_series(old.model.config, self.model.config):
+            self.earlier = Earlier(old.model.statistics, old.earlier)
 
 
 async def load_version(host: Host, config: ModelConfig, version: int, model_dir: Path) -> LoadedVersion:

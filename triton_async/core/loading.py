@@ -204,7 +204,7 @@ class Loader:
         state = entry.versions[version]
         old = state.loaded
         if old is not None:
-            loaded.model.follow(old.model)
+            loaded.follow(old)
         state.state, state.reason, state.loaded = State.READY, "", loaded
         self._models.changed(entry)
         if old is not None:

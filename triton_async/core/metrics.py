@@ -13,6 +13,7 @@ from functools import partial
 from triton_async.config.model_config import InstanceKind, ModelConfig
 from triton_async.config.settings import Settings
 from triton_async.core.cache import LocalCache
+from triton_async.core.carried import Counts, plus
 from triton_async.core.cpu_metrics import CpuMetrics
 from triton_async.core.families import Family, family_head, family_text, label_text, number
 from triton_async.core.host import Host
@@ -125,35 +126,46 @@ class Metrics:
         statistics = loaded.model.statistics
         labels = loaded.labels or self._labels(named, loaded)
         front, _, version = labels.rpartition(",")
+        earlier: Counts = {} if loaded.earlier is None else loaded.earlier.counts()
         succeeded, failed, spent = statistics.counters()
+        done = succeeded, statistics.inference_count, statistics.execution_count
+        succeeded, inferences, executions = plus(done, earlier.get(("requests", 0)))
+        failed = dict(zip(failed, plus([*failed.values()], earlier.get(("failed", 0))), strict=True))
         families[_SUCCESS].append(f"{_SUCCESS}{{{labels}}} {succeeded}\n")
         families[_FAILURE] += [
             f'{_FAILURE}{{{front},reason="{reason}",{version}}} {count}\n' for reason, count in failed.items()
         ]
-        families[_COUNT].append(f"{_COUNT}{{{labels}}} {statistics.inference_count}\n")
-        families[_EXECUTIONS].append(f"{_EXECUTIONS}{{{labels}}} {statistics.execution_count}\n")
+        families[_COUNT].append(f"{_COUNT}{{{labels}}} {inferences}\n")
+        families[_EXECUTIONS].append(f"{_EXECUTIONS}{{{labels}}} {executions}\n")
         if self._wanted.counter_latencies:
-            for key, microseconds in spent.items():
+            whole = plus([*spent.values()], earlier.get(("spent", 0)))
+            for key, microseconds in zip(spent, whole, strict=True):
                 family = f"nv_inference_{key}_duration_us"
                 families[family].append(f"{family}{{{labels}}} {microseconds}\n")
         if loaded.model.cache is not None:
-            for family, count in zip(_CACHE_FAMILIES, statistics.cached(), strict=True):
+            cached = plus(statistics.cached(), earlier.get(("cached", 0)))
+            for family, count in zip(_CACHE_FAMILIES, cached, strict=True):
                 families[family].append(f"{family}{{{labels}}} {count}\n")
         families[_PENDING].append(f"{_PENDING}{{{labels}}} {loaded.model.pending}\n")
         families[_LOAD].append(f"{_LOAD}{{{labels}}} {round(loaded.load_secs, 6)}\n")
         if statistics.latencies is not None:
-            self._add_histograms(families, labels, loaded.model.config, statistics.latencies)
-            self._add_summaries(families, labels, statistics.latencies, now_ns)
+            self._add_histograms(families, labels, loaded.model.config, statistics.latencies, earlier)
+            self._add_summaries(families, labels, statistics.latencies, earlier, now_ns)
 
     def _add_histograms(
-        self, families: dict[str, list[str]], labels: str, config: ModelConfig, latencies: Latencies
+        self,
+        families: dict[str, list[str]],
+        labels: str,
+        config: ModelConfig,
+        latencies: Latencies,
+        earlier: Counts,
     ) -> None:
         for family, buckets in self._wanted.histograms(config.metric_buckets).items():
             phase, unit_ns, _ = HISTOGRAMS[family]
             found = latencies.histogram(phase)
             if found is None:
                 continue
-            counts, sum_ns = found
+            *counts, sum_ns = plus([*found[0], found[1]], earlier.get(("histogram", phase)))
             bounds = (*map(number, buckets), "+Inf")
             families[family].append(
                 f"{family}_count{{{labels}}} {counts[-1]}\n{family}_sum{{{labels}}} {number(sum_ns / unit_ns)}\n"
@@ -164,13 +176,14 @@ class Metrics:
             )
 
     def _add_summaries(
-        self, families: dict[str, list[str]], labels: str, latencies: Latencies, now_ns: int
+        self, families: dict[str, list[str]], labels: str, latencies: Latencies, earlier: Counts, now_ns: int
     ) -> None:
         for family, (phase, unit_ns, _) in (*SUMMARIES.items(), *CACHE_SUMMARIES.items()):
             found = latencies.summary(phase, self._quantiles, now_ns)
             if found is None:
                 continue
-            values, count, sum_ns = found
+            values = found[0]
+            count, sum_ns = plus(found[1:], earlier.get(("summary", phase)))
             families[family].append(
                 f"{family}_count{{{labels}}} {count}\n{family}_sum{{{labels}}} {number(sum_ns / unit_ns)}\n"
                 + "".join(

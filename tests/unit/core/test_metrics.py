@@ -131,18 +131,57 @@ def test_pending_requests_and_live_objects_are_seen_while_they_wait(tmp_path: Pa
     run(test)
 
 
-def test_only_ready_versions_are_listed_and_a_reload_starts_at_zero(tmp_path: Path) -> None:
-    directory = write_model(tmp_path, "m")
+def test_only_ready_versions_are_listed_and_an_unload_ends_their_counters(tmp_path: Path) -> None:
+    write_model(tmp_path, "m")
 
     async def test() -> None:
         async with running(tmp_path, "--model-control-mode=explicit", "--load-model=m") as server:
             await server.infer(request("m", [1]))
             assert (await read(server))["nv_inference_count"] == {'model="m",version="1"': 1}
-            (directory / "1" / "weights").touch()
-            await server.load_model("m")
-            assert (await read(server))["nv_inference_count"] == {'model="m",version="1"': 0}
             await server.unload_model("m")
             assert (await read(server))["nv_inference_count"] == {}
+            await server.load_model("m")
+            assert (await read(server))["nv_inference_count"] == {'model="m",version="1"': 0}
+
+    run(test)
+
+
+def test_counters_go_on_when_a_model_is_loaded_anew_while_it_serves(tmp_path: Path) -> None:
+    directory = write_model(tmp_path, "m")
+    backend = GatedBackend()
+    backend.run_gate.shut = True
+    labels = 'model="m",version="1"'
+
+    async def test() -> None:
+        async with running(tmp_path, "--model-control-mode=explicit", "--load-model=m", backends=backend) as server:
+            async def counted() -> list[float]:
+                page = await read(server)
+                families = "nv_inference_request_success", "nv_inference_count", "nv_inference_exec_count"
+                failures = page["nv_inference_request_failure"]['model="m",reason="BACKEND",version="1"']
+                return [*(page[family][labels] for family in families), failures]
+
+            for turn in range(12):
+                # Begun before a reload, and answered behind it.
+                good, bad = (asyncio.ensure_future(server.infer(request("m", [value]))) for value in (1, 2))
+                first = await backend.run_gate.arrival()
+                before = await read(server)
+                (directory / "1" / "weights").write_text(str(turn))
+                await server.load_model("m")
+                assert await counted() == [turn] * 4
+                spent = "nv_inference_queue_duration_us"
+                assert (await read(server))[spent] == before[spent]
+                first.set()
+                second = await backend.run_gate.arrival()
+                backend.fail_next = True
+                second.set()
+                await good
+                with pytest.raises(ServerError):
+                    await bad
+                assert await counted() == [turn + 1] * 4
+            # Another series.
+            write_model(tmp_path, "m", more='metric_tags { key: "a" value: "b" }')
+            await server.load_model("m")
+            assert set((await read(server))["nv_inference_count"].values()) == {0}
 
     run(test)
 

@@ -101,6 +101,28 @@ def test_they_count_what_the_counters_count(tmp_path: Path) -> None:
     run(test)
 
 
+def test_they_go_on_when_a_model_is_loaded_anew_while_it_serves(tmp_path: Path) -> None:
+    directory = write_model(tmp_path, "m")
+
+    async def test() -> None:
+        options = ("--model-control-mode=explicit", "--load-model=m")
+        async with running(tmp_path, HISTOGRAMS, PHASES, SUMMARY, *options) as server:
+            for turn in range(1, 4):
+                await server.infer(request("m", [1]))
+                (directory / "1" / "weights").write_text(str(turn))
+                await server.load_model("m")
+                families = await read(server)
+                labels = {"model": "m", "version": "1"}
+                for key, histogram in zip(DURATIONS, PHASE_HISTOGRAMS, strict=True):
+                    summary = f"nv_inference_{key}_summary_us"
+                    assert [value(families[name], "_count", **labels) for name in (histogram, summary)] == [turn] * 2
+                    sums = [value(families[name], "_sum", **labels) for name in (histogram, summary)]
+                    assert sums[0] == sums[1] > 0 or key == "compute_output"
+                    assert value(families[histogram], "_bucket", le="+Inf") == turn
+
+    run(test)
+
+
 def test_a_model_has_the_buckets_of_its_config_and_others_those_of_the_option(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
