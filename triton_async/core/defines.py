@@ -1,4 +1,4 @@
-"""Limits of response caches, repository agents and unloads, each with its unit and the reason for its value."""
+"""Limits of response caches, repository agents, loads and unloads, each with its unit and the reason for its value."""
 
 from __future__ import annotations
 
@@ -27,3 +27,7 @@ UNLOAD_GIVE_UP_S = 1.0
 # How much nicer (nice(2)) threads are that read and write long bodies. On a processor that they share with the loop, it
 # would wait for the system's next tick (4 ms) behind each of its steps; so it waits a fourth as often.
 BODY_NICE = 10
+
+# Seconds after which a load is begun beside one that goes on: small models take 1 to 2 ms each, most of it Python's,
+# and four at a time took the GIL from each other 100 times for each. What takes longer is the engine's, or a disk's.
+LOADS_APART_S = 0.003

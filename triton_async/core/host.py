@@ -18,6 +18,7 @@ from triton_async.config.metrics_config import MetricsConfig
 from triton_async.config.model_config import ModelConfig
 from triton_async.config.place import ModelPlace
 from triton_async.core.cache import ResponseCache
+from triton_async.core.defines import LOADS_APART_S
 from triton_async.core.families import Family, MetricSource
 from triton_async.core.files import LocalRoot, Root
 from triton_async.core.limiter import RateLimiter
@@ -72,7 +73,7 @@ class Workers:
     def __init__(self, load_threads: int, cores: Sequence[int] = ()) -> None:
         """`cores`: where they run, and the threads that engines start from them; (): where the process does."""
         self._place = place = partial(_place, tuple(cores)) if cores else None
-        self.loads = Threads(load_threads, "load", place)
+        self.loads = Threads(load_threads, "load", place, apart_s=LOADS_APART_S)
         self.unloads = Threads(UNLOAD_THREADS, "unload", place, POOL_PATIENCE_S, POOL_MOST_THREADS)
         self.files = Threads(FILE_THREADS, "files", place, POOL_PATIENCE_S, POOL_MOST_THREADS)
         self._of_roots: WeakKeyDictionary[Root, Threads] = WeakKeyDictionary()

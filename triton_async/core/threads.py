@@ -45,22 +45,28 @@ class _Job(NamedTuple):
 
 class Threads(Executor):
     """Runs `count` jobs at a time, and one more for each that waits (`waiting`). With `patience_s` a job that has
-    waited so long is begun beside those, as long as there are not `most`: what they do may hang. `place()` is called
-    first on each thread.
+    waited so long is begun beside those, as long as there are not `most`: what they do may hang. With `apart_s` a job
+    is begun beside others only so long behind the one before: short ones that need the GIL are done sooner one after
+    the other, since they would take it from each other again and again. `place()` is called first on each thread.
 
     Invariants
       - a thread that is there runs a job, or is `idle`, or is about to end
-      - while jobs wait, a job more may not begin, or a thread is idle and was woken, or is on its way
+      - while jobs wait, a job more may never begin, or a thread is idle and was woken, or knows when, or is on its way
     """
 
-    def __init__(
-        self, count: int, name: str, place: Callable[[], object] | None = None, patience_s: float = 0.0, most: int = 0
-    ) -> None:
+    def __init__(  # noqa: PLR0917
+        self, count: int, name: str, place: Callable[[], object] | None = None, patience_s: float = 0.0,
+        most: int = 0, apart_s: float = 0.0,
+    ) -> None:  # fmt: skip
         self._count = count
         self._name = name
         self._place = place
         self._patience_s = patience_s
         self._most = max(most, count)
+        self._apart_s = apart_s
+        # Jobs that have begun, and when the next one may begin beside those that run, of time.monotonic().
+        self._begun = 0
+        self._next_s = 0.0
         self._changed = threading.Condition()
         self._jobs: deque[_Job] = deque()
         self._threads: set[threading.Thread] = set()
@@ -94,16 +100,18 @@ class Threads(Executor):
     def _find_thread(self) -> None:
         if not self._jobs:
             return
-        if len(self._jobs) <= self._idle:
-            self._changed.notify()
-        elif self._may_begin() or (self._patience_s and not self._idle and len(self._threads) < self._most):
+        if self._idle:
+            # One that waits for its time has seen the others.
+            if len(self._jobs) == 1 or self._left_s() <= 0:
+                self._changed.notify()
+        elif self._has_room() or (self._patience_s and len(self._threads) < self._most):
             thread = threading.Thread(target=self._main, name=f"{self._name}_{self._started}", daemon=True)
             thread.start()
             self._started += 1
             self._threads.add(thread)
             self._idle += 1
 
-    def _may_begin(self) -> bool:
+    def _has_room(self) -> bool:
         return self._busy - self._waits < self._count
 
     def _main(self) -> None:
@@ -114,6 +122,9 @@ class Threads(Executor):
             while (job := self._next()) is not None:
                 self._idle -= 1
                 self._busy += 1
+                self._begun += 1
+                number = self._begun
+                self._next_s = time.monotonic() + self._apart_s
                 with suppress(RuntimeError):  # no thread is to be had: whoever is done goes on
                     self._find_thread()
                 self._changed.release()
@@ -124,6 +135,8 @@ class Threads(Executor):
                     self._changed.acquire()
                     self._busy -= 1
                     self._idle += 1
+                    if number == self._begun:
+                        self._next_s = 0.0
             self._idle -= 1
             self._threads.discard(threading.current_thread())
             self._changed.notify_all()
@@ -133,14 +146,17 @@ class Threads(Executor):
         while True:
             left_s = None
             if self._jobs:
-                left_s = self._patience_left_s()
-                if left_s <= 0 or self._may_begin():
+                left_s = self._left_s()
+                if left_s <= 0:
                     return self._jobs.popleft()
             elif self._closed or len(self._threads) > self._count:
                 return None
             self._changed.wait(None if left_s == float("inf") else left_s)
 
-    def _patience_left_s(self) -> float:
+    # Until the first job may begin.
+    def _left_s(self) -> float:
+        if self._has_room():
+            return self._next_s - time.monotonic()
         if not self._patience_s or self._busy >= self._most:
             return float("inf")
         return self._jobs[0].since_s + self._patience_s - time.monotonic()
@@ -152,6 +168,7 @@ class Threads(Executor):
             if self._waits >= POOL_WAITS:
                 raise Unavailable(f"more than {POOL_WAITS} threads '{self._name}' wait for others, try again later")
             self._waits += 1
+            self._next_s = 0.0
             self._find_thread()
         try:
             yield

@@ -129,6 +129,58 @@ def test_what_hangs_holds_up_nobody_for_long() -> None:
     pool.shutdown()
 
 
+def test_short_jobs_run_one_after_the_other_and_another_begins_beside_a_long_one() -> None:
+    pool = Threads(4, "apart", apart_s=SECONDS)
+    running, most = 0, 0
+    counting = threading.Lock()
+
+    def job() -> None:
+        nonlocal running, most
+        with counting:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.001)
+        with counting:
+            running -= 1
+
+    wait([pool.submit(job) for _ in range(50)], SECONDS)
+    assert most == 1
+    pool.shutdown()
+
+    pool = Threads(4, "apart", apart_s=0.01)
+    gate, jobs = held(pool, 4)
+    late = pool.submit(int)
+    time.sleep(0.1)
+    assert not late.done()  # there is no room
+    gate.set()
+    wait([*jobs, late], SECONDS)
+    pool.shutdown()
+
+
+def test_who_waits_does_not_keep_others_from_beginning() -> None:
+    pool = Threads(1, "apart", apart_s=10 * SECONDS)
+
+    def outer() -> int:
+        with waiting():
+            return pool.submit_first(int).result(SECONDS)
+
+    assert [job.result(SECONDS) for job in [pool.submit(outer) for _ in range(3)]] == [0, 0, 0]
+    pool.shutdown()
+
+
+def test_no_thread_is_started_that_finds_nothing_to_do() -> None:
+    pool = Threads(2, "few")
+    started: set[str] = set()
+
+    def job() -> None:
+        started.add(threading.current_thread().name)
+
+    for _ in range(300):
+        wait([pool.submit(job) for _ in range(4)], SECONDS)
+    pool.shutdown()
+    assert started <= {"few_0", "few_1"}
+
+
 def test_an_end_that_does_not_wait_and_jobs_that_are_dropped() -> None:
     pool = Threads(1, "some")
     gate, jobs = held(pool, 1)
