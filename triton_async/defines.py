@@ -469,9 +469,6 @@ PLAN_CACHE_NBYTES = 16 << 30
 
 # Parallel loads at start-up and through the API (default of --model-load-thread-count).
 MODEL_LOAD_THREADS = 4
-# Seconds after which a load is begun beside one that goes on: small models take 1 to 2 ms each, most of it Python's, and
-# four at a time took the GIL from each other 100 times for each model. What takes long is the engine's, or a disk's.
-LOADS_APART_S = 0.003
 
 # Threads that free models, and threads that look at the directories of one repository, for requests that wait for
 # nothing else. Neither needs the processor for long; a second one goes on where the first one's engine or file takes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -127,9 +127,8 @@ class BackendRegistry:
             return Path(named)
         folders = [*place.folders]
         if self._directory is not None:
-            folders.append(self._directory / safe_name(config.backend, "backend"))
-        found = next((one for one in folders if os.path.isfile(os.path.join(one, _STRATEGY_FILE))), None)
-        return None if found is None else found / _STRATEGY_FILE
+            folders.append(os.path.join(self._directory, safe_name(config.backend, "backend")))
+        return _first_file(folders, _STRATEGY_FILE)
 
     def batch_rule(self, library: Path, config: Any, signature: Any, place: ModelPlace) -> BatchRule:
         """The strategy in `library`, for a version of a model. ServerError when it has none, or does not want to."""
@@ -160,8 +159,8 @@ class BackendRegistry:
         if native not in ("", "true", "false"):
             raise InvalidArg(f"--backend-config={name},{_NATIVE}={native}: it is true or false")
         if self._directory is not None and (name not in _BACKENDS or native == "true"):
-            folders = (*folders, self._directory / name)
-        found = next((folder / file for folder in folders if os.path.isfile(os.path.join(folder, file))), None)
+            folders = (*folders, os.path.join(self._directory, name))
+        found = _first_file(folders, file)
         if found is None and native == "true":
             raise InvalidArg(
                 f"unable to find '{file}' of backend '{name}', which --backend-config={name},{_NATIVE}=true asks for"
@@ -230,6 +229,11 @@ class BackendRegistry:
         """Names of the backends made so far, for the start-up table."""
         with self._lock:
             return sorted({backend.name for backend in self._made.values()})
+
+
+def _first_file(folders: Iterable[str], name: str) -> Path | None:
+    paths = [os.path.join(folder, name) for folder in folders]
+    return next((Path(path) for path in paths if os.path.isfile(path)), None)
 
 
 def _library_name(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
@@ -207,6 +207,10 @@ class ModelConfig:
     ensemble: EnsembleConfig | None = None
     # Metric family -> upper bounds of its histogram for this model, in the family's unit.
     metric_buckets: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    _instances: tuple[Instance, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_instances", tuple(_instances(self.instance_groups)))
 
     @property
     def platform_or_backend(self) -> str:
@@ -239,18 +243,20 @@ class ModelConfig:
 
     def instances(self) -> tuple[Instance, ...]:
         """All instances in the order they are made; names are `<group>_<i>`, i counted over the group."""
-        made: list[Instance] = []
-        for index, group in enumerate(self.instance_groups):
-            devices = group.gpus if group.kind is InstanceKind.GPU else (0,)
-            places = [device for device in devices for _ in range(group.count)]
-            for i, device in enumerate(places):
-                policy = group.host_policy or _host_policy(group.kind, device)
-                made.append(Instance(f"{group.name}_{i}", group.kind, device, group.passive, index, policy))
-        return tuple(made)
+        return self._instances
 
     def json(self) -> dict[str, Any]:
         """Triton's JSON form, for GET .../config."""
         return config_json(self.proto)
+
+
+def _instances(groups: Iterable[InstanceGroup]) -> Iterator[Instance]:
+    for index, group in enumerate(groups):
+        devices = group.gpus if group.kind is InstanceKind.GPU else (0,)
+        places = [device for device in devices for _ in range(group.count)]
+        for i, device in enumerate(places):
+            policy = group.host_policy or _host_policy(group.kind, device)
+            yield Instance(f"{group.name}_{i}", group.kind, device, group.passive, index, policy)
 
 
 def _control_tensor(control: Control) -> TensorConfig:

@@ -72,7 +72,7 @@ def check_readable(path: Path, what: str) -> None:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             start = file.read(len(_LFS_POINTER))
     except OSError as error:
         raise InvalidArg(f"failed to open {what}: {error.strerror}") from None

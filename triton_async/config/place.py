@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ class ModelPlace:
     runtime: str = ""
 
     @property
-    def folders(self) -> tuple[Path, Path]:
+    def folders(self) -> tuple[str, ...]:
         """Where a library of the model's own is looked for, in this order."""
-        return self.directory / str(self.version), self.directory
+        directory = str(self.directory)
+        return os.path.join(directory, str(self.version)), directory

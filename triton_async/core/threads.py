@@ -46,8 +46,9 @@ class _Job(NamedTuple):
 class Threads(Executor):
     """Runs `count` jobs at a time, and one more for each that waits (`waiting`). With `patience_s` a job that has
     waited so long is begun beside those, as long as there are not `most`: what they do may hang. With `apart_s` a job
-    is begun beside others only so long behind the one before: short ones that need the GIL are done sooner one after
-    the other, since they would take it from each other again and again. `place()` is called first on each thread.
+    is begun beside others only so long behind the one before, or once that has ended: short ones that need the GIL are
+    done sooner one after the other, since they would take it from each other again and again. `place()` is called first
+    on each thread.
 
     Invariants
       - a thread that is there runs a job, or is `idle`, or is about to end

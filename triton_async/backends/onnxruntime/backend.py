@@ -245,7 +245,8 @@ class OnnxRuntimeModel(LoadedModel):
 
 
 def _settings(config: ModelConfig, kind: InstanceKind, device: int, path: Path, cores: int) -> SessionSettings:
-    return replace(session_settings(config, kind, device, cores), operators=operator_libraries(config, path))
+    settings, operators = session_settings(config, kind, device, cores), operator_libraries(config, path)
+    return replace(settings, operators=operators) if operators else settings
 
 
 def _first_place(config: ModelConfig) -> tuple[InstanceKind, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +17,8 @@ from google.protobuf.message import DecodeError
 from triton_async.config.message_fields import file_varint
 from triton_async.protos import message
 
+# A file of at most this size is read at once: where a larger one is, each field asks the system.
+_SMALL_FILE = 1 << 20
 # Nodes above this size carry a constant; what operator they are is not looked up.
 _LARGEST_NODE = 1 << 20
 # Field numbers.
@@ -90,7 +93,8 @@ def read_graph(path: Path) -> Graph | None:
     graph = Graph()
     try:
         with path.open("rb") as file:
-            _read_model(file, os.fstat(file.fileno()).st_size, graph)
+            size = os.fstat(file.fileno()).st_size
+            _read_model(BytesIO(file.read()) if size <= _SMALL_FILE else file, size, graph)
     except (OSError, ValueError, DecodeError):
         return None
     return graph

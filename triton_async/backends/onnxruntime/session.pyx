@@ -65,6 +65,7 @@ from triton_async.backends.onnxruntime.api cimport (
 from triton_async.backends.onnxruntime.values cimport settle_values
 from triton_async.infer.tensor cimport TA_MAX_RANK
 
+import os
 from dataclasses import replace
 from stat import S_ISREG
 
@@ -204,7 +205,7 @@ def _check_file(path):
 # with, whatever becomes of them. Left out is what it is to refuse in its own words: bytes that are no model, files that
 # are not there. Providers that make an engine of their own from the model's file read these files themselves.
 def _external_files(path, settings):
-    alone = all([entry.name == path.name for entry in path.parent.iterdir()])
+    alone = set(os.listdir(path.parent)) <= {path.name}
     if alone or any([provider.name != CUDA for provider in settings.providers]):
         return []
     try:
