@@ -66,6 +66,24 @@ def test_shapes_and_operators_are_read_and_weights_are_not(tmp_path: Path) -> No
     assert graph.unranked() == {"y"}
 
 
+def test_a_large_file_says_what_a_small_one_says(tmp_path: Path) -> None:
+    inner = helper.make_graph([relu("x", "a")], "then", [value("i", ["n"])], [value("a", None)])
+    nodes = [helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner), relu("x", "z")]
+    inputs: dict[str, Dims] = {"x": ["b", 3], "c": []}
+    outputs: dict[str, Dims] = {"y": None, "z": ["b", 3]}
+    weight = helper.make_tensor("w", FLOAT, [1 << 19], bytes(1 << 21), raw=True)
+    small = write(tmp_path / "s.onnx", nodes, inputs, outputs)
+    large = write(tmp_path / "l.onnx", nodes, inputs, outputs, [weight])
+    for path in (small, large):
+        model = onnx.load(path)
+        body = [helper.make_node("Gelu", ["a"], ["b"])]
+        model.functions.append(helper.make_function("own", "f", ["a"], ["b"], body, [helper.make_opsetid("", 20)]))
+        onnx.save(model, path)
+    found = read_graph(small)
+    assert found == read_graph(large)
+    assert found == Graph({"If", "Relu", "Gelu"}, {"x": ("b", ""), "c": (), "y": None, "z": ("b", "")})
+
+
 @pytest.mark.parametrize("content", [b"", b"no model", b"\xff" * 40, b"\x3a\xff\xff\x7f", b"\x3a\x02\x0a\x7f"])
 def test_what_is_no_model_says_nothing(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.onnx"

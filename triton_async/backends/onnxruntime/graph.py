@@ -1,6 +1,6 @@
 """What an ONNX file says of its model and a session does not tell, read from the file's own bytes (onnx.proto3).
 
-Weights are not read: they are skipped in the file.
+Weights of any size are not read: they are skipped in the file.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +16,7 @@ from google.protobuf.message import DecodeError
 from triton_async.config.message_fields import file_varint
 from triton_async.protos import message
 
-# A file of at most this size is read at once: where a larger one is, each field asks the system.
+# A file of at most this size is read as a whole.
 _SMALL_FILE = 1 << 20
 # Nodes above this size carry a constant; what operator they are is not looked up.
 _LARGEST_NODE = 1 << 20
@@ -25,7 +24,9 @@ _LARGEST_NODE = 1 << 20
 _MODEL_GRAPH, _MODEL_FUNCTION = 7, 25
 _GRAPH_NODE, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 11, 12
 
-_Function, _Node, _Value = (message(f"triton_async.onnx.{name}") for name in ("Function", "Node", "Value"))
+_Model, _Function, _Node, _Value = (
+    message(f"triton_async.onnx.{name}") for name in ("Model", "Function", "Node", "Value")
+)
 
 # Operators that look at a whole tensor where a batch is one tensor: each row depends on the others in it.
 _WHOLE_TENSOR = frozenset(("DynamicQuantizeLinear", "DynamicQuantizeMatMul"))
@@ -94,10 +95,21 @@ def read_graph(path: Path) -> Graph | None:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            _read_model(BytesIO(file.read()) if size <= _SMALL_FILE else file, size, graph)
+            if size <= _SMALL_FILE:
+                _add_model(_Model.FromString(file.read()), graph)
+            else:
+                _read_model(file, size, graph)
     except (OSError, ValueError, DecodeError):
         return None
     return graph
+
+
+def _add_model(model: Any, graph: Graph) -> None:
+    _add_nodes(model.graph.node, graph)
+    for function in model.functions:
+        _add_nodes(function.node, graph)
+    for value in (*model.graph.input, *model.graph.output):
+        _add_value(value, graph)
 
 
 def _read_model(file: BinaryIO, end: int, graph: Graph) -> None:
