@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -39,10 +40,12 @@ from triton_async.endpoints import (
 from triton_async.errors import InternalError, ServerError
 from triton_async.frontends.gate import ApiKeys
 from triton_async.frontends.renewal import Renewal
-from triton_async.fronts import Fronts, open_fronts
 from triton_async.memory.binding import bind_process
 from triton_async.shutdown import drain, shut_down
 from triton_async.watchdog import watching
+
+if TYPE_CHECKING:
+    from triton_async.fronts import Fronts
 
 log = logging.getLogger("triton_async.app")
 
@@ -139,7 +142,7 @@ async def _serve_with(
     stop_requested: asyncio.Event,
 ) -> int:
     try:
-        fronts = open_fronts(settings)
+        fronts = _open_fronts(settings)
     except OSError as error:
         logs.say(logs.STDERR, f"error: creating server: {error}")
         return 1
@@ -147,6 +150,15 @@ async def _serve_with(
         if fronts is not None:
             fronts.attach(made.server)
         return await _run_server(settings, security, made.server, made.backends, stop_requested, fronts=fronts)
+
+
+def _open_fronts(settings: Settings) -> Fronts | None:
+    """None where the models' own process is the only front-end; what others take is not even imported. OSError."""
+    if settings.frontend_processes < 2:
+        return None
+    from triton_async.fronts import Fronts
+
+    return Fronts(settings)
 
 
 def _on_signal(number: int, stop_requested: asyncio.Event) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from triton_async import logs, native
 from triton_async.backends.registry import BackendRegistry
@@ -31,12 +31,14 @@ from triton_async.core.tracing import TraceRecorder
 from triton_async.defines import SLAB_CACHE_NBYTES
 from triton_async.embedding import control
 from triton_async.errors import InvalidArg
-from triton_async.fronts import Fronts
 from triton_async.loop_lag import LoopLag
 from triton_async.memory.devices import open_devices
 from triton_async.memory.pools import Pools
 from triton_async.memory.regions import RegionRegistry
 from triton_async.memory.slab import SlabPool
+
+if TYPE_CHECKING:
+    from triton_async.fronts import Fronts
 
 
 class Composed(NamedTuple):

@@ -86,8 +86,3 @@ class Fronts:
     def families(self) -> list[Family]:
         """What is known of them, for the metrics."""
         return [] if self._front_ends is None else self._front_ends.families()
-
-
-def open_fronts(settings: Settings) -> Fronts | None:
-    """None where the models' own process is the only front-end. OSError."""
-    return Fronts(settings) if settings.frontend_processes > 1 else None
