@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from triton_async.config.model_config import ModelConfig
 from triton_async.config.override import Override
@@ -28,6 +28,8 @@ from triton_async.core.opening import OpenModel, open_model
 from triton_async.errors import InternalError, InvalidArg, ServerError
 
 log = logging.getLogger("triton_async.core")
+
+T = TypeVar("T")
 
 
 class Models(Protocol):
@@ -153,14 +155,12 @@ class Loader:
             if newest is None and served and self._keeps(entry, config, version, found.fingerprint):
                 kept[version] = served
         new = [version for version in found.versions if version not in kept]
-        outcomes = await asyncio.gather(
-            *(self._make(config, version, found) for version in new), return_exceptions=True
-        )
+        outcomes = await _outcomes([self._make(config, version, found) for version in new])
         made = {v: loaded for v, loaded in zip(new, outcomes, strict=True) if isinstance(loaded, LoadedVersion)}
         problems = {v: error for v, error in zip(new, outcomes, strict=True) if isinstance(error, BaseException)}
         if not problems:
-            updates = (update_version(self._host, loaded, config, found.agents.directory) for loaded in kept.values())
-            ends = await asyncio.gather(*updates, return_exceptions=True)
+            updates = [update_version(self._host, loaded, config, found.agents.directory) for loaded in kept.values()]
+            ends = await _outcomes(updates)
             problems = {v: error for v, error in zip(kept, ends, strict=True) if isinstance(error, BaseException)}
         if problems:
             await self._give_up(entry, made)
@@ -186,8 +186,7 @@ class Loader:
             self._left_out(entry, version)
         if made:
             self._models.changed(entry)
-        ends = (retire(self._host, loaded) for loaded in made.values())
-        for problem in await asyncio.gather(*ends, return_exceptions=True):
+        for problem in await _outcomes([retire(self._host, loaded) for loaded in made.values()]):
             if problem is not None:
                 log.error("a version of '%s' could not be freed", entry.key, exc_info=problem)
 
@@ -225,6 +224,16 @@ class Loader:
             self._models.changed(entry)
         log.error("failed to load '%s' version %d: %s", entry.key, version, error.as_status())
         return error.as_status()
+
+
+async def _outcomes(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T | BaseException]:
+    """What each of them returns, or raises. They go on together; the one that most models have needs no task."""
+    if len(calls) != 1:
+        return await asyncio.gather(*calls, return_exceptions=True) if calls else []
+    try:
+        return [await calls[0]]
+    except Exception as error:
+        return [error]
 
 
 def in_log(key: str, name: str, message: str) -> str:
