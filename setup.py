@@ -138,7 +138,8 @@ INCLUDED = [
     "stddef.h", "stdint.h", "stdio.h", "stdlib.h", "string.h",
 ]  # fmt: skip
 
-# What a fatbin of our kernels runs on: these, and through the PTX of the last one whatever comes after it.
+# What a fatbin of our kernels runs on: these, and through the PTX of the first one whatever comes after them. The
+# kernels use nothing that is newer than that, so they are read once for all.
 GPU_ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 
 
@@ -222,9 +223,9 @@ class Build(build_ext):
             raise SystemExit("what is not Cython could not be compiled")
         # The longest first, so that all compilers come to an end together.
         self.extensions.sort(key=lambda extension: -os.path.getsize(extension.sources[0]))
-        if not DEBUG and not takes(OPTIMISED):
+        if not DEBUG and not takes(LIGHTLY):
             for extension in self.extensions:
-                extension.extra_compile_args = [*COMPILE, "-O2"]
+                extension.extra_compile_args = [*GENERATED, "-O2"]
         super().run()
 
     def build_others(self) -> None:
@@ -240,17 +241,20 @@ class Build(build_ext):
         alone = [extension for extension in self.extensions if stands_alone(extension.name)]
         others = [extension for extension in self.extensions if not stands_alone(extension.name)]
         # Most of what it makes stays until a module is written: looking for garbage is a sixth of the time.
-        gc.freeze()
         gc.set_threshold(100_000, 10, 10)
         options = {
             "compiler_directives": DIRECTIVES, "build_dir": None,
             "force": not (ROOT / SHARED.replace(".", "/")).with_suffix(".c").exists(),  # C that shares nothing yet
-            "nthreads": self.parallel if self.parallel > 1 else 0,
         }  # fmt: skip
-        made = [
-            *cythonize(others, shared_utility_qualified_name=SHARED, **options),
-            *cythonize(alone, **options),
-        ]
+        # In this process, so that those which it starts for the others have at once what Cython makes when it is first
+        # used: its tables and its builtins, a second of work.
+        shared = [extension for extension in others if extension.name == SHARED]
+        made = cythonize(shared, shared_utility_qualified_name=SHARED, **options)
+        gc.freeze()
+        options["nthreads"] = self.parallel if self.parallel > 1 else 0
+        others = [extension for extension in others if extension.name != SHARED]
+        made += cythonize(others, shared_utility_qualified_name=SHARED, **options)
+        made += cythonize(alone, **options)
         found = {extension.name: extension for extension in made}
         for extension in self.extensions:
             extension.sources = found[extension.name].sources
@@ -332,10 +336,9 @@ class Build(build_ext):
         nvcc = shutil.which("nvcc", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/cuda/bin"]))
         if nvcc is None:
             return
-        codes = [f"-gencode=arch=compute_{one},code=sm_{one}" for one in GPU_ARCHITECTURES]
-        last = GPU_ARCHITECTURES[-1]
-        command = [nvcc, "-fatbin", "-O3", *codes, f"-gencode=arch=compute_{last},code=compute_{last}",
-                   str(source), "-o", str(target)]  # fmt: skip
+        first = f"compute_{GPU_ARCHITECTURES[0]}"
+        codes = ",".join([*(f"sm_{one}" for one in GPU_ARCHITECTURES), first])
+        command = [nvcc, "-fatbin", "-O3", f"-gencode=arch={first},code=[{codes}]", str(source), "-o", str(target)]
         if subprocess.run(command, check=False).returncode != 0:
             print("nvcc could not compile csrc/gather.cu; it will be compiled where it first runs", file=sys.stderr)
             target.unlink(missing_ok=True)
@@ -345,13 +348,36 @@ COMPILE = [
     "-Wall", "-Wno-unused-function", "-fvisibility=hidden",
     *(["-O0", "-g", "-UNDEBUG", "-DTA_DEBUG"] if DEBUG else ["-g0", "-fno-strict-aliasing"]),
 ]  # fmt: skip
-# What Cython makes of the modules: -O1, and of -O2 what makes it faster. All else of -O2 takes half as long again to
-# compile, and its code as many instructions.
+# What Cython makes of the modules. It looks itself for variables that are not set, and knows more of them.
+GENERATED = [*COMPILE, "-Wno-maybe-uninitialized"]
+# -O1, and of -O2 what makes it faster. All else of -O2 takes half as long again to compile, and its code as many
+# instructions; so it does without what -O1 finds out of pointers, which takes a twentieth of the time.
 OPTIMISED = [] if DEBUG else [
     "-O1", "-finline-functions", "-finline-small-functions", "-findirect-inlining", "-fpartial-inlining",
     "-foptimize-sibling-calls", "-fcaller-saves", "-fipa-ra", "-fpeephole2", "-freorder-blocks-algorithm=stc",
-    "-freorder-functions",
+    "-freorder-functions", "-fno-tree-pta",
 ]  # fmt: skip
+# Compiled in two thirds of the time into a third more instructions: what goes once for a start, a model, a region or a
+# connection, or for calls that are not inference and features that few requests ask for.
+LIGHTLY = [] if DEBUG else [*OPTIMISED, "-Og", "-finline-functions-called-once"]
+LIGHT = [
+    "triton_async.backends.capi.handles",
+    "triton_async.backends.device.captures",
+    "triton_async.backends.fil.forest",
+    "triton_async.backends.onnxruntime.api",
+    "triton_async.backends.onnxruntime.session",
+    "triton_async.core.changing",
+    "triton_async.core.limited_model",
+    "triton_async.core.limiter",
+    "triton_async.core.trace",
+    "triton_async.core.warmup_runs",
+    "triton_async.frontends.grpc.express.slow",
+    "triton_async.frontends.http.handover",
+    "triton_async.infer.trace",
+    "triton_async.memory.cuda",
+    "triton_async.memory.mapping",
+    "triton_async.watchdog",
+]
 # The C API, and the loops over data.
 OPTIMISED_C = [] if DEBUG else ["-O2"]
 OPTIMISED_LOOPS = [] if DEBUG else ["-O3"]
@@ -364,7 +390,7 @@ def stands_alone(name: str) -> bool:
 
 
 def extensions() -> list[Extension]:
-    found = [Extension(SHARED, [], extra_compile_args=[*COMPILE, *OPTIMISED])]
+    found = [Extension(SHARED, [], extra_compile_args=[*GENERATED, *OPTIMISED])]
     for path in [*sorted((ROOT / "triton_async").rglob("*.pyx")), *(ROOT / name for name in ALSO_COMPILED)]:
         relative = path.relative_to(ROOT)
         name = ".".join(relative.with_suffix("").parts)
@@ -379,7 +405,7 @@ def extensions() -> list[Extension]:
                 include_dirs=["csrc"],
                 depends=[*HEADERS, *called, *(inside if ".capi." in name else [])],
                 libraries=LIBRARIES.get(name, []),
-                extra_compile_args=[*COMPILE, *OPTIMISED],
+                extra_compile_args=[*GENERATED, *(LIGHTLY if name in LIGHT else OPTIMISED)],
                 extra_link_args=["-pthread"],
             )
         )

@@ -73,6 +73,11 @@ def called(module: Path) -> set[str]:
     return set().union(*map(with_what_it_calls, direct))
 
 
+def test_every_module_compiled_lightly_is_there() -> None:
+    for name in constant("LIGHT"):
+        assert (ROOT / name.replace(".", "/")).with_suffix(".pyx").exists(), name
+
+
 def test_every_c_file_is_of_some_module() -> None:
     listed = {source for sources in c_sources().values() for source in sources}
     assert {f"csrc/{path.name}" for path in CSRC.glob("*.c")} == listed
