@@ -69,7 +69,7 @@ HAS_PIP := $(shell $(PYTHON) -c 'import pip' 2>/dev/null && echo yes)
 $(TOOLS)/.installed: $(VENV)/$(if $(HAS_PIP),.system,.made) pyproject.toml
 	rm -rf $(TOOLS)
 	$(LISTED) build-system requires > $(VENV)/.tools.txt
-	$(if $(HAS_PIP),$(PYTHON),$(BIN)/python) -m pip install --quiet --no-deps --no-compile --target $(TOOLS) -r $(VENV)/.tools.txt
+	PIP_REQUIRE_VIRTUALENV=0 PIP_USER=0 $(if $(HAS_PIP),$(PYTHON),$(BIN)/python) -m pip install --quiet --no-deps --no-compile --target $(TOOLS) -r $(VENV)/.tools.txt
 	@touch $@
 
 # As `pip wheel` does, which runs setup.py twice more to ask for what is known here.
@@ -91,8 +91,8 @@ $(VENV)/.installed: $(WHEEL)/.built $(VENV)/.dependencies
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --group dev
+	$(PIP) install --quiet --upgrade pip
+	$(PIP) install --quiet --group dev
 	@touch $@
 
 # Large, and not to be had everywhere: without it the tests of the PyTorch backend are skipped, and say so.

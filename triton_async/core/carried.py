@@ -63,10 +63,10 @@ def counts_of(statistics: ModelStatistics) -> Counts:
 
 
 def plus(numbers: Sequence[int], earlier: Sequence[int] | None) -> Sequence[int]:
-    """Both together."""
+    """The sums of numbers and of as many earlier ones, if there are any."""
     return numbers if earlier is None else [now + before for now, before in zip(numbers, earlier, strict=True)]
 
 
 def added(earlier: Counts, later: Counts) -> Counts:
-    """Both together."""
+    """The sums of what two loads have counted, whose series are the same."""
     return {**earlier, **{what: plus(numbers, earlier.get(what)) for what, numbers in later.items()}}

@@ -14,7 +14,7 @@ from triton_async.config.settings import Settings
 from triton_async.core import files
 from triton_async.core.ensembles import Ensembles
 from triton_async.core.entries import ModelEntry, VersionEntry
-from triton_async.core.host import Host
+from triton_async.core.host import LOADING, Host
 from triton_async.core.lifecycle import (
     LoadedVersion,
     State,
@@ -146,7 +146,8 @@ class Loader:
         self, entry: ModelEntry, config: ModelConfig, given: files.ModelFiles, found: OpenModel
     ) -> dict[int, str]:
         """Brings all versions to their config and files at once, or, where one of them fails, none; why which failed.
-        What changes its instances alone does so when all others are loaded.
+        Those of which the instances alone change do so when all others are loaded, and stay so if another one fails.
+        Not to be cancelled.
         """
         kept = {}
         for version in found.versions if not found.agents else ():
@@ -164,10 +165,15 @@ class Loader:
             problems = {v: error for v, error in zip(kept, ends, strict=True) if isinstance(error, BaseException)}
         if problems:
             await self._give_up(entry, made)
+            failed = {
+                version: self._failed(entry, version, problem if isinstance(problem, ServerError) else
+                                      InternalError(f"{type(problem).__name__} {LOADING}"))
+                for version, problem in problems.items()
+            }  # fmt: skip
             for problem in problems.values():
                 if not isinstance(problem, ServerError):
                     raise problem
-            return {v: self._failed(entry, v, error) for v, error in problems.items() if isinstance(error, ServerError)}
+            return failed
         for version, loaded in made.items():
             self._serve(entry, version, loaded, given, found)
         return {}

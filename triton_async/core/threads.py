@@ -127,7 +127,10 @@ class Threads(Executor):
                 number = self._begun
                 self._next_s = time.monotonic() + self._apart_s
                 with suppress(RuntimeError):  # no thread is to be had: whoever is done goes on
-                    self._find_thread()
+                    if self._jobs and self._idle:
+                        self._changed.notify()  # it sees when the next one may begin
+                    else:
+                        self._find_thread()
                 self._changed.release()
                 try:
                     _run(job)

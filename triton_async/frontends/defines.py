@@ -5,8 +5,8 @@ from typing import Final
 # Bytes received at once for protocols that have no memory of their own.
 RECEIVE_NBYTES: Final = 1 << 16
 
-# Bytes that one client may send, or be sent, in one turn: the kernel copies as many in some 0.2 ms. Those who send at
-# once share it, down to RECEIVE_NBYTES each.
+# Bytes that clients may send in one turn, and as many that they may be sent: the kernel copies these in 0.2 ms. Many
+# at once share them, down to RECEIVE_NBYTES each.
 TURN_NBYTES: Final = 1 << 19
 
 # Bytes that wait to be sent above which a protocol is asked to write no more, where it says no other number.

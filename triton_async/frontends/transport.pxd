@@ -19,6 +19,9 @@ cdef class Clients:
     cdef object scratch              # memory that is received into, used up at once
     cdef object scratch_view
     cdef Py_ssize_t share            # bytes that each of those who are ready may send in this turn
+    cdef Py_ssize_t moved_nbytes     # bytes that came and left since the loop looked at all else
+    cdef uint64_t turn_number        # the last turn in which bytes left
+    cdef Py_ssize_t sent_nbytes      # how many left in that turn
     cdef bint closing                # ends behind the last of them
     cdef object on_end               # is called then
     cdef Py_ssize_t n_open
@@ -56,8 +59,8 @@ cdef class Transport(Sender):
     cdef bint ended                  # the client sends no more
     cdef bint ends                   # close the sending half behind what waits
     cdef bint filled                 # the last read brought as much as there was room for
-    cdef uint64_t turn_number        # of the turn in which
-    cdef Py_ssize_t sent_nbytes      # so many bytes left
+    cdef uint64_t turn_number        # the last turn in which bytes left
+    cdef Py_ssize_t sent_nbytes      # how many left in that turn
     cdef bint paused                 # the protocol is asked to write no more
     cdef list waiting                # bytes and other buffers to be sent
     cdef Py_ssize_t first            # of them that has not left; those before it are None

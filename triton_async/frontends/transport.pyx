@@ -142,7 +142,8 @@ cdef class Clients:
         cdef int served = 2
         cdef bint own
         # While several clients ask at once, there are others by the time when these are answered.
-        while served > 1 and rounds < ROUNDS:
+        self.moved_nbytes = 0
+        while served > 1 and rounds < ROUNDS and self.moved_nbytes < TURN_NBYTES:
             rounds += 1
             own = self.turn.begin()
             try:
@@ -254,6 +255,7 @@ cdef class Transport(Sender):
         self.filled = count == size
         if count <= 0:
             return -problem if count else 0
+        self.clients.moved_nbytes += count
         if self.receiver is not None:
             self.receiver.take_bytes(count)
         elif self.buffered:
@@ -329,8 +331,10 @@ cdef class Transport(Sender):
             while self.waiting_nbytes:
                 count = self._send_some(room) if room > 0 else -EAGAIN
                 if count >= 0:
-                    room -= count
                     self.sent_nbytes += count
+                    self.clients.sent_nbytes += count
+                    self.clients.moved_nbytes += count
+                    room = self._room()
                     self._drop_sent(count)
                 elif count == -EAGAIN:
                     self.clients.watch(self, self.events | EPOLLOUT)
@@ -347,10 +351,15 @@ cdef class Transport(Sender):
         return 0
 
     cdef Py_ssize_t _room(self) noexcept:
-        if self.turn_number != self.clients.turn.number:
-            self.turn_number = self.clients.turn.number
+        cdef Clients clients = self.clients
+        cdef uint64_t number = clients.turn.number
+        if clients.turn_number != number:
+            clients.turn_number = number
+            clients.sent_nbytes = 0
+        if self.turn_number != number:
+            self.turn_number = number
             self.sent_nbytes = 0
-        return TURN_NBYTES - self.sent_nbytes
+        return max(TURN_NBYTES - clients.sent_nbytes, RECEIVE_NBYTES - self.sent_nbytes)
 
     # Bytes that have left, or an error's number with a minus.
     cdef Py_ssize_t _send_some(self, Py_ssize_t most) except -100000:

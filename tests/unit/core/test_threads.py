@@ -157,6 +157,21 @@ def test_short_jobs_run_one_after_the_other_and_another_begins_beside_a_long_one
     pool.shutdown()
 
 
+def test_idle_threads_begin_beside_those_that_take_long() -> None:
+    pool = Threads(4, "apart", apart_s=0.1)
+    gate, jobs = held(pool, 4)
+    gate.set()
+    wait(jobs, SECONDS)
+    time.sleep(0.05)  # all of them are idle
+    first_gate, first = held(pool, 1)
+    gate, others = held(pool, 3)  # which come while the first one is not yet long
+    assert not first[0].done()
+    first_gate.set()
+    gate.set()
+    wait([*first, *others], SECONDS)
+    pool.shutdown()
+
+
 def test_who_waits_does_not_keep_others_from_beginning() -> None:
     pool = Threads(1, "apart", apart_s=10 * SECONDS)
 

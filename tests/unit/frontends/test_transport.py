@@ -9,6 +9,7 @@ import gc
 import socket
 import struct
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -269,44 +270,91 @@ def test_others_are_served_beside_a_client_that_never_stops() -> None:
 
 
 class Roomy(Told):
-    """Has room for all that can come at once, and writes down how much came each time."""
+    """Has some room each time, and counts what came."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.memory = bytearray(LARGE_NBYTES)
-        self.sizes: list[int] = []
+        self.memory = bytearray(1 << 17)
+        self.nbytes = 0
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return memoryview(self.memory)
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.sizes.append(nbytes)
+        self.nbytes += nbytes
         self.changed.set()
 
 
-def test_what_a_client_sends_is_read_over_several_turns() -> None:
+class Iterations:
+    """Writes down by how much a number grows in each iteration of the loop."""
+
+    def __init__(self, moved: Callable[[], int]) -> None:
+        self._moved = moved
+        self._before = moved()
+        self.moved: list[int] = []
+        self._timer = asyncio.get_running_loop().call_soon(self._count)
+
+    def _count(self) -> None:
+        now = self._moved()
+        self.moved.append(now - self._before)
+        self._before = now
+        self._timer = asyncio.get_running_loop().call_soon(self._count)
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+
+# A turn that has not moved so much may be followed by another one before all else has its own.
+MOST_NBYTES = 2 * TURN_NBYTES
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_what_clients_send_is_read_over_several_turns(count: int) -> None:
     async def test(server: Server) -> None:
-        async with server.client() as sock:
-            protocol = server.protocols[0]
-            with ThreadPoolExecutor(1) as executor:
-                sock.setblocking(True)
-                sending = executor.submit(sock.sendall, bytes(4 * LARGE_NBYTES))
-                await protocol.until(lambda: sum(protocol.sizes) == 4 * LARGE_NBYTES)
-                sending.result()
-            assert max(protocol.sizes) <= TURN_NBYTES
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(server.client()) for _ in range(count)]
+            iterations = Iterations(lambda: sum(protocol.nbytes for protocol in server.protocols))
+            with ThreadPoolExecutor(count) as executor:
+                for sock in clients:
+                    sock.setblocking(True)
+                sending = [executor.submit(sock.sendall, bytes(LARGE_NBYTES)) for sock in clients]
+                for protocol in server.protocols:
+                    await protocol.until(lambda protocol=protocol: protocol.nbytes == LARGE_NBYTES)
+                for job in sending:
+                    job.result()
+            iterations.stop()
+            assert max(iterations.moved) <= MOST_NBYTES
 
     run(Roomy, test)
 
 
-def test_what_a_client_is_sent_leaves_over_several_turns() -> None:
+def drain(sock: socket.socket, nbytes: int) -> bytes:
+    data = bytearray()
+    while len(data) < nbytes:
+        data += sock.recv(1 << 22)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_what_clients_are_sent_leaves_over_several_turns(count: int) -> None:
     async def test(server: Server) -> None:
-        async with server.client() as sock:
-            transport = server.protocols[0].transport
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(server.client()) for _ in range(count)]
+            transports = [protocol.transport for protocol in server.protocols]
             data = bytes(range(256)) * (LARGE_NBYTES // 256)
-            transport.write(data)
-            assert transport.get_write_buffer_size() >= LARGE_NBYTES - TURN_NBYTES
-            transport.writelines([b"behind it"] * 100)
-            assert await read(sock, LARGE_NBYTES + 900) == data + b"behind it" * 100
+            for transport in transports:
+                transport.write(data)
+                transport.writelines([b"behind it"] * 100)
+                assert transport.get_write_buffer_size() >= LARGE_NBYTES - TURN_NBYTES
+            iterations = Iterations(lambda: -sum(transport.get_write_buffer_size() for transport in transports))
+            with ThreadPoolExecutor(count) as executor:
+                for sock in clients:
+                    sock.setblocking(True)
+                loop = asyncio.get_running_loop()
+                reading = [loop.run_in_executor(executor, drain, sock, LARGE_NBYTES + 900) for sock in clients]
+                assert await asyncio.gather(*reading) == [data + b"behind it" * 100] * count
+            iterations.stop()
+            assert max(iterations.moved) <= MOST_NBYTES
 
     run(Told, test)
 

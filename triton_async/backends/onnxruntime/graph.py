@@ -95,21 +95,25 @@ def read_graph(path: Path) -> Graph | None:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            if size <= _SMALL_FILE:
-                _add_model(_Model.FromString(file.read()), graph)
-            else:
+            if size > _SMALL_FILE or not _add_model(file.read(), graph):
+                file.seek(0)
                 _read_model(file, size, graph)
     except (OSError, ValueError, DecodeError):
         return None
     return graph
 
 
-def _add_model(model: Any, graph: Graph) -> None:
+def _add_model(data: bytes, graph: Graph) -> bool:
+    try:
+        model = _Model.FromString(data)
+    except DecodeError:  # of graphs in graphs, too: deeper than messages may be
+        return False
     _add_nodes(model.graph.node, graph)
     for function in model.functions:
         _add_nodes(function.node, graph)
     for value in (*model.graph.input, *model.graph.output):
         _add_value(value, graph)
+    return True
 
 
 def _read_model(file: BinaryIO, end: int, graph: Graph) -> None:

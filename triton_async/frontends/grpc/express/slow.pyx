@@ -4,6 +4,8 @@ import asyncio
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcpy
 
@@ -15,8 +17,14 @@ from grpclib import GRPCError, Status
 
 from triton_async.frontends.grpc.call import StreamGone
 
+cdef extern from "Python.h":
+    int _PyBytes_Resize(PyObject **string, Py_ssize_t size) except -1
+
 # Bytes of answers that may be queued before the handler is made to wait.
 cdef int64_t _QUEUE_NBYTES = 1 << 16
+
+# Room for a message at the beginning, whatever size is announced; from there on it is twice what has come at most.
+cdef Py_ssize_t _ROOM_NBYTES = 1 << 18
 
 
 cdef class SlowStream(Http2Stream):
@@ -31,14 +39,18 @@ cdef class SlowStream(Http2Stream):
 
     cdef int on_data(self, const char *data, size_t nbytes) except -1:
         cdef size_t taken = 0
+        cdef size_t part
         if self.at_end or self.state == STREAM_ENDING:
             return self.consume(nbytes)
-        if self.room is not None:
-            taken = min(nbytes, <size_t>(PyBytes_GET_SIZE(self.room) - self.filled))
-            memcpy(PyBytes_AS_STRING(self.room) + self.filled, data, taken)
-            self.filled += taken
+        while taken < nbytes and self.room is not None and self.filled < self.wanted:
             if self.filled == PyBytes_GET_SIZE(self.room):
-                _wake(self.waiter)
+                self._grow()
+            part = min(nbytes - taken, <size_t>(PyBytes_GET_SIZE(self.room) - self.filled))
+            memcpy(PyBytes_AS_STRING(self.room) + self.filled, data + taken, part)
+            taken += part
+            self.filled += part
+        if self.room is not None and self.filled == self.wanted:
+            _wake(self.waiter)
         if taken < nbytes:
             self.received += data[taken:nbytes]
         return self.consume(taken) if taken else 0
@@ -58,6 +70,16 @@ cdef class SlowStream(Http2Stream):
         self.calls = None
         self.at_end = True
         calls.cancel(self)
+        return 0
+
+    cdef int _grow(self) except -1:
+        cdef Py_ssize_t size = min(2 * PyBytes_GET_SIZE(self.room), self.wanted)
+        cdef PyObject *room = <PyObject *>self.room
+        Py_INCREF(self.room)
+        self.room = None  # what is resized has one owner
+        _PyBytes_Resize(&room, size)
+        self.room = <bytes>room
+        Py_DECREF(self.room)
         return 0
 
     cdef int _take_received(self, char *out, Py_ssize_t size) except -1:
@@ -80,18 +102,16 @@ cdef class SlowStream(Http2Stream):
 
     async def recv_data(self, Py_ssize_t size, bint paced=False):
         """`size` bytes; fewer when the stream ends before. `paced`: GRPCError when they come too slowly."""
-        cdef bytes data = PyBytes_FromStringAndSize(NULL, size)
-        self.filled = min(size, <Py_ssize_t>len(self.received))
-        self._take_received(PyBytes_AS_STRING(data), self.filled)
-        if self.filled == size:
-            return data
-        self.room = data
+        cdef Py_ssize_t there = min(size, <Py_ssize_t>len(self.received))
+        self.room = PyBytes_FromStringAndSize(NULL, min(size, max(there, _ROOM_NBYTES)))
+        self.wanted, self.filled = size, there
         try:
+            self._take_received(PyBytes_AS_STRING(self.room), there)
             while self.filled < size and not self.at_end:
                 await self._wait(paced)
+            return self.room if self.filled == size else self.room[:self.filled]
         finally:
             self.room = None
-        return data if self.filled == size else data[:self.filled]
 
     async def _wait(self, bint paced):
         self.waiter = asyncio.get_running_loop().create_future()
