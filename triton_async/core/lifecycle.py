@@ -7,13 +7,13 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from triton_async.backends.base import BatchRule, LoadedModel, ModelInstance
 from triton_async.config.host_policy import HostPolicy
@@ -237,10 +237,16 @@ def _change(
         change_instances(model, config, serving, gone, on_gone)
 
 
-async def update_version(host: Host, version: LoadedVersion, config: ModelConfig, model_dir: Path) -> None:
-    """Brings the instances of a READY version to those of a config that `fits_in_place`: new ones are made first, and
-    what has to go finishes what it has begun. ServerError with the reason; all is as it was then.
-    """
+class Update(NamedTuple):
+    """Of a READY version in place: to be applied, or dropped. `made`: the instances that it has not yet, by slot."""
+
+    version: LoadedVersion
+    config: ModelConfig
+    made: Mapping[Slot, Instance]
+
+
+async def prepare_update(host: Host, version: LoadedVersion, config: ModelConfig, model_dir: Path) -> Update:
+    """Makes the instances that a READY version lacks for a config that `fits_in_place`. ServerError with the reason."""
     loaded = version.loaded
     assert loaded is not None
     wanted = slots(config)
@@ -259,7 +265,19 @@ async def update_version(host: Host, version: LoadedVersion, config: ModelConfig
     except BaseException:
         await _free(host, made, None)
         raise
-    known = {**version.made, **dict(zip(new, made, strict=True))}
+    return Update(version, config, dict(zip(new, made, strict=True)))
+
+
+async def drop_update(host: Host, update: Update) -> None:
+    """Frees what was made for it."""
+    await _free(host, list(update.made.values()), None)
+
+
+def apply_update(host: Host, update: Update) -> None:
+    """From here on the version has the instances of the new config; what has to go finishes what it has begun."""
+    version, config, made = update
+    wanted = slots(config)
+    known = {**version.made, **made}
     gone = [slot for slot in version.made if slot not in wanted]
     version.made = {slot: known[slot] for slot in wanted}
     serving = [instance for slot, instance in version.made.items() if not wanted[slot].passive]
@@ -276,7 +294,7 @@ async def update_version(host: Host, version: LoadedVersion, config: ModelConfig
         task.add_done_callback(version.leaving.discard)
     log.info(
         "updated '%s' version %d in place: %d instances more, %d less",
-        config.name, version.version, len(new), len(gone),
+        config.name, version.version, len(made), len(gone),
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -18,11 +18,14 @@ from triton_async.core.host import LOADING, Host
 from triton_async.core.lifecycle import (
     LoadedVersion,
     State,
+    Update,
+    apply_update,
+    drop_update,
     fits_in_place,
     load_version,
+    prepare_update,
     retire,
     start_version,
-    update_version,
 )
 from triton_async.core.opening import OpenModel, open_model
 from triton_async.errors import InternalError, InvalidArg, ServerError
@@ -146,7 +149,6 @@ class Loader:
         self, entry: ModelEntry, config: ModelConfig, given: files.ModelFiles, found: OpenModel
     ) -> dict[int, str]:
         """Brings all versions to their config and files at once, or, where one of them fails, none; why which failed.
-        Those of which the instances alone change do so when all others are loaded, and stay so if another one fails.
         Not to be cancelled.
         """
         kept = {}
@@ -159,12 +161,14 @@ class Loader:
         outcomes = await _outcomes([self._make(config, version, found) for version in new])
         made = {v: loaded for v, loaded in zip(new, outcomes, strict=True) if isinstance(loaded, LoadedVersion)}
         problems = {v: error for v, error in zip(new, outcomes, strict=True) if isinstance(error, BaseException)}
+        updates: list[Update] = []
         if not problems:
-            updates = [update_version(self._host, loaded, config, found.agents.directory) for loaded in kept.values()]
-            ends = await _outcomes(updates)
+            preparing = [prepare_update(self._host, loaded, config, found.agents.directory) for loaded in kept.values()]
+            ends = await _outcomes(preparing)
+            updates = [update for update in ends if isinstance(update, Update)]
             problems = {v: error for v, error in zip(kept, ends, strict=True) if isinstance(error, BaseException)}
         if problems:
-            await self._give_up(entry, made)
+            await self._give_up(entry, made, updates)
             failed = {
                 version: self._failed(entry, version, problem if isinstance(problem, ServerError) else
                                       InternalError(f"{type(problem).__name__} {LOADING}"))
@@ -174,6 +178,8 @@ class Loader:
                 if not isinstance(problem, ServerError):
                     raise problem
             return failed
+        for update in updates:
+            apply_update(self._host, update)
         for version, loaded in made.items():
             self._serve(entry, version, loaded, given, found)
         return {}
@@ -186,13 +192,15 @@ class Loader:
             return await load_version(self._host, config, version, found.agents.directory)
         return await start_version(self._host, config, opened)
 
-    async def _give_up(self, entry: ModelEntry, made: Mapping[int, LoadedVersion]) -> None:
-        """Frees versions of a load that has failed, while their files are there."""
+    async def _give_up(self, entry: ModelEntry, made: Mapping[int, LoadedVersion], updates: Iterable[Update]) -> None:
+        """Frees what a load has made that has failed, while its files are there."""
         for version in made:
             self._left_out(entry, version)
         if made:
             self._models.changed(entry)
-        for problem in await _outcomes([retire(self._host, loaded) for loaded in made.values()]):
+        ends = [retire(self._host, loaded) for loaded in made.values()]
+        ends += [drop_update(self._host, update) for update in updates]
+        for problem in await _outcomes(ends):
             if problem is not None:
                 log.error("a version of '%s' could not be freed", entry.key, exc_info=problem)
 

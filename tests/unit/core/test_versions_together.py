@@ -9,7 +9,7 @@ import pytest
 from core_harness import request, run, running, write_model
 from gated_backend import GatedBackend, GatedModel, until
 
-from triton_async.backends.base import LoadContext, LoadedModel
+from triton_async.backends.base import LoadContext, LoadedModel, ModelInstance
 from triton_async.core.lifecycle import LoadedVersion
 from triton_async.core.server import InferenceServer
 from triton_async.errors import InternalError, InvalidArg
@@ -19,18 +19,32 @@ ALL = "version_policy { all {} } "
 BROKEN = "Internal: told to fail"
 
 
+class SomeModel(GatedModel):
+    backend: SomeFail
+
+    def create_instance(self, name: str, group: object, device_id: int) -> ModelInstance:
+        if self.context.version in self.backend.full:
+            raise InternalError("told to fail")
+        return super().create_instance(name, group, device_id)
+
+
 class SomeFail(GatedBackend):
-    """`broken`: versions that do not load. `slow`: those whose load is held up by the gate."""
+    """`broken`: versions that do not load. `slow`: those whose load is held up by the gate. `full`: those that make no
+    instance.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.broken: set[int] = set()
         self.slow: set[int] = set()
+        self.full: set[int] = set()
 
     def load(self, context: LoadContext) -> LoadedModel:
         if context.version in self.broken:
             raise InternalError("told to fail")
-        return super().load(context) if context.version in self.slow else GatedModel(self, context)
+        if context.version in self.slow:
+            self.load_gate.pass_through()
+        return SomeModel(self, context)
 
 
 def write_versions(root: Path, *versions: int, more: str = "") -> None:
@@ -104,6 +118,28 @@ def test_what_served_goes_on_where_one_version_of_a_reload_fails(tmp_path: Path)
             assert rows(server) == dict.fromkeys("123", READY)
             assert swapped(server, before) == {1, 3}
             assert [len(loaded.made) for loaded in served(server).values()] == [3, 3, 3]
+
+    run(test)
+
+
+def test_instances_change_in_place_for_all_versions_or_for_none(tmp_path: Path) -> None:
+    write_versions(tmp_path, 1, 2)
+    backend = SomeFail()
+
+    async def test() -> None:
+        async with running(tmp_path, EXPLICIT, "--load-model=m", backends=backend) as server:
+            before = served(server)
+            write_versions(tmp_path, more="instance_group { count: 3 kind: KIND_CPU }")
+            backend.full = {2}
+            with pytest.raises(InvalidArg, match="load failed for model 'm': version 2 is at UNAVAILABLE state: "):
+                await server.load_model("m")
+            assert [len(loaded.made) for loaded in before.values()] == [1, 1]
+            assert len([name for name in backend.closed if name.startswith("m_")]) == 2
+            assert (await server.infer(request("m", [1]))).error is None
+            backend.full.clear()
+            await server.load_model("m")
+            assert not swapped(server, before)
+            assert [len(loaded.made) for loaded in before.values()] == [3, 3]
 
     run(test)
 
